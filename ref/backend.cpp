@@ -1,0 +1,62 @@
+// The backend "ref": memory from the C++ heap, each operation one call to its function.
+#include "ref/kernels.h"
+
+#include <cstring>
+#include <set>
+
+namespace rotkv::ref {
+
+namespace {
+
+class RefBackend final : public Backend {
+  public:
+    std::string name() const override { return "ref"; }
+    std::string description() const override {
+        return "plain scalar loops, one thread, reductions in f64: the specification";
+    }
+
+    std::byte* allocate(std::size_t bytes) override { return new std::byte[bytes]; }
+    void free_memory(std::byte* memory) override {
+        // Imported bytes belong to their owner: only what allocate() gave is freed here.
+        if (imported_.erase(memory) == 0) delete[] memory;
+    }
+    std::byte* import(std::span<const std::byte> bytes) override {
+        // Weights are only read; the view type has no read-only twin.
+        std::byte* alias = const_cast<std::byte*>(bytes.data());
+        imported_.insert(alias);
+        return alias;
+    }
+    void upload(std::byte* dst, std::span<const std::byte> src) override {
+        std::memcpy(dst, src.data(), src.size());
+    }
+    void download(std::span<std::byte> dst, const std::byte* src) override {
+        std::memcpy(dst.data(), src, dst.size());
+    }
+    void synchronize() override {}
+
+  protected:
+    void run(const HadamardArgs& args) override { ref::hadamard(args); }
+    void run(const QuantizeArgs& args) override { ref::quantize(args); }
+    void run(const DequantizeArgs& args) override { ref::dequantize(args); }
+    void run(const RopeArgs& args) override { ref::rope(args); }
+    void run(const RmsNormArgs& args) override { ref::rms_norm(args); }
+    void run(const MatmulArgs& args) override { ref::matmul(args); }
+    void run(const KvStoreArgs& args) override { ref::kv_store(args); }
+    void run(const AttentionArgs& args) override { ref::attention(args); }
+    void run(const KvShiftArgs& args) override { ref::kv_shift(args); }
+    void run(const ActMulArgs& args) override { ref::act_mul(args); }
+    void run(const AddArgs& args) override { ref::add(args); }
+    void run(const EmbedArgs& args) override { ref::embed(args); }
+    void run(const NllArgs& args) override { ref::nll(args); }
+    void run(const KldArgs& args) override { ref::kld(args); }
+    void run(const LogitsArgs& args) override { ref::logits(args); }
+
+  private:
+    std::multiset<const std::byte*> imported_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend() { return std::make_unique<RefBackend>(); }
+
+}  // namespace rotkv::ref

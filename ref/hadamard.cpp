@@ -1,0 +1,73 @@
+// The Hadamard transform in plain loops. Read in this order: hadamard_dense (what it means),
+// hadamard_block (how it is computed), hadamard_row (blocks and signs), hadamard (the operation).
+#include "ref/hadamard.h"
+
+#include "ref/kernels.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace rotkv::ref {
+
+std::vector<double> hadamard_dense(const std::vector<double>& x) {
+    const std::size_t n = x.size();
+    const double scale = 1.0 / std::sqrt(double(n));
+    std::vector<double> y(n, 0.0);
+    for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t j = 0; j < n; ++j) {
+            const bool odd = std::popcount(i & j) % 2 == 1;
+            y[i] += odd ? -x[j] : x[j];
+        }
+        y[i] *= scale;
+    }
+    return y;
+}
+
+void hadamard_block(float* y, const float* x, int64_t n, float scale) {
+    // 1 load and scale
+    for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale;
+
+    // 2 butterflies: H_2n = (H_n H_n; H_n -H_n), so each stage joins pairs that lie h apart
+    for (int64_t h = 1; h < n; h *= 2) {
+        for (int64_t i = 0; i < n; i += 2 * h) {
+            for (int64_t j = i; j < i + h; ++j) {
+                const float a = y[j], b = y[j + h];
+                y[j] = a + b;
+                y[j + h] = a - b;
+            }
+        }
+    }
+}
+
+// Multiplies channel i by its sign. The first channel of the row is channel `first` of the head.
+static void flip_signs(float* y, int64_t d, const Rotation& rotation) {
+    for (int64_t i = 0; i < d; ++i) y[i] *= rotation_sign(rotation.seed, rotation.first + i);
+}
+
+void hadamard_row(float* y, const float* x, int64_t d, const Rotation& rotation, bool inverse) {
+    if (y != x) std::copy(x, x + d, y);
+    if (!rotation.on()) return;
+    const bool with_signs = rotation.kind == Rotation::Kind::signs;
+    const float scale = rotation_scale(rotation.block);
+
+    if (with_signs && !inverse) flip_signs(y, d, rotation);
+    for (int64_t i = 0; i < d; i += rotation.block) {
+        hadamard_block(y + i, y + i, rotation.block, scale);
+    }
+    if (with_signs && inverse) flip_signs(y, d, rotation);
+}
+
+void hadamard(const HadamardArgs& args) {
+    const TensorView &dst = args.dst, &src = args.src;
+    for (int64_t i0 = 0; i0 < src.n[0]; ++i0) {
+        for (int64_t i1 = 0; i1 < src.n[1]; ++i1) {
+            for (int64_t i2 = 0; i2 < src.n[2]; ++i2) {
+                hadamard_row(dst.row<float>(i0, i1, i2), src.row<const float>(i0, i1, i2), src.n[3],
+                             args.rotation, args.inverse);
+            }
+        }
+    }
+}
+
+}  // namespace rotkv::ref

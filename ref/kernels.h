@@ -1,0 +1,36 @@
+#pragma once
+// The reference's operations: one function per struct of ops.h, each in the file of its stem, and
+// the backend that forwards to them. Arguments have passed check(); see ops.h for what they mean.
+// Docs: docs/08-backends.md
+
+#include "ref/ops.h"
+
+#include <memory>
+
+namespace rotkv::ref {
+
+void hadamard(const HadamardArgs& args);      // hadamard.cpp
+void quantize(const QuantizeArgs& args);      // quant.cpp
+void dequantize(const DequantizeArgs& args);  // quant.cpp
+void rope(const RopeArgs& args);              // rope.cpp
+void rms_norm(const RmsNormArgs& args);       // norm.cpp
+void act_mul(const ActMulArgs& args);         // norm.cpp
+void add(const AddArgs& args);                // norm.cpp
+void matmul(const MatmulArgs& args);          // matmul.cpp
+void embed(const EmbedArgs& args);            // matmul.cpp
+void kv_store(const KvStoreArgs& args);       // kv_cache.cpp
+void kv_shift(const KvShiftArgs& args);       // kv_cache.cpp
+void attention(const AttentionArgs& args);    // attention.cpp
+void nll(const NllArgs& args);                // nll.cpp
+void kld(const KldArgs& args);                // nll.cpp
+void logits(const LogitsArgs& args);          // nll.cpp
+
+/// One head of RoPE: y0 = x0 c - x1 s, y1 = x0 s + x1 c on each pair, every product and sum rounded;
+/// channels from n_rot on are copied. table [n_rot / 2][2] f32; y may be x.
+void rope_row(float* y, const float* x, int64_t d, const float* table, int64_t n_rot,
+              RopePairs pairs);
+
+/// The backend "ref": plain loops on one thread.
+std::unique_ptr<Backend> make_backend();
+
+}  // namespace rotkv::ref

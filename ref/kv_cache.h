@@ -1,0 +1,83 @@
+#pragma once
+// The cache of keys and values: who sits in which cell, at which position.
+//   K, V: [layer][stream][cell][kv head][D], one strip of cells per stream, no ring
+//   positions: one int32 [stream][cell] shared by all layers, -1 for an empty cell
+// The class picks and bounds-checks cells on the host and owns the memory; kv_store and attention
+// work on the views it hands out.
+// Docs: docs/04-kv-cache.md
+
+#include "ref/ops.h"
+#include "ref/rope.h"
+#include "ref/rotation.h"
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace rotkv {
+
+/// The extents and types of a cache.
+struct KvShape {
+    int64_t layers = 0, streams = 1, cells = 0;
+    int64_t kv_heads = 0;  ///< K
+    int64_t d_k = 0, d_v = 0;
+    DType type_k = DType::f16, type_v = DType::f16;
+    bool v_in_k = false;  ///< V is a view of K's channels v_first .. v_first + d_v (MLA)
+    int64_t v_first = 0;
+
+    /// Bytes that one token takes in all layers, K and V.
+    int64_t bytes_per_token() const;
+};
+
+/// The index views of one batch, valid until the next place().
+struct KvBatch {
+    TensorView stream;    ///< [T] i32
+    TensorView cell;      ///< [T] i32
+    TensorView position;  ///< [T] i32
+};
+
+class KvCache {
+  public:
+    /// Throws Error(unsupported) for a block type with D % 32 != 0, Error(bad_argument) for extents
+    /// that are not positive or a spec whose block does not divide D.
+    KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec);
+
+    const KvShape& shape() const { return shape_; }
+    const RotationSpec& spec() const { return spec_; }
+
+    /// Gives every token a cell of its stream and writes the positions.
+    /// Throws Error(bad_argument), and changes nothing, for an unknown stream, a negative position
+    /// or a full stream.
+    KvBatch place(std::span<const int32_t> streams, std::span<const int32_t> positions);
+
+    TensorView k(int64_t layer) const;  ///< [S][C][K][Dk]
+    TensorView v(int64_t layer) const;  ///< [S][C][K][Dv]
+    TensorView positions() const;       ///< [S][C] i32
+    TensorView used() const;            ///< [S] i32
+
+    /// Moves the tokens of `stream` at positions [from, to) by `difference` and turns their keys.
+    /// `rope` gives the position embedding of each layer. Tokens that would get a negative position
+    /// are an error, and nothing is changed.
+    void shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
+               const std::function<RopeConfig(int64_t layer)>& rope);
+
+    /// Empties the cells of `stream` at positions [from, to).
+    void remove(int64_t stream, int32_t from, int32_t to);
+
+    /// Empties every cell; the memory stays.
+    void clear();
+
+  private:
+    void upload_positions();
+
+    Backend& backend_;
+    KvShape shape_;
+    RotationSpec spec_;
+    std::vector<int32_t> position_;  ///< [S][C], the host's copy
+    std::vector<int32_t> used_;      ///< [S]: one past the last cell in use
+    Buffer k_, v_, position_memory_, used_memory_, batch_memory_;
+};
+
+}  // namespace rotkv

@@ -1,0 +1,61 @@
+// Element-wise operations of the transformer: rms_norm, act_mul, add.
+#include "ref/kernels.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace rotkv::ref {
+
+// Calls row(i0, i1, i2) for every row of `shape`, in memory order.
+template <class Row>
+static void for_each_row(const TensorView& shape, Row row) {
+    for (int64_t i0 = 0; i0 < shape.n[0]; ++i0) {
+        for (int64_t i1 = 0; i1 < shape.n[1]; ++i1) {
+            for (int64_t i2 = 0; i2 < shape.n[2]; ++i2) row(i0, i1, i2);
+        }
+    }
+}
+
+// y_i = x_i / sqrt(mean(x^2) + epsilon) * weight_i
+void rms_norm(const RmsNormArgs& args) {
+    const int64_t d = args.src.n[3];
+    const float* weight = args.weight.row<const float>(0);
+    for_each_row(args.src, [&](int64_t i0, int64_t i1, int64_t i2) {
+        const float* x = args.src.row<const float>(i0, i1, i2);
+        float* y = args.dst.row<float>(i0, i1, i2);
+        double squares = 0;
+        for (int64_t i = 0; i < d; ++i) squares += double(x[i]) * double(x[i]);
+        const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
+        for (int64_t i = 0; i < d; ++i) y[i] = float(double(x[i]) * scale * double(weight[i]));
+    });
+}
+
+static double activate(Activation activation, double x) {
+    if (activation == Activation::silu) return x / (1.0 + std::exp(-x));
+    const double inner = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+    return 0.5 * x * (1.0 + std::tanh(inner));
+}
+
+// y = act(gate) * up
+void act_mul(const ActMulArgs& args) {
+    for_each_row(args.dst, [&](int64_t i0, int64_t i1, int64_t i2) {
+        const float* gate = args.gate.row<const float>(i0, i1, i2);
+        const float* up = args.up.row<const float>(i0, i1, i2);
+        float* y = args.dst.row<float>(i0, i1, i2);
+        for (int64_t i = 0; i < args.dst.n[3]; ++i) {
+            y[i] = float(activate(args.activation, double(gate[i])) * double(up[i]));
+        }
+    });
+}
+
+// y = a + b
+void add(const AddArgs& args) {
+    for_each_row(args.dst, [&](int64_t i0, int64_t i1, int64_t i2) {
+        const float* a = args.a.row<const float>(i0, i1, i2);
+        const float* b = args.b.row<const float>(i0, i1, i2);
+        float* y = args.dst.row<float>(i0, i1, i2);
+        for (int64_t i = 0; i < args.dst.n[3]; ++i) y[i] = a[i] + b[i];
+    });
+}
+
+}  // namespace rotkv::ref

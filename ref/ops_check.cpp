@@ -1,0 +1,291 @@
+// The shape rules of every operation, once, for all backends.
+#include "ref/error.h"
+#include "ref/ops.h"
+
+#include <algorithm>
+#include <string>
+
+namespace rotkv {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& op, const std::string& expected,
+                         const std::string& found) {
+    throw Error(ErrorCode::bad_argument, op + ": expected " + expected + ", found " + found);
+}
+
+// The rules of one operation's arguments. Extents written as -1 may be anything.
+class Rules {
+  public:
+    explicit Rules(const char* op) : op_(op) {}
+
+    void type(const char* name, const TensorView& tensor, DType expected) const {
+        if (tensor.type == expected) return;
+        refuse(op_, std::string(name) + " of type " + type_info(expected).name, describe(tensor));
+    }
+
+    void cache_type(const char* name, const TensorView& tensor) const {
+        if (type_info(tensor.type).cache) return;
+        refuse(op_, std::string(name) + " of a cache type", describe(tensor));
+    }
+
+    void weight(const char* name, const TensorView& tensor, int64_t out, int64_t in) const {
+        if (!type_info(tensor.type).weight) {
+            refuse(op_, std::string(name) + " of a weight type", describe(tensor));
+        }
+        extents(name, tensor, {1, 1, out, in});
+    }
+
+    void extents(const char* name, const TensorView& tensor,
+                 std::initializer_list<int64_t> expected) const {
+        if (std::equal(expected.begin(), expected.end(), tensor.n,
+                       [](int64_t want, int64_t have) { return want < 0 || want == have; })) {
+            return strides(name, tensor);
+        }
+        std::string text = std::string(name) + " ";
+        for (const int64_t n : expected) {
+            text += "[" + (n < 0 ? std::string("any") : std::to_string(n)) + "]";
+        }
+        refuse(op_, text, describe(tensor));
+    }
+
+    void f32(const char* name, const TensorView& tensor,
+             std::initializer_list<int64_t> expected) const {
+        type(name, tensor, DType::f32);
+        extents(name, tensor, expected);
+    }
+
+    // A contiguous vector of indices.
+    void i32(const char* name, const TensorView& tensor, int64_t n) const {
+        type(name, tensor, DType::i32);
+        extents(name, tensor, {1, 1, 1, n});
+    }
+
+    void like(const char* name, const TensorView& tensor, const TensorView& other) const {
+        f32(name, tensor, {other.n[0], other.n[1], other.n[2], other.n[3]});
+    }
+
+    // Outputs may not repeat a row: two results would meet in one place.
+    void writable(const char* name, const TensorView& tensor) const {
+        for (int i = 0; i < 3; ++i) {
+            if (tensor.n[i] > 1 && tensor.stride[i] == 0) {
+                refuse(op_, std::string(name) + " without strides of 0", describe(tensor));
+            }
+        }
+    }
+
+    void rotation(const char* name, const Rotation& rotation, int64_t d) const {
+        if (!rotation.on()) return;
+        const int64_t n = rotation.block;
+        if (n > 0 && (n & (n - 1)) == 0 && d % n == 0 && rotation.first >= 0) return;
+        refuse(op_, std::string(name) + " block a power of two that divides " + std::to_string(d),
+               std::to_string(n));
+    }
+
+    void holds(bool good, const std::string& expected, const std::string& found) const {
+        if (!good) refuse(op_, expected, found);
+    }
+
+    // {cos, sin} rows lie back to back, so that a backend can read a row as one piece.
+    void rope_table(const TensorView& table, int64_t d) const {
+        f32("table", table, {1, -1, -1, 2});
+        holds(table.stride[2] == 8, "table rows without gaps", describe(table));
+        holds(2 * table.n[2] <= d, "at most D = " + std::to_string(d) + " turning channels",
+              describe(table));
+    }
+
+  private:
+    void strides(const char* name, const TensorView& tensor) const {
+        for (int i = 0; i < 4; ++i) {
+            if (tensor.n[i] < 0 || tensor.stride[i] < 0) {
+                refuse(op_, std::string(name) + " without negative extents or strides",
+                       describe(tensor));
+            }
+        }
+        if (!tensor.empty() && tensor.stride[3] != type_info(tensor.type).block_bytes) {
+            refuse(op_, std::string(name) + " with a contiguous innermost extent",
+                   describe(tensor));
+        }
+    }
+
+    std::string op_;
+};
+
+}  // namespace
+
+void check(const HadamardArgs& args) {
+    const Rules rules("hadamard");
+    rules.f32("src", args.src, {-1, -1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
+    rules.rotation("rotation", args.rotation, args.src.n[3]);
+}
+
+void check(const QuantizeArgs& args) {
+    const Rules rules("quantize");
+    const int64_t* n = args.src.n;
+    rules.f32("src", args.src, {-1, -1, -1, -1});
+    rules.cache_type("dst", args.dst);
+    rules.extents("dst", args.dst, {n[0], n[1], n[2], n[3]});
+    rules.writable("dst", args.dst);
+}
+
+void check(const DequantizeArgs& args) {
+    const Rules rules("dequantize");
+    const int64_t* n = args.dst.n;
+    rules.f32("dst", args.dst, {-1, -1, -1, -1});
+    rules.writable("dst", args.dst);
+    const TypeInfo& info = type_info(args.src.type);
+    rules.holds(info.cache || info.weight, "src of a cache or weight type", describe(args.src));
+    rules.extents("src", args.src, {n[0], n[1], n[2], n[3]});
+}
+
+void check(const RopeArgs& args) {
+    const Rules rules("rope");
+    rules.f32("src", args.src, {1, -1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
+    rules.rope_table(args.table, args.src.n[3]);
+    rules.i32("row", args.row, args.src.n[1]);
+}
+
+void check(const RmsNormArgs& args) {
+    const Rules rules("rms_norm");
+    rules.f32("src", args.src, {-1, -1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
+    rules.f32("weight", args.weight, {1, 1, 1, args.src.n[3]});
+}
+
+void check(const MatmulArgs& args) {
+    const Rules rules("matmul");
+    rules.f32("src", args.src, {1, 1, -1, -1});
+    rules.weight("weight", args.weight, -1, args.src.n[3]);
+    rules.f32("dst", args.dst, {1, 1, args.src.n[2], args.weight.n[2]});
+    rules.writable("dst", args.dst);
+}
+
+void check(const KvStoreArgs& args) {
+    const Rules rules("kv_store");
+    const int64_t* k = args.k.n;
+    rules.f32("k", args.k, {1, -1, -1, -1});
+    rules.cache_type("k_cache", args.k_cache);
+    rules.extents("k_cache", args.k_cache, {-1, -1, k[2], k[3]});
+    rules.writable("k_cache", args.k_cache);
+    rules.rotation("k_rotation", args.k_rotation, k[3]);
+    rules.i32("stream", args.stream, k[1]);
+    rules.i32("cell", args.cell, k[1]);
+    rules.holds(args.v.empty() == args.v_cache.empty(), "v and v_cache both there or both empty",
+                describe(args.v));
+    if (args.v_cache.empty()) return;
+    rules.f32("v", args.v, {1, k[1], k[2], -1});
+    rules.cache_type("v_cache", args.v_cache);
+    rules.extents("v_cache", args.v_cache,
+                  {args.k_cache.n[0], args.k_cache.n[1], k[2], args.v.n[3]});
+    rules.writable("v_cache", args.v_cache);
+    rules.rotation("v_rotation", args.v_rotation, args.v.n[3]);
+}
+
+void check(const AttentionArgs& args) {
+    const Rules rules("attention");
+    const int64_t tokens = args.q.n[1], heads = args.q.n[2], d_k = args.q.n[3];
+    const int64_t streams = args.k_cache.n[0], cells = args.k_cache.n[1];
+    const int64_t kv_heads = args.k_cache.n[2];
+    rules.f32("q", args.q, {1, -1, -1, -1});
+    rules.f32("dst", args.dst, {1, tokens, heads, -1});
+    rules.writable("dst", args.dst);
+    rules.cache_type("k_cache", args.k_cache);
+    rules.cache_type("v_cache", args.v_cache);
+    rules.extents("k_cache", args.k_cache, {-1, -1, -1, d_k});
+    rules.extents("v_cache", args.v_cache, {streams, cells, kv_heads, args.dst.n[3]});
+    rules.holds(kv_heads > 0 && heads % kv_heads == 0,
+                "query heads that are a multiple of the KV heads",
+                std::to_string(heads) + " and " + std::to_string(kv_heads));
+    rules.type("position", args.position, DType::i32);
+    rules.extents("position", args.position, {1, 1, streams, cells});
+    rules.i32("used", args.used, streams);
+    rules.i32("q_stream", args.q_stream, tokens);
+    rules.i32("q_position", args.q_position, tokens);
+    if (!args.sinks.empty()) rules.f32("sinks", args.sinks, {1, 1, 1, heads});
+    rules.holds(args.window >= 0, "a window of 0 or more tokens", std::to_string(args.window));
+    rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
+    rules.rotation("k_rotation", args.k_rotation, d_k);
+    rules.rotation("v_rotation", args.v_rotation, args.dst.n[3]);
+}
+
+void check(const KvShiftArgs& args) {
+    const Rules rules("kv_shift");
+    rules.cache_type("k_cache", args.k_cache);
+    rules.extents("k_cache", args.k_cache, {-1, -1, -1, -1});
+    rules.writable("k_cache", args.k_cache);
+    rules.rope_table(args.table, args.k_cache.n[3]);
+    rules.type("row", args.row, DType::i32);
+    rules.extents("row", args.row, {1, 1, args.k_cache.n[0], args.k_cache.n[1]});
+    rules.rotation("k_rotation", args.k_rotation, args.k_cache.n[3]);
+}
+
+void check(const ActMulArgs& args) {
+    const Rules rules("act_mul");
+    rules.f32("dst", args.dst, {-1, -1, -1, -1});
+    rules.writable("dst", args.dst);
+    rules.like("gate", args.gate, args.dst);
+    rules.like("up", args.up, args.dst);
+}
+
+void check(const AddArgs& args) {
+    const Rules rules("add");
+    rules.f32("dst", args.dst, {-1, -1, -1, -1});
+    rules.writable("dst", args.dst);
+    rules.like("a", args.a, args.dst);
+    rules.like("b", args.b, args.dst);
+}
+
+void check(const EmbedArgs& args) {
+    const Rules rules("embed");
+    rules.f32("dst", args.dst, {1, 1, -1, -1});
+    rules.writable("dst", args.dst);
+    rules.weight("weight", args.weight, -1, args.dst.n[3]);
+    rules.i32("token", args.token, args.dst.n[2]);
+}
+
+void check(const NllArgs& args) {
+    const Rules rules("nll");
+    const int64_t tokens = args.hidden.n[2];
+    rules.f32("hidden", args.hidden, {1, 1, -1, -1});
+    rules.weight("weight", args.weight, -1, args.hidden.n[3]);
+    rules.i32("target", args.target, tokens);
+    rules.i32("top", args.top, tokens);
+    rules.type("nll", args.nll, DType::f64);
+    rules.extents("nll", args.nll, {1, 1, 1, tokens});
+    rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
+}
+
+void check(const KldArgs& args) {
+    const Rules rules("kld");
+    const int64_t tokens = args.hidden_a.n[2];
+    rules.f32("hidden_a", args.hidden_a, {1, 1, -1, -1});
+    rules.like("hidden_b", args.hidden_b, args.hidden_a);
+    rules.weight("weight", args.weight, -1, args.hidden_a.n[3]);
+    rules.i32("target", args.target, tokens);
+    rules.i32("top_a", args.top_a, tokens);
+    rules.i32("top_b", args.top_b, tokens);
+    for (const TensorView* out : {&args.kld, &args.nll_a, &args.nll_b}) {
+        rules.type("kld, nll_a, nll_b", *out, DType::f64);
+        rules.extents("kld, nll_a, nll_b", *out, {1, 1, 1, tokens});
+    }
+    rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
+}
+
+void check(const LogitsArgs& args) {
+    const Rules rules("logits");
+    rules.f32("hidden", args.hidden, {1, 1, -1, -1});
+    rules.weight("weight", args.weight, -1, args.hidden.n[3]);
+    rules.f32("dst", args.dst, {1, 1, args.hidden.n[2], args.weight.n[2]});
+    rules.writable("dst", args.dst);
+    rules.holds(args.hidden.n[2] <= k_max_logit_rows,
+                "at most " + std::to_string(k_max_logit_rows) + " rows",
+                std::to_string(args.hidden.n[2]));
+    rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
+}
+
+}  // namespace rotkv

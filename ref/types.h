@@ -1,0 +1,98 @@
+#pragma once
+// The vocabulary of every other file: element types and views of tensors.
+// One letter has one meaning everywhere: T tokens, H query heads, K kv heads, D head size,
+// N rotation size, B block size, S streams, C cells, E width of the residual stream, V words.
+// Docs: docs/00-glossary.md
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+namespace rotkv {
+
+/// Element types. Numbers and names are GGUF's (ggml's `enum ggml_type`).
+enum class DType : int32_t {
+    f32 = 0,
+    f16 = 1,
+    q4_0 = 2,
+    q4_1 = 3,
+    q5_0 = 6,
+    q5_1 = 7,
+    q8_0 = 8,
+    q2_k = 10,
+    q3_k = 11,
+    q4_k = 12,
+    q5_k = 13,
+    q6_k = 14,
+    iq4_nl = 20,
+    iq4_xs = 23,
+    i32 = 26,
+    f64 = 28,
+    bf16 = 30,
+    mxfp4 = 39,
+};
+
+/// What is fixed about a type. A row of n elements takes n / block_elements * block_bytes bytes.
+struct TypeInfo {
+    DType type;
+    const char* name;
+    int64_t block_elements;  ///< 1 for plain numbers, 32 or 256 for block formats
+    int64_t block_bytes;
+    bool cache;   ///< K and V may be stored in it (nine types)
+    bool weight;  ///< a GGUF weight may be stored in it
+};
+
+/// The description of `type`. Throws Error(bad_argument) for a number outside the enum.
+const TypeInfo& type_info(DType type);
+
+/// The type called `name` ("q8_0", case ignored). Throws Error(bad_argument) listing the names.
+DType parse_type(const std::string& name);
+
+/// True for formats that store blocks of 32 or 256 elements with their scales.
+inline bool is_block_type(DType type) { return type_info(type).block_elements > 1; }
+
+/// Bytes of one row of n elements; n must be a multiple of the type's block.
+int64_t row_bytes(DType type, int64_t n);
+
+/// A window on memory that somebody else owns: up to four extents, row-major, the last one
+/// innermost and contiguous.
+/// n:      extents in elements, right-aligned: missing leading extents are 1, so that a weight
+///         [out][in] has n = {1, 1, out, in}.
+/// stride: in bytes; stride[3] is one element or one block; never negative; 0 repeats a source.
+/// data:   aligned to the element's or block's own alignment and no further.
+struct TensorView {
+    std::byte* data = nullptr;
+    DType type = DType::f32;
+    int64_t n[4] = {0, 0, 0, 0};
+    int64_t stride[4] = {0, 0, 0, 0};
+
+    bool empty() const { return n[0] * n[1] * n[2] * n[3] == 0; }
+    int64_t rows() const { return n[0] * n[1] * n[2]; }
+
+    /// The row at the given leading indices, as elements or blocks of type E.
+    template <class E>
+    E* row(int64_t i0, int64_t i1, int64_t i2) const {
+        return reinterpret_cast<E*>(data + i0 * stride[0] + i1 * stride[1] + i2 * stride[2]);
+    }
+    template <class E>
+    E* row(int64_t i1, int64_t i2) const {
+        return row<E>(0, i1, i2);
+    }
+    template <class E>
+    E* row(int64_t i2) const {
+        return row<E>(0, 0, i2);
+    }
+};
+
+/// A contiguous view: view(p, DType::f32, {T, H, D}).
+TensorView view(void* data, DType type, std::initializer_list<int64_t> extents);
+TensorView view(const void* data, DType type, std::initializer_list<int64_t> extents);
+
+/// Bytes from the view's first to one past its last element; 0 when it is empty.
+int64_t span_bytes(const TensorView& tensor);
+
+/// "f32 [1][1][7][128]", for messages.
+std::string describe(const TensorView& tensor);
+
+}  // namespace rotkv

@@ -1,0 +1,202 @@
+// The checks that stand before every backend: malformed arguments are refused with a line that
+// names the operation, and what is well formed but not handled is said to be unsupported.
+#include "ref/error.h"
+#include "ref/kernels.h"
+#include "tests/attention_case.h"
+#include "tests/catch.h"
+
+#include <cmath>
+#include <functional>
+#include <string>
+
+using namespace rotkv;
+using namespace rotkv::test;
+
+namespace {
+
+std::string refusal(const std::function<void()>& call, ErrorCode code) {
+    try {
+        call();
+    } catch (const Error& error) {
+        CHECK(error.code() == code);
+        return error.what();
+    }
+    return "accepted";
+}
+
+float memory[4096];
+int32_t indices[64];
+
+TensorView f32(std::initializer_list<int64_t> extents) { return view(memory, DType::f32, extents); }
+TensorView i32(std::initializer_list<int64_t> extents) {
+    return view(indices, DType::i32, extents);
+}
+
+}  // namespace
+
+TEST_CASE("ops: malformed arguments are refused by name") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const Rotation odd{Rotation::Kind::sylvester, 48, 0, 0};
+    TensorView repeated = f32({4, 64}), gap = f32({4, 64});
+    repeated.stride[2] = 0;
+    gap.stride[3] = 8;
+    struct Row {
+        std::function<void()> call;
+        const char* expected;
+    };
+    const Row rows[] = {
+        {[&] {
+             ref->hadamard({f32({2, 64}), f32({3, 64}), {}, false});
+         },
+         "hadamard: expected dst"},
+        {[&] {
+             ref->hadamard({f32({96}), f32({96}), odd, false});
+         },
+         "a power of two that divides"},
+        {[&] {
+             ref->hadamard({repeated, f32({4, 64}), {}, false});
+         },
+         "without strides of 0"},
+        {[&] {
+             ref->hadamard({f32({4, 64}), gap, {}, false});
+         },
+         "contiguous innermost extent"},
+        {[&] {
+             ref->quantize({f32({64}), i32({64})});
+         },
+         "quantize: expected src of type f32"},
+        {[&] {
+             ref->quantize({i32({64}), f32({64})});
+         },
+         "dst of a cache type"},
+        {[&] {
+             ref->dequantize({f32({64}), i32({64})});
+         },
+         "dequantize: expected src"},
+        {[&] {
+             ref->rope({f32({1, 1, 8}), f32({1, 1, 8}), f32({1, 8, 2}), i32({1})});
+         },
+         "at most D = 8 turning channels"},
+        {[&] {
+             ref->rope({f32({2, 1, 8}), f32({2, 1, 8}), f32({1, 4, 2}), i32({1})});
+         },
+         "rope: expected row"},
+        {[&] {
+             ref->rms_norm({f32({2, 8}), f32({2, 8}), f32({9}), 0});
+         },
+         "rms_norm: expected weight [1][1][1][8]"},
+        {[&] {
+             ref->matmul({f32({2, 4}), f32({4, 8}), f32({2, 9})});
+         },
+         "matmul: expected weight"},
+        {[&] {
+             ref->matmul({f32({2, 5}), f32({4, 8}), f32({2, 8})});
+         },
+         "matmul: expected dst"},
+        {[&] {
+             ref->act_mul({f32({8}), f32({9}), f32({8})});
+         },
+         "act_mul: expected gate"},
+        {[&] {
+             ref->add({f32({8}), f32({8}), f32({9})});
+         },
+         "add: expected b"},
+        {[&] {
+             ref->embed({f32({2, 8}), f32({4, 9}), i32({2})});
+         },
+         "embed: expected weight"},
+        {[&] {
+             ref->logits({f32({65, 4}), f32({65, 8}), f32({4, 8})});
+         },
+         "at most 64 rows"},
+        {[&] {
+             ref->nll({f32({2}), i32({2}), f32({2, 8}), f32({4, 8}), i32({2})});
+         },
+         "nll: expected nll of type f64"},
+    };
+    for (const Row& row : rows) {
+        const std::string text = refusal(row.call, ErrorCode::bad_argument);
+        INFO(row.expected << " in: " << text);
+        CHECK(text.find(row.expected) != std::string::npos);
+    }
+}
+
+TEST_CASE("ops: attention's arguments must agree with each other") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    AttentionArgs good;
+    good.dst = f32({2, 4, 8});
+    good.q = f32({2, 4, 8});
+    good.k_cache = good.v_cache = f32({1, 3, 2, 8});
+    good.position = i32({1, 3});
+    good.used = i32({1});
+    good.q_stream = good.q_position = i32({2});
+    CHECK_NOTHROW(check(good));
+    const auto refused = [&](const std::function<void(AttentionArgs&)>& spoil) {
+        AttentionArgs bad = good;
+        spoil(bad);
+        return refusal([&] { ref->attention(bad); }, ErrorCode::bad_argument);
+    };
+    CHECK(refused([](AttentionArgs& a) { a.q = f32({2, 3, 8}); }).find("dst") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) {
+              a.k_cache = f32({1, 3, 3, 8});
+              a.v_cache = a.k_cache;
+          }).find("multiple of the KV heads") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) {
+              a.position = i32({1, 4});
+          }).find("position") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) { a.window = -1; }).find("window") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) { a.sinks = f32({3}); }).find("sinks") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) { a.softcap = NAN; }).find("softcap") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) { a.k_cache.type = DType::q4_k; }).find("cache type") !=
+          std::string::npos);
+}
+
+TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, with the reason") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    AttentionArgs args;
+    args.k_cache = view(memory, DType::q4_0, {1, 3, 2, 64});
+    args.v_cache = args.k_cache;
+    args.k_cache.n[3] = args.v_cache.n[3] = 80;
+    CHECK(!ref->supports(args).yes);
+    CHECK(ref->supports(args).reason ==
+          "K: q4_0 needs rows of a multiple of 32 elements, found 80");
+    AttentionArgs f16;
+    f16.precision = Precision::f16;
+    CHECK(!ref->supports(f16).yes);
+    TensorView codes = view(memory, DType::q4_0, {1, 64});
+    codes.n[3] = 80;
+    const std::string text = refusal(
+        [&] {
+            ref->quantize({codes, f32({1, 80})});
+        },
+        ErrorCode::unsupported);
+    CHECK(text.find("ref: quantize: dst: q4_0 needs") == 0);
+}
+
+TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const Buffer x = upload(*ref, std::vector<float>{3, 4}),
+                 w = upload(*ref, std::vector<float>{1, 2});
+    const Buffer y(*ref, 8);
+    const TensorView out = y.view(DType::f32, {2});
+    ref->rms_norm({out, x.view(DType::f32, {2}), w.view(DType::f32, {2}), 0.0f});
+    const float root = std::sqrt(12.5f);
+    CHECK(download_f32(*ref, out)[0] == Approx(3 / root));
+    CHECK(download_f32(*ref, out)[1] == Approx(8 / root));
+    ref->act_mul({out, w.view(DType::f32, {2}), x.view(DType::f32, {2}), Activation::silu});
+    CHECK(download_f32(*ref, out)[0] == Approx(3 * 0.7310585786));
+    CHECK(download_f32(*ref, out)[1] == Approx(4 * 1.7615941560));
+    ref->act_mul({out, w.view(DType::f32, {2}), x.view(DType::f32, {2}), Activation::gelu_tanh});
+    CHECK(download_f32(*ref, out)[0] == Approx(3 * 0.8411919906));
+    CHECK(download_f32(*ref, out)[1] == Approx(4 * 1.9545976940));
+    ref->add({out, x.view(DType::f32, {2}), w.view(DType::f32, {2})});
+    CHECK(download_f32(*ref, out) == std::vector<float>{4, 6});
+
+    const Buffer weight = upload(*ref, std::vector<float>{1, 2, 3, 4});
+    const TensorView matrix = weight.view(DType::f32, {2, 2});
+    ref->matmul({y.view(DType::f32, {1, 2}), matrix, x.view(DType::f32, {1, 2})});
+    CHECK(download_f32(*ref, out) == std::vector<float>{11, 25});
+    const Buffer token = upload(*ref, std::vector<int32_t>{1});
+    ref->embed({y.view(DType::f32, {1, 2}), matrix, token.view(DType::i32, {1}), 2.0f});
+    CHECK(download_f32(*ref, out) == std::vector<float>{6, 8});
+}
