@@ -113,7 +113,7 @@ int64_t span_bytes(const TensorView& tensor) {
 
 std::string describe(const TensorView& tensor) {
     std::string text = std::string(type_info(tensor.type).name) + " ";
-    for (int64_t n : tensor.n) text += "[" + std::to_string(n) + "]";
+    for (int64_t n : tensor.n) text.append("[").append(std::to_string(n)).append("]");
     return text;
 }
 
