@@ -1,0 +1,36 @@
+#pragma once
+// Writing a file so that a broken run leaves nothing behind that looks whole.
+// Docs: docs/07-measuring.md
+
+#include <cstddef>
+#include <cstdio>
+#include <span>
+#include <string>
+
+namespace rotkv {
+
+/// A file that appears under its name only when it is whole: bytes go to NAME.partial, which
+/// finish() renames. What is already there and is no plain file (a device, a pipe, a link) is
+/// written directly, and "-" is standard output.
+/// Throws: Error(io) naming the file and the system's reason.
+class OutputFile {
+  public:
+    explicit OutputFile(const std::string& path);
+    ~OutputFile();  ///< without finish(): removes the partial file
+    OutputFile(const OutputFile&) = delete;
+    OutputFile& operator=(const OutputFile&) = delete;
+
+    void write(std::span<const std::byte> bytes);
+    void write(const std::string& text) { write(std::as_bytes(std::span(text))); }
+    void flush();  ///< asks the system now, so that a full disk is not found out hours later
+    void finish();
+
+  private:
+    [[noreturn]] void fail(const char* what) const;
+    bool close();
+
+    std::string path_, partial_;  ///< partial_ is empty where the file is written directly
+    std::FILE* file_ = nullptr;
+};
+
+}  // namespace rotkv
