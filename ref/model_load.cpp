@@ -1,0 +1,160 @@
+// From the file's tensors to a Model: every weight it needs is there in the expected shape, and
+// every tensor of the file is one it uses.
+#include "ref/error.h"
+#include "ref/model.h"
+
+#include <cmath>
+#include <set>
+#include <string>
+
+namespace rotkv {
+
+namespace {
+
+// Hands out the file's tensors by name, as views in the backend's memory.
+class Weights {
+  public:
+    Weights(const GgufFile& file, Backend& backend, std::vector<std::byte*>& imported)
+        : file_(file), backend_(backend), imported_(imported) {}
+
+    bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
+
+    // A matrix [out][in] of any weight type.
+    TensorView matrix(const std::string& name, int64_t out, int64_t in) {
+        return take(file_.tensor(name), out, in);
+    }
+
+    // A vector [n], which the operations need in f32.
+    TensorView vector(const std::string& name, int64_t n) {
+        const GgufTensor& tensor = file_.tensor(name);
+        if (tensor.type != DType::f32) {
+            throw Error(ErrorCode::unsupported, file_.path() + ": tensor " + name +
+                                                    ": expected f32, found " +
+                                                    type_info(tensor.type).name);
+        }
+        return take(tensor, 1, n);
+    }
+    TensorView optional_vector(const std::string& name, int64_t n) {
+        return has(name) ? vector(name, n) : TensorView{};
+    }
+
+    void use(const std::string& name) { used_.insert(name); }
+
+    // A tensor without a place in the forward pass means that the file holds another model than
+    // the one that would run.
+    void refuse_unused(const char* architecture) const {
+        for (const GgufTensor& tensor : file_.tensors()) {
+            if (used_.count(tensor.name) != 0) continue;
+            throw Error(ErrorCode::unsupported, file_.path() + ": tensor " + tensor.name +
+                                                    " has no place in architecture '" +
+                                                    architecture + "' as it is known here");
+        }
+    }
+
+  private:
+    TensorView take(const GgufTensor& tensor, int64_t out, int64_t in) {
+        const int64_t* n = tensor.view.n;
+        if (n[0] != 1 || n[1] != 1 || n[2] != out || n[3] != in) {
+            throw Error(ErrorCode::bad_file, file_.path() + ": tensor " + tensor.name +
+                                                 ": expected [" + std::to_string(out) + "][" +
+                                                 std::to_string(in) + "], found " +
+                                                 describe(tensor.view));
+        }
+        used_.insert(tensor.name);
+        TensorView weight = tensor.view;
+        weight.data = backend_.import({tensor.view.data, tensor.bytes});
+        imported_.push_back(weight.data);
+        return weight;
+    }
+
+    const GgufFile& file_;
+    Backend& backend_;
+    std::vector<std::byte*>& imported_;
+    std::set<std::string> used_;
+};
+
+ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index) {
+    const Architecture& architecture = config.architecture;
+    const std::string prefix = "blk." + std::to_string(index) + ".";
+    const int64_t width = config.width, hidden = config.feed_forward;
+    const int64_t q_rows = config.heads * config.d_k, k_rows = config.kv_heads * config.d_k;
+    const int64_t v_rows = config.kv_heads * config.d_v;
+
+    ModelLayer layer;
+    layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
+    if (architecture.fused_qkv) {
+        layer.qkv = weights.matrix(prefix + "attn_qkv.weight", q_rows + k_rows + v_rows, width);
+    } else {
+        layer.q = weights.matrix(prefix + "attn_q.weight", q_rows, width);
+        layer.k = weights.matrix(prefix + "attn_k.weight", k_rows, width);
+        layer.v = weights.matrix(prefix + "attn_v.weight", v_rows, width);
+    }
+    layer.q_bias = weights.optional_vector(prefix + "attn_q.bias", q_rows);
+    layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
+    layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
+    if (architecture.qk_norm) {
+        layer.q_norm = weights.vector(prefix + "attn_q_norm.weight", config.d_k);
+        layer.k_norm = weights.vector(prefix + "attn_k_norm.weight", config.d_k);
+    }
+    layer.attention_output =
+        weights.matrix(prefix + "attn_output.weight", width, config.heads * config.d_v);
+
+    layer.feed_forward_norm = weights.vector(prefix + "ffn_norm.weight", width);
+    if (architecture.fused_gate_up) {
+        layer.gate_up = weights.matrix(prefix + "ffn_up.weight", 2 * hidden, width);
+    } else {
+        layer.gate = weights.matrix(prefix + "ffn_gate.weight", hidden, width);
+        layer.up = weights.matrix(prefix + "ffn_up.weight", hidden, width);
+    }
+    layer.down = weights.matrix(prefix + "ffn_down.weight", width, hidden);
+    if (architecture.post_norms) {
+        layer.post_attention_norm = weights.vector(prefix + "post_attention_norm.weight", width);
+        layer.post_feed_forward_norm = weights.vector(prefix + "post_ffw_norm.weight", width);
+    }
+    return layer;
+}
+
+// A table with one row for every position that may be asked for.
+Buffer upload_rope_table(Backend& backend, const RopeConfig& config, int64_t context) {
+    std::vector<int32_t> positions(static_cast<size_t>(context));
+    for (size_t i = 0; i < positions.size(); ++i) positions[i] = int32_t(i);
+    const std::vector<float> table = rope_table(config, positions);
+    Buffer memory(backend, table.size() * sizeof(float));
+    memory.upload(std::as_bytes(std::span(table)));
+    backend.synchronize();  // the host's table goes out of scope
+    return memory;
+}
+
+}  // namespace
+
+Model::Model(const GgufFile& file, Backend& backend, int64_t context, bool phi3_window)
+    : backend_(backend) {
+    require(context > 0 && context <= (int64_t(1) << 28), ErrorCode::bad_argument,
+            "model: the context must be 1 to 268435456 tokens");
+    config_ = read_config(file, context, phi3_window);
+    Weights weights(file, backend, imported_);
+    embedding_ = weights.matrix("token_embd.weight", config_.words, config_.width);
+    output_norm_ = weights.vector("output_norm.weight", config_.width);
+    output_ = weights.has("output.weight")
+                  ? weights.matrix("output.weight", config_.words, config_.width)
+                  : embedding_;
+    for (int64_t l = 0; l < config_.layers; ++l) {
+        layers_.push_back(load_layer(weights, config_, l));
+    }
+    for (const char* name :
+         {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}) {
+        weights.use(name);  // read by read_config
+    }
+    weights.refuse_unused(config_.architecture.name);
+
+    rope_table_ = upload_rope_table(backend, config_.rope, context);
+    if (config_.local_rope != config_.rope) {
+        local_rope_table_ = upload_rope_table(backend, config_.local_rope, context);
+    }
+}
+
+Model::~Model() {
+    for (std::byte* memory : imported_) backend_.free_memory(memory);
+}
+
+}  // namespace rotkv

@@ -1,0 +1,54 @@
+#pragma once
+// Small random models of every architecture, as GGUF files, and what they compute by definition.
+// Docs: docs/05-attention.md
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace rotkv::test {
+
+/// A model of 4 layers with 4 query and 2 KV heads; what else there is depends on `name`.
+struct TinyModel {
+    std::string name;  ///< general.architecture
+    bool qk_norm = false, post_norms = false, biases = false;
+    bool fused = false;  ///< phi3: qkv in one matrix, gate and up in one
+    bool neox = true;    ///< pairs of RoPE
+    bool gelu = false;
+    double embedding_scale = 1, base = 10000, local_base = 10000;
+    double attention_softcap = 0, final_softcap = 0;
+    int64_t pattern = 0;  ///< n: every n-th layer sees everything, the others k_window tokens
+    double magnitude = 1;
+    std::vector<float> factors;  ///< RoPE frequency factors
+
+    static constexpr int64_t layers = 4, width = 48, heads = 4, kv_heads = 2, d = 16, hidden = 40,
+                             words = 53, window = 5;
+
+    std::map<std::string, std::vector<float>> weights;  ///< by GGUF name, never fused
+
+    /// One of "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3".
+    static TinyModel make(const std::string& name);
+
+    /// Writes the GGUF file.
+    void write(const std::string& path) const;
+
+    /// The residual stream after the output norm, [T][width], in f64, token by token from the
+    /// definitions: no cache, no batch.
+    std::vector<double> forward(const std::vector<int32_t>& tokens) const;
+};
+
+/// A path in the system's folder for temporary files, removed with the object.
+class TemporaryFile {
+  public:
+    explicit TemporaryFile(const std::string& name);
+    ~TemporaryFile();
+    TemporaryFile(const TemporaryFile&) = delete;
+    TemporaryFile& operator=(const TemporaryFile&) = delete;
+    const std::string& path() const { return path_; }
+
+  private:
+    std::string path_;
+};
+
+}  // namespace rotkv::test
