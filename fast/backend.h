@@ -1,0 +1,57 @@
+#pragma once
+// The backend "fast": every operation on all cores of this machine, with the vector instructions
+// that the compiler was told of.
+// Docs: docs/08-backends.md
+
+#include "ref/ops.h"
+
+#include <memory>
+#include <set>
+#include <string>
+
+namespace rotkv {
+
+/// Memory is the process's own, aligned to 64 bytes; import() aliases. Operations have finished
+/// when they return. Results do not depend on who calls, nor, for exact operations, on the number
+/// of threads.
+class FastBackend final : public Backend {
+  public:
+    /// threads 0: as many as OpenMP takes by itself.
+    explicit FastBackend(int threads);
+
+    std::string name() const override { return "fast"; }
+    std::string description() const override;  ///< "avx512bw, 2 threads, oneDNN 2.6.3"
+
+    std::byte* allocate(std::size_t bytes) override;
+    void free_memory(std::byte* memory) override;
+    std::byte* import(std::span<const std::byte> bytes) override;
+    void upload(std::byte* dst, std::span<const std::byte> src) override;
+    void download(std::span<std::byte> dst, const std::byte* src) override;
+    void synchronize() override {}
+
+  protected:
+    void run(const HadamardArgs& args) override;
+    void run(const QuantizeArgs& args) override;
+    void run(const DequantizeArgs& args) override;
+    void run(const RopeArgs& args) override;
+    void run(const RmsNormArgs& args) override;
+    void run(const MatmulArgs& args) override;
+    void run(const KvStoreArgs& args) override;
+    void run(const AttentionArgs& args) override;
+    void run(const KvShiftArgs& args) override;
+    void run(const ActMulArgs& args) override;
+    void run(const AddArgs& args) override;
+    void run(const EmbedArgs& args) override;
+    void run(const NllArgs& args) override;
+    void run(const KldArgs& args) override;
+    void run(const LogitsArgs& args) override;
+
+  private:
+    int threads_;
+    std::multiset<const std::byte*> imported_;
+};
+
+/// threads 0: all cores that this process may use.
+std::unique_ptr<Backend> make_fast_backend(int threads);
+
+}  // namespace rotkv

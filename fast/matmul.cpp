@@ -1,0 +1,120 @@
+// Products with weights. Many tokens: panels of the weight are expanded to f32 and multiplied by
+// dnnl_sgemm. Few tokens: the weight's bytes set the pace, so each row is expanded into the L1
+// cache and met there by all tokens.
+#include "fast/kernels.h"
+#include "fast/panel.h"
+#include "fast/simd.h"
+#include "fast/workspace.h"
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include <algorithm>
+
+namespace rotkv::fast {
+namespace {
+
+constexpr int64_t k_few_tokens = 4;  // up to here the direct product wins
+
+int64_t floats(int64_t bytes) { return bytes / int64_t(sizeof(float)); }
+
+// sum_i a_i b_i: four vectors of partial sums, which hides the latency of the additions and keeps
+// each sum short.
+float dot(const float* a, const float* b, int64_t n) {
+    Vec sum[4] = {Vec(0.0f), Vec(0.0f), Vec(0.0f), Vec(0.0f)};
+    int64_t i = 0;
+    for (; i + 4 * k_lanes <= n; i += 4 * k_lanes) {
+        for (int64_t j = 0; j < 4; ++j) {
+            const int64_t at = i + j * k_lanes;
+            sum[j] = fma(load(a + at), load(b + at), sum[j]);
+        }
+    }
+    for (; i < n; i += k_lanes) {
+        sum[0] = fma(load_part(a + i, n - i), load_part(b + i, n - i), sum[0]);
+    }
+    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+// One thread owns a row of the weight and with it a column of the result.
+void multiply_rows(const MatmulArgs& args) {
+    const TensorView& weight = args.weight;
+    const int64_t tokens = args.src.n[2], in = args.src.n[3], out = weight.n[2];
+#pragma omp parallel if (out * in >= k_parallel_from)
+    {
+        thread_local Workspace space;
+        float* expanded = space.reserve(in);
+#pragma omp for
+        for (int64_t o = 0; o < out; ++o) {
+            const float* w = weight.row<const float>(o);
+            if (weight.type != DType::f32) {
+                dequantize_row(weight.type, expanded, weight.row<const std::byte>(o), in);
+                w = expanded;
+            }
+            for (int64_t t = 0; t < tokens; ++t) {
+                args.dst.row<float>(t)[o] = dot(w, args.src.row<const float>(t), in);
+            }
+        }
+    }
+}
+
+// dnnl_sgemm wants rows that do not overlap; a view may repeat one.
+bool rows_apart(const TensorView& tensor) { return floats(tensor.stride[2]) >= tensor.n[3]; }
+
+}  // namespace
+
+int64_t panel_rows(const TensorView& weight) {
+    constexpr int64_t largest = 1 << 20;  // floats of a panel
+    return std::clamp(largest / std::max<int64_t>(1, weight.n[3]), int64_t(64), int64_t(1024));
+}
+
+Panel load_panel(const TensorView& weight, int64_t first) {
+    const int64_t in = weight.n[3], rows = std::min(panel_rows(weight), weight.n[2] - first);
+    if (weight.type == DType::f32 && rows_apart(weight)) {
+        return {weight.row<const float>(first), floats(weight.stride[2]), first, rows, in};
+    }
+    thread_local Workspace space;  // of the thread that opens the region
+    float* const expanded = space.reserve(rows * in);
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; ++r) {
+        dequantize_row(weight.type, expanded + r * in, weight.row<const std::byte>(first + r), in);
+    }
+    return {expanded, in, first, rows, in};
+}
+
+void multiply_panel(float* y, int64_t y_step, const TensorView& x, int64_t t, int64_t tokens,
+                    const Panel& panel) {
+    if (!rows_apart(x) && tokens > 1) {
+        for (int64_t i = 0; i < tokens; ++i, y += y_step) {
+            multiply_panel(y, y_step, x, t + i, 1, panel);
+        }
+        return;
+    }
+    // Row-major: y = 1 * x * panel^T + 0 * y. The status would only tell of wrong arguments.
+    const int64_t x_step = std::max(panel.in, floats(x.stride[2]));
+    dnnl_sgemm('N', 'T', tokens, panel.rows, panel.in, 1.0f, x.row<const float>(t), x_step,
+               panel.data, panel.step, 0.0f, y, y_step);
+}
+
+// y[t, o] = sum_i w[o, i] x[t, i]
+void matmul(const MatmulArgs& args) {
+    const int64_t tokens = args.src.n[2], out = args.weight.n[2];
+    if (tokens <= k_few_tokens) return multiply_rows(args);
+    for (int64_t first = 0; first < out; first += panel_rows(args.weight)) {
+        multiply_panel(args.dst.row<float>(0) + first, floats(args.dst.stride[2]), args.src, 0,
+                       tokens, load_panel(args.weight, first));
+    }
+}
+
+// y[t] = scale * w[token[t]]
+void embed(const EmbedArgs& args) {
+    const int64_t tokens = args.dst.n[2], width = args.dst.n[3];
+    const int32_t* words = args.token.row<const int32_t>(0);
+#pragma omp parallel for if (tokens * width >= k_parallel_from)
+    for (int64_t t = 0; t < tokens; ++t) {
+        float* y = args.dst.row<float>(t);
+        dequantize_row(args.weight.type, y, args.weight.row<const std::byte>(words[t]), width);
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i) y[i] *= args.scale;
+    }
+}
+
+}  // namespace rotkv::fast

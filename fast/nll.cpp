@@ -1,0 +1,184 @@
+// From the residual stream to likelihoods. Beside ref, the walk over the vocabulary goes in panels
+// of words and tiles of tokens: dnnl_sgemm makes a tile of logits that stays in the L2 cache, and
+// one thread per row folds its part of the row into the running sums. Logits and their exponentials
+// are f32; every sum over words is f64.
+#include "fast/kernels.h"
+#include "fast/panel.h"
+#include "fast/simd.h"
+#include "fast/workspace.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace rotkv::fast {
+namespace {
+
+constexpr int64_t k_tile_tokens = 256;  // with 1024 words a tile is 1 MiB
+
+// x = c tanh(x / c)
+void cap_row(float* x, int64_t n, float c) {
+    for (int64_t i = 0; i < n; i += k_lanes) {
+        const Vec v = load_part(x + i, n - i);
+        store_part(x + i, Vec(c) * tanh(v / Vec(c)), n - i);
+    }
+}
+
+float largest_of(const float* x, int64_t n) {
+    Vec largest(-INFINITY);
+    int64_t i = 0;
+    for (; i + k_lanes <= n; i += k_lanes) largest = max(largest, load(x + i));
+    float lanes[k_lanes];
+    store(lanes, largest);
+    const float rest = i < n ? *std::max_element(x + i, x + n) : -INFINITY;
+    return std::max(rest, *std::max_element(lanes, lanes + k_lanes));
+}
+
+// y = exp(x - shift); returns the sum of y.
+double exp_row(float* y, const float* x, int64_t n, float shift) {
+    for (int64_t i = 0; i < n; i += k_lanes) {
+        store_part(y + i, exp(load_part(x + i, n - i) - Vec(shift)), n - i);
+    }
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) sum += double(y[i]);
+    return sum;
+}
+
+// Some logits of one row: those of `n` words from word `first` on.
+struct Words {
+    const float* logit;
+    int64_t n, first;
+};
+
+// What one row of logits has shown so far.
+struct Running {
+    float largest = -INFINITY;
+    double sum = 0;  // of exp(logit - largest)
+    double target = 0;
+    int32_t top = 0;
+
+    // Leaves exp(logit - largest) of the new words in e, which may be the logits' own place.
+    // Returns the factor that brought the sums to the new largest.
+    double add(float* e, const Words& words, int32_t target_word) {
+        double factor = 1;
+        const float highest = largest_of(words.logit, words.n);
+        if (highest > largest) {
+            factor = std::exp(double(largest) - double(highest));
+            largest = highest;
+            const float* end = words.logit + words.n;
+            top = int32_t(words.first + (std::find(words.logit, end, highest) - words.logit));
+        }
+        const int64_t at = target_word - words.first;
+        if (at >= 0 && at < words.n) target = double(words.logit[at]);
+        sum = sum * factor + exp_row(e, words.logit, words.n, largest);
+        return factor;
+    }
+    double log_sum() const { return double(largest) + std::log(sum); }
+    double nll() const { return log_sum() - target; }
+};
+
+// The state of a row of kld: a is the reference.
+struct RunningPair {
+    Running a, b;
+    double difference = 0;  // sum of exp(a_v - largest a) (a_v - b_v)
+
+    void add(float* e, const Words& in_a, const Words& in_b, int32_t target_word) {
+        b.add(e, in_b, target_word);
+        difference *= a.add(e, in_a, target_word);
+        double more = 0;
+#pragma omp simd reduction(+ : more)
+        for (int64_t i = 0; i < in_a.n; ++i) {
+            more += double(e[i]) * (double(in_a.logit[i]) - double(in_b.logit[i]));
+        }
+        difference += more;
+    }
+    double kld() const {
+        const double value = difference / a.sum - a.log_sum() + b.log_sum();
+        return value < 0 ? 0 : value;  // rounding may leave -1e-17, and a NaN stays one
+    }
+};
+
+// Calls visit(first token, tokens, panel) for every tile of the tokens x words matrix, panel after
+// panel.
+template <class Visit>
+void for_each_tile(const TensorView& weight, int64_t tokens, Visit visit) {
+    for (int64_t first = 0; first < weight.n[2]; first += panel_rows(weight)) {
+        const Panel panel = load_panel(weight, first);
+        for (int64_t t = 0; t < tokens; t += k_tile_tokens) {
+            visit(t, std::min(k_tile_tokens, tokens - t), panel);
+        }
+    }
+}
+
+}  // namespace
+
+// nll = log(sum_v exp(logit_v)) - logit_target
+void nll(const NllArgs& args) {
+    const int64_t tokens = args.hidden.n[2], width = panel_rows(args.weight);
+    const int32_t* target = args.target.row<const int32_t>(0);
+    std::vector<Running> rows(static_cast<size_t>(tokens));
+    thread_local Workspace space;
+    float* const tile = space.reserve(k_tile_tokens * width);
+    for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
+        multiply_panel(tile, width, args.hidden, t0, count, panel);
+#pragma omp parallel for
+        for (int64_t i = 0; i < count; ++i) {
+            float* x = tile + i * width;
+            if (args.softcap > 0) cap_row(x, panel.rows, args.softcap);
+            rows[size_t(t0 + i)].add(x, {x, panel.rows, panel.first}, target[t0 + i]);
+        }
+    });
+    for (int64_t t = 0; t < tokens; ++t) {
+        args.nll.row<double>(0)[t] = rows[size_t(t)].nll();
+        args.top.row<int32_t>(0)[t] = rows[size_t(t)].top;
+    }
+}
+
+// kld = sum_v p_a (a_v - b_v) - log_sum_a + log_sum_b
+void kld(const KldArgs& args) {
+    const int64_t tokens = args.hidden_a.n[2], width = panel_rows(args.weight);
+    const int32_t* target = args.target.row<const int32_t>(0);
+    std::vector<RunningPair> rows(static_cast<size_t>(tokens));
+    thread_local Workspace space;
+    float* const tile_a = space.reserve(2 * k_tile_tokens * width);
+    float* const tile_b = tile_a + k_tile_tokens * width;
+    for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
+        multiply_panel(tile_a, width, args.hidden_a, t0, count, panel);
+        multiply_panel(tile_b, width, args.hidden_b, t0, count, panel);
+#pragma omp parallel
+        {
+            thread_local Workspace own;
+            float* e = own.reserve(width);
+#pragma omp for
+            for (int64_t i = 0; i < count; ++i) {
+                float *a = tile_a + i * width, *b = tile_b + i * width;
+                if (args.softcap > 0) cap_row(a, panel.rows, args.softcap);
+                if (args.softcap > 0) cap_row(b, panel.rows, args.softcap);
+                rows[size_t(t0 + i)].add(e, {a, panel.rows, panel.first},
+                                         {b, panel.rows, panel.first}, target[t0 + i]);
+            }
+        }
+    });
+    for (int64_t t = 0; t < tokens; ++t) {
+        const RunningPair& row = rows[size_t(t)];
+        args.kld.row<double>(0)[t] = row.kld();
+        args.nll_a.row<double>(0)[t] = row.a.nll();
+        args.nll_b.row<double>(0)[t] = row.b.nll();
+        args.top_a.row<int32_t>(0)[t] = row.a.top;
+        args.top_b.row<int32_t>(0)[t] = row.b.top;
+    }
+}
+
+// logit_v = softcap(hidden . w_v)
+void logits(const LogitsArgs& args) {
+    matmul({args.dst, args.weight, args.hidden});
+    if (args.softcap <= 0) return;
+    const int64_t tokens = args.dst.n[2];
+#pragma omp parallel for
+    for (int64_t t = 0; t < tokens; ++t) {
+        cap_row(args.dst.row<float>(t), args.dst.n[3], args.softcap);
+    }
+}
+
+}  // namespace rotkv::fast

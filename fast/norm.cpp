@@ -1,0 +1,99 @@
+// Element-wise operations of the transformer: rms_norm, act_mul, add. One thread owns a whole row.
+#include "fast/kernels.h"
+#include "fast/simd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace rotkv::fast {
+
+// y_i = x_i / sqrt(mean(x^2) + epsilon) * weight_i
+// The sum runs in f64, so that only the roundings of the two products and of the factor remain.
+void rms_norm(const RmsNormArgs& args) {
+    const int64_t rows = args.src.rows(), d = args.src.n[3];
+    const float* weight = args.weight.row<const float>(0);
+#pragma omp parallel for if (rows * d >= k_parallel_from)
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* x = row_number<const float>(args.src, r);
+        float* y = row_number<float>(args.dst, r);
+        double squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < d; ++i) squares += double(x[i]) * double(x[i]);
+        const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
+#pragma omp simd
+        for (int64_t i = 0; i < d; ++i) y[i] = x[i] * float(scale) * weight[i];
+    }
+}
+
+namespace {
+
+// x / (1 + exp(-s)) from h = exp(-|s| / 2): with s < 0 it is x h h / (1 + h h), where nothing
+// overflows, and nothing vanishes before the result does.
+Vec times_sigmoid(const Vec& x, const Vec& s, const Vec& h) {
+    const Vec top = xsimd::select(s < Vec(0.0f), x * h * h, x);
+    return top / (Vec(1.0f) + h * h);
+}
+
+Vec half_exp(const Vec& s) { return exp(Vec(-0.5f) * xsimd::abs(s)); }
+
+void silu_mul(float* y, const float* gate, const float* up, int64_t n) {
+    for (int64_t i = 0; i < n; i += k_lanes) {
+        const Vec x = load_part(gate + i, n - i), u = load_part(up + i, n - i);
+        store_part(y + i, times_sigmoid(x, x, half_exp(x)) * u, n - i);
+    }
+}
+
+// x / 2 (1 + tanh(z)) = x / (1 + exp(-s)), s = 2 z = sqrt(8 / pi) (x + 0.044715 x^3).
+// The result is as sensitive to s as s is large, so s is a sum of two floats, and the second one
+// corrects h: exp(-|s + rest| / 2) = h (1 -+ rest / 2 + ...).
+void gelu_tanh_mul(float* y, const float* gate, const float* up, int64_t n) {
+    constexpr int64_t chunk = 256;
+    constexpr double factor = 2.0 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
+    float sums[chunk], rests[chunk];
+    for (int64_t first = 0; first < n; first += chunk, y += chunk, gate += chunk, up += chunk) {
+        const int64_t count = std::min(chunk, n - first);
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) {
+            const double x = double(gate[i]), s = factor * (x + 0.044715 * x * x * x);
+            sums[i] = float(s);
+            rests[i] = float(s - double(sums[i]));
+        }
+        for (int64_t i = 0; i < count; i += k_lanes) {
+            const int64_t left = count - i;
+            const Vec x = load_part(gate + i, left), u = load_part(up + i, left);
+            const Vec s = load_part(sums + i, left), rest = load_part(rests + i, left);
+            const Vec growth = xsimd::select(s < Vec(0.0f), rest, -rest);
+            const Vec h = half_exp(s) * (Vec(1.0f) + Vec(0.5f) * growth);
+            store_part(y + i, times_sigmoid(x, s, h) * u, left);
+        }
+    }
+}
+
+}  // namespace
+
+// y = act(gate) * up
+void act_mul(const ActMulArgs& args) {
+    const int64_t rows = args.dst.rows(), n = args.dst.n[3];
+    const auto row = args.activation == Activation::silu ? silu_mul : gelu_tanh_mul;
+#pragma omp parallel for if (rows * n >= k_parallel_from)
+    for (int64_t r = 0; r < rows; ++r) {
+        row(row_number<float>(args.dst, r), row_number<const float>(args.gate, r),
+            row_number<const float>(args.up, r), n);
+    }
+}
+
+// y = a + b
+void add(const AddArgs& args) {
+    const int64_t rows = args.dst.rows(), n = args.dst.n[3];
+#pragma omp parallel for if (rows * n >= k_parallel_from)
+    for (int64_t r = 0; r < rows; ++r) {
+        float* y = row_number<float>(args.dst, r);
+        const float* a = row_number<const float>(args.a, r);
+        const float* b = row_number<const float>(args.b, r);
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+    }
+}
+
+}  // namespace rotkv::fast

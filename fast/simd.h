@@ -1,0 +1,193 @@
+#pragma once
+// What fast/ takes from xsimd, and the few things that xsimd lacks or spells differently in its
+// releases 8 and 13: one vector type Vec of floats, as wide as the machine that is compiled for.
+// Loops over integers and bytes are plain loops under `omp simd` instead.
+// Docs: docs/08-backends.md
+
+#include "ref/half.h"
+
+// g++ 12 warns about its own AVX-512 header, wherever that is used. Not from here.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include <xsimd/xsimd.hpp>
+
+#include <algorithm>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace rotkv::fast {
+
+using Vec = xsimd::batch<float>;
+inline constexpr int64_t k_lanes = int64_t(Vec::size);  ///< 16 AVX-512, 8 AVX, 4 SSE and NEON
+
+inline Vec load(const float* x) { return Vec::load_unaligned(x); }
+inline void store(float* y, const Vec& v) { v.store_unaligned(y); }
+
+/// A store past the caches, for results that will not be read soon; y aligned to the vector. Before
+/// another thread reads them: stream_fence().
+inline void stream(float* y, const Vec& v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(y, v);
+#elif defined(__AVX__)
+    _mm256_stream_ps(y, v);
+#elif defined(__SSE__)
+    _mm_stream_ps(y, v);
+#else
+    store(y, v);
+#endif
+}
+
+inline void stream_fence() {
+#if defined(__SSE__)
+    _mm_sfence();
+#endif
+}
+
+/// The first `count` lanes from memory, the others 0; a whole vector if count >= k_lanes.
+inline Vec load_part(const float* x, int64_t count) {
+    if (count >= k_lanes) return load(x);
+    float lanes[k_lanes] = {};
+    std::copy_n(x, count, lanes);
+    return load(lanes);
+}
+
+/// The first `count` lanes to memory; a whole vector if count >= k_lanes.
+inline void store_part(float* y, const Vec& v, int64_t count) {
+    if (count >= k_lanes) return store(y, v);
+    float lanes[k_lanes];
+    store(lanes, v);
+    std::copy_n(lanes, count, y);
+}
+
+/// a b + c, rounded once where the machine can. (xsimd 8 multiplies, then adds, with AVX-512.)
+inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#else
+    return xsimd::fma(a, b, c);
+#endif
+}
+
+inline Vec max(const Vec& a, const Vec& b) { return xsimd::max(a, b); }
+inline Vec exp(const Vec& v) { return xsimd::exp(v); }
+inline Vec tanh(const Vec& v) { return xsimd::tanh(v); }
+
+inline float sum_lanes(const Vec& v) {
+    float lanes[k_lanes];
+    store(lanes, v);
+    for (int64_t width = k_lanes / 2; width > 0; width /= 2) {
+        for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    }
+    return lanes[0];
+}
+
+/// Lane i gets lane i ^ H: the partner of a butterfly of half-width H.
+template <unsigned H>
+inline Vec exchange(const Vec& v) {
+    struct Partner {
+        static constexpr uint32_t get(unsigned i, unsigned) { return i ^ H; }
+    };
+#if XSIMD_VERSION_MAJOR >= 12
+    return xsimd::swizzle(v, xsimd::make_batch_constant<uint32_t, Vec::arch_type, Partner>());
+#else
+    return xsimd::swizzle(v, xsimd::make_batch_constant<xsimd::batch<uint32_t>, Partner>());
+#endif
+}
+
+/// Changes the sign of the lanes whose number has bit H: the lower ends of a butterfly.
+template <unsigned H>
+inline Vec negate_upper(const Vec& v) {
+    static constexpr struct Signs {
+        float lanes[k_lanes];
+        constexpr Signs() : lanes() {
+            for (unsigned i = 0; i < unsigned(k_lanes); ++i) lanes[i] = (i & H) != 0 ? -0.0f : 0.0f;
+        }
+    } signs;
+    return v ^ load(signs.lanes);
+}
+
+/// One f16 by the machine's own instruction; as exact as ref/half.h.
+inline float f16_value(uint16_t x) {
+#if defined(__F16C__)
+    return _cvtsh_ss(x);
+#else
+    return f16_to_f32(x);
+#endif
+}
+
+/// The nearest f16 of a number; a NaN becomes some NaN.
+inline uint16_t f16_bits(float x) {
+#if defined(__F16C__)
+    return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    return f32_to_f16(x);
+#endif
+}
+
+/// y = x for n f16 values. Exact; a NaN stays a NaN.
+inline void f16_to_f32_row(float* y, const uint16_t* x, int64_t n) {
+    int64_t i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8) {
+        const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(half));
+    }
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) {
+        vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
+    }
+#endif
+    for (; i < n; ++i) y[i] = f16_to_f32(x[i]);
+}
+
+/// y = the nearest f16 of n values, ties to even. The machine keeps a NaN's payload; stored NaNs
+/// are 0x7E00, so lanes that hold one are replaced.
+inline void f32_to_f16_row(uint16_t* y, const float* x, int64_t n) {
+    int64_t i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+        const __m256 quiet = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
+        const __m128i half =
+            _mm256_cvtps_ph(_mm256_blendv_ps(v, quiet, nan), _MM_FROUND_TO_NEAREST_INT);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), half);
+    }
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) {
+        const float32x4_t v = vld1q_f32(x + i);
+        const float32x4_t quiet = vreinterpretq_f32_u32(vdupq_n_u32(0x7FC00000));
+        const float16x4_t half = vcvt_f16_f32(vbslq_f32(vceqq_f32(v, v), v, quiet));
+        vst1_u16(y + i, vreinterpret_u16_f16(half));
+    }
+#endif
+    for (; i < n; ++i) y[i] = f32_to_f16(x[i]);
+}
+
+/// y[j] = table[index[j]] for 16 indices below 16, in one instruction where there is one.
+inline void pick16(int8_t* y, const int8_t* table, const uint8_t* index) {
+#if defined(__SSSE3__)
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    const __m128i where = _mm_loadu_si128(reinterpret_cast<const __m128i*>(index));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm_shuffle_epi8(entries, where));
+#elif defined(__aarch64__)
+    vst1q_s8(y, vqtbl1q_s8(vld1q_s8(table), vld1q_u8(index)));
+#else
+    for (int64_t j = 0; j < 16; ++j) y[j] = table[index[j]];
+#endif
+}
+
+}  // namespace rotkv::fast
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

@@ -1,0 +1,72 @@
+#include "tools/backends.h"
+
+#include "ref/error.h"
+#include "ref/kernels.h"
+#ifdef ROTKV_HAVE_FAST
+#include "fast/backend.h"
+#endif
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+
+namespace rotkv::tools {
+
+static std::unique_ptr<Backend> make_ref(int /*threads*/) { return ref::make_backend(); }
+
+const std::vector<BackendEntry>& backends() {
+    static const std::vector<BackendEntry> entries = {
+        {"ref", make_ref, nullptr},
+#ifdef ROTKV_HAVE_FAST
+        {"fast", make_fast_backend, nullptr},
+#else
+        {"fast", nullptr, "configured without ROTKV_BUILD_FAST"},
+#endif
+        {"cuda", nullptr, "this build has no CUDA toolkit"},
+        {"metal", nullptr, "this build has no Apple toolchain"},
+    };
+    return entries;
+}
+
+static std::string default_name() {
+    const char* asked = std::getenv("ROTKV_BACKEND");
+    if (asked != nullptr && *asked != '\0') return asked;
+    for (const BackendEntry& entry : backends()) {
+        if (std::string(entry.name) == "fast" && entry.make != nullptr) return "fast";
+    }
+    return "ref";
+}
+
+std::unique_ptr<Backend> make_backend(const std::string& name, int threads) {
+    const std::string wanted = name.empty() ? default_name() : name;
+    std::string known;
+    for (const BackendEntry& entry : backends()) {
+        known += (known.empty() ? "" : ", ") + std::string(entry.name);
+        if (wanted != entry.name) continue;
+        if (entry.make != nullptr) return entry.make(threads);
+        throw Error(ErrorCode::unsupported,
+                    "backend " + wanted + " is not built: " + entry.not_built);
+    }
+    throw Error(ErrorCode::usage, "backend: expected one of " + known + ", found '" + wanted + "'");
+}
+
+static std::string describe(const BackendEntry& entry, int threads) {
+    if (entry.make == nullptr) return "not built: " + std::string(entry.not_built);
+    try {
+        return entry.make(threads)->description();
+    } catch (const Error& error) {
+        return "built, but cannot run here: " + std::string(error.what());
+    }
+}
+
+std::string list_backends() {
+    const int threads = std::max(1, int(std::thread::hardware_concurrency()));
+    std::string text;
+    for (const BackendEntry& entry : backends()) {
+        const std::string name = entry.name;
+        text += name + std::string(8 - name.size(), ' ') + describe(entry, threads) + "\n";
+    }
+    return text;
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,31 @@
+#pragma once
+// Which backends this build holds, and how a tool picks one by name.
+// Docs: docs/08-backends.md
+
+#include "ref/ops.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// One room that computes.
+struct BackendEntry {
+    const char* name;
+    std::unique_ptr<Backend> (*make)(int threads);  ///< null: not built
+    const char* not_built;                          ///< why, if so
+};
+
+/// Every room, in the order ref, fast, cuda, metal.
+const std::vector<BackendEntry>& backends();
+
+/// The backend called `name`; an empty name asks the environment (ROTKV_BACKEND), then takes fast
+/// if it is built, else ref.
+/// Throws Error(usage) for an unknown name, Error(unsupported) for one that is not built.
+std::unique_ptr<Backend> make_backend(const std::string& name, int threads);
+
+/// One line per room: "fast   AVX-512, 2 threads" or "cuda   not built: reason".
+std::string list_backends();
+
+}  // namespace rotkv::tools
