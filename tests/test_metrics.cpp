@@ -1,0 +1,120 @@
+// Figures that can be worked out by hand, and laws that hold for any numbers.
+#include "ref/metrics.h"
+#include "tests/catch.h"
+
+#include <cmath>
+#include <vector>
+
+namespace {
+
+using namespace rotkv;
+
+bool near(double found, double expected) {
+    return std::abs(found - expected) <= 1e-9 * std::max(1.0, std::abs(expected));
+}
+
+const double k_ln2 = std::log(2.0);
+
+// nll_a = ln 2, ln 4, ln 8 (p = 1/2, 1/4, 1/8); nll_b = ln 4 each.
+std::vector<TokenPair> three_tokens() {
+    return {{0.1, k_ln2, 2 * k_ln2, true},
+            {0.3, 2 * k_ln2, 2 * k_ln2, false},
+            {0.2, 3 * k_ln2, 2 * k_ln2, true}};
+}
+
+}  // namespace
+
+TEST_CASE("a mean and its standard error", "[metrics]") {
+    // deviations 1.5, 0.5, 0.5, 1.5: sum of squares 5, / 4 values / 3
+    const Mean mean = mean_of(std::vector<double>{1, 2, 3, 4});
+    CHECK(near(mean.value, 2.5));
+    CHECK(near(mean.error, std::sqrt(5.0 / 12)));
+
+    const Mean equal = mean_of(std::vector<double>(100, 0.1));
+    CHECK(near(equal.value, 0.1));
+    CHECK(equal.error < 1e-16);
+
+    CHECK(std::isnan(mean_of(std::vector<double>{7}).error));
+    CHECK(std::isnan(mean_of({}).value));
+}
+
+TEST_CASE("a small spread around a large mean keeps its error", "[metrics]") {
+    // One pass over x and x^2 would cancel here: the squares differ by 1 part in 1e18.
+    const Mean mean = mean_of(std::vector<double>{1e9 - 1, 1e9 + 1, 1e9 - 1, 1e9 + 1});
+    CHECK(near(mean.error, std::sqrt(4.0 / 12)));
+}
+
+TEST_CASE("quantiles lie on straight lines between order statistics", "[metrics]") {
+    const std::vector<double> x = {4, 1, 3, 2};
+    CHECK(near(quantile(x, 0), 1));
+    CHECK(near(quantile(x, 0.25), 1.75));
+    CHECK(near(quantile(x, 0.5), 2.5));
+    CHECK(near(quantile(x, 0.9), 3.7));
+    CHECK(near(quantile(x, 1), 4));
+    CHECK(near(quantile({5}, 0.3), 5));
+    CHECK(std::isnan(quantile({}, 0.5)));
+}
+
+TEST_CASE("perplexity is the exponential of the mean", "[metrics]") {
+    // ln 2 and ln 8: mean ln 4, error sqrt(2 (ln 2)^2 / 2 / 1) = ln 2
+    const Mean ppl = perplexity(std::vector<double>{k_ln2, 3 * k_ln2});
+    CHECK(near(ppl.value, 4));
+    CHECK(near(ppl.error, 4 * k_ln2));
+}
+
+TEST_CASE("a summary of three tokens by hand", "[metrics]") {
+    const KldSummary s = summarize(three_tokens());
+    CHECK(near(s.kld.value, 0.2));
+    CHECK(near(s.kld.error, std::sqrt(0.02 / 6)));
+    CHECK(near(s.kld_min, 0.1));
+    CHECK(near(s.kld_median, 0.2));
+    CHECK(near(s.kld_90, 0.28));
+    CHECK(near(s.kld_max, 0.3));
+
+    CHECK(near(s.ppl_a.value, 4));
+    CHECK(near(s.ppl_b.value, 4));
+    CHECK(near(s.log_ratio.value, 0));
+    CHECK(near(s.log_ratio.error, k_ln2 / std::sqrt(3.0)));
+    CHECK(near(s.ratio.value, 1));
+    CHECK(near(s.ratio.error, k_ln2 / std::sqrt(3.0)));
+    // ppl_b has no error of its own, so all of the difference's is ppl_a's
+    CHECK(near(s.difference.error, 4 * k_ln2 / std::sqrt(3.0)));
+    CHECK(std::isnan(s.correlation));
+
+    // p_b - p_a = -1/4, 0, 1/8
+    CHECK(near(s.delta_p.value, -0.125 / 3));
+    CHECK(near(s.dp_min, -0.25));
+    CHECK(near(s.dp_25, -0.125));
+    CHECK(near(s.dp_median, 0));
+    CHECK(near(s.dp_max, 0.125));
+    const double mean_square = (0.0625 + 0.015625) / 3;
+    CHECK(near(s.dp_rms.value, std::sqrt(mean_square)));
+    CHECK(std::abs(s.dp_rms.error - 0.0581844) < 1e-7);
+
+    CHECK(near(s.same_top.value, 2.0 / 3));
+    CHECK(near(s.same_top.error, 1.0 / 3));
+}
+
+TEST_CASE("the correlation of nll_a and nll_b", "[metrics]") {
+    std::vector<TokenPair> along, against;
+    for (int i = 0; i < 10; ++i) {
+        const double x = i * i;
+        along.push_back({0, x, 2 * x + 1, true});
+        against.push_back({0, x, 50 - x, true});
+    }
+    CHECK(near(summarize(along).correlation, 1));
+    CHECK(near(summarize(along).log_ratio.value, 29.5));  // mean of x + 1
+    CHECK(near(summarize(against).correlation, -1));
+}
+
+TEST_CASE("a run compared with itself differs by nothing, without error", "[metrics]") {
+    std::vector<TokenPair> tokens;
+    for (int i = 1; i <= 50; ++i) tokens.push_back({0, 0.1 * i, 0.1 * i, true});
+    const KldSummary s = summarize(tokens);
+    CHECK(s.difference.value == 0);
+    CHECK(s.difference.error < 1e-6 * s.ppl_a.error);  // the variance cancels to rounding
+    CHECK(s.log_ratio.error == 0);
+    CHECK(s.dp_rms.value == 0);
+    CHECK(s.same_top.error == 0);
+    CHECK(near(s.correlation, 1));
+}
