@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""The command lines of the programs, as a user meets them: exit codes, one-line errors, output.
+
+Usage: tests/test_tools.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]
+The models are made here; nothing is fetched."""
+import array
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+U32, F32, STRING, ARRAY = 4, 6, 8, 9  # types of metadata values
+ENDLESS = 120  # seconds after which a program counts as hanging
+
+
+def gguf_string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_value(value):
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + gguf_string(value)
+    if isinstance(value, float):
+        return struct.pack("<If", F32, value)
+    if isinstance(value, list):
+        strings = [gguf_string(text) for text in value]
+        return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(strings)
+    return struct.pack("<II", U32, value)
+
+
+def byte_tokens():
+    """The 256 tokens of byte-level BPE: printable bytes stand for themselves."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (chr(0x100 + i) for i in range(256))
+    return [chr(byte) if byte in plain else next(others) for byte in range(256)]
+
+
+def write_model(path, head=64, words=256, seed=1, extra=None):
+    """A llama of two layers with random weights: 2 query heads, 1 KV head, byte tokens."""
+    rng = random.Random(seed)
+    width, hidden = 2 * head, 96
+    metadata = {
+        "general.architecture": "llama", "general.name": "made by a test",
+        "llama.block_count": 2, "llama.context_length": 256, "llama.embedding_length": width,
+        "llama.feed_forward_length": hidden, "llama.attention.head_count": 2,
+        "llama.attention.head_count_kv": 1, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": byte_tokens() + [f"<{i}>" for i in range(256, words)],
+        "tokenizer.ggml.merges": ["a b"], **(extra or {})}
+    extents = {"token_embd.weight": (words, width), "output_norm.weight": (width,)}
+    for layer in range(2):
+        block = {"attn_norm": (width,), "ffn_norm": (width,), "attn_q": (width, width),
+                 "attn_k": (head, width), "attn_v": (head, width), "attn_output": (width, width),
+                 "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden)}
+        extents.update({f"blk.{layer}.{name}.weight": e for name, e in block.items()})
+    infos, data = [], []
+    offset = 0
+    for name, e in extents.items():
+        count = e[0] * (e[1] if len(e) > 1 else 1)
+        infos.append(gguf_string(name) + struct.pack("<I", len(e)) +
+                     struct.pack(f"<{len(e)}Q", *reversed(e)) + struct.pack("<IQ", 0, offset))
+        center = 1.0 if len(e) == 1 else 0.0
+        data.append(array.array("f", (rng.gauss(center, 0.2) for _ in range(count))).tobytes())
+        offset += len(data[-1])
+        assert offset % 32 == 0
+    head_bytes = struct.pack("<4sIQQ", b"GGUF", 3, len(infos), len(metadata))
+    head_bytes += b"".join(gguf_string(k) + gguf_value(v) for k, v in metadata.items())
+    head_bytes += b"".join(infos)
+    with open(path, "wb") as file:
+        file.write(head_bytes + bytes(-len(head_bytes) % 32) + b"".join(data))
+
+
+class Tools(unittest.TestCase):
+    folder = None  # of the programs, from the command line
+
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory(prefix="rotkv-tools-")
+        cls.model = cls.path("model.gguf")
+        cls.text = cls.path("text.txt")
+        write_model(cls.model)
+        with open(cls.text, "w") as file:
+            file.write("".join(f"{i} times {i} is {i * i}. " for i in range(12)) + "\n")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    @classmethod
+    def path(cls, name):
+        return os.path.join(cls.temporary.name, name)
+
+    def run_tool(self, name, *arguments, env=None, stdout=subprocess.PIPE):
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("ROTKV_", "LLAMA_"))}
+        return subprocess.run([os.path.join(self.folder, "rotkv-" + name), *arguments],
+                              stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=ENDLESS,
+                              env={**keep, **(env or {})})
+
+    def good(self, name, *arguments, **more):
+        result = self.run_tool(name, *arguments, **more)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result
+
+    def bad(self, code, name, *arguments, says="", **more):
+        """Fails with `code` and one line of error, the last thing that is said."""
+        result = self.run_tool(name, *arguments, **more)
+        self.assertEqual(result.returncode, code, result.stderr)
+        lines = result.stderr.splitlines()
+        self.assertEqual(sum("error:" in line for line in lines), 1, result.stderr)
+        self.assertTrue(lines[-1].startswith(f"rotkv-{name}: error: "), result.stderr)
+        self.assertIn(says, lines[-1])
+        return result
+
+    def perplexity(self, *arguments, **more):
+        return self.good("perplexity", "-m", self.model, "-f", self.text, "-c", "32", *arguments,
+                         **more)
+
+    def json_of(self, *arguments, **more):
+        return json.loads(self.perplexity(*arguments, "--json", "-", **more).stdout)
+
+
+class EveryTool(Tools):
+    def test_version_help_and_backends(self):
+        for name in ("perplexity", "gguf", "demo"):
+            self.assertRegex(self.good(name, "--version").stdout, rf"^rotkv-{name} \S+ \(.+\)\n$")
+            shown = self.good(name, "--help").stdout
+            self.assertIn("Examples:\n  rotkv-" + name, shown)
+            rooms = self.good(name, "--list-backends").stdout.splitlines()
+            self.assertEqual([line.split()[0] for line in rooms], ["ref", "fast", "cuda", "metal"])
+
+    def test_wrong_usage_is_2(self):
+        files = ("-m", self.model, "-f", self.text)
+        m = (*files, "-c", "32")
+        for arguments, says in [
+                ((), "--model"), (("-m", self.model), "-f FILE"), ((*m, "--nonsense"), "nonsense"),
+                ((*m, "-xyz"), "-xyz"), ((*files, "-c", "many"), "many"),
+                ((*files, "-c", "2"), "2"), ((*files, "-c", "4096"), "4096"),
+                ((*m, "-t", "0"), "0"), ((*m, "-b", "48"), "48"),
+                ((*m, "-ctk", "q9_0"), "q9_0"), ((*m, "-ctv", "q6_K"), "q6_K"), ((*m, "-ctk"), ""),
+                ((*m, "--rot-k", "48"), "48"), ((*m, "--rot-v", "sideways"), "sideways"),
+                ((*m, "--rot-signs", "-3"), ""), ((*m, "--backend", "abacus"), "abacus"),
+                ((*m, "--kl-divergence"), "--kl-divergence-base"),
+                ((*m, "-ngl"), "-ngl"), (("-hf", "somebody/model"), "-m")]:
+            result = self.bad(2, "perplexity", *arguments, says=says)
+            self.assertEqual(result.stdout, "")
+        self.bad(2, "perplexity", *m, says="ROTKV", env={"LLAMA_ATTN_ROT_K_OVERRIDE": "ROTKV"})
+        self.bad(2, "perplexity", *m, says="abacus", env={"ROTKV_BACKEND": "abacus"})
+        self.bad(2, "gguf")
+        self.bad(2, "gguf", "--diff", self.model)
+
+    def test_files_that_are_not_what_they_should_be(self):
+        broken = self.path("broken.gguf")
+        with open(self.model, "rb") as whole, open(broken, "wb") as part:
+            part.write(whole.read()[:5000])
+        for name in (self.path("missing.gguf"), self.temporary.name, self.text, broken):
+            self.bad(1, "perplexity", "-m", name, "-f", self.text, says=name)
+            self.bad(1, "gguf", name, says=name)
+        self.bad(1, "perplexity", "-m", self.model, "-f", self.path("missing.txt"),
+                 says="missing.txt")
+        self.bad(1, "perplexity", "-m", self.model, "-f", self.temporary.name)
+
+    def test_a_head_of_80_has_no_blocks_of_32(self):
+        odd = self.path("head80.gguf")
+        write_model(odd, head=80)
+        arguments = ("-m", odd, "-f", self.text, "-c", "32")
+        self.good("perplexity", *arguments)
+        self.bad(1, "perplexity", *arguments, "-ctk", "q8_0", says="80")
+        self.bad(2, "perplexity", *arguments, "--rot-k", "on", says="80")
+        self.assertIn("impossible", self.good("gguf", odd, "-ctk", "q8_0").stdout)
+
+    def test_flags_of_llama_cpp_without_a_meaning_here(self):
+        plain = self.perplexity().stdout
+        noted = self.perplexity("-ngl", "99", "-fa", "on", "-ub", "512", "--no-mmap", "-s", "1",
+                                "--flash-attn=auto", "-fa")
+        self.assertEqual(noted.stdout, plain)
+        notes = [line for line in noted.stderr.splitlines() if "note:" in line]
+        self.assertEqual(len(notes), 1)
+        for name in ("-ngl", "-fa", "-ub", "--no-mmap", "-s"):
+            self.assertIn(name, notes[0])
+        self.assertEqual(self.perplexity("-fa", "--chunks", "-1").stdout, plain)
+
+    def test_output_that_cannot_be_written(self):
+        if not os.path.exists("/dev/full"):
+            print("SKIPPED test_output_that_cannot_be_written: no /dev/full here")
+            return
+        m = ("-m", self.model, "-f", self.text, "-c", "32")
+        self.bad(1, "perplexity", *m, "--json", "/dev/full", says="/dev/full")
+        self.bad(1, "perplexity", *m, "--json", self.path("no/folder.json"), says="folder.json")
+        self.bad(1, "perplexity", *m, "--kl-divergence-base", "/dev/full", says="/dev/full")
+        with open("/dev/full", "w") as full:
+            self.bad(1, "perplexity", *m, stdout=full)
+            self.bad(1, "gguf", self.model, stdout=full)
+            self.bad(1, "gguf", "--help", stdout=full)
+        self.assertFalse(os.path.exists("/dev/full.partial"))
+
+
+class Perplexity(Tools):
+    def test_output(self):
+        result = self.perplexity("--chunks", "3")
+        self.assertRegex(result.stdout, r"^\[1\]\d+\.\d{4},\[2\]\d+\.\d{4},\[3\]\d+\.\d{4},\n"
+                                        r"Final estimate: PPL = \d+\.\d{4} \+/- \d+\.\d{5}\n$")
+        self.assertIn("K f16: rotation off (policy: f16 is not quantized)", result.stderr)
+
+    def test_json(self):
+        found = self.json_of("--chunks", "2", "-ctk", "q8_0", "-ctv", "q4_0", "--rot-signs", "7")
+        self.assertEqual((found["n_ctx"], found["chunks"], found["tokens"]), (32, 2, 64))
+        self.assertEqual(found["scored"], 2 * 15)
+        self.assertEqual(found["cache"], {"k": "q8_0", "v": "q4_0",
+                                          "bytes_per_token": 2 * (2 * 34 + 2 * 18)})
+        self.assertEqual(found["rotation"]["k"]["kind"], "signs")
+        self.assertEqual((found["rotation"]["v"]["block"], found["rotation"]["v"]["seed"]), (64, 7))
+        self.assertGreater(found["ppl"], 1)
+        self.assertNotIn("kld", found)
+
+    def test_batches_and_threads_change_nothing(self):
+        values = {self.json_of("-b", b, "-t", t, "--backend", "ref")["ppl"]
+                  for b, t in [("32", "1"), ("64", "2"), ("5", "1"), ("2048", "1")]}
+        self.assertEqual(len(values), 1)
+
+    def test_rotation_flags_beat_the_environment(self):
+        def reasons(*arguments, **env):
+            found = self.json_of("-ctk", "q8_0", "-ctv", "f16", *arguments, env=env)["rotation"]
+            return [(found[s]["kind"] != "none", found[s]["reason"]) for s in "kv"]
+        self.assertEqual([on for on, _ in reasons()], [True, False])
+        off = reasons(LLAMA_ATTN_ROT_DISABLE="1")
+        self.assertEqual(off, [(False, "LLAMA_ATTN_ROT_DISABLE")] * 2)
+        both = reasons(LLAMA_ATTN_ROT_DISABLE="1", LLAMA_ATTN_ROT_V_OVERRIDE="1")
+        self.assertEqual([on for on, _ in both], [False, True])
+        flag = reasons("--rot-k", "32", "--rot-v", "off", LLAMA_ATTN_ROT_DISABLE="1",
+                       LLAMA_ATTN_ROT_V_OVERRIDE="1")
+        self.assertEqual(flag, [(True, "--rot-k"), (False, "--rot-v")])
+        auto = reasons("--rot-k", "auto", LLAMA_ATTN_ROT_DISABLE="1")
+        self.assertTrue(auto[0][0])
+
+    def test_base_files(self):
+        base, again = self.path("base.kld"), self.path("again.kld")
+        plain = self.perplexity("-ctk", "f32", "-ctv", "f32").stdout
+        written = self.perplexity("-ctk", "f32", "-ctv", "f32", "--kl-divergence-base", base)
+        # Likelihoods from logits that were rounded to f32 on their way into the file.
+        a, b = (float(re.search(r"PPL = (\S+)", out)[1]) for out in (plain, written.stdout))
+        self.assertLess(abs(a / b - 1), 1e-6)
+        self.perplexity("-ctk", "f32", "-ctv", "f32", "-t", "1", "-b", "32", "--backend", "ref",
+                        "--kl-divergence-base", again)
+        self.perplexity("-ctk", "f32", "-ctv", "f32", "-t", "2", "--backend", "ref",
+                        "--kl-divergence-base", base)
+        with open(base, "rb") as a, open(again, "rb") as b:
+            self.assertEqual(a.read(), b.read())
+        self.assertFalse(os.path.exists(base + ".partial"))
+
+        compare = ("-m", self.model, "--kl-divergence", "--kl-divergence-base", base)
+        same = self.good("perplexity", *compare, "-ctk", "f32", "-ctv", "f32").stdout
+        for line in ("====== Perplexity statistics ======", "====== KL divergence statistics ======",
+                     "====== Token probability statistics ======", "Cor(ln(PPL(Q)), ln(PPL(base)))",
+                     "99.9%   KLD:", "Median  KLD:", " 1.0%   KLD:", "Same top p: 100.000"):
+            self.assertIn(line, same)
+        self.assertLess(abs(float(re.search(r"Mean    KLD: +(\S+)", same)[1])), 1e-4)
+        coarse = self.good("perplexity", *compare, "-ctk", "q4_0", "-ctv", "q4_0", "-c", "32",
+                           "--chunks", "2", "--json", self.path("coarse.json"))
+        self.assertEqual(len(re.findall(r"^ +\d+ +\d", coarse.stdout, re.M)), 2)
+        with open(self.path("coarse.json")) as file:
+            found = json.load(file)
+        self.assertEqual(found["chunks"], 2)
+        self.assertGreater(found["kld"]["mean"], 1e-4)
+        self.assertLess(found["kld"]["median"], found["kld"]["p99"])
+
+        self.bad(2, "perplexity", *compare, "-c", "64", says="32")
+        other = self.path("words.gguf")
+        write_model(other, words=257)
+        self.bad(1, "perplexity", "-m", other, *compare[2:], says="257")
+        self.bad(1, "perplexity", "-m", self.model, "--kl-divergence", "--kl-divergence-base",
+                 self.model, says="_logits_")
+
+    def test_a_base_file_through_a_pipe(self):
+        base = self.path("piped.kld")
+        with open(base, "wb") as file:
+            self.perplexity("--kl-divergence-base", "-", stdout=file)
+        self.good("perplexity", "-m", self.model, "--kl-divergence", "--kl-divergence-base", base)
+
+
+class Gguf(Tools):
+    def test_show(self):
+        shown = self.good("gguf", self.model, "-ctk", "q8_0").stdout
+        for part in ("GGUF version 3", "llama.block_count = u32 2", "array of 256 string",
+                     "blk.1.ffn_down.weight", "96 x 128", "K q8_0: rotation sylvester, block 64",
+                     "V f16: rotation off (policy: f16 is not quantized)"):
+            self.assertIn(part, shown)
+        self.assertRegex(shown, r"(?m)^  q8_0 +8\.5 +272$")  # 2 layers * (K 68 + V 68)
+        found = json.loads(self.good("gguf", self.model, "--json", "-").stdout)
+        self.assertEqual(found["metadata"]["llama.attention.head_count_kv"], 1)
+        self.assertEqual(found["cache"]["bytes_per_token"]["f16"], 512)
+        self.assertEqual(found["tensors"][0]["shape"], [128, 256])
+
+    def test_nothing_in_a_file_reaches_the_terminal_as_a_command(self):
+        evil = self.path("evil.gguf")
+        write_model(evil, extra={"a\x1b[2Jb": "c\x1b[2Jd\r\n"})
+        self.assertNotRegex(self.good("gguf", evil).stdout, r"[\x00-\x09\x0b-\x1f\x7f]")
+
+    def test_check(self):
+        self.assertTrue(self.good("gguf", "--check", self.model).stdout.endswith("\nok\n"))
+        with open(self.model, "rb") as file:
+            data = bytearray(file.read())
+        data[-4:] = struct.pack("<f", float("nan"))
+        broken = self.path("nan.gguf")
+        with open(broken, "wb") as file:
+            file.write(data)
+        self.bad(1, "gguf", "--check", broken, says="blk.1.ffn_down.weight")
+
+    def test_diff(self):
+        self.assertEqual(self.good("gguf", "--diff", self.model, self.model).stdout,
+                         "no difference\n")
+        other = self.path("other.gguf")
+        write_model(other, seed=2, extra={"general.name": "another", "new.key": 5})
+        result = self.run_tool("gguf", "--diff", self.model, other)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("general.name: string 'made by a test' | string 'another'", result.stdout)
+        self.assertIn("new.key: absent | u32 5", result.stdout)
+        self.assertRegex(result.stdout, r"token_embd\.weight: .* bytes differ")
+
+
+class Demo(Tools):
+    def test_table(self):
+        result = self.good("demo", "-m", self.model, "--file", self.text, "--windows", "2", "-c",
+                           "32", "--json", self.path("demo.json"))
+        for name in ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"):
+            self.assertRegex(result.stdout, rf"(?m)^  {name} +\d+ \| +\d+\.\d+")
+        self.assertIn("How to read it", result.stdout)
+        with open(self.path("demo.json")) as file:
+            rows = {row["type"]: row for row in json.load(file)["rows"]}
+        self.assertNotIn("rotated", rows["f16"])
+        self.assertNotEqual(rows["q4_0"]["rotated"]["kld"], rows["q4_0"]["plain"]["kld"])
+        self.assertLess(rows["q8_0"]["plain"]["kld"], rows["q4_0"]["plain"]["kld"])
+        self.bad(2, "demo", "-m", self.model, "--file", self.text, says="4 windows of 512")
+
+
+if __name__ == "__main__":
+    Tools.folder = os.path.abspath(sys.argv.pop(1))
+    unittest.main()

@@ -1,0 +1,316 @@
+#include "tools/cli.h"
+
+#include "ref/error.h"
+#include "ref/output_file.h"
+#include "tools/backends.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cfenv>
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <new>
+#include <string_view>
+#include <thread>
+
+#ifndef ROTKV_VERSION
+#define ROTKV_VERSION "unversioned"
+#endif
+#ifndef ROTKV_COMMIT
+#define ROTKV_COMMIT "unknown commit"
+#endif
+
+namespace rotkv::tools {
+
+void ModelFlags::add_to(CLI::App& app) {
+    threads = std::max(1, int(std::thread::hardware_concurrency()));
+    app.add_option("-m,--model", path, "model, a GGUF file")->required()->type_name("FILE");
+    app.add_option("-t,--threads", threads, "threads of the CPU backends")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 1024))
+        ->type_name("N");
+    app.add_option("--backend", backend,
+                   "ref, fast, cuda or metal (default: ROTKV_BACKEND, or the "
+                   "fastest that is built)")
+        ->type_name("NAME");
+}
+
+// A cache type by name; every mistake in it is one of usage.
+static DType parse_cache_type(const std::string& flag, const std::string& name) {
+    try {
+        const DType type = parse_type(name);
+        if (type_info(type).cache) return type;
+    } catch (const Error&) {
+        // An unknown name gets the same answer as a weight type: the list of cache types.
+    }
+    throw Error(ErrorCode::usage, flag +
+                                      ": expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 "
+                                      "or iq4_nl, found '" +
+                                      name + "'");
+}
+
+// CLI11 would take -1 for 2^64 - 1.
+static uint64_t parse_seed(const std::string& text) {
+    uint64_t seed = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+    if (error == std::errc() && end == text.data() + text.size()) return seed;
+    throw Error(ErrorCode::usage,
+                "--rot-signs: expected a number from 0 to 2^64 - 1, found '" + text + "'");
+}
+
+void CacheFlags::add_to(CLI::App& app) {
+    const auto add_type = [&app](const char* name, const char* flag, const char* side,
+                                 std::optional<DType>& type) {
+        app.add_option_function<std::string>(
+               name,
+               [flag, &type](const std::string& text) { type = parse_cache_type(flag, text); },
+               std::string("(") + flag + ") type of " + side + " in the cache (default f16)")
+            ->type_name("TYPE");
+    };
+    const auto add_rotation = [&app](const char* name, const char* side,
+                                     std::optional<RotationRequest::PerSide>& rotation) {
+        app.add_option_function<std::string>(
+               name,
+               [name, &rotation](const std::string& text) {
+                   rotation = parse_rotation(text, name);
+               },
+               std::string("rotation of ") + side + ": auto, off, on or a block size")
+            ->type_name("WHAT");
+    };
+    add_type("--cache-type-k", "-ctk", "K", asked_k);
+    add_type("--cache-type-v", "-ctv", "V", asked_v);
+    add_rotation("--rot-k", "K", rot_k);
+    add_rotation("--rot-v", "V", rot_v);
+    app.add_option_function<std::string>(
+           "--rot-signs", [this](const std::string& text) { signs = parse_seed(text); },
+           "random signs before the Hadamard matrix, from this seed (default: none)")
+        ->type_name("SEED");
+}
+
+RotationRequest CacheFlags::rotation() const {
+    RotationRequest request = rotation_from_environment();
+    if (rot_k) request.k = *rot_k;
+    if (rot_v) request.v = *rot_v;
+    request.signs = signs;
+    return request;
+}
+
+void add_json_flag(CLI::App& app, std::string& path) {
+    app.add_option("--json", path, "also write the results as JSON; - is standard output")
+        ->type_name("FILE");
+}
+
+namespace {
+
+enum class Value { none, one, maybe };  // maybe: only on, off, auto and the like
+
+struct IgnoredFlag {
+    std::string_view name;
+    Value value;
+};
+
+// What llama.cpp's tools know and nothing here depends on: where layers live, how files are read.
+constexpr IgnoredFlag k_ignored[] = {
+    {"-ngl", Value::one},
+    {"--gpu-layers", Value::one},
+    {"--n-gpu-layers", Value::one},
+    {"-fa", Value::maybe},
+    {"--flash-attn", Value::maybe},
+    {"-ub", Value::one},
+    {"--ubatch-size", Value::one},
+    {"-s", Value::one},
+    {"--seed", Value::one},
+    {"-tb", Value::one},
+    {"--threads-batch", Value::one},
+    {"-sm", Value::one},
+    {"--split-mode", Value::one},
+    {"-mg", Value::one},
+    {"--main-gpu", Value::one},
+    {"-dev", Value::one},
+    {"--device", Value::one},
+    {"-nkvo", Value::none},
+    {"--no-kv-offload", Value::none},
+    {"--mmap", Value::none},
+    {"--no-mmap", Value::none},
+    {"--mlock", Value::none},
+    {"--no-warmup", Value::none},
+};
+
+const IgnoredFlag* find_ignored(std::string_view name) {
+    for (const IgnoredFlag& flag : k_ignored) {
+        if (flag.name == name) return &flag;
+    }
+    return nullptr;
+}
+
+bool is_switch_value(const std::string& text) {
+    return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
+}
+
+bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
+bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
+
+bool is_long(const std::string& text) { return text.size() > 2 && text.substr(0, 2) == "--"; }
+
+bool is_negative_number(const std::string& text) {
+    return text.size() > 1 && text[0] == '-' && is_digit(text[1]);
+}
+
+}  // namespace
+
+Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments) {
+    Rewritten result;
+    std::vector<std::string>& out = result.arguments;
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const std::string& text = arguments[i];
+        const std::string name = text.substr(0, text.find('='));
+        const bool last = i + 1 == arguments.size();
+        if (const IgnoredFlag* flag = find_ignored(name)) {
+            result.ignored.push_back(name);
+            if (name != text || flag->value == Value::none) continue;
+            if (flag->value == Value::one && last) {
+                throw Error(ErrorCode::usage, name + ": expected a value");
+            }
+            if (flag->value == Value::one || (!last && is_switch_value(arguments[i + 1]))) ++i;
+        } else if (text == "-ctk") {
+            out.push_back("--cache-type-k");
+        } else if (text == "-ctv") {
+            out.push_back("--cache-type-v");
+        } else if (text == "-hf" || name == "--hf-repo") {
+            throw Error(ErrorCode::usage, name + ": models are not fetched; name a file with -m");
+        } else if (text.size() > 2 && text[0] == '-' && is_letter(text[1])) {
+            throw Error(ErrorCode::usage, text + ": unknown flag");
+        } else if (is_negative_number(text) && !out.empty() && is_long(out.back())) {
+            out.back() += "=" + text;  // CLI11 takes "-1" alone for a flag
+        } else {
+            out.push_back(text);
+        }
+    }
+    return result;
+}
+
+namespace {
+
+std::string one_line(std::string text) {
+    for (char& c : text) {
+        if (static_cast<unsigned char>(c) < ' ') c = ' ';
+    }
+    return text;
+}
+
+int report(const std::string& tool, const std::string& message, int code) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "%s: error: %s\n", tool.c_str(), one_line(message).c_str());
+    return code;
+}
+
+// Results that never arrived are a failure, whoever closed or filled the other end.
+void check_standard_output() {
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+    throw Error(ErrorCode::io, "standard output cannot be written");
+}
+
+void parse(CLI::App& app, int argc, char** argv) {
+    Rewritten line = rewrite_llama_spellings(std::vector<std::string>(argv + 1, argv + argc));
+    std::reverse(line.arguments.begin(), line.arguments.end());  // as CLI11 wants them
+    app.parse(line.arguments);
+    if (line.ignored.empty()) return;
+    std::string names;
+    for (const std::string& name : line.ignored) names += (names.empty() ? "" : ", ") + name;
+    std::fprintf(stderr, "%s: note: without a meaning here, ignored: %s\n", app.get_name().c_str(),
+                 names.c_str());
+}
+
+// CLI11 leaves its parser by an exception also when nothing is wrong: for --help, --version and
+// --list-backends.
+int parse_and_run(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
+    bool list = false;
+    app.add_flag_callback(
+        "--list-backends",
+        [&list]() {
+            list = true;
+            throw CLI::Success();
+        },
+        "print what this build can compute on, and exit");
+    try {
+        parse(app, argc, argv);
+    } catch (const CLI::CallForHelp&) {
+        std::fputs(app.help().c_str(), stdout);
+        return k_good;
+    } catch (const CLI::CallForVersion& version) {
+        std::printf("%s\n", version.what());
+        return k_good;
+    } catch (const CLI::Success&) {
+        if (list) std::fputs(list_backends().c_str(), stdout);
+        return k_good;
+    }
+    return body();
+}
+
+}  // namespace
+
+int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
+             const std::function<int()>& body) {
+    // Whoever started us may have left the processor flushing denormal numbers to zero; the exact
+    // operations need them.
+    std::fesetenv(FE_DFL_ENV);
+    const std::string tool = app.get_name();
+    app.footer("Examples:\n" + examples);
+    app.set_version_flag("--version", tool + " " ROTKV_VERSION " (" ROTKV_COMMIT ")");
+    try {
+        const int code = parse_and_run(app, argc, argv, body);
+        check_standard_output();
+        return code;
+    } catch (const CLI::ParseError& error) {
+        return report(tool, std::string(error.what()) + " (--help lists the flags)", k_wrong_usage);
+    } catch (const Error& error) {
+        return report(tool, error.what(),
+                      error.code() == ErrorCode::usage ? k_wrong_usage : k_failed);
+    } catch (const std::bad_alloc&) {
+        return report(tool, "out of memory", k_failed);
+    } catch (const std::exception& error) {
+        return report(tool, error.what(), k_failed);
+    }
+}
+
+void write_json(const std::string& path, const nlohmann::ordered_json& document) {
+    if (path.empty()) return;
+    using Json = nlohmann::ordered_json;
+    const std::string text = document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    OutputFile file(path);
+    file.write(text);
+    file.finish();
+}
+
+static nlohmann::ordered_json json_of_side(const RotationSpec& spec, Side side) {
+    const Rotation rotation = spec.at(0, 0, side);
+    const char* kind = "none";
+    if (rotation.kind == Rotation::Kind::sylvester) kind = "sylvester";
+    if (rotation.kind == Rotation::Kind::signs) kind = "signs";
+    return {{"kind", kind},
+            {"block", rotation.block},
+            {"seed", rotation.seed},
+            {"reason", spec.reason(side)}};
+}
+
+nlohmann::ordered_json json_of(const RotationSpec& spec) {
+    return {{"k", json_of_side(spec, Side::k)}, {"v", json_of_side(spec, Side::v)}};
+}
+
+std::string read_text(const std::string& path) {
+    constexpr std::size_t k_most = std::size_t(1) << 30;  // an endless device is no text
+    std::ifstream file(path, std::ios::binary);
+    if (!file || std::filesystem::is_directory(path)) {
+        throw Error(ErrorCode::io, path + ": no such file, or it cannot be read");
+    }
+    std::string text, block(1 << 16, '\0');
+    while (file.read(block.data(), std::streamsize(block.size())), file.gcount() > 0) {
+        text.append(block, 0, std::size_t(file.gcount()));
+        if (text.size() > k_most) throw Error(ErrorCode::io, path + ": more than 1 GiB of text");
+    }
+    return text;
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,83 @@
+#pragma once
+// What the command lines of all tools share: llama.cpp's spellings, flags in groups, exit codes,
+// one-line errors, JSON output.
+//
+// A tool is a main() of this shape:
+//   CLI::App app("what it does", "rotkv-x");
+//   tools::ModelFlags model;  model.add_to(app);
+//   return tools::run_tool(app, argc, argv, "  rotkv-x -m model.gguf\n", [&] { ...; return 0; });
+// Docs: tools/README.md
+
+#include "ref/rotation.h"
+#include "ref/types.h"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// Exit codes of every tool.
+inline constexpr int k_good = 0, k_failed = 1, k_wrong_usage = 2;
+
+/// -m, -t, --backend.
+struct ModelFlags {
+    std::string path;
+    int threads = 0;      ///< as many as the machine has, unless given
+    std::string backend;  ///< empty: ROTKV_BACKEND or the fastest that is built
+
+    void add_to(CLI::App& app);
+};
+
+/// -ctk, -ctv, --rot-k, --rot-v, --rot-signs.
+struct CacheFlags {
+    std::optional<DType> asked_k, asked_v;
+    std::optional<RotationRequest::PerSide> rot_k, rot_v;
+    std::optional<uint64_t> signs;
+
+    void add_to(CLI::App& app);
+    DType type_k() const { return asked_k.value_or(DType::f16); }
+    DType type_v() const { return asked_v.value_or(DType::f16); }
+
+    /// Flag > LLAMA_ATTN_ROT_K_OVERRIDE, _V_OVERRIDE > LLAMA_ATTN_ROT_DISABLE > policy.
+    /// Throws Error(usage) for an environment variable that says neither yes nor no.
+    RotationRequest rotation() const;
+};
+
+/// Adds --json FILE ("-" is standard output).
+void add_json_flag(CLI::App& app, std::string& path);
+
+/// Parses the command line and runs the tool's body, whose result is the exit code. Adds --version
+/// and --list-backends, prints `examples` (whole lines) under --help.
+/// Every exception becomes one line "rotkv-x: error: ..." and exit code 1; 2 for parse errors and
+/// Error(usage).
+int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
+             const std::function<int()>& body);
+
+/// A llama.cpp command line in terms that CLI11 can parse.
+struct Rewritten {
+    std::vector<std::string> arguments;
+    std::vector<std::string> ignored;  ///< flags without a meaning here, left out of `arguments`
+};
+
+/// -ctk q8_0 becomes --cache-type-k q8_0; -ngl 99, -fa on and their like are taken out, with their
+/// values. Throws Error(usage) for other flags of one dash and several letters, which CLI11 would
+/// read as -f with the value "oo".
+Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments);
+
+/// Writes the document, indented; invalid UTF-8 is replaced, a NaN becomes null.
+/// Throws Error(io). Does nothing for an empty path.
+void write_json(const std::string& path, const nlohmann::ordered_json& document);
+
+/// {"k": {kind, block, seed, reason}, "v": ...}
+nlohmann::ordered_json json_of(const RotationSpec& spec);
+
+/// The bytes of a text file. Throws Error(io).
+std::string read_text(const std::string& path);
+
+}  // namespace rotkv::tools

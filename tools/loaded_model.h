@@ -1,0 +1,50 @@
+#pragma once
+// A model file, its vocabulary and its weights on a backend: what most tools start from.
+// Docs: tools/README.md
+
+#include "ref/evaluate.h"
+#include "ref/tokenizer.h"
+#include "tools/cli.h"
+
+#include <memory>
+#include <string>
+
+namespace rotkv::tools {
+
+/// The parts refer to each other, so they stay where they are.
+struct LoadedModel {
+    GgufFile file;
+    Tokenizer tokenizer;
+    std::unique_ptr<Backend> backend;
+    Model model;
+
+    /// `context`: the longest sequence that will be run.
+    LoadedModel(const ModelFlags& flags, int64_t context);
+    LoadedModel(const LoadedModel&) = delete;
+    LoadedModel& operator=(const LoadedModel&) = delete;
+
+    /// BOS where the vocabulary starts a text with it, else -1.
+    int32_t bos_of_windows() const { return tokenizer.adds_bos() ? tokenizer.bos() : -1; }
+};
+
+/// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, special
+/// tokens are added as the vocabulary asks and not looked for in the text.
+std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text);
+
+/// An empty cache with room for all windows of the plan that run at once.
+/// Throws Error(usage) for a rotation that the head size rules out, Error(unsupported) for a block
+/// type on such a head.
+KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
+                   const RotationRequest& rotation);
+
+/// A batch when none was asked for: as many whole windows as fit into 2048 tokens.
+int64_t default_batch(int64_t ctx);
+
+/// Three lines on what is measured: "K q8_0: rotation sylvester, block 64 (policy: ...)", the same
+/// for V, and the bytes per token.
+std::string describe_cache(const KvCache& cache);
+
+/// {k, v, bytes_per_token}
+nlohmann::ordered_json json_of(const KvShape& shape);
+
+}  // namespace rotkv::tools

@@ -1,0 +1,297 @@
+// rotkv-perplexity: how surprised a model is by a text, and how far a cache moves its predictions.
+// Flags and output are llama-perplexity's. Three ways to run:
+//   -f TEXT                                        perplexity
+//   -f TEXT --kl-divergence-base FILE              the same, and every prediction goes to FILE
+//   --kl-divergence --kl-divergence-base FILE      compares with the predictions in FILE
+// Docs: docs/07-measuring.md
+
+#include "ref/base_file.h"
+#include "ref/error.h"
+#include "tools/kld_report.h"
+#include "tools/loaded_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+#include <thread>
+
+namespace rotkv::tools {
+namespace {
+
+constexpr const char* k_tool = "rotkv-perplexity";
+
+struct Flags {
+    ModelFlags model;
+    CacheFlags cache;
+    std::string text, base, json;
+    bool compare = false;
+    std::optional<int64_t> ctx, batch;
+    int64_t chunks = -1;
+
+    void add_to(CLI::App& app) {
+        model.add_to(app);
+        cache.add_to(app);
+        app.add_option("-f,--file", text, "the text")->type_name("FILE");
+        app.add_option_function<int64_t>(
+               "-c,--ctx-size", [this](const int64_t& n) { ctx = n; },
+               "tokens per window (default 512)")
+            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+            ->type_name("N");
+        app.add_option_function<int64_t>(
+               "-b,--batch-size", [this](const int64_t& n) { batch = n; },
+               "tokens at once: less than a window, or a multiple (default 2048)")
+            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
+            ->type_name("N");
+        app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
+        app.add_option("--kl-divergence-base", base,
+                       "write the predictions here; with --kl-divergence, read them")
+            ->type_name("FILE");
+        app.add_flag("--kl-divergence", compare, "compare with the predictions of a base file");
+        add_json_flag(app, json);
+    }
+
+    void check() const {
+        if (compare && base.empty()) {
+            throw Error(ErrorCode::usage, "--kl-divergence needs --kl-divergence-base FILE");
+        }
+        if (!compare && text.empty()) throw Error(ErrorCode::usage, "-f FILE is required");
+        if (base == "-" && (compare || json == "-")) {
+            throw Error(ErrorCode::usage, "--kl-divergence-base: standard output is not free");
+        }
+    }
+
+    /// Where results for people go: not where a file was asked for.
+    std::FILE* results() const { return json == "-" || base == "-" ? stderr : stdout; }
+};
+
+struct Outcome {
+    Mean ppl;
+    int64_t scored = 0;
+    std::optional<KldSummary> kld;
+};
+
+// Says on stderr how long it will take, once the first windows are done.
+class Clock {
+  public:
+    explicit Clock(const WindowPlan& plan) : plan_(plan) {}
+
+    double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+    void window_done() {
+        if (++done_ != 1 || plan_.windows <= plan_.windows_at_once()) return;
+        const double passes = std::ceil(double(plan_.windows) / double(plan_.windows_at_once()));
+        const double total = seconds() * passes;
+        if (total < 5) return;
+        fmt::print(stderr, "{}: about {:.0f} s for {} windows\n", k_tool, total, plan_.windows);
+    }
+
+  private:
+    const WindowPlan& plan_;
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    int64_t done_ = 0;
+};
+
+struct Run {
+    Model& model;
+    KvCache& cache;
+    const WindowPlan& plan;
+    const Flags& flags;
+    Clock clock;
+};
+
+void print_running_ppl(const Run& run, int64_t window, std::span<const double> nll) {
+    fmt::print(run.flags.results(), "[{}]{:.4f},", window, perplexity(nll).value);
+    std::fflush(run.flags.results());
+}
+
+Outcome finish_ppl(const Run& run, std::span<const double> nll) {
+    const Mean ppl = perplexity(nll);
+    fmt::print(run.flags.results(), "\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", ppl.value,
+               ppl.error);
+    std::fflush(run.flags.results());
+    return {ppl, int64_t(nll.size()), std::nullopt};
+}
+
+Outcome measure(Run& run) {
+    int64_t window = 0;
+    const NllRun values = run_nll(run.model, run.cache, run.plan, [&](const NllRun& so_far) {
+        print_running_ppl(run, ++window, so_far.nll);
+        run.clock.window_done();
+    });
+    return finish_ppl(run, values.nll);
+}
+
+// Calls work(row) for every row. Rows are independent and each result has a place of its own, so
+// that the number of threads cannot change it.
+void for_each_row(int64_t rows, int threads, const std::function<void(int64_t)>& work) {
+    const int64_t step = std::min<int64_t>(threads, rows);
+    std::vector<std::thread> workers;
+    for (int64_t first = 0; first < step; ++first) {
+        workers.emplace_back([=, &work]() {
+            for (int64_t row = first; row < rows; row += step) work(row);
+        });
+    }
+    for (std::thread& worker : workers) worker.join();
+}
+
+// Measures and keeps every prediction. The likelihoods come from the same logits as the file.
+Outcome measure_and_write(Run& run, int32_t n_vocab) {
+    BaseHeader header;
+    header.n_ctx = int32_t(run.plan.ctx);
+    header.n_vocab = n_vocab;
+    header.n_chunk = int32_t(run.plan.windows);
+    header.tokens.assign(run.plan.tokens.begin(),
+                         run.plan.tokens.begin() + run.plan.windows * run.plan.ctx);
+    BaseWriter writer(run.flags.base, header);
+    const std::size_t row_bytes = std::size_t(header.row_bytes()), words = std::size_t(n_vocab);
+    std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
+    std::vector<double> nll;
+    for_each_scored(run.model, run.cache, run.plan, [&](const ScoredRows& rows) {
+        for_each_logits(run.model, rows, [&](int64_t first, std::span<const float> logits) {
+            const std::size_t count = logits.size() / words, before = nll.size();
+            nll.resize(before + count);
+            for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
+                const std::size_t i = std::size_t(row);
+                const std::span<const float> x = logits.subspan(i * words, words);
+                const LogSum sum =
+                    encode_base_row(x, std::span(encoded).subspan(i * row_bytes, row_bytes));
+                nll[before + i] = nll_of(x, sum, rows.target[std::size_t(first) + i]);
+            });
+            writer.write(std::span(encoded).first(count * row_bytes));
+        });
+        if (!rows.ends_window) return;
+        print_running_ppl(run, rows.window + 1, nll);
+        run.clock.window_done();
+    });
+    writer.finish();
+    return finish_ppl(run, nll);
+}
+
+Outcome compare(Run& run, BaseReader& reader) {
+    const std::size_t row_bytes = std::size_t(reader.header().row_bytes());
+    const std::size_t words = std::size_t(reader.header().n_vocab);
+    std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
+    std::vector<TokenPair> pairs;
+    std::FILE* out = run.flags.results();
+    print_kld_header(out);
+    for_each_scored(run.model, run.cache, run.plan, [&](const ScoredRows& rows) {
+        for_each_logits(run.model, rows, [&](int64_t first, std::span<const float> logits) {
+            const std::size_t count = logits.size() / words, before = pairs.size();
+            pairs.resize(before + count);
+            reader.read(std::span(encoded).first(count * row_bytes));
+            for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
+                const std::size_t i = std::size_t(row);
+                pairs[before + i] = compare_with_base_row(
+                    std::span(encoded).subspan(i * row_bytes, row_bytes),
+                    logits.subspan(i * words, words), rows.target[std::size_t(first) + i]);
+            });
+        });
+        if (!rows.ends_window) return;
+        print_kld_line(out, rows.window + 1, summarize_means(pairs));
+        run.clock.window_done();
+    });
+    const KldSummary summary = summarize(pairs);
+    print_kld_summary(out, summary);
+    std::fflush(out);
+    return {summary.ppl_b, int64_t(pairs.size()), summary};
+}
+
+// The windows of this run: of the base file that is compared with, or of the text.
+WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseReader* reader,
+                   int64_t ctx) {
+    const int64_t batch = flags.batch.value_or(default_batch(ctx));
+    const int32_t bos = loaded.bos_of_windows();
+    if (reader == nullptr) {
+        std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
+        return plan_windows(std::move(tokens), ctx, batch, flags.chunks, bos);
+    }
+    const BaseHeader& header = reader->header();
+    if (header.n_vocab != loaded.model.config().words) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("{}: offset 12: {} words, expected the {} of {}", flags.base,
+                                header.n_vocab, loaded.model.config().words, flags.model.path));
+    }
+    return plan_recorded_windows(header.tokens, ctx, batch, flags.chunks, bos);
+}
+
+void write_results(const Run& run, const Outcome& outcome, double seconds) {
+    const int64_t tokens = run.plan.windows * run.plan.ctx;
+    nlohmann::ordered_json json;
+    json["ppl"] = outcome.ppl.value;
+    json["ppl_err"] = outcome.ppl.error;
+    json["scored"] = outcome.scored;
+    json["tokens"] = tokens;
+    json["seconds"] = seconds;
+    json["tokens_per_second"] = double(tokens) / seconds;
+    json["n_ctx"] = run.plan.ctx;
+    json["n_batch"] = run.plan.batch;
+    json["chunks"] = run.plan.windows;
+    json["backend"] = run.model.backend().name();
+    json["device"] = run.model.backend().description();
+    json["model"] = run.flags.model.path;
+    json["cache"] = json_of(run.cache.shape());
+    json["rotation"] = json_of(run.cache.spec());
+    if (outcome.kld) json["kld"] = json_of(*outcome.kld);
+    write_json(run.flags.json, json);
+}
+
+int run_perplexity(const Flags& flags) {
+    flags.check();
+    std::optional<BaseReader> reader;
+    if (flags.compare) reader.emplace(flags.base);
+    const int64_t ctx = reader ? reader->header().n_ctx : flags.ctx.value_or(512);
+    if (flags.ctx.value_or(ctx) != ctx) {
+        throw Error(ErrorCode::usage, fmt::format("-c {}: the windows of {} have {} tokens",
+                                                  *flags.ctx, flags.base, ctx));
+    }
+    if (flags.compare && !flags.text.empty()) {
+        fmt::print(stderr, "{}: note: -f is not read, the tokens are those of {}\n", k_tool,
+                   flags.base);
+    }
+    LoadedModel loaded(flags.model, ctx);
+    const WindowPlan plan = plan_of(flags, loaded, reader ? &*reader : nullptr, ctx);
+    KvCache cache = make_cache(loaded.model, plan, flags.cache.type_k(), flags.cache.type_v(),
+                               flags.cache.rotation());
+    fmt::print(stderr, "{} on {} ({})\n{}{} windows of {} tokens, {} at once\n", flags.model.path,
+               loaded.backend->name(), loaded.backend->description(), describe_cache(cache),
+               plan.windows, plan.ctx, plan.windows_at_once());
+
+    Run run{loaded.model, cache, plan, flags, Clock(plan)};
+    const Outcome outcome = flags.compare ? compare(run, *reader)
+                            : flags.base.empty()
+                                ? measure(run)
+                                : measure_and_write(run, int32_t(loaded.model.config().words));
+    const double seconds = run.clock.seconds();
+    fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens per second\n", plan.windows * plan.ctx,
+               seconds, double(plan.windows * plan.ctx) / seconds);
+    write_results(run, outcome, seconds);
+    return k_good;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-perplexity -m model.gguf -f wiki.test.raw --chunks 8 -ctk q8_0 -ctv q8_0\n"
+    "  rotkv-perplexity -m model.gguf -f wiki.test.raw -ctk f32 -ctv f32 "
+    "--kl-divergence-base f32.kld\n"
+    "  rotkv-perplexity -m model.gguf --kl-divergence --kl-divergence-base f32.kld -ctk q4_0 "
+    "-ctv q4_0 --json q4_0.json\n"
+    "  rotkv-perplexity -m model.gguf --kl-divergence --kl-divergence-base f32.kld -ctk q4_0 "
+    "-ctv q4_0 --rot-k off --rot-v off\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app(
+        "Perplexity of a text under a model whose cache has the given types, and KL "
+        "divergence from a base run.",
+        "rotkv-perplexity");
+    Flags flags;
+    flags.add_to(app);
+    return run_tool(app, argc, argv, k_examples, [&]() { return run_perplexity(flags); });
+}
