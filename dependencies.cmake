@@ -1,0 +1,76 @@
+# What rotkv builds on: the system's own package first; where it has none, a pinned release.
+include(FetchContent)
+
+macro(rotkv_library name url sha256)
+    FetchContent_Declare(${name} URL https://github.com/${url} URL_HASH SHA256=${sha256}
+                         DOWNLOAD_EXTRACT_TIMESTAMP ON SYSTEM ${ARGN} FIND_PACKAGE_ARGS QUIET)
+    FetchContent_MakeAvailable(${name})
+endmacro()
+
+macro(rotkv_headers name target url sha256)  # nothing to build: its CMakeLists.txt stays unread
+    rotkv_library(${name} ${url} ${sha256} SOURCE_SUBDIR include)
+    if(NOT TARGET ${target})
+        FetchContent_GetProperties(${name} SOURCE_DIR source)
+        add_library(${target} INTERFACE IMPORTED)
+        target_include_directories(${target} INTERFACE ${source}/include)
+    endif()
+endmacro()
+
+# xtensor needs xtl, and so does xsimd as Debian builds it.
+rotkv_headers(xtl xtl xtensor-stack/xtl/archive/refs/tags/0.7.7.tar.gz
+              44fb99fbf5e56af5c43619fc8c29aa58e5fad18f3ba6e7d9c55c111b62df1fbb)
+rotkv_headers(xsimd xsimd xtensor-stack/xsimd/archive/refs/tags/13.2.0.tar.gz
+              edd8cd3d548c185adc70321c53c36df41abe64c1fe2c67bc6d93c3ecda82447a)
+if(ROTKV_BUILD_TOOLS)
+    rotkv_headers(CLI11 CLI11::CLI11 CLIUtils/CLI11/archive/refs/tags/v2.4.2.tar.gz
+                  f2d893a65c3b1324c50d4e682c0cdc021dd0477ae2c048544f39eed6654b699a)
+    rotkv_headers(nlohmann_json nlohmann_json::nlohmann_json
+                  nlohmann/json/archive/refs/tags/v3.11.3.tar.gz
+                  0d8ef5af7f9794e3263480193c491549b2ba6cc74bb018906202ada498a79406)
+    rotkv_library(fmt fmtlib/fmt/archive/refs/tags/10.2.1.tar.gz
+                  1250e4cc58bf06ee631567523f48848dc4596133e163f02615c97f78bab6c811)
+endif()
+if(ROTKV_BUILD_TESTS)
+    rotkv_headers(xtensor xtensor xtensor-stack/xtensor/archive/refs/tags/0.25.0.tar.gz
+                  32d5d9fd23998c57e746c375a544edf544b74f0a18ad6bc3c38cbba968d5e6c7)
+    rotkv_library(Catch2 catchorg/Catch2/archive/refs/tags/v3.7.1.tar.gz
+                  c991b247a1a0d7bb9c39aa35faf0fe9e19764213f28ffba3109388e62ee0269c)
+    if(catch2_SOURCE_DIR)
+        list(APPEND CMAKE_MODULE_PATH ${catch2_SOURCE_DIR}/extras)
+    endif()
+    if(TARGET Catch2::Catch2WithMain)
+        set(catch2_library Catch2::Catch2WithMain)
+    else()  # version 2: a header without a main
+        set(catch2_library Catch2::Catch2)
+        set(catch2_main tests/main.cpp)
+    endif()
+    include(Catch)  # catch_discover_tests
+    find_package(Python3 REQUIRED COMPONENTS Interpreter)
+endif()
+
+# Too large to build along: the system has these, or this says what to install. oneDNN's own
+# package file asks for OpenCL too, for which there is no use here; hence the plain search.
+find_package(OpenMP COMPONENTS CXX)
+find_path(DNNL_INCLUDE_DIR dnnl.h)
+find_library(DNNL_LIBRARY dnnl)
+find_path(PCRE2_INCLUDE_DIR pcre2.h)
+find_library(PCRE2_LIBRARY pcre2-8)
+set(missing "")
+if(NOT OpenMP_CXX_FOUND)
+    string(APPEND missing "\n  OpenMP  Debian: part of g++; libomp-dev for clang  Homebrew: libomp")
+endif()
+if(NOT DNNL_INCLUDE_DIR OR NOT DNNL_LIBRARY)
+    string(APPEND missing "\n  oneDNN  Debian: libdnnl-dev   Homebrew: onednn")
+endif()
+if(NOT PCRE2_INCLUDE_DIR OR NOT PCRE2_LIBRARY)
+    string(APPEND missing "\n  PCRE2   Debian: libpcre2-dev  Homebrew: pcre2")
+endif()
+if(missing)
+    message(FATAL_ERROR "This system lacks what rotkv needs. Please install:${missing}\n"
+                        "(`./dev build` does so on Debian, Ubuntu and with Homebrew.)")
+endif()
+foreach(library DNNL PCRE2)
+    add_library(${library} INTERFACE)
+    target_include_directories(${library} SYSTEM INTERFACE ${${library}_INCLUDE_DIR})
+    target_link_libraries(${library} INTERFACE ${${library}_LIBRARY})
+endforeach()
