@@ -16,7 +16,7 @@ macro(rotkv_headers name target url sha256)  # nothing to build: its CMakeLists.
     endif()
 endmacro()
 
-# xtensor needs xtl, and so does xsimd as Debian builds it.
+# xsimd, as Debian builds it, needs xtl.
 rotkv_headers(xtl xtl xtensor-stack/xtl/archive/refs/tags/0.7.7.tar.gz
               44fb99fbf5e56af5c43619fc8c29aa58e5fad18f3ba6e7d9c55c111b62df1fbb)
 rotkv_headers(xsimd xsimd xtensor-stack/xsimd/archive/refs/tags/13.2.0.tar.gz
@@ -31,8 +31,6 @@ if(ROTKV_BUILD_TOOLS)
                   1250e4cc58bf06ee631567523f48848dc4596133e163f02615c97f78bab6c811)
 endif()
 if(ROTKV_BUILD_TESTS)
-    rotkv_headers(xtensor xtensor xtensor-stack/xtensor/archive/refs/tags/0.25.0.tar.gz
-                  32d5d9fd23998c57e746c375a544edf544b74f0a18ad6bc3c38cbba968d5e6c7)
     rotkv_library(Catch2 catchorg/Catch2/archive/refs/tags/v3.7.1.tar.gz
                   c991b247a1a0d7bb9c39aa35faf0fe9e19764213f28ffba3109388e62ee0269c)
     if(catch2_SOURCE_DIR)

@@ -4,7 +4,6 @@
 #include "ref/kernels.h"
 #include "ref/quant.h"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -96,7 +95,7 @@ void kld(const KldArgs& args) {
         const Pair& row = rows[size_t(t)];
         const double mean_difference = row.difference / row.a.sum;
         const double kld = mean_difference - row.a.log_sum() + row.b.log_sum();
-        args.kld.row<double>(0)[t] = std::max(0.0, kld);  // rounding may leave -1e-17
+        args.kld.row<double>(0)[t] = kld < 0 ? 0 : kld;  // rounding may leave -1e-17; a NaN stays
         args.nll_a.row<double>(0)[t] = row.a.nll();
         args.nll_b.row<double>(0)[t] = row.b.nll();
         args.top_a.row<int32_t>(0)[t] = row.a.top;

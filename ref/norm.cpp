@@ -33,7 +33,7 @@ void rms_norm(const RmsNormArgs& args) {
 static double activate(Activation activation, double x) {
     if (activation == Activation::silu) return x / (1.0 + std::exp(-x));
     const double inner = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
-    return 0.5 * x * (1.0 + std::tanh(inner));
+    return x / (1.0 + std::exp(-2.0 * inner));  // (1 + tanh z) / 2, without its cancellation
 }
 
 // y = act(gate) * up

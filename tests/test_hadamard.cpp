@@ -42,7 +42,8 @@ TEST_CASE("hadamard: butterflies equal the dense definition") {
     }
 }
 
-TEST_CASE("hadamard: the definition is the recursion H_2n = (H H; H -H) / sqrt 2") {
+TEST_CASE("hadamard: the definition is Sylvester's recursion") {
+    // H_2n = (H_n H_n; H_n -H_n) / sqrt 2, column by column
     for (size_t n = 1; n <= 64; n *= 2) {
         for (size_t column = 0; column < 2 * n; ++column) {
             std::vector<double> unit(2 * n, 0.0), half(n, 0.0);

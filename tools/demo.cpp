@@ -123,7 +123,7 @@ constexpr const char* k_legend =
     "  mean KLD  how far its predictions moved from those with the exact f32 cache, in nats\n"
     "  smaller   how many times less they moved with rotation, at the same number of bytes\n"
     "  same      how often the most likely next word stayed the same\n"
-    "Trust the KLD before the PPL: over {} words a coarse cache can win PPL by luck, never KLD.\n";
+    "Trust the KLD before the PPL: over {} words luck can lower a PPL; no error lowers a KLD.\n";
 
 nlohmann::ordered_json json_of_row(const Row& row) {
     const auto side = [](const KldMeans& m) -> nlohmann::ordered_json {
