@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <string>
+
 namespace rotkv::tools {
 
 // \u00B1 is plus-minus, \u0394 a capital delta: the source itself stays ASCII.
@@ -72,8 +74,10 @@ void print_delta_ps(std::FILE* out, const KldSummary& s) {
     line("Same top p", s.same_top);
 }
 
-nlohmann::ordered_json json_of(const Mean& mean) {
-    return {{"value", mean.value}, {"error", mean.error}};
+// A mean under `key`, its standard error under key + "_se".
+void add_mean(nlohmann::ordered_json& json, const std::string& key, const Mean& mean) {
+    json[key] = mean.value;
+    json[key + "_se"] = mean.error;
 }
 
 }  // namespace
@@ -99,16 +103,16 @@ nlohmann::ordered_json json_of(const KldSummary& s) {
     json["p99"] = s.kld_99;
     json["p999"] = s.kld_999;
     json["max"] = s.kld_max;
-    json["same_top"] = json_of(s.same_top);
-    json["dp_mean"] = json_of(s.delta_p);
-    json["dp_rms"] = json_of(s.dp_rms);
+    add_mean(json, "same_top", s.same_top);
+    add_mean(json, "dp_mean", s.delta_p);
+    add_mean(json, "dp_rms", s.dp_rms);
     json["dp_min"] = s.dp_min;
     json["dp_median"] = s.dp_median;
     json["dp_max"] = s.dp_max;
-    json["ppl_base"] = json_of(s.ppl_a);
-    json["log_ratio"] = json_of(s.log_ratio);
-    json["ratio"] = json_of(s.ratio);
-    json["difference"] = json_of(s.difference);
+    add_mean(json, "ppl_base", s.ppl_a);
+    add_mean(json, "log_ratio", s.log_ratio);
+    add_mean(json, "ratio", s.ratio);
+    add_mean(json, "difference", s.difference);
     json["correlation"] = s.correlation;
     return json;
 }
