@@ -20,12 +20,12 @@ std::vector<int32_t> some_tokens(int64_t n) {
 
 // The model's own result for one stream from position 0, `per_call` tokens at a time.
 std::vector<float> run_model(const TinyModel& tiny, const std::vector<int32_t>& tokens,
-                             size_t per_call, int64_t context = 64) {
+                             size_t per_call, int64_t context = 64, bool phi3_window = false) {
     const TemporaryFile file(tiny.name + ".gguf");
     tiny.write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    Model model(gguf, *ref, context);
+    Model model(gguf, *ref, context, phi3_window);
     KvCache cache(*ref, model.cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
     std::vector<float> result;
     for (size_t first = 0; first < tokens.size(); first += per_call) {
@@ -68,6 +68,16 @@ TEST_CASE("model: a longer run than the original context takes the long RoPE fac
     stretched.factors.assign(stretched.factors.size(), 9.0f);
     const std::vector<int32_t> tokens = some_tokens(19);
     CHECK(distance(run_model(tiny, tokens, 19, 5000), stretched.forward(tokens)) < 1e-5);
+}
+
+TEST_CASE("model: phi3's window counts only when it is asked for") {
+    TinyModel tiny = TinyModel::make("phi3");
+    const std::vector<int32_t> tokens = some_tokens(19);
+    const std::vector<double> without = tiny.forward(tokens);
+    tiny.pattern = TinyModel::layers + 1;  // written to the file: a window on every layer
+    CHECK(distance(run_model(tiny, tokens, 19, 64, true), tiny.forward(tokens)) < 1e-5);
+    CHECK(distance(run_model(tiny, tokens, 19, 64, false), without) < 1e-5);
+    CHECK(distance(tiny.forward(tokens), without) > 1e-3);
 }
 
 TEST_CASE("model: a file that is not what it says is refused by tensor and key") {

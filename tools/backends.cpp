@@ -22,8 +22,8 @@ const std::vector<BackendEntry>& backends() {
 #else
         {"fast", nullptr, "configured without ROTKV_BUILD_FAST"},
 #endif
-        {"cuda", nullptr, "this build has no CUDA toolkit"},
-        {"metal", nullptr, "this build has no Apple toolchain"},
+        {"cuda", nullptr, "this version has no CUDA sources"},
+        {"metal", nullptr, "this version has no Metal sources"},
     };
     return entries;
 }

@@ -35,6 +35,8 @@ void ModelFlags::add_to(CLI::App& app) {
                    "ref, fast, cuda or metal (default: ROTKV_BACKEND, or the "
                    "fastest that is built)")
         ->type_name("NAME");
+    app.add_flag("--phi3-window", phi3_window,
+                 "phi3: use the sliding window that the file names (llama.cpp does not)");
 }
 
 // A cache type by name; every mistake in it is one of usage.

@@ -30,6 +30,7 @@ struct ModelFlags {
     std::string path;
     int threads = 0;      ///< as many as the machine has, unless given
     std::string backend;  ///< empty: ROTKV_BACKEND or the fastest that is built
+    bool phi3_window = false;
 
     void add_to(CLI::App& app);
 };

@@ -12,7 +12,7 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
     : file(GgufFile::open(flags.path)),
       tokenizer(Tokenizer::from_gguf(file)),
       backend(make_backend(flags.backend, flags.threads)),
-      model(file, *backend, context) {}
+      model(file, *backend, context, flags.phi3_window) {}
 
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {
     if (!text.empty() && text.back() == '\n') text.pop_back();
