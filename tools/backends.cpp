@@ -1,10 +1,8 @@
 #include "tools/backends.h"
 
+#include "fast/backend.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
-#ifdef ROTKV_HAVE_FAST
-#include "fast/backend.h"
-#endif
 
 #include <algorithm>
 #include <cstdlib>
@@ -17,11 +15,7 @@ static std::unique_ptr<Backend> make_ref(int /*threads*/) { return ref::make_bac
 const std::vector<BackendEntry>& backends() {
     static const std::vector<BackendEntry> entries = {
         {"ref", make_ref, nullptr},
-#ifdef ROTKV_HAVE_FAST
         {"fast", make_fast_backend, nullptr},
-#else
-        {"fast", nullptr, "configured without ROTKV_BUILD_FAST"},
-#endif
         {"cuda", nullptr, "this version has no CUDA sources"},
         {"metal", nullptr, "this version has no Metal sources"},
     };
@@ -30,11 +24,7 @@ const std::vector<BackendEntry>& backends() {
 
 static std::string default_name() {
     const char* asked = std::getenv("ROTKV_BACKEND");
-    if (asked != nullptr && *asked != '\0') return asked;
-    for (const BackendEntry& entry : backends()) {
-        if (std::string(entry.name) == "fast" && entry.make != nullptr) return "fast";
-    }
-    return "ref";
+    return asked != nullptr && *asked != '\0' ? asked : "fast";
 }
 
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads) {

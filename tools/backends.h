@@ -20,8 +20,7 @@ struct BackendEntry {
 /// Every room, in the order ref, fast, cuda, metal.
 const std::vector<BackendEntry>& backends();
 
-/// The backend called `name`; an empty name asks the environment (ROTKV_BACKEND), then takes fast
-/// if it is built, else ref.
+/// The backend called `name`; an empty name asks the environment (ROTKV_BACKEND), then takes fast.
 /// Throws Error(usage) for an unknown name, Error(unsupported) for one that is not built.
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads);
 

@@ -32,8 +32,7 @@ void ModelFlags::add_to(CLI::App& app) {
         ->check(CLI::Range(1, 1024))
         ->type_name("N");
     app.add_option("--backend", backend,
-                   "ref, fast, cuda or metal (default: ROTKV_BACKEND, or the "
-                   "fastest that is built)")
+                   "ref, fast, cuda or metal (default: ROTKV_BACKEND, or fast)")
         ->type_name("NAME");
     app.add_flag("--phi3-window", phi3_window,
                  "phi3: use the sliding window that the file names (llama.cpp does not)");

@@ -29,7 +29,7 @@ inline constexpr int k_good = 0, k_failed = 1, k_wrong_usage = 2;
 struct ModelFlags {
     std::string path;
     int threads = 0;      ///< as many as the machine has, unless given
-    std::string backend;  ///< empty: ROTKV_BACKEND or the fastest that is built
+    std::string backend;  ///< empty: ROTKV_BACKEND or fast
     bool phi3_window = false;
 
     void add_to(CLI::App& app);
