@@ -2,9 +2,9 @@
 // or a length says is compared with the bytes that are left before anything is allocated for it.
 // Docs: docs/06-gguf.md
 
+#include "ref/byte_cursor.h"
 #include "ref/error.h"
 #include "ref/gguf.h"
-#include "ref/gguf_cursor.h"
 
 #include <algorithm>
 #include <bit>
@@ -65,7 +65,7 @@ struct Header {
     uint64_t n_tensors, n_entries;
 };
 
-void check_magic(GgufCursor& cursor, std::span<const std::byte> bytes) {
+void check_magic(ByteCursor& cursor, std::span<const std::byte> bytes) {
     const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     if (text.empty()) cursor.fail("expected a GGUF file, found an empty file");
     for (const auto& other : k_other_files) {
@@ -82,7 +82,7 @@ void check_magic(GgufCursor& cursor, std::span<const std::byte> bytes) {
     cursor.fail("expected the magic 'GGUF', found " + in_quotes(text.substr(0, 4)));
 }
 
-Header read_header(GgufCursor& cursor, std::span<const std::byte> bytes) {
+Header read_header(ByteCursor& cursor, std::span<const std::byte> bytes) {
     check_magic(cursor, bytes);
     const uint32_t version = cursor.number<uint32_t>("version");
     if (version != 0 && (version & 0xFFFFFF) == 0) {
@@ -101,40 +101,40 @@ Header read_header(GgufCursor& cursor, std::span<const std::byte> bytes) {
 }
 
 template <class Number>
-GgufValue read_number(GgufCursor& cursor) {
+GgufValue read_number(ByteCursor& cursor) {
     return cursor.number<Number>("value");
 }
 
-GgufValue read_bool(GgufCursor& cursor) { return cursor.boolean(); }
+GgufValue read_bool(ByteCursor& cursor) { return cursor.boolean(); }
 
-GgufValue read_string(GgufCursor& cursor) { return cursor.string(); }
+GgufValue read_string(ByteCursor& cursor) { return cursor.string(); }
 
 template <class Number>
-GgufArray read_numbers(GgufCursor& cursor) {
+GgufArray read_numbers(ByteCursor& cursor) {
     std::vector<Number> numbers(cursor.count("array length", sizeof(Number)));
     const auto bytes = cursor.take(numbers.size() * sizeof(Number), "array");
     if (!numbers.empty()) std::memcpy(numbers.data(), bytes.data(), bytes.size());
     return numbers;
 }
 
-GgufArray read_bools(GgufCursor& cursor) {
+GgufArray read_bools(ByteCursor& cursor) {
     std::vector<bool> bools(cursor.count("array length", 1));
     for (size_t i = 0; i < bools.size(); ++i) bools[i] = cursor.boolean();
     return bools;
 }
 
-GgufArray read_strings(GgufCursor& cursor) {
+GgufArray read_strings(ByteCursor& cursor) {
     std::vector<std::string_view> strings(cursor.count("array length", k_least_string));
     for (std::string_view& string : strings) string = cursor.string();
     return strings;
 }
 
-GgufArray refuse_arrays(GgufCursor& cursor) {
+GgufArray refuse_arrays(ByteCursor& cursor) {
     cursor.fail("arrays of arrays are not supported", ErrorCode::unsupported);
 }
 
 /// The type of the value or of the elements that follow.
-size_t read_type(GgufCursor& cursor, const char* what) {
+size_t read_type(ByteCursor& cursor, const char* what) {
     const uint32_t type = cursor.number<uint32_t>(what);
     if (type >= std::variant_size_v<GgufValue>) {
         cursor.fail(std::string("expected ") + what + " 0 to 12, found " + std::to_string(type));
@@ -142,9 +142,9 @@ size_t read_type(GgufCursor& cursor, const char* what) {
     return type;
 }
 
-GgufValue read_array(GgufCursor& cursor) {
+GgufValue read_array(ByteCursor& cursor) {
     // In the order of GgufType.
-    constexpr GgufArray (*k_readers[])(GgufCursor&) = {
+    constexpr GgufArray (*k_readers[])(ByteCursor&) = {
         read_numbers<uint8_t>,  read_numbers<int8_t>,
         read_numbers<uint16_t>, read_numbers<int16_t>,
         read_numbers<uint32_t>, read_numbers<int32_t>,
@@ -155,9 +155,9 @@ GgufValue read_array(GgufCursor& cursor) {
     return k_readers[read_type(cursor, "element type")](cursor);
 }
 
-GgufValue read_value(GgufCursor& cursor) {
+GgufValue read_value(ByteCursor& cursor) {
     // In the order of GgufType.
-    constexpr GgufValue (*k_readers[])(GgufCursor&) = {
+    constexpr GgufValue (*k_readers[])(ByteCursor&) = {
         read_number<uint8_t>,  read_number<int8_t>,  read_number<uint16_t>, read_number<int16_t>,
         read_number<uint32_t>, read_number<int32_t>, read_number<float>,    read_bool,
         read_string,           read_array,           read_number<uint64_t>, read_number<int64_t>,
@@ -165,7 +165,7 @@ GgufValue read_value(GgufCursor& cursor) {
     return k_readers[read_type(cursor, "value type")](cursor);
 }
 
-std::vector<GgufEntry> read_metadata(GgufCursor& cursor, uint64_t n_entries) {
+std::vector<GgufEntry> read_metadata(ByteCursor& cursor, uint64_t n_entries) {
     std::vector<GgufEntry> entries;  // grown as they are read, for they may not all be there
     for (uint64_t i = 0; i < n_entries; ++i) {
         GgufEntry& entry = entries.emplace_back();
@@ -187,7 +187,7 @@ const TypeInfo* find_weight_type(uint32_t number) {
     }
 }
 
-const TypeInfo& read_tensor_type(GgufCursor& cursor) {
+const TypeInfo& read_tensor_type(ByteCursor& cursor) {
     const uint32_t number = cursor.number<uint32_t>("tensor type");
     if (const TypeInfo* info = find_weight_type(number)) return *info;
     if (number < std::size(k_ggml_type_names)) {
@@ -198,7 +198,7 @@ const TypeInfo& read_tensor_type(GgufCursor& cursor) {
     cursor.fail("tensor type " + std::to_string(number) + " is not known");
 }
 
-void read_extents(GgufCursor& cursor, GgufTensor& tensor) {
+void read_extents(ByteCursor& cursor, GgufTensor& tensor) {
     const uint32_t n_dims = cursor.number<uint32_t>("number of dimensions");
     if (n_dims < 1 || n_dims > 4) {
         cursor.fail("expected 1 to 4 dimensions, found " + std::to_string(n_dims));
@@ -215,7 +215,7 @@ void read_extents(GgufCursor& cursor, GgufTensor& tensor) {
 }
 
 /// The bytes of the tensor's data, each factor checked before it is multiplied in.
-uint64_t tensor_bytes(const GgufCursor& cursor, const GgufTensor& tensor, const TypeInfo& info) {
+uint64_t tensor_bytes(const ByteCursor& cursor, const GgufTensor& tensor, const TypeInfo& info) {
     if (tensor.n[0] % info.block_elements != 0) {
         cursor.fail("a row of " + std::to_string(tensor.n[0]) +
                     " elements is not whole blocks of " + std::to_string(info.block_elements) +
@@ -231,7 +231,7 @@ uint64_t tensor_bytes(const GgufCursor& cursor, const GgufTensor& tensor, const 
 }
 
 /// Reads the tensor list. Offsets are still relative to the data, views empty.
-std::vector<GgufTensor> read_tensors(GgufCursor& cursor, uint64_t n_tensors, uint64_t alignment) {
+std::vector<GgufTensor> read_tensors(ByteCursor& cursor, uint64_t n_tensors, uint64_t alignment) {
     std::vector<GgufTensor> tensors;
     for (uint64_t i = 0; i < n_tensors; ++i) {
         GgufTensor& tensor = tensors.emplace_back();
@@ -336,7 +336,7 @@ GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name) {
     GgufFile file;
     file.bytes_ = bytes;
     file.path_ = std::move(name);
-    GgufCursor cursor(bytes, file.path_);
+    ByteCursor cursor(bytes, file.path_);
 
     const Header header = read_header(cursor, bytes);
     file.version_ = header.version;

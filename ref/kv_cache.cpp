@@ -221,19 +221,42 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
 void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
             "cache: removal from an unknown stream");
-    int32_t* strip = position_.data() + stream * shape_.cells;
-    int32_t last = 0;
+    std::vector<int32_t> left = position_;
+    int32_t* strip = left.data() + stream * shape_.cells;
     for (int64_t c = 0; c < shape_.cells; ++c) {
         if (strip[c] >= from && strip[c] < to) strip[c] = -1;
-        if (strip[c] >= 0) last = int32_t(c + 1);
     }
-    used_[size_t(stream)] = last;
-    upload_positions();
+    set_positions(left);
 }
 
 void KvCache::clear() {
     std::fill(position_.begin(), position_.end(), -1);
     std::fill(used_.begin(), used_.end(), 0);
+    upload_positions();
+}
+
+void KvCache::read_cells(int64_t layer, int64_t stream, Side side,
+                         std::span<std::byte> bytes) const {
+    const TensorView cells = side == Side::k ? k(layer) : v(layer);
+    backend_.download(bytes, cells.row<const std::byte>(stream, 0, 0));
+}
+
+void KvCache::write_cells(int64_t layer, int64_t stream, Side side,
+                          std::span<const std::byte> bytes) {
+    const TensorView cells = side == Side::k ? k(layer) : v(layer);
+    backend_.upload(cells.row<std::byte>(stream, 0, 0), bytes);
+}
+
+void KvCache::set_positions(std::span<const int32_t> positions) {
+    require(positions.size() == position_.size(), ErrorCode::bad_argument,
+            "cache: expected one position per cell");
+    position_.assign(positions.begin(), positions.end());
+    for (int64_t stream = 0; stream < shape_.streams; ++stream) {
+        const int32_t* strip = position_.data() + stream * shape_.cells;
+        int64_t last = shape_.cells;
+        while (last > 0 && strip[last - 1] < 0) --last;
+        used_[size_t(stream)] = int32_t(last);
+    }
     upload_positions();
 }
 

@@ -69,6 +69,20 @@ class KvCache {
     /// Empties every cell; the memory stays.
     void clear();
 
+    // What a saved cache consists of (ref/cache_file.h).
+
+    /// The host's copy of positions().
+    std::span<const int32_t> host_positions() const { return position_; }
+
+    /// Copies the first cells of a stream out of one layer, or into it: as many as `bytes` holds,
+    /// [cell][kv head][D] in the type of that side. Side::v only where V has memory of its own.
+    void read_cells(int64_t layer, int64_t stream, Side side, std::span<std::byte> bytes) const;
+    void write_cells(int64_t layer, int64_t stream, Side side, std::span<const std::byte> bytes);
+
+    /// Replaces all positions, [S][C], -1 for an empty cell. Throws Error(bad_argument) for
+    /// another number of cells.
+    void set_positions(std::span<const int32_t> positions);
+
   private:
     void upload_positions();
 

@@ -171,7 +171,8 @@ RotationSpec RotationSpec::decide_shared(const RotationRequest& request, DType t
     }
     RotationSpec spec;
     spec.k_ = spec.v_ = k.rotation;
-    spec.v_.first = k.rotation.on() ? first : 0;
+    if (k.rotation.kind == Rotation::Kind::signs)
+        spec.v_.first = first;  // signs alone count channels
     spec.k_reason_ = k.reason;
     spec.v_reason_ = "V is a view of K; " + k.reason;
     return spec;

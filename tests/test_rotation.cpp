@@ -118,6 +118,9 @@ TEST_CASE("rotation: V as a view of K takes K's rotation, signs included") {
     request.signs = 3;
     const RotationSpec spec = RotationSpec::decide_shared(request, DType::q8_0, 576, 64, 512);
     CHECK(spec.serialize() == "k=signs/64/3 v=signs/64/3/64");
+    const RotationSpec plain =
+        RotationSpec::decide_shared(asked("auto", "auto"), DType::q8_0, 576, 64, 512);
+    CHECK(RotationSpec::parse(plain.serialize()) == plain);
     CHECK_THROWS_AS(RotationSpec::decide_shared(request, DType::q8_0, 576, 32, 512), Error);
     CHECK_THROWS_AS(RotationSpec::decide_shared(asked("auto", "off"), DType::q8_0, 576, 0, 512),
                     Error);

@@ -1,5 +1,6 @@
 #pragma once
-// The one way in which GGUF bytes are read: forward, bounds checked, with errors that say where.
+// The one way in which the bytes of a file are read: forward, bounds checked, with errors that say
+// where.
 // Docs: docs/06-gguf.md
 
 #include "ref/error.h"
@@ -15,9 +16,9 @@
 namespace rotkv {
 
 /// A place in the file that only moves forward, over bytes that are there.
-class GgufCursor {
+class ByteCursor {
   public:
-    GgufCursor(std::span<const std::byte> bytes, const std::string& file)
+    ByteCursor(std::span<const std::byte> bytes, const std::string& file)
         : bytes_(bytes), file_(file) {}
 
     uint64_t offset() const { return offset_; }
