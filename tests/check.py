@@ -171,6 +171,15 @@ def check_markdown(path, lines):
         fail(path, start, "a code block that never ends")
 
 
+def check_mutants():
+    """Every mutant has its line in the page that lists them, and every line its mutant."""
+    page = "docs/09-proof.md"
+    listed = set(re.findall(r"^\| ([\w-]+) \|", "\n".join(read(page)), re.M)) - {"mutant"}
+    there = {name[:-6] for name in os.listdir("tests/mutants") if name.endswith(".patch")}
+    for name in sorted(listed ^ there):
+        fail(page, 1, f"mutant {name}, expected both in the table and in tests/mutants")
+
+
 def main():
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), ".."))
     count = 0
@@ -189,6 +198,7 @@ def main():
             check_markdown(path, lines)
             if re.fullmatch(r"docs/[^/]+\.md", path) and path not in PAGES_WITHOUT_CODE_LINE:
                 check_code_line(path, lines)
+    check_mutants()
     for failure in failures:
         print(failure)
     print(f"check.py: {count} files, {len(failures)} failures")

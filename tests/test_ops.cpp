@@ -200,3 +200,44 @@ TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
     ref->embed({y.view(DType::f32, {1, 2}), matrix, token.view(DType::i32, {1}), 2.0f});
     CHECK(download_f32(*ref, out) == std::vector<float>{6, 8});
 }
+
+TEST_CASE("ops: nll, kld and logits by hand; of equal words the first is the top") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    // Words 0 and 1 are the same; logits of a are 2, 2, 0, of b 0, 0, 1.
+    const Buffer weight = upload(*ref, std::vector<float>{1, 0, 1, 0, 0, 1});
+    const Buffer a = upload(*ref, std::vector<float>{2, 0}),
+                 b = upload(*ref, std::vector<float>{0, 1});
+    const Buffer target = upload(*ref, std::vector<int32_t>{2});
+    const Buffer f64(*ref, 3 * sizeof(double)), i32(*ref, 2 * sizeof(int32_t));
+    const TensorView words = weight.view(DType::f32, {3, 2}), next = target.view(DType::i32, {1});
+    double values[3];
+    int32_t tops[2];
+    const TensorView out[3] = {view(f64.data(), DType::f64, {1}),
+                               view(f64.data() + 8, DType::f64, {1}),
+                               view(f64.data() + 16, DType::f64, {1})};
+    const TensorView top[2] = {view(i32.data(), DType::i32, {1}),
+                               view(i32.data() + 4, DType::i32, {1})};
+    const TensorView left = a.view(DType::f32, {1, 2}), right = b.view(DType::f32, {1, 2});
+
+    ref->nll({out[0], top[0], left, words, next, 0});
+    f64.download(std::as_writable_bytes(std::span(values)));
+    i32.download(std::as_writable_bytes(std::span(tops)));
+    const double sum_a = 2 * std::exp(2.0) + 1, sum_b = 2 + std::exp(1.0);
+    CHECK(values[0] == Approx(std::log(sum_a)));
+    CHECK(tops[0] == 0);
+
+    ref->kld({out[0], out[1], out[2], top[0], top[1], left, right, words, next, 0});
+    f64.download(std::as_writable_bytes(std::span(values)));
+    i32.download(std::as_writable_bytes(std::span(tops)));
+    const double p = std::exp(2.0) / sum_a, q = 1 / sum_b;
+    CHECK(values[0] == Approx(2 * p * std::log(p / q) +
+                              (1 / sum_a) * std::log((1 / sum_a) / (std::exp(1.0) / sum_b))));
+    CHECK(values[1] == Approx(std::log(sum_a)));
+    CHECK(values[2] == Approx(std::log(sum_b) - 1));
+    CHECK(tops[0] == 0);
+    CHECK(tops[1] == 2);
+
+    const Buffer logits(*ref, 3 * sizeof(float));
+    ref->logits({logits.view(DType::f32, {1, 3}), left, words, 1.0f});
+    CHECK(download_f32(*ref, logits.view(DType::f32, {3}))[0] == Approx(std::tanh(2.0)));
+}
