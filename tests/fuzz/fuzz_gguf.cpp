@@ -1,0 +1,48 @@
+// Any bytes as a GGUF file: parsed or refused with an Error, and so are the vocabulary and the
+// hyper-parameters that the file describes. Allocations have a limit where the target runs.
+#include "ref/error.h"
+#include "ref/gguf.h"
+#include "ref/model.h"
+#include "ref/tokenizer.h"
+
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+using namespace rotkv;
+
+// Reads the first and the last byte of every tensor: a view that leaves the file is a crash.
+static void touch(const GgufFile& file) {
+    for (const GgufTensor& tensor : file.tensors()) {
+        const std::byte* data = tensor.view.data;
+        volatile std::byte seen = data[0];
+        seen = data[span_bytes(tensor.view) - 1];
+        static_cast<void>(seen);
+        if (file.find_tensor(tensor.name) != &tensor)
+            throw std::logic_error("a name finds another tensor");
+    }
+    for (const GgufEntry& entry : file.metadata()) {
+        if (describe(entry.value).empty()) throw std::logic_error("a value without a description");
+    }
+}
+
+template <class Read>
+static void reads_or_refuses(const Read& read) {
+    try {
+        read();
+    } catch (const Error&) {
+    }
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    std::vector<uint64_t> aligned((size + 7) / 8);  // parse() asks for 8
+    if (size > 0) std::memcpy(aligned.data(), data, size);
+    const auto bytes = std::as_bytes(std::span(aligned)).first(size);
+    reads_or_refuses([&] {
+        const GgufFile file = GgufFile::parse(bytes, "input");
+        touch(file);
+        reads_or_refuses([&] { read_config(file, 4096, true); });
+        reads_or_refuses([&] { Tokenizer::from_gguf(file); });
+    });
+    return 0;
+}

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz targets, tests/fuzz/corpus/<target>/: small inputs that get far.
+
+Usage: tests/fuzz/make_corpus.py"""
+import os
+import random
+import struct
+
+CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
+INT32, FLOAT32, BOOL, STRING, ARRAY, UINT32 = 5, 6, 7, 8, 9, 4  # GGUF's value types
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", UINT32: "I", INT32: "i", FLOAT32: "f", BOOL: "B",
+           10: "Q", 11: "q", 12: "d"}
+
+
+def write(target, name, data):
+    os.makedirs(os.path.join(CORPUS, target), exist_ok=True)
+    with open(os.path.join(CORPUS, target, name), "wb") as file:
+        file.write(data)
+
+
+def gguf_string(text):
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_scalar(kind, value):
+    return gguf_string(value) if kind == STRING else struct.pack("<" + NUMBERS[kind], value)
+
+
+def gguf_value(kind, value):
+    if isinstance(value, list):
+        elements = b"".join(gguf_scalar(kind, element) for element in value)
+        return struct.pack("<IIQ", ARRAY, kind, len(value)) + elements
+    return struct.pack("<I", kind) + gguf_scalar(kind, value)
+
+
+def gguf(entries, tensors=(), alignment=32, version=3):
+    """entries: (key, type, value or list); tensors: (name, extents, type, data)."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(entries))
+    for key, kind, value in entries:
+        head += gguf_string(key) + gguf_value(kind, value)
+    data = b""
+    for name, extents, kind, content in tensors:
+        head += gguf_string(name) + struct.pack("<I", len(extents))
+        head += struct.pack(f"<{len(extents)}Q", *extents) + struct.pack("<IQ", kind, len(data))
+        data += content + bytes(-len(content) % alignment)
+    return head + bytes(-len(head) % alignment) + data if tensors else head
+
+
+def architecture(name, **numbers):
+    counts = {"block_count": 2, "embedding_length": 32, "attention.head_count": 2,
+              "attention.head_count_kv": 1, "feed_forward_length": 32, "context_length": 128,
+              **numbers}
+    return [("general.architecture", STRING, name)] + [
+        (f"{name}.{key.replace('__', '.')}", UINT32 if isinstance(value, int) else FLOAT32, value)
+        for key, value in counts.items()]
+
+
+def vocabulary(model, tokens, types, **lists):
+    entries = [("tokenizer.ggml.model", STRING, model), ("tokenizer.ggml.tokens", STRING, tokens),
+               ("tokenizer.ggml.token_type", INT32, types)]
+    return entries + [(f"tokenizer.ggml.{key}", STRING if key == "merges" else FLOAT32, value)
+                      for key, value in lists.items()]
+
+
+def gguf_seeds():
+    embedding = ("token_embd.weight", [32, 4], 0, bytes(range(128)) * 4)
+    write("gguf", "empty-v3", gguf([]))
+    write("gguf", "empty-v2", gguf([], version=2))
+    write("gguf", "every-value", gguf(
+        [(f"scalar.{kind}", kind, 1) for kind in NUMBERS] + [("text", STRING, "value")] +
+        [(f"array.{kind}", kind, [0, 1, 1]) for kind in NUMBERS] +
+        [("texts", STRING, ["a", "", "bc"])]))
+    write("gguf", "every-type", gguf(
+        [("general.alignment", UINT32, 64)],
+        [(f"weight.{kind}", [elements, 2], kind, bytes(2 * size)) for kind, elements, size in
+         [(0, 1, 4), (1, 1, 2), (2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34),
+          (10, 256, 84), (11, 256, 110), (12, 256, 144), (13, 256, 176), (14, 256, 210),
+          (20, 32, 18), (23, 256, 136), (30, 1, 2), (39, 32, 17)]], alignment=64))
+    write("gguf", "llama", gguf(
+        architecture("llama", rope__dimension_count=16, rope__freq_base=5e5), [
+            embedding, ("rope_freqs.weight", [8], 0, struct.pack("<8f", *range(1, 9)))]))
+    write("gguf", "phi3", gguf(
+        architecture("phi3", attention__sliding_window=8) +
+        [("phi3.rope.scaling.type", STRING, "yarn"), ("phi3.rope.scaling.factor", FLOAT32, 4.0)],
+        [embedding, ("rope_factors_long.weight", [8], 0, struct.pack("<8f", *range(1, 9)))]))
+    write("gguf", "gemma3", gguf(architecture("gemma3", attention__key_length=24), [embedding]))
+    letters = list("helo") + ["he", "ll", "hell", "hello"]
+    write("gguf", "vocabulary-bpe", gguf(vocabulary(
+        "gpt2", letters + ["<|end|>"], [1] * 8 + [3], merges=["h e", "l l", "he ll", "hell o"]) +
+        [("tokenizer.ggml.pre", STRING, "llama-bpe"), ("tokenizer.ggml.eos_token_id", UINT32, 8),
+         ("tokenizer.ggml.add_bos_token", BOOL, 0)]))
+    write("gguf", "vocabulary-spm", gguf(vocabulary(
+        "llama", ["<unk>", "<s>", "</s>", "<0x0A>"] + letters, [2, 3, 3, 6] + [1] * 8,
+        scores=[-float(i) for i in range(12)]) + [("tokenizer.ggml.bos_token_id", UINT32, 1)]))
+
+
+def tokenizer_seeds():
+    for name, text in {
+            "words": "hello  hello, it's 1234 o'clock\n\n  I'LL say HelloWorld\t\r\n",
+            "special": "a<tool>hello<|end|> <tool><tool> </s><0x0A>",
+            "scripts": "\u00e9\u00e8 \u4f60\u597d\u3002 \u043f\u0440\u0438\u0432\u0435\u0442 "
+                       "\u0e01\u0e33 \u0661\u0662 e\u0301 \U0001f600\u2581\u2581 \u00a0\u3000",
+            "latin": "".join(chr(code) for code in range(0x80, 0x100)),
+            "edges": "\0\x7f\u0080\u07ff\u0800\ud7ff\ue000\ufffd\uffff\U00010000\U0010ffff",
+    }.items():
+        write("tokenizer", name, text.encode())
+    write("tokenizer", "broken",
+          b"ok\xc0\xafx\xed\xa0\x80\xf4\x90\x80\x80\xff\xe2\x82 \x80hello\xf0\x9f")
+    write("tokenizer", "ids", struct.pack("<8h", 0, 1, 97, 128, 250, 260, -1, 32767))
+
+
+def quant_seeds():
+    noise = random.Random(1)
+    head = struct.pack("<BQ", 6, 7)
+    normal = [noise.gauss(0, 1) for _ in range(512)]
+    rows = {
+        "normal": normal,
+        "ties": [-8.0] + [j * 0.5 for j in range(-15, 16)] + [127.0] + [j + 0.5 for j in range(31)],
+        "tiny": [x * 1e-40 for x in normal[:64]],
+        "huge": [x * 1e37 for x in normal[:64]],
+        "zeros": [0.0, -0.0] * 32,
+        "not-finite": normal[:40] + [float("inf"), float("-inf"), float("nan")] + normal[:53],
+    }
+    for name, row in rows.items():
+        write("quant", name, head + struct.pack(f"<{len(row)}f", *row))
+    for block in (0, 1, 5, 8):
+        write("quant", f"bits-{1 << block}", struct.pack("<BQ", block, 1) + noise.randbytes(1024))
+
+
+def base_file_seeds():
+    for name, (n_ctx, n_vocab, n_chunk) in {"odd": (8, 5, 2), "even": (3, 4, 1),
+                                            "long": (16, 33, 3)}.items():
+        data = b"_logits_" + struct.pack("<3i", n_ctx, n_vocab, n_chunk)
+        data += struct.pack(f"<{n_ctx * n_chunk}i", *[i % n_vocab for i in range(n_ctx * n_chunk)])
+        row = struct.pack("<2f", 16 / 65535, -17.0)
+        row += struct.pack(f"<{n_vocab}H", *[i * 1999 for i in range(n_vocab)])
+        row += b"\0\0" * (n_vocab % 2)
+        write("base_file", name, data + row * ((n_ctx - 1 - n_ctx // 2) * n_chunk))
+    write("base_file", "header", b"_logits_" + struct.pack("<3i", 512, 32000, 100))
+
+
+if __name__ == "__main__":
+    gguf_seeds()
+    tokenizer_seeds()
+    quant_seeds()
+    base_file_seeds()
