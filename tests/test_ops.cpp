@@ -201,7 +201,7 @@ TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
     CHECK(download_f32(*ref, out) == std::vector<float>{6, 8});
 }
 
-TEST_CASE("ops: nll, kld and logits by hand; of equal words the first is the top") {
+TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
     // Words 0 and 1 are the same; logits of a are 2, 2, 0, of b 0, 0, 1.
     const Buffer weight = upload(*ref, std::vector<float>{1, 0, 1, 0, 0, 1});
