@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the fuzz targets, tests/fuzz/corpus/<target>/: small inputs that get far.
+"""Writes the seeds of the fuzz targets, tests/corpus_<target>/: small inputs that get far.
 
 Usage: tests/fuzz/make_corpus.py"""
 import os
 import random
 import struct
 
-CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 INT32, FLOAT32, BOOL, STRING, ARRAY, UINT32 = 5, 6, 7, 8, 9, 4  # GGUF's value types
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", UINT32: "I", INT32: "i", FLOAT32: "f", BOOL: "B",
            10: "Q", 11: "q", 12: "d"}
 
 
 def write(target, name, data):
-    os.makedirs(os.path.join(CORPUS, target), exist_ok=True)
-    with open(os.path.join(CORPUS, target, name), "wb") as file:
+    folder = os.path.join(TESTS, f"corpus_{target}")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, name), "wb") as file:
         file.write(data)
 
 
