@@ -2,6 +2,7 @@
 #include "ref/base_file.h"
 #include "ref/error.h"
 #include "tests/catch.h"
+#include "tests/temporary_folder.h"
 
 #include <cmath>
 #include <cstring>
@@ -13,27 +14,7 @@ namespace {
 
 using namespace rotkv;
 namespace fs = std::filesystem;
-
-// A folder of its own, gone with the object.
-struct Folder {
-    fs::path path;
-    Folder() {
-        const std::string name = "rotkv-base-" + std::to_string(std::random_device{}());
-        path = fs::temp_directory_path() / name;
-        REQUIRE(fs::create_directory(path));
-    }
-    ~Folder() { fs::remove_all(path); }
-    std::string file(const char* name) const { return (path / name).string(); }
-};
-
-std::string read_all(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_all(const std::string& path, const std::string& bytes) {
-    std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
-}
+using namespace rotkv::test;
 
 std::vector<std::byte> encode(const std::vector<float>& logits) {
     BaseHeader header;
@@ -80,7 +61,7 @@ void write_small(const std::string& path) {
 }
 
 // The code of the error that reading `bytes` as a base file ends in.
-ErrorCode error_of(const Folder& folder, const std::string& bytes) {
+ErrorCode error_of(const TemporaryFolder& folder, const std::string& bytes) {
     const std::string path = folder.file("broken.kld");
     write_all(path, bytes);
     try {
@@ -164,7 +145,7 @@ TEST_CASE("words below the floor of 16 nats do not count", "[base_file]") {
 
 TEST_CASE("a base file is read as it was written, and equal logits make equal files",
           "[base_file]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     write_small(folder.file("a.kld"));
     write_small(folder.file("b.kld"));
     const std::string bytes = read_all(folder.file("a.kld"));
@@ -185,7 +166,7 @@ TEST_CASE("a base file is read as it was written, and equal logits make equal fi
 }
 
 TEST_CASE("a base file that was not finished leaves nothing behind", "[base_file]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     {
         BaseWriter writer(folder.file("a.kld"), small_header());
         writer.write(std::span<const std::byte>(small_rows()).first(20));
@@ -213,7 +194,7 @@ TEST_CASE("a full disk is found out with the header", "[base_file]") {
 }
 
 TEST_CASE("broken base files", "[base_file]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     write_small(folder.file("good.kld"));
     const std::string good = read_all(folder.file("good.kld"));
     const int32_t most = std::numeric_limits<int32_t>::max();

@@ -4,6 +4,7 @@
 #include "ref/kernels.h"
 #include "tests/attention_case.h"
 #include "tests/catch.h"
+#include "tests/temporary_folder.h"
 
 #include <filesystem>
 #include <fstream>
@@ -18,27 +19,6 @@ namespace fs = std::filesystem;
 using Ints = std::vector<int32_t>;
 
 constexpr uint64_t k_model = 0x0123456789abcdef;
-
-// A folder of its own, gone with the object.
-struct Folder {
-    fs::path path;
-    Folder() {
-        const std::string name = "rotkv-cache-" + std::to_string(std::random_device{}());
-        path = fs::temp_directory_path() / name;
-        REQUIRE(fs::create_directory(path));
-    }
-    ~Folder() { fs::remove_all(path); }
-    std::string file(const char* name) const { return (path / name).string(); }
-};
-
-std::string read_all(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_all(const std::string& path, const std::string& bytes) {
-    std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
-}
 
 template <class Number>
 std::string raw(Number number) {
@@ -166,7 +146,7 @@ std::string small_data() {
 }
 
 std::string model_bytes(float epsilon, const char* name, float weight) {
-    const Folder folder;
+    const TemporaryFolder folder;
     std::vector<float> weights(4096, 1.0f);
     weights[0] = weight;
     GgufWriter writer;
@@ -189,7 +169,7 @@ uint64_t fingerprint_of(const std::string& bytes) {
 }  // namespace
 
 TEST_CASE("cache file: attention over a loaded cache equals attention over the saved one") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     for (AttentionCase& c : cases()) {
         INFO(c.spec.serialize());
@@ -215,7 +195,7 @@ TEST_CASE("cache file: attention over a loaded cache equals attention over the s
 }
 
 TEST_CASE("cache file: the bytes are those that the header of the format lists") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     const std::string path = folder.file("a.rkv");
     KvCache cache(*ref, small_shape(), RotationSpec());
@@ -236,7 +216,7 @@ TEST_CASE("cache file: the bytes are those that the header of the format lists")
 }
 
 TEST_CASE("cache file: every layer and stream comes back to its place") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     KvShape shape = small_shape();
     shape.layers = 3;
@@ -258,7 +238,7 @@ TEST_CASE("cache file: every layer and stream comes back to its place") {
 }
 
 TEST_CASE("cache file: what differs is named") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     AttentionCase c = quantized_case("k=sylvester/64 v=sylvester/64");
     c.fill(2, 12, 5);
@@ -311,7 +291,7 @@ TEST_CASE("cache file: what differs is named") {
 }
 
 TEST_CASE("cache file: no shorter, longer or changed file is read") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
     fill_bytes(cache, 0x55);
@@ -339,7 +319,7 @@ TEST_CASE("cache file: no shorter, longer or changed file is read") {
 }
 
 TEST_CASE("cache file: numbers that lie under a checksum that is right") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
     fill_bytes(cache, 0x55);

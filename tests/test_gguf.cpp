@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "ref/gguf.h"
 #include "tests/catch.h"
+#include "tests/temporary_folder.h"
 
 #include <cmath>
 #include <cstring>
@@ -17,32 +18,11 @@
 #include <vector>
 
 using namespace rotkv;
+using namespace rotkv::test;
 
 namespace {
 
 namespace fs = std::filesystem;
-
-/// An empty folder of its own for a test, gone afterwards.
-class Folder {
-  public:
-    Folder()
-        : path_(fs::temp_directory_path() / ("rotkv-" + std::to_string(std::random_device()()))) {
-        fs::create_directory(path_);
-    }
-    ~Folder() { fs::remove_all(path_); }
-    std::string file(const std::string& name) const { return (path_ / name).string(); }
-    int64_t n_files() const {
-        return std::distance(fs::directory_iterator(path_), fs::directory_iterator());
-    }
-
-  private:
-    fs::path path_;
-};
-
-std::string read_text(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
 
 /// Bytes without a pattern that a shift by one could hide behind.
 std::vector<std::byte> noise(int64_t n, uint32_t seed) {
@@ -105,7 +85,7 @@ std::vector<Named> one_of_each() {
 }  // namespace
 
 TEST_CASE("gguf: every type of value survives writing and reading", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::string path = folder.file("values.gguf");
     const std::vector<Named> values = one_of_each();
     GgufWriter writer;
@@ -142,7 +122,7 @@ TEST_CASE("gguf: tensors survive writing and reading", "[gguf]") {
         {"q8_0", DType::q8_0, {1, 1, 3, 32}, 2}, {"q6_k", DType::q6_k, {2, 256}, 2},
         {"mxfp4", DType::mxfp4, {2, 2, 32}, 3},
     };
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::string path = folder.file("tensors.gguf");
     std::vector<std::vector<std::byte>> data;
     std::vector<TensorView> views;
@@ -177,7 +157,7 @@ TEST_CASE("gguf: tensors survive writing and reading", "[gguf]") {
 }
 
 TEST_CASE("gguf: a strided tensor is written without its gaps", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::vector<float> memory = {1, 2, 3, -1, 4, 5, 6, -1};
     TensorView every_other = view(memory.data(), DType::f32, {2, 3});
     every_other.stride[2] = 4 * int64_t(sizeof(float));
@@ -193,7 +173,7 @@ TEST_CASE("gguf: a strided tensor is written without its gaps", "[gguf]") {
 // The reader is written from the same understanding of the format as the writer. This is the
 // format itself.
 TEST_CASE("gguf: the bytes of a small file, one by one", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::vector<float> data = {1.0f, 2.0f};
     GgufWriter writer;
     writer.add("key", uint32_t{0x01020304});
@@ -212,11 +192,11 @@ TEST_CASE("gguf: the bytes of a small file, one by one", "[gguf]") {
         "\0\0\0\0"s + "\0\0\0\0\0\0\0\0"s +                                  //   type, offset
         std::string(6, '\0') +                                               // up to 128
         "\0\0\x80\x3f"s + "\0\0\0\x40"s + std::string(24, '\0');             // data
-    CHECK(read_text(folder.file("small.gguf")) == expected);
+    CHECK(read_all(folder.file("small.gguf")) == expected);
 }
 
 TEST_CASE("gguf: no padding where the data is aligned without it", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::vector<float> data(8, 3.0f);
     GgufWriter writer;
     writer.add_tensor("8 chars.", view(data.data(), DType::f32, {8}));  // the list ends at 64
@@ -227,7 +207,7 @@ TEST_CASE("gguf: no padding where the data is aligned without it", "[gguf]") {
 }
 
 TEST_CASE("gguf: values come in the type that is asked for", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     GgufWriter writer;
     for (const Named& named : one_of_each()) writer.add(named.key, named.value);
     writer.add("small", int64_t{7});
@@ -259,7 +239,7 @@ TEST_CASE("gguf: values come in the type that is asked for", "[gguf]") {
 }
 
 TEST_CASE("gguf: a value of another type or range is an error that names it", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::string path = folder.file("m.gguf");
     GgufWriter writer;
     for (const Named& named : one_of_each()) writer.add(named.key, named.value);
@@ -298,7 +278,7 @@ TEST_CASE("gguf: a value of another type or range is an error that names it", "[
 }
 
 TEST_CASE("gguf: a file keeps its values when it is moved", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::vector<float> data(8, 3.0f);
     GgufWriter writer;
     writer.add("name", "short");
@@ -336,7 +316,7 @@ TEST_CASE("gguf: the writer refuses what no reader could accept", "[gguf]") {
 }
 
 TEST_CASE("gguf: a file that cannot be written leaves nothing behind", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const std::vector<float> data(1 << 16, 0.0f);
     GgufWriter writer;
     writer.add_tensor("t", view(data.data(), DType::f32, {1 << 16}));
@@ -362,7 +342,7 @@ TEST_CASE("gguf: a file that cannot be written leaves nothing behind", "[gguf]")
 }
 
 TEST_CASE("gguf: what is no file is not opened", "[gguf]") {
-    const Folder folder;
+    const TemporaryFolder folder;
     const auto error = [](ErrorCode code, const std::string& path) {
         return error_of(code, [&] { GgufFile::open(path); });
     };
