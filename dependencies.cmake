@@ -22,6 +22,8 @@ rotkv_headers(xtl xtl xtensor-stack/xtl/archive/refs/tags/0.7.7.tar.gz
 rotkv_headers(xsimd xsimd xtensor-stack/xsimd/archive/refs/tags/13.2.0.tar.gz
               edd8cd3d548c185adc70321c53c36df41abe64c1fe2c67bc6d93c3ecda82447a)
 if(ROTKV_BUILD_TOOLS)
+    rotkv_headers(xtensor xtensor xtensor-stack/xtensor/archive/refs/tags/0.25.0.tar.gz
+                  32d5d9fd23998c57e746c375a544edf544b74f0a18ad6bc3c38cbba968d5e6c7)
     rotkv_headers(CLI11 CLI11::CLI11 CLIUtils/CLI11/archive/refs/tags/v2.4.2.tar.gz
                   f2d893a65c3b1324c50d4e682c0cdc021dd0477ae2c048544f39eed6654b699a)
     rotkv_headers(nlohmann_json nlohmann_json::nlohmann_json

@@ -41,7 +41,8 @@ uint64_t model_fingerprint(const GgufFile& model);
 /// Throws: Error(io).
 void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& path);
 
-/// Replaces what `cache` holds by what was saved, in the same cells; empty cells become zeros.
+/// Replaces what `cache` holds by what was saved, in the same cells; empty cells between them
+/// become zeros.
 /// The cache must have been made for the same model with the same rotation, types and shape, and
 /// may have any number of cells that holds the saved ones.
 /// Cost:   the whole file in memory.

@@ -178,6 +178,13 @@ RotationSpec RotationSpec::decide_shared(const RotationRequest& request, DType t
     return spec;
 }
 
+RotationSpec RotationSpec::of(const Rotation& k, const Rotation& v) {
+    RotationSpec spec;
+    spec.k_ = k;
+    spec.v_ = v;
+    return spec;
+}
+
 Rotation RotationSpec::at(int64_t /*layer*/, int64_t /*kv_head*/, Side side) const {
     return side == Side::k ? k_ : v_;
 }

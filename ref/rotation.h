@@ -77,6 +77,9 @@ class RotationSpec {
     static RotationSpec decide_shared(const RotationRequest& request, DType type, int64_t d_k,
                                       int64_t first, int64_t d_v);
 
+    /// Just these two, whatever the types.
+    static RotationSpec of(const Rotation& k, const Rotation& v);
+
     /// The rotation of one head. Today all layers and heads are equal; callers ask anyway, so that
     /// a spec per head can come from a file without touching them.
     Rotation at(int64_t layer, int64_t kv_head, Side side) const;

@@ -1,0 +1,251 @@
+#pragma once
+// THE TABLE: every case on which a backend, or another engine, is held to the reference. A row is
+// an operation and its fields (ref/case.h says what a name means, ref/case_*.cpp what each field
+// of an operation does); "@list" makes one case per word of the list, "@same" repeats the field
+// before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
+// Docs: docs/10-testing-your-engine.md
+
+#include <vector>
+
+namespace rotkv {
+
+struct CaseList {
+    const char* name;
+    std::vector<const char*> words;
+};
+
+// clang-format off
+inline const CaseList k_case_lists[] = {
+    {"@kv", {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}},
+    {"@block", {"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}},
+    {"@some", {"f16", "q8_0", "q4_0"}},
+    {"@weight", {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "mxfp4"}},
+    {"@N", {"1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024"}},
+    {"@layout", {"padded", "in_place"}},
+    {"@values", {"outlier", "tiny", "huge", "zeros", "inf", "nan"}},
+    {"@heads", {"96", "112", "128", "192", "256", "512", "576"}},
+};
+
+inline constexpr const char* k_cases[] = {
+    // hadamard: every size as one block; many blocks of a small one; 64-blocks of heads that are no power of two
+    "hadamard/rot=64",
+    "hadamard/D=1024/rot=@N",
+    "hadamard/D=1024/rot=@N/inverse=1",
+    "hadamard/D=1024/rot=1024:5",
+    "hadamard/D=1024/rot=1024:5/inverse=1",
+    "hadamard/D=1/rot=1",
+    "hadamard/D=2/rot=2",
+    "hadamard/D=16/rot=16",
+    "hadamard/D=128/rot=128",
+    "hadamard/D=192/rot=64",
+    "hadamard/D=192/rot=64:7",
+    "hadamard/D=192/rot=64:7/inverse=1",
+    "hadamard/D=320/rot=64",
+    "hadamard/D=576/rot=64",
+    "hadamard/D=576/rot=64:0/inverse=1",
+    "hadamard/D=80/rot=16",
+    "hadamard/D=96/rot=32",
+    "hadamard/D=112/rot=16:1",
+    "hadamard/D=128",
+    // hadamard: numbers of rows, layouts, values
+    "hadamard/rows=0/rot=64",
+    "hadamard/rows=1/rot=64",
+    "hadamard/rows=113/rot=64",
+    "hadamard/rows=113/D=128/rot=128:3",
+    "hadamard/rows=1000/D=256/rot=256",
+    "hadamard/D=192/rot=64/layout=@layout",
+    "hadamard/D=256/rot=256/layout=@layout",
+    "hadamard/rows=113/D=96/rot=32:9/inverse=1/layout=@layout",
+    "hadamard/rot=64/values=channels",
+    "hadamard/rot=64/values=@values",
+    "hadamard/D=512/rot=512:2/values=@values",
+    "hadamard/rot=64/inverse=1/values=@values",
+
+    // quantize: every cache type on every kind of row
+    "quantize/type=@kv",
+    "quantize/type=@kv/D=96",
+    "quantize/type=@kv/rows=0",
+    "quantize/type=@kv/rows=1/D=32",
+    "quantize/type=@kv/rows=113/D=576",
+    "quantize/type=@kv/rows=113/D=192/layout=padded",
+    "quantize/type=@kv/rows=24/D=256/values=channels",
+    "quantize/type=@kv/rows=24/D=256/values=@values",
+    "quantize/type=@kv/rows=113/D=256/values=ties",
+    "quantize/type=@kv/D=80",
+
+    // dequantize: any bits are a value, scales of NaN and infinity too
+    "dequantize/type=@weight",
+    "dequantize/type=@weight/rows=113/D=512",
+    "dequantize/type=@weight/layout=padded",
+    "dequantize/type=@kv/rows=0/D=64",
+    "dequantize/type=@kv/rows=1/D=32",
+    "dequantize/type=@kv/D=96/values=normal",
+    "dequantize/type=@weight/D=80/values=normal",
+
+    // rope: whole heads and parts of them
+    "rope/default",
+    "rope/pairs=neox",
+    "rope/T=0",
+    "rope/T=1/H=1",
+    "rope/T=113/H=9",
+    "rope/D=80/n_rot=32",
+    "rope/D=80/n_rot=80/pairs=neox",
+    "rope/D=96/n_rot=6/pairs=neox",
+    "rope/D=112/n_rot=112",
+    "rope/D=256/n_rot=256/pairs=neox",
+    "rope/D=576",
+    "rope/layout=@layout",
+    "rope/D=128/pairs=neox/layout=@layout",
+
+    // kv_store: all types; every pair of them; sides rotated apart, in other blocks, with signs; tokens that are skipped
+    "kv_store/k=@kv/v=@same",
+    "kv_store/k=@kv/v=@kv/rot-k=64/rot-v=64",
+    "kv_store/k=@kv/v=@same/rot-k=64",
+    "kv_store/k=@kv/v=@same/rot-v=64",
+    "kv_store/k=@kv/v=@same/rot-k=64:3/rot-v=32:3",
+    "kv_store/k=@some/v=@same/T=0/rot-k=64/rot-v=64",
+    "kv_store/k=@some/v=@same/T=1/K=1/rot-k=64/rot-v=64",
+    "kv_store/k=@kv/v=@same/T=113/C=128/K=3/rot-k=64/rot-v=64",
+    "kv_store/k=@some/v=@same/T=113/S=3/C=40/K=3/D=192/rot-k=64/rot-v=64",
+    "kv_store/k=@some/v=@same/D=128/rot-k=128/rot-v=64",
+    "kv_store/k=@kv/v=@same/D=256/rot-k=256/rot-v=64",
+    "kv_store/k=@some/v=@same/D=192/Dv=128/rot-k=64/rot-v=64",
+    "kv_store/k=@kv/v=@same/D=80/rot-k=16/rot-v=16",
+    "kv_store/k=@kv/v=@same/D=112/rot-v=16",
+    "kv_store/k=@kv/v=@same/D=96/rot-k=32/rot-v=32",
+    "kv_store/k=@some/v=@same/D=320/rot-k=64/rot-v=64",
+    "kv_store/k=@some/v=@same/D=512/rot-k=512/rot-v=64",
+    "kv_store/k=@some/v=@same/D=576/rot-k=64/v-in-k=1",
+    "kv_store/k=@kv/v=@same/T=40/S=2/C=32/rot-k=64/rot-v=64/layout=padded",
+    "kv_store/k=@kv/v=@same/rot-k=64/rot-v=64/values=@values",
+
+    // kv_shift: through the rotation and back
+    "kv_shift/k=@kv",
+    "kv_shift/k=@kv/rot-k=64",
+    "kv_shift/k=@kv/rot-k=64:11/pairs=neox",
+    "kv_shift/k=@some/S=3/C=33/K=3/rot-k=32",
+    "kv_shift/k=@some/D=128/rot-k=128/n_rot=128/pairs=neox",
+    "kv_shift/k=@some/D=256/rot-k=256/n_rot=48",
+    "kv_shift/k=@some/D=80/n_rot=32",
+    "kv_shift/k=@kv/C=33/rot-k=64/layout=padded",
+
+    // restore: stored, saved to a file, loaded into another cache
+    "restore/k=@kv/v=@same/rot-k=64/rot-v=64",
+    "restore/k=f16/v=q4_0/T=40/S=3/C=20/D=128/Dv=64/rot-k=128:2/rot-v=64:2",
+
+    // attention: types, and pairs of them
+    "attention/k=@kv/v=@kv/rot-k=64/rot-v=64",
+    "attention/k=@kv/v=@same",
+    "attention/k=@kv/v=@same/rot-k=64",
+    "attention/k=@kv/v=@same/rot-v=64",
+    "attention/k=@kv/v=@same/rot-k=64:3/rot-v=64:3",
+    "attention/k=@kv/v=@same/D=80",
+    // attention: groups of 1, 3, 4, 8 query heads; one token and many
+    "attention/k=@some/v=@same/K=4/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=1/C=113/H=9/K=3/rot-k=64/rot-v=64",
+    "attention/k=@kv/v=@same/T=37/C=113/H=9/K=3/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=1/C=113/H=8/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=2/C=113/H=32/K=4/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=113/C=160/K=1/rot-k=64/rot-v=64",
+    "attention/k=@kv/v=@same/T=1/C=1000/K=1/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=1/C=1/H=2/K=1/rot-k=64/rot-v=64",
+    // attention: head sizes; K and V that differ
+    "attention/k=f16/v=@same/D=@heads",
+    "attention/k=q8_0/v=@same/T=1/D=@heads",
+    "attention/k=q4_0/v=@same/D=@heads",
+    "attention/k=@some/v=@same/D=96/rot-k=32/rot-v=32",
+    "attention/k=@some/v=@same/T=9/D=128/rot-k=128/rot-v=64",
+    "attention/k=@some/v=@same/T=1/D=128/rot-k=128/rot-v=64",
+    "attention/k=@some/v=@same/D=192/Dv=128/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/D=256/rot-k=256/rot-v=64",
+    "attention/k=@some/v=@same/D=512/rot-k=512/rot-v=64",
+    "attention/k=f32/v=@same/D=80/rot-k=16/rot-v=16",
+    "attention/k=@some/v=@same/Dv=96/rot-k=64/rot-v=32",
+    // attention: V is a view of K
+    "attention/k=@some/v=@same/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=1/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64:5/rot-v=64:5",
+    "attention/k=@some/v=@same/D=192/v-in-k=1/v-first=64/Dv=128/rot-k=64:5/rot-v=64:5",
+    // attention: windows, softcap, sinks, loud scores
+    "attention/k=@some/v=@same/T=37/C=80/window=16",
+    "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/window=1",
+    "attention/k=@some/v=@same/T=5/C=80/rot-k=64/rot-v=64/window=33/softcap=20",
+    "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/softcap=2",
+    "attention/k=@some/v=@same/T=37/rot-k=64/rot-v=64/sinks=1",
+    "attention/k=@some/v=@same/T=1/rot-k=64/rot-v=64/window=7/softcap=5/sinks=1",
+    "attention/k=@some/v=@same/T=5/rot-k=64/rot-v=64/loud=8",
+    "attention/k=@some/v=@same/T=1/C=300/rot-k=64/rot-v=64/sinks=1/loud=0.1",
+    // attention: streams; queries that see nothing, or everything; views with gaps
+    "attention/k=@some/v=@same/T=37/S=3/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=4/S=4/C=113/H=9/K=3/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=0/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/rot-k=64/rot-v=64/sees=nothing",
+    "attention/k=@some/v=@same/T=9/rot-k=64/rot-v=64/sinks=1/sees=nothing",
+    "attention/k=@some/v=@same/T=113/C=113/rot-k=64/rot-v=64/sees=all",
+    "attention/k=@kv/v=@same/T=9/S=2/rot-k=64/rot-v=64/layout=padded",
+    "attention/k=@kv/v=@same/T=1/rot-k=64/rot-v=64/layout=padded",
+    // attention: in the precision of tensor cores
+    "attention/k=@kv/v=@same/T=1/C=300/H=8/rot-k=64/rot-v=64/precision=f16",
+    "attention/k=@kv/v=@same/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16",
+
+    // rms_norm
+    "rms_norm/default",
+    "rms_norm/rows=0",
+    "rms_norm/rows=1/D=1",
+    "rms_norm/rows=113/D=7",
+    "rms_norm/D=576",
+    "rms_norm/D=2048",
+    "rms_norm/D=96/layout=@layout",
+    "rms_norm/values=outlier",
+    "rms_norm/values=zeros",
+    // act_mul: small and large arguments of exp
+    "act_mul/default",
+    "act_mul/act=gelu_tanh",
+    "act_mul/rows=0",
+    "act_mul/rows=113/D=1",
+    "act_mul/D=1536/spread=20",
+    "act_mul/act=gelu_tanh/D=1536/spread=5",
+    "act_mul/D=97/layout=@layout",
+    "act_mul/act=gelu_tanh/D=97/layout=@layout",
+    // add
+    "add/default",
+    "add/rows=0",
+    "add/rows=113/D=7",
+    "add/D=576/bias=1",
+    "add/D=96/layout=@layout",
+    "add/D=96/bias=1/layout=@layout",
+
+    // matmul: every weight type, for one token, few, and many
+    "matmul/type=@weight",
+    "matmul/type=@weight/T=1",
+    "matmul/type=@weight/T=2/in=768/out=192",
+    "matmul/type=@weight/T=33/in=512/out=129",
+    "matmul/type=@weight/T=1/in=1536/out=576",
+    "matmul/type=@kv/T=5/in=96/out=1",
+    "matmul/type=@kv/T=0",
+    "matmul/type=@some/T=113/in=576/out=300",
+    "matmul/type=@weight/T=5/layout=padded",
+    "matmul/type=@weight/T=1/layout=padded",
+    "matmul/type=@block/in=80",
+    // embed
+    "embed/type=@weight",
+    "embed/type=@weight/T=1/V=3/E=512",
+    "embed/type=@weight/layout=padded",
+    "embed/type=f32/T=0",
+    // nll, kld, logits: few words and more than one panel of them
+    "nll/type=@some",
+    "nll/type=f32/T=1",
+    "nll/type=f32/T=37/V=3001",
+    "nll/type=q8_0/T=70/V=5000/E=256/softcap=30",
+    "nll/type=q6_K/V=1000/E=256",
+    "nll/type=f16/V=2/E=32",
+    "kld/type=@some",
+    "kld/type=f32/T=37/V=3001",
+    "kld/type=q8_0/T=5/V=1000/E=256/softcap=30",
+    "logits/type=@some",
+    "logits/type=f32/T=64/V=1001",
+    "logits/type=q4_0/T=1/V=3001",
+    "logits/type=q6_K/T=3/E=256/softcap=30",
+};
+// clang-format on
+
+}  // namespace rotkv

@@ -1,0 +1,31 @@
+#pragma once
+// Reproducible numbers: the same on every machine and with every library.
+// Docs: docs/09-proof.md
+
+#include <cstdint>
+
+namespace rotkv {
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+class Random {
+  public:
+    explicit Random(uint64_t seed) : state_(seed) {}
+
+    uint64_t bits() {
+        uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+        return z ^ (z >> 31);
+    }
+
+    /// In [0, 1), a multiple of 2^-53.
+    double uniform() { return double(bits() >> 11) * 0x1p-53; }
+
+    /// In [0, n).
+    int64_t below(int64_t n) { return int64_t(bits() % uint64_t(n)); }
+
+  private:
+    uint64_t state_;
+};
+
+}  // namespace rotkv

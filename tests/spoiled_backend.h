@@ -1,0 +1,111 @@
+#pragma once
+// Backends that are wrong on purpose, and one that rounds as tensor cores do.
+// Docs: docs/10-testing-your-engine.md
+
+#include "ref/case.h"
+#include "ref/hadamard.h"
+#include "ref/half.h"
+#include "ref/kernels.h"
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rotkv::test {
+
+/// The reference, after whose hadamard something goes wrong.
+class SpoiledBackend : public Backend {
+  public:
+    explicit SpoiledBackend(std::function<void(const HadamardArgs&)> spoil)
+        : spoil_(std::move(spoil)) {}
+
+    std::string name() const override { return "spoiled"; }
+    std::string description() const override { return "for tests"; }
+    std::byte* allocate(std::size_t bytes) override { return ref_->allocate(bytes); }
+    void free_memory(std::byte* memory) override { ref_->free_memory(memory); }
+    std::byte* import(std::span<const std::byte> bytes) override { return ref_->import(bytes); }
+    void upload(std::byte* dst, std::span<const std::byte> src) override { ref_->upload(dst, src); }
+    void download(std::span<std::byte> dst, const std::byte* src) override {
+        ref_->download(dst, src);
+    }
+    void synchronize() override {}
+
+  protected:
+    void run(const HadamardArgs& args) override {
+        ref_->hadamard(args);
+        spoil_(args);
+    }
+    void run(const QuantizeArgs& args) override { ref_->quantize(args); }
+    void run(const DequantizeArgs& args) override { ref_->dequantize(args); }
+    void run(const RopeArgs& args) override { ref_->rope(args); }
+    void run(const RmsNormArgs& args) override { ref_->rms_norm(args); }
+    void run(const MatmulArgs& args) override { ref_->matmul(args); }
+    void run(const KvStoreArgs& args) override { ref_->kv_store(args); }
+    void run(const AttentionArgs& args) override { ref_->attention(args); }
+    void run(const KvShiftArgs& args) override { ref_->kv_shift(args); }
+    void run(const ActMulArgs& args) override { ref_->act_mul(args); }
+    void run(const AddArgs& args) override { ref_->add(args); }
+    void run(const EmbedArgs& args) override { ref_->embed(args); }
+    void run(const NllArgs& args) override { ref_->nll(args); }
+    void run(const KldArgs& args) override { ref_->kld(args); }
+    void run(const LogitsArgs& args) override { ref_->logits(args); }
+
+  private:
+    std::unique_ptr<Backend> ref_ = ref::make_backend();
+    std::function<void(const HadamardArgs&)> spoil_;
+};
+
+/// Attention over the inputs of a case with K = V = f32, one stream and K's rotation in blocks of
+/// k_block, V's of 64, where every operand of a product is rounded to f16 first.
+inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensors,
+                                           int64_t k_block) {
+    const auto find = [&](std::string_view name) -> const CaseTensor& {
+        for (const CaseTensor& tensor : tensors) {
+            if (tensor.name == name) return tensor;
+        }
+        return tensors.front();
+    };
+    const auto half = [](float x) { return double(f16_to_f32(f32_to_f16(x))); };
+    const CaseTensor &dst = find("dst"), &k_cache = find("k_cache");
+    const int64_t tokens = dst.extents[0], heads = dst.extents[1], d = dst.extents[2];
+    const int64_t cells = k_cache.extents[1], kv_heads = k_cache.extents[2];
+    const std::vector<float> q = find("q").values(), k = k_cache.values(),
+                             v = find("v_cache").values();
+    const std::vector<int32_t> position = find("position").indices(),
+                               at = find("q_position").indices();
+    const Rotation k_rotation{Rotation::Kind::sylvester, k_block, 0, 0};
+    const Rotation v_rotation{Rotation::Kind::sylvester, 64, 0, 0};
+    std::vector<float> result;
+    for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t h = 0; h < heads; ++h) {
+            std::vector<float> turned(static_cast<size_t>(d));
+            ref::hadamard_row(turned.data(), q.data() + (t * heads + h) * d, d, k_rotation, false);
+            std::vector<double> sum(size_t(d), 0.0);
+            double total = 0;
+            for (int64_t c = 0; c < cells; ++c) {
+                if (position[size_t(c)] < 0 || position[size_t(c)] > at[size_t(t)]) continue;
+                const int64_t row = (c * kv_heads + h / (heads / kv_heads)) * d;
+                double score = 0;
+                for (int64_t j = 0; j < d; ++j) {
+                    score += half(turned[size_t(j)]) * half(k[size_t(row + j)]);
+                }
+                const double p = std::exp(score / std::sqrt(double(d)) - 20);
+                total += p;
+                for (int64_t j = 0; j < d; ++j) {
+                    sum[size_t(j)] += half(float(p * 0x1p20)) * half(v[size_t(row + j)]);
+                }
+            }
+            std::vector<float> out;
+            for (const double x : sum) out.push_back(total > 0 ? float(x / total / 0x1p20) : 0);
+            ref::hadamard_row(out.data(), out.data(), d, v_rotation, true);
+            result.insert(result.end(), out.begin(), out.end());
+        }
+    }
+    return result;
+}
+
+}  // namespace rotkv::test

@@ -1,0 +1,229 @@
+// The table and its instruments: names, the memory that notices, the four kinds of agreement, and
+// that docs/ops.md is what the table says.
+#include "ref/error.h"
+#include "ref/half.h"
+#include "ref/kernels.h"
+#include "ref/quant.h"
+#include "tests/catch.h"
+#include "tests/spoiled_backend.h"
+#include "tools/case_files.h"
+#include "tools/parity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <limits>
+#include <set>
+#include <sstream>
+
+using namespace rotkv;
+using namespace rotkv::tools;
+using rotkv::test::SpoiledBackend;
+
+namespace {
+
+std::string refusal(const std::string& name) {
+    try {
+        make_case(name);
+    } catch (const Error& error) {
+        return error.what();
+    }
+    return "accepted";
+}
+
+template <class T>
+std::span<const std::byte> bytes(const std::vector<T>& values) {
+    return std::as_bytes(std::span(values));
+}
+
+}  // namespace
+
+TEST_CASE("cases: every row can be made, has one name and stands once in the table") {
+    const std::vector<std::string> names = case_names();
+    std::set<std::string> once, operations;
+    for (const std::string& name : names) {
+        INFO(name);
+        REQUIRE(once.insert(name).second);
+        const std::unique_ptr<Case> one = make_case(name);
+        operations.insert(one->op());
+        REQUIRE(case_names(name) == std::vector<std::string>{name});
+    }
+    CHECK(operations.size() == case_ops().size());
+    CHECK(case_names("no such case").empty());
+}
+
+TEST_CASE("cases: a name that says a default, an unknown field or the wrong order is refused") {
+    CHECK(refusal("hadamard/rows=7/rot=64").find("rows: expected nothing") != std::string::npos);
+    CHECK(refusal("hadamard/rot=64/D=128").find("in this order") != std::string::npos);
+    CHECK(refusal("hadamard/colour=red").find("colour: expected the fields rows, D") !=
+          std::string::npos);
+    CHECK(refusal("hadamard/rows").find("expected key=value") != std::string::npos);
+    CHECK(refusal("hadamard/rows=x").find("expected a number") != std::string::npos);
+    CHECK(refusal("hadamard/rot=64:x").find("BLOCK:SEED") != std::string::npos);
+    CHECK(refusal("quantize/default").find("type: expected a type") != std::string::npos);
+    CHECK(refusal("quantize").find("'default'") != std::string::npos);
+    CHECK(refusal("quantize/type=q9_0").find("q9_0") != std::string::npos);
+    CHECK(refusal("hadamard/values=purple").find("one of normal, channels") != std::string::npos);
+    CHECK(refusal("transmogrify/default").find("expected one of hadamard") != std::string::npos);
+}
+
+TEST_CASE("cases: the memory of a cell notices what a backend must not do") {
+    struct Row {
+        const char* name;
+        std::function<void(const HadamardArgs&)> spoil;  ///< after a right result
+        const char* expected;
+    };
+    int calls = 0;
+    const auto floats = [](const TensorView& view, int64_t row) { return view.row<float>(row); };
+    const Row rows[] = {
+        {"hadamard/rot=64", [](const HadamardArgs&) {}, ""},
+        {"hadamard/rot=64", [&](const HadamardArgs& a) { floats(a.dst, 3)[5] *= 1 + 0x1p-20f; },
+         "1 of 448 elements"},
+        {"hadamard/rot=64", [&](const HadamardArgs& a) { floats(a.dst, 0)[-1] = 0; },
+         "dst: byte -4 from its beginning was written"},
+        {"hadamard/rot=64", [&](const HadamardArgs& a) { floats(a.dst, 6)[64] = 0; },
+         "outside every row"},
+        {"hadamard/D=192/rot=64/layout=padded",
+         [&](const HadamardArgs& a) { floats(a.dst, 2)[192] = 0; }, "outside every row"},
+        {"hadamard/rot=64", [&](const HadamardArgs& a) { floats(a.src, 1)[0] += 1; },
+         "src: an input was changed"},
+        {"hadamard/rot=64",
+         [&](const HadamardArgs& a) { floats(a.dst, 0)[0] += float(++calls) * 1e-3f; },
+         "a second run gave other bits"},
+        {"hadamard/rot=64",
+         [](const HadamardArgs&) { throw Error(ErrorCode::io, "the device is on fire"); },
+         "the device is on fire"},
+    };
+    for (const Row& row : rows) {
+        const std::unique_ptr<Case> one = make_case(row.name);
+        const Expected expected = expected_results(*one);
+        SpoiledBackend backend(row.spoil);
+        const Cell cell = run_cell(*one, expected, backend);
+        INFO(row.name << ", expected '" << row.expected << "' in: " << cell.text);
+        CHECK((cell.outcome == Outcome::ok) == std::string(row.expected).empty());
+        CHECK(cell.text.find(row.expected) != std::string::npos);
+        if (cell.outcome == Outcome::fail) {
+            CHECK(cell.text.find("--case '" + std::string(row.name) + "'") != std::string::npos);
+        }
+    }
+}
+
+TEST_CASE("agreement: exact means bytes, and one NaN is as good as another") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> a = {1, nan, 0.0f, 4}, same = {1, -nan, 0.0f, 4};
+    CHECK(compare_exact(DType::f32, bytes(a), bytes(same)).ok);
+    const std::vector<float> b = {std::nextafter(1.0f, 2.0f), nan, -0.0f, nan};
+    const Verdict verdict = compare_exact(DType::f32, bytes(a), bytes(b));
+    CHECK(verdict.wrong == 3);
+    CHECK(verdict.first[0].ulps == 1);
+    CHECK(verdict.first[1].index == 2);
+    CHECK(verdict.report().find("NaN") != std::string::npos);
+    std::vector<std::byte> block(34), other(34);
+    other[1] = std::byte(0x80);  // the scale -0 instead of 0: the same values, other bytes
+    CHECK(!compare_exact(DType::q8_0, block, other).ok);
+    CHECK(ulps_between(-0x1p-149f, 0x1p-149f) == 2);
+}
+
+TEST_CASE("agreement: rounding asks each element for its own bound, nmse all of them for one") {
+    const std::vector<float> a = {1, 100, INFINITY}, b = {1.001f, 100.5f, INFINITY};
+    const std::vector<double> wide = {0.002, 1, 0}, narrow = {0.0005, 1, 0};
+    CHECK(compare_rounding(DType::f32, bytes(a), bytes(b), wide).ok);
+    CHECK(compare_rounding(DType::f32, bytes(a), bytes(b), wide).worst ==
+          Approx(0.5).epsilon(0.01));
+    CHECK(compare_rounding(DType::f32, bytes(a), bytes(b), narrow).wrong == 1);
+    const std::vector<float> c = {1, NAN, INFINITY};
+    CHECK(compare_rounding(DType::f32, bytes(a), bytes(c), wide).wrong == 1);
+    const std::vector<float> x = {3, 4}, y = {3, 4.05f};
+    CHECK(compare_nmse(bytes(x), bytes(y), 1.1e-4).ok);
+    CHECK(!compare_nmse(bytes(x), bytes(y), 0.9e-4).ok);
+    const std::vector<float> z = {3, NAN};
+    CHECK(!compare_nmse(bytes(x), bytes(z), 1e9).ok);
+}
+
+TEST_CASE("agreement: the bound of f16 precision holds for operands rounded to f16") {
+    // Attention over one case with q, k, v and p rounded to f16, everything else in f64.
+    const std::unique_ptr<Case> one =
+        make_case("attention/k=f32/v=f32/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16");
+    const Expected expected = expected_results(*one);
+    const std::vector<float> found = test::attention_in_f16(expected.tensors, 128);
+    const Verdict verdict = judge(*one, expected, 0, bytes(found), false);
+    INFO(verdict.words);
+    CHECK(verdict.ok);
+    CHECK(verdict.worst > 1e-3);  // a bound that nothing could miss would prove nothing
+    std::vector<float> wrong = found;
+    for (float& value : wrong) value *= 1.01f;
+    CHECK(!judge(*one, expected, 0, bytes(wrong), false).ok);
+}
+
+TEST_CASE("agreement: steps forgives a tie and nothing else") {
+    // One block of each type with a value on a tie; a code moved there passes, elsewhere not.
+    for (const DType type : {DType::q8_0, DType::q5_1, DType::q5_0, DType::q4_1, DType::q4_0}) {
+        std::vector<float> x(32, 0.25f);
+        x[0] = type == DType::q8_0   ? 127.0f
+               : type == DType::q5_1 ? 31.0f
+               : type == DType::q4_1 ? 15.0f
+               : type == DType::q5_0 ? -16.0f
+                                     : -8.0f;
+        x[1] = 0;
+        x[7] = 3.5f;
+        const std::vector<float> none(32, 0.0f);
+        std::vector<float> moved = x;
+        moved[7] = 3.4f;  // rounds to 3, as another engine may have it
+        const auto codes = [&](const std::vector<float>& values) {
+            std::vector<std::byte> result(size_t(row_bytes(type, 32)));
+            ref::quantize_row(type, result.data(), values.data(), 32);
+            return result;
+        };
+        INFO(type_info(type).name);
+        REQUIRE(codes(moved) != codes(x));
+        const Verdict tie = compare_steps(type, codes(x), codes(moved), x, none);
+        CHECK(tie.ok);
+        CHECK(tie.words == "1 codes one step off at a tie");
+        moved[7] = 2.4f;  // two steps
+        CHECK(!compare_steps(type, codes(x), codes(moved), x, none).ok);
+        moved = x;
+        moved[9] = 1.25f;  // one step, far from a tie
+        CHECK(!compare_steps(type, codes(x), codes(moved), x, none).ok);
+        std::vector<std::byte> scaled = codes(x);
+        scaled[0] = std::byte(uint8_t(scaled[0]) + 1);
+        CHECK(compare_steps(type, codes(x), scaled, x, none).words == "1 scales one f16 off");
+        scaled[0] = std::byte(uint8_t(scaled[0]) + 1);
+        CHECK(!compare_steps(type, codes(x), scaled, x, none).ok);
+    }
+}
+
+TEST_CASE("agreement: steps of iq4_nl and of plain types") {
+    std::vector<float> x(32, 1.0f);
+    x[0] = -127;
+    x[7] = 63.0f;  // between the levels 53 and 69 the tie is 61
+    const auto codes = [](DType type, const std::vector<float>& values) {
+        std::vector<std::byte> result(size_t(row_bytes(type, int64_t(values.size()))));
+        ref::quantize_row(type, result.data(), values.data(), int64_t(values.size()));
+        return result;
+    };
+    const std::vector<float> none(32, 0.0f);
+    std::vector<float> low = x;
+    low[7] = 60.9f;
+    CHECK(!compare_steps(DType::iq4_nl, codes(DType::iq4_nl, x), codes(DType::iq4_nl, low), x, none)
+               .ok);
+    x[7] = 61.0f;
+    const Verdict tie =
+        compare_steps(DType::iq4_nl, codes(DType::iq4_nl, x), codes(DType::iq4_nl, low), x, none);
+    INFO(tie.report());
+    CHECK(tie.ok);
+
+    const std::vector<float> y = {1.0f + 0x1p-11f, 2.0f}, off = {1.0f + 0x1.1p-11f, 2.0f};
+    const std::vector<float> error = {0x1p-14f, 0x1p-20f}, small = {0, 0};
+    CHECK(compare_steps(DType::f16, codes(DType::f16, y), codes(DType::f16, off), y, error).ok);
+    CHECK(!compare_steps(DType::f16, codes(DType::f16, y), codes(DType::f16, off), y, small).ok);
+}
+
+TEST_CASE("docs/ops.md is what rotkv-cases page prints") {
+    std::ifstream file("docs/ops.md", std::ios::binary);
+    const std::string page{std::istreambuf_iterator<char>(file), {}};
+    INFO("write it again: rotkv-cases page > docs/ops.md");
+    CHECK((page == support_page()));
+}

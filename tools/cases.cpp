@@ -1,0 +1,129 @@
+// rotkv-cases: the table of cases as a program, for our backends and for other engines.
+#include "ref/error.h"
+#include "tools/case_files.h"
+#include "tools/cli.h"
+#include "tools/parity.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+
+namespace rotkv::tools {
+namespace {
+
+struct Flags {
+    std::string pattern, backend, folder, json;
+    bool quiet = false, exact = false;
+};
+
+std::vector<std::string> selected(const std::string& pattern) {
+    std::vector<std::string> names = case_names(pattern);
+    if (names.empty()) {
+        throw Error(ErrorCode::usage, "--case '" + pattern + "' is part of no case's name");
+    }
+    return names;
+}
+
+int list(const Flags& flags) {
+    for (const std::string& name : selected(flags.pattern)) fmt::print("{}\n", name);
+    return k_good;
+}
+
+int run(const Flags& flags) {
+    const std::vector<std::string> names = selected(flags.pattern);
+    const std::vector<Column> on = columns(flags.backend);
+    Tally tally(on);
+    nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
+    for (const std::string& name : names) {
+        const std::unique_ptr<Case> one = make_case(name);
+        const std::vector<Cell> cells = run_case(*one, on);
+        tally.add(one->op(), cells);
+        for (size_t c = 0; c < cells.size(); ++c) {
+            if (cells[c].outcome == Outcome::fail) fmt::print("FAIL {}\n", cells[c].text);
+            if (names.size() == 1 && cells[c].outcome != Outcome::fail) {
+                fmt::print("{} on {}: {}{}{}\n", name, on[c].name, outcome_name(cells[c].outcome),
+                           cells[c].text.empty() ? "" : ", ", cells[c].text);
+            }
+            if (flags.json.empty()) continue;
+            cells_json.push_back({{"case", name},
+                                  {"on", on[c].name},
+                                  {"outcome", outcome_name(cells[c].outcome)},
+                                  {"text", cells[c].text},
+                                  {"bound_used", cells[c].worst}});
+        }
+    }
+    if (names.size() > 1) fmt::print("{}", tally.table());
+    fmt::print("{}\n", tally.line());
+    write_json(flags.json, cells_json);
+    return tally.count(Outcome::fail) == 0 ? k_good : k_failed;
+}
+
+int page() {
+    fmt::print("{}", support_page());
+    return k_good;
+}
+
+int dump(const Flags& flags) {
+    const int64_t n = dump_cases(flags.folder, selected(flags.pattern));
+    fmt::print("{} cases in {}; index.json says what each file is\n", n, flags.folder);
+    return k_good;
+}
+
+int check(const Flags& flags) {
+    const CheckReport report = check_cases(flags.folder, flags.pattern, flags.exact);
+    for (const std::string& text : report.failures) fmt::print("FAIL {}\n", text);
+    if (!flags.quiet) {
+        for (const std::string& text : report.notes) fmt::print("{}\n", text);
+    }
+    fmt::print("{} cases: {} ok ({} to the bit), {} FAIL, {} without results\n", report.cases,
+               report.ok, report.exact, report.failures.size(), report.missing);
+    write_json(flags.json, report.json);
+    return report.failures.empty() && report.ok > 0 ? k_good : k_failed;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-cases list --case attention/k=q4_0\n"
+    "  rotkv-cases run\n"
+    "  rotkv-cases run --backend fast --case hadamard/D=192/rot=64\n"
+    "  rotkv-cases page > docs/ops.md\n"
+    "  rotkv-cases dump cases --case hadamard/       (then your engine writes its results)\n"
+    "  rotkv-cases check cases\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app("The table of cases that every backend, and any other engine, is held to.",
+                 "rotkv-cases");
+    Flags flags;
+    app.require_subcommand(0, 1);
+    const auto add = [&](const char* name, const char* help) {
+        CLI::App* command = app.add_subcommand(name, help);
+        command->add_option("--case", flags.pattern, "only cases whose name contains this");
+        return command;
+    };
+    CLI::App* list_command = add("list", "print the names of the cases");
+    CLI::App* run_command = add("run", "run them on every backend that is built");
+    run_command->add_option("--backend", flags.backend, "only on this one");
+    add_json_flag(*run_command, flags.json);
+    CLI::App* page_command =
+        app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");
+    CLI::App* dump_command = add("dump", "write inputs and expected results as .npy files");
+    dump_command->add_option("DIR", flags.folder, "a folder that does not exist yet")->required();
+    CLI::App* check_command = add("check", "judge the results that another engine wrote there");
+    check_command->add_option("DIR", flags.folder, "the folder of the dump")->required();
+    check_command->add_flag("--exact", flags.exact,
+                            "ask for the agreement that rotkv's own backends keep");
+    check_command->add_flag("--quiet", flags.quiet, "no line for what is merely close");
+    add_json_flag(*check_command, flags.json);
+    return run_tool(app, argc, argv, k_examples, [&]() {
+        if (*list_command) return list(flags);
+        if (*run_command) return run(flags);
+        if (*page_command) return page();
+        if (*dump_command) return dump(flags);
+        if (*check_command) return check(flags);
+        throw rotkv::Error(rotkv::ErrorCode::usage, "expected list, run, page, dump or check");
+    });
+}

@@ -1,0 +1,87 @@
+#pragma once
+// One cell of the parity table: a case on a backend, in memory that notices what should not happen.
+// Docs: docs/10-testing-your-engine.md
+
+#include "ref/case.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+enum class Outcome {
+    ok,
+    fail,
+    unsupported,  ///< the backend says so, with a reason
+    no_device     ///< built, but what it runs on is not here
+};
+inline constexpr int k_outcomes = 4;
+const char* outcome_name(Outcome outcome);
+
+struct Cell {
+    Outcome outcome = Outcome::ok;
+    std::string text;  ///< the reason, or what is wrong and the command that shows it again
+    double worst = 0;  ///< the largest |error| / bound of a rounding or nmse case
+};
+
+/// A case with the contents of its inputs, and the reference's results beside them.
+struct Expected {
+    std::vector<CaseTensor> tensors;              ///< inputs filled
+    std::vector<std::vector<std::byte>> results;  ///< [tensor], packed; empty for pure inputs
+};
+
+/// Fills the inputs and runs the reference. Throws what the reference throws.
+Expected expected_results(const Case& one);
+
+/// How the result of one tensor agrees with the reference's, by the case's own rule, or, `foreign`,
+/// by the rule for other engines.
+Verdict judge(const Case& one, const Expected& expected, size_t tensor,
+              std::span<const std::byte> found, bool foreign);
+
+/// Runs the case on the backend.
+/// Memory is laid out with sentinels before and behind every tensor and in every gap, at addresses
+/// that are aligned to an element and no further. ok means: the results agree, the sentinels and
+/// the inputs are as they were, and a second run gives the same bits. The backend supports the
+/// case.
+Cell run_cell(const Case& one, const Expected& expected, Backend& backend);
+
+/// A backend with a number of threads: what a row of the table runs on.
+struct Column {
+    std::string name;                  ///< "fast, 1 thread"
+    std::unique_ptr<Backend> backend;  ///< null: no device
+    std::string missing;               ///< why, if so
+};
+
+/// ref, then every other backend that is built, those of the host with one thread and with many.
+/// A `backend` that is not empty selects. Throws Error(usage) for an unknown one.
+std::vector<Column> columns(const std::string& backend);
+
+/// The case on every column. The reference's results are computed once, if anybody needs them.
+std::vector<Cell> run_case(const Case& one, const std::vector<Column>& columns);
+
+/// How many cells ended how, per operation and column.
+class Tally {
+  public:
+    explicit Tally(const std::vector<Column>& columns);
+    void add(const std::string& op, const std::vector<Cell>& cells);
+    int64_t count(Outcome outcome) const;
+
+    /// One line per operation and column: cases, outcomes, how much of the bounds was used.
+    std::string table() const;
+    /// "4211 cells: 4100 ok, 0 FAIL, 111 unsupported, 0 no device"
+    std::string line() const;
+
+  private:
+    struct Row {
+        std::string op;
+        int64_t cases = 0;
+        std::vector<std::vector<int64_t>> outcomes;  ///< [column][outcome]
+        double worst = 0;
+    };
+    std::vector<std::string> columns_;
+    std::vector<Row> rows_;
+};
+
+}  // namespace rotkv::tools
