@@ -60,24 +60,15 @@ TEST_CASE("hadamard: the definition is Sylvester's recursion") {
     }
 }
 
-TEST_CASE("hadamard: back undoes forward, norms and dot products stay") {
+TEST_CASE("hadamard: back undoes forward") {
     for (const int64_t d : {64, 128, 192, 256, 320}) {
         for (const Rotation& rotation : {sylvester(64), sylvester(d & -d), signs(32, 7)}) {
             const std::vector<float> x = test::loud_channels(1, d, 1, 16, 30.0);
-            const std::vector<float> y = normal_vector(d, 2);
-            const std::vector<float> rx = rotate(x, rotation, false);
-            const std::vector<float> ry = rotate(y, rotation, false);
-            const std::vector<float> back = rotate(rx, rotation, true);
+            const std::vector<float> back = rotate(rotate(x, rotation, false), rotation, true);
             const double stages = std::log2(double(rotation.block)) + 2;
             const double bound = 2 * stages * k_unit * norm(x);
-            double dot = 0, rotated_dot = 0;
-            for (size_t i = 0; i < x.size(); ++i) {
+            for (size_t i = 0; i < x.size(); ++i)
                 CHECK(std::fabs(double(back[i]) - double(x[i])) <= bound);
-                dot += double(x[i]) * double(y[i]);
-                rotated_dot += double(rx[i]) * double(ry[i]);
-            }
-            CHECK(std::fabs(norm(rx) - norm(x)) <= bound);
-            CHECK(std::fabs(rotated_dot - dot) <= bound * norm(y));
         }
     }
 }
@@ -120,28 +111,4 @@ TEST_CASE("hadamard: random signs") {
     inside.first = 32;
     const std::vector<float> tail = rotate({x.begin() + 32, x.end()}, inside, false);
     CHECK(std::memcmp(tail.data(), whole.data() + 32, 32 * sizeof(float)) == 0);
-}
-
-TEST_CASE("hadamard: kurtosis after random signs is 3 - 2 P4") {
-    // For any fixed x: E y^4 / (E y^2)^2 = 3 - 2 sum x^4 / (sum x^2)^2, the mean taken over signs.
-    std::vector<float> x = normal_vector(64, 11);
-    x[5] = 12.0f;
-    double p2 = 0, p4 = 0;
-    for (const float value : x) {
-        p2 += std::pow(double(value), 2);
-        p4 += std::pow(double(value), 4);
-    }
-    const double predicted = 3 - 2 * p4 / (p2 * p2);
-    double m2 = 0, m4 = 0;
-    constexpr int draws = 4000;
-    for (uint64_t seed = 0; seed < draws; ++seed) {
-        for (const float value : rotate(x, signs(64, seed), false)) {
-            m2 += std::pow(double(value), 2);
-            m4 += std::pow(double(value), 4);
-        }
-    }
-    const double count = 64.0 * draws;
-    const double kurtosis = (m4 / count) / std::pow(m2 / count, 2);
-    INFO("predicted " << predicted << ", measured " << kurtosis);
-    CHECK(std::fabs(kurtosis - predicted) < 0.02);
 }
