@@ -2,26 +2,13 @@
 // Error.
 #include "ref/base_file.h"
 #include "ref/error.h"
+#include "tests/fuzz/temporary_path.h"
 
-#include <filesystem>
-#include <random>
 #include <stdexcept>
 
 using namespace rotkv;
-namespace fs = std::filesystem;
 
 namespace {
-
-// A path of its own, gone with the program.
-struct TemporaryPath {
-    std::string path =
-        (fs::temp_directory_path() / ("rotkv-fuzz-" + std::to_string(std::random_device()())))
-            .string();
-    ~TemporaryPath() {
-        std::error_code ignored;
-        fs::remove(path, ignored);
-    }
-};
 
 void read_all(const std::string& path) {
     BaseReader reader(path);
@@ -45,9 +32,8 @@ void read_all(const std::string& path) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    static const TemporaryPath file;
-    std::ofstream(file.path, std::ios::binary)
-        .write(reinterpret_cast<const char*>(data), std::streamsize(size));
+    static const test::TemporaryPath file;
+    file.write({data, size});
     try {
         read_all(file.path);
     } catch (const Error&) {

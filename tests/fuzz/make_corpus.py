@@ -141,8 +141,41 @@ def base_file_seeds():
     write("base_file", "header", b"_logits_" + struct.pack("<3i", 512, 32000, 100))
 
 
+def saved_cache(spec, types, cells, extents, positions, token_bytes):
+    """extents: layers, streams, kv_heads, d_k, d_v, v_in_k, v_first; positions: one list a stream.
+    The caches that these belong to are those of fuzz_cache_file.cpp."""
+    text = b"".join(gguf_string(name) for name in (*types, spec))
+    head = struct.pack("<Q", 0x0123456789abcdef) + text + struct.pack("<8Q", cells, *extents)
+    for stream in positions:
+        head += struct.pack(f"<Q{len(stream)}i", len(stream), *stream)
+    tokens = sum(position >= 0 for stream in positions for position in stream)
+    body = head + bytes(i % 251 for i in range(extents[0] * tokens * token_bytes))
+    file = b"rotkv-kv" + struct.pack("<IQ", 1, 20 + len(body) + 8) + body
+    checksum = 0xcbf29ce484222325  # FNV-1a
+    for byte in file:
+        checksum = (checksum ^ byte) * 0x100000001b3 % 2**64
+    return file + struct.pack("<Q", checksum)
+
+
+def cache_file_seeds():
+    plain = "k=none v=none", ("f32", "f32")
+    two_streams = 1, 2, 1, 2, 2, 0, 0
+    write("cache_file", "plain", saved_cache(*plain, 4, two_streams, [[7, -1, 8], [9]], 16))
+    write("cache_file", "empty", saved_cache(*plain, 4, two_streams, [[], []], 16))
+    write("cache_file", "full", saved_cache(
+        *plain, 9, two_streams, [[0, 1, 2, 3], [-1, -1, -1, 2**31 - 1]], 16))
+    write("cache_file", "too-long", saved_cache(
+        *plain, 9, two_streams, [[0], [0, 1, 2, 3, 4]], 16))  # for a cache of four cells
+    write("cache_file", "rotated", saved_cache(
+        "k=sylvester/32 v=signs/16/7", ("q8_0", "q4_0"), 4, (2, 1, 2, 32, 32, 0, 0), [[0, 1, -1, 2]],
+        2 * (34 + 18)))
+    write("cache_file", "shared", saved_cache(
+        "k=signs/4/3 v=signs/4/3/4", ("f16", "f16"), 4, (1, 2, 1, 8, 4, 1, 4), [[3], [-1, 4]], 16))
+
+
 if __name__ == "__main__":
     gguf_seeds()
     tokenizer_seeds()
     quant_seeds()
     base_file_seeds()
+    cache_file_seeds()

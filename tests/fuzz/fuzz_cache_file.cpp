@@ -1,0 +1,123 @@
+// Any bytes as a saved cache: loaded, or refused with an Error that leaves the cache as it was.
+// What was loaded can be saved and loaded again. Each input is tried as it is and once more with
+// the file's size and the checksum set right, because few changes survive those two.
+#include "ref/cache_file.h"
+#include "ref/error.h"
+#include "ref/kernels.h"
+#include "tests/attention_case.h"
+#include "tests/fuzz/temporary_path.h"
+
+#include <stdexcept>
+
+using namespace rotkv;
+using namespace rotkv::test;
+
+namespace {
+
+constexpr uint64_t k_model = 0x0123456789abcdef;
+constexpr size_t k_size_offset = 12, k_checksum_bytes = 8;  // see ref/cache_file.h
+
+using Bytes = std::vector<uint8_t>;
+
+Bytes with_right_sums(Bytes file) {
+    if (file.size() < k_size_offset + 8 + k_checksum_bytes) return file;
+    const uint64_t size = file.size();
+    std::memcpy(&file[k_size_offset], &size, sizeof size);
+    const size_t end = file.size() - k_checksum_bytes;
+    uint64_t sum = 0xcbf29ce484222325u;  // FNV-1a
+    for (size_t i = 0; i < end; ++i) sum = (sum ^ file[i]) * 0x100000001b3u;
+    std::memcpy(&file[end], &sum, sizeof sum);
+    return file;
+}
+
+// The caches that the seeds were saved from: several streams, a rotation, V inside K.
+struct Kind {
+    KvShape shape;
+    const char* spec;
+};
+std::vector<Kind> kinds() {
+    KvShape plain;
+    plain.layers = plain.kv_heads = 1;
+    plain.streams = 2;
+    plain.cells = 4;
+    plain.d_k = plain.d_v = 2;
+    plain.type_k = plain.type_v = DType::f32;
+
+    KvShape rotated = plain;
+    rotated.layers = rotated.kv_heads = 2;
+    rotated.streams = 1;
+    rotated.d_k = rotated.d_v = 32;
+    rotated.type_k = DType::q8_0;
+    rotated.type_v = DType::q4_0;
+
+    KvShape shared = plain;
+    shared.d_k = 8;
+    shared.d_v = 4;
+    shared.type_k = shared.type_v = DType::f16;
+    shared.v_in_k = true;
+    shared.v_first = 4;
+    return {{plain, "k=none v=none"},
+            {rotated, "k=sylvester/32 v=signs/16/7"},
+            {shared, "k=signs/4/3 v=signs/4/3/4"}};
+}
+
+// A cache that holds something: one token in each stream, and bytes that no load would write.
+std::unique_ptr<KvCache> make_cache(Backend& backend, const Kind& kind) {
+    auto cache = std::make_unique<KvCache>(backend, kind.shape, RotationSpec::parse(kind.spec));
+    std::vector<int32_t> positions(size_t(kind.shape.streams * kind.shape.cells), -1);
+    for (size_t c = 2; c < positions.size(); c += size_t(kind.shape.cells)) positions[c] = 5;
+    cache->set_positions(positions);
+    for (int64_t layer = 0; layer < kind.shape.layers; ++layer) {
+        for (const TensorView& tensor : {cache->k(layer), cache->v(layer)}) {
+            backend.upload(tensor.data,
+                           std::vector<std::byte>(size_t(span_bytes(tensor)), std::byte(0x55)));
+        }
+    }
+    return cache;
+}
+
+// All that a cache holds: positions, and every byte of K and V.
+std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
+    std::vector<std::byte> all = download(backend, cache.positions());
+    const auto append = [&](const TensorView& tensor) {
+        const std::vector<std::byte> bytes = download(backend, tensor);
+        all.insert(all.end(), bytes.begin(), bytes.end());
+    };
+    append(cache.used());
+    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
+        append(cache.k(layer));
+        append(cache.v(layer));
+    }
+    return all;
+}
+
+void load(const Kind& kind, const std::string& path, const std::string& again) {
+    static const std::unique_ptr<Backend> backend = ref::make_backend();
+    const std::unique_ptr<KvCache> cache = make_cache(*backend, kind);
+    const std::vector<std::byte> before = contents(*backend, *cache);
+    try {
+        load_cache(*cache, k_model, path);
+    } catch (const Error&) {
+        if (contents(*backend, *cache) != before)
+            throw std::logic_error("a file that was refused has changed the cache");
+        return;
+    }
+    save_cache(*cache, k_model, again);
+    const std::unique_ptr<KvCache> second = make_cache(*backend, kind);
+    load_cache(*second, k_model, again);
+    if (contents(*backend, *second) != contents(*backend, *cache))
+        throw std::logic_error("saved and loaded again, the cache is another");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    static const std::vector<Kind> all = kinds();
+    static const TemporaryPath file, again;
+    const Bytes input(data, data + size);
+    for (const Bytes& bytes : {input, with_right_sums(input)}) {
+        file.write(bytes);
+        for (const Kind& kind : all) load(kind, file.path, again.path);
+    }
+    return 0;
+}
