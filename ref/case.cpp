@@ -161,6 +161,14 @@ TensorView Views::operator[](std::string_view name) const {
     return {};
 }
 
+Case::Work Case::work() const {
+    Work work;
+    for (const CaseTensor& tensor : tensors()) {
+        work.bytes += double(tensor.rows() * tensor.bytes_of_row());
+    }
+    return work;
+}
+
 void Case::read_layout(Fields& fields, bool in_place) {
     const std::string word = in_place
                                  ? fields.word("layout", "packed", {"packed", "padded", "in_place"})

@@ -112,6 +112,12 @@ class Case {
     virtual std::vector<CaseTensor> tensors() const = 0;
     virtual void fill(std::vector<CaseTensor>& tensors) const = 0;
 
+    /// What one call must move and compute: every input read once, every result written once.
+    struct Work {
+        double bytes = 0, flops = 0;
+    };
+    virtual Work work() const;
+
     virtual Support supports(const Backend& backend) const = 0;
     virtual void run(Backend& backend, const Views& views) const = 0;
 

@@ -42,6 +42,15 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
     }
     std::vector<CaseTensor> tensors() const override;
     void fill(std::vector<CaseTensor>& tensors) const override;
+    Work work() const override {  // as if every query saw every cell in use
+        Work work;
+        const double rows = double(streams * used() * kv_heads);
+        work.bytes =
+            rows * double(row_bytes(type_k, d_k)) + 4.0 * double(tokens * heads * (d_k + d_v));
+        if (!v_in_k) work.bytes += rows * double(row_bytes(type_v, d_v));
+        work.flops = 2.0 * double(tokens * heads * used() * (d_k + d_v));
+        return work;
+    }
     void run_reference(Backend& ref, const Views& views) const override {
         AttentionArgs exactly = args(views);
         exactly.precision = Precision::f32;

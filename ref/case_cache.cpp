@@ -110,6 +110,14 @@ class KvStoreCase : public CaseOf<KvStoreArgs, &Backend::kv_store> {
         return all;
     }
 
+    Work work() const override {  // of the caches, only the rows that tokens write
+        Work work;
+        const double rows = double(shape.tokens * shape.kv_heads);
+        work.bytes = rows * double(4 * shape.d_k + row_bytes(shape.type_k, shape.d_k));
+        if (!view) work.bytes += rows * double(4 * shape.d_v + row_bytes(shape.type_v, shape.d_v));
+        return work;
+    }
+
   protected:
     KvStoreArgs args(const Views& v) const override {
         return {v["k_cache"], v["v_cache"], v["k"],           v["v"],

@@ -64,6 +64,12 @@ class NllCase : public CaseOf<NllArgs, &Backend::nll> {
         return shape.nll_error(named(filled, "weight"), named(filled, "hidden"));
     }
 
+    Work work() const override {
+        Work work = Case::work();
+        work.flops = 2.0 * double(shape.tokens * shape.width * shape.words);
+        return work;
+    }
+
   protected:
     NllArgs args(const Views& v) const override {
         return {v["nll"], v["top"], v["hidden"], v["weight"], v["target"], float(shape.softcap)};
@@ -115,6 +121,12 @@ class KldCase : public CaseOf<KldArgs, &Backend::kld> {
         return a;
     }
 
+    Work work() const override {
+        Work work = Case::work();
+        work.flops = 4.0 * double(shape.tokens * shape.width * shape.words);
+        return work;
+    }
+
   protected:
     KldArgs args(const Views& v) const override {
         return {v["kld"],      v["nll_a"],    v["nll_b"],  v["top_a"],  v["top_b"],
@@ -145,6 +157,12 @@ class LogitsCase : public CaseOf<LogitsArgs, &Backend::logits> {
             bound.insert(bound.end(), size_t(shape.words), one);
         }
         return bound;
+    }
+
+    Work work() const override {
+        Work work = Case::work();
+        work.flops = 2.0 * double(shape.tokens * shape.width * shape.words);
+        return work;
     }
 
   protected:

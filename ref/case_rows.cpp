@@ -57,6 +57,11 @@ class HadamardCase : public CaseOf<HadamardArgs, &Backend::hadamard> {
         return by_rows(named(filled, "src").values(), d,
                        [&](std::span<const float> x) { return hadamard_bound(x, rotation); });
     }
+    Work work() const override {
+        Work work = Case::work();
+        if (rotation.on()) work.flops = double(rows * d) * std::log2(double(rotation.block));
+        return work;
+    }
 
   protected:
     HadamardArgs args(const Views& v) const override {

@@ -198,6 +198,12 @@ class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
         return bound;
     }
 
+    Work work() const override {
+        Work work = Case::work();
+        work.flops = 2.0 * double(tokens * n_in * n_out);
+        return work;
+    }
+
   protected:
     MatmulArgs args(const Views& v) const override { return {v["dst"], v["weight"], v["src"]}; }
 
@@ -230,6 +236,12 @@ class EmbedCase : public CaseOf<EmbedArgs, &Backend::embed> {
     std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
                               std::span<const float> expected) const override {
         return relative(expected, 3);
+    }
+
+    Work work() const override {  // of the weight, only the rows of these tokens
+        Work work;
+        work.bytes = double(tokens) * double(row_bytes(type, width) + 4 * width);
+        return work;
     }
 
   protected:

@@ -13,35 +13,33 @@
 
 namespace rotkv::tools {
 
-namespace {
-
 constexpr std::byte k_sentinel{0xA5};
 constexpr int64_t k_guard = 64;  // bytes, at least, before and behind each tensor
 
-// A tensor in a backend's memory: guard, rows with gaps, guard.
-class Placed {
+// One tensor: guard, rows with gaps, guard.
+class Placement::Block {
   public:
-    Placed(Backend& backend, const CaseTensor& tensor, Layout layout)
-        : tensor_(tensor), row_(tensor.bytes_of_row()) {
+    Block(Backend& backend, const CaseTensor& tensor, Layout layout)
+        : tensor_(&tensor), row_(tensor.bytes_of_row()) {
         const int64_t unit = type_info(tensor.type).block_bytes;
         const bool gaps = layout == Layout::padded && !tensor.rigid;
         step_ = row_ + (gaps ? 3 * unit : 0);
         before_ = (k_guard / unit + 1) * unit;  // a multiple of the unit, rarely of 16
-        image_.assign(size_t(before_ + tensor.rows() * step_ + before_), k_sentinel);
+        std::vector<std::byte> image(size_t(before_ + tensor.rows() * step_ + before_), k_sentinel);
         for (int64_t r = 0; r < tensor.rows() && !tensor.bytes.empty(); ++r) {
-            std::memcpy(image_.data() + before_ + r * step_, tensor.bytes.data() + r * row_,
+            std::memcpy(image.data() + before_ + r * step_, tensor.bytes.data() + r * row_,
                         size_t(row_));
         }
-        memory_ = Buffer(backend, image_.size());
-        memory_.upload(image_);
+        memory_ = Buffer(backend, image.size());
+        memory_.upload(image);
     }
 
     TensorView view() const {
         TensorView v;
         v.data = memory_.data() + before_;
-        v.type = tensor_.type;
+        v.type = tensor_->type;
         std::fill(v.n, v.n + 4, int64_t(1));
-        std::copy_backward(tensor_.extents.begin(), tensor_.extents.end(), v.n + 4);
+        std::copy_backward(tensor_->extents.begin(), tensor_->extents.end(), v.n + 4);
         v.stride[3] = type_info(v.type).block_bytes;
         v.stride[2] = step_;
         v.stride[1] = v.stride[2] * v.n[2];
@@ -49,89 +47,64 @@ class Placed {
         return v;
     }
 
-    // Packed rows; sentinels in `image_` that changed are reported by sound().
-    std::vector<std::byte> download() {
-        std::vector<std::byte> now(image_.size());
+    // Packed rows; `damage` is set if a byte outside of them was written.
+    std::vector<std::byte> download(std::string& damage) const {
+        std::vector<std::byte> now(memory_.bytes()), rows;
         memory_.download(now);
-        std::vector<std::byte> rows;
-        for (int64_t r = 0; r < tensor_.rows(); ++r) {
+        for (int64_t r = 0; r < tensor_->rows(); ++r) {
             const std::byte* row = now.data() + before_ + r * step_;
             rows.insert(rows.end(), row, row + row_);
         }
-        touched_ = first_touched(now);
+        const int64_t end = before_ + tensor_->rows() * step_;
+        for (int64_t i = 0; i < int64_t(now.size()) && damage.empty(); ++i) {
+            const bool inside = i >= before_ && i < end && (i - before_) % step_ < row_;
+            if (inside || now[size_t(i)] == k_sentinel) continue;
+            damage = fmt::format("{}: byte {} from its beginning was written, outside every row",
+                                 tensor_->name, i - before_);
+        }
         return rows;
     }
 
-    // After download(): what lies outside the rows and is not as it was, or "".
-    std::string damage() const {
-        if (!touched_) return "";
-        return std::string(tensor_.name) + ": byte " + std::to_string(*touched_ - before_) +
-               " from its beginning was written, outside every row";
-    }
-
   private:
-    std::optional<int64_t> first_touched(const std::vector<std::byte>& now) const {
-        const int64_t end = before_ + tensor_.rows() * step_;
-        for (int64_t i = 0; i < int64_t(now.size()); ++i) {
-            const bool inside = i >= before_ && i < end && (i - before_) % step_ < row_;
-            if (!inside && now[size_t(i)] != k_sentinel) return i;
-        }
-        return {};
-    }
-
-    const CaseTensor& tensor_;
+    const CaseTensor* tensor_;
     int64_t row_, step_ = 0, before_ = 0;
-    std::vector<std::byte> image_;
-    std::optional<int64_t> touched_;
     Buffer memory_;
 };
 
-// One call in fresh memory. Returns the results per tensor, as Expected holds them.
-struct Call {
-    std::vector<std::vector<std::byte>> results;
-    std::string damage;  ///< sentinels or inputs that changed
-};
-
-Call call(const Case& one, const std::vector<CaseTensor>& tensors, Backend& backend, Layout layout,
-          bool reference) {
-    const bool in_place = layout == Layout::in_place;  // tensor 0 lies where tensor 1 does
-    std::vector<Placed> placed;
-    placed.reserve(tensors.size());
-    std::vector<TensorView> views;
+Placement::Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout)
+    : tensors_(tensors), layout_(layout) {
     for (const CaseTensor& tensor : tensors) {
-        placed.emplace_back(backend, tensor, layout);
-        views.push_back(placed.back().view());
+        blocks_.emplace_back(backend, tensor, layout);
+        views_.push_back(blocks_.back().view());
     }
-    if (in_place) views[0] = views[1];
-    const Views named(tensors, views);
-    if (reference) {
-        one.run_reference(backend, named);
-    } else {
-        one.run(backend, named);
-    }
-    backend.synchronize();
-
-    Call result;
-    for (size_t i = 0; i < tensors.size(); ++i) {
-        std::vector<std::byte> rows = placed[in_place && i == 0 ? 1 : i].download();
-        if (result.damage.empty()) result.damage = placed[i].damage();
-        const bool overwritten = tensors[i].output || (in_place && i == 1);
-        if (!overwritten && rows != tensors[i].bytes && result.damage.empty()) {
-            result.damage = std::string(tensors[i].name) + ": an input was changed";
-        }
-        result.results.push_back(tensors[i].output ? std::move(rows) : std::vector<std::byte>());
-    }
-    return result;
+    if (layout == Layout::in_place) views_[0] = views_[1];
 }
 
-}  // namespace
+Placement::~Placement() = default;
+
+std::vector<std::vector<std::byte>> Placement::results(std::string& damage) {
+    const bool in_place = layout_ == Layout::in_place;  // tensor 0 lies where tensor 1 does
+    std::vector<std::vector<std::byte>> all;
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+        std::vector<std::byte> rows = blocks_[in_place && i == 0 ? 1 : i].download(damage);
+        const bool overwritten = tensors_[i].output || (in_place && i == 1);
+        if (!overwritten && rows != tensors_[i].bytes && damage.empty()) {
+            damage = std::string(tensors_[i].name) + ": an input was changed";
+        }
+        all.push_back(tensors_[i].output ? std::move(rows) : std::vector<std::byte>());
+    }
+    return all;
+}
 
 Expected expected_results(const Case& one) {
     Expected expected;
     expected.tensors = one.tensors();
     one.fill(expected.tensors);
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    expected.results = call(one, expected.tensors, *ref, Layout::packed, true).results;
+    Placement placement(*ref, expected.tensors, Layout::packed);
+    one.run_reference(*ref, placement.views());
+    std::string ignored;  // the reference is a column of the table too
+    expected.results = placement.results(ignored);
     return expected;
 }
 
@@ -172,22 +145,26 @@ static Cell failed(const Case& one, const Backend& backend, const std::string& t
 }
 
 Cell run_cell(const Case& one, const Expected& expected, Backend& backend) {
-    Call first, second;
+    std::vector<std::vector<std::byte>> first, second;
+    std::string damage;
     try {
-        first = call(one, expected.tensors, backend, one.layout(), false);
-        second = call(one, expected.tensors, backend, one.layout(), false);
+        for (auto* results : {&first, &second}) {
+            Placement placement(backend, expected.tensors, one.layout());
+            one.run(backend, placement.views());
+            *results = placement.results(damage);
+        }
     } catch (const Error& error) {
         return failed(one, backend, error.what());
     }
-    if (!first.damage.empty()) return failed(one, backend, first.damage);
+    if (!damage.empty()) return failed(one, backend, damage);
     Cell cell;
     for (size_t i = 0; i < expected.tensors.size(); ++i) {
         const char* name = expected.tensors[i].name;
         if (!expected.tensors[i].output) continue;
-        if (first.results[i] != second.results[i]) {
+        if (first[i] != second[i]) {
             return failed(one, backend, std::string(name) + ": a second run gave other bits");
         }
-        const Verdict verdict = judge(one, expected, i, first.results[i], false);
+        const Verdict verdict = judge(one, expected, i, first[i], false);
         if (!verdict.ok) {
             return failed(one, backend, std::string(name) + ": " + verdict.report());
         }

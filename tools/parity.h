@@ -26,6 +26,28 @@ struct Cell {
     double worst = 0;  ///< the largest |error| / bound of a rounding or nmse case
 };
 
+/// The tensors of a case in a backend's memory, and the views that its run() takes.
+/// Each tensor lies between sentinels, at an address aligned to its element and rarely further,
+/// with gaps behind its rows where the layout says so.
+class Placement {
+  public:
+    Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout);
+    ~Placement();
+
+    Views views() const { return Views(tensors_, views_); }
+
+    /// Each output as packed rows, in the order of the tensors; empty for pure inputs. Waits.
+    /// `damage` says what was written that should not have been: a sentinel, a gap, an input.
+    std::vector<std::vector<std::byte>> results(std::string& damage);
+
+  private:
+    class Block;
+    const std::vector<CaseTensor>& tensors_;
+    Layout layout_;
+    std::vector<Block> blocks_;
+    std::vector<TensorView> views_;
+};
+
 /// A case with the contents of its inputs, and the reference's results beside them.
 struct Expected {
     std::vector<CaseTensor> tensors;              ///< inputs filled
