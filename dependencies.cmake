@@ -24,6 +24,9 @@ rotkv_headers(xsimd xsimd xtensor-stack/xsimd/archive/refs/tags/13.2.0.tar.gz
 if(ROTKV_BUILD_TOOLS)
     rotkv_headers(xtensor xtensor xtensor-stack/xtensor/archive/refs/tags/0.25.0.tar.gz
                   32d5d9fd23998c57e746c375a544edf544b74f0a18ad6bc3c38cbba968d5e6c7)
+    set(BENCHMARK_ENABLE_TESTING OFF)
+    rotkv_library(benchmark google/benchmark/archive/refs/tags/v1.9.1.tar.gz
+                  32131c08ee31eeff2c8968d7e874f3cb648034377dfc32a4c377fa8796d84981)
     rotkv_headers(CLI11 CLI11::CLI11 CLIUtils/CLI11/archive/refs/tags/v2.4.2.tar.gz
                   f2d893a65c3b1324c50d4e682c0cdc021dd0477ae2c048544f39eed6654b699a)
     rotkv_headers(nlohmann_json nlohmann_json::nlohmann_json
