@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cases as files, as another engine meets them: test_case_files.py ROTKV-CASES
+"""Cases as files, as another engine meets them: test_case_files.py FOLDER-OF-THE-PROGRAMS
 
 An engine written in numpy takes the cases and is judged; planted mistakes must be found.
 """
@@ -11,7 +11,8 @@ import tempfile
 import unittest
 import numpy as np
 
-CASES = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release/rotkv-cases")
+CASES = os.path.abspath(os.path.join(sys.argv[1] if len(sys.argv) > 1 else "build/release",
+                                     "rotkv-cases"))
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 

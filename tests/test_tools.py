@@ -127,7 +127,7 @@ class Tools(unittest.TestCase):
 
 class EveryTool(Tools):
     def test_version_help_and_backends(self):
-        for name in ("perplexity", "gguf", "demo"):
+        for name in ("bench", "perplexity", "gguf", "demo"):
             self.assertRegex(self.good(name, "--version").stdout, rf"^rotkv-{name} \S+ \(.+\)\n$")
             shown = self.good(name, "--help").stdout
             self.assertIn("Examples:\n  rotkv-" + name, shown)

@@ -1,0 +1,36 @@
+#pragma once
+// What a test has to compute and to read at the very least, whoever runs it: the numerators of
+// GFLOP/s and GB/s.
+// Docs: docs/performance.md
+
+#include "ref/gguf.h"
+#include "ref/model.h"
+
+#include <cstdint>
+
+namespace rotkv::tools {
+
+struct Work {
+    double flops = 0;  ///< a product and its sum count as two
+    double bytes = 0;  ///< read from weights and cache
+
+    Work& operator+=(const Work& other) {
+        flops += other.flops;
+        bytes += other.bytes;
+        return *this;
+    }
+};
+
+/// One forward pass over `tokens` tokens of one sequence at positions `first`, first + 1, ..., and
+/// the logits of its last token where `with_logits`.
+/// Math: flops = 2 tokens (elements of the layers' matrices)
+///             + sum over layers and tokens of 2 H (Dk + Dv) (visible cells)
+///             + 2 V E for the logits
+///       bytes = the layers' matrices + per layer every cell that some token sees, once
+///             + the output matrix for the logits
+/// Left out: norms, activations, RoPE, the rotations (rows with and without count the same work)
+///       and what is written.
+Work work_of_pass(const GgufFile& file, const Model& model, const KvShape& cache, int64_t first,
+                  int64_t tokens, bool with_logits);
+
+}  // namespace rotkv::tools
