@@ -272,7 +272,7 @@ def page(asked, rotkv, llama):
     model, text = os.path.basename(asked.model), os.path.basename(asked.file)
     head = [
         f"{datetime.date.today()}, {processor()}, {os.cpu_count()} processors, "
-        f"{platform.system()}; both programs with -t {asked.threads}; load before the run {load:.1f}. "
+        f"{platform.system()}; -t {asked.threads} on both sides; load before the run {load:.1f}. "
         f"{rotkv.version()}; {llama.version()}. {model}; {text}, {asked.chunks} windows of "
         f"{asked.ctx}; {asked.rounds} rounds. Rates in tokens/s: median (min .. max).", ""]
     if load > 0.5:
