@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <span>
 #include <thread>
 
 namespace rotkv::tools {
