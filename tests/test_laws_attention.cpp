@@ -154,12 +154,24 @@ AttentionCase case_of(DType type_k, DType type_v, const char* spec, uint64_t see
     return c;
 }
 
+/// One token's queries over many cells, which a backend may share out among its threads.
+AttentionCase long_case() {
+    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=sylvester/64 v=sylvester/64", 36);
+    c.kv_heads = 1;
+    c.cells = 500;
+    c.fill(1, 420, 37);
+    c.q_streams = {0};
+    c.q_positions = {419};
+    c.q.resize(size_t(c.heads * c.d_k));
+    return c;
+}
+
 std::vector<AttentionCase> mixed_cases() {
     std::vector<AttentionCase> cases = {
         case_of(DType::f32, DType::f32, "k=none v=none", 31),
         case_of(DType::q8_0, DType::q4_0, "k=sylvester/64 v=signs/32/5", 32),
         case_of(DType::q5_1, DType::f16, "k=signs/64/4 v=none", 33),
-        case_of(DType::iq4_nl, DType::q4_1, "k=sylvester/32 v=sylvester/64", 34)};
+        case_of(DType::iq4_nl, DType::q4_1, "k=sylvester/32 v=sylvester/64", 34), long_case()};
     cases[2].softcap = 20;
     cases[3].sinks = normal_vector(cases[3].heads, 35, 2.0);
     return cases;
@@ -218,15 +230,16 @@ TEST_CASE("law: two halves of a cache, merged by their sums, are the whole") {
         for (const AttentionCase& c : mixed_cases()) {
             const AttentionCase plain = as_stored(c);
             const std::vector<double> bounds = attention_rounding(c, plain, *backend);
-            for (const int32_t cut : {1, 9, 23}) {
+            const int32_t end = c.positions.back() + 1;
+            for (const int32_t cut : {1, 9, end / 2, end - 1}) {
                 std::vector<float> part[2];
                 for (int half = 0; half < 2; ++half) {
                     AttentionCase only = c;
                     if (half == 1) only.sinks.clear();
                     KvCache cache(*backend, c.shape(), c.spec);
                     c.store(*backend, cache);
-                    for (int32_t stream = 0; stream < 2; ++stream)
-                        cache.remove(stream, half == 0 ? cut : 0, half == 0 ? 24 : cut);
+                    for (int32_t stream = 0; stream < cache.shape().streams; ++stream)
+                        cache.remove(stream, half == 0 ? cut : 0, half == 0 ? end : cut);
                     part[half] = only.attend(*backend, cache);
                 }
                 std::vector<double> merged;
