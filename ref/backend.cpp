@@ -27,10 +27,10 @@ class RefBackend final : public Backend {
         return alias;
     }
     void upload(std::byte* dst, std::span<const std::byte> src) override {
-        std::memcpy(dst, src.data(), src.size());
+        if (!src.empty()) std::memcpy(dst, src.data(), src.size());
     }
     void download(std::span<std::byte> dst, const std::byte* src) override {
-        std::memcpy(dst.data(), src, dst.size());
+        if (!dst.empty()) std::memcpy(dst.data(), src, dst.size());
     }
     void synchronize() override {}
 
