@@ -1,8 +1,10 @@
 // How a row goes into the cache (kv_store) and how keys move to other positions (kv_shift). Beside
 // ref: tokens and cells are shared out among threads, and the rotated row between the two steps
-// lives in the thread's own memory. No two tokens of a batch have the same cell.
+// lives in the thread's own memory.
 #include "fast/kernels.h"
 #include "fast/workspace.h"
+
+#include <algorithm>
 
 namespace rotkv::fast {
 namespace {
@@ -14,14 +16,17 @@ void store_row(const TensorView& cache, int64_t stream, int64_t cell, int64_t he
     quantize_row(cache.type, cache.row<std::byte>(stream, cell, head), scratch, cache.n[3]);
 }
 
-// All rows of one side, K or V.
-void store_side(const KvStoreArgs& args, const TensorView& cache, const TensorView& rows,
-                const Rotation& rotation) {
-    const int64_t tokens = rows.n[1], kv_heads = rows.n[2], d = rows.n[3];
+}  // namespace
+
+// One thread owns a token: its K, then its V. Two tokens of a batch never have the same cell.
+void kv_store(const KvStoreArgs& args) {
+    const bool with_v = !args.v_cache.empty();  // otherwise V is a view of K
+    const int64_t tokens = args.k.n[1], kv_heads = args.k.n[2];
+    const int64_t d_v = with_v ? args.v.n[3] : 0, d = std::max(args.k.n[3], d_v);
     const int32_t* streams = args.stream.row<const int32_t>(0);
     const int32_t* cells = args.cell.row<const int32_t>(0);
-    const RowRotation row_rotation(rotation, d);
-#pragma omp parallel if (tokens * kv_heads * d >= k_parallel_from)
+    const RowRotation k_rotation(args.k_rotation, args.k.n[3]), v_rotation(args.v_rotation, d_v);
+#pragma omp parallel if (tokens * kv_heads * (args.k.n[3] + d_v) >= k_parallel_from)
     {
         thread_local Workspace space;
         float* const rotated = space.reserve(d);
@@ -29,18 +34,15 @@ void store_side(const KvStoreArgs& args, const TensorView& cache, const TensorVi
         for (int64_t t = 0; t < tokens; ++t) {
             if (cells[t] < 0) continue;
             for (int64_t head = 0; head < kv_heads; ++head) {
-                store_row(cache, streams[t], cells[t], head, rows.row<const float>(t, head),
-                          row_rotation, rotated);
+                store_row(args.k_cache, streams[t], cells[t], head,
+                          args.k.row<const float>(t, head), k_rotation, rotated);
+            }
+            for (int64_t head = 0; with_v && head < kv_heads; ++head) {
+                store_row(args.v_cache, streams[t], cells[t], head,
+                          args.v.row<const float>(t, head), v_rotation, rotated);
             }
         }
     }
-}
-
-}  // namespace
-
-void kv_store(const KvStoreArgs& args) {
-    store_side(args, args.k_cache, args.k, args.k_rotation);
-    if (!args.v_cache.empty()) store_side(args, args.v_cache, args.v, args.v_rotation);
 }
 
 void kv_shift(const KvShiftArgs& args) {

@@ -103,16 +103,16 @@ inline Vec exchange(const Vec& v) {
 #endif
 }
 
-/// Changes the sign of the lanes whose number has bit H: the lower ends of a butterfly.
+/// -1 in the lanes whose number has bit H, the lower ends of a butterfly; 1 in the others.
 template <unsigned H>
-inline Vec negate_upper(const Vec& v) {
+inline Vec minus_upper() {
     static constexpr struct Signs {
         float lanes[k_lanes];
         constexpr Signs() : lanes() {
-            for (unsigned i = 0; i < unsigned(k_lanes); ++i) lanes[i] = (i & H) != 0 ? -0.0f : 0.0f;
+            for (unsigned i = 0; i < unsigned(k_lanes); ++i) lanes[i] = (i & H) != 0 ? -1.0f : 1.0f;
         }
     } signs;
-    return v ^ load(signs.lanes);
+    return load(signs.lanes);
 }
 
 /// One f16 by the machine's own instruction; as exact as ref/half.h.
