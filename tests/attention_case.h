@@ -190,14 +190,16 @@ inline std::vector<double> dense_attention(const AttentionCase& c) {
     return out;
 }
 
-/// The largest |a - b| over the largest |b|: a distance for laws that hold up to rounding.
+/// The largest |a - b| over the largest |b|: a distance for laws that hold up to rounding. Infinite
+/// if there is a NaN.
 template <class A, class B>
 double distance(const std::vector<A>& a, const std::vector<B>& b) {
     double largest = 0, apart = 0;
     for (size_t i = 0; i < b.size(); ++i) {
         largest = std::max(largest, std::fabs(double(b[i])));
         const double d = std::fabs(double(a[i]) - double(b[i]));
-        if (!(d <= apart)) apart = d;  // a NaN is as far as it gets, and stays
+        if (std::isnan(d)) return INFINITY;
+        apart = std::max(apart, d);
     }
     return a.size() == b.size() ? apart / std::max(largest, 1e-30) : INFINITY;
 }

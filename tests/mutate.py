@@ -14,7 +14,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "mutate"
 SOURCES, BUILD = WORK / "source", WORK / "build"
-ROOMS = ["ref", "fast", "cuda", "metal", "tools", "tests"]
+ROOMS = ["ref", "fast", "cuda", "metal", "tools", "tests", "docs"]
 # Files and text have proofs of their own; here the question is whether the numbers are watched.
 TESTS = "~tokenizer*~pretokenizer*~gguf*"
 
