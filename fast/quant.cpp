@@ -46,14 +46,16 @@ struct Range {
 
 // Of zeros of both signs, the first gives the minimum its sign.
 Range min_max(const float* x) {
-    float min = x[0], max = x[0];
-#pragma omp simd reduction(min : min) reduction(max : max)
-    for (int64_t j = 0; j < k_block; ++j) {
-        min = std::min(min, x[j]);
-        max = std::max(max, x[j]);
+    Vec lowest = load(x), highest = lowest;
+    for (int64_t j = k_lanes; j < k_block; j += k_lanes) {
+        lowest = min(lowest, load(x + j));
+        highest = max(highest, load(x + j));
     }
-    if (min == 0.0f) min = *std::find(x, x + k_block, 0.0f);
-    return {min, max};
+    float lows[k_lanes], highs[k_lanes];
+    store(lows, fold_lanes(lowest, [](const Vec& a, const Vec& b) { return min(a, b); }));
+    store(highs, fold_lanes(highest, [](const Vec& a, const Vec& b) { return max(a, b); }));
+    const float least = lows[0] == 0.0f ? *std::find(x, x + k_block, 0.0f) : lows[0];
+    return {least, highs[0]};
 }
 
 // A step d as it is stored and as codes use it; both 0 where 1 / d overflows.
@@ -220,40 +222,66 @@ void dequantize_block(float* y, const BlockQ4_0& x) {
 // The code of the level nearest to v is the number of midpoints between levels that v has reached.
 // Midpoints are exact in f32, and so is ref's comparison of two distances near one.
 uint8_t nearest_level(float v) {
-    uint8_t code = 0;
+    int32_t code = 0;  // as wide as v, so that a vector of v gives a vector of codes
     for (int c = 1; c < 16; ++c) {
         const float midpoint = 0.5f * float(k_iq4_levels[c - 1] + k_iq4_levels[c]);
-        code = uint8_t(code + (v >= midpoint));
+        code += v >= midpoint ? 1 : 0;
     }
-    return code;
+    return uint8_t(code);
 }
 
-void quantize_block(BlockIq4Nl& y, const float* x) {
-    const uint32_t largest = largest_magnitude(x);
-    if (std::bit_cast<float>(largest) < k_iq4_nl_tiny) {
+// A block on its way: codes, and the terms whose sums give the scale.
+struct Iq4Terms {
+    uint32_t largest = 0;
+    uint8_t codes[k_block] = {};
+    float lx[k_block] = {}, ll[k_block] = {};
+
+    bool tiny() const { return std::bit_cast<float>(largest) < k_iq4_nl_tiny; }
+};
+
+void choose_codes(Iq4Terms& terms, const float* x) {
+    terms.largest = largest_magnitude(x);
+    if (terms.tiny()) return;
+    const float inverse = 1.0f / (first_peak(x, terms.largest) / -127.0f);
+#pragma omp simd
+    for (int64_t j = 0; j < k_block; ++j) terms.codes[j] = nearest_level(x[j] * inverse);
+    int8_t levels[k_block];
+    pick16(levels, k_iq4_levels, terms.codes);
+    pick16(levels + 16, k_iq4_levels, terms.codes + 16);
+#pragma omp simd
+    for (int64_t j = 0; j < k_block; ++j) {
+        const float level = float(levels[j]), weight = x[j] * x[j];
+        terms.lx[j] = weight * level * x[j];
+        terms.ll[j] = weight * level * level;
+    }
+}
+
+void write_block(BlockIq4Nl& y, const Iq4Terms& terms, float scale) {
+    if (terms.tiny()) {
         y.d = 0;
         std::fill_n(y.qs, 16, uint8_t(0x88));
         return;
     }
-    const float inverse = 1.0f / (first_peak(x, largest) / -127.0f);
-    uint8_t codes[k_block];
-    float lx[k_block], ll[k_block];
-#pragma omp simd
-    for (int64_t j = 0; j < k_block; ++j) codes[j] = nearest_level(x[j] * inverse);
+    y.d = f16_bits(scale);
+    for (int64_t j = 0; j < 16; ++j) y.qs[j] = uint8_t(terms.codes[j] | terms.codes[j + 16] << 4);
+    if (!finite_bits(terms.largest) || !finite_f16(y.d)) y = {k_nan_scale, {}};
+}
+
+// Two blocks at once. The sums go in index order, because the bytes must equal ggml's, and an
+// addition waits for the one before it: meanwhile the other block's is under way.
+void quantize_two(BlockIq4Nl* y, const float* x, int64_t count) {
+    Iq4Terms a, b;
+    choose_codes(a, x);
+    if (count > 1) choose_codes(b, x + k_block);
+    float a_lx = 0.0f, a_ll = 0.0f, b_lx = 0.0f, b_ll = 0.0f;
     for (int64_t j = 0; j < k_block; ++j) {
-        const float level = float(k_iq4_levels[codes[j]]), weight = x[j] * x[j];
-        lx[j] = weight * level * x[j];
-        ll[j] = weight * level * level;
+        a_lx += a.lx[j];
+        a_ll += a.ll[j];
+        b_lx += b.lx[j];
+        b_ll += b.ll[j];
     }
-    // In index order, because the bytes must equal ggml's: here the adder sets the pace.
-    float sum_lx = 0.0f, sum_ll = 0.0f;
-    for (int64_t j = 0; j < k_block; ++j) {
-        sum_lx += lx[j];
-        sum_ll += ll[j];
-    }
-    y.d = f16_bits(sum_lx / sum_ll);
-    for (int64_t j = 0; j < 16; ++j) y.qs[j] = uint8_t(codes[j] | codes[j + 16] << 4);
-    if (!finite_bits(largest) || !finite_f16(y.d)) y = {k_nan_scale, {}};
+    write_block(y[0], a, a_lx / a_ll);
+    if (count > 1) write_block(y[1], b, b_lx / b_ll);
 }
 
 void dequantize_block(float* y, const BlockIq4Nl& x) {
@@ -277,6 +305,12 @@ template <class Block>
 void quantize_blocks(void* y, const float* x, int64_t n) {
     Block* blocks = static_cast<Block*>(y);
     for (int64_t b = 0; b < n / k_block; ++b) quantize_block(blocks[b], x + b * k_block);
+}
+
+void quantize_iq4_nl(void* y, const float* x, int64_t n) {
+    BlockIq4Nl* blocks = static_cast<BlockIq4Nl*>(y);
+    const int64_t count = n / k_block;
+    for (int64_t b = 0; b < count; b += 2) quantize_two(blocks + b, x + b * k_block, count - b);
 }
 
 template <class Block>
@@ -308,7 +342,7 @@ void quantize_row(DType type, void* y, const float* x, int64_t n) {
         case DType::q5_0: quantize_blocks<BlockQ5_0>(y, x, n); return;
         case DType::q4_1: quantize_blocks<BlockQ4_1>(y, x, n); return;
         case DType::q4_0: quantize_blocks<BlockQ4_0>(y, x, n); return;
-        case DType::iq4_nl: quantize_blocks<BlockIq4Nl>(y, x, n); return;
+        case DType::iq4_nl: quantize_iq4_nl(y, x, n); return;
         default: return;  // check() has refused every other type
     }
     // clang-format on

@@ -77,6 +77,7 @@ inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
 #endif
 }
 
+inline Vec min(const Vec& a, const Vec& b) { return xsimd::min(a, b); }
 inline Vec max(const Vec& a, const Vec& b) { return xsimd::max(a, b); }
 inline Vec exp(const Vec& v) { return xsimd::exp(v); }
 inline Vec tanh(const Vec& v) { return xsimd::tanh(v); }
@@ -101,6 +102,16 @@ inline Vec exchange(const Vec& v) {
 #else
     return xsimd::swizzle(v, xsimd::make_batch_constant<xsimd::batch<uint32_t>, Partner>());
 #endif
+}
+
+/// All lanes joined by `op`, in every lane.
+template <unsigned H = 1, class Op>
+inline Vec fold_lanes(const Vec& v, Op op) {
+    if constexpr (int64_t(H) < k_lanes) {
+        return fold_lanes<2 * H>(op(v, exchange<H>(v)), op);
+    } else {
+        return v;
+    }
 }
 
 /// -1 in the lanes whose number has bit H, the lower ends of a butterfly; 1 in the others.
