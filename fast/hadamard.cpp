@@ -74,7 +74,7 @@ void rotate_rows(const HadamardArgs& args, Block block, int64_t ahead = 0) {
     }
 }
 
-// ---- 1: ref's loops, and all cores ----
+// 1: ref's loops, and all cores
 
 void block_1_loops(float* y, const float* x, int64_t n, float scale) {
     for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale;
@@ -89,8 +89,8 @@ void block_1_loops(float* y, const float* x, int64_t n, float scale) {
     }
 }
 
-// ---- 2: a butterfly of half-width h pairs channels that differ in bit h of their number. Stages
-// with h < k_lanes stay inside a vector, the others join whole vectors ----
+// 2: a butterfly of half-width h pairs channels that differ in bit h of their number. Stages
+// with h < k_lanes stay inside a vector, the others join whole vectors
 
 // The stages H, 2 H, ... below k_lanes. Partners change lanes; the upper one of a pair gets a - b
 // as a + (-1) b, which is the same number.
@@ -121,7 +121,7 @@ void block_2_vectors(float* y, const float* x, int64_t n, float scale) {
     for (int64_t h = k_lanes; h < n; h *= 2) stage_between(y, n, h);
 }
 
-// ---- 3: all stages in registers, between one load and one store of an element ----
+// 3: all stages in registers, between one load and one store of an element
 
 enum class Write { cached, past_caches };
 
@@ -179,8 +179,8 @@ void block_3_registers(float* y, const float* x, int64_t n, float scale) {
     for (int64_t h = part; h < n; h *= 2) stage_between(y, n, h);
 }
 
-// ---- 4: rows are fetched before they are needed, and results too large for the caches are
-// written past them, which spares the memory the reading of lines about to be overwritten ----
+// 4: rows are fetched before they are needed, and results too large for the caches are
+// written past them, which spares the memory the reading of lines about to be overwritten
 
 constexpr int64_t k_ahead = 192;             // floats: 12 lines, about as many as can be awaited
 constexpr int64_t k_past_caches = 32 << 20;  // bytes of a result that no cache is expected to keep

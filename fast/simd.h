@@ -94,6 +94,10 @@ inline float sum_lanes(const Vec& v) {
 /// Lane i gets lane i ^ H: the partner of a butterfly of half-width H.
 template <unsigned H>
 inline Vec exchange(const Vec& v) {
+#if defined(__aarch64__)
+    if constexpr (H == 1) return vrev64q_f32(v);  // xsimd 8 goes through memory here
+    return vextq_f32(v, v, 2);
+#else
     struct Partner {
         static constexpr uint32_t get(unsigned i, unsigned) { return i ^ H; }
     };
@@ -101,6 +105,7 @@ inline Vec exchange(const Vec& v) {
     return xsimd::swizzle(v, xsimd::make_batch_constant<uint32_t, Vec::arch_type, Partner>());
 #else
     return xsimd::swizzle(v, xsimd::make_batch_constant<xsimd::batch<uint32_t>, Partner>());
+#endif
 #endif
 }
 
