@@ -44,7 +44,8 @@ struct Range {
     float min, max;
 };
 
-// Of zeros of both signs, the first gives the minimum its sign.
+// Of zeros of both signs, the first gives the minimum its sign; and the maximum, where all are
+// zeros: their difference is then +0.
 Range min_max(const float* x) {
     Vec lowest = load(x), highest = lowest;
     for (int64_t j = k_lanes; j < k_block; j += k_lanes) {
@@ -55,7 +56,7 @@ Range min_max(const float* x) {
     store(lows, fold_lanes(lowest, [](const Vec& a, const Vec& b) { return min(a, b); }));
     store(highs, fold_lanes(highest, [](const Vec& a, const Vec& b) { return max(a, b); }));
     const float least = lows[0] == 0.0f ? *std::find(x, x + k_block, 0.0f) : lows[0];
-    return {least, highs[0]};
+    return {least, highs[0] == least ? least : highs[0]};
 }
 
 // A step d as it is stored and as codes use it; both 0 where 1 / d overflows.

@@ -18,7 +18,7 @@ namespace rotkv {
 ///   outlier   normal; one element of a row is 1000 times larger
 ///   tiny      rows of size 1e-8, 1e-16, 1e-30, 1e-41 in turn
 ///   huge      rows of size 1e6, 1e20, 1e37 in turn
-///   zeros     +0, and every third row -0
+///   zeros     rows of +0, of +0 and -0, of -0, of -0 and +0 in turn
 ///   inf, nan  normal; one element of every second row is an infinity (both signs in turn), a NaN
 ///   ties      values halfway between neighbours of a type; see tie_values
 inline constexpr std::initializer_list<const char*> k_value_kinds = {
