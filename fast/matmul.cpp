@@ -1,9 +1,8 @@
-// Products with weights. Many tokens: panels of the weight are expanded to f32 and multiplied by
-// dnnl_sgemm. Few tokens: the weight's bytes set the pace, so each row is expanded into the L1
-// cache and met there by all tokens.
+// Products with weights for many tokens: panels of the weight are expanded to f32 and multiplied by
+// dnnl_sgemm. Few tokens go to matvec.cpp.
 #include "fast/kernels.h"
+#include "fast/matvec.h"
 #include "fast/panel.h"
-#include "fast/simd.h"
 #include "fast/workspace.h"
 
 #include <oneapi/dnnl/dnnl.h>
@@ -13,48 +12,7 @@
 namespace rotkv::fast {
 namespace {
 
-constexpr int64_t k_few_tokens = 4;  // up to here the direct product wins
-
 int64_t floats(int64_t bytes) { return bytes / int64_t(sizeof(float)); }
-
-// sum_i a_i b_i: four vectors of partial sums, which hides the latency of the additions and keeps
-// each sum short.
-float dot(const float* a, const float* b, int64_t n) {
-    Vec sum[4] = {Vec(0.0f), Vec(0.0f), Vec(0.0f), Vec(0.0f)};
-    int64_t i = 0;
-    for (; i + 4 * k_lanes <= n; i += 4 * k_lanes) {
-        for (int64_t j = 0; j < 4; ++j) {
-            const int64_t at = i + j * k_lanes;
-            sum[j] = fma(load(a + at), load(b + at), sum[j]);
-        }
-    }
-    for (; i < n; i += k_lanes) {
-        sum[0] = fma(load_part(a + i, n - i), load_part(b + i, n - i), sum[0]);
-    }
-    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
-// One thread owns a row of the weight and with it a column of the result.
-void multiply_rows(const MatmulArgs& args) {
-    const TensorView& weight = args.weight;
-    const int64_t tokens = args.src.n[2], in = args.src.n[3], out = weight.n[2];
-#pragma omp parallel if (out * in >= k_parallel_from)
-    {
-        thread_local Workspace space;
-        float* expanded = space.reserve(in);
-#pragma omp for
-        for (int64_t o = 0; o < out; ++o) {
-            const float* w = weight.row<const float>(o);
-            if (weight.type != DType::f32) {
-                dequantize_row(weight.type, expanded, weight.row<const std::byte>(o), in);
-                w = expanded;
-            }
-            for (int64_t t = 0; t < tokens; ++t) {
-                args.dst.row<float>(t)[o] = dot(w, args.src.row<const float>(t), in);
-            }
-        }
-    }
-}
 
 // dnnl_sgemm wants rows that do not overlap; a view may repeat one.
 bool rows_apart(const TensorView& tensor) { return floats(tensor.stride[2]) >= tensor.n[3]; }
@@ -97,7 +55,7 @@ void multiply_panel(float* y, int64_t y_step, const TensorView& x, int64_t t, in
 // y[t, o] = sum_i w[o, i] x[t, i]
 void matmul(const MatmulArgs& args) {
     const int64_t tokens = args.src.n[2], out = args.weight.n[2];
-    if (tokens <= k_few_tokens) return multiply_rows(args);
+    if (tokens <= k_few_tokens) return matvec(args);
     for (int64_t first = 0; first < out; first += panel_rows(args.weight)) {
         multiply_panel(args.dst.row<float>(0) + first, floats(args.dst.stride[2]), args.src, 0,
                        tokens, load_panel(args.weight, first));

@@ -202,6 +202,94 @@ inline void pick16(int8_t* y, const int8_t* table, const uint8_t* index) {
 #endif
 }
 
+// What products with packed numbers need: integers beside Vec, lane for lane.
+
+using Ints = xsimd::batch<int32_t>;
+
+/// k_lanes bytes from memory, each in a lane.
+inline Ints widen(const uint8_t* x) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#elif defined(__AVX2__)
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+#else
+    int32_t lanes[k_lanes];
+    std::copy_n(x, k_lanes, lanes);
+    return Ints::load_unaligned(lanes);
+#endif
+}
+inline Ints widen(const int8_t* x) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#elif defined(__AVX2__)
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+#else
+    int32_t lanes[k_lanes];
+    std::copy_n(x, k_lanes, lanes);
+    return Ints::load_unaligned(lanes);
+#endif
+}
+
+inline Vec to_float(const Ints& x) { return xsimd::to_float(x); }
+
+/// k_lanes f16 or bf16 values. Exact; a NaN stays a NaN.
+inline Vec load_f16(const uint16_t* x) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+#else
+    float lanes[k_lanes];
+    f16_to_f32_row(lanes, x, k_lanes);
+    return load(lanes);
+#endif
+}
+inline Vec load_bf16(const uint16_t* x) {
+#if defined(__AVX512F__)
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+#elif defined(__AVX2__)
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+#else
+    float lanes[k_lanes];
+    for (int64_t i = 0; i < k_lanes; ++i) lanes[i] = bf16_to_f32(x[i]);
+    return load(lanes);
+#endif
+}
+
+/// Lane i gets `value` where bit i of `bits` is set, else 0.
+inline Ints spread_bits(uint32_t bits, int32_t value) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_set1_epi32(__mmask16(bits), value);
+#else
+    static constexpr struct Bits {
+        int32_t lanes[k_lanes];
+        constexpr Bits() : lanes() {
+            for (int i = 0; i < int(k_lanes); ++i) lanes[i] = 1 << i;
+        }
+    } bit;
+    const Ints own = Ints::load_unaligned(bit.lanes);
+    return xsimd::select((Ints(int32_t(bits)) & own) == own, Ints(value), Ints(0));
+#endif
+}
+
+#if defined(__AVX512F__)
+inline constexpr bool k_picks_16 = true;  ///< a vector is a table of sixteen floats
+#else
+inline constexpr bool k_picks_16 = false;
+#endif
+
+/// Lane i gets table[index[i] & 15] of sixteen floats that one vector holds: only with k_picks_16.
+inline Vec pick16(const Vec& table, const Ints& index) {
+#if defined(__AVX512F__)
+    return _mm512_permutexvar_ps(index, table);
+#else
+    return to_float(index) + table;  // never called
+#endif
+}
+
+/// Lane i gets the sum of the lanes of rows[i], k_lanes of them.
+inline Vec sum_each(const Vec* rows) { return xsimd::haddp(rows); }
+
 }  // namespace rotkv::fast
 
 #if defined(__GNUC__) && !defined(__clang__)

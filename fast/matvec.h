@@ -1,0 +1,19 @@
+#pragma once
+// A product with a weight for few tokens, where the weight's bytes set the pace.
+// Docs: docs/08-backends.md
+
+#include "ref/ops.h"
+
+#include <cstdint>
+
+namespace rotkv::fast {
+
+/// Up to here matvec is the faster one: from 16 tokens on (two cores, AVX-512 and AVX2 alike) an
+/// expanded panel pays.
+inline constexpr int64_t k_few_tokens = 12;
+
+/// y[t, o] = sum_i w[o, i] x[t, i], as matmul.
+/// Cost: reads the weight once for four tokens. Error: below in * 2^-24 sum_i |w_i x_i|.
+void matvec(const MatmulArgs& args);
+
+}  // namespace rotkv::fast

@@ -1,0 +1,194 @@
+#pragma once
+// Packed numbers as they come from memory into registers: 32 of a row at a time, expanded to f32,
+// bit by bit what dequantize_row would store. A product that takes them from there reads each
+// packed byte once and writes nothing. Docs: docs/03-quantization.md
+//
+// A format is a struct Packed<type> with two functions. Its blocks of 32 are counted through the
+// row, and each has two numbers, a and b:
+//   numbers(y, row, first, count)   of up to k_chunk blocks: f16 to f32 is one instruction for
+//   eight values(v, row, block, numbers)  the block's 32 values in k_block_vectors vectors
+// Where codes have four bits and a vector sixteen lanes, the block's sixteen possible values are
+// computed once, and each code picks one.
+
+#include "fast/simd.h"
+#include "ref/quant.h"
+
+#include <cstring>
+
+namespace rotkv::fast {
+
+inline constexpr int64_t k_block_vectors = k_block / k_lanes;
+inline constexpr int64_t k_chunk = 16;  ///< blocks whose numbers are taken at a time
+
+template <DType type>
+struct Packed;
+
+/// The numbers of one block. b: what formats with a minimum add; of q6_K the second half's scale.
+struct BlockNumbers {
+    float a, b;
+};
+
+/// Of formats whose blocks begin with `count_f16` f16 values: a scale, or a scale and a minimum.
+template <class Block, int64_t count_f16>
+inline void leading_numbers(BlockNumbers* y, const void* row, int64_t first, int64_t count) {
+    const Block* blocks = static_cast<const Block*>(row) + first;
+    uint16_t bits[2 * k_chunk] = {};
+    for (int64_t i = 0; i < count; ++i) std::memcpy(bits + 2 * i, blocks + i, 2 * count_f16);
+    f16_to_f32_row(&y->a, bits, 2 * k_chunk);
+}
+
+template <class Block>
+inline const Block& block_of(const void* row, int64_t i) {
+    return static_cast<const Block*>(row)[i];
+}
+
+// ---- codes of four bits
+
+/// The codes of elements e .. e + k_lanes - 1 of a block whose byte j holds j and j + 16.
+inline Ints nibbles(const uint8_t* qs, int64_t e) {
+    const Ints bytes = widen(qs + e % 16);
+    return e < 16 ? bytes & Ints(15) : bytes >> 4;
+}
+
+/// v = a * (code + first) + b
+inline void linear_nibbles(Vec* v, const uint8_t* qs, float first, BlockNumbers n) {
+    if constexpr (k_picks_16) {
+        static constexpr float codes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const Vec table = fma(load(codes) + Vec(first), Vec(n.a), Vec(n.b));
+        const Ints bytes = widen(qs);
+        v[0] = pick16(table, bytes);
+        v[1] = pick16(table, bytes >> 4);
+    } else {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) {
+            v[i] = fma(to_float(nibbles(qs, i * k_lanes)) + Vec(first), Vec(n.a), Vec(n.b));
+        }
+    }
+}
+
+template <>
+struct Packed<DType::q4_0> {
+    static constexpr auto numbers = leading_numbers<BlockQ4_0, 1>;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        linear_nibbles(v, block_of<BlockQ4_0>(row, block).qs, -8.0f, n);
+    }
+};
+
+template <>
+struct Packed<DType::q4_1> {
+    static constexpr auto numbers = leading_numbers<BlockQ4_1, 2>;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        linear_nibbles(v, block_of<BlockQ4_1>(row, block).qs, 0.0f, n);
+    }
+};
+
+template <>
+struct Packed<DType::iq4_nl> {
+    static constexpr auto numbers = leading_numbers<BlockIq4Nl, 1>;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        const uint8_t* qs = block_of<BlockIq4Nl>(row, block).qs;
+        if constexpr (k_picks_16) {
+            const Vec table = to_float(widen(k_iq4_levels)) * Vec(n.a);
+            const Ints bytes = widen(qs);
+            v[0] = pick16(table, bytes);
+            v[1] = pick16(table, bytes >> 4);
+        } else {
+            uint8_t codes[k_block];
+#pragma omp simd
+            for (int64_t j = 0; j < 16; ++j) {
+                codes[j] = qs[j] & 15;
+                codes[j + 16] = uint8_t(qs[j] >> 4);
+            }
+            int8_t levels[k_block];
+            pick16(levels, k_iq4_levels, codes);
+            pick16(levels + 16, k_iq4_levels, codes + 16);
+#pragma GCC unroll 8
+            for (int64_t i = 0; i < k_block_vectors; ++i) {
+                v[i] = to_float(widen(levels + i * k_lanes)) * Vec(n.a);
+            }
+        }
+    }
+};
+
+// ---- codes of five bits: the fifth is worth 16
+
+/// v = a * (code + first) + b
+inline void linear_fives(Vec* v, const uint8_t* qs, const uint8_t* qh, float first,
+                         BlockNumbers n) {
+    uint32_t fifth;
+    std::memcpy(&fifth, qh, sizeof fifth);  // bit j of qh[i] is that of element 8 i + j
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < k_block_vectors; ++i) {
+        const int64_t e = i * k_lanes;
+        const Ints code = nibbles(qs, e) | spread_bits(fifth >> e, 16);
+        v[i] = fma(to_float(code) + Vec(first), Vec(n.a), Vec(n.b));
+    }
+}
+
+template <>
+struct Packed<DType::q5_0> {
+    static constexpr auto numbers = leading_numbers<BlockQ5_0, 1>;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        const BlockQ5_0& x = block_of<BlockQ5_0>(row, block);
+        linear_fives(v, x.qs, x.qh, -16.0f, n);
+    }
+};
+
+template <>
+struct Packed<DType::q5_1> {
+    static constexpr auto numbers = leading_numbers<BlockQ5_1, 2>;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        const BlockQ5_1& x = block_of<BlockQ5_1>(row, block);
+        linear_fives(v, x.qs, x.qh, 0.0f, n);
+    }
+};
+
+// ---- codes of eight bits
+
+template <>
+struct Packed<DType::q8_0> {
+    static constexpr auto numbers = leading_numbers<BlockQ8_0, 1>;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        const int8_t* qs = block_of<BlockQ8_0>(row, block).qs;
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) {
+            v[i] = to_float(widen(qs + i * k_lanes)) * Vec(n.a);
+        }
+    }
+};
+
+// ---- plain numbers: no block has anything of its own
+
+inline void no_numbers(BlockNumbers*, const void*, int64_t, int64_t) {}
+
+template <>
+struct Packed<DType::f32> {
+    static constexpr auto numbers = no_numbers;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
+        const float* x = static_cast<const float*>(row) + block * k_block;
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) v[i] = load(x + i * k_lanes);
+    }
+};
+
+template <>
+struct Packed<DType::f16> {
+    static constexpr auto numbers = no_numbers;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
+        const uint16_t* x = static_cast<const uint16_t*>(row) + block * k_block;
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) v[i] = load_f16(x + i * k_lanes);
+    }
+};
+
+template <>
+struct Packed<DType::bf16> {
+    static constexpr auto numbers = no_numbers;
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
+        const uint16_t* x = static_cast<const uint16_t*>(row) + block * k_block;
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) v[i] = load_bf16(x + i * k_lanes);
+    }
+};
+
+}  // namespace rotkv::fast
