@@ -8,6 +8,7 @@
 // online: a row keeps its largest score, and sums are rescaled when a larger one comes, so that one
 // walk over the cache is enough (Milakov, Gimelshein 2018). Steps 2 to 4 are attention_tile.cpp.
 #include "fast/attention_tile.h"
+#include "fast/decode.h"
 #include "fast/kernels.h"
 #include "fast/workspace.h"
 
@@ -21,6 +22,7 @@
 namespace rotkv::fast {
 namespace {
 
+constexpr int64_t k_decode_tokens = 1;  // up to here decode.h is the faster one
 constexpr int64_t k_group_rows = k_max_vectors * k_lanes;
 constexpr int64_t k_block_floats = 1 << 17;  // queries and sums of a block: half a MiB of L2
 
@@ -253,6 +255,7 @@ int64_t tile_floats(const AttentionArgs& args) {
 // otherwise the parts meet in a second loop.
 void attention(const AttentionArgs& args) {
     if (args.dst.empty()) return;
+    if (args.q.n[1] <= k_decode_tokens && decodes(args)) return decode_split(args);
     const Plan plan = make_plan(args);
     const RowRotation k_rotation(args.k_rotation, args.q.n[3]);
     const RowRotation v_rotation(args.v_rotation, args.dst.n[3]);

@@ -14,7 +14,7 @@ namespace rotkv {
 /// Memory is the process's own, aligned to 64 bytes; import() aliases. Operations have finished
 /// when they return. Results do not depend on who calls, nor, for exact operations, on the number
 /// of threads.
-class FastBackend final : public Backend {
+class FastBackend : public Backend {
   public:
     /// threads 0: as many as OpenMP takes by itself.
     explicit FastBackend(int threads);

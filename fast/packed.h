@@ -37,6 +37,14 @@ inline void leading_numbers(BlockNumbers* y, const void* row, int64_t first, int
     f16_to_f32_row(&y->a, bits, 2 * k_chunk);
 }
 
+/// The same of a single block.
+template <class Block, int64_t count_f16>
+inline BlockNumbers leading_number(const void* row, int64_t i) {
+    uint16_t bits[2] = {};
+    std::memcpy(bits, static_cast<const Block*>(row) + i, 2 * count_f16);
+    return {f16_value(bits[0]), count_f16 == 2 ? f16_value(bits[1]) : 0.0f};
+}
+
 template <class Block>
 inline const Block& block_of(const void* row, int64_t i) {
     return static_cast<const Block*>(row)[i];
@@ -69,6 +77,7 @@ inline void linear_nibbles(Vec* v, const uint8_t* qs, float first, BlockNumbers 
 template <>
 struct Packed<DType::q4_0> {
     static constexpr auto numbers = leading_numbers<BlockQ4_0, 1>;
+    static constexpr auto number = leading_number<BlockQ4_0, 1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_0>(row, block).qs, -8.0f, n);
     }
@@ -77,6 +86,7 @@ struct Packed<DType::q4_0> {
 template <>
 struct Packed<DType::q4_1> {
     static constexpr auto numbers = leading_numbers<BlockQ4_1, 2>;
+    static constexpr auto number = leading_number<BlockQ4_1, 2>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_1>(row, block).qs, 0.0f, n);
     }
@@ -85,6 +95,7 @@ struct Packed<DType::q4_1> {
 template <>
 struct Packed<DType::iq4_nl> {
     static constexpr auto numbers = leading_numbers<BlockIq4Nl, 1>;
+    static constexpr auto number = leading_number<BlockIq4Nl, 1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const uint8_t* qs = block_of<BlockIq4Nl>(row, block).qs;
         if constexpr (k_picks_16) {
@@ -128,6 +139,7 @@ inline void linear_fives(Vec* v, const uint8_t* qs, const uint8_t* qh, float fir
 template <>
 struct Packed<DType::q5_0> {
     static constexpr auto numbers = leading_numbers<BlockQ5_0, 1>;
+    static constexpr auto number = leading_number<BlockQ5_0, 1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_0& x = block_of<BlockQ5_0>(row, block);
         linear_fives(v, x.qs, x.qh, -16.0f, n);
@@ -137,6 +149,7 @@ struct Packed<DType::q5_0> {
 template <>
 struct Packed<DType::q5_1> {
     static constexpr auto numbers = leading_numbers<BlockQ5_1, 2>;
+    static constexpr auto number = leading_number<BlockQ5_1, 2>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_1& x = block_of<BlockQ5_1>(row, block);
         linear_fives(v, x.qs, x.qh, 0.0f, n);
@@ -148,6 +161,7 @@ struct Packed<DType::q5_1> {
 template <>
 struct Packed<DType::q8_0> {
     static constexpr auto numbers = leading_numbers<BlockQ8_0, 1>;
+    static constexpr auto number = leading_number<BlockQ8_0, 1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const int8_t* qs = block_of<BlockQ8_0>(row, block).qs;
 #pragma GCC unroll 8
@@ -160,10 +174,12 @@ struct Packed<DType::q8_0> {
 // ---- plain numbers: no block has anything of its own
 
 inline void no_numbers(BlockNumbers*, const void*, int64_t, int64_t) {}
+inline BlockNumbers no_number(const void*, int64_t) { return {}; }
 
 template <>
 struct Packed<DType::f32> {
     static constexpr auto numbers = no_numbers;
+    static constexpr auto number = no_number;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
         const float* x = static_cast<const float*>(row) + block * k_block;
 #pragma GCC unroll 8
@@ -174,6 +190,7 @@ struct Packed<DType::f32> {
 template <>
 struct Packed<DType::f16> {
     static constexpr auto numbers = no_numbers;
+    static constexpr auto number = no_number;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
         const uint16_t* x = static_cast<const uint16_t*>(row) + block * k_block;
 #pragma GCC unroll 8
@@ -184,11 +201,31 @@ struct Packed<DType::f16> {
 template <>
 struct Packed<DType::bf16> {
     static constexpr auto numbers = no_numbers;
+    static constexpr auto number = no_number;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
         const uint16_t* x = static_cast<const uint16_t*>(row) + block * k_block;
 #pragma GCC unroll 8
         for (int64_t i = 0; i < k_block_vectors; ++i) v[i] = load_bf16(x + i * k_lanes);
     }
 };
+
+/// visit(Packed<type>{}) for a type that a cache may have.
+template <class Visit>
+inline void with_packed(DType type, Visit visit) {
+    // clang-format off
+    switch (type) {
+        case DType::f32: return visit(Packed<DType::f32>{});
+        case DType::f16: return visit(Packed<DType::f16>{});
+        case DType::bf16: return visit(Packed<DType::bf16>{});
+        case DType::q8_0: return visit(Packed<DType::q8_0>{});
+        case DType::q5_1: return visit(Packed<DType::q5_1>{});
+        case DType::q5_0: return visit(Packed<DType::q5_0>{});
+        case DType::q4_1: return visit(Packed<DType::q4_1>{});
+        case DType::q4_0: return visit(Packed<DType::q4_0>{});
+        case DType::iq4_nl: return visit(Packed<DType::iq4_nl>{});
+        default: return;  // check() has refused every other type
+    }
+    // clang-format on
+}
 
 }  // namespace rotkv::fast

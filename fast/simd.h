@@ -287,8 +287,28 @@ inline Vec pick16(const Vec& table, const Ints& index) {
 #endif
 }
 
-/// Lane i gets the sum of the lanes of rows[i], k_lanes of them.
-inline Vec sum_each(const Vec* rows) { return xsimd::haddp(rows); }
+/// Lane i gets the sum of the lanes of rows[i], k_lanes of them. (xsimd 8 gets the order of its
+/// sums wrong with AVX-512.)
+inline Vec sum_each(const Vec* rows) {
+#if defined(__AVX512F__)
+    __m512 four[4];  // four[i]: lane j of each quarter holds a part of the sum of row 4 i + j
+    for (int64_t i = 0; i < 4; ++i, rows += 4) {
+        const auto pair = [](__m512 a, __m512 b) {
+            return _mm512_castps_pd(
+                _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        };
+        const __m512d ab = pair(rows[0], rows[1]), cd = pair(rows[2], rows[3]);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    }
+    const auto quarters = [](__m512 a, __m512 b) {  // 0 + 1 and 2 + 3 of a, then of b
+        return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+    };
+    return quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
+#else
+    return xsimd::haddp(rows);
+#endif
+}
 
 }  // namespace rotkv::fast
 
