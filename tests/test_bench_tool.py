@@ -162,7 +162,7 @@ class Compare(Tools):
         result = self.compare("--rounds", "2", llama=speed)
         self.assertEqual(result.returncode, 0, result.stderr)
         rows = self.rows(result.stdout)
-        self.assertEqual(len(rows), 13)
+        self.assertEqual(len(rows), 14)
         theirs, ours, ratio, target, met = rows["pp16 @ d16, q8_0"]
         self.assertEqual((theirs, target, met), ("2.0 (2.0 .. 2.0)", ">= 4 x", "yes"))
         self.assertAlmostEqual(float(ours.split()[0]) / 2 / float(ratio.split()[0]), 1, places=2)

@@ -241,19 +241,22 @@ def row_of_memory(turns):
                lambda ratio: ratio <= 1)
 
 
-def row_of_depth(asked, rotkv):
+def rows_of_depth(asked, rotkv):
     """Does a token cost the same more for every token in the cache? The slope of the seconds over
     the deeper half, beside that over the first half."""
     say("depths " + ", ".join(map(str, asked.depths)))
-    tests = rotkv.bench("q8_0", "-p", "0", "-n", "16", "-d", ",".join(map(str, asked.depths)),
-                        repetitions=asked.rounds)["rows"]
-    costs = [1 / test["tokens_per_second"]["median"] for test in tests]
-    depths, middle = asked.depths, len(asked.depths) // 2
-    slopes = [(costs[b] - costs[a]) / (depths[b] - depths[a])
-              for a, b in ((0, middle), (middle, len(depths) - 1))]
-    listed = ", ".join(f"{depth}: {1e3 * cost:.2f}" for depth, cost in zip(depths, costs))
-    return row("ms per token at depth, q8_0; deeper slope beside first slope", "", listed,
-               [slopes[1] / slopes[0]], "<= 1.25 x", lambda ratio: 0 < ratio <= 1.25)
+    tests = rotkv.bench("q8_0", "-p", str(asked.prompt), "-n", "16", "-d",
+                        ",".join(map(str, asked.depths)), repetitions=asked.rounds)["rows"]
+    depths, middle, lines = asked.depths, len(asked.depths) // 2, []
+    for kind, of in (("tg", "n_gen"), ("pp", "n_prompt")):
+        costs = [1 / test["tokens_per_second"]["median"] for test in tests if test[of] > 0]
+        slopes = [(costs[b] - costs[a]) / (depths[b] - depths[a])
+                  for a, b in ((0, middle), (middle, len(depths) - 1))]
+        listed = ", ".join(f"{depth}: {1e3 * cost:.2f}" for depth, cost in zip(depths, costs))
+        lines.append(row(f"ms per token of {kind} at depth, q8_0; deeper slope beside first slope",
+                         "", listed, [slopes[1] / slopes[0]], "<= 1.25 x",
+                         lambda ratio: 0 < ratio <= 1.25))
+    return lines
 
 
 def processor():
@@ -268,7 +271,7 @@ def page(asked, rotkv, llama):
     load = os.getloadavg()[0]
     turns = measure(asked, rotkv, llama)
     lines = rows_of_rates(asked, turns) + rows_of_rotation(asked, rotkv)
-    lines += [row_of_memory(turns), row_of_depth(asked, rotkv)]
+    lines += [row_of_memory(turns)] + rows_of_depth(asked, rotkv)
     model, text = os.path.basename(asked.model), os.path.basename(asked.file)
     head = [
         f"{datetime.date.today()}, {processor()}, {os.cpu_count()} processors, "
