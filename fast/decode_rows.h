@@ -17,16 +17,18 @@ struct PackedRows {
     const int32_t* cells;
     int64_t count;
 
+    int64_t ahead() const { return 64 * stride; }  ///< bytes to a row that is needed soon
     const std::byte* row(int64_t i) const { return first + cells[i] * stride; }
 };
 
 /// partial[h] gets vectors whose lanes sum to q[h] . row; q [heads][d].
 template <class Format, int64_t heads>
 inline void multiply_row(Vec* partial, int64_t step, const float* q, const std::byte* row,
-                         int64_t d) {
+                         int64_t ahead, int64_t d) {
     Vec sum[heads];
     for (Vec& one : sum) one = Vec(0.0f);
     for (int64_t b = 0; b < d / k_block; ++b) {
+        prefetch(Format::place(row, b) + ahead);
         Vec k[k_block_vectors];
         Format::values(k, row, b, Format::number(row, b));
 #pragma GCC unroll 8
@@ -48,7 +50,8 @@ inline void score_rows(float* scores, int64_t step, const float* q, const Packed
         Vec partial[heads][k_lanes];
         const int64_t count = std::min(k_lanes, rows.count - first);
         for (int64_t i = 0; i < count; ++i) {
-            multiply_row<Format, heads>(&partial[0][i], k_lanes, q, rows.row(first + i), d);
+            multiply_row<Format, heads>(&partial[0][i], k_lanes, q, rows.row(first + i),
+                                        rows.ahead(), d);
         }
         for (int64_t h = 0; h < heads; ++h) {
             std::fill(partial[h] + count, partial[h] + k_lanes, Vec(0.0f));
@@ -71,6 +74,7 @@ inline void add_rows(float* sum, const float* factor, const float* p, int64_t st
         }
         for (int64_t i = 0; i < rows.count; ++i) {
             Vec v[k_block_vectors];
+            prefetch(Format::place(rows.row(i), b) + rows.ahead());
             Format::values(v, rows.row(i), b, Format::number(rows.row(i), b));
 #pragma GCC unroll 4
             for (int64_t h = 0; h < heads; ++h) {

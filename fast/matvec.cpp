@@ -17,6 +17,10 @@ namespace {
 
 constexpr int64_t k_rows = 2, k_tokens = 4;  // at a time
 
+// How far in front of the block in use, in bytes, the next ones are called from memory: rows follow
+// each other there. It takes about a tenth off the time of a token.
+constexpr int64_t k_ahead = 2048;
+
 // Some rows of the weight and some tokens. The product of row r and token t goes to y[t][r].
 struct Operands {
     const std::byte* w[k_rows];
@@ -56,6 +60,7 @@ void multiply(const Operands& on) {
 #pragma GCC unroll 4
             for (int64_t r = 0; r < rows; ++r) {
                 Vec w[k_block_vectors];
+                prefetch(Packed<type>::place(on.w[r], first + i) + k_ahead);
                 Packed<type>::values(w, on.w[r], first + i, numbers[r][i]);
 #pragma GCC unroll 8
                 for (int64_t j = 0; j < k_block_vectors; ++j) {

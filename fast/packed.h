@@ -3,7 +3,7 @@
 // bit by bit what dequantize_row would store. A product that takes them from there reads each
 // packed byte once and writes nothing. Docs: docs/03-quantization.md
 //
-// A format is a struct Packed<type> with two functions. Its blocks of 32 are counted through the
+// A format is a struct Packed<type> of functions. Its blocks of 32 are counted through the
 // row, and each has two numbers, a and b:
 //   numbers(y, row, first, count)   of up to k_chunk blocks: f16 to f32 is one instruction for
 //   eight values(v, row, block, numbers)  the block's 32 values in k_block_vectors vectors
@@ -22,6 +22,12 @@ inline constexpr int64_t k_chunk = 16;  ///< blocks whose numbers are taken at a
 
 template <DType type>
 struct Packed;
+
+/// Where a block begins.
+template <class Block>
+inline const std::byte* block_place(const void* row, int64_t i) {
+    return static_cast<const std::byte*>(row) + i * int64_t(sizeof(Block));
+}
 
 /// The numbers of one block. b: what formats with a minimum add; of q6_K the second half's scale.
 struct BlockNumbers {
@@ -78,6 +84,7 @@ template <>
 struct Packed<DType::q4_0> {
     static constexpr auto numbers = leading_numbers<BlockQ4_0, 1>;
     static constexpr auto number = leading_number<BlockQ4_0, 1>;
+    static constexpr auto place = block_place<BlockQ4_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_0>(row, block).qs, -8.0f, n);
     }
@@ -87,6 +94,7 @@ template <>
 struct Packed<DType::q4_1> {
     static constexpr auto numbers = leading_numbers<BlockQ4_1, 2>;
     static constexpr auto number = leading_number<BlockQ4_1, 2>;
+    static constexpr auto place = block_place<BlockQ4_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_1>(row, block).qs, 0.0f, n);
     }
@@ -96,6 +104,7 @@ template <>
 struct Packed<DType::iq4_nl> {
     static constexpr auto numbers = leading_numbers<BlockIq4Nl, 1>;
     static constexpr auto number = leading_number<BlockIq4Nl, 1>;
+    static constexpr auto place = block_place<BlockIq4Nl>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const uint8_t* qs = block_of<BlockIq4Nl>(row, block).qs;
         if constexpr (k_picks_16) {
@@ -140,6 +149,7 @@ template <>
 struct Packed<DType::q5_0> {
     static constexpr auto numbers = leading_numbers<BlockQ5_0, 1>;
     static constexpr auto number = leading_number<BlockQ5_0, 1>;
+    static constexpr auto place = block_place<BlockQ5_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_0& x = block_of<BlockQ5_0>(row, block);
         linear_fives(v, x.qs, x.qh, -16.0f, n);
@@ -150,6 +160,7 @@ template <>
 struct Packed<DType::q5_1> {
     static constexpr auto numbers = leading_numbers<BlockQ5_1, 2>;
     static constexpr auto number = leading_number<BlockQ5_1, 2>;
+    static constexpr auto place = block_place<BlockQ5_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_1& x = block_of<BlockQ5_1>(row, block);
         linear_fives(v, x.qs, x.qh, 0.0f, n);
@@ -162,6 +173,7 @@ template <>
 struct Packed<DType::q8_0> {
     static constexpr auto numbers = leading_numbers<BlockQ8_0, 1>;
     static constexpr auto number = leading_number<BlockQ8_0, 1>;
+    static constexpr auto place = block_place<BlockQ8_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const int8_t* qs = block_of<BlockQ8_0>(row, block).qs;
 #pragma GCC unroll 8
@@ -180,6 +192,7 @@ template <>
 struct Packed<DType::f32> {
     static constexpr auto numbers = no_numbers;
     static constexpr auto number = no_number;
+    static constexpr auto place = block_place<float[k_block]>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
         const float* x = static_cast<const float*>(row) + block * k_block;
 #pragma GCC unroll 8
@@ -191,6 +204,7 @@ template <>
 struct Packed<DType::f16> {
     static constexpr auto numbers = no_numbers;
     static constexpr auto number = no_number;
+    static constexpr auto place = block_place<uint16_t[k_block]>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
         const uint16_t* x = static_cast<const uint16_t*>(row) + block * k_block;
 #pragma GCC unroll 8
@@ -202,6 +216,7 @@ template <>
 struct Packed<DType::bf16> {
     static constexpr auto numbers = no_numbers;
     static constexpr auto number = no_number;
+    static constexpr auto place = block_place<uint16_t[k_block]>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
         const uint16_t* x = static_cast<const uint16_t*>(row) + block * k_block;
 #pragma GCC unroll 8

@@ -9,6 +9,11 @@ namespace rotkv::fast {
 
 inline constexpr int64_t k_super_blocks = k_super / k_block;  ///< 8 blocks of 32
 
+template <class Super>
+inline const std::byte* part_place(const void* row, int64_t i) {
+    return static_cast<const std::byte*>(row) + i * int64_t(sizeof(Super)) / k_super_blocks;
+}
+
 /// Numbers of q4_K and q5_K: a = d * sc, b = -dmin * mn, both exact. For the places of the sixteen
 /// 6-bit numbers see ref/quant_k.cpp.
 template <class Super>
@@ -31,6 +36,7 @@ inline Ints half_bytes(const uint8_t* qs, bool high) {
 template <>
 struct Packed<DType::q4_k> {
     static constexpr auto numbers = scales_and_minima<BlockQ4_K>;
+    static constexpr auto place = part_place<BlockQ4_K>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const int64_t s = block % k_super_blocks;
         const uint8_t* qs = block_of<BlockQ4_K>(row, block / k_super_blocks).qs + s / 2 * k_block;
@@ -44,6 +50,7 @@ struct Packed<DType::q4_k> {
 template <>
 struct Packed<DType::q5_k> {
     static constexpr auto numbers = scales_and_minima<BlockQ5_K>;
+    static constexpr auto place = part_place<BlockQ5_K>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const int64_t s = block % k_super_blocks;
         const BlockQ5_K& x = block_of<BlockQ5_K>(row, block / k_super_blocks);
@@ -60,6 +67,7 @@ struct Packed<DType::q5_k> {
 /// Its sub-blocks have 16 elements: a is the scale of a block's first half, b of its second.
 template <>
 struct Packed<DType::q6_k> {
+    static constexpr auto place = part_place<BlockQ6_K>;
     static void numbers(BlockNumbers* y, const void* row, int64_t first, int64_t count) {
         for (int64_t i = 0; i < count; ++i) {
             const BlockQ6_K& x = block_of<BlockQ6_K>(row, (first + i) / k_super_blocks);

@@ -230,6 +230,9 @@ inline Ints widen(const int8_t* x) {
 #endif
 }
 
+/// Asks for the cache line of an address that may lie outside of everything.
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
 inline Vec to_float(const Ints& x) { return xsimd::to_float(x); }
 
 /// k_lanes f16 or bf16 values. Exact; a NaN stays a NaN.
