@@ -3,10 +3,11 @@
 //   1 rotate the queries, 2 score the visible cells, 3 softmax, 4 sum the values, 5 rotate back
 //
 // Beside ref it adds three things. Work is shared out by (stream, KV head, block of tokens), and by
-// parts of the cache where that gives too few tasks, as for one token. Cells come in tiles that are
+// parts of the cache where that gives too few tasks. Cells come in tiles that are
 // expanded to f32 once for all tokens of the block and all query heads of the group. Softmax is
 // online: a row keeps its largest score, and sums are rescaled when a larger one comes, so that one
 // walk over the cache is enough (Milakov, Gimelshein 2018). Steps 2 to 4 are attention_tile.cpp.
+// A token or two go to decode.h: there is nobody to share an expanded tile with.
 #include "fast/attention_tile.h"
 #include "fast/decode.h"
 #include "fast/kernels.h"
@@ -22,7 +23,6 @@
 namespace rotkv::fast {
 namespace {
 
-constexpr int64_t k_decode_tokens = 1;  // up to here decode.h is the faster one
 constexpr int64_t k_group_rows = k_max_vectors * k_lanes;
 constexpr int64_t k_block_floats = 1 << 17;  // queries and sums of a block: half a MiB of L2
 
@@ -249,13 +249,22 @@ int64_t tile_floats(const AttentionArgs& args) {
     return k_tile_cells * (args.q.n[3] + round_up(args.dst.n[3], k_strip) + k_group_rows);
 }
 
+// True where the query rows that share a KV head and a stream would not fill a vector's lanes.
+bool few_rows(const AttentionArgs& args) {
+    const int32_t* stream = args.q_stream.row<const int32_t>(0);
+    const int64_t heads = args.q.n[2] / args.k_cache.n[2];
+    std::vector<int64_t> rows(static_cast<size_t>(args.k_cache.n[0]));
+    for (int64_t t = 0; t < args.q.n[1]; ++t) rows[size_t(stream[t])] += heads;
+    return *std::max_element(rows.begin(), rows.end()) < k_lanes;
+}
+
 }  // namespace
 
 // A task is one part of one block. Where blocks have a single part the task ends with the output;
 // otherwise the parts meet in a second loop.
 void attention(const AttentionArgs& args) {
     if (args.dst.empty()) return;
-    if (args.q.n[1] <= k_decode_tokens && decodes(args)) return decode_split(args);
+    if (few_rows(args) && decodes(args)) return decode_split(args);
     const Plan plan = make_plan(args);
     const RowRotation k_rotation(args.k_rotation, args.q.n[3]);
     const RowRotation v_rotation(args.v_rotation, args.dst.n[3]);
