@@ -1,5 +1,6 @@
 // Version 1, threads: ref/attention.cpp with its loops in vectors of f32, and query heads shared
-// out among threads. A cached row is expanded into the L1 cache, then used.
+// out among threads. A cached row is expanded into the L1 cache, then used. The gains that the next
+// versions name: q8_0, 2048 cells, 9 heads on 3 KV heads, D = 64, 30 layers, AVX-512, two cores.
 #include "fast/decode.h"
 #include "fast/simd.h"
 #include "fast/workspace.h"

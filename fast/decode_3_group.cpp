@@ -1,6 +1,7 @@
 // Version 3, group: the query heads of a group (GQA) read their KV head's rows together, so that a
 // row is read once and not once per head. It needs the online softmax, a tile of cells at a time;
-// KV heads are shared out among threads.
+// KV heads are shared out among threads. Gain: 1.6 x on one thread, 1.4 x on two, which three KV
+// heads do not keep busy.
 #include "fast/decode_tile.h"
 #include "fast/workspace.h"
 
