@@ -91,7 +91,7 @@ std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
     return all;
 }
 
-void load(const Kind& kind, const std::string& path, const std::string& again) {
+void load(const Kind& kind, const std::string& path, const TemporaryPath& again) {
     static const std::unique_ptr<Backend> backend = ref::make_backend();
     const std::unique_ptr<KvCache> cache = make_cache(*backend, kind);
     const std::vector<std::byte> before = contents(*backend, *cache);
@@ -102,9 +102,10 @@ void load(const Kind& kind, const std::string& path, const std::string& again) {
             throw std::logic_error("a file that was refused has changed the cache");
         return;
     }
-    save_cache(*cache, k_model, again);
+    again.clear();
+    save_cache(*cache, k_model, again.path);
     const std::unique_ptr<KvCache> second = make_cache(*backend, kind);
-    load_cache(*second, k_model, again);
+    load_cache(*second, k_model, again.path);
     if (contents(*backend, *second) != contents(*backend, *cache))
         throw std::logic_error("saved and loaded again, the cache is another");
 }
@@ -117,7 +118,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const Bytes input(data, data + size);
     for (const Bytes& bytes : {input, with_right_sums(input)}) {
         file.write(bytes);
-        for (const Kind& kind : all) load(kind, file.path, again.path);
+        for (const Kind& kind : all) load(kind, file.path, again);
     }
     return 0;
 }
