@@ -6,6 +6,7 @@
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
+#include "tools/forwarding_backend.h"
 
 #include <cmath>
 #include <cstring>
@@ -18,44 +19,19 @@
 namespace rotkv::test {
 
 /// The reference, after whose hadamard something goes wrong.
-class SpoiledBackend : public Backend {
+class SpoiledBackend : public tools::ForwardingBackend {
   public:
     explicit SpoiledBackend(std::function<void(const HadamardArgs&)> spoil)
-        : spoil_(std::move(spoil)) {}
-
+        : ForwardingBackend(ref::make_backend()), spoil_(std::move(spoil)) {}
     std::string name() const override { return "spoiled"; }
-    std::string description() const override { return "for tests"; }
-    std::byte* allocate(std::size_t bytes) override { return ref_->allocate(bytes); }
-    void free_memory(std::byte* memory) override { ref_->free_memory(memory); }
-    std::byte* import(std::span<const std::byte> bytes) override { return ref_->import(bytes); }
-    void upload(std::byte* dst, std::span<const std::byte> src) override { ref_->upload(dst, src); }
-    void download(std::span<std::byte> dst, const std::byte* src) override {
-        ref_->download(dst, src);
-    }
-    void synchronize() override {}
 
   protected:
     void run(const HadamardArgs& args) override {
-        ref_->hadamard(args);
+        real().hadamard(args);
         spoil_(args);
     }
-    void run(const QuantizeArgs& args) override { ref_->quantize(args); }
-    void run(const DequantizeArgs& args) override { ref_->dequantize(args); }
-    void run(const RopeArgs& args) override { ref_->rope(args); }
-    void run(const RmsNormArgs& args) override { ref_->rms_norm(args); }
-    void run(const MatmulArgs& args) override { ref_->matmul(args); }
-    void run(const KvStoreArgs& args) override { ref_->kv_store(args); }
-    void run(const AttentionArgs& args) override { ref_->attention(args); }
-    void run(const KvShiftArgs& args) override { ref_->kv_shift(args); }
-    void run(const ActMulArgs& args) override { ref_->act_mul(args); }
-    void run(const AddArgs& args) override { ref_->add(args); }
-    void run(const EmbedArgs& args) override { ref_->embed(args); }
-    void run(const NllArgs& args) override { ref_->nll(args); }
-    void run(const KldArgs& args) override { ref_->kld(args); }
-    void run(const LogitsArgs& args) override { ref_->logits(args); }
 
   private:
-    std::unique_ptr<Backend> ref_ = ref::make_backend();
     std::function<void(const HadamardArgs&)> spoil_;
 };
 

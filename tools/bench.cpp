@@ -99,6 +99,7 @@ void Flags::add_to(CLI::App& app) {
             ->type_name(type);
     };
     model.add_to(app);
+    model.add_profile_to(app);
     add_list("-p,--n-prompt", "-p", prompts, parse_count,
              "tokens of the prompt tests; 0: none (512)", "N,...");
     add_list("-n,--n-gen", "-n", generations, parse_count,
@@ -179,6 +180,7 @@ class Bench {
     void add_row(const BenchRow& row, const std::shared_ptr<KvCache>& cache);
     Work work_of(const BenchRow& row, const KvShape& shape) const;
     void run_test(const BenchRow& row, KvCache& cache);
+    void print_profiles();
     void say(const std::string& line) const {
         if (!flags_.quiet) fmt::print(stderr, "{}: {}\n", k_tool, line);
     }
@@ -267,6 +269,22 @@ void Bench::run_test(const BenchRow& row, KvCache& cache) {
     }
 }
 
+// Each row once more, for the times of its operations.
+void Bench::print_profiles() {
+    if (loaded_.profile == nullptr) return;
+    for (size_t i = 0; i < result_.rows.size(); ++i) {
+        const BenchRow& row = result_.rows[i];
+        loaded_.profile->clear();
+        const auto start = std::chrono::steady_clock::now();
+        run_test(row, *caches_[i]);
+        const double seconds =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        caches_[i]->remove(0, int32_t(row.depth), INT32_MAX);
+        fmt::print(stderr, "{}, {} and {}:\n{}", row.test(), type_info(row.type_k).name,
+                   type_info(row.type_v).name, loaded_.profile->table(seconds));
+    }
+}
+
 BenchRun Bench::run() {
     using Clock = std::chrono::steady_clock;
     const auto since = [](Clock::time_point start) {
@@ -296,6 +314,7 @@ BenchRun Bench::run() {
         round(done, true);
     }
     machine.measure();
+    print_profiles();
     result_.best = machine.best();
     result_.buffer_bytes = machine.buffer_bytes();
     return result_;

@@ -38,6 +38,10 @@ void ModelFlags::add_to(CLI::App& app) {
                  "phi3: use the sliding window that the file names (llama.cpp does not)");
 }
 
+void ModelFlags::add_profile_to(CLI::App& app) {
+    app.add_flag("--profile", profile, "print how the time divides among the operations");
+}
+
 // A cache type by name; every mistake in it is one of usage.
 static DType parse_cache_type(const std::string& flag, const std::string& name) {
     try {

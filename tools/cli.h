@@ -25,14 +25,16 @@ namespace rotkv::tools {
 /// Exit codes of every tool.
 inline constexpr int k_good = 0, k_failed = 1, k_wrong_usage = 2;
 
-/// -m, -t, --backend.
+/// -m, -t, --backend, and --profile where a tool has it.
 struct ModelFlags {
     std::string path;
     int threads = 0;      ///< as many as the machine has, unless given
     std::string backend;  ///< empty: ROTKV_BACKEND or fast
     bool phi3_window = false;
+    bool profile = false;
 
     void add_to(CLI::App& app);
+    void add_profile_to(CLI::App& app);  ///< --profile, for tools that print it
 };
 
 /// -ctk, -ctv, --rot-k, --rot-v, --rot-signs.

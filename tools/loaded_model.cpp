@@ -8,10 +8,17 @@
 
 namespace rotkv::tools {
 
+static std::unique_ptr<Backend> backend_of(const ModelFlags& flags) {
+    std::unique_ptr<Backend> backend = make_backend(flags.backend, flags.threads);
+    if (!flags.profile) return backend;
+    return std::make_unique<ProfileBackend>(std::move(backend));
+}
+
 LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
     : file(GgufFile::open(flags.path)),
       tokenizer(Tokenizer::from_gguf(file)),
-      backend(make_backend(flags.backend, flags.threads)),
+      backend(backend_of(flags)),
+      profile(dynamic_cast<ProfileBackend*>(backend.get())),
       model(file, *backend, context, flags.phi3_window) {}
 
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {

@@ -5,6 +5,7 @@
 #include "ref/evaluate.h"
 #include "ref/tokenizer.h"
 #include "tools/cli.h"
+#include "tools/profile_backend.h"
 
 #include <memory>
 #include <string>
@@ -16,6 +17,7 @@ struct LoadedModel {
     GgufFile file;
     Tokenizer tokenizer;
     std::unique_ptr<Backend> backend;
+    ProfileBackend* profile;  ///< the backend, if the flags ask for a profile, else null
     Model model;
 
     /// `context`: the longest sequence that will be run.

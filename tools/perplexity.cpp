@@ -34,6 +34,7 @@ struct Flags {
 
     void add_to(CLI::App& app) {
         model.add_to(app);
+        model.add_profile_to(app);
         cache.add_to(app);
         app.add_option("-f,--file", text, "the text")->type_name("FILE");
         app.add_option_function<int64_t>(
@@ -269,6 +270,7 @@ int run_perplexity(const Flags& flags) {
     const double seconds = run.clock.seconds();
     fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens per second\n", plan.windows * plan.ctx,
                seconds, double(plan.windows * plan.ctx) / seconds);
+    if (loaded.profile != nullptr) fmt::print(stderr, "{}", loaded.profile->table(seconds));
     write_results(run, outcome, seconds);
     return k_good;
 }
