@@ -135,11 +135,16 @@ std::vector<float> CaseTensor::values() const {
     return result;
 }
 
-std::vector<int32_t> CaseTensor::indices() const {
-    std::vector<int32_t> result(bytes.size() / sizeof(int32_t));
-    std::memcpy(result.data(), bytes.data(), bytes.size());
+template <class T>
+static std::vector<T> elements_of(std::span<const std::byte> bytes) {
+    std::vector<T> result(bytes.size() / sizeof(T));
+    if (!bytes.empty()) std::memcpy(result.data(), bytes.data(), bytes.size());
     return result;
 }
+
+std::vector<int32_t> CaseTensor::indices() const { return elements_of<int32_t>(bytes); }
+
+std::vector<float> floats_of(std::span<const std::byte> bytes) { return elements_of<float>(bytes); }
 
 void CaseTensor::set(std::span<const float> values) {
     bytes.resize(size_t(rows() * bytes_of_row()));

@@ -79,6 +79,9 @@ struct CaseTensor {
     void set(std::span<const int32_t> values);
 };
 
+/// The f32 numbers that packed bytes are.
+std::vector<float> floats_of(std::span<const std::byte> bytes);
+
 /// The tensors of a call by name; a tensor that the case does not have is an empty view.
 class Views {
   public:

@@ -157,10 +157,7 @@ Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::
     write_file(root / (stem + ".expected.npy"), npy_of(tensor, expected.results[i]));
     if (one.foreign_agreement() != Agreement::rounding) return entry;
     std::vector<float> values;
-    if (tensor.type == DType::f32) {
-        values.resize(expected.results[i].size() / sizeof(float));
-        std::memcpy(values.data(), expected.results[i].data(), expected.results[i].size());
-    }
+    if (tensor.type == DType::f32) values = floats_of(expected.results[i]);
     const std::vector<double> bound = one.bound(tensor.name, expected.tensors, values);
     if (bound.empty()) return entry;
     entry["bound"] = stem + ".bound.npy";

@@ -121,10 +121,7 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
     if (agreement == Agreement::exact) return compare_exact(what.type, right, found);
 
     std::vector<float> values;
-    if (what.type == DType::f32) {
-        values.resize(right.size() / sizeof(float));
-        std::memcpy(values.data(), right.data(), right.size());
-    }
+    if (what.type == DType::f32) values = floats_of(right);
     const std::vector<double> bound = one.bound(what.name, expected.tensors, values);
     if (agreement == Agreement::steps) {
         const std::vector<float> error(bound.begin(), bound.end());
