@@ -42,8 +42,7 @@ void ModelFlags::add_profile_to(CLI::App& app) {
     app.add_flag("--profile", profile, "print how the time divides among the operations");
 }
 
-// A cache type by name; every mistake in it is one of usage.
-static DType parse_cache_type(const std::string& flag, const std::string& name) {
+DType parse_cache_type(const std::string& flag, const std::string& name) {
     try {
         const DType type = parse_type(name);
         if (type_info(type).cache) return type;

@@ -37,6 +37,9 @@ struct ModelFlags {
     void add_profile_to(CLI::App& app);  ///< --profile, for tools that print it
 };
 
+/// A cache type by name. Throws Error(usage) naming `flag` and listing the types.
+DType parse_cache_type(const std::string& flag, const std::string& name);
+
 /// -ctk, -ctv, --rot-k, --rot-v, --rot-signs.
 struct CacheFlags {
     std::optional<DType> asked_k, asked_v;

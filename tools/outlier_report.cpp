@@ -1,0 +1,287 @@
+#include "tools/outlier_report.h"
+
+#include "ref/error.h"
+#include "ref/output_file.h"
+
+#include <fmt/format.h>
+#include <xtensor/xadapt.hpp>
+#include <xtensor/xnpy.hpp>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+namespace rotkv::tools {
+
+using Json = nlohmann::ordered_json;
+using What = CapturedRows::What;
+
+namespace {
+
+const char* name_of(What side) { return k_side_names[std::size_t(side)]; }
+const char* capital_of(What side) { return side == What::k ? "K" : side == What::v ? "V" : "Q"; }
+
+const std::vector<DType>& types_of(const Survey& survey, What side) {
+    return side == What::k ? survey.plan().types_k : survey.plan().types_v;
+}
+
+// |k| / |v| of a key head and the value head beside it.
+double norm_ratio(const Survey& survey, const HeadSurvey& key) {
+    for (const HeadSurvey& head : survey.heads()) {
+        if (head.side != What::v || head.layer != key.layer || head.head != key.head) continue;
+        return key.rotations[0].statistics.figures().norm /
+               head.rotations[0].statistics.figures().norm;
+    }
+    return NAN;
+}
+
+std::string unless(bool empty, const std::string& text) { return empty ? "" : text; }
+
+// The mean over all heads of a side.
+struct SideFigures {
+    double crest = 0, offset = 0, channel_ratio = 0, largest_row = 0;
+};
+
+SideFigures mean_figures(const Survey& survey, What side, std::size_t rotation) {
+    SideFigures sum;
+    double heads = 0;
+    for (const HeadSurvey& head : survey.heads()) {
+        if (head.side != side) continue;
+        const HeadFigures f = head.rotations[rotation].statistics.figures();
+        sum.crest += f.crest;
+        sum.offset += f.offset;
+        sum.channel_ratio += f.channel_ratio;
+        sum.largest_row += head.largest_row();
+        ++heads;
+    }
+    return {sum.crest / heads, sum.offset / heads, sum.channel_ratio / heads,
+            sum.largest_row / heads};
+}
+
+}  // namespace
+
+void print_heads(std::FILE* out, const Survey& survey) {
+    fmt::print(out,
+               "layer head side rotation   kurtosis crest     mu     P4 offset channel rms  "
+               "loudest     norm    k/v row of H  k bias\n");
+    for (const HeadSurvey& head : survey.heads()) {
+        for (std::size_t r = 0; r < k_rotations; ++r) {
+            const HeadFigures f = head.rotations[r].statistics.figures();
+            const bool more = r == 0, key = head.side == What::k;
+            fmt::print(
+                out,
+                "{:>5} {:>4} {:>4} {:<9} {:>9.2f} {:>5.2f} {:>6.2f} {:>6.4f} {:>6.3f} {:>11.2f} "
+                "{:>8} {:>8} {:>6} {:>8} {:>7}\n",
+                head.layer, head.head, name_of(head.side), k_rotation_names[r], f.kurtosis, f.crest,
+                f.mu, f.p4, f.offset, f.channel_ratio, f.loudest,
+                unless(!more, fmt::format("{:.2f}", f.norm)),
+                unless(!more || !key, fmt::format("{:.2f}", norm_ratio(survey, head))),
+                unless(!more, fmt::format("{:.3f}", head.largest_row())),
+                unless(!more || head.k_bias_norm < 0, fmt::format("{:.2f}", head.k_bias_norm)));
+        }
+    }
+    fmt::print(out, "\n");
+}
+
+namespace {
+
+HeadError mean_error(const std::vector<HeadError>& heads) {
+    HeadError sum;
+    for (const HeadError& head : heads) {
+        sum.predicted += head.predicted / double(heads.size());
+        sum.measured += head.measured / double(heads.size());
+    }
+    return sum;
+}
+
+HeadError mean_relative(const Survey& survey, What side, std::size_t type, std::size_t rotation) {
+    std::vector<HeadError> heads;
+    for (const HeadSurvey& head : survey.heads()) {
+        if (head.side != side) continue;
+        heads.push_back(head.rotations[rotation].errors[type].relative());
+    }
+    return mean_error(heads);
+}
+
+const char* word_of(Advice advice) {
+    return advice == Advice::rotate ? "rotate" : advice == Advice::hurts ? "hurts" : "indifferent";
+}
+
+}  // namespace
+
+void print_errors(std::FILE* out, const Survey& survey) {
+    fmt::print(out,
+               "Errors, mean over heads: |e|^2 / |x|^2 by law and measured; what counts (K: noise "
+               "of a score "
+               "in logits,\nrms; V: as before), and how many times less it is than unrotated, with "
+               "the heads where it is more\n");
+    fmt::print(
+        out,
+        "side type   rotation      by law  measured    counts    gain  by law   2 se  worse in\n");
+    for (const What side : {What::k, What::v}) {
+        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+            for (std::size_t r = 0; r < k_rotations; ++r) {
+                const HeadError e = mean_relative(survey, side, t, r);
+                const double counts = mean_error(survey.errors(side, t, r)).measured;
+                fmt::print(out, "{:<4} {:<6} {:<9} {:>10.3g} {:>9.3g} {:>9.3g}", capital_of(side),
+                           type_info(types_of(survey, side)[t]).name, k_rotation_names[r],
+                           e.predicted, e.measured, side == What::k ? std::sqrt(counts) : counts);
+                if (r == 0) {
+                    fmt::print(out, "\n");
+                    continue;
+                }
+                const Verdict v = survey.verdict(side, t, r);
+                fmt::print(out, " {:>7.2f} {:>7.2f} {:>6.2f} {:>4} of {}\n",
+                           std::exp(v.measured.value), std::exp(v.predicted.value),
+                           2 * v.measured.error, v.hurt, v.heads);
+            }
+        }
+    }
+    fmt::print(out, "\n");
+}
+
+void print_advice(std::FILE* out, const Survey& survey) {
+    for (const What side : {What::k, What::v}) {
+        std::map<Advice, std::string> lines;
+        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+            if (!is_block_type(types_of(survey, side)[t])) continue;
+            const Verdict v = survey.verdict(side, t, 1);
+            std::string& line = lines[v.advice];
+            const double gain = std::exp(v.measured.value);
+            line += fmt::format("{}{} {}", line.empty() ? "" : ", ", type_info(v.type).name,
+                                v.advice == Advice::rotate ? fmt::format("loses {:.1f}x less", gain)
+                                : v.advice == Advice::hurts
+                                    ? fmt::format("loses {:.1f}x more", 1 / gain)
+                                    : fmt::format("x {:.2f}", gain));
+        }
+        const SideFigures a = mean_figures(survey, side, 0), b = mean_figures(survey, side, 1);
+        const std::string why = fmt::format(
+            "crest of blocks {:.2f} -> {:.2f}, offset {:.2f} -> {:.2f}, loudest channel {:.1f} -> "
+            "{:.1f} x the median, largest row of H {:.2f}",
+            a.crest, b.crest, a.offset, b.offset, a.channel_ratio, b.channel_ratio, a.largest_row);
+        for (const auto& [advice, line] : lines) {
+            fmt::print(out, "{}: {}: {} ({})\n", capital_of(side),
+                       advice == Advice::rotate  ? "rotate"
+                       : advice == Advice::hurts ? "rotation would hurt"
+                                                 : "no clear difference",
+                       line, why);
+        }
+    }
+}
+
+void write_csv(const std::string& path, const Survey& survey) {
+    std::vector<DType> types = survey.plan().types_k;
+    for (const DType type : survey.plan().types_v) {
+        if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
+    }
+    std::string text =
+        "layer,head,side,rotation,kurtosis,crest,mu,p4,offset,channel_ratio,loudest,norm,"
+        "largest_row,k_bias_norm";
+    for (const DType type : types) {
+        text += fmt::format(",{0}_predicted,{0}_measured", type_info(type).name);
+    }
+    text += "\n";
+    for (const HeadSurvey& head : survey.heads()) {
+        for (std::size_t r = 0; r < k_rotations; ++r) {
+            const HeadFigures f = head.rotations[r].statistics.figures();
+            text +=
+                fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}", head.layer, head.head,
+                            name_of(head.side), k_rotation_names[r], f.kurtosis, f.crest, f.mu,
+                            f.p4, f.offset, f.channel_ratio, f.loudest, f.norm, head.largest_row(),
+                            unless(head.k_bias_norm < 0, fmt::format("{}", head.k_bias_norm)));
+            for (const DType type : types) {
+                const TypeErrors* found = nullptr;
+                for (const TypeErrors& errors : head.rotations[r].errors) {
+                    if (errors.type() == type) found = &errors;
+                }
+                text += found == nullptr ? ",,"
+                                         : fmt::format(",{},{}", found->relative().predicted,
+                                                       found->relative().measured);
+            }
+            text += "\n";
+        }
+    }
+    OutputFile file(path);
+    file.write(text);
+    file.finish();
+}
+
+namespace {
+
+Json json_of_head(const HeadSurvey& head) {
+    Json json = {{"layer", head.layer},
+                 {"head", head.head},
+                 {"side", name_of(head.side)},
+                 {"largest_row", head.largest_row()}};
+    if (head.k_bias_norm >= 0) json["k_bias_norm"] = head.k_bias_norm;
+    for (std::size_t r = 0; r < k_rotations; ++r) {
+        const HeadFigures f = head.rotations[r].statistics.figures();
+        Json& one = json[k_rotation_names[r]];
+        one = {{"rows", f.rows},      {"kurtosis", f.kurtosis},
+               {"crest", f.crest},    {"mu", f.mu},
+               {"p4", f.p4},          {"offset", f.offset},
+               {"norm", f.norm},      {"channel_ratio", f.channel_ratio},
+               {"loudest", f.loudest}};
+        for (const TypeErrors& errors : head.rotations[r].errors) {
+            const HeadError e = errors.relative();
+            one["errors"][type_info(errors.type()).name] = {{"predicted", e.predicted},
+                                                            {"measured", e.measured}};
+        }
+    }
+    return json;
+}
+
+Json json_of_verdict(const Verdict& v) {
+    return {{"side", name_of(v.side)},
+            {"type", type_info(v.type).name},
+            {"rotation", k_rotation_names[v.rotation]},
+            {"gain", std::exp(v.measured.value)},
+            {"predicted_gain", std::exp(v.predicted.value)},
+            {"log_gain_se", v.measured.error},
+            {"heads", v.heads},
+            {"worse_in", v.hurt},
+            {"advice", word_of(v.advice)}};
+}
+
+}  // namespace
+
+Json json_of(const Survey& survey) {
+    Json json;
+    for (const What side : {What::k, What::v}) {
+        json["blocks"][name_of(side)] = survey.plan().block(side);
+    }
+    json["signs_seed"] = k_signs_seed;
+    for (const HeadSurvey& head : survey.heads()) json["heads"].push_back(json_of_head(head));
+    json["verdicts"] = Json::array();
+    for (const What side : {What::k, What::v}) {
+        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+            for (std::size_t r = 1; r < k_rotations; ++r) {
+                json["verdicts"].push_back(json_of_verdict(survey.verdict(side, t, r)));
+            }
+        }
+    }
+    return json;
+}
+
+void write_npy(const std::string& folder, const Survey& survey) {
+    const std::filesystem::path root(folder);
+    std::error_code error;
+    if (!std::filesystem::create_directory(root, error)) {
+        throw Error(ErrorCode::io, folder + ": cannot be made: " +
+                                       (error ? error.message() : std::string("it exists")));
+    }
+    const SurveyPlan& plan = survey.plan();
+    for (int64_t l = 0; l < plan.layers; ++l) {
+        for (const What side : {What::q, What::k, What::v}) {
+            const std::vector<float>& rows = survey.rows(side, l);
+            const std::size_t heads = std::size_t(side == What::q ? plan.heads : plan.kv_heads);
+            const std::size_t d = std::size_t(side == What::v ? plan.d_v : plan.d_k);
+            const std::vector<std::size_t> shape = {rows.size() / heads / d, heads, d};
+            OutputFile file((root / fmt::format("layer{:02}.{}.npy", l, name_of(side))).string());
+            file.write(xt::dump_npy(xt::adapt(rows, shape)));
+            file.finish();
+        }
+    }
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,160 @@
+// rotkv-outliers: what stands between a model's keys and values and few bits, and whether a
+// rotation takes it away: statistics of every head, errors of every type, advice per side.
+// Docs: docs/11-outliers.md
+
+#include "ref/error.h"
+#include "ref/quant.h"
+#include "tools/backends.h"
+#include "tools/loaded_model.h"
+#include "tools/outlier_report.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+
+namespace rotkv::tools {
+namespace {
+
+constexpr const char* k_tool = "rotkv-outliers";
+constexpr DType k_types[] = {DType::f16,  DType::bf16, DType::q8_0, DType::q5_1,
+                             DType::q5_0, DType::q4_1, DType::q4_0, DType::iq4_nl};
+
+struct Flags {
+    ModelFlags model;
+    std::string type_k, type_v, text, json, csv, npy;
+    int64_t ctx = 512, chunks = 4;
+    bool quiet = false;
+
+    void add_to(CLI::App& app) {
+        model.add_to(app);
+        app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
+        app.add_option("-c,--ctx-size", ctx, "tokens per window")
+            ->capture_default_str()
+            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+            ->type_name("N");
+        app.add_option("--chunks", chunks, "windows at most; -1: all")
+            ->capture_default_str()
+            ->type_name("N");
+        app.add_option("--cache-type-k", type_k, "(-ctk) judge K in this type (default: in all)")
+            ->type_name("TYPE");
+        app.add_option("--cache-type-v", type_v, "(-ctv) judge V in this type (default: in all)")
+            ->type_name("TYPE");
+        add_json_flag(app, json);
+        app.add_option("--csv", csv, "write every head's figures here")->type_name("FILE");
+        app.add_option("--npy", npy, "make this folder and write all Q, K, V into it")
+            ->type_name("DIR");
+        app.add_flag("--quiet", quiet, "print errors and advice only, no heads, no progress");
+    }
+};
+
+// The types to judge on one side: the one asked for, or all that a head of d can be stored in.
+std::vector<DType> types_of(const std::string& flag, const std::string& asked, int64_t d) {
+    std::vector<DType> types;
+    if (!asked.empty()) {
+        types.push_back(parse_cache_type(flag, asked));
+        if (d % type_info(types[0]).block_elements == 0) return types;
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("{} {}: a head of {} is not whole blocks of 32", flag, asked, d));
+    }
+    for (const DType type : k_types) {
+        if (d % type_info(type).block_elements == 0) types.push_back(type);
+    }
+    return types;
+}
+
+// The norms of what the file adds to every key of a head.
+void add_k_biases(Survey& survey, const GgufFile& file) {
+    const int64_t d = survey.plan().d_k;
+    for (HeadSurvey& head : survey.heads()) {
+        if (head.side != CapturedRows::What::k) continue;
+        const GgufTensor* tensor = file.find_tensor(fmt::format("blk.{}.attn_k.bias", head.layer));
+        if (tensor == nullptr) continue;
+        std::vector<float> bias(static_cast<std::size_t>(tensor->n[0]));
+        ref::dequantize_row(tensor->type, bias.data(), tensor->view.data, tensor->n[0]);
+        double square = 0;
+        for (int64_t j = 0; j < d; ++j) {
+            square += std::pow(double(bias[std::size_t(head.head * d + j)]), 2);
+        }
+        head.k_bias_norm = std::sqrt(square);
+    }
+}
+
+SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
+    SurveyPlan plan;
+    plan.layers = config.layers;
+    plan.heads = config.heads;
+    plan.kv_heads = config.kv_heads;
+    plan.d_k = config.d_k;
+    plan.d_v = config.d_v;
+    plan.types_k = types_of("-ctk", flags.type_k, config.d_k);
+    plan.types_v = types_of("-ctv", flags.type_v, config.d_v);
+    plan.keep_rows = !flags.npy.empty();
+    return plan;
+}
+
+// Runs the text with an exact cache, so that what is measured is the model and not the damage.
+WindowPlan run_text(const Flags& flags, const GgufFile& file, const ModelConfig& config,
+                    Survey& survey) {
+    const Tokenizer tokenizer = Tokenizer::from_gguf(file);
+    CaptureBackend backend(make_backend(flags.model.backend, flags.model.threads), config.layers,
+                           [&](const CapturedRows& rows) { survey.add(rows); });
+    Model model(file, backend, flags.ctx, flags.model.phi3_window);
+    const WindowPlan plan =
+        plan_windows(tokens_of_text(tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
+                     flags.chunks, tokenizer.adds_bos() ? tokenizer.bos() : -1);
+    if (!flags.quiet) {
+        fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
+                   backend.name(), backend.description(), plan.windows, plan.ctx);
+    }
+    RotationRequest off;
+    off.k = off.v = parse_rotation("off", k_tool);
+    KvCache cache = make_cache(model, plan, DType::f32, DType::f32, off);
+    for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
+        if (flags.quiet) return;
+        fmt::print(stderr, "{}: window {} of {}\n", k_tool, rows.window + 1, plan.windows);
+    });
+    return plan;
+}
+
+int run_outliers(const Flags& flags) {
+    if (flags.json == "-" && flags.csv == "-") {
+        throw Error(ErrorCode::usage, "--json and --csv: standard output takes one of them");
+    }
+    const GgufFile file = GgufFile::open(flags.model.path);
+    const ModelConfig config = read_config(file, flags.ctx, flags.model.phi3_window);
+    Survey survey(survey_plan(flags, config));
+    const WindowPlan plan = run_text(flags, file, config, survey);
+    add_k_biases(survey, file);
+
+    std::FILE* out = flags.json == "-" || flags.csv == "-" ? stderr : stdout;
+    if (!flags.quiet) print_heads(out, survey);
+    print_errors(out, survey);
+    print_advice(out, survey);
+    nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"n_ctx", plan.ctx},
+                                   {"chunks", plan.windows},
+                                   {"tokens", plan.ctx * plan.windows}};
+    json.update(json_of(survey));
+    write_json(flags.json, json);
+    if (!flags.csv.empty()) write_csv(flags.csv, survey);
+    if (!flags.npy.empty()) write_npy(flags.npy, survey);
+    return k_good;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-outliers -m model.gguf -f wiki.test.raw\n"
+    "  rotkv-outliers -m model.gguf -f wiki.test.raw --chunks 8 -ctk q4_1 -ctv q4_0 --quiet\n"
+    "  rotkv-outliers -m model.gguf -f wiki.test.raw --csv heads.csv --npy rows\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app("Outliers of a model's Q, K and V, and what rotation does to each cache type.",
+                 "rotkv-outliers");
+    Flags flags;
+    flags.add_to(app);
+    return run_tool(app, argc, argv, k_examples, [&]() { return run_outliers(flags); });
+}
