@@ -190,6 +190,7 @@ double predicted_square_error(DType type, std::span<const float> x) {
 TypeErrors::TypeErrors(DType type, int64_t d)
     : type_(type),
       back_(static_cast<std::size_t>(d)),
+      error_(back_.size()),
       predicted_(static_cast<std::size_t>((d + k_block - 1) / k_block)),
       sum_(back_.size()),
       sum2_(back_.size()) {
@@ -205,28 +206,30 @@ void TypeErrors::add(std::span<const float> x) {
     ref::dequantize_row(type_, back_.data(), packed_.data(), d);
     for (std::size_t j = 0; j < x.size(); ++j) {
         const double e = double(back_[j]) - double(x[j]);
+        error_[j] = float(e);
         sum_[j] += e;
         sum2_[j] += e * e;
     }
-    std::size_t b = 0;
+    last_predicted_.clear();
     for_each_block(x, [&](std::span<const float> block) {
-        predicted_[b++] += predicted_square_error(type_, block);
+        last_predicted_.push_back(predicted_square_error(type_, block));
     });
+    for (std::size_t b = 0; b < predicted_.size(); ++b) predicted_[b] += last_predicted_[b];
     square_ += sum_of_squares(x);
     ++rows_;
 }
 
-TypeErrors::Pair TypeErrors::relative() const {
-    Pair sum;
+ErrorPair TypeErrors::relative() const {
+    ErrorPair sum;
     for (const double error : predicted_) sum.predicted += error;
     for (const double error : sum2_) sum.measured += error;
     return {sum.predicted / square_, sum.measured / square_};
 }
 
-TypeErrors::Pair TypeErrors::score_noise(std::span<const double> q_square) const {
+ErrorPair TypeErrors::score_noise(std::span<const double> q_square) const {
     require(q_square.size() == back_.size(), ErrorCode::bad_argument,
             "outliers: queries of another head");
-    Pair noise;
+    ErrorPair noise;
     const double n = double(rows_);
     for (std::size_t j = 0; j < back_.size(); ++j) {
         const std::size_t b = j / std::size_t(k_block);
@@ -236,6 +239,82 @@ TypeErrors::Pair TypeErrors::score_noise(std::span<const double> q_square) const
         noise.measured += q_square[j] * (sum2_[j] / n - (sum_[j] / n) * (sum_[j] / n));
     }
     return noise;
+}
+
+QueryOutput::QueryOutput(std::vector<double> scores, float softcap, std::span<const float> values)
+    : scores_(std::move(scores)), softcap_(double(softcap)), values_(values) {
+    p_ = probabilities(std::vector<double>(scores_.size(), 0.0));
+    const std::size_t d = values.size() / scores_.size();
+    output_.resize(d);
+    for (std::size_t t = 0; t < p_.size(); ++t) {
+        for (std::size_t j = 0; j < d; ++j) output_[j] += p_[t] * double(values[t * d + j]);
+    }
+    for (std::size_t t = 0; t < p_.size(); ++t) {
+        double square = 0;
+        for (std::size_t j = 0; j < d; ++j) {
+            square += std::pow(double(values[t * d + j]) - output_[j], 2);
+        }
+        away_.push_back(square);
+    }
+}
+
+double QueryOutput::capped(double score) const {
+    return softcap_ > 0 ? softcap_ * std::tanh(score / softcap_) : score;
+}
+
+std::vector<double> QueryOutput::probabilities(std::span<const double> noise) const {
+    std::vector<double> p;
+    for (std::size_t t = 0; t < scores_.size(); ++t) p.push_back(capped(scores_[t] + noise[t]));
+    const double largest = *std::max_element(p.begin(), p.end());
+    double sum = 0;
+    for (double& value : p) sum += value = std::exp(value - largest);
+    for (double& value : p) value /= sum;
+    return p;
+}
+
+double QueryOutput::square() const {
+    double sum = 0;
+    for (const double value : output_) sum += value * value;
+    return sum;
+}
+
+double QueryOutput::key_error(std::span<const double> noise) const {
+    const std::vector<double> p = probabilities(noise);
+    const std::size_t d = output_.size();
+    std::vector<double> moved(d, 0.0);
+    for (std::size_t t = 0; t < p.size(); ++t) {
+        const double change = p[t] - p_[t];
+        for (std::size_t j = 0; j < d; ++j) moved[j] += change * double(values_[t * d + j]);
+    }
+    double sum = 0;
+    for (const double value : moved) sum += value * value;
+    return sum;
+}
+
+double QueryOutput::value_error(std::span<const float> errors) const {
+    const std::size_t d = output_.size();
+    std::vector<double> moved(d, 0.0);
+    for (std::size_t t = 0; t < p_.size(); ++t) {
+        for (std::size_t j = 0; j < d; ++j) moved[j] += p_[t] * double(errors[t * d + j]);
+    }
+    double sum = 0;
+    for (const double value : moved) sum += value * value;
+    return sum;
+}
+
+double QueryOutput::expected_key_error(std::span<const double> variance) const {
+    double sum = 0;
+    for (std::size_t t = 0; t < p_.size(); ++t) {
+        const double part = softcap_ > 0 ? capped(scores_[t]) / softcap_ : 0;
+        sum += std::pow(p_[t] * (1 - part * part), 2) * variance[t] * away_[t];
+    }
+    return sum;
+}
+
+double QueryOutput::expected_value_error(std::span<const double> square) const {
+    double sum = 0;
+    for (std::size_t t = 0; t < p_.size(); ++t) sum += p_[t] * p_[t] * square[t];
+    return sum;
 }
 
 Mean log_gain(std::span<const double> plain, std::span<const double> rotated) {
@@ -251,6 +330,19 @@ Mean log_gain(std::span<const double> plain, std::span<const double> rotated) {
     }
     // Each of these leaves out one head, so that they differ n - 1 times less than heads do.
     return {std::log(a / b), (n - 1) * mean_of(without).error};
+}
+
+std::size_t decisive_head(std::span<const double> plain, std::span<const double> rotated) {
+    double a = 0, b = 0, largest = -1;
+    for (const double error : plain) a += error;
+    for (const double error : rotated) b += error;
+    std::size_t decisive = 0;
+    for (std::size_t i = 0; i < plain.size(); ++i) {
+        const double moved =
+            std::fabs(std::log((a - plain[i]) / (b - rotated[i])) - std::log(a / b));
+        if (moved > largest) largest = moved, decisive = i;
+    }
+    return decisive;
 }
 
 Advice advise(const Mean& measured, const Mean& predicted) {

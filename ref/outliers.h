@@ -67,6 +67,11 @@ class HeadStatistics {
 /// Throws: Error(unsupported) for a type that no cache uses.
 double predicted_square_error(DType type, std::span<const float> x);
 
+/// An error twice: what the law expects, and what it is.
+struct ErrorPair {
+    double predicted = 0, measured = 0;
+};
+
 /// The error of one type on the rows of one head: by law, and as it is.
 class TypeErrors {
   public:
@@ -74,34 +79,69 @@ class TypeErrors {
     TypeErrors(DType type, int64_t d);
     void add(std::span<const float> x);
 
-    struct Pair {
-        double predicted = 0, measured = 0;
-    };
-
     /// E |e|^2 / E |x|^2.
-    Pair relative() const;
+    ErrorPair relative() const;
 
     /// Mean square of q.e, of what the keys' errors add to scores before they are scaled.
     /// Math:   sum_j E[q_j^2] Var[e_j]: errors of channels taken as uncorrelated, and without what
     ///         is the same for all keys, which softmax does not see. `q_square` [D] is E[q_j^2].
-    Pair score_noise(std::span<const double> q_square) const;
+    ErrorPair score_noise(std::span<const double> q_square) const;
 
     DType type() const { return type_; }
+
+    // Of the row that was added last: e [D], and by law the sum of e^2 in each block [D / 32].
+    std::span<const float> last_error() const { return error_; }
+    std::span<const double> last_predicted() const { return last_predicted_; }
 
   private:
     DType type_;
     std::vector<std::byte> packed_;
-    std::vector<float> back_;
+    std::vector<float> back_, error_;
+    std::vector<double> last_predicted_;
     double square_ = 0;  ///< sum of |x|^2
     int64_t rows_ = 0;
     std::vector<double> predicted_;   ///< [D / 32] by law, summed over rows
     std::vector<double> sum_, sum2_;  ///< [D] of e and of e^2
 };
 
+/// One query's attention, and how far errors of the keys and values it reads move its output
+/// o = sum_t p_t v_t, p = softmax(c tanh(s / c)), or softmax(s) where c = 0. Squares of lengths.
+class QueryOutput {
+  public:
+    /// Shapes: scores [n], before the softcap c; values [n][d], which must outlive this.
+    QueryOutput(std::vector<double> scores, float softcap, std::span<const float> values);
+
+    double square() const;  ///< |o|^2
+
+    /// |o' - o|^2 with `noise` [n] added to the scores: exact, whatever its size.
+    double key_error(std::span<const double> noise) const;
+
+    /// |sum_t p_t e_t|^2 for errors [n][d] of the values.
+    double value_error(std::span<const float> errors) const;
+
+    /// What the law expects of the two, to first order, for errors of keys that know nothing of
+    /// each other: sum_t p_t^2 g_t^2 variance_t |v_t - o|^2 with g the softcap's slope, and
+    /// sum_t p_t^2 square_t. `variance` [n] is the noise's, `square` [n] that of |e_t|.
+    double expected_key_error(std::span<const double> variance) const;
+    double expected_value_error(std::span<const double> square) const;
+
+  private:
+    double capped(double score) const;
+    std::vector<double> probabilities(std::span<const double> noise) const;
+
+    std::vector<double> scores_, p_, output_;  ///< [n], [n], [d]
+    std::vector<double> away_;                 ///< [n] |v_t - o|^2
+    double softcap_;
+    std::span<const float> values_;
+};
+
 /// ln(sum of plain / sum of rotated): above 0 rotation gains; and how far that hangs on single
 /// heads: the jackknife's standard error, NaN for fewer than two.
 /// Shapes: plain, rotated [heads], errors of the same heads.
 Mean log_gain(std::span<const double> plain, std::span<const double> rotated);
+
+/// The head whose absence moves that gain the most.
+std::size_t decisive_head(std::span<const double> plain, std::span<const double> rotated);
 
 enum class Advice { rotate, indifferent, hurts };
 

@@ -31,7 +31,7 @@ HeadStatistics statistics_of(const std::vector<float>& x, int64_t d) {
 }
 
 // The relative error of rows under a rotation.
-TypeErrors::Pair errors_of(DType type, const std::vector<float>& x, int64_t d, Rotation rotation) {
+ErrorPair errors_of(DType type, const std::vector<float>& x, int64_t d, Rotation rotation) {
     TypeErrors errors(type, d);
     std::vector<float> turned(static_cast<size_t>(d));
     for (size_t i = 0; i < x.size(); i += size_t(d)) {
@@ -127,7 +127,7 @@ TEST_CASE("outliers: by law and measured agree on values that lie spread over th
     for (const bool loud : {false, true}) {
         for (const DType type : k_types) {
             for (const Rotation::Kind kind : {Rotation::Kind::none, Rotation::Kind::sylvester}) {
-                const TypeErrors::Pair e = errors_of(type, x, 64, {kind, 64, 0, 0});
+                const ErrorPair e = errors_of(type, x, 64, {kind, 64, 0, 0});
                 INFO(type_info(type).name << (loud ? " loud " : " ") << int(kind) << ": "
                                           << e.predicted << ", measured " << e.measured);
                 CHECK(std::fabs(e.measured - e.predicted) <= 0.05 * e.measured);
@@ -163,7 +163,7 @@ TEST_CASE("outliers: noise of scores weighs channels by queries and drops what k
     std::vector<double> all(size_t(d), 1.0), none(size_t(d), 0.0), squares;
     for (const float q : query) squares.push_back(double(q) * double(q));
     // Gaussian keys share nothing, so that noise over all channels is |e|^2.
-    const TypeErrors::Pair flat = errors.score_noise(all), relative = errors.relative();
+    const ErrorPair flat = errors.score_noise(all), relative = errors.relative();
     double square = 0;
     for (const float k : keys) square += double(k) * double(k) / 500;
     CHECK(close(flat.predicted, relative.predicted * square, 1e-9));
@@ -189,6 +189,57 @@ TEST_CASE("outliers: noise of scores weighs channels by queries and drops what k
     CHECK(std::fabs(same.score_noise(all).measured) < 1e-12);
 }
 
+TEST_CASE("outliers: errors of keys and values in an attention output") {
+    const std::vector<float> values = {1, 0, 0, 1};
+    const QueryOutput even({0, 0}, 0, values);  // p = 1/2, 1/2
+    CHECK(close(even.square(), 0.5));
+    CHECK(close(even.key_error(std::vector<double>{std::log(3.0), 0}), 0.125));  // p = 3/4, 1/4
+    const QueryOutput tilted({std::log(3.0), 0}, 0, values);  // p = 3/4, 1/4, then 9/10, 1/10
+    CHECK(close(tilted.key_error(std::vector<double>{std::log(3.0), 0}), 2 * 0.15 * 0.15, 1e-9));
+    CHECK(close(even.key_error(std::vector<double>{7, 7}), 0, 1e-9));  // common to all keys
+    CHECK(close(even.value_error(std::vector<float>{1, 0, 1, 0}), 1));
+    CHECK(close(even.value_error(std::vector<float>{1, 0, -1, 0}), 0));
+    CHECK(close(even.expected_key_error(std::vector<double>{1, 1}), 0.25));
+    CHECK(close(even.expected_value_error(std::vector<double>{1, 3}), 1));
+    const QueryOutput sure({100, 0}, 0, values);  // one key has it all: noise on scores is nothing
+    CHECK(sure.key_error(std::vector<double>{3, -3}) < 1e-30);
+    const QueryOutput capped({100, 0}, 2, values);  // 2 tanh(50) = 2: p = e^2 / (e^2 + 1)
+    const double p = std::exp(2.0) / (std::exp(2.0) + 1);
+    CHECK(close(capped.square(), p * p + (1 - p) * (1 - p)));
+    CHECK(capped.key_error(std::vector<double>{10, 0}) < 1e-30);  // beyond the cap
+}
+
+TEST_CASE("outliers: small errors move outputs by what the law expects") {
+    // The mean over draws of noise, within five standard errors; the second order is of the
+    // noise's own size, 0.01.
+    const size_t n = 12, d = 16;
+    const std::vector<float> values = normal_vector(int64_t(n * d), 31);
+    for (const float softcap : {0.0f, 1.5f}) {
+        std::vector<double> scores, variance, square;
+        for (const float s : normal_vector(int64_t(n), 32)) scores.push_back(double(s));
+        for (size_t t = 0; t < n; ++t) {
+            variance.push_back(1e-4 * double(1 + t % 3));
+            square.push_back(1e-4 * double(d) * double(1 + t % 3));
+        }
+        const QueryOutput output(scores, softcap, values);
+        std::vector<double> keys, moved;
+        for (uint64_t draw = 0; draw < 2000; ++draw) {
+            std::vector<double> noise;
+            for (const float z : normal_vector(int64_t(n), 100 + draw))
+                noise.push_back(double(z) * std::sqrt(variance[noise.size()]));
+            keys.push_back(output.key_error(noise));
+            std::vector<float> errors = normal_vector(int64_t(n * d), 5000 + draw);
+            for (size_t i = 0; i < errors.size(); ++i)
+                errors[i] *= float(std::sqrt(variance[i / d]));
+            moved.push_back(output.value_error(errors));
+        }
+        const Mean key = mean_of(keys), value = mean_of(moved);
+        CHECK(std::fabs(key.value - output.expected_key_error(variance)) <=
+              5 * key.error + 0.01 * key.value);
+        CHECK(std::fabs(value.value - output.expected_value_error(square)) <= 5 * value.error);
+    }
+}
+
 TEST_CASE("outliers: a gain over heads, its error, and the rule") {
     const std::vector<double> plain = {2, 4, 6}, half = {1, 2, 3}, mixed = {4, 2, 1};
     CHECK(close(log_gain(plain, half).value, std::log(2.0)));
@@ -198,6 +249,8 @@ TEST_CASE("outliers: a gain over heads, its error, and the rule") {
     double sum = 0;
     for (const double value : t) sum += (value - mean) * (value - mean);
     CHECK(close(log_gain(plain, mixed).error, std::sqrt(2.0 / 3 * sum)));
+    CHECK(decisive_head(plain, mixed) == 0);  // 2 against 4: without it the gain grows most
+    CHECK(decisive_head(std::vector<double>{1, 1, 9}, std::vector<double>{1, 1, 1}) == 2);
     CHECK(std::isnan(log_gain(std::vector<double>{1}, std::vector<double>{2}).error));
 
     CHECK(advise({0.5, 0.2}, {0.45, 0}) == Advice::rotate);
@@ -220,7 +273,7 @@ TEST_CASE("outliers: the rule knows the sources of chapter 1") {
             for (const int on : {0, 1}) {
                 const Rotation::Kind kind =
                     on == 1 ? Rotation::Kind::sylvester : Rotation::Kind::none;
-                const TypeErrors::Pair e = errors_of(type, x, d, {kind, d, 0, 0});
+                const ErrorPair e = errors_of(type, x, d, {kind, d, 0, 0});
                 measured[on].push_back(e.measured);
                 predicted[on].push_back(e.predicted);
             }

@@ -16,8 +16,8 @@ struct CapturedRows {
     enum class What { q, k, v };
     What what;
     int64_t layer;
-    float scale;      ///< of the scores; with q only
-    TensorView rows;  ///< [T][heads][D] f32, valid during the visit
+    const AttentionArgs* attention;  ///< that the rows go to; with q only
+    TensorView rows;                 ///< [T][heads][D] f32, valid during the visit
 };
 
 /// Hands every layer's q, k and v to `visit`; all else goes to the wrapped backend. Layers are
@@ -43,12 +43,12 @@ class CaptureBackend : public Backend {
 
   protected:
     void run(const KvStoreArgs& args) override {
-        show(CapturedRows::What::k, 0, args.k);
-        if (!args.v.empty()) show(CapturedRows::What::v, 0, args.v);
+        show(CapturedRows::What::k, nullptr, args.k);
+        if (!args.v.empty()) show(CapturedRows::What::v, nullptr, args.v);
         real_->kv_store(args);
     }
     void run(const AttentionArgs& args) override {
-        show(CapturedRows::What::q, args.scale, args.q);
+        show(CapturedRows::What::q, &args, args.q);
         layer_ = (layer_ + 1) % layers_;
         real_->attention(args);
     }
@@ -67,12 +67,12 @@ class CaptureBackend : public Backend {
     void run(const LogitsArgs& args) override { real_->logits(args); }
 
   private:
-    void show(CapturedRows::What what, float scale, const TensorView& rows) {
+    void show(CapturedRows::What what, const AttentionArgs* attention, const TensorView& rows) {
         host_.resize(std::size_t(span_bytes(rows)));
         real_->download(host_, rows.data);
         TensorView here = rows;
         here.data = host_.data();
-        visit_({what, layer_, scale, here});
+        visit_({what, layer_, attention, here});
     }
 
     std::unique_ptr<Backend> real_;

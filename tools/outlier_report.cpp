@@ -7,6 +7,7 @@
 #include <xtensor/xadapt.hpp>
 #include <xtensor/xnpy.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -85,60 +86,95 @@ void print_heads(std::FILE* out, const Survey& survey) {
 
 namespace {
 
-HeadError mean_error(const std::vector<HeadError>& heads) {
-    HeadError sum;
-    for (const HeadError& head : heads) {
-        sum.predicted += head.predicted / double(heads.size());
-        sum.measured += head.measured / double(heads.size());
-    }
-    return sum;
-}
-
-HeadError mean_relative(const Survey& survey, What side, std::size_t type, std::size_t rotation) {
-    std::vector<HeadError> heads;
-    for (const HeadSurvey& head : survey.heads()) {
-        if (head.side != side) continue;
-        heads.push_back(head.rotations[rotation].errors[type].relative());
-    }
-    return mean_error(heads);
-}
-
 const char* word_of(Advice advice) {
     return advice == Advice::rotate ? "rotate" : advice == Advice::hurts ? "hurts" : "indifferent";
+}
+
+// One type and rotation of a side: means over its heads.
+struct SideErrors {
+    ErrorPair row, output;
+    double noise = 0;  ///< of scores, logits^2; K only
+};
+
+SideErrors side_errors(const Survey& survey, What side, std::size_t type, std::size_t rotation) {
+    SideErrors mean;
+    const double heads = double(survey.plan().layers * survey.plan().kv_heads);
+    for (const HeadSurvey& head : survey.heads()) {
+        if (head.side != side) continue;
+        const ErrorPair row = head.rotations[rotation].errors[type].relative();
+        const ErrorPair output = head.output_error(type, rotation);
+        mean.row.predicted += row.predicted / heads;
+        mean.row.measured += row.measured / heads;
+        mean.output.predicted += output.predicted / heads;
+        mean.output.measured += output.measured / heads;
+        if (side != What::k) continue;
+        mean.noise += survey.score_noise(head, type, rotation).measured / heads;
+    }
+    return mean;
+}
+
+void print_error_line(std::FILE* out, const Survey& survey, What side, std::size_t type,
+                      std::size_t rotation) {
+    const SideErrors e = side_errors(survey, side, type, rotation);
+    fmt::print(out, "{:<4} {:<6} {:<9} {:>8.3g} {:>8.3g} {:>8} {:>8.3g} {:>8.3g}", capital_of(side),
+               type_info(types_of(survey, side)[type]).name, k_rotation_names[rotation],
+               e.row.predicted, e.row.measured,
+               unless(side == What::v, fmt::format("{:.3g}", std::sqrt(e.noise))),
+               e.output.predicted, e.output.measured);
+    if (rotation == 0) {
+        fmt::print(out, "\n");
+        return;
+    }
+    const SideErrors plain = side_errors(survey, side, type, 0);
+    const Verdict v = survey.verdict(side, type, rotation);
+    fmt::print(out, " | {:>5.2f} {:>6} {:>6.2f} {:>6.2f} {:>5.2f} {:>4} of {}\n",
+               plain.row.measured / e.row.measured,
+               unless(side == What::v, fmt::format("{:.2f}", plain.noise / e.noise)),
+               std::exp(v.measured.value), std::exp(v.predicted.value), 2 * v.measured.error,
+               v.worse, v.heads);
 }
 
 }  // namespace
 
 void print_errors(std::FILE* out, const Survey& survey) {
-    fmt::print(out,
-               "Errors, mean over heads: |e|^2 / |x|^2 by law and measured; what counts (K: noise "
-               "of a score "
-               "in logits,\nrms; V: as before), and how many times less it is than unrotated, with "
-               "the heads where it is more\n");
     fmt::print(
         out,
-        "side type   rotation      by law  measured    counts    gain  by law   2 se  worse in\n");
+        "Errors, mean over heads: of rows, |e|^2 / |x|^2; of scores, rms in logits; of "
+        "outputs, |e|^2 / |o|^2.\nGain: how many times less than unrotated.\n"
+        "                          rows              scores  outputs           | gain of\n"
+        "side type   rotation    by law measured              by law measured |  rows scores "
+        "output by law  2 se worse in\n");
     for (const What side : {What::k, What::v}) {
         for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
             for (std::size_t r = 0; r < k_rotations; ++r) {
-                const HeadError e = mean_relative(survey, side, t, r);
-                const double counts = mean_error(survey.errors(side, t, r)).measured;
-                fmt::print(out, "{:<4} {:<6} {:<9} {:>10.3g} {:>9.3g} {:>9.3g}", capital_of(side),
-                           type_info(types_of(survey, side)[t]).name, k_rotation_names[r],
-                           e.predicted, e.measured, side == What::k ? std::sqrt(counts) : counts);
-                if (r == 0) {
-                    fmt::print(out, "\n");
-                    continue;
-                }
-                const Verdict v = survey.verdict(side, t, r);
-                fmt::print(out, " {:>7.2f} {:>7.2f} {:>6.2f} {:>4} of {}\n",
-                           std::exp(v.measured.value), std::exp(v.predicted.value),
-                           2 * v.measured.error, v.hurt, v.heads);
+                print_error_line(out, survey, side, t, r);
             }
         }
     }
     fmt::print(out, "\n");
 }
+
+namespace {
+
+// "q4_0 loses 3.1x less", or what there is instead of a verdict and whose doing that is.
+std::string words_of(const Verdict& v) {
+    const double gain = std::exp(v.measured.value);
+    const std::string name = type_info(v.type).name;
+    if (v.advice == Advice::rotate) return fmt::format("{} loses {:.1f}x less", name, gain);
+    if (v.advice == Advice::hurts) return fmt::format("{} loses {:.1f}x more", name, 1 / gain);
+    return fmt::format("{} x {:.2f}, without layer {} head {} x {:.2f}", name, gain,
+                       v.decisive_layer, v.decisive_head, std::exp(v.without));
+}
+
+std::string reasons(const Survey& survey, What side) {
+    const SideFigures a = mean_figures(survey, side, 0), b = mean_figures(survey, side, 1);
+    return fmt::format(
+        "crest of blocks {:.2f} -> {:.2f}, offset {:.2f} -> {:.2f}, loudest channel {:.1f} -> "
+        "{:.1f} x the median, largest row of H {:.2f}",
+        a.crest, b.crest, a.offset, b.offset, a.channel_ratio, b.channel_ratio, a.largest_row);
+}
+
+}  // namespace
 
 void print_advice(std::FILE* out, const Survey& survey) {
     for (const What side : {What::k, What::v}) {
@@ -147,27 +183,33 @@ void print_advice(std::FILE* out, const Survey& survey) {
             if (!is_block_type(types_of(survey, side)[t])) continue;
             const Verdict v = survey.verdict(side, t, 1);
             std::string& line = lines[v.advice];
-            const double gain = std::exp(v.measured.value);
-            line += fmt::format("{}{} {}", line.empty() ? "" : ", ", type_info(v.type).name,
-                                v.advice == Advice::rotate ? fmt::format("loses {:.1f}x less", gain)
-                                : v.advice == Advice::hurts
-                                    ? fmt::format("loses {:.1f}x more", 1 / gain)
-                                    : fmt::format("x {:.2f}", gain));
+            line += (line.empty() ? "" : ", ") + words_of(v);
         }
-        const SideFigures a = mean_figures(survey, side, 0), b = mean_figures(survey, side, 1);
-        const std::string why = fmt::format(
-            "crest of blocks {:.2f} -> {:.2f}, offset {:.2f} -> {:.2f}, loudest channel {:.1f} -> "
-            "{:.1f} x the median, largest row of H {:.2f}",
-            a.crest, b.crest, a.offset, b.offset, a.channel_ratio, b.channel_ratio, a.largest_row);
         for (const auto& [advice, line] : lines) {
             fmt::print(out, "{}: {}: {} ({})\n", capital_of(side),
                        advice == Advice::rotate  ? "rotate"
                        : advice == Advice::hurts ? "rotation would hurt"
                                                  : "no clear difference",
-                       line, why);
+                       line, reasons(survey, side));
         }
     }
 }
+
+namespace {
+
+// ",row by law,row measured,output by law,output measured", empty where the head has no such type.
+std::string csv_errors(const HeadSurvey& head, std::size_t rotation, DType type) {
+    const std::vector<TypeErrors>& errors = head.rotations[rotation].errors;
+    for (std::size_t i = 0; i < errors.size(); ++i) {
+        if (errors[i].type() != type) continue;
+        const ErrorPair row = errors[i].relative(), output = head.output_error(i, rotation);
+        return fmt::format(",{},{},{},{}", row.predicted, row.measured, output.predicted,
+                           output.measured);
+    }
+    return ",,,,";
+}
+
+}  // namespace
 
 void write_csv(const std::string& path, const Survey& survey) {
     std::vector<DType> types = survey.plan().types_k;
@@ -178,7 +220,8 @@ void write_csv(const std::string& path, const Survey& survey) {
         "layer,head,side,rotation,kurtosis,crest,mu,p4,offset,channel_ratio,loudest,norm,"
         "largest_row,k_bias_norm";
     for (const DType type : types) {
-        text += fmt::format(",{0}_predicted,{0}_measured", type_info(type).name);
+        text += fmt::format(",{0}_predicted,{0}_measured,{0}_output_predicted,{0}_output_measured",
+                            type_info(type).name);
     }
     text += "\n";
     for (const HeadSurvey& head : survey.heads()) {
@@ -189,15 +232,7 @@ void write_csv(const std::string& path, const Survey& survey) {
                             name_of(head.side), k_rotation_names[r], f.kurtosis, f.crest, f.mu,
                             f.p4, f.offset, f.channel_ratio, f.loudest, f.norm, head.largest_row(),
                             unless(head.k_bias_norm < 0, fmt::format("{}", head.k_bias_norm)));
-            for (const DType type : types) {
-                const TypeErrors* found = nullptr;
-                for (const TypeErrors& errors : head.rotations[r].errors) {
-                    if (errors.type() == type) found = &errors;
-                }
-                text += found == nullptr ? ",,"
-                                         : fmt::format(",{},{}", found->relative().predicted,
-                                                       found->relative().measured);
-            }
+            for (const DType type : types) text += csv_errors(head, r, type);
             text += "\n";
         }
     }
@@ -222,10 +257,14 @@ Json json_of_head(const HeadSurvey& head) {
                {"p4", f.p4},          {"offset", f.offset},
                {"norm", f.norm},      {"channel_ratio", f.channel_ratio},
                {"loudest", f.loudest}};
-        for (const TypeErrors& errors : head.rotations[r].errors) {
-            const HeadError e = errors.relative();
-            one["errors"][type_info(errors.type()).name] = {{"predicted", e.predicted},
-                                                            {"measured", e.measured}};
+        const std::vector<TypeErrors>& errors = head.rotations[r].errors;
+        for (std::size_t i = 0; i < errors.size(); ++i) {
+            const ErrorPair row = errors[i].relative(), output = head.output_error(i, r);
+            one["errors"][type_info(errors[i].type()).name] = {
+                {"predicted", row.predicted},
+                {"measured", row.measured},
+                {"output_predicted", output.predicted},
+                {"output_measured", output.measured}};
         }
     }
     return json;
@@ -235,11 +274,15 @@ Json json_of_verdict(const Verdict& v) {
     return {{"side", name_of(v.side)},
             {"type", type_info(v.type).name},
             {"rotation", k_rotation_names[v.rotation]},
+            {"output_plain", v.plain.measured},
+            {"output_rotated", v.rotated.measured},
             {"gain", std::exp(v.measured.value)},
             {"predicted_gain", std::exp(v.predicted.value)},
             {"log_gain_se", v.measured.error},
             {"heads", v.heads},
-            {"worse_in", v.hurt},
+            {"worse_in", v.worse},
+            {"decisive", {{"layer", v.decisive_layer}, {"head", v.decisive_head}}},
+            {"gain_without", std::exp(v.without)},
             {"advice", word_of(v.advice)}};
 }
 
