@@ -52,7 +52,8 @@ class Outliers(Tools):
         return json.loads(self.outliers(*arguments, "--json", "-", **more).stdout)
 
     def test_version_and_help(self):
-        self.assertRegex(self.good("outliers", "--version").stdout, r"^rotkv-outliers \S+ \(.+\)\n$")
+        self.assertRegex(self.good("outliers", "--version").stdout,
+                         r"^rotkv-outliers \S+ \(.+\)\n$")
         self.assertIn("Examples:\n  rotkv-outliers", self.good("outliers", "--help").stdout)
 
     def test_wrong_usage_is_2(self):
@@ -90,6 +91,13 @@ class Outliers(Tools):
             if row["side"] != "q":
                 self.assertAlmostEqual(float(row["q4_0_output_measured"]),
                                        figures["errors"]["q4_0"]["output_measured"])
+        shown = {tuple(words[:4]): words for words in map(str.split, result.stdout.splitlines())
+                 if len(words) > 10 and words[2] in ("q", "k", "v")}
+        for row in rows:
+            words = shown[tuple(row[key] for key in ("layer", "head", "side", "rotation"))]
+            for word, key in zip(words[4:11], ("kurtosis", "crest", "mu", "p4", "offset",
+                                               "channel_ratio", "loudest")):
+                self.assertAlmostEqual(float(word), float(row[key]), delta=0.00501, msg=key)
         errors = [line for line in result.stdout.splitlines() if " none " in line]
         self.assertEqual(len(errors), len(rows) // 3 + 2 * (len(BLOCK_TYPES) + 2))
         self.check_npy(folder, rows)
