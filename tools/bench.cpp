@@ -53,12 +53,9 @@ int64_t parse_count(const std::string& text, const char* flag) {
                                               flag, k_most_tokens, text));
 }
 
-DType parse_cache_type(const std::string& text, const char* flag) {
-    for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q5_1,
-                             DType::q5_0, DType::q4_1, DType::q4_0, DType::iq4_nl}) {
-        if (text == type_info(type).name) return type;
-    }
-    throw Error(ErrorCode::usage, fmt::format("{}: '{}' is no cache type", flag, text));
+// "q8_0", of the flag's list.
+DType parse_type_of(const std::string& text, const char* flag) {
+    return parse_cache_type(flag, text);
 }
 
 AskedRotation parse_asked(const std::string& text, const char* flag) {
@@ -106,9 +103,9 @@ void Flags::add_to(CLI::App& app) {
              "tokens of the generation tests; 0: none (128)", "N,...");
     add_list("-d,--n-depth", "-d", depths, parse_count, "tokens in the cache before a test (0)",
              "N,...");
-    add_list("--cache-type-k", "-ctk", types_k, parse_cache_type,
+    add_list("--cache-type-k", "-ctk", types_k, parse_type_of,
              "(-ctk) types of K in the cache (f16)", "TYPE,...");
-    add_list("--cache-type-v", "-ctv", types_v, parse_cache_type,
+    add_list("--cache-type-v", "-ctv", types_v, parse_type_of,
              "(-ctv) types of V in the cache (f16)", "TYPE,...");
     add_list("--rot", "--rot", rotations, parse_asked,
              "rotation of K and V: auto, off, on or a block size (auto)", "WHAT,...");
