@@ -1,6 +1,9 @@
 #include "tools/backends.h"
 
 #include "fast/backend.h"
+#ifdef ROTKV_HAS_CUDA
+#include "cuda/backend.h"
+#endif
 #include "ref/error.h"
 #include "ref/kernels.h"
 
@@ -16,7 +19,11 @@ const std::vector<BackendEntry>& backends() {
     static const std::vector<BackendEntry> entries = {
         {"ref", make_ref, nullptr},
         {"fast", make_fast_backend, nullptr},
-        {"cuda", nullptr, "this version has no CUDA sources"},
+#ifdef ROTKV_HAS_CUDA
+        {"cuda", make_cuda_backend, nullptr},
+#else
+        {"cuda", nullptr, "CMake found no CUDA compiler, or ROTKV_CUDA is OFF"},
+#endif
         {"metal", nullptr, "this version has no Metal sources"},
     };
     return entries;

@@ -1,0 +1,168 @@
+// The backend "cuda": memory and a stream of one device, what it supports, one line an operation.
+#include "cuda/backend.h"
+
+#include "cuda/device.cuh"
+
+namespace rotkv {
+
+using cuda::require_success;
+
+namespace {
+
+constexpr const char* k_not_yet = "not in this room yet";
+constexpr int64_t k_most_elements = int64_t(1) << 32;  // 32-bit thread numbers, four channels each
+
+Support refusal(const std::string& reason) { return {false, reason}; }
+
+// The first that is a no.
+template <class... More>
+Support all(const Support& first, const More&... more) {
+    if constexpr (sizeof...(more) == 0) {
+        return first;
+    } else {
+        return first.yes ? all(more...) : first;
+    }
+}
+
+Support countable(const char* what, const TensorView& tensor) {
+    const int64_t whole_blocks = (tensor.n[3] + 31) / 32 * 32;
+    if (tensor.rows() <= k_most_elements / std::max<int64_t>(1, whole_blocks)) return {};
+    return refusal(std::string(what) + ": at most 2^32 elements, found " + describe(tensor));
+}
+
+Support small_block(const char* what, const Rotation& rotation) {
+    if (!rotation.on() || rotation.block <= cuda::k_largest_block) return {};
+    return refusal(std::string(what) + ": blocks of at most " +
+                   std::to_string(cuda::k_largest_block) + " channels, found " +
+                   std::to_string(rotation.block));
+}
+
+Support readable(const char* what, DType type) {
+    const bool super = type == DType::q4_k || type == DType::q5_k || type == DType::q6_k;
+    if (type_info(type).cache || super) return {};
+    return refusal(std::string(what) + ": no kernel reads " + type_info(type).name);
+}
+
+Support short_row(const char* what, const TensorView& tensor) {
+    if (tensor.n[3] <= cuda::k_largest_row) return {};
+    return refusal(std::string(what) + ": rows of at most " + std::to_string(cuda::k_largest_row) +
+                   " channels, found " + std::to_string(tensor.n[3]));
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend() {
+    int devices = 0, major = 0;
+    const cudaError_t result = cudaGetDeviceCount(&devices);
+    if (result != cudaSuccess || devices == 0) {
+        const char* why = result != cudaSuccess ? cudaGetErrorString(result) : "none is visible";
+        throw Error(ErrorCode::unsupported, std::string("no CUDA device: ") + why);
+    }
+    require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "device");
+    if (major < 8) {
+        throw Error(ErrorCode::unsupported,
+                    "no CUDA device: expected compute capability 8.0 or more, found " +
+                        std::to_string(major) + ".x");
+    }
+    // Ordered with the default stream: kernels launched there, by tests, wait and are waited for.
+    require_success(cudaStreamCreate(&stream_), "stream");
+}
+
+CudaBackend::~CudaBackend() { cudaStreamDestroy(stream_); }
+
+std::string CudaBackend::description() const {
+    cudaDeviceProp device;
+    int runtime = 0;
+    require_success(cudaGetDeviceProperties(&device, 0), "device");
+    require_success(cudaRuntimeGetVersion(&runtime), "version");
+    return std::string(device.name) + ", compute capability " + std::to_string(device.major) + "." +
+           std::to_string(device.minor) + ", CUDA " + std::to_string(runtime / 1000) + "." +
+           std::to_string(runtime % 1000 / 10);
+}
+
+std::byte* CudaBackend::allocate(std::size_t bytes) {
+    void* memory = nullptr;  // of no bytes too: null would say that there is no buffer
+    require_success(cudaMalloc(&memory, std::max<std::size_t>(bytes, 1)), "allocate");
+    return static_cast<std::byte*>(memory);
+}
+
+// Called from destructors: what an earlier operation did wrong is for the next wait to report.
+void CudaBackend::free_memory(std::byte* memory) { static_cast<void>(cudaFree(memory)); }
+
+std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
+    std::byte* memory = allocate(bytes.size());
+    upload(memory, bytes);
+    return memory;
+}
+
+void CudaBackend::upload(std::byte* dst, std::span<const std::byte> src) {
+    if (src.empty()) return;
+    require_success(
+        cudaMemcpyAsync(dst, src.data(), src.size(), cudaMemcpyHostToDevice, stream_), "upload");
+    synchronize();
+}
+
+void CudaBackend::download(std::span<std::byte> dst, const std::byte* src) {
+    if (dst.empty()) return;
+    require_success(
+        cudaMemcpyAsync(dst.data(), src, dst.size(), cudaMemcpyDeviceToHost, stream_), "download");
+    synchronize();
+}
+
+void CudaBackend::synchronize() { require_success(cudaStreamSynchronize(stream_), "wait"); }
+
+Support CudaBackend::supports(const HadamardArgs& args) const {
+    return all(countable("src", args.src), small_block("rotation", args.rotation));
+}
+Support CudaBackend::supports(const QuantizeArgs& args) const {
+    return all(Backend::supports(args), countable("src", args.src));
+}
+Support CudaBackend::supports(const DequantizeArgs& args) const {
+    return all(Backend::supports(args), readable("src", args.src.type),
+               countable("dst", args.dst));
+}
+Support CudaBackend::supports(const RopeArgs& args) const { return countable("src", args.src); }
+Support CudaBackend::supports(const KvStoreArgs& args) const {
+    return all(Backend::supports(args), countable("k", args.k), countable("v", args.v),
+               small_block("K", args.k_rotation), small_block("V", args.v_rotation));
+}
+Support CudaBackend::supports(const KvShiftArgs& args) const {
+    return all(Backend::supports(args), countable("K", args.k_cache), short_row("K", args.k_cache),
+               small_block("K", args.k_rotation));
+}
+Support CudaBackend::supports(const AddArgs& args) const { return countable("dst", args.dst); }
+Support CudaBackend::supports(const EmbedArgs& args) const {
+    return all(Backend::supports(args), readable("weight", args.weight.type),
+               countable("dst", args.dst));
+}
+
+void CudaBackend::run(const HadamardArgs& args) { cuda::hadamard(args, stream_); }
+void CudaBackend::run(const QuantizeArgs& args) { cuda::quantize(args, stream_); }
+void CudaBackend::run(const DequantizeArgs& args) { cuda::dequantize(args, stream_); }
+void CudaBackend::run(const RopeArgs& args) { cuda::rope(args, stream_); }
+void CudaBackend::run(const KvStoreArgs& args) { cuda::kv_store(args, stream_); }
+void CudaBackend::run(const KvShiftArgs& args) { cuda::kv_shift(args, stream_); }
+void CudaBackend::run(const AddArgs& args) { cuda::add(args, stream_); }
+void CudaBackend::run(const EmbedArgs& args) { cuda::embed(args, stream_); }
+
+// No kernels yet. supports() is asked before each run(), so that these are never entered.
+Support CudaBackend::supports(const RmsNormArgs&) const { return refusal(k_not_yet); }
+Support CudaBackend::supports(const MatmulArgs&) const { return refusal(k_not_yet); }
+Support CudaBackend::supports(const AttentionArgs&) const { return refusal(k_not_yet); }
+Support CudaBackend::supports(const ActMulArgs&) const { return refusal(k_not_yet); }
+Support CudaBackend::supports(const NllArgs&) const { return refusal(k_not_yet); }
+Support CudaBackend::supports(const KldArgs&) const { return refusal(k_not_yet); }
+Support CudaBackend::supports(const LogitsArgs&) const { return refusal(k_not_yet); }
+void CudaBackend::run(const RmsNormArgs&) {}
+void CudaBackend::run(const MatmulArgs&) {}
+void CudaBackend::run(const AttentionArgs&) {}
+void CudaBackend::run(const ActMulArgs&) {}
+void CudaBackend::run(const NllArgs&) {}
+void CudaBackend::run(const KldArgs&) {}
+void CudaBackend::run(const LogitsArgs&) {}
+
+std::unique_ptr<Backend> make_cuda_backend(int /*threads*/) {
+    return std::make_unique<CudaBackend>();
+}
+
+}  // namespace rotkv
