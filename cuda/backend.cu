@@ -1,6 +1,5 @@
 // The backend "cuda": memory and a stream of one device, what it supports, one line an operation.
 #include "cuda/backend.h"
-
 #include "cuda/device.cuh"
 
 namespace rotkv {
@@ -97,15 +96,15 @@ std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
 
 void CudaBackend::upload(std::byte* dst, std::span<const std::byte> src) {
     if (src.empty()) return;
-    require_success(
-        cudaMemcpyAsync(dst, src.data(), src.size(), cudaMemcpyHostToDevice, stream_), "upload");
+    require_success(cudaMemcpyAsync(dst, src.data(), src.size(), cudaMemcpyHostToDevice, stream_),
+                    "upload");
     synchronize();
 }
 
 void CudaBackend::download(std::span<std::byte> dst, const std::byte* src) {
     if (dst.empty()) return;
-    require_success(
-        cudaMemcpyAsync(dst.data(), src, dst.size(), cudaMemcpyDeviceToHost, stream_), "download");
+    require_success(cudaMemcpyAsync(dst.data(), src, dst.size(), cudaMemcpyDeviceToHost, stream_),
+                    "download");
     synchronize();
 }
 
@@ -118,8 +117,7 @@ Support CudaBackend::supports(const QuantizeArgs& args) const {
     return all(Backend::supports(args), countable("src", args.src));
 }
 Support CudaBackend::supports(const DequantizeArgs& args) const {
-    return all(Backend::supports(args), readable("src", args.src.type),
-               countable("dst", args.dst));
+    return all(Backend::supports(args), readable("src", args.src.type), countable("dst", args.dst));
 }
 Support CudaBackend::supports(const RopeArgs& args) const { return countable("src", args.src); }
 Support CudaBackend::supports(const KvStoreArgs& args) const {

@@ -94,8 +94,8 @@ struct ShiftArgs {
     RopePairs pairs;
 };
 
-// Calls step(the piece's registers, its first channel in an array of one) for the pieces of one row, as many at a time as the
-// warp has groups; lanes of pieces past the row's end take part with zeros.
+// Calls step(the piece's registers, its first channel) for the pieces of one row, as many at a time
+// as the warp has groups; lanes of pieces past the row's end take part with zeros.
 template <int R, class Load, class Step>
 __device__ void for_each_piece(const Pieces& cut, const Load& load, const Step& step) {
     const uint32_t group = lane_of_warp() / cut.lanes, lane = lane_of_warp() % cut.lanes;
@@ -109,7 +109,21 @@ __device__ void for_each_piece(const Pieces& cut, const Load& load, const Step& 
 }
 
 template <int R>
-__device__ void shift_row(const ShiftArgs& args, std::byte* cached, const float* turns, float* k) {
+__global__ void kv_shift_kernel(const __grid_constant__ ShiftArgs args) {
+    extern __shared__ float rows[];  // [warps][D]
+    const TensorView& cache = args.cache;
+    const uint32_t warp = threadIdx.x / k_warp;
+    const int64_t r = int64_t(blockIdx.x) * (blockDim.x / k_warp) + warp;
+    const int64_t heads = cache.n[2], cells = cache.n[1], stream = r / heads / cells;
+    if (stream >= cache.n[0]) return;
+    const int64_t head = r % heads, cell = r / heads % cells;
+    const std::byte* strip = args.row.data + stream * args.row.stride[2];
+    const int64_t row = reinterpret_cast<const int32_t*>(strip)[cell];
+    if (row < 0) return;
+    const std::byte* turn = args.table.data + row * args.table.stride[1];
+    const float* turns = reinterpret_cast<const float*>(turn);
+    std::byte* cached = cache_row(cache, stream, cell, head);
+    float* k = rows + warp * args.cut.d;
     const Pieces& cut = args.cut;
     const DType type = args.cache.type;
     // RoPE and the Hadamard matrix do not commute: back to plain channels first.
@@ -141,33 +155,6 @@ __device__ void shift_row(const ShiftArgs& args, std::byte* cached, const float*
                 }
             });
         });
-}
-
-__global__ void kv_shift_kernel(const __grid_constant__ ShiftArgs args) {
-    extern __shared__ float rows[];  // [warps][D]
-    const TensorView& cache = args.cache;
-    const uint32_t warp = threadIdx.x / k_warp;
-    const int64_t r = int64_t(blockIdx.x) * (blockDim.x / k_warp) + warp;
-    const int64_t heads = cache.n[2], cells = cache.n[1], strip = r / heads / cells;
-    if (strip >= cache.n[0]) return;
-    const int64_t head = r % heads, cell = r / heads % cells;
-    const std::byte* row_of_stream = args.row.data + strip * args.row.stride[2];
-    const int64_t row = reinterpret_cast<const int32_t*>(row_of_stream)[cell];
-    if (row < 0) return;
-    const std::byte* turn = args.table.data + row * args.table.stride[1];
-    const float* turns = reinterpret_cast<const float*>(turn);
-    std::byte* cached = cache_row(cache, strip, cell, head);
-    float* k = rows + warp * args.cut.d;
-    switch (args.cut.registers) {
-        case 1:
-            return shift_row<1>(args, cached, turns, k);
-        case 2:
-            return shift_row<2>(args, cached, turns, k);
-        case 4:
-            return shift_row<4>(args, cached, turns, k);
-        default:
-            return shift_row<8>(args, cached, turns, k);
-    }
 }
 
 }  // namespace
@@ -219,9 +206,24 @@ void kv_shift(const KvShiftArgs& args, Stream stream) {
                         Pieces(args.k_rotation, args.k_cache.n[3]), args.pairs};
     const int64_t row_bytes = args.k_cache.n[3] * int64_t(sizeof(float));
     const int64_t fitting = k_largest_row * int64_t(sizeof(float)) / row_bytes;
-    const int64_t warps = fitting < 4 ? fitting : 4;
-    kv_shift_kernel<<<blocks_for(args.k_cache.rows(), warps), unsigned(warps) * k_warp,
-                      size_t(warps * row_bytes), stream>>>(all);
+    const int64_t warps = std::min<int64_t>(fitting, 4);
+    const auto launch = [&](auto kernel) {
+        kernel<<<blocks_for(args.k_cache.rows(), warps), unsigned(warps) * k_warp,
+                 size_t(warps * row_bytes), stream>>>(all);
+    };
+    switch (all.cut.registers) {
+        case 1:
+            launch(kv_shift_kernel<1>);
+            break;
+        case 2:
+            launch(kv_shift_kernel<2>);
+            break;
+        case 4:
+            launch(kv_shift_kernel<4>);
+            break;
+        default:
+            launch(kv_shift_kernel<8>);
+    }
     require_launched("kv_shift");
 }
 

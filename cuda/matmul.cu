@@ -25,8 +25,8 @@ void embed(const EmbedArgs& args, Stream stream) {
     if (args.dst.empty()) return;
     const int64_t tokens = args.dst.n[2], d = args.dst.n[3], per_row = (d + 3) / 4;
     embed_kernel<<<blocks_for(tokens * per_row, k_threads), k_threads, 0, stream>>>(
-        Rows(args.dst), args.weight, args.token.row<const int32_t>(0), args.scale,
-        uint32_t(tokens), uint32_t(per_row), uint32_t(d));
+        Rows(args.dst), args.weight, args.token.row<const int32_t>(0), args.scale, uint32_t(tokens),
+        uint32_t(per_row), uint32_t(d));
     require_launched("embed");
 }
 

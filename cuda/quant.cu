@@ -2,9 +2,8 @@
 //   The formulas are those of ref/quant_*.cpp; a thread owns four neighbouring channels, eight
 //   threads a block of 32 (quant.cuh). Must equal ref::quantize and ref::dequantize byte for byte.
 //   Cost: 4 bytes of f32 and the type's bytes for each element, each moved once.
-#include "cuda/quant.cuh"
-
 #include "cuda/kernels.h"
+#include "cuda/quant.cuh"
 
 namespace rotkv::cuda {
 namespace {

@@ -87,8 +87,8 @@ __device__ inline bool is_finite(uint32_t magnitude) { return magnitude < 0x7F80
 // and the first least element (of -0 and +0 the first) with the width up to the greatest. Three
 // functions, because each format needs one of them, and exchanges between lanes are never left out.
 __device__ inline uint32_t block_magnitude(const float4& v) {
-    return largest_of_block(max(max(magnitude(v.x), magnitude(v.y)),
-                                max(magnitude(v.z), magnitude(v.w))));
+    return largest_of_block(
+        max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w))));
 }
 
 __device__ inline float block_peak(const float4& v) {
@@ -139,7 +139,8 @@ __device__ inline void put_nibbles(uint8_t* qs, uint32_t codes, const BlockLane&
 
 __device__ inline void put_fifth_bits(uint8_t* qh, uint32_t codes, const BlockLane& at) {
     // Bits 4, 12, 20, 28 to bits 0 .. 3, then to the lane's place.
-    const uint32_t four = (codes >> 4 & 1) | (codes >> 11 & 2) | (codes >> 18 & 4) | (codes >> 25 & 8);
+    const uint32_t four =
+        (codes >> 4 & 1) | (codes >> 11 & 2) | (codes >> 18 & 4) | (codes >> 25 & 8);
     uint32_t all = four << (4 * at.lane);
 #pragma unroll
     for (unsigned h = 1; h < k_block_lanes; h *= 2) all |= __shfl_xor_sync(k_all_lanes, all, h);
@@ -285,8 +286,7 @@ __device__ void quantize4(Block* row, uint32_t i, uint32_t d, const float4& x, b
     quantize_block(row + i / uint32_t(k_block), x, {i / 4 % k_block_lanes, writes && i < d});
 }
 
-__device__ inline void quantize4(float* row, uint32_t i, uint32_t d, const float4& x,
-                                 bool writes) {
+__device__ inline void quantize4(float* row, uint32_t i, uint32_t d, const float4& x, bool writes) {
     if (writes) store4(row, i, d, reinterpret_cast<uintptr_t>(row) % 16 == 0, x);
 }
 

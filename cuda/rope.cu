@@ -1,9 +1,8 @@
 // RoPE: y0 = x0 c - x1 s, y1 = x0 s + x1 c on each pair; channels from n_rot on are copied.
 //   A thread owns one pair, or one copied channel, of one head. Must equal ref::rope bit for bit.
 //   Cost: 8 bytes an element; the table's row is read once per head, from the caches.
-#include "cuda/rope.cuh"
-
 #include "cuda/kernels.h"
+#include "cuda/rope.cuh"
 
 namespace rotkv::cuda {
 namespace {
