@@ -9,7 +9,7 @@ using cuda::require_success;
 namespace {
 
 constexpr const char* k_not_yet = "not in this room yet";
-constexpr int64_t k_most_elements = int64_t(1) << 32;  // 32-bit thread numbers, four channels each
+constexpr int64_t k_most_elements = int64_t(1) << 31;  // threads have 32-bit numbers
 
 Support refusal(const std::string& reason) { return {false, reason}; }
 
@@ -26,7 +26,7 @@ Support all(const Support& first, const More&... more) {
 Support countable(const char* what, const TensorView& tensor) {
     const int64_t whole_blocks = (tensor.n[3] + 31) / 32 * 32;
     if (tensor.rows() <= k_most_elements / std::max<int64_t>(1, whole_blocks)) return {};
-    return refusal(std::string(what) + ": at most 2^32 elements, found " + describe(tensor));
+    return refusal(std::string(what) + ": at most 2^31 elements, found " + describe(tensor));
 }
 
 Support small_block(const char* what, const Rotation& rotation) {
@@ -128,6 +128,17 @@ Support CudaBackend::supports(const KvShiftArgs& args) const {
     return all(Backend::supports(args), countable("K", args.k_cache), short_row("K", args.k_cache),
                small_block("K", args.k_rotation));
 }
+Support CudaBackend::supports(const AttentionArgs& args) const {
+    if (args.precision != Precision::f32) return refusal("f16 precision: not in this room yet");
+    const int64_t bytes = cuda::attention_memory(args);
+    const Support fits = bytes <= cuda::k_shared_bytes
+                             ? Support{}
+                             : refusal("heads that fit in " + std::to_string(cuda::k_shared_bytes) +
+                                       " bytes of shared memory, found " + std::to_string(bytes));
+    return all(Backend::supports(args), countable("q", args.q), countable("dst", args.dst), fits);
+}
+Support CudaBackend::supports(const RmsNormArgs& args) const { return countable("src", args.src); }
+Support CudaBackend::supports(const ActMulArgs& args) const { return countable("dst", args.dst); }
 Support CudaBackend::supports(const AddArgs& args) const { return countable("dst", args.dst); }
 Support CudaBackend::supports(const EmbedArgs& args) const {
     return all(Backend::supports(args), readable("weight", args.weight.type),
@@ -140,21 +151,18 @@ void CudaBackend::run(const DequantizeArgs& args) { cuda::dequantize(args, strea
 void CudaBackend::run(const RopeArgs& args) { cuda::rope(args, stream_); }
 void CudaBackend::run(const KvStoreArgs& args) { cuda::kv_store(args, stream_); }
 void CudaBackend::run(const KvShiftArgs& args) { cuda::kv_shift(args, stream_); }
+void CudaBackend::run(const AttentionArgs& args) { cuda::attention(args, stream_); }
+void CudaBackend::run(const RmsNormArgs& args) { cuda::rms_norm(args, stream_); }
+void CudaBackend::run(const ActMulArgs& args) { cuda::act_mul(args, stream_); }
 void CudaBackend::run(const AddArgs& args) { cuda::add(args, stream_); }
 void CudaBackend::run(const EmbedArgs& args) { cuda::embed(args, stream_); }
 
 // No kernels yet. supports() is asked before each run(), so that these are never entered.
-Support CudaBackend::supports(const RmsNormArgs&) const { return refusal(k_not_yet); }
 Support CudaBackend::supports(const MatmulArgs&) const { return refusal(k_not_yet); }
-Support CudaBackend::supports(const AttentionArgs&) const { return refusal(k_not_yet); }
-Support CudaBackend::supports(const ActMulArgs&) const { return refusal(k_not_yet); }
 Support CudaBackend::supports(const NllArgs&) const { return refusal(k_not_yet); }
 Support CudaBackend::supports(const KldArgs&) const { return refusal(k_not_yet); }
 Support CudaBackend::supports(const LogitsArgs&) const { return refusal(k_not_yet); }
-void CudaBackend::run(const RmsNormArgs&) {}
 void CudaBackend::run(const MatmulArgs&) {}
-void CudaBackend::run(const AttentionArgs&) {}
-void CudaBackend::run(const ActMulArgs&) {}
 void CudaBackend::run(const NllArgs&) {}
 void CudaBackend::run(const KldArgs&) {}
 void CudaBackend::run(const LogitsArgs&) {}

@@ -39,7 +39,7 @@ inline unsigned blocks_for(int64_t items, int64_t each) {
 struct Divisor {
     uint32_t d, multiplier, shift;
 
-    explicit Divisor(int64_t divisor) : d(uint32_t(divisor)), shift(0) {
+    explicit Divisor(int64_t divisor) : d(divisor > 0 ? uint32_t(divisor) : 1), shift(0) {
         while ((uint64_t(1) << shift) < d) ++shift;
         const uint64_t excess = (uint64_t(1) << shift) - d;
         multiplier = uint32_t((excess << 32) / d + 1);
@@ -47,23 +47,28 @@ struct Divisor {
     __device__ uint32_t of(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 };
 
+/// Does every row of the view begin on 16 bytes?
+inline bool rows_on_16_bytes(const TensorView& view) {
+    return (reinterpret_cast<uintptr_t>(view.data) | uintptr_t(view.stride[0]) |
+            uintptr_t(view.stride[1]) | uintptr_t(view.stride[2])) %
+               16 ==
+           0;
+}
+
 /// The rows of a view, counted as one extent. Where rows lie at equal distances (most views) the
 /// extents are folded together on the host, and the device divides nothing.
 struct Rows {
     std::byte* data;
     int64_t stride[3];
     uint32_t n1, n2;  // the two inner extents; n2 = 0: folded
-    bool vectors;     // every row begins on 16 bytes
+    bool vectors;     // rows_on_16_bytes
 
     explicit Rows(const TensorView& view)
         : data(view.data),
           stride{view.stride[0], view.stride[1], view.stride[2]},
           n1(uint32_t(view.n[1])),
           n2(uint32_t(view.n[2])),
-          vectors((reinterpret_cast<uintptr_t>(view.data) | uintptr_t(view.stride[0]) |
-                   uintptr_t(view.stride[1]) | uintptr_t(view.stride[2])) %
-                      16 ==
-                  0) {
+          vectors(rows_on_16_bytes(view)) {
         int64_t distance = 0, count = 1;
         bool equal = true;
         for (int i = 2; i >= 0; --i) {

@@ -16,16 +16,27 @@ void hadamard(const HadamardArgs& args, Stream stream);      // hadamard.cu
 void quantize(const QuantizeArgs& args, Stream stream);      // quant.cu
 void dequantize(const DequantizeArgs& args, Stream stream);  // quant.cu
 void rope(const RopeArgs& args, Stream stream);              // rope.cu
+void rms_norm(const RmsNormArgs& args, Stream stream);       // norm.cu
+void act_mul(const ActMulArgs& args, Stream stream);         // norm.cu
 void add(const AddArgs& args, Stream stream);                // norm.cu
-void embed(const EmbedArgs& args, Stream stream);            // quant.cu
+void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
 void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
 void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_cache.cu
+void attention(const AttentionArgs& args, Stream stream);    // attention.cu
 
 /// The largest rotation block: 1024 channels are 32 registers of each lane of a warp.
 inline constexpr int64_t k_largest_block = 1024;
 
-/// A row that kv_shift keeps in the shared memory of a block of threads has at most so many
-/// channels (48 KiB, which every device grants without being asked).
-inline constexpr int64_t k_largest_row = 12288;
+/// Shared memory of a block of threads that every device grants without being asked.
+inline constexpr int64_t k_shared_bytes = 48 << 10;
+
+/// A row that kv_shift keeps in shared memory has at most so many channels.
+inline constexpr int64_t k_largest_row = k_shared_bytes / int64_t(sizeof(float));
+
+/// Query heads that share a read of the cache.
+inline constexpr uint32_t k_most_heads = 8;
+
+/// Bytes of shared memory that attention needs for these shapes.
+int64_t attention_memory(const AttentionArgs& args);
 
 }  // namespace rotkv::cuda

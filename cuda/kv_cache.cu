@@ -6,6 +6,7 @@
 //   kv_shift: a warp owns a head row of a cell; RoPE joins channels of different pieces, so that
 //   the row waits in shared memory between the steps.
 // Both must write the bytes that ref::kv_store and ref::kv_shift write.
+#include "cuda/dequant.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
 #include "cuda/quant.cuh"
@@ -14,35 +15,55 @@
 namespace rotkv::cuda {
 namespace {
 
-constexpr int64_t k_few_fours = 200000;  // loads of 16 bytes that 132 processors hold at once
+// So many loads of 16 bytes are in flight at once when each thread has one of them: with fewer,
+// more loads a thread would only leave processors idle (132 processors of 2048 threads).
+constexpr int64_t k_few_fours = 200000;
 
-__device__ std::byte* cache_row(const TensorView& cache, int64_t stream, int64_t cell,
-                                int64_t head) {
+__device__ std::byte* cache_row(const TensorView& cache, uint32_t stream, uint32_t cell,
+                                uint32_t head) {
     return cache.data + stream * cache.stride[0] + cell * cache.stride[1] + head * cache.stride[2];
 }
 
 // What is stored of K, or of V.
 struct StoreSide {
-    Rows rows;
-    TensorView cache;
+    TensorView rows, cache;
     Pieces cut;
-    uint32_t pieces;  // of all tokens and heads
+    Divisor per_token;  // pieces of all its heads
+    bool vectors;
 
     StoreSide(const TensorView& x, const TensorView& to, const Rotation& rotation, uint32_t width)
         : rows(x),
           cache(to),
           cut(rotation, x.n[3], width),
-          pieces(uint32_t(x.rows() * cut.per_row.d)) {}
+          per_token(x.n[2] * cut.per_row.d),
+          vectors(rows_on_16_bytes(x)) {}
 };
 
 struct StoreArgs {
     StoreSide k, v;
     unsigned k_blocks;
-    Divisor kv_heads;
+    uint32_t tokens;
     const int32_t *stream, *cell;
 };
 
-// Piece by piece what ref's store_row does to a whole row; U pieces a group, all loaded before the
+// A group's pieces as lists of fours, to be stored: rows that are null are not written.
+template <class Element, int U, int R>
+__device__ void store_pieces(std::byte* const (&row)[U], const uint32_t (&begin)[U],
+                             const Pieces& cut, const float4 (&v)[U][R]) {
+    Element* y[U * R];
+    uint32_t i[U * R];
+    float4 x[U * R];
+#pragma unroll
+    for (int m = 0; m < U * R; ++m) {
+        y[m] = reinterpret_cast<Element*>(row[m / R]);
+        i[m] = begin[m / R] + 4 * cut.lanes * (m % R);
+        x[m] = v[m / R][m % R];
+    }
+    store_fours(y, i, cut.d, x);
+}
+
+// Piece by piece what ref's store_row does to a whole row. A group owns one piece of U tokens that
+// follow each other, so that only the token changes from one to the next; all are loaded before the
 // first is used.
 template <int U, int R>
 __global__ void __launch_bounds__(k_threads)
@@ -51,41 +72,33 @@ __global__ void __launch_bounds__(k_threads)
     const StoreSide side = is_k ? args.k : args.v;  // a copy: stores cannot change it
     const unsigned block = is_k ? blockIdx.x : blockIdx.x - args.k_blocks;
     const Pieces& cut = side.cut;
-    const uint32_t groups = k_threads / cut.lanes, lane = threadIdx.x % cut.lanes;
-    const uint32_t first = block * groups * U + threadIdx.x / cut.lanes;
+    const uint32_t lane = threadIdx.x % cut.lanes;
+    const uint32_t group = block * (k_threads / cut.lanes) + threadIdx.x / cut.lanes;
+    const uint32_t chunk = side.per_token.of(group), piece = group - chunk * side.per_token.d;
+    const uint32_t head = cut.per_row.of(piece), i = cut.begin_of(piece, head) + 4 * lane;
+    const std::byte* heads = side.rows.data + head * side.rows.stride[2];
     float4 v[U][R];
     std::byte* y[U];
     uint32_t begin[U];
-    bool writes[U];
     // 1 load and scale
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-        const uint32_t piece = first + u * groups;
-        writes[u] = piece < side.pieces;
-        const uint32_t row = writes[u] ? cut.per_row.of(piece) : 0;
-        begin[u] = writes[u] ? cut.begin_of(piece, row) + 4 * lane : cut.d;
-        const float* x = side.rows.row<const float>(row);
+        const uint32_t t = chunk * U + u;
+        const bool is_there = t < args.tokens;
+        const float* x = reinterpret_cast<const float*>(heads + t * side.rows.stride[1]);
 #pragma unroll
         for (int j = 0; j < R; ++j) {
-            v[u][j] = load4(x, begin[u] + 4 * cut.lanes * j, cut.d, side.rows.vectors);
+            v[u][j] = load4(x, i + 4 * cut.lanes * j, is_there ? cut.d : 0, side.vectors);
         }
-        const uint32_t t = args.kv_heads.of(row), head = row - t * args.kv_heads.d;
-        const int32_t cell = args.cell[t];
-        writes[u] = writes[u] && cell >= 0;
-        y[u] = cache_row(side.cache, args.stream[t], cell, head);
+        const int32_t cell = is_there ? args.cell[t] : -1;
+        y[u] = cell < 0 ? nullptr : cache_row(side.cache, args.stream[t], cell, head);
+        begin[u] = i;
     }
     // 2 butterflies
     rotate(v, cut, begin, false);
     // 3 store
-    with_cache_type(side.cache.type, [&](auto element) {
-        using Element = decltype(element);
-#pragma unroll
-        for (int i = 0; i < U * R; ++i) {
-            const int u = i / R, j = i % R;
-            quantize4(reinterpret_cast<Element*>(y[u]), begin[u] + 4 * cut.lanes * j, cut.d,
-                      v[u][j], writes[u]);
-        }
-    });
+    with_cache_type(side.cache.type,
+                    [&](auto element) { store_pieces<decltype(element)>(y, begin, cut, v); });
 }
 
 struct ShiftArgs {
@@ -111,6 +124,7 @@ __device__ void for_each_piece(const Pieces& cut, const Load& load, const Step& 
 template <int R>
 __global__ void kv_shift_kernel(const __grid_constant__ ShiftArgs args) {
     extern __shared__ float rows[];  // [warps][D]
+    const Pieces& cut = args.cut;
     const TensorView& cache = args.cache;
     const uint32_t warp = threadIdx.x / k_warp;
     const int64_t r = int64_t(blockIdx.x) * (blockDim.x / k_warp) + warp;
@@ -118,17 +132,15 @@ __global__ void kv_shift_kernel(const __grid_constant__ ShiftArgs args) {
     if (stream >= cache.n[0]) return;
     const int64_t head = r % heads, cell = r / heads % cells;
     const std::byte* strip = args.row.data + stream * args.row.stride[2];
-    const int64_t row = reinterpret_cast<const int32_t*>(strip)[cell];
-    if (row < 0) return;
-    const std::byte* turn = args.table.data + row * args.table.stride[1];
-    const float* turns = reinterpret_cast<const float*>(turn);
-    std::byte* cached = cache_row(cache, stream, cell, head);
-    float* k = rows + warp * args.cut.d;
-    const Pieces& cut = args.cut;
-    const DType type = args.cache.type;
+    const int64_t table_row = reinterpret_cast<const int32_t*>(strip)[cell];
+    if (table_row < 0) return;
+    const std::byte* turn = args.table.data + table_row * args.table.stride[1];
+    std::byte* const cached[1] = {cache_row(cache, stream, cell, head)};
+    float* k = rows + warp * cut.d;
+
     // RoPE and the Hadamard matrix do not commute: back to plain channels first.
     for_each_piece<R>(
-        cut, [&](uint32_t i) { return dequantize4(type, cached, i, cut.d); },
+        cut, [&](uint32_t i) { return dequantize4(cache.type, cached[0], i, cut.d); },
         [&](float4(&v)[1][R], const uint32_t(&begin)[1]) {
             rotate(v, cut, begin, true);
 #pragma unroll
@@ -139,33 +151,29 @@ __global__ void kv_shift_kernel(const __grid_constant__ ShiftArgs args) {
     __syncwarp();  // pairs join channels that other lanes wrote
     const uint32_t half = uint32_t(args.table.n[2]);
     for (uint32_t i = lane_of_warp(); i < cut.d - half; i += k_warp) {
-        rope_item(k, k, turns, i, 2 * half, args.pairs);
+        rope_item(k, k, reinterpret_cast<const float*>(turn), i, 2 * half, args.pairs);
     }
     __syncwarp();
     for_each_piece<R>(
         cut, [&](uint32_t i) { return load4(k, i, cut.d, false); },
         [&](float4(&v)[1][R], const uint32_t(&begin)[1]) {
             rotate(v, cut, begin, false);
-            with_cache_type(type, [&](auto element) {
-                using Element = decltype(element);
-#pragma unroll
-                for (int j = 0; j < R; ++j) {
-                    quantize4(reinterpret_cast<Element*>(cached), begin[0] + 4 * cut.lanes * j,
-                              cut.d, v[0][j], true);
-                }
+            with_cache_type(cache.type, [&](auto element) {
+                store_pieces<decltype(element)>(cached, begin, cut, v);
             });
         });
 }
 
-}  // namespace
-
 template <int U, int R>
-static void launch_kv_store(StoreArgs& args, bool with_v, Stream stream) {
-    const int64_t each = k_threads / args.k.cut.lanes * U;
-    args.k_blocks = blocks_for(args.k.pieces, each);
-    const unsigned v_blocks = with_v ? blocks_for(args.v.pieces, each) : 0;
+void launch_kv_store(StoreArgs& args, bool with_v, Stream stream) {
+    const int64_t chunks = (int64_t(args.tokens) + U - 1) / U;
+    const int64_t groups = k_threads / args.k.cut.lanes;
+    args.k_blocks = blocks_for(chunks * args.k.per_token.d, groups);
+    const unsigned v_blocks = with_v ? blocks_for(chunks * args.v.per_token.d, groups) : 0;
     kv_store_kernel<U, R><<<args.k_blocks + v_blocks, k_threads, 0, stream>>>(args);
 }
+
+}  // namespace
 
 void kv_store(const KvStoreArgs& args, Stream stream) {
     if (args.k.empty()) return;
@@ -177,19 +185,18 @@ void kv_store(const KvStoreArgs& args, Stream stream) {
     StoreArgs all{k,
                   v,
                   0,
-                  Divisor(args.k.n[2]),
+                  uint32_t(args.k.n[1]),
                   args.stream.row<const int32_t>(0),
                   args.cell.row<const int32_t>(0)};
-    // 64 bytes of loads in flight for each thread, unless the batch is small: then more threads.
-    const bool small = int64_t(k.pieces) * k.cut.lanes * k.cut.registers < k_few_fours;
+    const bool few = args.k.rows() * args.k.n[3] / 4 < k_few_fours;
     switch (k.cut.registers) {
         case 1:
-            small ? launch_kv_store<1, 1>(all, with_v, stream)
-                  : launch_kv_store<4, 1>(all, with_v, stream);
+            few ? launch_kv_store<1, 1>(all, with_v, stream)
+                : launch_kv_store<4, 1>(all, with_v, stream);
             break;
         case 2:
-            small ? launch_kv_store<1, 2>(all, with_v, stream)
-                  : launch_kv_store<2, 2>(all, with_v, stream);
+            few ? launch_kv_store<1, 2>(all, with_v, stream)
+                : launch_kv_store<2, 2>(all, with_v, stream);
             break;
         case 4:
             launch_kv_store<1, 4>(all, with_v, stream);
@@ -205,8 +212,7 @@ void kv_shift(const KvShiftArgs& args, Stream stream) {
     const ShiftArgs all{args.k_cache, args.table, args.row,
                         Pieces(args.k_rotation, args.k_cache.n[3]), args.pairs};
     const int64_t row_bytes = args.k_cache.n[3] * int64_t(sizeof(float));
-    const int64_t fitting = k_largest_row * int64_t(sizeof(float)) / row_bytes;
-    const int64_t warps = std::min<int64_t>(fitting, 4);
+    const int64_t warps = std::min<int64_t>(k_largest_row / args.k_cache.n[3], 4);
     const auto launch = [&](auto kernel) {
         kernel<<<blocks_for(args.k_cache.rows(), warps), unsigned(warps) * k_warp,
                  size_t(warps * row_bytes), stream>>>(all);

@@ -1,16 +1,78 @@
-// Element-wise operations of the transformer: so far add, y = a + b.
-//   A thread owns four neighbouring channels of one row. Must equal ref::add bit for bit.
-//   Cost: 12 bytes an element (8 where b is one row, repeated).
+// Element-wise operations of the transformer: rms_norm, act_mul, add.
+//   rms_norm: a block of threads owns a row and reads it twice, the second time from the caches.
+//   act_mul, add: a thread owns four neighbouring channels of one row.
+//   add must equal ref::add bit for bit; the other two agree within the table's rounding.
+//   Cost: 8 bytes an element (rms_norm), 12 (act_mul; add, where b is not one row repeated).
 #include "cuda/device.cuh"
 #include "cuda/kernels.h"
 
 namespace rotkv::cuda {
 namespace {
 
-__global__ void add_kernel(Rows dst, Rows a, Rows b, uint32_t rows, uint32_t per_row, uint32_t d) {
-    const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x, row = thread / per_row;
+// The sum over all threads of the block, for every thread. f64, so that squares cannot overflow.
+__device__ double block_sum(double x) {
+    __shared__ double of_warp[k_threads / k_warp];
+    for (unsigned h = k_warp / 2; h > 0; h /= 2) x += __shfl_xor_sync(k_all_lanes, x, h);
+    if (lane_of_warp() == 0) of_warp[threadIdx.x / k_warp] = x;
+    __syncthreads();
+    double sum = 0;
+    for (const double warp : of_warp) sum += warp;
+    return sum;
+}
+
+__global__ void __launch_bounds__(k_threads)
+    rms_norm_kernel(Rows dst, Rows src, const float* weight, float epsilon, uint32_t d) {
+    const float* x = src.row<const float>(blockIdx.x);
+    float* y = dst.row<float>(blockIdx.x);
+    double squares = 0;
+    for (uint32_t i = threadIdx.x; i < d; i += k_threads) squares += double(x[i]) * double(x[i]);
+    const double mean = block_sum(squares) / d;  // its barrier stands before the first write to x
+    const float scale = float(1.0 / sqrt(mean + double(epsilon)));
+    for (uint32_t i = threadIdx.x; i < d; i += k_threads) y[i] = x[i] * scale * weight[i];
+}
+
+// x / (1 + exp(-s)) from h = exp(-|s| / 2): neither h nor its square can overflow, and for s < 0
+// the two factors h keep x h^2 from vanishing before its time.
+__device__ float times_sigmoid(float x, float s, float h) {
+    const float part = 1.0f / (1.0f + h * h);
+    return s < 0 ? (x * h) * (h * part) : x * part;
+}
+
+__device__ float silu(float x) { return times_sigmoid(x, x, expf(-0.5f * fabsf(x))); }
+
+// x / 2 (1 + tanh(z)) = x / (1 + exp(-s)), s = 2 z = sqrt(8 / pi) (x + 0.044715 x^3). The result is
+// as sensitive to s as s is large: s is f64, and what its float leaves out corrects h.
+__device__ float gelu_tanh(float x) {
+    constexpr double factor = 1.5957691216057308;  // sqrt(8 / pi)
+    const double s = factor * (double(x) + 0.044715 * double(x) * double(x) * double(x));
+    const double half = -0.5 * fabs(s);
+    const float high = float(half), low = float(half - double(high));
+    const float h = expf(high);
+    return times_sigmoid(x, float(s), h + h * low);
+}
+
+__device__ float activate(Activation activation, float x) {
+    return activation == Activation::silu ? silu(x) : gelu_tanh(x);
+}
+
+__global__ void __launch_bounds__(k_threads)
+    act_mul_kernel(Rows dst, Rows gate, Rows up, Activation activation, uint32_t rows,
+                   Divisor per_row, uint32_t d) {
+    const uint32_t thread = blockIdx.x * k_threads + threadIdx.x, row = per_row.of(thread);
     if (row >= rows) return;
-    const uint32_t i = (thread - row * per_row) * 4;
+    const uint32_t i = (thread - row * per_row.d) * 4;
+    const float4 x = load4(gate.row<const float>(row), i, d, gate.vectors);
+    const float4 z = load4(up.row<const float>(row), i, d, up.vectors);
+    store4(dst.row<float>(row), i, d, dst.vectors,
+           {activate(activation, x.x) * z.x, activate(activation, x.y) * z.y,
+            activate(activation, x.z) * z.z, activate(activation, x.w) * z.w});
+}
+
+__global__ void __launch_bounds__(k_threads)
+    add_kernel(Rows dst, Rows a, Rows b, uint32_t rows, Divisor per_row, uint32_t d) {
+    const uint32_t thread = blockIdx.x * k_threads + threadIdx.x, row = per_row.of(thread);
+    if (row >= rows) return;
+    const uint32_t i = (thread - row * per_row.d) * 4;
     const float4 x = load4(a.row<const float>(row), i, d, a.vectors);
     const float4 z = load4(b.row<const float>(row), i, d, b.vectors);
     store4(dst.row<float>(row), i, d, dst.vectors, {x.x + z.x, x.y + z.y, x.z + z.z, x.w + z.w});
@@ -18,11 +80,28 @@ __global__ void add_kernel(Rows dst, Rows a, Rows b, uint32_t rows, uint32_t per
 
 }  // namespace
 
+void rms_norm(const RmsNormArgs& args, Stream stream) {
+    if (args.src.empty()) return;
+    rms_norm_kernel<<<unsigned(args.src.rows()), k_threads, 0, stream>>>(
+        Rows(args.dst), Rows(args.src), args.weight.row<const float>(0), args.epsilon,
+        uint32_t(args.src.n[3]));
+    require_launched("rms_norm");
+}
+
+void act_mul(const ActMulArgs& args, Stream stream) {
+    if (args.dst.empty()) return;
+    const int64_t rows = args.dst.rows(), d = args.dst.n[3], per_row = (d + 3) / 4;
+    act_mul_kernel<<<blocks_for(rows * per_row, k_threads), k_threads, 0, stream>>>(
+        Rows(args.dst), Rows(args.gate), Rows(args.up), args.activation, uint32_t(rows),
+        Divisor(per_row), uint32_t(d));
+    require_launched("act_mul");
+}
+
 void add(const AddArgs& args, Stream stream) {
     if (args.dst.empty()) return;
     const int64_t rows = args.dst.rows(), d = args.dst.n[3], per_row = (d + 3) / 4;
     add_kernel<<<blocks_for(rows * per_row, k_threads), k_threads, 0, stream>>>(
-        Rows(args.dst), Rows(args.a), Rows(args.b), uint32_t(rows), uint32_t(per_row), uint32_t(d));
+        Rows(args.dst), Rows(args.a), Rows(args.b), uint32_t(rows), Divisor(per_row), uint32_t(d));
     require_launched("add");
 }
 

@@ -52,14 +52,13 @@ static std::vector<float> dequantize(Backend& b, DType type, const Bytes& codes,
     return download_f32(b, dst.view(DType::f32, {1, d}));
 }
 
-// Runs `operation` on every backend; the first is the reference.
+// Runs `operation` on every backend of this processor; the first is the reference. (A device has
+// the table's cases: one input here is a hundred small launches.)
 template <class Operation>
 static void agree(const std::string& what, const Operation& operation) {
     static const std::vector<std::unique_ptr<Backend>> backends = [] {
         std::vector<std::unique_ptr<Backend>> result;
-        for (const tools::BackendEntry& entry : tools::backends()) {
-            if (entry.make != nullptr) result.push_back(entry.make(1));
-        }
+        for (const char* name : {"ref", "fast"}) result.push_back(tools::make_backend(name, 1));
         return result;
     }();
     const auto expected = operation(*backends[0]);
