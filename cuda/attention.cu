@@ -191,6 +191,7 @@ __device__ void softmax_tile(const Place& at, const Memory& memory) {
         const float sum = warp_sum(p_a + p_b), shrink = any ? expf(before - most) : 1.0f;
         p[lane] = p_a;
         p[lane + k_warp] = p_b;
+        __syncwarp();  // all have read what lane 0 writes now
         if (lane != 0) continue;
         memory.most[g] = most;
         memory.shrink[g] = shrink;

@@ -66,11 +66,7 @@ __device__ void store_pieces(std::byte* const (&row)[U], const uint32_t (&begin)
 // follow each other, so that only the token changes from one to the next; all are loaded before the
 // first is used.
 template <int U, int R>
-__global__ void __launch_bounds__(k_threads)
-    kv_store_kernel(const __grid_constant__ StoreArgs args) {
-    const bool is_k = blockIdx.x < args.k_blocks;
-    const StoreSide side = is_k ? args.k : args.v;  // a copy: stores cannot change it
-    const unsigned block = is_k ? blockIdx.x : blockIdx.x - args.k_blocks;
+__device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigned block) {
     const Pieces& cut = side.cut;
     const uint32_t lane = threadIdx.x % cut.lanes;
     const uint32_t group = block * (k_threads / cut.lanes) + threadIdx.x / cut.lanes;
@@ -99,6 +95,18 @@ __global__ void __launch_bounds__(k_threads)
     // 3 store
     with_cache_type(side.cache.type,
                     [&](auto element) { store_pieces<decltype(element)>(y, begin, cut, v); });
+}
+
+// Written out for both sides: what is known at the launch is then part of the instructions, and
+// nothing is selected.
+template <int U, int R>
+__global__ void __launch_bounds__(k_threads)
+    kv_store_kernel(const __grid_constant__ StoreArgs args) {
+    if (blockIdx.x < args.k_blocks) {
+        store_side<U, R>(args.k, args, blockIdx.x);
+    } else {
+        store_side<U, R>(args.v, args, blockIdx.x - args.k_blocks);
+    }
 }
 
 struct ShiftArgs {
