@@ -105,6 +105,12 @@ class Model {
     /// The matrix that turns the residual stream into logits [V][E].
     const TensorView& output_weight() const { return output_; }
 
+    /// The norm weight before the first attention [E] f32, and another one in its place: `weight`
+    /// is in this backend's memory and stays the caller's. One changed bit here reaches every
+    /// layer.
+    const TensorView& first_norm() const { return layers_[0].attention_norm; }
+    void use_first_norm(const TensorView& weight) { layers_[0].attention_norm = weight; }
+
   private:
     struct Heads {
         TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]

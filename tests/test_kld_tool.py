@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""rotkv-kld as a user meets it: its figures against those of base files and against sums made here
+from its own table of positions, and what is refused.
+
+Usage: tests/test_kld_tool.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
+import csv
+import io
+import json
+import math
+import os
+import re
+import statistics
+import sys
+import unittest
+
+from test_tools import Tools
+
+CTX = 32
+SCORED = CTX - 1 - CTX // 2
+EIGHT, FOUR, PLAIN = "k=q8_0,v=q8_0", "k=q4_0,v=q4_0", "k=q4_0,v=q4_0,rot=off"
+
+
+class Kld(Tools):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with open(cls.text, "w") as file:  # long enough for a test over windows
+            file.write("".join(f"{i} times {i} is {i * i}. " for i in range(60)) + "\n")
+
+    def kld(self, *arguments, variants=(), **more):
+        flags = [part for text in variants for part in ("--variant", text)]
+        return self.good("kld", "-m", self.model, "-f", self.text, "-c", str(CTX), *flags,
+                         *arguments, **more)
+
+    def json_of(self, *arguments, **more):
+        return json.loads(self.kld(*arguments, "--json", "-", **more).stdout)
+
+    def from_base_file(self, base, *cache):
+        """The KLD block of rotkv-perplexity as text and as JSON."""
+        found = self.path("compared.json")
+        result = self.good("perplexity", "-m", self.model, "--kl-divergence",
+                           "--kl-divergence-base", base, *cache, "--json", found)
+        with open(found) as file:
+            return block_of(result.stdout), json.load(file)["kld"]
+
+    def test_version_and_help(self):
+        self.assertRegex(self.good("kld", "--version").stdout, r"^rotkv-kld \S+ \(.+\)\n$")
+        self.assertIn("Examples:\n  rotkv-kld", self.good("kld", "--help").stdout)
+
+    def test_wrong_usage_is_2(self):
+        files = ("-m", self.model, "-f", self.text, "-c", str(CTX))
+        for text in ("", "k", "k=", ",", "k=q4_0,", "k=q9_0", "k=q6_K", "k=q4_0,k=q8_0", "rot=48",
+                     "rot=sideways", "rot-k=-1", "signs=-3", "signs=x", "sideways=1"):
+            result = self.bad(2, "kld", *files, "--variant=" + text)
+            self.assertEqual(result.stdout, "")
+        self.bad(2, "kld", *files, "--variant", "k=q9_0", says="q9_0")
+        self.bad(2, "kld", *files, "--variant", "sideways=1", says="sideways")
+        self.bad(2, "kld", *files, "--variant", EIGHT, "--base", "k=q9_0", says="--base")
+        self.bad(2, "kld", *files, says="--variant")
+        one = (*files, "--variant", EIGHT)
+        self.bad(2, "kld", *one, "--stop", "99", says="two variants")
+        self.bad(2, "kld", *one, "--variant", FOUR, "--stop", "100")
+        self.bad(2, "kld", *one, "--jitter", "0")
+        self.bad(2, "kld", *one, "--jitter", "129", says="128")
+        self.bad(2, "kld", *one, "--json", "-", "--csv", "-", says="--csv")
+        self.bad(2, "kld", *one, "-b", "48", says="48")
+        self.bad(1, "kld", "-m", self.model, "-f", self.path("missing.txt"), "--variant", EIGHT,
+                 says="missing.txt")
+        self.bad(1, "kld", "-m", self.path("missing.gguf"), "-f", self.text, "--variant", EIGHT,
+                 says="missing.gguf")
+        self.bad(1, "kld", *one, "--csv", self.path("no/folder.csv"), says="folder.csv")
+
+    def test_lock_step_equals_a_base_file(self):
+        base = self.path("base.kld")
+        self.perplexity("-ctk", "f32", "-ctv", "f32", "--kl-divergence-base", base)
+        variants = (EIGHT, FOUR, PLAIN)
+        exact = self.json_of(variants=variants)["variants"]
+        rounded = self.json_of("--round-base", variants=variants)["variants"]
+        for i, cache in enumerate([("-ctk", "q8_0", "-ctv", "q8_0"),
+                                   ("-ctk", "q4_0", "-ctv", "q4_0"),
+                                   ("-ctk", "q4_0", "-ctv", "q4_0", "--rot-k", "off",
+                                    "--rot-v", "off")]):
+            text, file = self.from_base_file(base, *cache)
+            self.assertLess(abs(exact[i]["kld"]["mean"] - file["mean"]),
+                            max(0.02 * file["mean"], 2e-6))
+            for key, value in file.items():
+                self.assertAlmostEqual(rounded[i]["kld"][key], value, delta=1e-6 * abs(value))
+            shown = self.kld("--round-base", variants=[variants[i]]).stdout
+            self.assertEqual(block_of(shown), text)
+
+    def test_paired_differences(self):
+        table = list(csv.DictReader(io.StringIO(
+            self.kld("--csv", "-", variants=(PLAIN, EIGHT)).stdout)))
+        found = self.json_of(variants=(PLAIN, EIGHT))
+        windows = found["chunks"]
+        self.assertEqual(len(table), 2 * windows * SCORED)
+        self.assertEqual({row["variant"] for row in table}, {PLAIN, EIGHT})
+        means = {}
+        for name in (PLAIN, EIGHT):
+            for window in range(windows):
+                means[name, window] = statistics.fmean(
+                    float(row["kld"]) for row in table
+                    if row["variant"] == name and row["window"] == str(window))
+        gaps = [means[PLAIN, w] - means[EIGHT, w] for w in range(windows)]
+        pair = found["pairs"][0]
+        self.assertEqual((pair["a"], pair["b"]), (PLAIN, EIGHT))
+        self.assertGreater(pair["kld"]["value"], 0)
+        self.assertAlmostEqual(pair["kld"]["value"], statistics.fmean(gaps), delta=1e-8)
+        self.assertAlmostEqual(pair["kld"]["se"], statistics.stdev(gaps) / math.sqrt(windows),
+                               delta=1e-8)
+        self.assertLess(pair["p"], 1e-3)
+        a, b = found["variants"]
+        self.assertAlmostEqual(a["kld"]["mean"] - b["kld"]["mean"], pair["kld"]["value"], delta=1e-8)
+        self.assertAlmostEqual(math.log(a["ppl"] / b["ppl"]), pair["log_ratio"]["value"],
+                               delta=1e-8)
+        turned = self.json_of(variants=(EIGHT, PLAIN))["pairs"][0]
+        self.assertLess(turned["kld"]["value"], 0)
+
+    def test_the_floor_lies_below_everything(self):
+        for backend in ("ref", "fast"):
+            found = self.json_of("-t", "1", "--backend", backend, variants=("k=f32", EIGHT))
+            floor = found["floor"]
+            self.assertNotEqual(floor["threads"], 1)
+            self.assertLess(floor["n_batch"], CTX)
+            self.assertNotEqual(floor["ppl"], found["base"]["ppl"])
+            self.assertLess(abs(floor["ppl"] / found["base"]["ppl"] - 1), 1e-5)
+            self.assertLess(abs(floor["kld"]), 1e-8)
+            self.assertLess(floor["kld_max"], 1e-6)
+            same, eight = found["variants"]
+            self.assertEqual((same["kld"]["mean"], same["kld"]["max"]), (0, 0))
+            self.assertEqual(same["ppl"], found["base"]["ppl"])
+            self.assertGreater(eight["kld"]["mean"], 100 * abs(floor["kld"]))
+
+    def test_jitter(self):
+        arguments = ("-b", str(CTX), "--backend", "ref", "--chunks", "6")
+        still = self.json_of(*arguments, variants=(EIGHT, FOUR))
+        moved = self.json_of(*arguments, "--jitter", "3", variants=(EIGHT, FOUR))
+        for a, b in zip([still["base"], *still["variants"]], [moved["base"], *moved["variants"]]):
+            jitter = b.pop("jitter")
+            self.assertEqual(a, b)  # the model was put back after every run
+            self.assertEqual({len(jitter[key]) for key in jitter}, {3})
+            self.assertEqual(len({*jitter["ppl"], a["ppl"]}), 4)
+            for ppl in jitter["ppl"]:
+                self.assertLess(abs(ppl / a["ppl"] - 1), 0.05)
+            self.assertTrue(all(abs(kld) < 0.01 for kld in jitter["kld_from_unchanged"]))
+            for kld in jitter["kld"] if "kld" in a else ():
+                self.assertLess(abs(kld / a["kld"]["mean"] - 1), 0.2)
+        shown = self.kld(*arguments, "--jitter", "2", variants=(FOUR,)).stdout
+        self.assertIn("Repeatability: 2 runs", shown)
+
+    def test_positions(self):
+        found = self.json_of(variants=(FOUR,))["variants"][0]
+        bins = found["by_position"]
+        self.assertEqual((bins[0]["first"], bins[-1]["last"]), (CTX // 2, CTX - 2))
+        for before, after in zip(bins, bins[1:]):
+            self.assertEqual(before["last"] + 1, after["first"])
+        whole = sum(b["kld"] * (b["last"] - b["first"] + 1) for b in bins) / SCORED
+        self.assertAlmostEqual(whole, found["kld"]["mean"], delta=1e-12)
+
+    def test_by_side(self):
+        found = self.json_of("--by-side", variants=(FOUR, "k=q8_0"))["variants"]
+        self.assertEqual([v["name"] for v in found],
+                         [FOUR, "k=q8_0", FOUR + " [K only]", FOUR + " [V only]"])
+        self.assertEqual([(v["cache"]["k"], v["cache"]["v"]) for v in found],
+                         [("q4_0", "q4_0"), ("q8_0", "f32"), ("q4_0", "f32"), ("f32", "q4_0")])
+        self.assertEqual([v["rotation"]["v"]["kind"] for v in found],
+                         ["sylvester", "none", "none", "sylvester"])
+        alone = self.json_of(variants=("k=q4_0", "v=q4_0"))["variants"]
+        self.assertEqual([v["kld"] for v in alone], [v["kld"] for v in found[2:]])
+
+    def test_rotation_of_a_variant(self):
+        found = self.json_of(variants=("k=q4_0,v=q4_0,rot=off,rot-v=32,signs=7", "k=f16,rot-k=on"),
+                             env={"LLAMA_ATTN_ROT_DISABLE": "1"})["variants"]
+        sides = [(v["rotation"][s]["kind"], v["rotation"][s]["block"]) for v in found for s in "kv"]
+        self.assertEqual(sides, [("none", 0), ("signs", 32), ("sylvester", 64), ("none", 0)])
+
+    def test_stop(self):
+        arguments = ("-b", str(CTX), "--stop", "99")
+        found = self.json_of(*arguments, variants=(PLAIN, EIGHT))
+        self.assertTrue(found["stop"]["stopped"])
+        self.assertEqual(found["stop"]["looks"], found["chunks"] - 3)
+        pair = found["pairs"][0]
+        looks = found["stop"]["looks"]
+        self.assertLessEqual(pair["p"], 0.01 / looks / (looks + 1))
+        windows = self.json_of("-b", str(CTX), variants=(PLAIN, EIGHT))["chunks"]
+        self.assertLess(found["chunks"], windows)
+        self.assertEqual(found["scored"], found["chunks"] * SCORED)
+        equal = self.json_of(*arguments, variants=(FOUR, FOUR))
+        self.assertEqual((equal["stop"]["stopped"], equal["chunks"]), (False, windows))
+        self.assertEqual(equal["pairs"][0]["kld"], {"value": 0, "se": 0})
+
+    def test_windows_at_once_and_threads_change_nothing(self):
+        def figures(batch, threads):
+            found = self.json_of("-b", batch, "-t", threads, "--backend", "ref", "--chunks", "4",
+                                 variants=(FOUR,))
+            return found["variants"][0]["kld"], found["variants"][0]["ppl"]
+        first = figures("32", "1")
+        for batch, threads in (("64", "2"), ("5", "1"), ("2048", "1")):
+            self.assertEqual(figures(batch, threads), first)
+
+    def test_where_results_go(self):
+        result = self.kld("--quiet", "--json", self.path("kld.json"), "--csv",
+                          self.path("kld.csv"), variants=(EIGHT, FOUR))
+        self.assertEqual(result.stderr, "")
+        for line in ("###### A: " + EIGHT, "###### B: " + FOUR, "Overview", "floor",
+                     "Paired differences", "A - B", "by position", "16 .. "):
+            self.assertIn(line, result.stdout)
+        with open(self.path("kld.json")) as file:
+            found = json.load(file)
+        with open(self.path("kld.csv"), newline="") as file:
+            table = [row for row in csv.DictReader(file) if row["variant"] == FOUR]
+        self.assertEqual(len(table), found["scored"])
+        self.assertAlmostEqual(statistics.fmean(float(row["kld"]) for row in table),
+                               found["variants"][1]["kld"]["mean"], delta=1e-8)
+        self.assertAlmostEqual(statistics.fmean(int(row["same_top"]) for row in table),
+                               found["variants"][1]["kld"]["same_top"], delta=1e-8)
+        ppl = math.exp(statistics.fmean(float(row["nll"]) for row in table))
+        self.assertAlmostEqual(ppl / found["variants"][1]["ppl"], 1, delta=1e-6)
+        self.assertEqual({int(row["position"]) for row in table}, set(range(CTX // 2, CTX - 1)))
+        self.assertIn("[", self.kld(variants=(EIGHT,)).stderr)
+
+
+def block_of(text):
+    """The three blocks of one comparison."""
+    return re.search(r"====== Perplexity statistics.*?Same top p[^\n]*\n", text, re.S)[0]
+
+
+if __name__ == "__main__":
+    Tools.folder = os.path.abspath(sys.argv.pop(1))
+    unittest.main()

@@ -1,0 +1,158 @@
+// Paired differences, their errors and the stopping rule against formulas written another way.
+#include "ref/error.h"
+#include "tests/catch.h"
+#include "tests/random.h"
+#include "tools/paired.h"
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+namespace {
+
+using namespace rotkv;
+using namespace rotkv::tools;
+using rotkv::test::normal;
+
+bool near(double found, double expected, double tolerance = 1e-9) {
+    return std::abs(found - expected) <= tolerance * std::max(1.0, std::abs(expected));
+}
+
+// The two tails of Student's t, by Simpson's rule over the density between -t and t.
+double tails_by_integral(double t, double freedom) {
+    const double log_scale = std::lgamma((freedom + 1) / 2) - std::lgamma(freedom / 2) -
+                             0.5 * std::log(freedom * std::numbers::pi);
+    const auto density = [&](double x) {
+        return std::exp(log_scale - (freedom + 1) / 2 * std::log1p(x * x / freedom));
+    };
+    constexpr int k_steps = 20000;  // even
+    double sum = density(0) + density(t);
+    for (int i = 1; i < k_steps; ++i) sum += density(t * i / k_steps) * (i % 2 == 1 ? 4 : 2);
+    return 1 - 2 * sum * t / k_steps / 3;
+}
+
+// How many of `trials` sequences of windows without any difference stop within 60 windows.
+int false_stops(int trials, bool corrected) {
+    Random random(7);
+    int stopped = 0;
+    for (int trial = 0; trial < trials; ++trial) {
+        StoppingRule rule(0.95);
+        std::vector<double> windows;
+        for (int window = 1; window <= 60; ++window) {
+            windows.push_back(normal(random));
+            const Mean mean = mean_of(windows);
+            const bool naive =
+                window >= StoppingRule::k_fewest_windows && p_of(mean, window) <= 0.05;
+            if (corrected ? rule.look(mean, window) : naive) {
+                ++stopped;
+                break;
+            }
+        }
+    }
+    return stopped;
+}
+
+}  // namespace
+
+TEST_CASE("the error of a mean by windows", "[paired]") {
+    // window means 2, 4, 9 of two tokens each: mean 5, squares 9 + 1 + 16 = 26, / 3 windows / 2
+    const std::vector<double> x = {1, 3, 4, 4, 0, 18};
+    CHECK(window_means(x, 2) == std::vector<double>{2, 4, 9});
+    CHECK(near(mean_by_windows(x, 2).value, 5));
+    CHECK(near(mean_by_windows(x, 2).error, std::sqrt(26.0 / 6)));
+    CHECK(std::isnan(mean_by_windows(x, 6).error));
+    CHECK_THROWS_AS(window_means(x, 4), Error);
+}
+
+TEST_CASE("what two caches share is not in their difference", "[paired]") {
+    // Each window has a difficulty of its own, a thousand times the difference.
+    Random random(3);
+    std::vector<double> a, b, by_hand;
+    for (int window = 0; window < 20; ++window) {
+        const double difficulty = 1000 * random.uniform(), gap = 1 + random.uniform();
+        double sum = 0;
+        for (int token = 0; token < 5; ++token) {
+            const double noise = random.uniform() / 10;
+            b.push_back(difficulty + token);
+            a.push_back(b.back() + gap + noise);
+            sum += gap + noise;
+        }
+        by_hand.push_back(sum / 5);
+    }
+    const Mean difference = paired_difference(a, b, 5);
+    double mean = 0, square = 0;
+    for (const double d : by_hand) mean += d / 20;
+    for (const double d : by_hand) square += (d - mean) * (d - mean);
+    CHECK(near(difference.value, mean));
+    CHECK(near(difference.error, std::sqrt(square / 19 / 20)));
+    CHECK(difference.error < mean_by_windows(a, 5).error / 100);
+    CHECK(near(paired_difference(b, a, 5).value, -mean));
+}
+
+TEST_CASE("tokens of a window that move together count as one", "[paired]") {
+    std::vector<double> a, b;
+    for (const double d : {0.0, 1.0, 2.0, 3.0}) {
+        for (int token = 0; token < 100; ++token) {
+            a.push_back(d);
+            b.push_back(0);
+        }
+    }
+    CHECK(near(paired_difference(a, b, 100).error, std::sqrt(5.0 / 12)));
+}
+
+TEST_CASE("student's t against its density", "[paired]") {
+    for (const int64_t freedom : {1, 2, 3, 4, 7, 10, 63, 200}) {
+        for (const double t : {0.1, 1.0, 2.5, 6.0}) {
+            CHECK(near(student_p(t, freedom), tails_by_integral(t, double(freedom)), 1e-8));
+            CHECK(student_p(-t, freedom) == student_p(t, freedom));
+        }
+    }
+    CHECK(near(student_p(2.228138852, 10), 0.05, 1e-8));  // printed tables
+    CHECK(student_p(0, 5) == 1);
+}
+
+TEST_CASE("what no spread can tell", "[paired]") {
+    CHECK(p_of({1, std::nan("")}, 1) == 1);
+    CHECK(p_of({0, 0}, 10) == 1);
+    CHECK(p_of({1, 0}, 10) == 0);
+    CHECK(near(p_of({2.228138852, 1}, 11), 0.05, 1e-8));
+}
+
+TEST_CASE("the shares of all looks add up to the error that was asked for", "[paired]") {
+    const StoppingRule rule(0.99);
+    double sum = 0;
+    for (int64_t k = 1; k <= 100000; ++k) sum += rule.threshold(k);
+    CHECK(near(sum, 0.01 * (1 - 1.0 / 100001), 1e-12));
+    CHECK(near(rule.threshold(1), 0.005));
+}
+
+TEST_CASE("looking often does not make differences", "[paired]") {
+    constexpr int k_trials = 2000;
+    // At 95 % at most 5 % of trials without a difference may stop, however often one looks.
+    CHECK(false_stops(k_trials, true) < k_trials * 5 / 100);
+    CHECK(false_stops(k_trials, false) > k_trials * 15 / 100);
+}
+
+TEST_CASE("a real difference stops, but never on fewer than four windows", "[paired]") {
+    StoppingRule rule(0.99);
+    CHECK(!rule.look({1, 0}, 3));
+    CHECK(rule.looks() == 0);
+    CHECK(rule.look({1, 0}, 4));
+    CHECK(rule.looks() == 1);
+}
+
+TEST_CASE("positions fall into bins without gaps", "[paired]") {
+    // Two windows of 7 scored positions, first at 8; the value is the place in the window.
+    std::vector<double> x;
+    for (int i = 0; i < 14; ++i) x.push_back(i % 7);
+    const std::vector<PositionBin> bins = by_position(x, 7, 8, 3);
+    REQUIRE(bins.size() == 3);
+    CHECK(bins[0].first == 8);
+    CHECK(bins[0].last == 9);
+    CHECK(bins[1].first == 10);
+    CHECK(bins[2].last == 14);
+    CHECK(near(bins[0].mean.value, 0.5));
+    CHECK(near(bins[1].mean.value, 2.5));
+    CHECK(near(bins[2].mean.value, 5));
+    CHECK(by_position(x, 7, 8, 100).size() == 7);
+}

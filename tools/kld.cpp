@@ -1,0 +1,187 @@
+// rotkv-kld: several caches against a base cache, in lock-step over the same tokens of a text, so
+// that they can be compared with each other and with what the instrument itself cannot tell apart.
+// Docs: docs/07-measuring.md
+
+#include "ref/error.h"
+#include "tools/kld_tables.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+namespace {
+
+constexpr const char* k_tool = "rotkv-kld";
+
+struct Flags {
+    ModelFlags model;
+    std::string text, base = "k=f32,v=f32", json, csv;
+    std::vector<std::string> variants;
+    int64_t ctx = 512, chunks = -1;
+    std::optional<int64_t> batch;
+    std::optional<double> stop;
+    LockStepOptions options;
+    bool by_side = false, quiet = false;
+
+    void add_to(CLI::App& app) {
+        model.add_to(app);
+        app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
+        app.add_option("--variant", variants,
+                       "a cache: k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED, each as "
+                       "needed; a type that is not named is the base's; once per cache")
+            ->required()
+            ->allow_extra_args(false)
+            ->type_name("CACHE");
+        app.add_option("--base", base, "the cache they are compared with")
+            ->capture_default_str()
+            ->type_name("CACHE");
+        add_window_options(app);
+        app.add_flag("--by-side", by_side, "each variant also with only K, only V as it says");
+        app.add_option("--jitter", options.jitter,
+                       "repeat every cache N times, each with one bit of the first norm changed")
+            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
+            ->type_name("N");
+        app.add_option_function<double>(
+               "--stop", [this](const double& percent) { stop = percent; },
+               "stop when the first two variants differ with this certainty in per cent")
+            ->check(CLI::Range(50.0, 99.9999))
+            ->type_name("P");
+        app.add_flag("--round-base", options.round_base,
+                     "round the base's log-probabilities to 16 bits, as a base file does");
+        add_json_flag(app, json);
+        app.add_option("--csv", csv, "also write every scored position; - is standard output")
+            ->type_name("FILE");
+        app.add_flag("--quiet", quiet, "no progress");
+    }
+
+    void check() const {
+        if (stop && variants.size() < 2) {
+            throw Error(ErrorCode::usage, "--stop compares two variants, found one");
+        }
+        if (json == "-" && csv == "-") {
+            throw Error(ErrorCode::usage, "--json - and --csv -: there is one standard output");
+        }
+    }
+
+    /// Where results for people go: not where a file was asked for.
+    std::FILE* results() const { return json == "-" || csv == "-" ? stderr : stdout; }
+
+  private:
+    void add_window_options(CLI::App& app) {
+        app.add_option("-c,--ctx-size", ctx, "tokens per window")
+            ->capture_default_str()
+            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+            ->type_name("N");
+        app.add_option_function<int64_t>(
+               "-b,--batch-size", [this](const int64_t& n) { batch = n; },
+               "tokens at once: less than a window, or a multiple (default 2048)")
+            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
+            ->type_name("N");
+        app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
+    }
+};
+
+using Time = std::chrono::steady_clock::time_point;
+
+double seconds_since(Time start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void print_progress(const LockStep& run, double seconds) {
+    const double left =
+        seconds * double(run.plan().windows - run.windows()) / double(run.windows());
+    fmt::print(stderr, "[{}]", run.windows());
+    for (const Contestant& variant : run.variants()) {
+        fmt::print(stderr, " {:.6f}", mean_of(figures_of(variant.pairs, &TokenPair::kld)).value);
+    }
+    fmt::print(stderr, ", about {:.0f} s left\n", left);
+}
+
+// Group after group, until the text or the doubt ends.
+std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start) {
+    std::optional<StoppingRule> rule;
+    std::optional<StopResult> stop;
+    if (flags.stop) {
+        rule.emplace(*flags.stop / 100);
+        stop = StopResult{*flags.stop, false, 0};
+    }
+    while (!(stop && stop->stopped) && run.next()) {
+        if (!flags.quiet) print_progress(run, seconds_since(start));
+        if (!rule) continue;
+        const auto klds = [&](std::size_t i) {
+            return figures_of(run.variants()[i].pairs, &TokenPair::kld);
+        };
+        const Mean difference = paired_difference(klds(0), klds(1), run.plan().scored_per_window());
+        stop->stopped = rule->look(difference, run.windows());
+        stop->looks = rule->looks();
+    }
+    return stop;
+}
+
+void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep& run,
+                   const std::optional<StopResult>& stop, double seconds) {
+    nlohmann::ordered_json json;
+    json["model"] = flags.model.path;
+    json["backend"] = loaded.backend->name();
+    json["device"] = loaded.backend->description();
+    json["n_ctx"] = run.plan().ctx;
+    json["n_batch"] = run.plan().batch;
+    json["chunks"] = run.windows();
+    json["scored"] = run.windows() * run.plan().scored_per_window();
+    json["round_base"] = flags.options.round_base;
+    json["seconds"] = seconds;
+    json.update(json_of(run, stop));
+    write_json(flags.json, json);
+    write_csv(flags.csv, run);
+}
+
+int run_kld_tool(const Flags& flags) {
+    flags.check();
+    const Variant base = parse_variant("--base", flags.base, Variant{});
+    std::vector<Variant> variants;
+    for (const std::string& text : flags.variants) {
+        variants.push_back(parse_variant("--variant", text, base));
+    }
+    if (flags.by_side) variants = with_single_sides(variants, base);
+    LoadedModel loaded(flags.model, flags.ctx);
+    const WindowPlan plan = plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)),
+                                         flags.ctx, flags.batch.value_or(default_batch(flags.ctx)),
+                                         flags.chunks, loaded.bos_of_windows());
+    LockStep run(loaded, flags.model, plan, base, variants, flags.options);
+    if (!flags.quiet) {
+        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{} windows of {} tokens, {} at once\n",
+                   flags.model.path, loaded.backend->name(), loaded.backend->description(),
+                   base.name, run.base().words, plan.windows, plan.ctx, plan.windows_at_once());
+    }
+    const Time start = std::chrono::steady_clock::now();
+    const std::optional<StopResult> stop = measure(run, flags, start);
+    print_results(flags.results(), run, stop);
+    write_results(flags, loaded, run, stop, seconds_since(start));
+    if (!flags.quiet) fmt::print(stderr, "{}: {:.1f} s\n", k_tool, seconds_since(start));
+    return k_good;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-kld -m model.gguf -f wiki.test.raw --chunks 8 --variant k=q4_0,v=q4_0 --variant "
+    "k=q4_0,v=q4_0,rot=off\n"
+    "  rotkv-kld -m model.gguf -f wiki.test.raw --base k=f16,v=f16 --variant k=q8_0,v=q4_0 "
+    "--by-side --jitter 3\n"
+    "  rotkv-kld -m model.gguf -f wiki.test.raw --variant k=q8_0,v=q5_0 --variant "
+    "k=q5_0,v=q8_0 --stop 99\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app("KL divergence of several caches from a base cache, over the same tokens.",
+                 "rotkv-kld");
+    Flags flags;
+    flags.add_to(app);
+    return run_tool(app, argc, argv, k_examples, [&]() { return run_kld_tool(flags); });
+}

@@ -1,0 +1,157 @@
+#include "tools/kld_run.h"
+
+#include "ref/error.h"
+#include "tools/backends.h"
+#include "tools/kld_compare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+namespace rotkv::tools {
+
+namespace {
+
+// Windows first .. first + count of the plan, as a plan of their own.
+WindowPlan group_of(const WindowPlan& plan, int64_t first, int64_t count) {
+    WindowPlan group = plan;
+    const auto begin = plan.tokens.begin() + first * plan.ctx;
+    group.tokens.assign(begin, begin + count * plan.ctx);
+    group.windows = count;
+    group.batch = std::min(plan.batch, count * plan.ctx);
+    return group;
+}
+
+// The words that the scored positions of a group should predict.
+std::vector<int32_t> targets_of(const WindowPlan& group) {
+    std::vector<int32_t> targets;
+    for (int64_t window = 0; window < group.windows; ++window) {
+        const auto next = group.tokens.begin() + window * group.ctx + group.first_scored() + 1;
+        targets.insert(targets.end(), next, next + group.scored_per_window());
+    }
+    return targets;
+}
+
+// Another batch than this one: a window in two pieces of unequal length.
+int64_t other_batch(const WindowPlan& plan) {
+    const int64_t length = std::min(plan.batch, plan.ctx);
+    return length > 1 ? length * 2 / 3 : 2;
+}
+
+void append(std::vector<TokenPair>& all, const std::vector<TokenPair>& part) {
+    all.insert(all.end(), part.begin(), part.end());
+}
+
+// The model with the last bit of one element of its first norm changed, as long as this lives.
+class ChangedBit {
+  public:
+    ChangedBit(Model& model, int64_t element)
+        : model_(model), norm_(model.first_norm()), memory_(model.backend(), bytes()) {
+        std::vector<float> weight(std::size_t(norm_.n[3]));
+        const std::span<std::byte> all = std::as_writable_bytes(std::span(weight));
+        model.backend().download(all, norm_.data);
+        float& x = weight[std::size_t(element)];
+        x = std::nextafter(x, HUGE_VALF);
+        memory_.upload(all);
+        model.use_first_norm(memory_.view(DType::f32, {norm_.n[3]}));
+    }
+    ~ChangedBit() { model_.use_first_norm(norm_); }
+    ChangedBit(const ChangedBit&) = delete;
+    ChangedBit& operator=(const ChangedBit&) = delete;
+
+  private:
+    std::size_t bytes() const { return std::size_t(norm_.n[3]) * sizeof(float); }
+
+    Model& model_;
+    TensorView norm_;
+    Buffer memory_;
+};
+
+}  // namespace
+
+LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
+                   const Variant& base, const std::vector<Variant>& variants,
+                   const LockStepOptions& options)
+    : model_(loaded.model), plan_(plan), options_(options) {
+    if (options.jitter > model_.config().width) {
+        throw Error(ErrorCode::usage, "--jitter: expected at most " +
+                                          std::to_string(model_.config().width) +
+                                          ", one run for each weight of the first norm");
+    }
+    enter(base);
+    for (const Variant& variant : variants) enter(variant);
+    floor_.threads = flags.threads > 1 ? flags.threads - 1 : 2;
+    floor_.backend = make_backend(flags.backend, floor_.threads);
+    floor_.model =
+        std::make_unique<Model>(loaded.file, *floor_.backend, plan.ctx, flags.phi3_window);
+    floor_.batch = other_batch(plan);
+}
+
+void LockStep::enter(const Variant& variant) {
+    const KvCache cache = make_cache(model_, plan_, variant);
+    Contestant contestant{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}};
+    contestant.jitter.resize(std::size_t(options_.jitter));
+    contestants_.push_back(std::move(contestant));
+}
+
+bool LockStep::next() {
+    const int64_t count = std::min(plan_.windows_at_once(), plan_.windows - windows_);
+    if (count <= 0) return false;
+    const WindowPlan group = group_of(plan_, windows_, count);
+    const std::vector<int32_t> target = targets_of(group);
+    std::vector<Hidden> hidden;
+    for (const Contestant& contestant : contestants_) {
+        hidden.push_back(run_one(model_, contestant, group));
+    }
+    compare(hidden, run_floor(group), target);
+    run_jitter(hidden, group, target);
+    windows_ += count;
+    return true;
+}
+
+// The hidden states of the scored positions of a group.
+LockStep::Hidden LockStep::run_one(Model& model, const Contestant& contestant,
+                                   const WindowPlan& group) {
+    KvCache cache(model.backend(), contestant.shape, contestant.spec);
+    return run_hidden(model, cache, group);
+}
+
+LockStep::Hidden LockStep::run_floor(const WindowPlan& group) {
+    WindowPlan other = group;
+    other.batch = floor_.batch;
+    const ChangedBit changed(*floor_.model, model_.config().width / 2);
+    return run_one(*floor_.model, contestants_.front(), other);
+}
+
+void LockStep::compare(const std::vector<Hidden>& hidden, const Hidden& floor,
+                       std::span<const int32_t> target) {
+    if (!options_.round_base) {
+        append(floor_.pairs, compare_hidden(model_, hidden[0], floor, target));
+        for (std::size_t i = 1; i < hidden.size(); ++i) {
+            append(contestants_[i].pairs, compare_hidden(model_, hidden[0], hidden[i], target));
+        }
+        return;
+    }
+    std::vector<std::span<const float>> others(hidden.begin() + 1, hidden.end());
+    others.push_back(floor);
+    const std::vector<std::vector<TokenPair>> pairs =
+        compare_with_rounded(model_, hidden[0], others, target, plan_.scored_per_window());
+    for (std::size_t i = 1; i < hidden.size(); ++i) append(contestants_[i].pairs, pairs[i - 1]);
+    append(floor_.pairs, pairs.back());
+}
+
+void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& group,
+                          std::span<const int32_t> target) {
+    for (int64_t run = 0; run < options_.jitter; ++run) {
+        const ChangedBit changed(model_, run * model_.config().width / options_.jitter);
+        for (std::size_t i = 0; i < contestants_.size(); ++i) {
+            JitterRun& result = contestants_[i].jitter[std::size_t(run)];
+            const Hidden moved = run_one(model_, contestants_[i], group);
+            append(result.from_base, compare_hidden(model_, hidden[0], moved, target));
+            append(result.from_itself, compare_hidden(model_, hidden[i], moved, target));
+        }
+    }
+}
+
+}  // namespace rotkv::tools

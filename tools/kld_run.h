@@ -1,0 +1,87 @@
+#pragma once
+// Several caches in lock-step over the same tokens. One group of windows at a time: the model runs
+// once with the base cache and once with each variant, the hidden states of the scored positions
+// stay on the host, and operation kld compares them in one walk over the vocabulary. Neither a file
+// of logits nor a tokens x words matrix exists.
+// Docs: docs/07-measuring.md
+
+#include "tools/kld_variant.h"
+#include "tools/loaded_model.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+struct LockStepOptions {
+    int64_t jitter = 0;       ///< more runs of every cache, each with one bit of one weight changed
+    bool round_base = false;  ///< round the base's log-probabilities as a base file does
+};
+
+/// One more run of a cache, with another last bit in one weight of the model.
+struct JitterRun {
+    std::vector<TokenPair> from_base;    ///< compared with the base
+    std::vector<TokenPair> from_itself;  ///< compared with the same cache, nothing changed
+};
+
+/// One cache and what was measured of it so far, window by window. Its memory exists only while it
+/// runs: a long context has room for one cache, not for all of them.
+struct Contestant {
+    Variant variant;
+    KvShape shape;
+    RotationSpec spec;
+    std::string words;              ///< describe_cache()
+    std::vector<TokenPair> pairs;   ///< compared with the base; none of the base itself
+    std::vector<JitterRun> jitter;  ///< [LockStepOptions::jitter]
+};
+
+/// The base computed once more in a way that should make no difference: other threads, another
+/// batch, and one last bit of one weight, for backends that add in the same order all the same.
+struct Floor {
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<Model> model;
+    int threads = 0;
+    int64_t batch = 0;
+    std::vector<TokenPair> pairs;  ///< the base and this one
+};
+
+class LockStep {
+  public:
+    /// Makes every cache once, so that an impossible one is found before anything is computed.
+    /// Throws as make_cache(), Error(usage) for more jitter than the norm has weights.
+    LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
+             const Variant& base, const std::vector<Variant>& variants,
+             const LockStepOptions& options);
+
+    /// Runs the next group of windows, as many as one batch holds; false: there are none left.
+    bool next();
+
+    int64_t windows() const { return windows_; }  ///< finished so far
+    const WindowPlan& plan() const { return plan_; }
+    const Contestant& base() const { return contestants_.front(); }
+    std::span<const Contestant> variants() const { return std::span(contestants_).subspan(1); }
+    const Floor& floor() const { return floor_; }
+
+  private:
+    using Hidden = std::vector<float>;  ///< [rows][E]
+
+    void enter(const Variant& variant);
+    static Hidden run_one(Model& model, const Contestant& contestant, const WindowPlan& group);
+    Hidden run_floor(const WindowPlan& group);
+    void compare(const std::vector<Hidden>& hidden, const Hidden& floor,
+                 std::span<const int32_t> target);
+    void run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& group,
+                    std::span<const int32_t> target);
+
+    Model& model_;
+    const WindowPlan& plan_;
+    LockStepOptions options_;
+    std::vector<Contestant> contestants_;  ///< the base, then the variants
+    Floor floor_;
+    int64_t windows_ = 0;
+};
+
+}  // namespace rotkv::tools
