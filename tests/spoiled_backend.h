@@ -2,7 +2,7 @@
 // Backends that are wrong on purpose, and one that rounds as tensor cores do.
 // Docs: docs/10-testing-your-engine.md
 
-#include "ref/case.h"
+#include "ref/case_of.h"
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
@@ -40,10 +40,7 @@ class SpoiledBackend : public tools::ForwardingBackend {
 inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensors,
                                            int64_t k_block) {
     const auto find = [&](std::string_view name) -> const CaseTensor& {
-        for (const CaseTensor& tensor : tensors) {
-            if (tensor.name == name) return tensor;
-        }
-        return tensors.front();
+        return named(std::span<const CaseTensor>(tensors), name);
     };
     const auto half = [](float x) { return double(f16_to_f32(f32_to_f16(x))); };
     const CaseTensor &dst = find("dst"), &k_cache = find("k_cache");

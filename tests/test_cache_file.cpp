@@ -2,7 +2,7 @@
 #include "ref/cache_file.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cache_contents.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 
@@ -33,21 +33,6 @@ std::string sealed(std::string body) {
     uint64_t sum = 0xcbf29ce484222325u;
     for (const char c : body) sum = (sum ^ uint64_t(uint8_t(c))) * 0x100000001b3u;
     return body + raw(sum);
-}
-
-// All that a cache holds: positions, and every byte of K and V.
-std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
-    std::vector<std::byte> all = download(backend, cache.positions());
-    const auto append = [&](const TensorView& tensor) {
-        const std::vector<std::byte> bytes = download(backend, tensor);
-        all.insert(all.end(), bytes.begin(), bytes.end());
-    };
-    append(cache.used());
-    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
-        append(cache.k(layer));
-        if (!cache.shape().v_in_k) append(cache.v(layer));
-    }
-    return all;
 }
 
 // The message of the error that loading ends in, after checking that it changed nothing.

@@ -4,7 +4,7 @@
 #include "ref/cache_file.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cache_contents.h"
 #include "tests/fuzz/temporary_path.h"
 
 #include <stdexcept>
@@ -74,21 +74,6 @@ std::unique_ptr<KvCache> make_cache(Backend& backend, const Kind& kind) {
         }
     }
     return cache;
-}
-
-// All that a cache holds: positions, and every byte of K and V.
-std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
-    std::vector<std::byte> all = download(backend, cache.positions());
-    const auto append = [&](const TensorView& tensor) {
-        const std::vector<std::byte> bytes = download(backend, tensor);
-        all.insert(all.end(), bytes.begin(), bytes.end());
-    };
-    append(cache.used());
-    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
-        append(cache.k(layer));
-        append(cache.v(layer));
-    }
-    return all;
 }
 
 void load(const Kind& kind, const std::string& path, const TemporaryPath& again) {

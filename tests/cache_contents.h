@@ -1,0 +1,26 @@
+#pragma once
+// Whether a cache is as it was: all its bytes, on the host.
+// Docs: docs/04-kv-cache.md
+
+#include "tests/attention_case.h"
+
+#include <vector>
+
+namespace rotkv::test {
+
+/// All that a cache holds: positions, and every byte of K and V.
+inline std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
+    std::vector<std::byte> all = download(backend, cache.positions());
+    const auto append = [&](const TensorView& tensor) {
+        const std::vector<std::byte> bytes = download(backend, tensor);
+        all.insert(all.end(), bytes.begin(), bytes.end());
+    };
+    append(cache.used());
+    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
+        append(cache.k(layer));
+        if (!cache.shape().v_in_k) append(cache.v(layer));  // else it lies in K
+    }
+    return all;
+}
+
+}  // namespace rotkv::test
