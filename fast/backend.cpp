@@ -66,6 +66,18 @@ void FastBackend::download(std::span<std::byte> dst, const std::byte* src) {
     if (!dst.empty()) std::memcpy(dst.data(), src, dst.size());
 }
 
+Support FastBackend::supports(const MatmulArgs& args) const {
+    if (args.precision != Precision::bf16) return Backend::supports(args);
+    if (!fast::has_bf16_products()) {
+        return {false, std::string("bf16 products: they need oneDNN 3, this is built with ") +
+                           std::to_string(DNNL_VERSION_MAJOR) + "." +
+                           std::to_string(DNNL_VERSION_MINOR)};
+    }
+    MatmulArgs exact = args;
+    exact.precision = Precision::f32;
+    return Backend::supports(exact);
+}
+
 void FastBackend::run(const HadamardArgs& args) {
     const ThreadCount count(threads_);
     fast::hadamard(args);

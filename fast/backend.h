@@ -29,6 +29,9 @@ class FastBackend : public Backend {
     void download(std::span<std::byte> dst, const std::byte* src) override;
     void synchronize() override {}
 
+    using Backend::supports;
+    Support supports(const MatmulArgs& args) const override;  ///< bf16 too, with oneDNN 3
+
   protected:
     void run(const HadamardArgs& args) override;
     void run(const QuantizeArgs& args) override;

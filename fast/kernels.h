@@ -19,6 +19,7 @@ void rms_norm(const RmsNormArgs& args);       // norm.cpp
 void act_mul(const ActMulArgs& args);         // norm.cpp
 void add(const AddArgs& args);                // norm.cpp
 void matmul(const MatmulArgs& args);          // matmul.cpp
+void matmul_bf16(const MatmulArgs& args);     // matmul_bf16.cpp
 void embed(const EmbedArgs& args);            // matmul.cpp
 void kv_store(const KvStoreArgs& args);       // kv_cache.cpp
 void kv_shift(const KvShiftArgs& args);       // kv_cache.cpp
@@ -40,6 +41,9 @@ class RowRotation {
     float scale_;               // 1 / sqrt(block)
     std::vector<float> signs_;  // [d], or empty
 };
+
+/// Is matmul_bf16 there? It is a primitive of oneDNN 3; version 2 says it in another way.
+bool has_bf16_products();
 
 /// One row into any of the nine cache types. Exact: ref's bytes.
 void quantize_row(DType type, void* y, const float* x, int64_t n);

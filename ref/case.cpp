@@ -88,6 +88,11 @@ std::string Fields::word(const char* key, const std::string& standard,
     refuse(key, "one of " + list, text);
 }
 
+Precision Fields::precision(std::initializer_list<const char*> allowed) {
+    const std::string text = word("precision", "f32", allowed);
+    return text == "f32" ? Precision::f32 : text == "f16" ? Precision::f16 : Precision::bf16;
+}
+
 DType Fields::type(const char* key) {
     std::string text;
     if (!take(key, text)) refuse(key, "a type", "nothing");

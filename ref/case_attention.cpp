@@ -32,8 +32,7 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
           sinks(f.flag("sinks")),
           loud(f.real("loud", 1)),
           sees(f.word("sees", "past", {"past", "all", "nothing"})),
-          precision(f.word("precision", "f32", {"f32", "f16"}) == "f16" ? Precision::f16
-                                                                        : Precision::f32) {
+          precision(f.precision({"f32", "f16"})) {
         read_layout(f, false);
         if (v_in_k) v_rotation.first = v_first;
     }

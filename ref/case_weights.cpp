@@ -179,10 +179,13 @@ class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
         : type(f.type("type")),
           tokens(f.number("T", 7)),
           n_in(f.number("in", 256)),
-          n_out(f.number("out", 67)) {
+          n_out(f.number("out", 67)),
+          precision(f.precision({"f32", "f16", "bf16"})) {
         read_layout(f, false);
     }
-    Agreement agreement() const override { return Agreement::rounding; }
+    Agreement agreement() const override {
+        return precision == Precision::f32 ? Agreement::rounding : Agreement::nmse;
+    }
     std::vector<CaseTensor> tensors() const override {
         return {out("dst", DType::f32, {tokens, n_out}), in("weight", type, {n_out, n_in}),
                 in("src", DType::f32, {tokens, n_in})};
@@ -191,9 +194,16 @@ class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
         fill_weight(named(tensors, "weight"), seed());
         named(tensors, "src").set(case_values("normal", tokens, n_in, seed() + 1));
     }
+    void run_reference(Backend& ref, const Views& views) const override {
+        MatmulArgs exactly = args(views);
+        exactly.precision = Precision::f32;
+        ref.matmul(exactly);
+    }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
-                              std::span<const float>) const override {
-        std::vector<double> bound = magnitudes(named(filled, "weight"), named(filled, "src"));
+                              std::span<const float> expected) const override {
+        const CaseTensor &weight = named(filled, "weight"), &src = named(filled, "src");
+        if (precision != Precision::f32) return {bound_of_rounded(weight, src, expected)};
+        std::vector<double> bound = magnitudes(weight, src);
         for (double& one : bound) one *= k_unit * (walk(n_in) + 2);
         return bound;
     }
@@ -205,12 +215,35 @@ class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
     }
 
   protected:
-    MatmulArgs args(const Views& v) const override { return {v["dst"], v["weight"], v["src"]}; }
+    MatmulArgs args(const Views& v) const override {
+        return {v["dst"], v["weight"], v["src"], precision};
+    }
 
   private:
+    double bound_of_rounded(const CaseTensor& weight, const CaseTensor& src,
+                            std::span<const float> y) const;
+
     DType type;
     int64_t tokens, n_in, n_out;
+    Precision precision;
 };
+
+// nmse, both factors of every product rounded, each by a relative error of at most r, of variance
+// r^2 / 3: expected is 2/3 r^2 sum (w x)^2 / sum y^2. A factor of 6, because a product alone may be
+// off by 2 r.
+double MatmulCase::bound_of_rounded(const CaseTensor& weight, const CaseTensor& src,
+                                    std::span<const float> y) const {
+    const std::vector<float> w = weight.values(), x = src.values();
+    const size_t in = size_t(n_in);
+    std::vector<double> w2(in, 0.0), x2(in, 0.0);  // sums of squares of each column
+    for (size_t i = 0; i < w.size(); ++i) w2[i % in] += double(w[i]) * double(w[i]);
+    for (size_t i = 0; i < x.size(); ++i) x2[i % in] += double(x[i]) * double(x[i]);
+    double products = 0, results = 0;
+    for (size_t i = 0; i < in; ++i) products += w2[i] * x2[i];
+    for (const float value : y) results += double(value) * double(value);
+    const double r = precision == Precision::f16 ? 0x1p-11 : 0x1p-8;
+    return 6 * (2 * r * r / 3) * products / results;
+}
 
 class EmbedCase : public CaseOf<EmbedArgs, &Backend::embed> {
   public:
@@ -261,7 +294,10 @@ std::span<const CaseOp> weight_case_ops() {
         {"rms_norm", "rounding: u (walk(D) / 2 + 6) |y|", "the same", make<RmsNormCase>},
         {"act_mul", "rounding: 12 u |y|", "the same", make<ActMulCase>},
         {"add", "exact", "exact", make<AddCase>},
-        {"matmul", "rounding: u (walk(in) + 2) sum |w x|", "the same", make<MatmulCase>},
+        {"matmul",
+         "rounding: u (walk(in) + 2) sum |w x|; precision=f16, bf16: nmse "
+         "4 r^2 sum (w x)^2 / sum y^2, r = 2^-11, 2^-8",
+         "the same", make<MatmulCase>},
         {"embed", "exact", "rounding: 3 u |y|", make<EmbedCase>},
     };
     return ops;

@@ -19,6 +19,7 @@ inline const CaseList k_case_lists[] = {
     {"@kv", {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}},
     {"@block", {"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}},
     {"@some", {"f16", "q8_0", "q4_0"}},
+    {"@half", {"f16", "bf16"}},
     {"@weight", {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "mxfp4"}},
     {"@N", {"1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024"}},
     {"@layout", {"padded", "in_place"}},
@@ -226,6 +227,11 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=@weight/T=5/layout=padded",
     "matmul/type=@weight/T=1/layout=padded",
     "matmul/type=@block/in=80",
+    // matmul: with rounded factors
+    "matmul/type=@weight/T=33/in=512/out=129/precision=@half",
+    "matmul/type=@some/T=113/in=576/out=300/precision=@half",
+    "matmul/type=@some/T=1/in=576/out=300/precision=@half",
+    "matmul/type=@some/T=20/precision=@half/layout=padded",
     // embed
     "embed/type=@weight",
     "embed/type=@weight/T=1/V=3/E=512",

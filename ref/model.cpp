@@ -95,6 +95,10 @@ TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
     return hidden;
 }
 
+void Model::multiply(const TensorView& y, const TensorView& weight, const TensorView& x) {
+    backend_.matmul({y, weight, x, precision_.products});
+}
+
 void Model::attention_block(int64_t index, KvCache& cache, const KvBatch& batch) {
     const ModelLayer& layer = layers_[size_t(index)];
     const int64_t n_tokens = batch.cell.n[3];
@@ -117,7 +121,7 @@ void Model::attention_block(int64_t index, KvCache& cache, const KvBatch& batch)
 
     const TensorView attended = store_and_attend(index, heads, cache, batch);
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
-    backend_.matmul({output, layer.attention_output, attended});
+    multiply(output, layer.attention_output, attended);
     add_to_residual(output, layer.post_attention_norm);
 }
 
@@ -130,11 +134,11 @@ Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
     const TensorView q = columns(qkv, 0, q_width), k = columns(qkv, q_width, k_width);
     const TensorView v = columns(qkv, q_width + k_width, v_width);
     if (config_.architecture.fused_qkv) {
-        backend_.matmul({qkv, layer.qkv, x});
+        multiply(qkv, layer.qkv, x);
     } else {
-        backend_.matmul({q, layer.q, x});
-        backend_.matmul({k, layer.k, x});
-        backend_.matmul({v, layer.v, x});
+        multiply(q, layer.q, x);
+        multiply(k, layer.k, x);
+        multiply(v, layer.v, x);
     }
     if (!layer.q_bias.empty()) backend_.add({q, q, repeated(layer.q_bias, n_tokens)});
     if (!layer.k_bias.empty()) backend_.add({k, k, repeated(layer.k_bias, n_tokens)});
@@ -172,6 +176,7 @@ TensorView Model::store_and_attend(int64_t index, const Heads& heads, KvCache& c
     attention.window = config_.local[size_t(index)] ? config_.window : 0;
     attention.k_rotation = store.k_rotation;
     attention.v_rotation = store.v_rotation;
+    attention.precision = precision_.attention;
     backend_.attention(attention);
     return attended_.view(DType::f32, {n_tokens, config_.heads * config_.d_v});
 }
@@ -186,15 +191,15 @@ void Model::feed_forward_block(int64_t index, int64_t n_tokens) {
     const TensorView both = gate_up_.view(DType::f32, {n_tokens, 2 * hidden});
     const TensorView gate = columns(both, 0, hidden), up = columns(both, hidden, hidden);
     if (config_.architecture.fused_gate_up) {
-        backend_.matmul({both, layer.gate_up, x});
+        multiply(both, layer.gate_up, x);
     } else {
-        backend_.matmul({gate, layer.gate, x});
-        backend_.matmul({up, layer.up, x});
+        multiply(gate, layer.gate, x);
+        multiply(up, layer.up, x);
     }
     backend_.act_mul({gate, gate, up, config_.architecture.activation});
 
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
-    backend_.matmul({output, layer.down, gate});
+    multiply(output, layer.down, gate);
     add_to_residual(output, layer.post_feed_forward_norm);
 }
 

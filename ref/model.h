@@ -75,6 +75,12 @@ struct ModelLayer {
     TensorView post_feed_forward_norm;  ///< [E]
 };
 
+/// How a model's operations compute where they may choose.
+struct ModelPrecision {
+    Precision products = Precision::f32;   ///< with weights, the output matrix excepted
+    Precision attention = Precision::f32;
+};
+
 class Model {
   public:
     /// Checks every tensor's presence and shape, refuses tensors it would not use, then imports the
@@ -102,6 +108,10 @@ class Model {
     TensorView forward(KvCache& cache, std::span<const int32_t> tokens,
                        std::span<const int32_t> streams, std::span<const int32_t> positions);
 
+    /// f32 unless said otherwise. What the backend does not support, forward() refuses.
+    ModelPrecision precision() const { return precision_; }
+    void use_precision(const ModelPrecision& precision) { precision_ = precision; }
+
     /// The matrix that turns the residual stream into logits [V][E].
     const TensorView& output_weight() const { return output_; }
 
@@ -116,6 +126,7 @@ class Model {
         TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]
     };
     void reserve(int64_t tokens);
+    void multiply(const TensorView& y, const TensorView& weight, const TensorView& x);
     void attention_block(int64_t index, KvCache& cache, const KvBatch& batch);
     Heads project(const ModelLayer& layer, const TensorView& x);
     TensorView store_and_attend(int64_t index, const Heads& heads, KvCache& cache,
@@ -125,6 +136,7 @@ class Model {
 
     Backend& backend_;
     ModelConfig config_;
+    ModelPrecision precision_;
     TensorView embedding_, output_norm_, output_;  ///< [V][E], [E], [V][E]
     std::vector<ModelLayer> layers_;
     std::vector<std::byte*> imported_;

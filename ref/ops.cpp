@@ -7,6 +7,10 @@
 
 namespace rotkv {
 
+const char* precision_name(Precision precision) {
+    return precision == Precision::f32 ? "f32" : precision == Precision::f16 ? "f16" : "bf16";
+}
+
 namespace {
 
 // A block type whose rows are no whole number of blocks is nobody's mistake and nobody's job.
@@ -30,14 +34,17 @@ Support Backend::supports(const DequantizeArgs& args) const {
 Support Backend::supports(const RopeArgs&) const { return {}; }
 Support Backend::supports(const RmsNormArgs&) const { return {}; }
 Support Backend::supports(const MatmulArgs& args) const {
+    if (args.precision != Precision::f32) {
+        return {false, std::string(precision_name(args.precision)) + " products: f32 only here"};
+    }
     return whole_blocks("weight", args.weight);
 }
 Support Backend::supports(const KvStoreArgs& args) const {
     return both(whole_blocks("K", args.k_cache), whole_blocks("V", args.v_cache));
 }
 Support Backend::supports(const AttentionArgs& args) const {
-    if (args.precision == Precision::f16) {
-        return {false, "f16 precision is for devices with tensor cores"};
+    if (args.precision != Precision::f32) {
+        return {false, std::string(precision_name(args.precision)) + " attention: f32 only here"};
     }
     return both(whole_blocks("K", args.k_cache), whole_blocks("V", args.v_cache));
 }

@@ -57,11 +57,22 @@ struct RmsNormArgs {
     float epsilon = 0;
 };
 
+/// What the factors of products may be rounded to. Sums are f32 or better.
+enum class Precision {
+    f32,   ///< not rounded
+    f16,   ///< 11 significant bits
+    bf16,  ///< 8 significant bits
+};
+
+/// "f32", "f16", "bf16".
+const char* precision_name(Precision precision);
+
 /// y[t, o] = sum_i w[o, i] x[t, i].
 struct MatmulArgs {
     TensorView dst;     ///< [T][out] f32
     TensorView weight;  ///< [out][in] any weight type
     TensorView src;     ///< [T][in] f32
+    Precision precision = Precision::f32;
 };
 
 /// Rotates, quantizes and scatters the batch's keys and values into the cache.
@@ -73,12 +84,6 @@ struct KvStoreArgs {
     TensorView stream;   ///< [T] i32
     TensorView cell;     ///< [T] i32; -1: this token is not stored
     Rotation k_rotation, v_rotation;
-};
-
-/// How exactly attention computes.
-enum class Precision {
-    f32,
-    f16,  ///< tensor cores; devices only
 };
 
 /// Attention of the batch over the cache, and nothing but the cache.
@@ -98,7 +103,7 @@ struct AttentionArgs {
     float softcap = 0;   ///< c > 0: scores become c tanh(score / c)
     int64_t window = 0;  ///< 0: none
     Rotation k_rotation, v_rotation;
-    Precision precision = Precision::f32;
+    Precision precision = Precision::f32;  ///< or f16
 };
 
 /// Moves cached keys to other positions: to f32, back, RoPE by the difference, forward, store.

@@ -35,6 +35,28 @@ class SpoiledBackend : public tools::ForwardingBackend {
     std::function<void(const HadamardArgs&)> spoil_;
 };
 
+/// The product of a matmul case, both factors rounded to f16 or bf16 first.
+inline std::vector<float> product_in(DType type, const std::vector<CaseTensor>& tensors) {
+    const auto rounded = [&](std::string_view name) {
+        std::vector<float> x = named(std::span<const CaseTensor>(tensors), name).values();
+        for (float& one : x) {
+            one = type == DType::f16 ? f16_to_f32(f32_to_f16(one)) : bf16_to_f32(f32_to_bf16(one));
+        }
+        return x;
+    };
+    const std::vector<float> w = rounded("weight"), x = rounded("src");
+    const size_t in = size_t(named(std::span<const CaseTensor>(tensors), "src").extents.back());
+    std::vector<float> y;
+    for (size_t t = 0; t < x.size(); t += in) {
+        for (size_t o = 0; o < w.size(); o += in) {
+            double sum = 0;
+            for (size_t i = 0; i < in; ++i) sum += double(w[o + i]) * double(x[t + i]);
+            y.push_back(float(sum));
+        }
+    }
+    return y;
+}
+
 /// Attention over the inputs of a case with K = V = f32, one stream and K's rotation in blocks of
 /// k_block, V's of 64, where every operand of a product is rounded to f16 first.
 inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensors,

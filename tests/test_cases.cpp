@@ -143,6 +143,21 @@ TEST_CASE("agreement: rounding asks each element for its own bound, nmse all of 
     CHECK(!compare_nmse(bytes(x), bytes(z), 1e9).ok);
 }
 
+TEST_CASE("agreement: the bound of rounded products holds for factors rounded to f16 and bf16") {
+    for (const char* type : {"f16", "bf16"}) {
+        const std::unique_ptr<Case> one = make_case(
+            "matmul/type=q4_0/T=113/in=576/out=300/precision=" + std::string(type));
+        const Expected expected = expected_results(*one);
+        std::vector<float> y = test::product_in(parse_type(type), expected.tensors);
+        const Verdict verdict = judge(*one, expected, 0, bytes(y), false);
+        INFO(type << ": " << verdict.words);
+        CHECK(verdict.ok);
+        CHECK(verdict.worst > 0.05);  // a sixth at most is expected
+        for (float& value : y) value *= 1.01f;
+        CHECK(!judge(*one, expected, 0, bytes(y), false).ok);
+    }
+}
+
 TEST_CASE("agreement: the bound of f16 precision holds for operands rounded to f16") {
     // Attention over one case with q, k, v and p rounded to f16, everything else in f64.
     const std::unique_ptr<Case> one =

@@ -162,7 +162,10 @@ TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, w
           "K: q4_0 needs rows of a multiple of 32 elements, found 80");
     AttentionArgs f16;
     f16.precision = Precision::f16;
-    CHECK(!ref->supports(f16).yes);
+    CHECK(ref->supports(f16).reason == "f16 attention: f32 only here");
+    MatmulArgs bf16;
+    bf16.precision = Precision::bf16;
+    CHECK(ref->supports(bf16).reason == "bf16 products: f32 only here");
     TensorView codes = view(memory, DType::q4_0, {1, 64});
     codes.n[3] = 80;
     const std::string text = refusal(

@@ -24,6 +24,27 @@
 
 namespace rotkv::tools {
 
+// One of `choices`; the first is the default.
+static void add_precision(CLI::App& app, const char* flag, Precision& precision, const char* what,
+                          const std::vector<Precision>& choices) {
+    app.add_option_function<std::string>(
+           flag,
+           [=, &precision](const std::string& name) {
+               std::string known;
+               for (const Precision choice : choices) {
+                   if (name == precision_name(choice)) {
+                       precision = choice;
+                       return;
+                   }
+                   known += (known.empty() ? "" : ", ") + std::string(precision_name(choice));
+               }
+               throw Error(ErrorCode::usage, std::string(flag) + ": expected one of " + known +
+                                                 ", found '" + name + "'");
+           },
+           what)
+        ->type_name("WHAT");
+}
+
 void ModelFlags::add_to(CLI::App& app) {
     threads = std::max(1, int(std::thread::hardware_concurrency()));
     app.add_option("-m,--model", path, "model, a GGUF file")->required()->type_name("FILE");
@@ -34,6 +55,12 @@ void ModelFlags::add_to(CLI::App& app) {
     app.add_option("--backend", backend,
                    "ref, fast, cuda or metal (default: ROTKV_BACKEND, or fast)")
         ->type_name("NAME");
+    add_precision(app, "--gemm", precision.products,
+                  "what factors of products with weights are rounded to: f32 (default: they are "
+                  "not), f16 or bf16",
+                  {Precision::f32, Precision::f16, Precision::bf16});
+    add_precision(app, "--attention", precision.attention, "precision of attention: f32 (default) or f16",
+                  {Precision::f32, Precision::f16});
     app.add_flag("--phi3-window", phi3_window,
                  "phi3: use the sliding window that the file names (llama.cpp does not)");
 }

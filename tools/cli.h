@@ -8,6 +8,7 @@
 //   return tools::run_tool(app, argc, argv, "  rotkv-x -m model.gguf\n", [&] { ...; return 0; });
 // Docs: tools/README.md
 
+#include "ref/model.h"
 #include "ref/rotation.h"
 #include "ref/types.h"
 
@@ -31,6 +32,7 @@ struct ModelFlags {
     int threads = 0;      ///< as many as the machine has, unless given
     std::string backend;  ///< empty: ROTKV_BACKEND or fast
     bool phi3_window = false;
+    ModelPrecision precision;
     bool profile = false;
 
     void add_to(CLI::App& app);

@@ -19,7 +19,9 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
       tokenizer(Tokenizer::from_gguf(file)),
       backend(backend_of(flags)),
       profile(dynamic_cast<ProfileBackend*>(backend.get())),
-      model(file, *backend, context, flags.phi3_window) {}
+      model(file, *backend, context, flags.phi3_window) {
+    model.use_precision(flags.precision);
+}
 
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {
     if (!text.empty() && text.back() == '\n') text.pop_back();
