@@ -33,7 +33,7 @@ class Fields {
     double real(const char* key, double standard);
     std::string word(const char* key, const std::string& standard,
                      std::initializer_list<const char*> allowed);
-    DType type(const char* key);  ///< always there
+    DType type(const char* key);                                      ///< always there
     Precision precision(std::initializer_list<const char*> allowed);  ///< of key "precision"
     /// "64": sylvester in blocks of 64; "64:7": with the signs of seed 7; not there: none.
     Rotation rotation(const char* key);

@@ -77,8 +77,10 @@ struct ModelLayer {
 
 /// How a model's operations compute where they may choose.
 struct ModelPrecision {
-    Precision products = Precision::f32;   ///< with weights, the output matrix excepted
+    Precision products = Precision::f32;  ///< with weights, the output matrix excepted
     Precision attention = Precision::f32;
+
+    bool operator==(const ModelPrecision&) const = default;
 };
 
 class Model {

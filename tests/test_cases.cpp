@@ -145,8 +145,8 @@ TEST_CASE("agreement: rounding asks each element for its own bound, nmse all of 
 
 TEST_CASE("agreement: the bound of rounded products holds for factors rounded to f16 and bf16") {
     for (const char* type : {"f16", "bf16"}) {
-        const std::unique_ptr<Case> one = make_case(
-            "matmul/type=q4_0/T=113/in=576/out=300/precision=" + std::string(type));
+        const std::unique_ptr<Case> one =
+            make_case("matmul/type=q4_0/T=113/in=576/out=300/precision=" + std::string(type));
         const Expected expected = expected_results(*one);
         std::vector<float> y = test::product_in(parse_type(type), expected.tensors);
         const Verdict verdict = judge(*one, expected, 0, bytes(y), false);

@@ -218,6 +218,23 @@ class Perplexity(Tools):
         self.assertGreater(found["ppl"], 1)
         self.assertNotIn("kld", found)
 
+    def test_rounded_products_print_their_floor_or_are_unsupported(self):
+        arguments = ["-b", "32", "--chunks", "2", "--gemm", "bf16"]
+        result = self.run_tool("perplexity", "-m", self.model, "-f", self.text, "-c", "32",
+                               *arguments)
+        if result.returncode == 0:
+            floor = re.search(r"floor of products bf16, attention f32: mean KLD (\S+)", result.stdout)
+            self.assertGreater(abs(float(floor[1])), 1e-9)  # 0: nothing was rounded
+            found = self.json_of(*arguments)["precision"]
+            self.assertEqual((found["products"], found["floor"]["windows"]), ("bf16", 1))
+        else:
+            self.assertEqual(result.returncode, 1)
+            self.assertRegex(result.stderr, r"error: fast: matmul: bf16 products: they need "
+                                            r"oneDNN 3, this is built with 2\.\d+\n$")
+        self.assertNotIn("floor", self.perplexity("--chunks", "1").stdout)
+        self.bad(2, "perplexity", "-m", self.model, "-f", self.text, "--gemm", "q8_0",
+                 says="--gemm: expected one of f32, f16, bf16, found 'q8_0'")
+
     def test_batches_and_threads_change_nothing(self):
         values = {self.json_of("-b", b, "-t", t, "--backend", "ref")["ppl"]
                   for b, t in [("32", "1"), ("64", "2"), ("5", "1"), ("2048", "1")]}

@@ -195,6 +195,7 @@ Bench::Bench(const Flags& flags)
     result_.file_bytes = int64_t(loaded_.file.file_bytes());
     result_.backend = loaded_.backend->name();
     result_.device = loaded_.backend->description();
+    result_.precision = loaded_.model.precision();
     result_.threads = flags.model.threads;
     result_.batch = flags.batch;
     std::vector<AskedRotation> rotations = flags.rotations;

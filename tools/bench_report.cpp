@@ -1,6 +1,7 @@
 #include "tools/bench_report.h"
 
 #include "tools/cli.h"
+#include "tools/precision_floor.h"
 
 #include <fmt/format.h>
 
@@ -101,10 +102,11 @@ std::string markdown(const BenchRun& run) {
     }
     return aligned(lines, k_sides) +
            fmt::format(
-               "\n{}: {}. 100 % is what this machine did in the same run: sgemm {:.1f} GFLOP/s, "
+               "\n{}: {}; {}. 100 % is what this machine did in the same run: sgemm {:.1f} "
+               "GFLOP/s, "
                "reading {:.1f} GB/s (copying: {:.1f} GB/s) over {} MiB.\n",
-               run.backend, run.device, run.best.flops / k_giga, run.best.read_bytes / k_giga,
-               run.best.copy_bytes / k_giga, run.buffer_bytes >> 20);
+               run.backend, run.device, words_of(run.precision), run.best.flops / k_giga,
+               run.best.read_bytes / k_giga, run.best.copy_bytes / k_giga, run.buffer_bytes >> 20);
 }
 
 static Json json_of(const BenchRow& row) {
@@ -133,6 +135,7 @@ Json json_of(const BenchRun& run) {
     json["size"] = run.file_bytes;
     json["backend"] = run.backend;
     json["device"] = run.device;
+    json["precision"] = json_of(run.precision);
     json["threads"] = run.threads;
     json["n_batch"] = run.batch;
     for (const BenchRow& row : run.rows) json["rows"].push_back(json_of(row));
@@ -152,12 +155,15 @@ static std::string quoted(const std::string& text) {
 
 std::string csv(const BenchRun& run) {
     std::string text =
-        "model,size,backend,device,threads,n_batch,type_k,type_v,rot,rotation,n_prompt,n_gen,"
+        "model,size,backend,device,gemm,attention,threads,n_batch,type_k,type_v,rot,rotation,n_"
+        "prompt,n_gen,"
         "n_depth,test,ts_median,ts_min,ts_max,gflop_per_second,gbyte_per_second,"
         "sgemm_gflop_per_second,read_gbyte_per_second,copy_gbyte_per_second\n";
     for (const BenchRow& row : run.rows) {
-        text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},", quoted(run.model),
-                            run.file_bytes, run.backend, quoted(run.device), run.threads, run.batch,
+        text += fmt::format("{},{},{},{},{},{},", quoted(run.model), run.file_bytes, run.backend,
+                            quoted(run.device), precision_name(run.precision.products),
+                            precision_name(run.precision.attention));
+        text += fmt::format("{},{},{},{},{},{},{},{},{},{},", run.threads, run.batch,
                             type_info(row.type_k).name, type_info(row.type_v).name, row.rot,
                             quoted(rotation_words(row.spec)), row.prompt, row.generated, row.depth,
                             row.test());

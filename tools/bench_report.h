@@ -2,6 +2,7 @@
 // The results of rotkv-bench: one row a test, as a Markdown table, CSV or JSON.
 // Docs: docs/performance.md
 
+#include "ref/model.h"
 #include "ref/rotation.h"
 #include "tools/bench_cost.h"
 #include "tools/bench_machine.h"
@@ -38,6 +39,7 @@ struct BenchRun {
     std::string model;  ///< the path
     int64_t file_bytes = 0;
     std::string backend, device;
+    ModelPrecision precision;
     int threads = 0;
     int64_t batch = 0;
     Ceilings best;

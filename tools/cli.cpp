@@ -59,8 +59,8 @@ void ModelFlags::add_to(CLI::App& app) {
                   "what factors of products with weights are rounded to: f32 (default: they are "
                   "not), f16 or bf16",
                   {Precision::f32, Precision::f16, Precision::bf16});
-    add_precision(app, "--attention", precision.attention, "precision of attention: f32 (default) or f16",
-                  {Precision::f32, Precision::f16});
+    add_precision(app, "--attention", precision.attention,
+                  "precision of attention: f32 (default) or f16", {Precision::f32, Precision::f16});
     app.add_flag("--phi3-window", phi3_window,
                  "phi3: use the sliding window that the file names (llama.cpp does not)");
 }

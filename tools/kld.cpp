@@ -4,6 +4,7 @@
 
 #include "ref/error.h"
 #include "tools/kld_tables.h"
+#include "tools/precision_floor.h"
 
 #include <fmt/format.h>
 
@@ -129,6 +130,7 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
     json["model"] = flags.model.path;
     json["backend"] = loaded.backend->name();
     json["device"] = loaded.backend->description();
+    json["precision"] = json_of(run.precision());
     json["n_ctx"] = run.plan().ctx;
     json["n_batch"] = run.plan().batch;
     json["chunks"] = run.windows();

@@ -40,6 +40,7 @@ struct Contestant {
 
 /// The base computed once more in a way that should make no difference: other threads, another
 /// batch, and one last bit of one weight, for backends that add in the same order all the same.
+/// In f32, whatever --gemm and --attention say of the others.
 struct Floor {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Model> model;
@@ -64,6 +65,7 @@ class LockStep {
     const Contestant& base() const { return contestants_.front(); }
     std::span<const Contestant> variants() const { return std::span(contestants_).subspan(1); }
     const Floor& floor() const { return floor_; }
+    ModelPrecision precision() const { return model_.precision(); }  ///< of all but the floor
 
   private:
     using Hidden = std::vector<float>;  ///< [rows][E]

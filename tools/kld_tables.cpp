@@ -65,14 +65,14 @@ std::string plus_minus(const Mean& mean, int digits) {
 
 double largest(const std::vector<double>& x) { return *std::max_element(x.begin(), x.end()); }
 
-void print_floor(std::FILE* out, const Floor& floor) {
+void print_floor(std::FILE* out, const Floor& floor, bool exact) {
     const KldMeans means = summarize_means(floor.pairs);
     const double most = largest(figures_of(floor.pairs, &TokenPair::kld));
-    fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>6.2f} %  {}\n", "floor", means.ppl_b.value,
-               fmt::format("{:.1e} (max {:.1e})", means.kld.value, most), "",
-               100 * means.same_top.value,
-               fmt::format("the base again: {} thread{}, batch {}, one bit changed", floor.threads,
-                           floor.threads == 1 ? "" : "s", floor.batch));
+    fmt::print(
+        out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>6.2f} %  {}\n", "floor", means.ppl_b.value,
+        fmt::format("{:.1e} (max {:.1e})", means.kld.value, most), "", 100 * means.same_top.value,
+        fmt::format("the base again: {} thread{}, batch {}, one bit changed{}", floor.threads,
+                    floor.threads == 1 ? "" : "s", floor.batch, exact ? "" : ", in f32"));
 }
 
 void print_overview(std::FILE* out, const LockStep& run) {
@@ -95,7 +95,7 @@ void print_overview(std::FILE* out, const LockStep& run) {
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
         line(letter(i), run.variants()[i].pairs, run.variants()[i].variant.name);
     }
-    print_floor(out, run.floor());
+    print_floor(out, run.floor(), run.precision() == ModelPrecision{});
 }
 
 void print_differences(std::FILE* out, const LockStep& run) {

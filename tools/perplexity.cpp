@@ -9,6 +9,7 @@
 #include "ref/error.h"
 #include "tools/kld_report.h"
 #include "tools/loaded_model.h"
+#include "tools/precision_floor.h"
 
 #include <fmt/format.h>
 
@@ -73,6 +74,7 @@ struct Outcome {
     Mean ppl;
     int64_t scored = 0;
     std::optional<KldSummary> kld;
+    std::optional<PrecisionFloor> floor;
 };
 
 // Says on stderr how long it will take, once the first windows are done.
@@ -115,7 +117,7 @@ Outcome finish_ppl(const Run& run, std::span<const double> nll) {
     fmt::print(run.flags.results(), "\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", ppl.value,
                ppl.error);
     std::fflush(run.flags.results());
-    return {ppl, int64_t(nll.size()), std::nullopt};
+    return {ppl, int64_t(nll.size()), std::nullopt, std::nullopt};
 }
 
 Outcome measure(Run& run) {
@@ -199,7 +201,7 @@ Outcome compare(Run& run, BaseReader& reader) {
     const KldSummary summary = summarize(pairs);
     print_kld_summary(out, summary);
     std::fflush(out);
-    return {summary.ppl_b, int64_t(pairs.size()), summary};
+    return {summary.ppl_b, int64_t(pairs.size()), summary, std::nullopt};
 }
 
 // The windows of this run: of the base file that is compared with, or of the text.
@@ -237,6 +239,8 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     json["model"] = run.flags.model.path;
     json["cache"] = json_of(run.cache.shape());
     json["rotation"] = json_of(run.cache.spec());
+    json["precision"] = json_of(run.model.precision());
+    if (outcome.floor) json["precision"]["floor"] = json_of(*outcome.floor);
     if (outcome.kld) json["kld"] = json_of(*outcome.kld);
     write_json(run.flags.json, json);
 }
@@ -263,14 +267,16 @@ int run_perplexity(const Flags& flags) {
                plan.windows, plan.ctx, plan.windows_at_once());
 
     Run run{loaded.model, cache, plan, flags, Clock(plan)};
-    const Outcome outcome = flags.compare ? compare(run, *reader)
-                            : flags.base.empty()
-                                ? measure(run)
-                                : measure_and_write(run, int32_t(loaded.model.config().words));
+    Outcome outcome = flags.compare ? compare(run, *reader)
+                      : flags.base.empty()
+                          ? measure(run)
+                          : measure_and_write(run, int32_t(loaded.model.config().words));
     const double seconds = run.clock.seconds();
     fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens per second\n", plan.windows * plan.ctx,
                seconds, double(plan.windows * plan.ctx) / seconds);
     if (loaded.profile != nullptr) fmt::print(stderr, "{}", loaded.profile->table(seconds));
+    outcome.floor = measure_precision_floor(loaded.model, cache, plan);
+    if (outcome.floor) fmt::print(flags.results(), "{}\n", words_of(*outcome.floor));
     write_results(run, outcome, seconds);
     return k_good;
 }
