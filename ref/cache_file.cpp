@@ -2,6 +2,7 @@
 
 #include "ref/byte_cursor.h"
 #include "ref/error.h"
+#include "ref/fnv1a.h"
 #include "ref/output_file.h"
 
 #include <algorithm>
@@ -29,19 +30,6 @@ static constexpr std::size_t k_sample_bytes = 4096;  // of a tensor, for the fin
 using Bytes = std::vector<std::byte>;
 
 namespace {
-
-// FNV-1a: xor the byte in, multiply by an odd number. Both can be undone, so a single changed byte
-// always changes the sum.
-class Fnv1a {
-  public:
-    void add(std::span<const std::byte> bytes) {
-        for (const std::byte byte : bytes) sum_ = (sum_ ^ uint64_t(byte)) * 0x100000001b3u;
-    }
-    uint64_t sum() const { return sum_; }
-
-  private:
-    uint64_t sum_ = 0xcbf29ce484222325u;
-};
 
 // Bytes under construction: numbers as they lie in memory, texts after their length.
 class Packer {
