@@ -282,6 +282,8 @@ int parse_and_run(CLI::App& app, int argc, char** argv, const std::function<int(
 
 }  // namespace
 
+std::string version_of_build() { return ROTKV_VERSION " (" ROTKV_COMMIT ")"; }
+
 int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
              const std::function<int()>& body) {
     // Whoever started us may have left the processor flushing denormal numbers to zero; the exact
@@ -289,7 +291,7 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     std::fesetenv(FE_DFL_ENV);
     const std::string tool = app.get_name();
     app.footer("Examples:\n" + examples);
-    app.set_version_flag("--version", tool + " " ROTKV_VERSION " (" ROTKV_COMMIT ")");
+    app.set_version_flag("--version", tool + " " + version_of_build());
     try {
         const int code = parse_and_run(app, argc, argv, body);
         check_standard_output();

@@ -60,6 +60,9 @@ struct CacheFlags {
 /// Adds --json FILE ("-" is standard output).
 void add_json_flag(CLI::App& app, std::string& path);
 
+/// "0.1.0 (065aefcbdd12)": the version, and the commit it was built from.
+std::string version_of_build();
+
 /// Parses the command line and runs the tool's body, whose result is the exit code. Adds --version
 /// and --list-backends, prints `examples` (whole lines) under --help.
 /// Every exception becomes one line "rotkv-x: error: ..." and exit code 1; 2 for parse errors and

@@ -11,9 +11,6 @@
 
 namespace rotkv::tools {
 
-namespace {
-
-// Windows first .. first + count of the plan, as a plan of their own.
 WindowPlan group_of(const WindowPlan& plan, int64_t first, int64_t count) {
     WindowPlan group = plan;
     const auto begin = plan.tokens.begin() + first * plan.ctx;
@@ -23,7 +20,6 @@ WindowPlan group_of(const WindowPlan& plan, int64_t first, int64_t count) {
     return group;
 }
 
-// The words that the scored positions of a group should predict.
 std::vector<int32_t> targets_of(const WindowPlan& group) {
     std::vector<int32_t> targets;
     for (int64_t window = 0; window < group.windows; ++window) {
@@ -32,6 +28,8 @@ std::vector<int32_t> targets_of(const WindowPlan& group) {
     }
     return targets;
 }
+
+namespace {
 
 // Another batch than this one: a window in two pieces of unequal length.
 int64_t other_batch(const WindowPlan& plan) {

@@ -16,6 +16,12 @@
 
 namespace rotkv::tools {
 
+/// Windows first .. first + count of the plan, as a plan of their own.
+WindowPlan group_of(const WindowPlan& plan, int64_t first, int64_t count);
+
+/// The words that the scored positions of a group should predict.
+std::vector<int32_t> targets_of(const WindowPlan& group);
+
 struct LockStepOptions {
     int64_t jitter = 0;       ///< more runs of every cache, each with one bit of one weight changed
     bool round_base = false;  ///< round the base's log-probabilities as a base file does
