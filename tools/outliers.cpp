@@ -7,6 +7,7 @@
 #include "tools/backends.h"
 #include "tools/loaded_model.h"
 #include "tools/outlier_report.h"
+#include "tools/plot.h"
 
 #include <fmt/format.h>
 
@@ -22,7 +23,7 @@ constexpr DType k_types[] = {DType::f16,  DType::bf16, DType::q8_0, DType::q5_1,
 
 struct Flags {
     ModelFlags model;
-    std::string type_k, type_v, text, json, csv, npy;
+    std::string type_k, type_v, text, json, csv, npy, plot;
     int64_t ctx = 512, chunks = 4;
     bool quiet = false;
 
@@ -44,6 +45,8 @@ struct Flags {
         app.add_option("--csv", csv, "write every head's figures here")->type_name("FILE");
         app.add_option("--npy", npy, "make this folder and write all Q, K, V into it")
             ->type_name("DIR");
+        app.add_option("--plot", plot, "draw the rows of --npy into PREFIX-outliers.png")
+            ->type_name("PREFIX");
         app.add_flag("--quiet", quiet, "print errors and advice only, no heads, no progress");
     }
 };
@@ -121,6 +124,9 @@ int run_outliers(const Flags& flags) {
     if (flags.json == "-" && flags.csv == "-") {
         throw Error(ErrorCode::usage, "--json and --csv: standard output takes one of them");
     }
+    if (!flags.plot.empty() && flags.npy.empty()) {
+        throw Error(ErrorCode::usage, "--plot draws the rows that --npy DIR writes");
+    }
     const GgufFile file = GgufFile::open(flags.model.path);
     const ModelConfig config = read_config(file, flags.ctx, flags.model.phi3_window);
     Survey survey(survey_plan(flags, config));
@@ -139,13 +145,21 @@ int run_outliers(const Flags& flags) {
     write_json(flags.json, json);
     if (!flags.csv.empty()) write_csv(flags.csv, survey);
     if (!flags.npy.empty()) write_npy(flags.npy, survey);
+    if (!flags.plot.empty()) {
+        const auto block = [&](CapturedRows::What side) {
+            return std::to_string(survey.plan().block(side));
+        };
+        draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
+              block(CapturedRows::What::v)});
+    }
     return k_good;
 }
 
 constexpr const char* k_examples =
     "  rotkv-outliers -m model.gguf -f wiki.test.raw\n"
     "  rotkv-outliers -m model.gguf -f wiki.test.raw --chunks 8 -ctk q4_1 -ctv q4_0 --quiet\n"
-    "  rotkv-outliers -m model.gguf -f wiki.test.raw --csv heads.csv --npy rows\n";
+    "  rotkv-outliers -m model.gguf -f wiki.test.raw --csv heads.csv --npy rows "
+    "--plot model\n";
 
 }  // namespace
 }  // namespace rotkv::tools

@@ -1,0 +1,364 @@
+// rotkv-sweep: every K type with every V type, rotated and not: perplexity and KL divergence from a
+// base, in one file that can be continued after any interruption.
+// Docs: docs/12-sweeps.md
+
+#include "ref/cache_file.h"
+#include "ref/error.h"
+#include "ref/fnv1a.h"
+#include "tools/plot.h"
+#include "tools/sweep_file.h"
+#include "tools/sweep_report.h"
+#include "tools/sweep_run.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+namespace rotkv::tools {
+namespace {
+
+constexpr const char* k_tool = "rotkv-sweep";
+constexpr const char* k_types = "f16,q8_0,q5_1,q5_0,q4_1,q4_0,iq4_nl";
+
+struct Flags {
+    ModelFlags model;
+    std::string text, base = "k=f32,v=f32", types_k = k_types, types_v = k_types, rot = "off,auto";
+    std::string out, plot, json, csv;
+    int64_t ctx = 512, chunks = -1, base_memory = 1024;
+    std::optional<int64_t> batch;
+    bool quiet = false;
+
+    void add_to(CLI::App& app);
+
+    void check() const {
+        if (json == "-" && csv == "-") {
+            throw Error(ErrorCode::usage, "--json - and --csv -: there is one standard output");
+        }
+    }
+
+    /// Where results for people go: not where a file was asked for.
+    std::FILE* results() const { return json == "-" || csv == "-" ? stderr : stdout; }
+
+  private:
+    void add_window_options(CLI::App& app);
+    void add_outputs(CLI::App& app);
+};
+
+void Flags::add_to(CLI::App& app) {
+    model.add_to(app);
+    app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
+    add_window_options(app);
+    app.add_option("--cache-type-k", types_k, "(-ctk) types of K, separated by commas")
+        ->capture_default_str()
+        ->type_name("TYPES");
+    app.add_option("--cache-type-v", types_v, "(-ctv) types of V")
+        ->capture_default_str()
+        ->type_name("TYPES");
+    app.add_option("--rot", rot, "rotations of both sides: auto, off, on or a block size")
+        ->capture_default_str()
+        ->type_name("LIST");
+    app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")
+        ->capture_default_str()
+        ->type_name("CACHE");
+    app.add_option("--base-memory", base_memory,
+                   "MiB that the base's hidden states may take; where they need more, every cell "
+                   "computes them again")
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t(0), int64_t(1) << 30))
+        ->type_name("MIB");
+    add_outputs(app);
+}
+
+void Flags::add_window_options(CLI::App& app) {
+    app.add_option("-c,--ctx-size", ctx, "tokens per window")
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+        ->type_name("N");
+    app.add_option_function<int64_t>(
+           "-b,--batch-size", [this](const int64_t& n) { batch = n; },
+           "tokens at once: less than a window, or a multiple (default 2048)")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
+        ->type_name("N");
+    app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
+}
+
+void Flags::add_outputs(CLI::App& app) {
+    app.add_option("--out", out, "the sweep's file, begun or continued: one line a cell")
+        ->required()
+        ->type_name("FILE");
+    app.add_option("--plot", plot, "draw PREFIX-ppl.png, PREFIX-kld.png and PREFIX-pareto.png")
+        ->type_name("PREFIX");
+    add_json_flag(app, json);
+    app.add_option("--csv", csv, "also write the cells as a table; - is standard output")
+        ->type_name("FILE");
+    app.add_flag("--quiet", quiet, "no progress");
+}
+
+// The parts of "a,b,c", each of them once.
+std::vector<std::string> parts_of(const char* flag, const std::string& list) {
+    std::vector<std::string> parts;
+    for (std::size_t begin = 0; begin <= list.size();) {
+        const std::size_t end = std::min(list.find(',', begin), list.size());
+        parts.push_back(list.substr(begin, end - begin));
+        if (std::count(parts.begin(), parts.end(), parts.back()) > 1) {
+            throw Error(ErrorCode::usage,
+                        fmt::format("{} {}: '{}' stands there twice", flag, list, parts.back()));
+        }
+        begin = end + 1;
+    }
+    return parts;
+}
+
+std::vector<DType> types_of(const char* flag, const std::string& list) {
+    std::vector<DType> types;
+    for (const std::string& name : parts_of(flag, list)) {
+        types.push_back(parse_cache_type(flag, name));
+    }
+    return types;
+}
+
+std::vector<AskedRotation> rotations_of(const std::string& list) {
+    std::vector<AskedRotation> rotations;
+    for (const std::string& text : parts_of("--rot", list)) {
+        RotationRequest request;
+        request.k = request.v = parse_rotation(text, "--rot");
+        rotations.push_back({text, request});
+    }
+    return rotations;
+}
+
+/// A model, a text and a matrix of caches.
+struct Setup {
+    std::vector<DType> types_k, types_v;
+    std::vector<AskedRotation> rotations;
+    Variant base;
+    std::string text;
+    LoadedModel loaded;
+    WindowPlan plan;
+
+    explicit Setup(const Flags& flags)
+        : types_k(types_of("-ctk", flags.types_k)),
+          types_v(types_of("-ctv", flags.types_v)),
+          rotations(rotations_of(flags.rot)),
+          base(parse_variant("--base", flags.base, Variant{})),
+          text(read_text(flags.text)),
+          loaded(flags.model, flags.ctx),
+          plan(plan_windows(tokens_of_text(loaded.tokenizer, text), flags.ctx,
+                            flags.batch.value_or(default_batch(flags.ctx)), flags.chunks,
+                            loaded.bos_of_windows())) {}
+};
+
+int64_t values_per_token(const KvShape& shape) {
+    return shape.layers * shape.kv_heads * (shape.d_k + shape.d_v);
+}
+
+// Everything that a figure depends on: rows under another first line are another sweep's.
+nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const SweepRun& run) {
+    const auto file_name = [](const std::string& path) {
+        return std::filesystem::path(path).filename().string();
+    };
+    Fnv1a text_hash;
+    text_hash.add(std::as_bytes(std::span(setup.text)));
+    const auto names = [](const std::vector<DType>& types) {
+        std::vector<std::string> all;
+        for (const DType type : types) all.push_back(type_info(type).name);
+        return all;
+    };
+    nlohmann::ordered_json json;
+    json["rotkv_sweep"] = 1;
+    json["version"] = version_of_build();
+    json["model"] = file_name(flags.model.path);
+    json["model_bytes"] = setup.loaded.file.file_bytes();
+    json["model_hash"] = fmt::format("{:016x}", model_fingerprint(setup.loaded.file));
+    json["text"] = file_name(flags.text);
+    json["text_bytes"] = setup.text.size();
+    json["text_hash"] = fmt::format("{:016x}", text_hash.sum());
+    json["n_ctx"] = setup.plan.ctx;
+    json["windows"] = setup.plan.windows;
+    json["scored"] = setup.plan.windows * setup.plan.scored_per_window();
+    json["n_batch"] = setup.plan.batch;
+    json["phi3_window"] = flags.model.phi3_window;
+    json["backend"] = setup.loaded.backend->name();
+    json["device"] = setup.loaded.backend->description();
+    json["base"] = {{"k", type_info(setup.base.type_k).name},
+                    {"v", type_info(setup.base.type_v).name},
+                    {"rotation", run.base_spec().serialize()}};
+    json["values_per_token"] = values_per_token(run.base_shape());
+    json["k"] = names(setup.types_k);
+    json["v"] = names(setup.types_v);
+    json["rot"] = nlohmann::ordered_json::array();
+    for (const AskedRotation& asked : setup.rotations) json["rot"].push_back(asked.text);
+    return json;
+}
+
+using Time = std::chrono::steady_clock::time_point;
+
+double seconds_since(Time start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// A bar with the time left on a terminal, a line for each finished cell elsewhere.
+class Progress {
+  public:
+    Progress(bool quiet, std::size_t cells, int64_t groups)
+        : quiet_(quiet), bar_(isatty(STDERR_FILENO) == 1), cells_(cells), groups_(groups) {}
+
+    void start(int64_t groups_to_do) {
+        start_ = std::chrono::steady_clock::now();
+        left_ = groups_to_do;
+    }
+    void begin_cell(std::size_t index, const std::string& name) {
+        index_ = index;
+        name_ = name;
+        group_ = 0;
+        if (!quiet_ && bar_) print_bar();
+    }
+    void group_done() {
+        ++done_;
+        --left_;
+        ++group_;
+        if (!quiet_ && bar_) print_bar();
+    }
+    void row_done(const SweepRow& row) const {
+        if (quiet_) return;
+        std::string what = row.found ? fmt::format("KLD {:.6f}", row.found->kld.value)
+                                     : "unsupported: " + row.unsupported;
+        if (!row.same_as.empty()) what += ", as " + row.same_as;
+        if (row.seconds > 0) what += fmt::format(", {:.1f} s{}", row.seconds, left());
+        fmt::print(stderr, "{}[{}/{}] {}: {}\n", bar_ ? "\r\033[K" : "", index_ + 1, cells_,
+                   row.name(), what);
+    }
+
+  private:
+    std::string left() const {
+        if (done_ == 0 || left_ <= 0) return "";
+        const double seconds = seconds_since(start_) / double(done_) * double(left_);
+        return seconds < 90 ? fmt::format(", about {:.0f} s left", seconds)
+                            : fmt::format(", about {:.0f} min left", seconds / 60);
+    }
+    void print_bar() const {
+        constexpr std::size_t k_width = 20;
+        const std::size_t full = k_width * index_ / cells_;
+        fmt::print(stderr, "\r\033[K[{}{}] {}/{} {} {}/{}{}", std::string(full, '#'),
+                   std::string(k_width - full, '-'), index_ + 1, cells_, name_, group_, groups_,
+                   left());
+        std::fflush(stderr);
+    }
+
+    bool quiet_, bar_;
+    std::size_t cells_, index_ = 0;
+    int64_t groups_, group_ = 0, done_ = 0, left_ = 0;
+    std::string name_;
+    Time start_;
+};
+
+// One row: measured, taken over from an earlier one, or the reason why there is none.
+SweepRow row_of(const SweepCell& cell, SweepRun& run, const std::vector<SweepRow>& rows,
+                int64_t per_window, Progress& progress) {
+    SweepRow row;
+    row.k = type_info(cell.variant.type_k).name;
+    row.v = type_info(cell.variant.type_v).name;
+    row.rot = cell.rot;
+    row.unsupported = cell.unsupported;
+    if (!row.unsupported.empty()) return row;
+    if (cell.same_as) {
+        const SweepRow& earlier = rows[*cell.same_as];
+        row.unsupported = earlier.unsupported;
+        row.found = earlier.found;
+        row.same_as = row.found ? earlier.name() : "";
+    } else {
+        const Time start = std::chrono::steady_clock::now();
+        try {
+            row.found = figures_of(run.measure(cell, [&]() { progress.group_done(); }), per_window);
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::unsupported) throw;
+            row.unsupported = error.what();
+        }
+        row.seconds = std::round(seconds_since(start) * 100) / 100;
+    }
+    if (!row.found) return row;
+    row.rotation = cell.spec.serialize();
+    row.bytes_per_token = cell.shape.bytes_per_token();
+    return row;
+}
+
+void compute(SweepFile& file, const std::vector<SweepCell>& cells, SweepRun& run,
+             int64_t per_window, Progress& progress) {
+    const auto first = cells.begin() + std::ptrdiff_t(file.rows().size());
+    const int64_t to_do =
+        std::count_if(first, cells.end(), [](const SweepCell& cell) { return cell.to_compute(); });
+    progress.start(to_do * run.groups());
+    if (to_do > 0) run.start();
+    for (std::size_t i = file.rows().size(); i < cells.size(); ++i) {
+        progress.begin_cell(i, cells[i].variant.name);
+        file.append(row_of(cells[i], run, file.rows(), per_window, progress));
+        progress.row_done(file.rows().back());
+    }
+}
+
+void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& run,
+                      const SweepFile& file, std::size_t cells) {
+    if (file.torn_bytes() > 0) {
+        fmt::print(stderr, "{}: note: {}: its last line was torn, {} bytes dropped\n", k_tool,
+                   flags.out, file.torn_bytes());
+    }
+    if (flags.quiet) return;
+    fmt::print(stderr, "{} on {} ({})\nbase {}, {} windows of {} tokens, {} at once\n",
+               flags.model.path, setup.loaded.backend->name(), setup.loaded.backend->description(),
+               setup.base.name, setup.plan.windows, setup.plan.ctx, setup.plan.windows_at_once());
+    if (!run.keeps_base()) {
+        fmt::print(stderr, "the base does not fit into --base-memory {}: computed for every cell\n",
+                   flags.base_memory);
+    }
+    if (!file.rows().empty()) {
+        fmt::print(stderr, "{}: {} of {} cells are there\n", flags.out, file.rows().size(), cells);
+    }
+}
+
+int run_sweep(const Flags& flags) {
+    flags.check();
+    Setup setup(flags);
+    SweepRun run(setup.loaded.model, setup.plan, setup.base, flags.base_memory << 20);
+    const std::vector<SweepCell> cells =
+        sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations);
+    std::vector<std::string> names;
+    for (const SweepCell& cell : cells) names.push_back(cell.variant.name);
+    const nlohmann::ordered_json header = header_of(flags, setup, run);
+    SweepFile file(flags.out, header, names);
+    say_what_happens(flags, setup, run, file, cells.size());
+    Progress progress(flags.quiet, cells.size(), run.groups());
+    compute(file, cells, run, setup.plan.scored_per_window(), progress);
+
+    const SweepResult result{header["k"],        header["v"],
+                             header["rot"],      header["values_per_token"],
+                             setup.plan.windows, file.rows()};
+    print_sweep(flags.results(), result);
+    nlohmann::ordered_json json = header;
+    json.update(json_of(result));
+    write_json(flags.json, json);
+    write_csv(flags.csv, result);
+    if (!flags.plot.empty()) draw({"sweep", flags.out, flags.plot});
+    return k_good;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-sweep -m model.gguf -f wiki.test.raw --chunks 4 --out sweep.jsonl --plot sweep\n"
+    "  rotkv-sweep -m model.gguf -f wiki.test.raw -ctk q8_0,q4_0 -ctv q8_0,q4_0 --rot off,auto,32 "
+    "--out small.jsonl\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app("Perplexity and KL divergence of every K type with every V type, rotated and not.",
+                 "rotkv-sweep");
+    Flags flags;
+    flags.add_to(app);
+    return run_tool(app, argc, argv, k_examples, [&]() { return run_sweep(flags); });
+}

@@ -1,0 +1,232 @@
+#include "tools/sweep_report.h"
+
+#include "ref/output_file.h"
+#include "tools/paired.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+
+namespace rotkv::tools {
+
+using Json = nlohmann::ordered_json;
+
+// \u00B1 is plus-minus: the source itself stays ASCII.
+
+std::vector<std::size_t> pareto_front(std::span<const SweepRow> rows) {
+    std::vector<std::size_t> order;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const bool counts = rows[i].found && !std::isnan(rows[i].found->kld.value);
+        if (counts && rows[i].same_as.empty()) order.push_back(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        if (rows[a].bytes_per_token != rows[b].bytes_per_token) {
+            return rows[a].bytes_per_token < rows[b].bytes_per_token;
+        }
+        return rows[a].found->kld.value < rows[b].found->kld.value;
+    });
+    std::vector<std::size_t> front;
+    for (const std::size_t i : order) {
+        const bool better =
+            front.empty() || rows[i].found->kld.value < rows[front.back()].found->kld.value;
+        if (better) front.push_back(i);
+    }
+    return front;
+}
+
+Mean paired_kld(const SweepRow& a, const SweepRow& b) {
+    return paired_difference(a.found->kld_windows, b.found->kld_windows, 1);
+}
+
+static double p_of(const SweepRow& row, const Mean& difference) {
+    return p_of(difference, int64_t(row.found->kld_windows.size()));
+}
+
+std::vector<RotationChange> rotation_changes(std::span<const SweepRow> rows) {
+    constexpr const char* k_plain = "k=none v=none";
+    std::vector<RotationChange> changes;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const SweepRow& rotated = rows[i];
+        if (!rotated.found || !rotated.same_as.empty() || rotated.rotation == k_plain) continue;
+        const auto plain = std::find_if(rows.begin(), rows.end(), [&](const SweepRow& row) {
+            return row.found && row.k == rotated.k && row.v == rotated.v && row.rotation == k_plain;
+        });
+        if (plain == rows.end()) continue;
+        const Mean difference = paired_kld(rotated, *plain);
+        changes.push_back(
+            {std::size_t(plain - rows.begin()), i, difference, p_of(rotated, difference)});
+    }
+    return changes;
+}
+
+namespace {
+
+double bits_of(const SweepResult& result, const SweepRow& row) {
+    return 8 * double(row.bytes_per_token) / double(result.values_per_token);
+}
+
+// Six decimals as everywhere, but no figure that is not 0 as 0.
+std::string decimals(double x) {
+    return x != 0 && std::abs(x) < 1e-5 ? fmt::format("{:.1e}", x) : fmt::format("{:.6f}", x);
+}
+
+std::string plus_minus(const Mean& mean) {
+    return decimals(mean.value) + " \u00B1 " + decimals(mean.error);
+}
+
+// K down, V across, one figure of each cell.
+template <class Figure>
+void print_matrix(std::FILE* out, const SweepResult& result, std::size_t rot,
+                  const std::string& title, Figure figure) {
+    fmt::print(out, "\n====== {}, rotation {}: K down, V across ======\n{:<7}", title,
+               result.rot[rot], "");
+    for (const std::string& v : result.v) fmt::print(out, " {:>9}", v);
+    fmt::print(out, "\n");
+    for (std::size_t k = 0; k < result.k.size(); ++k) {
+        fmt::print(out, "{:<7}", result.k[k]);
+        for (std::size_t v = 0; v < result.v.size(); ++v) {
+            const SweepRow& row = result.rows[(k * result.v.size() + v) * result.rot.size() + rot];
+            fmt::print(out, " {:>9}", row.found ? figure(*row.found) : "-");
+        }
+        fmt::print(out, "\n");
+    }
+}
+
+// What was not computed, and why, each reason once.
+void print_notes(std::FILE* out, const SweepResult& result) {
+    std::map<std::string, std::vector<std::string>> reasons;
+    std::vector<std::string> same;
+    for (const SweepRow& row : result.rows) {
+        if (!row.unsupported.empty()) reasons[row.unsupported].push_back(row.name());
+        if (!row.same_as.empty()) same.push_back(row.name());
+    }
+    fmt::print(out, "\n{} cells", result.rows.size());
+    if (!same.empty()) {
+        fmt::print(out, "; {} with the types and rotations of an earlier one, computed once ({}{})",
+                   same.size(), same[0], same.size() > 1 ? ", ..." : "");
+    }
+    fmt::print(out, "\n");
+    for (const auto& [reason, cells] : reasons) {
+        fmt::print(out, "{} unsupported ({}{}): {}\n", cells.size(), cells[0],
+                   cells.size() > 1 ? ", ..." : "", reason);
+    }
+}
+
+void print_front(std::FILE* out, const SweepResult& result) {
+    fmt::print(out,
+               "\n====== Pareto front: no cell has fewer bytes and a smaller KLD ======\n"
+               "{:>11}  {:>5}  {:<22}  {:>8}  {}\n",
+               "bytes/token", "bits", "mean KLD \u00B1 by window", "p", "cell");
+    const std::vector<std::size_t> front = pareto_front(result.rows);
+    for (std::size_t i = 0; i < front.size(); ++i) {
+        const SweepRow& row = result.rows[front[i]];
+        std::string p;
+        if (i > 0) {
+            p = fmt::format("{:.2g}", p_of(row, paired_kld(result.rows[front[i - 1]], row)));
+        }
+        fmt::print(out, "{:>11}  {:>5.2f}  {:<21}  {:>8}  {}\n", row.bytes_per_token,
+                   bits_of(result, row),
+                   plus_minus({row.found->kld.value, row.found->kld_se_window}), p, row.name());
+    }
+    fmt::print(out, "p: of the difference from the line above, paired by windows\n");
+}
+
+void print_changes(std::FILE* out, const SweepResult& result) {
+    const std::vector<RotationChange> changes = rotation_changes(result.rows);
+    if (changes.empty()) return;
+    std::size_t helps = 0, hurts = 0, larger = 0;
+    for (const RotationChange& change : changes) {
+        const bool significant = change.p < k_significant;
+        helps += significant && change.kld.value < 0;
+        hurts += significant && change.kld.value > 0;
+        larger += change.kld.value > 0;
+    }
+    fmt::print(out,
+               "\n====== Rotation against none: {} pairs, by windows, p < {:g} ======\n"
+               "helps in {}, hurts in {}; of the {} not certain {} have a larger KLD rotated\n",
+               changes.size(), k_significant, helps, hurts, changes.size() - helps - hurts,
+               larger - hurts);
+    if (result.windows < 2) {
+        fmt::print(out, "one window has no error: nothing can be certain\n");
+        return;
+    }
+    for (const RotationChange& change : changes) {
+        if (change.kld.value <= 0 || change.p >= k_significant) continue;
+        const auto kld = [&](std::size_t row) {
+            return decimals(result.rows[row].found->kld.value);
+        };
+        fmt::print(out, "hurts: {:<28} KLD {} instead of {}, difference {}, p {:.2g}\n",
+                   result.rows[change.rotated].name(), kld(change.rotated), kld(change.plain),
+                   plus_minus(change.kld), change.p);
+    }
+    fmt::print(out, "by chance alone about {:.1f} would be called certain, half of them to hurt\n",
+               k_significant * double(changes.size()));
+}
+
+}  // namespace
+
+void print_sweep(std::FILE* out, const SweepResult& result) {
+    for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
+        print_matrix(out, result, rot, "PPL / PPL of the base", [](const SweepFigures& found) {
+            return fmt::format("{:.4f}", std::exp(found.log_ratio.value));
+        });
+    }
+    for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
+        print_matrix(out, result, rot, "Mean KLD",
+                     [](const SweepFigures& found) { return decimals(found.kld.value); });
+    }
+    print_notes(out, result);
+    print_front(out, result);
+    print_changes(out, result);
+    std::fflush(out);
+}
+
+Json json_of(const SweepResult& result) {
+    Json json;
+    json["cells"] = Json::array();
+    for (const SweepRow& row : result.rows) json["cells"].push_back(json_of(row));
+    json["front"] = Json::array();
+    for (const std::size_t i : pareto_front(result.rows)) {
+        const SweepRow& row = result.rows[i];
+        json["front"].push_back({{"cell", row.name()},
+                                 {"bytes_per_token", row.bytes_per_token},
+                                 {"bits", bits_of(result, row)},
+                                 {"kld", row.found->kld.value}});
+    }
+    json["rotation"] = Json::array();
+    for (const RotationChange& change : rotation_changes(result.rows)) {
+        json["rotation"].push_back({{"plain", result.rows[change.plain].name()},
+                                    {"rotated", result.rows[change.rotated].name()},
+                                    {"kld", change.kld.value},
+                                    {"se", change.kld.error},
+                                    {"p", change.p}});
+    }
+    return json;
+}
+
+void write_csv(const std::string& path, const SweepResult& result) {
+    if (path.empty()) return;
+    std::string text =
+        "k,v,rot,rotation,bytes_per_token,bits,ppl,log_ratio,log_ratio_se,kld,kld_se,"
+        "kld_se_window,kld_median,kld_99,same_top,same_as,unsupported\n";
+    for (const SweepRow& row : result.rows) {
+        text += fmt::format("{},{},{},{},", row.k, row.v, row.rot, row.rotation);
+        if (!row.found) {
+            text += fmt::format(",,,,,,,,,,,,\"{}\"\n", row.unsupported);
+            continue;
+        }
+        const SweepFigures& f = *row.found;
+        text += fmt::format("{},{:.4f},{},{},{},{},{},{},{},{},{},\"{}\",\n", row.bytes_per_token,
+                            bits_of(result, row), f.ppl, f.log_ratio.value, f.log_ratio.error,
+                            f.kld.value, f.kld.error, f.kld_se_window, f.kld_median, f.kld_99,
+                            f.same_top, row.same_as);
+    }
+    OutputFile file(path);
+    file.write(text);
+    file.finish();
+}
+
+}  // namespace rotkv::tools

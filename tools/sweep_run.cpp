@@ -1,0 +1,104 @@
+#include "tools/sweep_run.h"
+
+#include "ref/error.h"
+#include "tools/kld_compare.h"
+#include "tools/kld_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace rotkv::tools {
+
+namespace {
+
+// Shape and rotation of the cell's cache, or why there is none.
+void try_cache(SweepCell& cell, const Model& model, const WindowPlan& plan) {
+    try {
+        const KvCache cache = make_cache(model, plan, cell.variant);
+        cell.shape = cache.shape();
+        cell.spec = cache.spec();
+    } catch (const Error& error) {
+        const bool impossible =
+            error.code() == ErrorCode::unsupported || error.code() == ErrorCode::usage;
+        if (!impossible) throw;
+        cell.unsupported = error.what();
+    }
+}
+
+bool is_same(const SweepCell& a, const SweepCell& b) {
+    return a.unsupported.empty() && b.unsupported.empty() && a.shape.type_k == b.shape.type_k &&
+           a.shape.type_v == b.shape.type_v && a.spec == b.spec;
+}
+
+}  // namespace
+
+std::vector<SweepCell> sweep_cells(const Model& model, const WindowPlan& plan,
+                                   const std::vector<DType>& types_k,
+                                   const std::vector<DType>& types_v,
+                                   const std::vector<AskedRotation>& rotations) {
+    std::vector<SweepCell> cells;
+    for (const DType k : types_k) {
+        for (const DType v : types_v) {
+            for (const AskedRotation& asked : rotations) {
+                SweepCell cell;
+                cell.variant = {fmt::format("k={},v={},rot={}", type_info(k).name,
+                                            type_info(v).name, asked.text),
+                                k, v, asked.request};
+                cell.rot = asked.text;
+                try_cache(cell, model, plan);
+                const auto earlier =
+                    std::find_if(cells.begin(), cells.end(),
+                                 [&](const SweepCell& other) { return is_same(cell, other); });
+                if (earlier != cells.end()) cell.same_as = std::size_t(earlier - cells.begin());
+                cells.push_back(std::move(cell));
+            }
+        }
+    }
+    return cells;
+}
+
+SweepRun::SweepRun(Model& model, const WindowPlan& plan, const Variant& base, int64_t base_bytes)
+    : model_(model), plan_(plan) {
+    const KvCache cache = make_cache(model, plan, base);
+    base_shape_ = cache.shape();
+    base_spec_ = cache.spec();
+    keeps_base_ = plan.windows * plan.scored_per_window() * model.config().width * 4 <= base_bytes;
+}
+
+int64_t SweepRun::groups() const {
+    const int64_t at_once = plan_.windows_at_once();
+    return (plan_.windows + at_once - 1) / at_once;
+}
+
+WindowPlan SweepRun::group(int64_t index) const {
+    const int64_t first = index * plan_.windows_at_once();
+    return group_of(plan_, first, std::min(plan_.windows_at_once(), plan_.windows - first));
+}
+
+SweepRun::Hidden SweepRun::run_one(const KvShape& shape, const RotationSpec& spec,
+                                   const WindowPlan& group) {
+    KvCache cache(model_.backend(), shape, spec);
+    return run_hidden(model_, cache, group);
+}
+
+const SweepRun::Hidden& SweepRun::base_rows(int64_t index) {
+    if (keeps_base_ && index < int64_t(base_.size())) return base_[std::size_t(index)];
+    if (!keeps_base_) base_.clear();
+    return base_.emplace_back(run_one(base_shape_, base_spec_, group(index)));
+}
+
+std::vector<TokenPair> SweepRun::measure(const SweepCell& cell, const std::function<void()>& done) {
+    std::vector<TokenPair> pairs;
+    for (int64_t index = 0; index < groups(); ++index) {
+        const WindowPlan part = group(index);
+        const Hidden& base = base_rows(index);
+        const Hidden moved = run_one(cell.shape, cell.spec, part);
+        const std::vector<TokenPair> more = compare_hidden(model_, base, moved, targets_of(part));
+        pairs.insert(pairs.end(), more.begin(), more.end());
+        done();
+    }
+    return pairs;
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,77 @@
+#pragma once
+// The cells of a sweep and how they are computed: cell after cell, each over all groups of windows,
+// against a base that is computed once.
+// Docs: docs/12-sweeps.md
+
+#include "tools/kld_variant.h"
+#include "tools/loaded_model.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// One request for a rotation of both sides: "off", "auto", "on" or a block.
+struct AskedRotation {
+    std::string text;
+    RotationRequest request;
+};
+
+/// One cell: what is asked for, and what it comes to on this model.
+struct SweepCell {
+    Variant variant;  ///< called "k=q8_0,v=q4_0,rot=auto", as in SweepRow::name()
+    std::string rot;
+    KvShape shape;                       ///< empty if unsupported
+    RotationSpec spec;                   ///< likewise
+    std::string unsupported;             ///< why the model cannot have this cache, or empty
+    std::optional<std::size_t> same_as;  ///< an earlier cell with the same types and rotations
+
+    bool to_compute() const { return unsupported.empty() && !same_as; }
+};
+
+/// The cells in their fixed order: K outermost, then V, then the rotations.
+std::vector<SweepCell> sweep_cells(const Model& model, const WindowPlan& plan,
+                                   const std::vector<DType>& types_k,
+                                   const std::vector<DType>& types_v,
+                                   const std::vector<AskedRotation>& rotations);
+
+/// Memory: one cache, the hidden states of one group of windows, and those of the base's scored
+/// positions, windows * scored * E * 4 bytes, where that is not more than `base_bytes`. Where it
+/// is, every cell computes the base again, group by group, and takes twice as long.
+class SweepRun {
+  public:
+    SweepRun(Model& model, const WindowPlan& plan, const Variant& base, int64_t base_bytes);
+
+    bool keeps_base() const { return keeps_base_; }
+    const KvShape& base_shape() const { return base_shape_; }
+    const RotationSpec& base_spec() const { return base_spec_; }
+    int64_t groups() const;
+
+    /// Computes the first group of the base, so that what the backend cannot do for it is not taken
+    /// for the first cell's fault.
+    void start() { base_rows(0); }
+
+    /// Compares one cell with the base over all windows; calls `done` after each group.
+    /// Throws Error(unsupported) where the backend lacks an operation for the cell's types.
+    std::vector<TokenPair> measure(const SweepCell& cell, const std::function<void()>& done);
+
+  private:
+    using Hidden = std::vector<float>;  ///< [rows][E]
+
+    WindowPlan group(int64_t index) const;
+    Hidden run_one(const KvShape& shape, const RotationSpec& spec, const WindowPlan& group);
+    const Hidden& base_rows(int64_t index);
+
+    Model& model_;
+    const WindowPlan& plan_;
+    KvShape base_shape_;
+    RotationSpec base_spec_;
+    bool keeps_base_ = true;
+    std::vector<Hidden> base_;  ///< of groups 0, 1, ... so far; of one group where none are kept
+};
+
+}  // namespace rotkv::tools
