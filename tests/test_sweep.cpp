@@ -40,18 +40,19 @@ TEST_CASE("the Pareto front holds what nothing beats", "[sweep]") {
     SweepRow twin = row_of("twin", 10, {0.5});
     twin.same_as = "first";
     const std::vector<SweepRow> rows = {
-        row_of("many bytes, no gain", 40, {0.2}),  // 0: as bad as 2 with fewer bytes
+        row_of("many bytes, no gain", 40, {0.2}),  // 0: as bad as 3 with fewer bytes
         unsupported("x"),                          // 1
-        row_of("b", 20, {0.2}),                    // 2: on the front
-        row_of("as many bytes, worse", 20, {0.3}),
-        row_of("most bytes, best", 50, {0.0}),  // 4: on the front
-        twin,                                   // 5: figures of another row
-        row_of("a", 10, {0.5}),                 // 6: on the front
+        row_of("as many bytes as b, worse", 20, {0.4}),
+        row_of("b", 20, {0.2}),  // 3: on the front
+        row_of("as many bytes as b, worse", 20, {0.3}),
+        row_of("most bytes, best", 50, {0.0}),  // 5: on the front
+        twin,                                   // 6: figures of another row
+        row_of("a", 10, {0.5}),                 // 7: on the front
         row_of("equal to a", 10, {0.5}),
         row_of("not a number", 5, {std::numeric_limits<double>::quiet_NaN()}),
         row_of("in between, beaten by b", 30, {0.25}),
     };
-    CHECK(pareto_front(rows) == std::vector<std::size_t>{6, 2, 4});
+    CHECK(pareto_front(rows) == std::vector<std::size_t>{7, 3, 5});
     CHECK(pareto_front({}).empty());
     CHECK(pareto_front(std::vector<SweepRow>{unsupported("x")}).empty());
 }

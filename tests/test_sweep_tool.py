@@ -59,6 +59,10 @@ def rows_of(text):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+def name_of(row):
+    return f"k={row['k']},v={row['v']},rot={row['rot']}"
+
+
 def read(path):
     with open(path) as file:
         return file.read()
@@ -91,14 +95,22 @@ class Usage(Sweep):
 class Figures(Sweep):
     def test_rows_are_those_of_rotkv_kld(self):
         _, rows = self.whole()
-        names = [f"k={row['k']},v={row['v']},rot={row['rot']}" for row in rows]
         types = ("f16", "q8_0", "q4_0")
-        self.assertEqual(names, [f"k={k},v={v},rot={rot}" for k in types for v in types
-                                 for rot in ("off", "auto")])
-        flags = [part for name in names for part in ("--variant", name)]
+        self.assertEqual([name_of(row) for row in rows],
+                         [f"k={k},v={v},rot={rot}" for k in types for v in types
+                          for rot in ("off", "auto")])
+        self.check_against_kld(rows)
+        for base_memory, said in (("1", False), ("0", True)):  # several groups of windows
+            out = self.fresh()
+            result = self.sweep(out, "-b", "64", "--base-memory", base_memory)
+            self.assertEqual("computed for every cell" in result.stderr, said)
+            self.check_against_kld(rows_of(read(out)), "-b", "64")
+
+    def check_against_kld(self, rows, *arguments):
+        flags = [part for row in rows for part in ("--variant", name_of(row))]
         found = json.loads(self.good("kld", "-m", self.model, "-f", self.text, "-c", str(CTX), "-t",
-                                     "1", *flags, "--json", "-").stdout)
-        for row, variant in zip(rows, found["variants"]):
+                                     "1", *arguments, *flags, "--json", "-").stdout)
+        for row, variant in zip(rows, found["variants"], strict=True):
             kld = variant["kld"]
             for key, value in [
                     ("ppl", variant["ppl"]), ("log_ratio", kld["log_ratio"]),
@@ -148,16 +160,6 @@ class Figures(Sweep):
         self.sweep(out, "--rot", "auto,on", model=odd)
         self.assertEqual(read(out), before)
 
-    def test_a_base_that_is_not_kept(self):
-        _, rows = self.whole()
-        out = self.fresh()
-        result = self.sweep(out, "--base-memory", "0", "-b", "64")
-        self.assertIn("computed for every cell", result.stderr)
-        kept = self.fresh()
-        self.assertNotIn("every cell", self.sweep(kept, "-b", "64").stderr)
-        self.assertEqual(rows_of(read(out)), rows_of(read(kept)))
-        self.assertEqual(len(rows_of(read(out))), len(rows))
-
     def test_where_results_go(self):
         text, rows = self.whole()
         out = self.fresh()
@@ -190,8 +192,7 @@ class Figures(Sweep):
                        other["kld"] <= row["kld"] and
                        (other["bytes_per_token"], other["kld"]) !=
                        (row["bytes_per_token"], row["kld"]) for other in rows)
-        front = {f"k={r['k']},v={r['v']},rot={r['rot']}" for r in rows
-                 if "same_as" not in r and not beaten(r)}
+        front = {name_of(r) for r in rows if "same_as" not in r and not beaten(r)}
         self.assertEqual({cell["cell"] for cell in found["front"]}, front)
         self.assertEqual([cell["bytes_per_token"] for cell in found["front"]],
                          sorted(cell["bytes_per_token"] for cell in found["front"]))
@@ -372,7 +373,7 @@ class Pictures(Sweep):
             file.write(text + '{"k":"torn')
         sweep = plot.Sweep(out)
         found = json.loads(self.sweep(out, "--json", "-").stdout)
-        self.assertEqual([f"k={r['k']},v={r['v']},rot={r['rot']}" for r in sweep.front()],
+        self.assertEqual([name_of(row) for row in sweep.front()],
                          [cell["cell"] for cell in found["front"]])
         for size in (2, 16):
             h = numpy.array([[(-1) ** (i & j).bit_count() for i in range(size)]
