@@ -27,8 +27,13 @@ except ImportError:
 # Made to be read at 800 pixels across, with pixels to spare. Blue and orange differ for every eye.
 WIDTH, DPI = 8, 130
 BLUE, ORANGE = "#0072B2", "#D55E00"
-STYLE = {"font.size": 8, "axes.titlesize": 9, "figure.titlesize": 10, "axes.spines.top": False,
+STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False,
          "axes.spines.right": False, "legend.frameon": False, "hatch.linewidth": 0.4}
+
+
+def size_of(title):
+    """In points, so that names of any length stay inside the picture."""
+    return min(10, 10 * 95 / len(title))
 
 
 def save(figure, path):
@@ -135,7 +140,8 @@ def draw_sweep(sweep, path, what):
     colours = (plt.get_cmap("cividis"), what["norm"](low, high))
     height = -(-(len(values) + two + 1) // 2)
     figure = plt.figure(figsize=(WIDTH, 0.5 + 3.5 * height), layout="constrained")
-    figure.suptitle(f"{what['name']}: {sweep.title()}")
+    title = f"{what['name']}: {sweep.title()}"
+    figure.suptitle(title, fontsize=size_of(title))
     grid = figure.add_gridspec(height, 2)
     places = iter([grid[i // 2, i % 2] for i in range(2 * height)])
     for rot, v in zip(sweep.rot, values):
@@ -235,16 +241,17 @@ def draw_pareto(sweep, path):
     axes.set(xscale="log", yscale="log", xlabel="bits per value of the cache, K and V together",
              ylabel="mean KLD from the base, nats")
     bits = sorted({sweep.bits(r) for r in sweep.cell.values()})
-    ticks = [t for t in (4.5, 5, 5.5, 6, 7, 8.5, 10, 12, 16, 24, 32) if bits[0] <= t <= bits[-1]]
+    ticks = [t for t in (4.5, 5, 5.5, 6, 6.5, 7, 8.5, 10, 12, 16, 24, 32) if bits[0] <= t <= bits[-1]]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.grid(lw=0.3, color="#bbbbbb")
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.25, high)
     low, high = axes.get_ylim()
-    axes.set_ylim(low / 5, high)
-    axes.set_title(f"Error against bits: {sweep.title()}", loc="left")
-    axes.legend(loc="upper right")
+    axes.set_ylim(low / 5, high * 2.5)
+    title = f"Error against bits: {sweep.title()}"
+    axes.set_title(title, loc="left", fontsize=size_of(title))
+    axes.legend(loc="upper right", ncols=len(sweep.rot) + 1)  # in the room above the points
     place_labels(figure, axes, [(sweep.bits(r), r["kld"], f"{r['k']} {r['v']} {r['rot']}")
                                 for r in front])
     axes.text(0.01, 0.01, "labels: type of K, type of V, rotation", transform=axes.transAxes)
@@ -322,7 +329,7 @@ def draw_channels(axes, name, rows):
 def draw_outliers(folder, path, blocks):
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6), layout="constrained")
     figure.suptitle("Keys and values on their way into the cache, "
-                    f"rotated in blocks of {blocks[0]} (K) and {blocks[1]} (V)")
+                    f"rotated in blocks of {blocks[0]} (K) and {blocks[1]} (V)", fontsize=10)
     for column, (side, block) in enumerate(zip("kv", blocks)):
         rows = SideRows(folder, side, block)
         draw_histogram(axes[0, column], side.upper(), rows)
