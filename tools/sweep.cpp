@@ -244,7 +244,7 @@ class Progress {
     void print_bar() const {
         constexpr std::size_t k_width = 20;
         const std::size_t full = k_width * index_ / cells_;
-        fmt::print(stderr, "\r\033[K[{}{}] {}/{} {} {}/{}{}", std::string(full, '#'),
+        fmt::print(stderr, "\r\033[K[{}{}] {}/{} {} batch {}/{}{}", std::string(full, '#'),
                    std::string(k_width - full, '-'), index_ + 1, cells_, name_, group_, groups_,
                    left());
         std::fflush(stderr);
@@ -292,8 +292,8 @@ void compute(SweepFile& file, const std::vector<SweepCell>& cells, SweepRun& run
     const auto first = cells.begin() + std::ptrdiff_t(file.rows().size());
     const int64_t to_do =
         std::count_if(first, cells.end(), [](const SweepCell& cell) { return cell.to_compute(); });
-    progress.start(to_do * run.groups());
     if (to_do > 0) run.start();
+    progress.start(to_do * run.groups());
     for (std::size_t i = file.rows().size(); i < cells.size(); ++i) {
         progress.begin_cell(i, cells[i].variant.name);
         file.append(row_of(cells[i], run, file.rows(), per_window, progress));
@@ -318,6 +318,7 @@ void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& ru
     if (!file.rows().empty()) {
         fmt::print(stderr, "{}: {} of {} cells are there\n", flags.out, file.rows().size(), cells);
     }
+    if (file.rows().size() < cells) fmt::print(stderr, "the base comes first\n");
 }
 
 int run_sweep(const Flags& flags) {

@@ -88,6 +88,10 @@ const SweepRun::Hidden& SweepRun::base_rows(int64_t index) {
     return base_.emplace_back(run_one(base_shape_, base_spec_, group(index)));
 }
 
+void SweepRun::start() {
+    for (int64_t index = 0; index < (keeps_base_ ? groups() : 1); ++index) base_rows(index);
+}
+
 std::vector<TokenPair> SweepRun::measure(const SweepCell& cell, const std::function<void()>& done) {
     std::vector<TokenPair> pairs;
     for (int64_t index = 0; index < groups(); ++index) {

@@ -51,9 +51,9 @@ class SweepRun {
     const RotationSpec& base_spec() const { return base_spec_; }
     int64_t groups() const;
 
-    /// Computes the first group of the base, so that what the backend cannot do for it is not taken
-    /// for the first cell's fault.
-    void start() { base_rows(0); }
+    /// Computes the base, or its first group where it is not kept: what the backend cannot do for
+    /// it must not be taken for the first cell's fault.
+    void start();
 
     /// Compares one cell with the base over all windows; calls `done` after each group.
     /// Throws Error(unsupported) where the backend lacks an operation for the cell's types.
