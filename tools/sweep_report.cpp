@@ -127,7 +127,7 @@ void print_front(std::FILE* out, const SweepResult& result) {
         if (i > 0) {
             p = fmt::format("{:.2g}", p_of(row, paired_kld(result.rows[front[i - 1]], row)));
         }
-        fmt::print(out, "{:>11}  {:>5.2f}  {:<21}  {:>8}  {}\n", row.bytes_per_token,
+        fmt::print(out, "{:>11}  {:>5.2f}  {:<22}  {:>8}  {}\n", row.bytes_per_token,
                    bits_of(result, row),
                    plus_minus({row.found->kld.value, row.found->kld_se_window}), p, row.name());
     }
