@@ -6,7 +6,6 @@ Usage: tests/test_sweep_tool.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import csv
 import fcntl
 import importlib.util
-import io
 import json
 import os
 import random
@@ -173,7 +172,7 @@ class Figures(Sweep):
         self.assertEqual([{k: v for k, v in cell.items() if k != "seconds"}
                           for cell in found["cells"]], rows)
         self.assertEqual(found["n_ctx"], CTX)
-        cells = list(csv.DictReader(io.StringIO(read(table))))
+        cells = list(csv.DictReader(read(table).splitlines()))
         for row, cell in zip(rows, cells, strict=True):
             self.assertEqual((cell["k"], cell["rot"]), (row["k"], row["rot"]))
             self.assertEqual(float(cell["kld"]), row["kld"])
@@ -292,6 +291,8 @@ class Resuming(Sweep):
                 ("".join(lines[:3] + [lines[3][:30] + "\n"] + lines[4:]), ":4:"),
                 ("".join(lines[:3] + lines[4:]), ":4: expected k=f16,v=q8_0,rot=off, found "
                                                  "k=f16,v=q8_0,rot=auto"),
+                ("".join(lines[:3]) + lines[3].replace('"kld_windows":[', '"kld_windows":[1,'),
+                 ":4: expected 37 windows, found 38"),
                 (text + lines[-1], "expected no more")]:
             out = self.fresh()
             with open(out, "w") as file:

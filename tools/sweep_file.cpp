@@ -100,6 +100,18 @@ std::string difference_of(const Json& file, const Json& run) {
     return "";
 }
 
+// A row that is not the expected one, or has the figures of other windows.
+void SweepFile::check(const SweepRow& row, std::size_t number, const std::string& name,
+                      std::size_t windows) const {
+    const auto wrong = [&](const auto& expected, const auto& found) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("{}:{}: expected {}, found {}", path_, number, expected, found));
+    };
+    if (row.name() != name) wrong(name, row.name());
+    if (!row.found || row.found->kld_windows.size() == windows) return;
+    wrong(fmt::format("{} windows", windows), row.found->kld_windows.size());
+}
+
 void SweepFile::read(const Json& header, const std::vector<std::string>& names) {
     const std::string text = read_text(path_);
     const std::string first = header.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -119,10 +131,8 @@ void SweepFile::read(const Json& header, const std::vector<std::string>& names) 
             throw Error(ErrorCode::bad_file, path_ + " is of another sweep: " + difference);
         }
         rows_.push_back(parse_line(path_, number, line, parse_row));
-        const std::string expected = number - 2 < names.size() ? names[number - 2] : "no more";
-        if (rows_.back().name() == expected) continue;
-        throw Error(ErrorCode::bad_file, fmt::format("{}:{}: expected {}, found {}", path_, number,
-                                                     expected, rows_.back().name()));
+        check(rows_.back(), number, number - 2 < names.size() ? names[number - 2] : "no more",
+              header.at("windows").get<std::size_t>());
     }
     if (torn_ > 0 && ftruncate(file_, off_t(whole)) != 0) fail("cannot be cut");
     if (whole == 0) write(first);

@@ -34,6 +34,8 @@ class SweepFile {
   private:
     void open();
     void read(const nlohmann::ordered_json& header, const std::vector<std::string>& names);
+    void check(const SweepRow& row, std::size_t number, const std::string& name,
+               std::size_t windows) const;
     void write(const std::string& text);
     [[noreturn]] void fail(const std::string& what) const;
 

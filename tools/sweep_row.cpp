@@ -18,18 +18,8 @@ static double rounded(double x) {
 }
 
 // JSON knows no NaN; nlohmann writes null.
-static double number(const Json& json, const char* key) {
-    const Json& value = json.at(key);
+static double number(const Json& value) {
     return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
-}
-
-bool SweepFigures::operator==(const SweepFigures& other) const {
-    const auto same = [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); };
-    return same(ppl, other.ppl) && same(log_ratio.value, other.log_ratio.value) &&
-           same(log_ratio.error, other.log_ratio.error) && same(kld.value, other.kld.value) &&
-           same(kld.error, other.kld.error) && same(kld_se_window, other.kld_se_window) &&
-           same(kld_median, other.kld_median) && same(kld_99, other.kld_99) &&
-           same(same_top, other.same_top) && kld_windows == other.kld_windows;
 }
 
 std::string SweepRow::name() const { return fmt::format("k={},v={},rot={}", k, v, rot); }
@@ -94,16 +84,16 @@ SweepRow parse_row(const Json& json) {
     row.rotation = json.at("rotation").get<std::string>();
     row.bytes_per_token = json.at("bytes_per_token").get<int64_t>();
     SweepFigures& found = row.found.emplace();
-    found.ppl = number(json, "ppl");
-    found.log_ratio = {number(json, "log_ratio"), number(json, "log_ratio_se")};
-    found.kld = {number(json, "kld"), number(json, "kld_se")};
-    found.kld_se_window = number(json, "kld_se_window");
-    found.kld_median = number(json, "kld_median");
-    found.kld_99 = number(json, "kld_99");
-    found.same_top = number(json, "same_top");
-    found.kld_windows = json.at("kld_windows").get<std::vector<double>>();
+    found.ppl = number(json.at("ppl"));
+    found.log_ratio = {number(json.at("log_ratio")), number(json.at("log_ratio_se"))};
+    found.kld = {number(json.at("kld")), number(json.at("kld_se"))};
+    found.kld_se_window = number(json.at("kld_se_window"));
+    found.kld_median = number(json.at("kld_median"));
+    found.kld_99 = number(json.at("kld_99"));
+    found.same_top = number(json.at("same_top"));
+    for (const Json& mean : json.at("kld_windows")) found.kld_windows.push_back(number(mean));
     row.same_as = json.value("same_as", "");
-    row.seconds = number(json, "seconds");
+    row.seconds = number(json.at("seconds"));
     return row;
 }
 

@@ -23,8 +23,6 @@ struct SweepFigures {
     double kld_median = 0, kld_99 = 0;
     double same_top = 0;              ///< share in [0, 1]
     std::vector<double> kld_windows;  ///< mean KLD of each window, for paired differences
-
-    bool operator==(const SweepFigures& other) const;  ///< a NaN equals a NaN
 };
 
 struct SweepRow {
