@@ -6,6 +6,7 @@
 #include "ref/error.h"
 #include "ref/fnv1a.h"
 #include "tools/plot.h"
+#include "tools/precision_floor.h"
 #include "tools/sweep_file.h"
 #include "tools/sweep_report.h"
 #include "tools/sweep_run.h"
@@ -185,6 +186,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["phi3_window"] = flags.model.phi3_window;
     json["backend"] = setup.loaded.backend->name();
     json["device"] = setup.loaded.backend->description();
+    json["precision"] = json_of(setup.loaded.model.precision());
     json["base"] = {{"k", type_info(setup.base.type_k).name},
                     {"v", type_info(setup.base.type_v).name},
                     {"rotation", run.base_spec().serialize()}};
