@@ -3,6 +3,8 @@
 // Docs: docs/07-measuring.md
 
 #include "ref/error.h"
+#include "tools/by_layer.h"
+#include "tools/explain_report.h"
 #include "tools/kld_tables.h"
 #include "tools/precision_floor.h"
 
@@ -21,13 +23,13 @@ constexpr const char* k_tool = "rotkv-kld";
 
 struct Flags {
     ModelFlags model;
-    std::string text, base = "k=f32,v=f32", json, csv;
+    std::string text, base = "k=f32,v=f32", layers, json, csv;
     std::vector<std::string> variants;
     int64_t ctx = 512, chunks = -1;
     std::optional<int64_t> batch;
     std::optional<double> stop;
     LockStepOptions options;
-    bool by_side = false, quiet = false;
+    bool by_side = false, by_layer = false, explain = false, quiet = false;
 
     void add_to(CLI::App& app) {
         model.add_to(app);
@@ -43,6 +45,12 @@ struct Flags {
             ->type_name("CACHE");
         add_window_options(app);
         app.add_flag("--by-side", by_side, "each variant also with only K, only V as it says");
+        app.add_flag("--by-layer", by_layer,
+                     "each variant also in one layer alone, the others as in the base");
+        app.add_option("--layers", layers, "of --by-layer: which, as 0,5-9 (default: all)")
+            ->type_name("LIST");
+        app.add_flag("--explain", explain,
+                     "split the error of attention outputs: keys, values, temperature");
         app.add_option("--jitter", options.jitter,
                        "repeat every cache N times, each with one bit of the first norm changed")
             ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
@@ -63,6 +71,9 @@ struct Flags {
     void check() const {
         if (stop && variants.size() < 2) {
             throw Error(ErrorCode::usage, "--stop compares two variants, found one");
+        }
+        if (!layers.empty() && !by_layer) {
+            throw Error(ErrorCode::usage, "--layers says which of --by-layer, which is missing");
         }
         if (json == "-" && csv == "-") {
             throw Error(ErrorCode::usage, "--json - and --csv -: there is one standard output");
@@ -125,7 +136,8 @@ std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start)
 }
 
 void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep& run,
-                   const std::optional<StopResult>& stop, double seconds) {
+                   const std::optional<StopResult>& stop,
+                   const std::vector<Explanation>& explanations, double seconds) {
     nlohmann::ordered_json json;
     json["model"] = flags.model.path;
     json["backend"] = loaded.backend->name();
@@ -138,8 +150,32 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
     json["round_base"] = flags.options.round_base;
     json["seconds"] = seconds;
     json.update(json_of(run, stop));
+    if (flags.explain) json["explain"] = json_of(explanations);
     write_json(flags.json, json);
     write_csv(flags.csv, run);
+}
+
+LockStepOptions options_of(const Flags& flags, int64_t layers) {
+    LockStepOptions options = flags.options;
+    if (!flags.by_layer) return options;
+    options.layers = parse_layers(flags.layers, layers);
+    if (flags.quiet) return options;
+    options.layer_done = [](int64_t done, int64_t all) {
+        fmt::print(stderr, "\rlayer {} of {}{}", done, all, done == all ? "\n" : "");
+    };
+    return options;
+}
+
+// The windows that were compared, once more.
+std::vector<Explanation> explain_run(const Flags& flags, const LoadedModel& loaded,
+                                     const LockStep& run) {
+    std::vector<Variant> variants;
+    for (const Contestant& contestant : run.variants()) variants.push_back(contestant.variant);
+    WindowPlan plan = run.plan();
+    plan.windows = run.windows();
+    return explain(loaded, flags.model, plan, run.base().variant, variants, [&](int64_t windows) {
+        if (!flags.quiet) fmt::print(stderr, "explained [{}]\n", windows);
+    });
 }
 
 int run_kld_tool(const Flags& flags) {
@@ -154,7 +190,8 @@ int run_kld_tool(const Flags& flags) {
     const WindowPlan plan = plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)),
                                          flags.ctx, flags.batch.value_or(default_batch(flags.ctx)),
                                          flags.chunks, loaded.bos_of_windows());
-    LockStep run(loaded, flags.model, plan, base, variants, flags.options);
+    LockStep run(loaded, flags.model, plan, base, variants,
+                 options_of(flags, loaded.model.config().layers));
     if (!flags.quiet) {
         fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{} windows of {} tokens, {} at once\n",
                    flags.model.path, loaded.backend->name(), loaded.backend->description(),
@@ -163,7 +200,10 @@ int run_kld_tool(const Flags& flags) {
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);
     print_results(flags.results(), run, stop);
-    write_results(flags, loaded, run, stop, seconds_since(start));
+    std::vector<Explanation> explanations;
+    if (flags.explain) explanations = explain_run(flags, loaded, run);
+    print_explanations(flags.results(), explanations);
+    write_results(flags, loaded, run, stop, explanations, seconds_since(start));
     if (!flags.quiet) fmt::print(stderr, "{}: {:.1f} s\n", k_tool, seconds_since(start));
     return k_good;
 }
@@ -173,6 +213,8 @@ constexpr const char* k_examples =
     "k=q4_0,v=q4_0,rot=off\n"
     "  rotkv-kld -m model.gguf -f wiki.test.raw --base k=f16,v=f16 --variant k=q8_0,v=q4_0 "
     "--by-side --jitter 3\n"
+    "  rotkv-kld -m model.gguf -f wiki.test.raw --chunks 2 --variant k=q4_0,v=q4_0 --by-layer "
+    "--explain\n"
     "  rotkv-kld -m model.gguf -f wiki.test.raw --variant k=q8_0,v=q5_0 --variant "
     "k=q5_0,v=q8_0 --stop 99\n";
 

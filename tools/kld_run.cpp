@@ -84,12 +84,23 @@ LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPla
     floor_.model =
         std::make_unique<Model>(loaded.file, *floor_.backend, plan.ctx, flags.phi3_window);
     floor_.batch = other_batch(plan);
+    if (options.layers.empty()) return;
+    one_layer_ = std::make_unique<OneLayerModel>(loaded, flags, plan.ctx);
+}
+
+OneLayerModel::OneLayerModel(const LoadedModel& loaded, const ModelFlags& flags, int64_t context)
+    : backend(make_backend(flags.backend, flags.threads)),
+      model(loaded.file, backend, context, flags.phi3_window) {
+    model.use_precision(loaded.model.precision());
 }
 
 void LockStep::enter(const Variant& variant) {
     const KvCache cache = make_cache(model_, plan_, variant);
-    Contestant contestant{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}};
+    Contestant contestant{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}, {}};
     contestant.jitter.resize(std::size_t(options_.jitter));
+    if (!contestants_.empty()) {
+        for (const int64_t layer : options_.layers) contestant.layers.push_back({layer, {}});
+    }
     contestants_.push_back(std::move(contestant));
 }
 
@@ -104,6 +115,7 @@ bool LockStep::next() {
     }
     compare(hidden, run_floor(group), target);
     run_jitter(hidden, group, target);
+    run_layers(hidden[0], group, target);
     windows_ += count;
     return true;
 }
@@ -148,6 +160,25 @@ void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& g
             const Hidden moved = run_one(model_, contestants_[i], group);
             append(result.from_base, compare_hidden(model_, hidden[0], moved, target));
             append(result.from_itself, compare_hidden(model_, hidden[i], moved, target));
+        }
+    }
+}
+
+void LockStep::run_layers(const Hidden& base, const WindowPlan& group,
+                          std::span<const int32_t> target) {
+    if (one_layer_ == nullptr) return;
+    const int64_t all = int64_t(variants().size() * options_.layers.size());
+    int64_t done = 0;
+    for (std::size_t i = 1; i < contestants_.size(); ++i) {
+        Contestant& contestant = contestants_[i];
+        OneLayerBackend& backend = one_layer_->backend;
+        KvCache cache(backend, contestants_[0].shape, contestants_[0].spec);
+        const KvCache other(backend, contestant.shape, contestant.spec);
+        for (LayerRun& run : contestant.layers) {
+            backend.replace(cache, other, run.layer);
+            const Hidden moved = run_hidden(one_layer_->model, cache, group);
+            append(run.pairs, compare_hidden(model_, base, moved, target));
+            if (options_.layer_done) options_.layer_done(++done, all);
         }
     }
 }

@@ -7,8 +7,10 @@
 
 #include "tools/kld_variant.h"
 #include "tools/loaded_model.h"
+#include "tools/one_layer.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,12 +27,20 @@ std::vector<int32_t> targets_of(const WindowPlan& group);
 struct LockStepOptions {
     int64_t jitter = 0;       ///< more runs of every cache, each with one bit of one weight changed
     bool round_base = false;  ///< round the base's log-probabilities as a base file does
+    std::vector<int64_t> layers;                                ///< to be run alone, ascending
+    std::function<void(int64_t done, int64_t all)> layer_done;  ///< after each of these runs
 };
 
 /// One more run of a cache, with another last bit in one weight of the model.
 struct JitterRun {
     std::vector<TokenPair> from_base;    ///< compared with the base
     std::vector<TokenPair> from_itself;  ///< compared with the same cache, nothing changed
+};
+
+/// One layer as in the variant, all others as in the base.
+struct LayerRun {
+    int64_t layer = 0;
+    std::vector<TokenPair> pairs;  ///< compared with the base
 };
 
 /// One cache and what was measured of it so far, window by window. Its memory exists only while it
@@ -42,6 +52,7 @@ struct Contestant {
     std::string words;              ///< describe_cache()
     std::vector<TokenPair> pairs;   ///< compared with the base; none of the base itself
     std::vector<JitterRun> jitter;  ///< [LockStepOptions::jitter]
+    std::vector<LayerRun> layers;   ///< [LockStepOptions::layers]; none of the base
 };
 
 /// The base computed once more in a way that should make no difference: other threads, another
@@ -53,6 +64,13 @@ struct Floor {
     int threads = 0;
     int64_t batch = 0;
     std::vector<TokenPair> pairs;  ///< the base and this one
+};
+
+/// The model once more, for caches that differ from the base in one layer.
+struct OneLayerModel {
+    OneLayerBackend backend;
+    Model model;
+    OneLayerModel(const LoadedModel& loaded, const ModelFlags& flags, int64_t context);
 };
 
 class LockStep {
@@ -83,12 +101,14 @@ class LockStep {
                  std::span<const int32_t> target);
     void run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& group,
                     std::span<const int32_t> target);
+    void run_layers(const Hidden& base, const WindowPlan& group, std::span<const int32_t> target);
 
     Model& model_;
     const WindowPlan& plan_;
     LockStepOptions options_;
     std::vector<Contestant> contestants_;  ///< the base, then the variants
     Floor floor_;
+    std::unique_ptr<OneLayerModel> one_layer_;  ///< where layers are run alone
     int64_t windows_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "tools/kld_tables.h"
 
 #include "ref/output_file.h"
+#include "tools/by_layer.h"
 #include "tools/kld_report.h"
 
 #include <fmt/format.h>
@@ -53,11 +54,11 @@ Repeatability repeatability_of(const Contestant& contestant) {
     return result;
 }
 
-namespace {
-
-std::string letter(std::size_t index) {
+std::string letter_of(std::size_t index) {
     return index < 26 ? std::string(1, char('A' + index)) : fmt::format("#{}", index + 1);
 }
+
+namespace {
 
 std::string plus_minus(const Mean& mean, int digits) {
     return fmt::format("{:.{}f} \u00B1 {:.{}f}", mean.value, digits, mean.error, digits);
@@ -93,7 +94,7 @@ void print_overview(std::FILE* out, const LockStep& run) {
     fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>8}  {}\n", "base", ppl, "0", "", "",
                run.base().variant.name);
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
-        line(letter(i), run.variants()[i].pairs, run.variants()[i].variant.name);
+        line(letter_of(i), run.variants()[i].pairs, run.variants()[i].variant.name);
     }
     print_floor(out, run.floor(), run.precision() == ModelPrecision{});
 }
@@ -104,8 +105,9 @@ void print_differences(std::FILE* out, const LockStep& run) {
     fmt::print(out, "\n====== Paired differences, errors by windows ======\n");
     fmt::print(out, "{:<8} {:<23} {:>10}  {}\n", "", "mean KLD", "p", "ln(PPL/PPL)");
     for (const PairedResult& result : results) {
-        fmt::print(out, "{:<8} {:<23} {:>10.2g}  {}\n", letter(result.a) + " - " + letter(result.b),
-                   plus_minus(result.kld, 6), result.p, plus_minus(result.log_ratio, 6));
+        fmt::print(out, "{:<8} {:<23} {:>10.2g}  {}\n",
+                   letter_of(result.a) + " - " + letter_of(result.b), plus_minus(result.kld, 6),
+                   result.p, plus_minus(result.log_ratio, 6));
     }
 }
 
@@ -114,7 +116,7 @@ void print_positions(std::FILE* out, const LockStep& run) {
     std::vector<std::vector<PositionBin>> columns;
     fmt::print(out, "\n====== Mean KLD by position in the window ======\n{:<12}", "position");
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
-        fmt::print(out, "  {:<20}", letter(i));
+        fmt::print(out, "  {:<20}", letter_of(i));
         columns.push_back(by_position(klds_of(run.variants()[i]), plan.scored_per_window(),
                                       plan.first_scored(), k_position_bins));
     }
@@ -150,7 +152,7 @@ void print_repeatability(std::FILE* out, const LockStep& run) {
                    mean_of(all.between).value);
     };
     line("base", run.base());
-    for (std::size_t i = 0; i < run.variants().size(); ++i) line(letter(i), run.variants()[i]);
+    for (std::size_t i = 0; i < run.variants().size(); ++i) line(letter_of(i), run.variants()[i]);
 }
 
 void print_stop(std::FILE* out, const LockStep& run, const StopResult& stop) {
@@ -193,6 +195,7 @@ nlohmann::ordered_json json_of_variant(const LockStep& run, const Contestant& co
                                        {"kld", bin.mean.value},
                                        {"se", bin.mean.error}});
     }
+    if (!contestant.layers.empty()) json["by_layer"] = json_of_layers(run, contestant);
     return json;
 }
 
@@ -201,13 +204,14 @@ nlohmann::ordered_json json_of_variant(const LockStep& run, const Contestant& co
 void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop) {
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
         const Contestant& contestant = run.variants()[i];
-        fmt::print(out, "{}###### {}: {} ######\n{}", i == 0 ? "" : "\n", letter(i),
+        fmt::print(out, "{}###### {}: {} ######\n{}", i == 0 ? "" : "\n", letter_of(i),
                    contestant.variant.name, contestant.words);
         print_kld_summary(out, summarize(contestant.pairs));
     }
     print_overview(out, run);
     print_differences(out, run);
     print_positions(out, run);
+    print_layers(out, run);
     print_repeatability(out, run);
     if (stop) print_stop(out, run, *stop);
     std::fflush(out);

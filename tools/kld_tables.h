@@ -18,6 +18,9 @@ namespace rotkv::tools {
 /// Column `member` of the pairs: figures_of(pairs, &TokenPair::kld).
 std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*member);
 
+/// "A" for the first variant.
+std::string letter_of(std::size_t index);
+
 /// Two variants on the same tokens.
 struct PairedResult {
     std::size_t a = 0, b = 0;  ///< among the variants

@@ -1,0 +1,250 @@
+// Where the error of outputs comes from, on queries whose answer is known, and through a cache
+// beside what attention itself computes.
+#include "ref/error.h"
+#include "ref/kernels.h"
+#include "tests/attention_case.h"
+#include "tests/catch.h"
+#include "tools/by_layer.h"
+#include "tools/explain_report.h"
+#include "tools/explain_run.h"
+
+#include <cmath>
+
+using namespace rotkv;
+using namespace rotkv::test;
+using namespace rotkv::tools;
+
+namespace {
+
+constexpr int64_t k_cells = 24, k_d = 16;
+
+struct Rows {
+    std::vector<float> q = normal_vector(k_d, 1);
+    std::vector<float> k = normal_vector(k_cells * k_d, 2), v = normal_vector(k_cells * k_d, 3);
+    std::vector<float> stored_k = k, stored_v = v;
+    double softcap = 0;
+
+    OutputErrors split() const {
+        return split_output_error({1, softcap, q, k, v, stored_k, stored_v});
+    }
+};
+
+void scale(std::vector<float>& x, double factor) {
+    for (float& value : x) value = float(factor * double(value));
+}
+
+void add_noise(std::vector<float>& x, double size, uint64_t seed) {
+    const std::vector<float> noise = normal_vector(int64_t(x.size()), seed);
+    for (size_t i = 0; i < x.size(); ++i) x[i] += float(size * double(noise[i]));
+}
+
+// One layer of three heads and the errors given, the other heads exact.
+Explanation explanation_of(const std::vector<double>& errors) {
+    Explanation explanation{"made", int64_t(errors.size()), 1, 1, {}};
+    for (const double both : errors) {
+        OutputErrors one;
+        one.output = 1;
+        one.both = both;
+        one.keys = 0.75 * both;
+        one.values = 0.25 * both;
+        explanation.errors.push_back(one);
+    }
+    return explanation;
+}
+
+}  // namespace
+
+TEST_CASE("explain: exact rows have no error") {
+    const OutputErrors errors = Rows().split();
+    CHECK(errors.both == 0);
+    CHECK(errors.keys == 0);
+    CHECK(errors.values == 0);
+    CHECK(errors.temperature() == 0);
+    CHECK(errors.slope() == Approx(1).epsilon(1e-12));
+    CHECK(errors.output > 0);
+}
+
+TEST_CASE("explain: longer keys are nothing but another temperature") {
+    // e = g ln(1 + x) + terms of x^2: what is left over is of that order.
+    for (const double softcap : {0.0, 3.0}) {
+        for (const double factor : {1 - 1e-3, 1 + 1e-3}) {
+            Rows rows;
+            rows.softcap = softcap;
+            scale(rows.stored_k, factor);
+            const OutputErrors errors = rows.split();
+            INFO("softcap " << softcap << ", factor " << factor);
+            CHECK(errors.slope() == Approx(factor).epsilon(1e-6));
+            CHECK(errors.temperature() / errors.keys == Approx(1).epsilon(1e-5));
+            CHECK(errors.along / errors.turning == Approx(factor - 1).epsilon(5e-3));
+            CHECK(errors.values == 0);
+            CHECK(errors.both == Approx(errors.keys).epsilon(1e-12));
+        }
+    }
+}
+
+TEST_CASE("explain: one temperature for all queries is not one for each") {
+    OutputErrors sum;
+    for (const double factor : {1 - 1e-3, 1 + 1e-3}) {  // what one query gains the other loses
+        Rows rows;
+        scale(rows.stored_k, factor);
+        sum.add(rows.split());
+    }
+    CHECK(sum.queries == 2);
+    CHECK(sum.own / sum.keys == Approx(1).epsilon(1e-5));
+    CHECK(sum.temperature() / sum.keys < 1e-5);
+    CHECK(sum.slope() == Approx(1).epsilon(1e-6));
+}
+
+TEST_CASE("explain: an error that all keys share is none") {
+    Rows rows;
+    const std::vector<float> offset = normal_vector(k_d, 9);
+    for (size_t i = 0; i < rows.k.size(); ++i) rows.stored_k[i] += offset[i % size_t(k_d)];
+    const OutputErrors errors = rows.split();
+    CHECK(errors.keys < 1e-12 * errors.output);
+    CHECK(errors.slope() == Approx(1).epsilon(1e-6));
+}
+
+TEST_CASE("explain: errors of values are those of values") {
+    Rows rows;
+    add_noise(rows.stored_v, 0.1, 4);
+    const OutputErrors errors = rows.split();
+    CHECK(errors.values > 0);
+    CHECK(errors.both == errors.values);
+    CHECK(errors.keys == 0);
+    CHECK(errors.product() == 0);
+}
+
+TEST_CASE("explain: of two cells and one value each, by hand") {
+    // p = softmax(1, 0), o = p_1 since v = (1, 0); keys stored as (0, 0), values as (2, 0).
+    const std::vector<float> q = {1}, k = {1, 0}, v = {1, 0}, stored_k = {0, 0}, stored_v = {2, 0};
+    const OutputErrors errors = split_output_error({1, 0, q, k, v, stored_k, stored_v});
+    const double p = 1 / (1 + std::exp(-1.0));
+    CHECK(errors.output == Approx(p * p));
+    CHECK(errors.keys == Approx((0.5 - p) * (0.5 - p)));
+    CHECK(errors.values == Approx(p * p));
+    CHECK(errors.both == Approx((1 - p) * (1 - p)));  // 1/2 times 2
+    CHECK(errors.turning == Approx(std::pow(p * (1 - p), 2)));
+    CHECK(errors.own == Approx(errors.keys));  // one dimension: g has no other direction
+    CHECK(errors.own_by_chance == Approx(errors.keys));
+    CHECK(errors.score_variance == Approx(p * (1 - p)));
+    CHECK(errors.slope() == Approx(0).margin(1e-15));
+}
+
+TEST_CASE("explain: independent noise lies along the temperature as often as chance says") {
+    OutputErrors sum;
+    for (uint64_t seed = 0; seed < 2000; ++seed) {
+        Rows rows;
+        add_noise(rows.stored_k, 1e-3, 100 + seed);
+        sum.add(rows.split());
+    }
+    CHECK(sum.own / sum.keys > 0.05);
+    // A mean of squares of one normal variable each: sqrt(2 / 2000) is its standard error.
+    CHECK(sum.own / sum.own_by_chance == Approx(1).margin(4 * std::sqrt(2.0 / 2000)));
+    CHECK(sum.temperature() / sum.keys < 10.0 / 2000);
+}
+
+TEST_CASE("explain: rows that do not fit are refused") {
+    Rows rows;
+    rows.stored_k.pop_back();
+    CHECK_THROWS_AS(rows.split(), Error);
+    rows = Rows();
+    rows.stored_v.clear();
+    CHECK_THROWS_AS(rows.split(), Error);
+    rows = Rows();
+    rows.k.clear(), rows.stored_k.clear(), rows.v.clear(), rows.stored_v.clear();
+    CHECK_THROWS_AS(rows.split(), Error);
+}
+
+TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
+    const std::unique_ptr<Backend> backend = ref::make_backend();
+    AttentionCase exact;
+    exact.softcap = 20;
+    exact.window = 9;
+    exact.fill(2, 21, 5);
+    AttentionCase coarse = exact;
+    coarse.type_k = DType::q4_0;
+    coarse.type_v = DType::q5_1;
+    coarse.spec =
+        RotationSpec::of({Rotation::Kind::signs, 64, 7, 0}, {Rotation::Kind::sylvester, 32, 0, 0});
+    KvCache a(*backend, exact.shape(), exact.spec), b(*backend, coarse.shape(), coarse.spec);
+    exact.store(*backend, a);
+    coarse.store(*backend, b);
+    const int64_t tokens = int64_t(exact.q_streams.size());
+    const Buffer q = upload(*backend, exact.q), dst(*backend, exact.q.size() * sizeof(float));
+    const Buffer streams = upload(*backend, exact.q_streams);
+    const Buffer positions = upload(*backend, exact.q_positions);
+    AttentionArgs args;
+    args.dst = dst.view(DType::f32, {tokens, exact.heads, exact.d_v});
+    args.q = q.view(DType::f32, {tokens, exact.heads, exact.d_k});
+    args.k_cache = a.k(0);
+    args.v_cache = a.v(0);
+    args.position = a.positions();
+    args.used = a.used();
+    args.q_stream = streams.view(DType::i32, {tokens});
+    args.q_position = positions.view(DType::i32, {tokens});
+    args.scale = exact.scale;
+    args.softcap = exact.softcap;
+    args.window = exact.window;
+    const StoredLayer stored{b.k(0), b.v(0), coarse.spec.at(0, 0, Side::k),
+                             coarse.spec.at(0, 0, Side::v)};
+    const auto output = [&](bool other_k, bool other_v) {
+        AttentionArgs mixed = args;
+        if (other_k) mixed.k_cache = stored.k, mixed.k_rotation = stored.k_rotation;
+        if (other_v) mixed.v_cache = stored.v, mixed.v_rotation = stored.v_rotation;
+        backend->attention(mixed);
+        return download_f32(*backend, mixed.dst);
+    };
+    const std::vector<float> o = output(false, false), o_k = output(true, false);
+    const std::vector<float> o_v = output(false, true), o_kv = output(true, true);
+    std::vector<int64_t> asked;
+    for (int64_t t = 1; t < tokens; t += 3) asked.push_back(t);
+    std::vector<OutputErrors> sums(static_cast<size_t>(exact.heads));
+    add_output_errors(*backend, args, stored, asked, sums);
+    for (int64_t h = 0; h < exact.heads; ++h) {
+        const auto apart = [&](const std::vector<float>& x, double times) {
+            double sum = 0;
+            for (const int64_t t : asked) {
+                for (int64_t j = 0; j < exact.d_v; ++j) {
+                    const size_t i = size_t((t * exact.heads + h) * exact.d_v + j);
+                    sum += std::pow(double(x[i]) - times * double(o[i]), 2);
+                }
+            }
+            return sum;
+        };
+        const OutputErrors& found = sums[size_t(h)];
+        INFO("head " << h);
+        CHECK(found.queries == int64_t(asked.size()));
+        CHECK(found.output == Approx(apart(o, 0)).epsilon(1e-5));
+        CHECK(found.keys == Approx(apart(o_k, 1)).epsilon(1e-4));
+        CHECK(found.values == Approx(apart(o_v, 1)).epsilon(1e-4));
+        CHECK(found.both == Approx(apart(o_kv, 1)).epsilon(1e-4));
+        CHECK(found.keys > 1e-4 * found.output);
+    }
+    args.sinks = q.view(DType::f32, {exact.heads});
+    CHECK_THROWS_AS(add_output_errors(*backend, args, stored, asked, sums), Error);
+}
+
+TEST_CASE("explain: layers that hold half, and the sentence") {
+    CHECK(layers_with_half(explanation_of({1, 5, 2, 2})) == std::vector<int64_t>{1});
+    CHECK(layers_with_half(explanation_of({2, 4, 3, 2})) == std::vector<int64_t>{1, 2});
+    CHECK(all_errors(explanation_of({1, 5, 2, 2})).both == Approx(10));
+    CHECK(sentence_of(explanation_of({2, 4, 3, 2})) ==
+          "75 % of the error comes through keys (0.0 % of that is a change of temperature), "
+          "25 % through values; layers 1 and 2 hold half of it.");
+    CHECK(sentence_of(explanation_of({1, 5})).find("layer 1 holds half") != std::string::npos);
+    CHECK(sentence_of(explanation_of(std::vector<double>(12, 1))).find("6 of 12 layers") !=
+          std::string::npos);
+    CHECK(sentence_of(explanation_of({0, 0})) == "no error.");
+}
+
+TEST_CASE("explain: lists of layers") {
+    using List = std::vector<int64_t>;
+    CHECK(parse_layers("", 3) == List{0, 1, 2});
+    CHECK(parse_layers("2", 3) == List{2});
+    CHECK(parse_layers("7,0-2,1,5-5", 8) == List{0, 1, 2, 5, 7});
+    for (const char* text : {",", "0,", ",0", "3", "-1", "1-", "2-1", "0-3", "x", "1 ", "0--1",
+                             "1-2-3", "99999999999999999999"}) {
+        INFO(text);
+        CHECK_THROWS_AS(parse_layers(text, 3), Error);
+    }
+}
