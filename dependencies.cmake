@@ -78,6 +78,17 @@ foreach(library DNNL PCRE2)
     target_link_libraries(${library} INTERFACE ${${library}_LIBRARY})
 endforeach()
 
+# MPI, for tools/ranks.cpp alone.
+set(rotkv_mpi OFF)
+if(ROTKV_MPI AND ROTKV_BUILD_TOOLS)
+    find_package(MPI QUIET COMPONENTS CXX)
+    set(rotkv_mpi ${MPI_CXX_FOUND})
+    if(NOT rotkv_mpi AND NOT ROTKV_MPI STREQUAL "AUTO")
+        message(FATAL_ERROR "ROTKV_MPI is ${ROTKV_MPI}, but no MPI was found. Debian: "
+                            "libopenmpi-dev openmpi-bin   Homebrew: open-mpi")
+    endif()
+endif()
+
 # CUDA, for cuda/ alone. Its compiler may lie beside the PATH, where NVIDIA's packages put it.
 set(rotkv_cuda OFF)
 if(ROTKV_CUDA)

@@ -19,6 +19,21 @@ WindowPlan plan_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch,
     return plan_recorded_windows(std::move(tokens), ctx, batch, chunks, bos);
 }
 
+int64_t groups_of(const WindowPlan& plan) {
+    const int64_t at_once = plan.windows_at_once();
+    return (plan.windows + at_once - 1) / at_once;
+}
+
+WindowPlan group_of(const WindowPlan& plan, int64_t index) {
+    const int64_t first = index * plan.windows_at_once();
+    WindowPlan group = plan;
+    group.windows = std::min(plan.windows_at_once(), plan.windows - first);
+    group.batch = std::min(plan.batch, group.windows * plan.ctx);
+    const auto begin = plan.tokens.begin() + first * plan.ctx;
+    group.tokens.assign(begin, begin + group.windows * plan.ctx);
+    return group;
+}
+
 WindowPlan plan_recorded_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch,
                                  int64_t chunks, int32_t bos) {
     const int64_t n_tokens = int64_t(tokens.size());

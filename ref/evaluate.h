@@ -49,6 +49,11 @@ WindowPlan plan_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch,
 WindowPlan plan_recorded_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch,
                                  int64_t chunks, int32_t bos);
 
+/// As many windows of the plan as run at once are a group: how many there are, and group `index` as
+/// a plan of its own.
+int64_t groups_of(const WindowPlan& plan);
+WindowPlan group_of(const WindowPlan& plan, int64_t index);
+
 /// Runs all windows and hands every batch's scored rows to `visit`. A window's rows come in order;
 /// with several windows at once, window by window. The cache is emptied first.
 /// Throws Error(bad_argument) for a cache with fewer streams or cells than the plan needs.

@@ -46,7 +46,7 @@ static void add_precision(CLI::App& app, const char* flag, Precision& precision,
 }
 
 void ModelFlags::add_to(CLI::App& app) {
-    threads = std::max(1, int(std::thread::hardware_concurrency()));
+    threads = cores_per_rank();
     app.add_option("-m,--model", path, "model, a GGUF file")->required()->type_name("FILE");
     app.add_option("-t,--threads", threads, "threads of the CPU backends")
         ->capture_default_str()
@@ -233,7 +233,9 @@ std::string one_line(std::string text) {
 
 int report(const std::string& tool, const std::string& message, int code) {
     std::fflush(stdout);
-    std::fprintf(stderr, "%s: error: %s\n", tool.c_str(), one_line(message).c_str());
+    std::fprintf(error_stream(), "%s: error: %s%s\n", tool.c_str(), rank_prefix().c_str(),
+                 one_line(message).c_str());
+    end_all_ranks(code);
     return code;
 }
 
@@ -285,7 +287,7 @@ int parse_and_run(CLI::App& app, int argc, char** argv, const std::function<int(
 std::string version_of_build() { return ROTKV_VERSION " (" ROTKV_COMMIT ")"; }
 
 int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
-             const std::function<int()>& body) {
+             const std::function<int()>& body, RunAs program) {
     // Whoever started us may have left the processor flushing denormal numbers to zero; the exact
     // operations need them.
     std::fesetenv(FE_DFL_ENV);
@@ -293,8 +295,10 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     app.footer("Examples:\n" + examples);
     app.set_version_flag("--version", tool + " " + version_of_build());
     try {
+        join_ranks(program);
         const int code = parse_and_run(app, argc, argv, body);
         check_standard_output();
+        leave_ranks();
         return code;
     } catch (const CLI::ParseError& error) {
         return report(tool, std::string(error.what()) + " (--help lists the flags)", k_wrong_usage);

@@ -11,6 +11,7 @@
 #include "ref/model.h"
 #include "ref/rotation.h"
 #include "ref/types.h"
+#include "tools/ranks.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -29,7 +30,7 @@ inline constexpr int k_good = 0, k_failed = 1, k_wrong_usage = 2;
 /// -m, -t, --backend, and --profile where a tool has it.
 struct ModelFlags {
     std::string path;
-    int threads = 0;      ///< as many as the machine has, unless given
+    int threads = 0;      ///< cores_per_rank(), unless given
     std::string backend;  ///< empty: ROTKV_BACKEND or fast
     bool phi3_window = false;
     ModelPrecision precision;
@@ -68,7 +69,7 @@ std::string version_of_build();
 /// Every exception becomes one line "rotkv-x: error: ..." and exit code 1; 2 for parse errors and
 /// Error(usage).
 int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
-             const std::function<int()>& body);
+             const std::function<int()>& body, RunAs program = RunAs::one_process);
 
 /// A llama.cpp command line in terms that CLI11 can parse.
 struct Rewritten {

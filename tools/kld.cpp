@@ -122,16 +122,17 @@ std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start)
         rule.emplace(*flags.stop / 100);
         stop = StopResult{*flags.stop, false, 0};
     }
-    while (!(stop && stop->stopped) && run.next()) {
+    run.run([&]() {
         if (!flags.quiet) print_progress(run, seconds_since(start));
-        if (!rule) continue;
+        if (!rule) return true;
         const auto klds = [&](std::size_t i) {
             return figures_of(run.variants()[i].pairs, &TokenPair::kld);
         };
         const Mean difference = paired_difference(klds(0), klds(1), run.plan().scored_per_window());
         stop->stopped = rule->look(difference, run.windows());
         stop->looks = rule->looks();
-    }
+        return !stop->stopped;
+    });
     return stop;
 }
 
@@ -199,6 +200,7 @@ int run_kld_tool(const Flags& flags) {
     }
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);
+    if (!ranks().first()) return k_good;
     print_results(flags.results(), run, stop);
     std::vector<Explanation> explanations;
     if (flags.explain) explanations = explain_run(flags, loaded, run);
@@ -227,5 +229,6 @@ int main(int argc, char** argv) {
                  "rotkv-kld");
     Flags flags;
     flags.add_to(app);
-    return run_tool(app, argc, argv, k_examples, [&]() { return run_kld_tool(flags); });
+    return run_tool(
+        app, argc, argv, k_examples, [&]() { return run_kld_tool(flags); }, RunAs::many);
 }

@@ -11,15 +11,6 @@
 
 namespace rotkv::tools {
 
-WindowPlan group_of(const WindowPlan& plan, int64_t first, int64_t count) {
-    WindowPlan group = plan;
-    const auto begin = plan.tokens.begin() + first * plan.ctx;
-    group.tokens.assign(begin, begin + count * plan.ctx);
-    group.windows = count;
-    group.batch = std::min(plan.batch, count * plan.ctx);
-    return group;
-}
-
 std::vector<int32_t> targets_of(const WindowPlan& group) {
     std::vector<int32_t> targets;
     for (int64_t window = 0; window < group.windows; ++window) {
@@ -104,10 +95,33 @@ void LockStep::enter(const Variant& variant) {
     contestants_.push_back(std::move(contestant));
 }
 
-bool LockStep::next() {
-    const int64_t count = std::min(plan_.windows_at_once(), plan_.windows - windows_);
-    if (count <= 0) return false;
-    const WindowPlan group = group_of(plan_, windows_, count);
+void LockStep::run(const std::function<bool()>& go_on) {
+    share<TokenPair>(
+        groups_of(plan_), [&](int64_t index) { return measure(index); },
+        [&](int64_t, std::span<const TokenPair> of_group) {
+            add(of_group);
+            return go_on();
+        });
+}
+
+// Whatever is measured, in a fixed order. A group adds its scored positions to each list.
+std::vector<std::vector<TokenPair>*> LockStep::lists() {
+    std::vector<std::vector<TokenPair>*> all = {&floor_.pairs};
+    for (std::size_t i = 0; i < contestants_.size(); ++i) {
+        Contestant& contestant = contestants_[i];
+        if (i > 0) all.push_back(&contestant.pairs);
+        for (JitterRun& run : contestant.jitter) {
+            all.push_back(&run.from_base);
+            all.push_back(&run.from_itself);
+        }
+        for (LayerRun& run : contestant.layers) all.push_back(&run.pairs);
+    }
+    return all;
+}
+
+// What one group adds to the lists, list after list, on its way to the first process.
+std::vector<TokenPair> LockStep::measure(int64_t index) {
+    const WindowPlan group = group_of(plan_, index);
     const std::vector<int32_t> target = targets_of(group);
     std::vector<Hidden> hidden;
     for (const Contestant& contestant : contestants_) {
@@ -116,8 +130,23 @@ bool LockStep::next() {
     compare(hidden, run_floor(group), target);
     run_jitter(hidden, group, target);
     run_layers(hidden[0], group, target);
-    windows_ += count;
-    return true;
+    std::vector<TokenPair> of_group;
+    for (std::vector<TokenPair>* list : lists()) {
+        const auto added = list->end() - std::ptrdiff_t(target.size());
+        of_group.insert(of_group.end(), added, list->end());
+        list->erase(added, list->end());
+    }
+    return of_group;
+}
+
+void LockStep::add(std::span<const TokenPair> of_group) {
+    const std::vector<std::vector<TokenPair>*> all = lists();
+    const std::size_t rows = of_group.size() / all.size();
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        const auto first = of_group.begin() + std::ptrdiff_t(i * rows);
+        all[i]->insert(all[i]->end(), first, first + std::ptrdiff_t(rows));
+    }
+    windows_ += int64_t(rows) / plan_.scored_per_window();
 }
 
 // The hidden states of the scored positions of a group.

@@ -18,9 +18,6 @@
 
 namespace rotkv::tools {
 
-/// Windows first .. first + count of the plan, as a plan of their own.
-WindowPlan group_of(const WindowPlan& plan, int64_t first, int64_t count);
-
 /// The words that the scored positions of a group should predict.
 std::vector<int32_t> targets_of(const WindowPlan& group);
 
@@ -81,8 +78,9 @@ class LockStep {
              const Variant& base, const std::vector<Variant>& variants,
              const LockStepOptions& options);
 
-    /// Runs the next group of windows, as many as one batch holds; false: there are none left.
-    bool next();
+    /// Runs group after group of windows, shared among all processes. In the first one, after each
+    /// group, in order: go_on() says whether to; the others never learn the results.
+    void run(const std::function<bool()>& go_on);
 
     int64_t windows() const { return windows_; }  ///< finished so far
     const WindowPlan& plan() const { return plan_; }
@@ -95,6 +93,9 @@ class LockStep {
     using Hidden = std::vector<float>;  ///< [rows][E]
 
     void enter(const Variant& variant);
+    std::vector<std::vector<TokenPair>*> lists();
+    std::vector<TokenPair> measure(int64_t index);
+    void add(std::span<const TokenPair> of_group);
     static Hidden run_one(Model& model, const Contestant& contestant, const WindowPlan& group);
     Hidden run_floor(const WindowPlan& group);
     void compare(const std::vector<Hidden>& hidden, const Hidden& floor,

@@ -87,7 +87,8 @@ class Clock {
     }
     void window_done() {
         if (++done_ != 1 || plan_.windows <= plan_.windows_at_once()) return;
-        const double passes = std::ceil(double(plan_.windows) / double(plan_.windows_at_once()));
+        const double passes =
+            std::ceil(double(plan_.windows) / double(plan_.windows_at_once() * ranks().size));
         const double total = seconds() * passes;
         if (total < 5) return;
         fmt::print(stderr, "{}: about {:.0f} s for {} windows\n", k_tool, total, plan_.windows);
@@ -120,13 +121,24 @@ Outcome finish_ppl(const Run& run, std::span<const double> nll) {
     return {ppl, int64_t(nll.size()), std::nullopt, std::nullopt};
 }
 
+// Groups of windows, shared among all processes.
 Outcome measure(Run& run) {
-    int64_t window = 0;
-    const NllRun values = run_nll(run.model, run.cache, run.plan, [&](const NllRun& so_far) {
-        print_running_ppl(run, ++window, so_far.nll);
-        run.clock.window_done();
-    });
-    return finish_ppl(run, values.nll);
+    std::vector<double> nll;
+    const std::size_t scored = std::size_t(run.plan.scored_per_window());
+    share<double>(
+        groups_of(run.plan),
+        [&](int64_t group) {
+            return run_nll(run.model, run.cache, group_of(run.plan, group), {}).nll;
+        },
+        [&](int64_t, std::span<const double> of_group) {
+            for (; !of_group.empty(); of_group = of_group.subspan(scored)) {
+                nll.insert(nll.end(), of_group.begin(), of_group.begin() + int64_t(scored));
+                print_running_ppl(run, int64_t(nll.size() / scored), nll);
+                run.clock.window_done();
+            }
+            return true;
+        });
+    return finish_ppl(run, nll);
 }
 
 // Calls work(row) for every row. Rows are independent and each result has a place of its own, so
@@ -247,6 +259,11 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
 
 int run_perplexity(const Flags& flags) {
     flags.check();
+    if (ranks().size > 1 && !flags.base.empty()) {
+        throw Error(ErrorCode::usage,
+                    "--kl-divergence-base: one process reads and writes base files; rotkv-kld "
+                    "shares its work and needs none");
+    }
     std::optional<BaseReader> reader;
     if (flags.compare) reader.emplace(flags.base);
     const int64_t ctx = reader ? reader->header().n_ctx : flags.ctx.value_or(512);
@@ -271,6 +288,7 @@ int run_perplexity(const Flags& flags) {
                       : flags.base.empty()
                           ? measure(run)
                           : measure_and_write(run, int32_t(loaded.model.config().words));
+    if (!ranks().first()) return k_good;
     const double seconds = run.clock.seconds();
     fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens per second\n", plan.windows * plan.ctx,
                seconds, double(plan.windows * plan.ctx) / seconds);
@@ -301,5 +319,6 @@ int main(int argc, char** argv) {
         "rotkv-perplexity");
     Flags flags;
     flags.add_to(app);
-    return run_tool(app, argc, argv, k_examples, [&]() { return run_perplexity(flags); });
+    return run_tool(
+        app, argc, argv, k_examples, [&]() { return run_perplexity(flags); }, RunAs::many);
 }

@@ -8,11 +8,11 @@
 #include "tools/plot.h"
 #include "tools/precision_floor.h"
 #include "tools/sweep_file.h"
+#include "tools/sweep_progress.h"
 #include "tools/sweep_report.h"
 #include "tools/sweep_run.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -198,109 +198,84 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     return json;
 }
 
-using Time = std::chrono::steady_clock::time_point;
-
-double seconds_since(Time start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// A bar with the time left on a terminal, a line for each finished cell elsewhere.
-class Progress {
-  public:
-    Progress(bool quiet, std::size_t cells, int64_t groups)
-        : quiet_(quiet), bar_(isatty(STDERR_FILENO) == 1), cells_(cells), groups_(groups) {}
-
-    void start(int64_t groups_to_do) {
-        start_ = std::chrono::steady_clock::now();
-        left_ = groups_to_do;
-    }
-    void begin_cell(std::size_t index, const std::string& name) {
-        index_ = index;
-        name_ = name;
-        group_ = 0;
-        if (!quiet_ && bar_) print_bar();
-    }
-    void group_done() {
-        ++done_;
-        --left_;
-        ++group_;
-        if (!quiet_ && bar_) print_bar();
-    }
-    void row_done(const SweepRow& row) const {
-        if (quiet_) return;
-        std::string what = row.found ? fmt::format("KLD {:.6f}", row.found->kld.value)
-                                     : "unsupported: " + row.unsupported;
-        if (!row.same_as.empty()) what += ", as " + row.same_as;
-        if (row.seconds > 0) what += fmt::format(", {:.1f} s{}", row.seconds, left());
-        fmt::print(stderr, "{}[{}/{}] {}: {}\n", bar_ ? "\r\033[K" : "", index_ + 1, cells_,
-                   row.name(), what);
-    }
-
-  private:
-    std::string left() const {
-        if (done_ == 0 || left_ <= 0) return "";
-        const double seconds = seconds_since(start_) / double(done_) * double(left_);
-        return seconds < 90 ? fmt::format(", about {:.0f} s left", seconds)
-                            : fmt::format(", about {:.0f} min left", seconds / 60);
-    }
-    void print_bar() const {
-        constexpr std::size_t k_width = 20;
-        const std::size_t full = k_width * index_ / cells_;
-        fmt::print(stderr, "\r\033[K[{}{}] {}/{} {} batch {}/{}{}", std::string(full, '#'),
-                   std::string(k_width - full, '-'), index_ + 1, cells_, name_, group_, groups_,
-                   left());
-        std::fflush(stderr);
-    }
-
-    bool quiet_, bar_;
-    std::size_t cells_, index_ = 0;
-    int64_t groups_, group_ = 0, done_ = 0, left_ = 0;
-    std::string name_;
-    Time start_;
-};
-
-// One row: measured, taken over from an earlier one, or the reason why there is none.
-SweepRow row_of(const SweepCell& cell, SweepRun& run, const std::vector<SweepRow>& rows,
-                int64_t per_window, Progress& progress) {
+SweepRow empty_row(const SweepCell& cell) {
     SweepRow row;
     row.k = type_info(cell.variant.type_k).name;
     row.v = type_info(cell.variant.type_v).name;
     row.rot = cell.rot;
     row.unsupported = cell.unsupported;
-    if (!row.unsupported.empty()) return row;
-    if (cell.same_as) {
-        const SweepRow& earlier = rows[*cell.same_as];
-        row.unsupported = earlier.unsupported;
-        row.found = earlier.found;
-        row.same_as = row.found ? earlier.name() : "";
-    } else {
-        const Time start = std::chrono::steady_clock::now();
-        try {
-            row.found = figures_of(run.measure(cell, [&]() { progress.group_done(); }), per_window);
-        } catch (const Error& error) {
-            if (error.code() != ErrorCode::unsupported) throw;
-            row.unsupported = error.what();
-        }
-        row.seconds = std::round(seconds_since(start) * 100) / 100;
-    }
-    if (!row.found) return row;
-    row.rotation = cell.spec.serialize();
-    row.bytes_per_token = cell.shape.bytes_per_token();
     return row;
 }
 
-void compute(SweepFile& file, const std::vector<SweepCell>& cells, SweepRun& run,
-             int64_t per_window, Progress& progress) {
-    const auto first = cells.begin() + std::ptrdiff_t(file.rows().size());
-    const int64_t to_do =
-        std::count_if(first, cells.end(), [](const SweepCell& cell) { return cell.to_compute(); });
-    if (to_do > 0) run.start();
-    progress.start(to_do * run.groups());
-    for (std::size_t i = file.rows().size(); i < cells.size(); ++i) {
-        progress.begin_cell(i, cells[i].variant.name);
-        file.append(row_of(cells[i], run, file.rows(), per_window, progress));
-        progress.row_done(file.rows().back());
+void describe_cache_of(SweepRow& row, const SweepCell& cell) {
+    if (!row.found) return;
+    row.rotation = cell.spec.serialize();
+    row.bytes_per_token = cell.shape.bytes_per_token();
+}
+
+SweepRow measured_row(const SweepCell& cell, SweepRun& run, int64_t per_window,
+                      SweepProgress& progress) {
+    SweepRow row = empty_row(cell);
+    const auto start = std::chrono::steady_clock::now();
+    try {
+        row.found = figures_of(run.measure(cell, [&]() { progress.group_done(); }), per_window);
+    } catch (const Error& error) {
+        if (error.code() != ErrorCode::unsupported) throw;
+        row.unsupported = error.what();
     }
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    row.seconds = std::round(seconds.count() * 100) / 100;
+    describe_cache_of(row, cell);
+    return row;
+}
+
+// A row that needs no computing: taken over from an earlier one, or the reason why there is none.
+SweepRow other_row(const SweepCell& cell, const std::vector<SweepRow>& rows) {
+    SweepRow row = empty_row(cell);
+    if (!cell.same_as) return row;
+    const SweepRow& earlier = rows[*cell.same_as];
+    row.unsupported = earlier.unsupported;
+    row.found = earlier.found;
+    row.same_as = row.found ? earlier.name() : "";
+    describe_cache_of(row, cell);
+    return row;
+}
+
+// The cells that are missing, shared among all processes. Only the first one has the file.
+void compute(SweepFile* file, const std::vector<SweepCell>& cells, SweepRun& run,
+             const WindowPlan& plan, SweepProgress& progress) {
+    const int64_t done = from_first(file != nullptr ? int64_t(file->rows().size()) : 0);
+    std::vector<std::size_t> missing;
+    for (std::size_t i = std::size_t(done); i < cells.size(); ++i) {
+        if (cells[i].to_compute()) missing.push_back(i);
+    }
+    if (!missing.empty()) run.start();
+    const int64_t rounds = (int64_t(missing.size()) + ranks().size - 1) / ranks().size;
+    progress.start(rounds * groups_of(plan));
+    const auto append = [&](const SweepRow& row) {
+        file->append(row);
+        progress.row_done(file->rows().size() - 1, row);
+    };
+    const auto append_others_until = [&](std::size_t end) {
+        while (file->rows().size() < end) {
+            append(other_row(cells[file->rows().size()], file->rows()));
+        }
+    };
+    share<char>(
+        int64_t(missing.size()),
+        [&](int64_t i) {
+            const std::size_t index = missing[std::size_t(i)];
+            progress.begin_cell(index, cells[index].variant.name);
+            const std::string line =
+                line_of(measured_row(cells[index], run, plan.scored_per_window(), progress));
+            return std::vector<char>(line.begin(), line.end());
+        },
+        [&](int64_t i, std::span<const char> line) {
+            append_others_until(missing[std::size_t(i)]);
+            append(parse_row(nlohmann::ordered_json::parse(line.begin(), line.end())));
+            return true;
+        });
+    if (file != nullptr) append_others_until(cells.size());
 }
 
 void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& run,
@@ -332,14 +307,18 @@ int run_sweep(const Flags& flags) {
     std::vector<std::string> names;
     for (const SweepCell& cell : cells) names.push_back(cell.variant.name);
     const nlohmann::ordered_json header = header_of(flags, setup, run);
-    SweepFile file(flags.out, header, names);
-    say_what_happens(flags, setup, run, file, cells.size());
-    Progress progress(flags.quiet, cells.size(), run.groups());
-    compute(file, cells, run, setup.plan.scored_per_window(), progress);
+    std::optional<SweepFile> file;
+    if (ranks().first()) {
+        file.emplace(flags.out, header, names);
+        say_what_happens(flags, setup, run, *file, cells.size());
+    }
+    SweepProgress progress(flags.quiet, cells.size(), groups_of(setup.plan));
+    compute(file ? &*file : nullptr, cells, run, setup.plan, progress);
+    if (!file) return k_good;
 
     const SweepResult result{header["k"],        header["v"],
                              header["rot"],      header["values_per_token"],
-                             setup.plan.windows, file.rows()};
+                             setup.plan.windows, file->rows()};
     print_sweep(flags.results(), result);
     nlohmann::ordered_json json = header;
     json.update(json_of(result));
@@ -363,5 +342,6 @@ int main(int argc, char** argv) {
                  "rotkv-sweep");
     Flags flags;
     flags.add_to(app);
-    return run_tool(app, argc, argv, k_examples, [&]() { return run_sweep(flags); });
+    return run_tool(
+        app, argc, argv, k_examples, [&]() { return run_sweep(flags); }, RunAs::many);
 }

@@ -66,16 +66,6 @@ SweepRun::SweepRun(Model& model, const WindowPlan& plan, const Variant& base, in
     keeps_base_ = plan.windows * plan.scored_per_window() * model.config().width * 4 <= base_bytes;
 }
 
-int64_t SweepRun::groups() const {
-    const int64_t at_once = plan_.windows_at_once();
-    return (plan_.windows + at_once - 1) / at_once;
-}
-
-WindowPlan SweepRun::group(int64_t index) const {
-    const int64_t first = index * plan_.windows_at_once();
-    return group_of(plan_, first, std::min(plan_.windows_at_once(), plan_.windows - first));
-}
-
 SweepRun::Hidden SweepRun::run_one(const KvShape& shape, const RotationSpec& spec,
                                    const WindowPlan& group) {
     KvCache cache(model_.backend(), shape, spec);
@@ -85,17 +75,17 @@ SweepRun::Hidden SweepRun::run_one(const KvShape& shape, const RotationSpec& spe
 const SweepRun::Hidden& SweepRun::base_rows(int64_t index) {
     if (keeps_base_ && index < int64_t(base_.size())) return base_[std::size_t(index)];
     if (!keeps_base_) base_.clear();
-    return base_.emplace_back(run_one(base_shape_, base_spec_, group(index)));
+    return base_.emplace_back(run_one(base_shape_, base_spec_, group_of(plan_, index)));
 }
 
 void SweepRun::start() {
-    for (int64_t index = 0; index < (keeps_base_ ? groups() : 1); ++index) base_rows(index);
+    for (int64_t index = 0; index < (keeps_base_ ? groups_of(plan_) : 1); ++index) base_rows(index);
 }
 
 std::vector<TokenPair> SweepRun::measure(const SweepCell& cell, const std::function<void()>& done) {
     std::vector<TokenPair> pairs;
-    for (int64_t index = 0; index < groups(); ++index) {
-        const WindowPlan part = group(index);
+    for (int64_t index = 0; index < groups_of(plan_); ++index) {
+        const WindowPlan part = group_of(plan_, index);
         const Hidden& base = base_rows(index);
         const Hidden moved = run_one(cell.shape, cell.spec, part);
         const std::vector<TokenPair> more = compare_hidden(model_, base, moved, targets_of(part));

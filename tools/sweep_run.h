@@ -49,7 +49,6 @@ class SweepRun {
     bool keeps_base() const { return keeps_base_; }
     const KvShape& base_shape() const { return base_shape_; }
     const RotationSpec& base_spec() const { return base_spec_; }
-    int64_t groups() const;
 
     /// Computes the base, or its first group where it is not kept: what the backend cannot do for
     /// it must not be taken for the first cell's fault.
@@ -62,7 +61,6 @@ class SweepRun {
   private:
     using Hidden = std::vector<float>;  ///< [rows][E]
 
-    WindowPlan group(int64_t index) const;
     Hidden run_one(const KvShape& shape, const RotationSpec& spec, const WindowPlan& group);
     const Hidden& base_rows(int64_t index);
 
