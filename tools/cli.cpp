@@ -191,14 +191,15 @@ bool is_negative_number(const std::string& text) {
 
 }  // namespace
 
-Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments) {
+Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
+                                  const std::function<bool(const std::string&)>& own) {
     Rewritten result;
     std::vector<std::string>& out = result.arguments;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         const std::string& text = arguments[i];
         const std::string name = text.substr(0, text.find('='));
         const bool last = i + 1 == arguments.size();
-        if (const IgnoredFlag* flag = find_ignored(name)) {
+        if (const IgnoredFlag* flag = own(name) ? nullptr : find_ignored(name)) {
             result.ignored.push_back(name);
             if (name != text || flag->value == Value::none) continue;
             if (flag->value == Value::one && last) {
@@ -246,7 +247,9 @@ void check_standard_output() {
 }
 
 void parse(CLI::App& app, int argc, char** argv) {
-    Rewritten line = rewrite_llama_spellings(std::vector<std::string>(argv + 1, argv + argc));
+    Rewritten line = rewrite_llama_spellings(
+        std::vector<std::string>(argv + 1, argv + argc),
+        [&app](const std::string& name) { return app.get_option_no_throw(name) != nullptr; });
     std::reverse(line.arguments.begin(), line.arguments.end());  // as CLI11 wants them
     app.parse(line.arguments);
     if (line.ignored.empty()) return;

@@ -78,9 +78,10 @@ struct Rewritten {
 };
 
 /// -ctk q8_0 becomes --cache-type-k q8_0; -ngl 99, -fa on and their like are taken out, with their
-/// values. Throws Error(usage) for other flags of one dash and several letters, which CLI11 would
-/// read as -f with the value "oo".
-Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments);
+/// values, unless they are among the tool's `own`. Throws Error(usage) for other flags of one dash
+/// and several letters, which CLI11 would read as -f with the value "oo".
+Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
+                                  const std::function<bool(const std::string&)>& own);
 
 /// Writes the document, indented; invalid UTF-8 is replaced, a NaN becomes null.
 /// Throws Error(io). Does nothing for an empty path.

@@ -1,0 +1,62 @@
+// What rotkv-generate is made of: probabilities, draws, and characters that come in pieces.
+
+#include "ref/error.h"
+#include "tests/catch.h"
+#include "tools/generation.h"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+namespace {
+
+TEST_CASE("generation: a character is shown when its last byte has come") {
+    const std::string text = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80z";
+    Utf8Gate gate;
+    std::vector<std::string> shown;
+    for (const char c : text) {
+        const std::string now = gate.push(std::string(1, c));
+        if (!now.empty()) shown.push_back(now);
+    }
+    CHECK(shown ==
+          std::vector<std::string>{"a", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "z"});
+    CHECK(gate.rest().empty());
+}
+
+TEST_CASE("generation: broken UTF-8 is neither lost nor kept for ever") {
+    Utf8Gate gate;
+    CHECK(gate.push("\x80\x80\x80\x80\x80") == "\x80\x80\x80\x80\x80");
+    CHECK(gate.push("x\xFF") == "x\xFF");
+    CHECK(gate.push("y\xE2\x82") == "y");
+    CHECK(gate.push("z") == "\xE2\x82z");
+    CHECK(gate.push("\xF0\x9F").empty());
+    CHECK(gate.rest() == "\xF0\x9F");
+}
+
+TEST_CASE("generation: log-probabilities and their divergence") {
+    const std::vector<float> a = {0, std::log(3.0f)}, b = {5, 5};
+    const std::vector<double> p = log_softmax(a), q = log_softmax(b);
+    CHECK(std::abs(std::exp(p[1]) - 0.75) < 1e-7);
+    CHECK(std::abs(divergence(p, q) - (0.25 * std::log(0.5) + 0.75 * std::log(1.5))) < 1e-7);
+    CHECK(divergence(p, p) == 0);
+    CHECK_THROWS_AS(log_softmax(std::vector<float>{0, NAN}), Error);
+    CHECK_THROWS_AS(log_softmax(std::vector<float>{0, INFINITY}), Error);
+}
+
+TEST_CASE("generation: draws follow p^(1/T)") {
+    const std::vector<double> log_p = log_softmax(std::vector<float>{0, std::log(3.0f), -1000});
+    for (const double temperature : {1.0, 0.5}) {
+        Sampler sampler(temperature, 1);
+        const int64_t n = 20000;
+        int64_t count[3] = {};
+        for (int64_t i = 0; i < n; ++i) ++count[sampler.choose(log_p)];
+        const double p = temperature == 1 ? 0.75 : 0.9;
+        CHECK(std::abs(double(count[1]) / double(n) - p) < 5 * std::sqrt(p * (1 - p) / double(n)));
+        CHECK(count[2] == 0);
+    }
+    CHECK(Sampler(0, 1).choose(std::vector<double>{-3, -1, -1}) == 1);
+}
+
+}  // namespace
+}  // namespace rotkv::tools

@@ -1,0 +1,215 @@
+// rotkv-generate: text from a prompt under any cache, and two caches side by side until they part:
+// what a KL divergence does to a text.
+// Docs: docs/14-generate.md
+
+#include "ref/error.h"
+#include "tools/side_by_side.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+namespace rotkv::tools {
+namespace {
+
+constexpr const char* k_tool = "rotkv-generate";
+constexpr int64_t k_most_tokens = int64_t(1) << 20;
+
+struct Flags {
+    ModelFlags model;
+    CacheFlags cache;
+    std::optional<std::string> prompt;
+    std::string file, json;
+    std::vector<std::string> against;
+    int64_t ctx = 2048;
+    SpeechPlan plan;  ///< all but its prompt
+    bool quiet = false;
+
+    void add_to(CLI::App& app);
+
+    /// The cache of -ctk, -ctv and --rot-*.
+    Variant first() const {
+        const DType k = cache.type_k(), v = cache.type_v();
+        return {fmt::format("k={},v={}", type_info(k).name, type_info(v).name), k, v,
+                cache.rotation()};
+    }
+};
+
+void Flags::add_to(CLI::App& app) {
+    model.add_to(app);
+    cache.add_to(app);
+    auto* of_prompt = app.add_option_function<std::string>(
+        "-p,--prompt", [this](const std::string& text) { prompt = text; }, "the prompt");
+    of_prompt->type_name("TEXT");
+    app.add_option("-f,--file", file, "a file with the prompt; its last newline is dropped")
+        ->excludes(of_prompt)
+        ->type_name("FILE");
+    const CLI::Range tokens(int64_t(0), k_most_tokens);
+    app.add_option("-n,--predict,--n-predict", plan.count, "tokens to generate at most")
+        ->capture_default_str()
+        ->check(tokens)
+        ->type_name("N");
+    app.add_option("-c,--ctx-size", ctx, "tokens that the cache has room for")
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t(1), k_most_tokens))
+        ->type_name("N");
+    app.add_option("--temp", plan.temperature, "0: the most likely word; T: drawn from p^(1/T)")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 100.0))
+        ->type_name("T");
+    app.add_option("-s,--seed", plan.seed, "of the draws")
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t(0), INT64_MAX))
+        ->type_name("S");
+    app.add_option("--against", against,
+                   "another cache beside the first, until their choices differ: "
+                   "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED; once per cache")
+        ->allow_extra_args(false)
+        ->type_name("CACHE");
+    app.add_option("--after", plan.after, "tokens that each says alone from there")
+        ->capture_default_str()
+        ->check(tokens)
+        ->type_name("N");
+    app.add_flag("--force", plan.force,
+                 "then go on with the first one's tokens in both caches, and count");
+    add_json_flag(app, json);
+    app.add_flag("--quiet", quiet, "no notices");
+}
+
+// As llama.cpp reads a prompt: control tokens are found in it.
+std::vector<int32_t> read_prompt(const Flags& flags, const Tokenizer& tokenizer) {
+    std::string text = flags.prompt ? *flags.prompt : read_text(flags.file);
+    if (!flags.prompt && text.ends_with('\n')) text.pop_back();
+    const std::vector<int32_t> tokens = tokenizer.encode(text, tokenizer.adds_bos(), true);
+    if (tokens.empty()) throw Error(ErrorCode::usage, "the prompt is empty: nothing to go on from");
+    return tokens;
+}
+
+void check_room(const SpeechPlan& plan, int64_t ctx) {
+    if (plan.cells() <= ctx) return;
+    throw Error(ErrorCode::usage,
+                fmt::format("-c {}: expected room for {} tokens: {} of the prompt, {} of -n{}", ctx,
+                            plan.cells(), plan.prompt.size(), plan.count,
+                            plan.after > 0 ? fmt::format(", {} of --after", plan.after) : ""));
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// One cache: text to `out` as it comes.
+nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, const Flags& flags,
+                                std::FILE* out) {
+    Speaker speaker(loaded, flags.first(), plan.cells());
+    if (!flags.quiet) fmt::print(stderr, "{}", describe_cache(speaker.cache()));
+    auto start = std::chrono::steady_clock::now();
+    speaker.read(plan.prompt);
+    const double prompt_seconds = seconds_since(start);
+
+    Sampler sampler(plan.temperature, plan.seed);
+    Utf8Gate gate;
+    const auto show = [out](const std::string& text) {
+        fmt::print(out, "{}", text);
+        std::fflush(out);
+    };
+    int32_t before = plan.prompt.back();
+    start = std::chrono::steady_clock::now();
+    const std::vector<int32_t> tokens =
+        speak(speaker, sampler, plan.count, ending_tokens(loaded), [&](int32_t token) {
+            show(gate.push(text_behind(loaded.tokenizer, before, std::span(&token, 1))));
+            before = token;
+        });
+    const double seconds = seconds_since(start);
+    show(gate.rest() + "\n");
+
+    // The first token's choice cost nothing: its logits came with the prompt.
+    const double steps = double(speaker.tokens() - int64_t(plan.prompt.size()));
+    const double prompt_rate = double(plan.prompt.size()) / prompt_seconds;
+    const double rate = steps > 0 ? steps / seconds : NAN;
+    if (!flags.quiet) {
+        fmt::print(stderr, "{}: prompt {} tokens, {:.1f} tokens/s; text {} tokens", k_tool,
+                   plan.prompt.size(), prompt_rate, tokens.size());
+        fmt::print(stderr, "{}\n", steps > 0 ? fmt::format(", {:.1f} tokens/s", rate) : "");
+    }
+    const bool ended = int64_t(tokens.size()) < plan.count;
+    return {{"rotation", json_of(speaker.cache().spec())},
+            {"tokens", tokens},
+            {"text", text_behind(loaded.tokenizer, plan.prompt.back(), tokens)},
+            {"stopped", ended ? "end of text" : "n"},
+            {"prompt_tokens_per_second", prompt_rate},
+            {"tokens_per_second", rate}};
+}
+
+// Several caches, each beside the first. 1 if any parts from it.
+int compare_caches(LoadedModel& loaded, const SpeechPlan& plan, const Flags& flags,
+                   const std::vector<Variant>& against, std::FILE* out,
+                   nlohmann::ordered_json& json) {
+    int code = k_good;
+    for (const Variant& other : against) {
+        const SideBySide run = run_side_by_side(loaded, plan, flags.first(), other);
+        fmt::print(out, "{}{}", json.contains("against") ? "\n" : "",
+                   describe(run, plan, loaded.tokenizer));
+        std::fflush(out);
+        json["against"].push_back(json_of(run, plan, loaded.tokenizer));
+        if (run.parting) code = k_failed;
+    }
+    return code;
+}
+
+int run_generate(const Flags& flags) {
+    if (!flags.prompt && flags.file.empty()) {
+        throw Error(ErrorCode::usage, "expected a prompt: -p TEXT or -f FILE");
+    }
+    if (flags.plan.force && flags.against.empty()) {
+        throw Error(ErrorCode::usage, "--force compares, expected --against");
+    }
+    std::vector<Variant> against;
+    for (const std::string& text : flags.against) {
+        against.push_back(parse_variant("--against", text, flags.first()));
+    }
+    LoadedModel loaded(flags.model, flags.ctx);
+    SpeechPlan plan = flags.plan;
+    if (against.empty()) plan.after = 0;
+    plan.prompt = read_prompt(flags, loaded.tokenizer);
+    check_room(plan, flags.ctx);
+
+    nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"backend", loaded.backend->name()},
+                                   {"device", loaded.backend->description()},
+                                   {"k", type_info(flags.cache.type_k()).name},
+                                   {"v", type_info(flags.cache.type_v()).name},
+                                   {"prompt", plan.prompt},
+                                   {"temp", plan.temperature},
+                                   {"seed", plan.seed}};
+    std::FILE* out = flags.json == "-" ? stderr : stdout;
+    int code = k_good;
+    if (against.empty()) {
+        json.update(generate(loaded, plan, flags, out));
+    } else {
+        code = compare_caches(loaded, plan, flags, against, out, json);
+    }
+    write_json(flags.json, json);
+    return code;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-generate -m model.gguf -p 'The capital of France is' -n 32 -ctk q4_0 -ctv q4_0\n"
+    "  rotkv-generate -m model.gguf -f prompt.txt --temp 0.8 --seed 7\n"
+    "  rotkv-generate -m model.gguf -p 'Once upon a time' -n 200 -ctk f32 -ctv f32 --against "
+    "k=q4_0,v=q4_0 --against k=q4_0,v=q4_0,rot=off --force\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app(
+        "Text from a prompt under any cache; two caches side by side until they part (exit code 1 "
+        "if they do).",
+        "rotkv-generate");
+    Flags flags;
+    flags.add_to(app);
+    return run_tool(app, argc, argv, k_examples, [&]() { return run_generate(flags); });
+}

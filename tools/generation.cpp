@@ -1,0 +1,154 @@
+#include "tools/generation.h"
+
+#include "ref/error.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace rotkv::tools {
+
+std::vector<double> log_softmax(std::span<const float> logits) {
+    const double max = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const float x : logits) sum += std::exp(double(x) - max);
+    if (!std::isfinite(sum)) {
+        throw Error(ErrorCode::bad_file, "the model's logits are not finite numbers");
+    }
+    std::vector<double> log_p(logits.size());
+    for (std::size_t v = 0; v < logits.size(); ++v) {
+        log_p[v] = double(logits[v]) - max - std::log(sum);
+    }
+    return log_p;
+}
+
+double divergence(std::span<const double> a, std::span<const double> b) {
+    double sum = 0;
+    for (std::size_t v = 0; v < a.size(); ++v) sum += std::exp(a[v]) * (a[v] - b[v]);
+    return sum;
+}
+
+std::vector<Candidate> most_likely(std::span<const double> log_p, int64_t count) {
+    std::vector<int32_t> words(log_p.size());
+    std::iota(words.begin(), words.end(), 0);
+    const auto end = words.begin() + std::min(count, int64_t(words.size()));
+    std::partial_sort(words.begin(), end, words.end(), [&](int32_t x, int32_t y) {
+        const double p_x = log_p[std::size_t(x)], p_y = log_p[std::size_t(y)];
+        return p_x > p_y || (p_x == p_y && x < y);
+    });
+    std::vector<Candidate> candidates;
+    for (auto word = words.begin(); word != end; ++word) {
+        candidates.push_back({*word, std::exp(log_p[std::size_t(*word)])});
+    }
+    return candidates;
+}
+
+int32_t Sampler::choose(std::span<const double> log_p) {
+    const auto top = std::max_element(log_p.begin(), log_p.end());
+    if (temperature_ == 0) return int32_t(top - log_p.begin());
+    std::vector<double> sums(log_p.size());
+    double sum = 0;
+    for (std::size_t v = 0; v < log_p.size(); ++v) {
+        sums[v] = sum += std::exp((log_p[v] - *top) / temperature_);
+    }
+    const double u = random_.uniform() * sum;
+    const auto chosen = std::upper_bound(sums.begin(), sums.end() - 1, u);
+    return int32_t(chosen - sums.begin());
+}
+
+static KvCache make_speaking_cache(const Model& model, const Variant& variant, int64_t cells) {
+    const KvShape shape = model.cache_shape(1, cells, variant.type_k, variant.type_v);
+    return KvCache(model.backend(), shape,
+                   RotationSpec::decide(variant.rotation, variant.type_k, shape.d_k, variant.type_v,
+                                        shape.d_v));
+}
+
+Speaker::Speaker(LoadedModel& loaded, const Variant& variant, int64_t cells)
+    : model_(loaded.model),
+      cache_(make_speaking_cache(loaded.model, variant, cells)),
+      logits_(*loaded.backend, std::size_t(loaded.model.config().words) * sizeof(float)) {}
+
+void Speaker::read(std::span<const int32_t> tokens) {
+    constexpr int64_t k_batch = 512;
+    TensorView last;  // [1][E] the last token's row of the residual stream
+    while (!tokens.empty()) {
+        const auto batch = tokens.first(std::min(tokens.size(), std::size_t(k_batch)));
+        const std::vector<int32_t> streams(batch.size(), 0);
+        std::vector<int32_t> positions(batch.size());
+        std::iota(positions.begin(), positions.end(), int32_t(tokens_));
+        last = model_.forward(cache_, batch, streams, positions);
+        last.data += int64_t(batch.size() - 1) * last.stride[2];
+        last.n[2] = 1;
+        tokens_ += int64_t(batch.size());
+        tokens = tokens.subspan(batch.size());
+    }
+    const int64_t words = model_.config().words;
+    model_.backend().logits({.dst = logits_.view(DType::f32, {1, words}),
+                             .hidden = last,
+                             .weight = model_.output_weight(),
+                             .softcap = model_.config().final_softcap});
+    std::vector<float> logits(static_cast<std::size_t>(words));
+    logits_.download(std::as_writable_bytes(std::span(logits)));
+    log_p_ = log_softmax(logits);
+}
+
+void Speaker::cut(int64_t count) {
+    cache_.remove(0, int32_t(count), INT32_MAX);
+    tokens_ = count;
+}
+
+std::set<int32_t> ending_tokens(const LoadedModel& loaded) {
+    constexpr std::string_view k_spelled[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>",
+                                              "<|end|>",    "<end_of_turn>", "</s>"};
+    const Vocab& vocab = loaded.tokenizer.vocab();
+    const uint32_t none = UINT32_MAX;
+    std::set<int32_t> endings = {vocab.eos,
+                                 int32_t(loaded.file.get_u32("tokenizer.ggml.eot_token_id", none))};
+    for (std::size_t id = 0; id < vocab.tokens.size(); ++id) {
+        if (vocab.types[id] != TokenType::control) continue;
+        if (std::ranges::count(k_spelled, vocab.tokens[id]) > 0) endings.insert(int32_t(id));
+    }
+    return endings;
+}
+
+std::vector<int32_t> speak(Speaker& speaker, Sampler& sampler, int64_t count,
+                           const std::set<int32_t>& endings,
+                           const std::function<void(int32_t)>& said) {
+    std::vector<int32_t> tokens;
+    while (int64_t(tokens.size()) < count) {
+        const int32_t token = sampler.choose(speaker.log_p());
+        if (endings.contains(token)) break;
+        tokens.push_back(token);
+        if (said) said(token);
+        if (int64_t(tokens.size()) < count) speaker.read(std::span(&token, 1));
+    }
+    return tokens;
+}
+
+std::string text_behind(const Tokenizer& tokenizer, int32_t before,
+                        std::span<const int32_t> tokens) {
+    std::vector<int32_t> all = {before};
+    all.insert(all.end(), tokens.begin(), tokens.end());
+    return tokenizer.decode(all).substr(tokenizer.decode(std::span(all).first(1)).size());
+}
+
+// The bytes that a character with this first byte has; 1 for what begins none.
+static std::size_t utf8_length(char first) {
+    const auto byte = static_cast<unsigned char>(first);
+    return byte >= 0xF8 ? 1 : byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+}
+
+std::string Utf8Gate::push(std::string_view bytes) {
+    held_ += bytes;
+    std::size_t begin = held_.size();  // of the last character, at most four bytes back
+    const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
+    while (begin > 0 && held_.size() - begin < 4 && continues(held_[begin - 1])) --begin;
+    if (begin > 0) --begin;
+    const bool whole = begin >= held_.size() || begin + utf8_length(held_[begin]) <= held_.size();
+    const std::size_t shown = whole ? held_.size() : begin;
+    std::string text = held_.substr(0, shown);
+    held_.erase(0, shown);
+    return text;
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,99 @@
+#pragma once
+// Text from a model and a cache, token by token: what comes next, the choice, its letters.
+// Docs: docs/14-generate.md
+
+#include "ref/random.h"
+#include "tools/kld_variant.h"
+#include "tools/loaded_model.h"
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// Math:   x - max - ln(sum exp(x - max)) in f64: the log-probability of every word.
+/// Throws: Error(bad_file) for logits that are not finite.
+std::vector<double> log_softmax(std::span<const float> logits);
+
+/// sum_v p_a (ln p_a - ln p_b) of two lists of log-probabilities, in nats.
+double divergence(std::span<const double> a, std::span<const double> b);
+
+struct Candidate {
+    int32_t token = 0;
+    double p = 0;
+};
+
+/// The `count` most likely words, the first of equals first.
+std::vector<Candidate> most_likely(std::span<const double> log_p, int64_t count);
+
+/// Chooses the next token. Copies go on from the same place.
+class Sampler {
+  public:
+    Sampler(double temperature, uint64_t seed) : temperature_(temperature), random_(seed) {}
+
+    /// Temperature 0: the most likely word, the first of equals. Otherwise the first word v with
+    /// sum_{w <= v} p_w^(1/T) > u sum_w p_w^(1/T), u the next SplitMix64 number in [0, 1): two
+    /// samplers of one seed choose alike wherever their distributions allow.
+    int32_t choose(std::span<const double> log_p);
+
+  private:
+    double temperature_;
+    Random random_;
+};
+
+/// A cache, what was read into it, and what the model expects next.
+class Speaker {
+  public:
+    Speaker(LoadedModel& loaded, const Variant& variant, int64_t cells);
+
+    /// Appends at least one token, 512 at a time.
+    void read(std::span<const int32_t> tokens);
+
+    /// Forgets what lies behind the first `count` tokens. log_p() waits for the next read().
+    void cut(int64_t count);
+
+    int64_t tokens() const { return tokens_; }
+    std::span<const double> log_p() const { return log_p_; }  ///< [V], after the last token
+    const KvCache& cache() const { return cache_; }
+
+  private:
+    Model& model_;
+    KvCache cache_;
+    Buffer logits_;
+    int64_t tokens_ = 0;
+    std::vector<double> log_p_;
+};
+
+/// Tokens behind which a text is over: EOS, the file's EOT, and control tokens that models spell
+/// like one ("<|im_end|>", "<end_of_turn>", ...).
+std::set<int32_t> ending_tokens(const LoadedModel& loaded);
+
+/// Lets the model go on for `count` tokens, or until an ending token, which is not among them.
+/// `said` sees each token when it is chosen.
+std::vector<int32_t> speak(Speaker& speaker, Sampler& sampler, int64_t count,
+                           const std::set<int32_t>& endings,
+                           const std::function<void(int32_t)>& said = {});
+
+/// The text of tokens that follow the token `before`: a space in front belongs to it.
+std::string text_behind(const Tokenizer& tokenizer, int32_t before,
+                        std::span<const int32_t> tokens);
+
+/// Holds back the beginning of a UTF-8 character whose other bytes come with the next token.
+class Utf8Gate {
+  public:
+    /// What can be shown now.
+    std::string push(std::string_view bytes);
+
+    /// What never became a character.
+    std::string rest() { return std::move(held_); }
+
+  private:
+    std::string held_;
+};
+
+}  // namespace rotkv::tools
