@@ -162,6 +162,8 @@ inline constexpr const char* k_cases[] = {
     "attention/k=@some/v=@same/D=512/rot-k=512/rot-v=64",
     "attention/k=f32/v=@same/D=80/rot-k=16/rot-v=16",
     "attention/k=@some/v=@same/Dv=96/rot-k=64/rot-v=32",
+    "attention/k=@some/v=@same/T=70/C=113/D=256/rot-k=256/rot-v=64",
+    "attention/k=@some/v=@same/T=70/S=2/C=113/D=96/rot-k=32/rot-v=32/layout=padded",
     // attention: V is a view of K
     "attention/k=@some/v=@same/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64",
     "attention/k=@some/v=@same/T=1/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64:5/rot-v=64:5",
@@ -187,6 +189,18 @@ inline constexpr const char* k_cases[] = {
     // attention: in the precision of tensor cores
     "attention/k=@kv/v=@same/T=1/C=300/H=8/rot-k=64/rot-v=64/precision=f16",
     "attention/k=@kv/v=@same/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16",
+    "attention/k=@kv/v=@same/T=37/C=160/H=9/K=3/rot-k=64:3/rot-v=64:3/precision=f16",
+    "attention/k=@some/v=@kv/T=113/C=500/rot-k=64/rot-v=64/precision=f16",
+    "attention/k=f16/v=@same/T=70/C=160/H=6/D=112/rot-k=16/rot-v=16/precision=f16",
+    "attention/k=@some/v=@same/T=70/C=160/H=6/D=192/Dv=96/rot-v=32/precision=f16",
+    "attention/k=@kv/v=@same/T=37/C=113/D=256/rot-k=256/rot-v=64/precision=f16",
+    "attention/k=@some/v=@same/T=37/C=113/D=192/v-in-k=1/v-first=64/Dv=128/rot-k=64:5/rot-v=64:5/precision=f16",
+    "attention/k=@some/v=@same/T=37/C=500/window=33/softcap=20/sinks=1/precision=f16",
+    "attention/k=@some/v=@same/T=9/rot-k=64/rot-v=64/loud=8/precision=f16",
+    "attention/k=@some/v=@same/T=37/S=3/C=113/H=12/K=1/rot-k=64/rot-v=64/precision=f16",
+    "attention/k=@some/v=@same/T=9/sinks=1/sees=nothing/precision=f16",
+    "attention/k=@some/v=@same/T=0/precision=f16",
+    "attention/k=@kv/v=@same/T=70/S=2/C=113/D=96/rot-k=32/rot-v=32/precision=f16/layout=padded",
 
     // rms_norm
     "rms_norm/default",
