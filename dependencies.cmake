@@ -101,7 +101,8 @@ if(ROTKV_CUDA)
     check_language(CUDA)
     if(CMAKE_CUDA_COMPILER)
         if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-            set(CMAKE_CUDA_ARCHITECTURES 80 90)  # later devices compile 90's portable form at start
+            # 90a: with wgmma, for 9.0 alone; later devices compile 90's portable form at start
+            set(CMAKE_CUDA_ARCHITECTURES 80 90-virtual 90a-real)
         endif()
         enable_language(CUDA)
         if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12)  # the first to know C++20

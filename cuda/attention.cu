@@ -300,6 +300,8 @@ int64_t attention_memory(const AttentionArgs& args) { return Memory::bytes(job_o
 
 void attention(const AttentionArgs& args, Stream stream) {
     if (args.dst.empty()) return;
+    if (args.precision == Precision::f16) return attention_prefill(args, stream);
+    if (prefill_f32_takes(args)) return attention_prefill_f32(args, stream);
     const Job job = job_of(args);
     const dim3 blocks(unsigned(args.q.n[1]), unsigned(args.k_cache.n[2]) * job.chunks);
     attention_kernel<<<blocks, k_block_threads, Memory::bytes(job), stream>>>(job);

@@ -129,7 +129,13 @@ Support CudaBackend::supports(const KvShiftArgs& args) const {
                small_block("K", args.k_rotation));
 }
 Support CudaBackend::supports(const AttentionArgs& args) const {
-    if (args.precision != Precision::f32) return refusal("f16 precision: not in this room yet");
+    if (args.precision == Precision::f16) {
+        AttentionArgs shapes = args;
+        shapes.precision = Precision::f32;  // blocks are whole in either
+        const std::string reason = cuda::prefill_refusal(args);
+        return all(Backend::supports(shapes), countable("q", args.q), countable("dst", args.dst),
+                   reason.empty() ? Support{} : refusal(reason));
+    }
     const int64_t bytes = cuda::attention_memory(args);
     const Support fits = bytes <= cuda::k_shared_bytes
                              ? Support{}

@@ -6,6 +6,8 @@
 
 #include "ref/ops.h"
 
+#include <string>
+
 struct CUstream_st;  // a cudaStream_t points to it: whoever includes this needs no CUDA headers
 
 namespace rotkv::cuda {
@@ -23,6 +25,16 @@ void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
 void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
 void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_cache.cu
 void attention(const AttentionArgs& args, Stream stream);    // attention.cu
+
+/// Attention in f16 precision for many tokens at once; prefill.cu.
+void attention_prefill(const AttentionArgs& args, Stream stream);
+
+/// Attention in f32 precision for many tokens at once, if it takes such; prefill_f32.cu.
+void attention_prefill_f32(const AttentionArgs& args, Stream stream);
+bool prefill_f32_takes(const AttentionArgs& args);
+
+/// Why attention_prefill cannot take these shapes; "" where it can.
+std::string prefill_refusal(const AttentionArgs& args);
 
 /// The largest rotation block: 1024 channels are 32 registers of each lane of a warp.
 inline constexpr int64_t k_largest_block = 1024;

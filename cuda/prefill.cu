@@ -1,0 +1,312 @@
+// Attention of many tokens in f16 on tensor cores, over the cache as it is stored:
+//   1 rotate the query        q~ = R_k q, in f32, then f16
+//   2 score the visible cells s_c = scale * q~ . k~_c
+//   3 softmax                 p_c = exp(s_c) / (exp(sink) + sum_c exp(s_c))
+//   4 sum the values          o~ = sum_c p_c v~_c
+//   5 rotate back             o = R_v^T o~, in f32
+//
+// ROWS are pairs (token, query head) of one KV head, row t * heads + head, so that a tile of K and
+// V, once expanded to f16 in shared memory, serves all query heads of the KV head. A block of
+// threads owns 128 rows (64 of large heads), and its two GROUPS of warps share out the tiles of
+// cells: each takes every second one, at its own pace, so that one expands codes while the other
+// multiplies. A warp owns 16 rows: scores, probabilities and sums stay in its registers
+// (FlashAttention-2: Dao 2023), with a running maximum (Milakov, Gimelshein 2018). In the end the
+// groups' sums are joined in shared memory, turned back and stored.
+//
+// Positions come in any order. Before the walk, 512 tiles at a time are surveyed: those that no row
+// sees are not visited, and those that each row sees whole need no mask. Tokens of several streams
+// in one block are taken stream by stream, rows of the others seeing nothing.
+//
+// Scores are in bits: with log2(e) in the scale, p = 2^(s - most). The order of all sums is fixed.
+#include "cuda/hadamard.cuh"
+#include "cuda/kernels.h"
+#include "cuda/prefill_products.cuh"
+#include "cuda/prefill_rows.cuh"
+
+namespace rotkv::cuda {
+namespace {
+
+// c tanh(s / c) = c - 2 c / (1 + e^(2 s / c)); the queries' scale has made 2 s / c, in bits, of s.
+template <int D>
+__device__ void cap_scores(Scores<D>& s, float cap) {
+#pragma unroll
+    for (int i = 0; i < Shape<D>::cells / 2; ++i) {
+        float& x = s[i / 4][i % 4];
+        x = fmaf(-2.0f * cap, __fdividef(1.0f, 1.0f + power_of_two(x)), cap);
+    }
+}
+
+// -inf for the cells that a row does not see.
+template <int D>
+__device__ void mask_scores(Scores<D>& s, const Limits* limits, const Strip& strip, int64_t first) {
+    const Limits upper = limits[row_of_lane<D>()], lower = limits[row_of_lane<D>() + 8];
+#pragma unroll
+    for (int n = 0; n < Shape<D>::cells / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int32_t position = strip.at(first + n * 8 + lane_of_warp() % 4 * 2 + i);
+            if (!upper.sees(position)) s[n][i] = -INFINITY;
+            if (!lower.sees(position)) s[n][i + 2] = -INFINITY;
+        }
+    }
+}
+
+__device__ float max_of_four_lanes(float x) {  // those that share a row
+    x = fmaxf(x, partner(x, 1));
+    return fmaxf(x, partner(x, 2));
+}
+
+// 3 softmax of one tile: scores become probabilities. Returns what earlier sums shrink by.
+template <int D>
+__device__ float2 softmax_tile(Scores<D>& s, Sums<D>& sums) {
+    float shrink[2], base[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        float most = sums.most[j];
+#pragma unroll
+        for (int n = 0; n < Shape<D>::cells / 8; ++n) {
+            most = fmaxf(most, fmaxf(s[n][2 * j], s[n][2 * j + 1]));
+        }
+        most = max_of_four_lanes(most);
+        base[j] = most == -INFINITY ? 0.0f : most;  // no -inf + inf
+        shrink[j] = power_of_two(sums.most[j] - base[j]);
+        sums.most[j] = most;
+        sums.total[j] *= shrink[j];
+    }
+#pragma unroll
+    for (int i = 0; i < Shape<D>::cells / 2; ++i) {
+        float& x = s[i / 4][i % 4];
+        x = power_of_two(x - base[i / 2 % 2]);
+        sums.total[i / 2 % 2] += x;
+    }
+    return {shrink[0], shrink[1]};
+}
+
+// The sums of the values, where a maximum has grown. This becomes rare: the warp asks first.
+template <int D>
+__device__ void shrink_sums(Sums<D>& sums, const float2& shrink) {
+    if (!__any_sync(k_all_lanes, shrink.x != 1.0f || shrink.y != 1.0f)) return;
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
+}
+
+// A side of one group in shared memory: its tiles, and behind them the stage.
+template <int D>
+struct Buffers {
+    const Side& side;
+    std::byte* memory;
+    const std::byte* rows;  // of the stream's first cell
+
+    __device__ std::byte* tile(uint32_t turn) const {
+        return memory + turn % 2 * (side.tiles - 1) * Shape<D>::tile_bytes;
+    }
+    __device__ std::byte* stage() const { return memory + side.tiles * Shape<D>::tile_bytes; }
+    __device__ void start(const Member& me, uint32_t turn, const Strip& strip, int64_t first,
+                          bool whole) const {
+        const uint32_t to = shared_address(side.direct ? tile(turn) : stage());
+        fetch(side, to, rows + first * side.of_cell, Shape<D>::cells, me, strip, first, whole);
+    }
+    __device__ void finish(const Member& me, uint32_t turn, int64_t first) const {
+        if (side.direct) return;
+        expand(side, tile(turn), stage(), rows + first * side.of_cell, Shape<D>::cells, me);
+    }
+};
+
+// All that a group does with the tiles of a section that its block sees. Half of its warps make
+// the tile of K ready, half that of V, while the products of the step before may still be running.
+template <int D>
+__device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, const Strip& strip,
+                     int64_t stream, int64_t section, uint32_t count, Sums<D>& sums) {
+    using S = Shape<D>;
+    constexpr uint32_t k_half = S::group_threads / 2;
+    const uint32_t group = uniform(threadIdx.x / S::group_threads), barrier = 1 + group;
+    const bool has_k = uniform(threadIdx.x / k_half) % 2 == 0;
+    const Member me{threadIdx.x % k_half, k_half};
+    const Buffers<D> k{job.k, memory.k(job, group), job.k.row(stream, at.kv, 0)};
+    const Buffers<D> v{job.v, memory.v(job, group), job.v.row(stream, at.kv, 0)};
+    const auto first_of = [&](const Mark& mark) { return (section + mark.tile()) * S::cells; };
+    const auto start = [&](uint32_t i, uint32_t turn) {
+        const Mark mark = memory.mark(i);
+        const int64_t first = first_of(mark);
+        if (has_k) k.start(me, turn, strip, first, mark.whole());
+        if (!has_k) v.start(me, turn, strip, first, mark.whole());
+    };
+    uint32_t turn = 0;
+    if (group < count) start(group, turn);
+    for (uint32_t i = group; i < count; i += job.groups, turn ^= 1) {
+        const Mark mark = memory.mark(i);
+        const int64_t first = first_of(mark);
+        wait_for_copies();
+        if (!job.k.direct || !job.v.direct) {
+            if (job.k.tiles + job.v.tiles < 4) wait_for_products();
+            wait_for_group(barrier, S::group_threads);  // the copies of all are there
+            if (has_k) k.finish(me, turn, first);
+            if (!has_k) v.finish(me, turn, first);
+        }
+        publish_stores();
+        wait_for_products();
+        wait_for_group(barrier, S::group_threads);  // the tile is ready, the last one has been read
+        if (i + job.groups < count) start(i + job.groups, turn ^ 1);
+        Scores<D> s;
+        score<D>(s, shared_address(memory.q), shared_address(k.tile(turn)));
+        if (job.cap > 0) cap_scores<D>(s, job.cap);
+        if (!mark.whole()) mask_scores<D>(s, memory.limits, strip, first);
+        shrink_sums<D>(sums, softmax_tile<D>(s, sums));
+        start_values<D>(sums, s, shared_address(v.tile(turn)));
+    }
+    wait_for_products();
+}
+
+// Before any cell: the sink, if there is one, is a score of the first group that has no value.
+template <int D>
+__device__ void begin(const Job& job, const Place& at, Sums<D>& sums) {
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] = 0.0f;
+    const bool first = job.sinks != nullptr && threadIdx.x < Shape<D>::group_threads;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        const uint32_t head = at.head(job, row_of_lane<D>() + 8 * j);
+        sums.most[j] = first ? job.sinks[head] * k_log2_e : -INFINITY;
+        sums.total[j] = sums.most[j] > -INFINITY && lane_of_warp() % 4 == 0 ? 1.0f : 0.0f;
+    }
+}
+
+// The sums of a lane in shared memory, one float of all lanes behind the other.
+template <int D>
+__device__ void publish(const Sums<D>& sums, float* to) {
+    constexpr uint32_t k_threads_of_group = Shape<D>::group_threads;
+    to += threadIdx.x % k_threads_of_group;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        to[2 * j * k_threads_of_group] = sums.most[j];
+        to[(2 * j + 1) * k_threads_of_group] = sums.total[j];
+    }
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) to[(4 + i) * k_threads_of_group] = sums.o[i / 4][i % 4];
+}
+
+// Adds what another group has published: two softmaxes become one.
+template <int D>
+__device__ void add_published(Sums<D>& sums, const float* from) {
+    constexpr uint32_t k_threads_of_group = Shape<D>::group_threads;
+    from += threadIdx.x % k_threads_of_group;
+    float mine[2], theirs[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        const float other = from[2 * j * k_threads_of_group], both = fmaxf(sums.most[j], other);
+        const float base = both == -INFINITY ? 0.0f : both;
+        mine[j] = power_of_two(sums.most[j] - base);
+        theirs[j] = power_of_two(other - base);
+        sums.most[j] = both;
+        sums.total[j] =
+            fmaf(sums.total[j], mine[j], from[(2 * j + 1) * k_threads_of_group] * theirs[j]);
+    }
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) {
+        float& o = sums.o[i / 4][i % 4];
+        o = fmaf(o, mine[i / 2 % 2], from[(4 + i) * k_threads_of_group] * theirs[i / 2 % 2]);
+    }
+}
+
+// Sums over their totals, as rows; 0 where nothing was seen.
+template <int D>
+__device__ void store_rows(const Sums<D>& sums, float* to) {
+    to += row_of_lane<D>() * Shape<D>::out_pitch + lane_of_warp() % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < 2; ++j, to += 8 * Shape<D>::out_pitch) {
+        float total = sums.total[j];
+        total += partner(total, 1);
+        total += partner(total, 2);
+        const float factor = total > 0 ? 1.0f / total : 0.0f;
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) {
+            const float(&o)[4] = sums.o[n];
+            *reinterpret_cast<float2*>(to + n * 8) = {o[2 * j] * factor, o[2 * j + 1] * factor};
+        }
+    }
+}
+
+// The groups' sums, joined by group 0, as rows in shared memory.
+template <int D>
+__device__ void join(const Job& job, const Memory<D>& memory, Sums<D>& sums) {
+    const uint32_t group = threadIdx.x / Shape<D>::group_threads;
+    for (uint32_t other = 1; other < job.groups; ++other) {
+        __syncthreads();  // tiles, or the sums of the group before, have been read
+        if (group == other) publish<D>(sums, memory.sums);
+        __syncthreads();
+        if (group == 0) add_published<D>(sums, memory.sums);
+    }
+    __syncthreads();
+    if (group == 0) store_rows<D>(sums, memory.sums);
+    __syncthreads();
+}
+
+template <int D>
+__global__ void __launch_bounds__(Shape<D>::groups* Shape<D>::group_threads, 1)
+    prefill_kernel(const __grid_constant__ Job job) {
+    extern __shared__ __align__(1024) uint4 shared[];
+    const Memory<D> memory(reinterpret_cast<std::byte*>(shared));
+    const Place at(job, Shape<D>::rows);
+    clear_tiles<D>(job, memory);
+    load_queries<D>(job, at, memory);
+    Sums<D> sums;
+    publish_stores();  // of q; the next barrier is set_limits'
+    begin<D>(job, at, sums);
+    for (int32_t stream = next_stream(job, at, -1); stream >= 0;
+         stream = next_stream(job, at, stream)) {
+        const Strip strip = job.strip(stream);
+        const Span span = set_limits<D>(job, at, memory, stream);
+        const int64_t tiles = (strip.used + Shape<D>::cells - 1) / Shape<D>::cells;
+        for (int64_t section = 0; section < tiles; section += k_section) {
+            const uint32_t count = survey<D>(span, memory, strip, section, tiles);
+            walk<D>(job, at, memory, strip, stream, section, count, sums);
+        }
+    }
+    join<D>(job, memory, sums);
+    store_outputs<D>(job, at, memory);
+}
+
+// With as many groups, and then tiles, as the device's shared memory allows.
+template <int D>
+void launch(const AttentionArgs& args, Stream stream) {
+    const uint32_t most = uint32_t(device_shared_bytes());
+    uint32_t choice = 3;  // bit 1: two groups, bit 0: two tiles
+    while (choice > 0 && Memory<D>::bytes(job_of(args, 1 + choice / 2, 1 + choice % 2)) > most) {
+        --choice;
+    }
+    const Job job = job_of(args, 1 + choice / 2, 1 + choice % 2);
+    const uint32_t bytes = Memory<D>::bytes(job);
+    require_success(cudaFuncSetAttribute(prefill_kernel<D>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
+                    "attention");
+    const unsigned blocks = blocks_for(job.rows, Shape<D>::rows) * job.kv_heads;
+    prefill_kernel<D><<<blocks, job.groups * Shape<D>::group_threads, bytes, stream>>>(job);
+    require_launched("attention");
+}
+
+int64_t largest_head(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
+
+}  // namespace
+
+std::string prefill_refusal(const AttentionArgs& args) {
+    const int64_t d = largest_head(args), most = device_shared_bytes();
+    if (d > 256) return "f16: heads of at most 256 channels, found " + std::to_string(d);
+    if (!strides_fit(args)) return "f16: cells at most 4 GiB apart";
+    const Job job = job_of(args, 1, 1);
+    const int64_t bytes = d <= 64    ? Memory<64>::bytes(job)
+                          : d <= 128 ? Memory<128>::bytes(job)
+                                     : Memory<256>::bytes(job);
+    if (bytes <= most) return "";
+    return "f16: tiles that fit in " + std::to_string(most) + " bytes of shared memory, found " +
+           std::to_string(bytes);
+}
+
+void attention_prefill(const AttentionArgs& args, Stream stream) {
+    if (args.dst.empty()) return;
+    const int64_t d = largest_head(args);
+    if (d <= 64) return launch<64>(args, stream);
+    if (d <= 128) return launch<128>(args, stream);
+    launch<256>(args, stream);
+}
+
+}  // namespace rotkv::cuda

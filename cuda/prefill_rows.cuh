@@ -1,0 +1,299 @@
+#pragma once
+// What surrounds the products of prefill: which rows a block of threads owns and which cells they
+// see, queries on their way in and outputs on their way out.
+// Docs: docs/08-backends.md
+
+#include "cuda/hadamard.cuh"
+#include "cuda/prefill_tile.cuh"
+#include "ref/ops.h"
+
+namespace rotkv::cuda {
+
+constexpr float k_log2_e = 1.44269504f;
+constexpr uint32_t k_section = 512;  // tiles that are surveyed at once
+
+/// Sizes of a block of threads for heads of at most D channels. A warp owns 16 rows.
+template <int D>
+struct Shape {
+    static constexpr uint32_t rows = D <= 128 ? 128 : 64;
+    static constexpr uint32_t cells = D <= 128 ? 64 : 32;  // of a tile
+    static constexpr uint32_t group_threads = rows / 16 * k_warp;
+    static constexpr uint32_t groups = 2;  // at most
+    static constexpr uint32_t tile_bytes = cells * D * 2;
+    static constexpr uint32_t out_pitch = D + 8;  // floats: eight lanes' pairs in all the banks
+    static constexpr uint32_t sums = D / 2 + 4;   // floats of a lane
+};
+
+// The arguments and what follows from their shapes.
+struct Job {
+    AttentionArgs args;
+    Side k, v;
+    Pieces k_cut, v_cut;
+    Divisor group;  // query heads of a KV head
+    uint32_t rows, kv_heads;
+    uint32_t groups;              // of warps in a block
+    float q_scale, cap;           // cap > 0: scores become cap tanh(s / cap), in bits
+    const float* sinks;           // null: none
+    bool q_vectors, dst_vectors;  // rows on 16 bytes
+
+    __device__ Strip strip(int64_t stream) const {
+        const std::byte* row = args.position.data + stream * args.position.stride[2];
+        return {reinterpret_cast<const int32_t*>(row),
+                reinterpret_cast<const int32_t*>(args.used.data)[stream]};
+    }
+    __device__ int32_t q_stream(uint32_t t) const {
+        return reinterpret_cast<const int32_t*>(args.q_stream.data)[t];
+    }
+    __device__ int32_t q_position(uint32_t t) const {
+        return reinterpret_cast<const int32_t*>(args.q_position.data)[t];
+    }
+};
+
+// The rows of this block of threads. Those past the last repeat it, and are not stored.
+struct Place {
+    uint32_t kv, first, last;
+
+    // Blocks start in the order of their numbers: the end of the batch, which sees most, first.
+    __device__ Place(const Job& job, uint32_t rows) {
+        const uint32_t tile = gridDim.x - 1 - blockIdx.x;
+        kv = tile % job.kv_heads;
+        first = tile / job.kv_heads * rows;
+        last = min(first + rows, job.rows) - 1;
+    }
+    __device__ uint32_t token(const Job& job, uint32_t row) const {
+        return job.group.of(min(first + row, last));
+    }
+    __device__ uint32_t head(const Job& job, uint32_t row) const {
+        return kv * job.group.d + min(first + row, last) - token(job, row) * job.group.d;
+    }
+};
+
+// The positions that a row sees, or none.
+struct Limits {
+    int32_t after, upto;
+    __device__ bool sees(int32_t position) const { return position > after && position <= upto; }
+};
+
+// The limits of all rows of a block together: what some of them see, what each of them sees.
+struct Span {
+    Limits some, each;
+};
+
+// A tile that some row sees: its number in the section, and whether each row sees all of it.
+struct Mark {
+    uint16_t bits;  // 2 * number + whole
+    __device__ int64_t tile() const { return bits / 2; }
+    __device__ bool whole() const { return bits % 2 != 0; }
+};
+
+// Shared memory: marks, their count, limits, q [rows], then of each group K and V. When all is
+// walked, `sums` takes the place of q and what follows.
+template <int D>
+struct Memory {
+    using S = Shape<D>;
+    static constexpr uint32_t k_head = (k_section * 2 + 16 + S::rows * 8 + 1023) / 1024 * 1024;
+    static constexpr uint32_t k_q = S::rows * D * 2;
+    Mark* marks;
+    uint32_t* count;
+    Limits* limits;
+    std::byte* q;
+    float* sums;
+
+    __device__ explicit Memory(std::byte* memory)
+        : marks(reinterpret_cast<Mark*>(memory)),
+          count(reinterpret_cast<uint32_t*>(memory + k_section * 2)),
+          limits(reinterpret_cast<Limits*>(memory + k_section * 2 + 16)),
+          q(memory + k_head),
+          sums(reinterpret_cast<float*>(q)) {}
+    static __host__ __device__ uint32_t group_bytes(const Job& job) {
+        return job.k.bytes(S::cells, S::tile_bytes) + job.v.bytes(S::cells, S::tile_bytes);
+    }
+    static uint32_t bytes(const Job& job) {
+        const uint32_t in_the_end =
+            std::max(S::rows * S::out_pitch, S::sums * S::group_threads) * uint32_t(sizeof(float));
+        return k_head + std::max(k_q + job.groups * group_bytes(job), in_the_end);
+    }
+    __device__ Mark mark(uint32_t i) const { return Mark{uint16_t(uniform(marks[i].bits))}; }
+    __device__ std::byte* k(const Job& job, uint32_t group) const {
+        return q + k_q + group * group_bytes(job);
+    }
+    __device__ std::byte* v(const Job& job, uint32_t group) const {
+        return k(job, group) + job.k.bytes(S::cells, S::tile_bytes);
+    }
+};
+
+// 1 rotate the query: a warp takes four rows at a time. The scale goes into them.
+template <int D>
+__device__ void load_queries(const Job& job, const Place& at, const Memory<D>& memory) {
+    using S = Shape<D>;
+    constexpr int R = D > 128 ? 2 : 1;
+    const TensorView& q = job.args.q;
+    const uint32_t channel = 4 * lane_of_warp(), begin[4] = {channel, channel, channel, channel};
+    for (uint32_t row = threadIdx.x / k_warp * 4; row < S::rows; row += blockDim.x / k_warp * 4) {
+        float4 x[4][R];
+#pragma unroll
+        for (uint32_t i = 0; i < 4 * R; ++i) {
+            const std::byte* from = q.data + at.token(job, row + i / R) * q.stride[1] +
+                                    at.head(job, row + i / R) * q.stride[2];
+            x[i / R][i % R] = load4(reinterpret_cast<const float*>(from), channel + i % R * 128,
+                                    job.k.d, job.q_vectors);
+        }
+        rotate(x, job.k_cut, begin, false);
+#pragma unroll
+        for (uint32_t i = 0; i < 4 * R; ++i) {
+            const float4& y = x[i / R][i % R];
+            const uint32_t at = channel + i % R * 128;  // half a piece
+            if (at >= D) continue;
+            std::byte* to = memory.q + place_of(S::rows, row + i / R, at / 8) + at % 8 * 2;
+            *reinterpret_cast<uint2*>(to) = {halves_of(y.x * job.q_scale, y.y * job.q_scale),
+                                             halves_of(y.z * job.q_scale, y.w * job.q_scale)};
+        }
+    }
+}
+
+// 5 rotate back: rows of sums, divided by their totals, go to dst.
+template <int D>
+__device__ void store_outputs(const Job& job, const Place& at, const Memory<D>& memory) {
+    using S = Shape<D>;
+    constexpr int R = D > 128 ? 2 : 1;
+    const TensorView& dst = job.args.dst;
+    const uint32_t channel = 4 * lane_of_warp(), begin[4] = {channel, channel, channel, channel};
+    for (uint32_t row = threadIdx.x / k_warp * 4; row < S::rows; row += blockDim.x / k_warp * 4) {
+        float4 x[4][R];
+#pragma unroll
+        for (uint32_t i = 0; i < 4 * R; ++i) {
+            const float* from = memory.sums + (row + i / R) * S::out_pitch;
+            x[i / R][i % R] = load4(from, channel + i % R * 128, D, true);
+        }
+        rotate(x, job.v_cut, begin, true);
+#pragma unroll
+        for (uint32_t i = 0; i < 4 * R; ++i) {
+            if (at.first + row + i / R > at.last) continue;
+            std::byte* to = dst.data + at.token(job, row + i / R) * dst.stride[1] +
+                            at.head(job, row + i / R) * dst.stride[2];
+            store4(reinterpret_cast<float*>(to), channel + i % R * 128, job.v.d, job.dst_vectors,
+                   x[i / R][i % R]);
+        }
+    }
+}
+
+// Tiles of heads of fewer than D channels: zeros behind them, that nothing overwrites.
+template <int D>
+__device__ void clear_tiles(const Job& job, const Memory<D>& memory) {
+    uint4* tiles = reinterpret_cast<uint4*>(memory.k(job, 0));
+    const uint32_t count = job.groups * Memory<D>::group_bytes(job) / 16;
+    if (job.k.d == D && job.v.d == D) return;
+    for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) tiles[i] = {0, 0, 0, 0};
+}
+
+// The streams of the block's tokens, one after the other; -1 after the last.
+__device__ inline int32_t next_stream(const Job& job, const Place& at, int32_t before) {
+    uint32_t next = UINT32_MAX;
+    for (uint32_t row = lane_of_warp(); row <= at.last - at.first; row += k_warp) {
+        const int32_t stream = job.q_stream(at.token(job, row));
+        if (stream > before) next = min(next, uint32_t(stream));
+    }
+    return int32_t(__reduce_min_sync(k_all_lanes, next));
+}
+
+// What a token sees of a stream: empty limits, if nothing.
+__device__ inline Limits limits_of(const Job& job, uint32_t t, int32_t stream) {
+    const int32_t upto = job.q_stream(t) == stream ? job.q_position(t) : -1;
+    const int64_t after = job.args.window > 0 ? upto - job.args.window : -1;
+    return {upto < 0 ? INT32_MAX : int32_t(max(after, int64_t(-1))), upto};
+}
+
+// What each row sees of a stream, to memory.limits.
+template <int D>
+__device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& memory,
+                           int32_t stream) {
+    __syncthreads();  // the limits of the stream before have been read
+    for (uint32_t row = threadIdx.x; row < Shape<D>::rows; row += blockDim.x) {
+        memory.limits[row] = limits_of(job, at.token(job, row), stream);
+    }
+    __syncthreads();
+    Span span{{INT32_MAX, -1}, {-1, INT32_MAX}};
+    for (uint32_t row = lane_of_warp(); row < Shape<D>::rows; row += k_warp) {
+        const Limits limits = memory.limits[row];
+        span.some = {min(span.some.after, limits.after), max(span.some.upto, limits.upto)};
+        span.each = {max(span.each.after, limits.after), min(span.each.upto, limits.upto)};
+    }
+    return {{__reduce_min_sync(k_all_lanes, span.some.after),
+             __reduce_max_sync(k_all_lanes, span.some.upto)},
+            {__reduce_max_sync(k_all_lanes, span.each.after),
+             __reduce_min_sync(k_all_lanes, span.each.upto)}};
+}
+
+// Marks of the tiles from `first` to `end` that some row sees, in order; at most k_section of them
+// are looked at. A warp looks at a tile, then one warp moves the marks together.
+template <int D>
+__device__ uint32_t survey(const Span& span, const Memory<D>& memory, const Strip& strip,
+                           int64_t first, int64_t end) {
+    constexpr uint32_t k_cells = Shape<D>::cells, k_none = 2 * k_section;
+    const uint32_t tiles = uint32_t(min(end - first, int64_t(k_section))), lane = lane_of_warp();
+    uint16_t* const found = reinterpret_cast<uint16_t*>(memory.marks);
+    __syncthreads();  // the marks of the section before have been read
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x / k_warp; i < tiles; i += blockDim.x / k_warp) {
+        bool some = false, each = true;
+#pragma unroll
+        for (uint32_t c = lane; c < k_cells; c += k_warp) {
+            const int32_t position = strip.at((first + i) * k_cells + c);
+            some = some || span.some.sees(position);
+            each = each && span.each.sees(position);
+        }
+        some = __any_sync(k_all_lanes, some);
+        each = __all_sync(k_all_lanes, each);
+        if (lane == 0) found[i] = some ? uint16_t(2 * i + each) : k_none;
+    }
+    __syncthreads();
+    uint32_t count = 0;
+    for (uint32_t i = lane; threadIdx.x < k_warp && i - lane < tiles; i += k_warp) {
+        const uint16_t mark = i < tiles ? found[i] : k_none;
+        const unsigned seen = __ballot_sync(k_all_lanes, mark != k_none);
+        if (mark != k_none) found[count + __popc(seen & ((1u << lane) - 1))] = mark;
+        count += __popc(seen);
+        if (lane == 0) *memory.count = count;
+    }
+    __syncthreads();
+    return *memory.count;
+}
+
+/// For a kernel with so many groups of warps a block, and so many tiles where they need a stage.
+inline Job job_of(const AttentionArgs& args, uint32_t groups, uint32_t tiles) {
+    const uint32_t kv_heads = uint32_t(args.k_cache.n[2]);
+    const int64_t group = args.q.n[2] / std::max(1u, kv_heads);
+    const int64_t d_k = args.q.n[3], d_v = args.dst.n[3];
+    const uint32_t piece = std::max(d_k, d_v) > 128 ? 256 : 128;  // a whole row
+    const float bits = args.scale * k_log2_e;
+    return {args,
+            Side(args.k_cache, tiles),
+            Side(args.v_cache, tiles),
+            Pieces(args.k_rotation, d_k, piece),
+            Pieces(args.v_rotation, d_v, piece),
+            Divisor(group),
+            uint32_t(args.q.n[1] * group),
+            kv_heads,
+            groups,
+            args.softcap > 0 ? 2 * bits / args.softcap : bits,
+            args.softcap > 0 ? args.softcap * k_log2_e : 0,
+            args.sinks.empty() ? nullptr : args.sinks.row<const float>(0),
+            rows_on_16_bytes(args.q),
+            rows_on_16_bytes(args.dst)};
+}
+
+/// Shared memory that a block may ask for.
+inline uint32_t device_shared_bytes() {
+    int device = 0, bytes = 0;
+    require_success(cudaGetDevice(&device), "device");
+    require_success(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                    "device");
+    return uint32_t(bytes);
+}
+
+/// Are cells near enough for 32-bit numbers?
+inline bool strides_fit(const AttentionArgs& args) {
+    return std::max(args.k_cache.stride[1], args.v_cache.stride[1]) < int64_t(1) << 32;
+}
+
+}  // namespace rotkv::cuda
