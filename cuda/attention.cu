@@ -1,4 +1,4 @@
-// Attention over the cache in f32, simple and correct: what a later, faster version is held to.
+// Attention over the cache: who computes it, and the kernel in f32.
 //   1 rotate the query        q~ = R_k q
 //   2 score the visible cells s_c = scale * q~ . k~_c
 //   3 softmax                 p_c = exp(s_c) / (exp(sink) + sum_c exp(s_c))
@@ -12,31 +12,46 @@
 //   softmax  a warp owns a query head
 //   values   a thread owns four channels, for every slices-th cell of the tile
 // The order of all sums is fixed, so that a second run gives the same bits.
-// Cost: K and V of the visible cells once per block; decoding one token keeps only as many blocks
-// busy as there are KV heads. Agrees with ref::attention within the table's rounding.
+// Versions 1 and 2 of the ladder are this kernel:
+//   1 simple  one block for all cells: a token being decoded keeps as many blocks busy as there are
+//             KV heads
+//   2 split   as many blocks for every KV head as fill the device, each with every splits-th tile
+//             (Dao et al. 2023, flash-decoding); the one that ends last puts the parts together
+// Version 3 is decode.cu. Cost: K and V of the visible cells once per block of query heads. Agrees
+// with ref::attention within the table's rounding.
+#include "cuda/attention.cuh"
 #include "cuda/dequant.cuh"
-#include "cuda/hadamard.cuh"
-#include "cuda/kernels.h"
+#include "cuda/ladder.h"
 
 namespace rotkv::cuda {
 namespace {
 
 constexpr unsigned k_block_threads = 128;
-constexpr uint32_t k_tile = 64;  // cells: two to a lane of the warp that takes the softmax
+constexpr uint32_t k_tile = 64;      // cells: two to a lane of the warp that takes the softmax
+constexpr int64_t k_few_tokens = 8;
+constexpr uint32_t k_occupancy = 4;  // blocks of threads that a processor holds at least
 
-// The arguments and what follows from their shapes.
-struct Job {
-    AttentionArgs args;
-    Pieces k_cut, v_cut;
-    uint32_t d_k, d_v, fours_v;     // fours_v: groups of four channels of a value
-    uint32_t lanes;                 // of the group that scores a cell
-    uint32_t slices;                // of a tile's cells, when values are summed
-    uint32_t heads, group, chunks;  // query heads of a block, of a KV head; blocks for a KV head
-    const float* sinks;             // null: none
+uint32_t lanes_for(uint32_t d) {  // a lane takes four channels; a group lies within a warp
+    uint32_t lanes = 8;
+    while (lanes < k_warp && lanes * 4 < d) lanes *= 2;
+    return lanes;
+}
+
+struct Job : Task {
+    uint32_t fours_v;  // groups of four channels of a value
+    uint32_t lanes;    // of the group that scores a cell
+    uint32_t slices;   // of a tile's cells, when values are summed
+
+    explicit Job(const AttentionArgs& a)
+        : Task(a),
+          fours_v((d_v + 3) / 4),
+          lanes(lanes_for(d_k)),
+          slices(std::max(1u, k_block_threads / std::max(1u, fours_v))) {}
 };
 
 // In shared memory: q [heads][d_k] and then, when the scores are done, the outputs [heads][d_v];
-// sums [slices][heads][4 fours_v]; p [heads][k_tile] and the running state of the softmax.
+// sums [slices][heads][4 fours_v], of which the merge's weights take [heads][splits] at the end;
+// p [heads][k_tile] and the running state of the softmax.
 struct Memory {
     float *q, *sums, *p, *most, *total, *shrink;
     uint8_t* seen;
@@ -60,80 +75,18 @@ struct Memory {
           seen(reinterpret_cast<uint8_t*>(shrink + job.heads)) {}
 };
 
-// What this block of threads works on.
-struct Place {
-    int64_t t, kv, first_head, stream;
-    int32_t q_position;
-    uint32_t heads;  // fewer than job.heads in the last chunk
-};
-
-__device__ Place place_of(const Job& job) {
-    const AttentionArgs& args = job.args;
-    Place at;
-    at.t = blockIdx.x;
-    at.kv = blockIdx.y / job.chunks;
-    const uint32_t first = blockIdx.y % job.chunks * job.heads;
-    at.heads = min(job.heads, job.group - first);
-    at.first_head = at.kv * job.group + first;
-    at.stream = reinterpret_cast<const int32_t*>(args.q_stream.data)[at.t];
-    at.q_position = reinterpret_cast<const int32_t*>(args.q_position.data)[at.t];
-    return at;
-}
-
-// y = R x on `count` rows of shared memory by all threads, stage by stage.
-__device__ void rotate_rows(float* x, uint32_t count, const Pieces& cut, bool back) {
-    const uint32_t channels = count * cut.d;
-    if (!cut.on) return;
-    for (uint32_t i = threadIdx.x; i < channels; i += k_block_threads) {
-        const float with_sign =
-            cut.signs && !back ? flipped(x[i], cut.seed, cut.first + i % cut.d) : x[i];
-        x[i] = with_sign * cut.scale;
-    }
-    for (uint32_t h = 1; h < cut.n; h *= 2) {
-        __syncthreads();  // partners of this stage are results of others in the last
-        for (uint32_t i = threadIdx.x; i < channels / 2; i += k_block_threads) {
-            const uint32_t j = (i & ~(h - 1)) * 2 + (i & (h - 1));
-            butterfly(x[j], x[j + h]);
-        }
-    }
-    __syncthreads();
-    if (!cut.signs || !back) return;
-    for (uint32_t i = threadIdx.x; i < channels; i += k_block_threads) {
-        x[i] = flipped(x[i], cut.seed, cut.first + i % cut.d);
-    }
-    __syncthreads();
-}
-
-// 1 rotate the query; and the softmax before any cell: of the sink alone.
+// 1 rotate the query; and the softmax before any cell.
 __device__ void begin(const Job& job, const Place& at, const Memory& memory) {
-    const AttentionArgs& args = job.args;
-    for (uint32_t i = threadIdx.x; i < at.heads * job.d_k; i += k_block_threads) {
-        const uint32_t g = i / job.d_k;
-        const std::byte* row =
-            args.q.data + at.t * args.q.stride[1] + (at.first_head + g) * args.q.stride[2];
-        memory.q[i] = reinterpret_cast<const float*>(row)[i - g * job.d_k];
-    }
     for (uint32_t i = threadIdx.x; i < Memory::sums_floats(job); i += k_block_threads) {
         memory.sums[i] = 0.0f;
     }
     for (uint32_t g = threadIdx.x; g < at.heads; g += k_block_threads) {
-        memory.most[g] = job.sinks != nullptr ? job.sinks[at.first_head + g] : -INFINITY;
-        memory.total[g] = memory.most[g] > -INFINITY ? 1.0f : 0.0f;
+        memory.most[g] = -FLT_MAX;
+        memory.total[g] = 0.0f;
     }
-    __syncthreads();
-    rotate_rows(memory.q, at.heads, job.k_cut, false);
-}
-
-__device__ bool is_visible(const Job& job, const Place& at, int64_t cell) {
-    const std::byte* strip = job.args.position.data + at.stream * job.args.position.stride[2];
-    const int32_t position = reinterpret_cast<const int32_t*>(strip)[cell];
-    if (position < 0 || position > at.q_position) return false;  // empty, or the future
-    return job.args.window == 0 || int64_t(at.q_position) - position < job.args.window;
-}
-
-__device__ const std::byte* row_of(const TensorView& cache, const Place& at, int64_t cell) {
-    return cache.data + at.stream * cache.stride[0] + cell * cache.stride[1] +
-           at.kv * cache.stride[2];
+    ask_for_queries(job, at, memory.q);
+    wait_for_groups<0>();
+    rotate_queries<8>(job, at, memory.q);
 }
 
 __device__ float dot(const float4& a, const float4& b, float sum) {
@@ -141,16 +94,16 @@ __device__ float dot(const float4& a, const float4& b, float sum) {
 }
 
 // 2 score the visible cells: p[g][c] = s_c, -inf for cells that are not seen.
-__device__ void score_tile(const Job& job, const Place& at, const Memory& memory, int64_t first,
-                           int64_t used) {
-    const TensorView& cache = job.args.k_cache;
+__device__ void score_tile(const Job& job, const Place& at, const Memory& memory, int64_t first) {
+    const std::byte* const cells = cells_of(job.k, at);
+    const int32_t* position = positions(job, at) + first;
     const uint32_t lane = threadIdx.x % job.lanes;
     for (uint32_t c = threadIdx.x / job.lanes; c < k_tile; c += k_block_threads / job.lanes) {
-        const bool seen = first + c < used && is_visible(job, at, first + c);
-        const std::byte* row = row_of(cache, at, first + c);
+        const bool seen = first + c < at.used && is_visible(job, at, position[c]);
+        const std::byte* row = cells + (first + c) * job.k.cell;
         float s[k_most_heads] = {};
         for (uint32_t i = 4 * lane; seen && i < job.d_k; i += 4 * job.lanes) {
-            const float4 k = dequantize4(cache.type, row, i, job.d_k);
+            const float4 k = dequantize4(job.k.type, row, i, job.d_k);
 #pragma unroll
             for (uint32_t g = 0; g < k_most_heads; ++g) {
                 if (g >= at.heads) break;
@@ -161,22 +114,13 @@ __device__ void score_tile(const Job& job, const Place& at, const Memory& memory
         for (uint32_t g = 0; g < k_most_heads; ++g) {
             if (g >= at.heads) break;
             for (uint32_t h = job.lanes / 2; h > 0; h /= 2) s[g] += partner(s[g], h);
-            const float cap = job.args.softcap;
-            float score = job.args.scale * s[g];
+            const float cap = job.softcap;
+            float score = job.scale * s[g];
             if (cap > 0) score = cap * tanhf(score / cap);
             if (lane == 0) memory.p[g * k_tile + c] = seen ? score : -INFINITY;
         }
         if (lane == 0) memory.seen[c] = seen;
     }
-}
-
-__device__ float warp_max(float x) {
-    for (unsigned h = k_warp / 2; h > 0; h /= 2) x = fmaxf(x, partner(x, h));
-    return x;
-}
-__device__ float warp_sum(float x) {
-    for (unsigned h = k_warp / 2; h > 0; h /= 2) x += partner(x, h);
-    return x;
 }
 
 // 3 softmax of one tile: p[g][c] = exp(s_c - most), and what earlier sums shrink by.
@@ -186,9 +130,8 @@ __device__ void softmax_tile(const Place& at, const Memory& memory) {
         float* p = memory.p + g * k_tile;
         const float before = memory.most[g], a = p[lane], b = p[lane + k_warp];
         const float most = fmaxf(before, warp_max(fmaxf(a, b)));
-        const bool any = most > -INFINITY;  // otherwise exp(-inf + inf) would be a NaN
-        const float p_a = any ? expf(a - most) : 0.0f, p_b = any ? expf(b - most) : 0.0f;
-        const float sum = warp_sum(p_a + p_b), shrink = any ? expf(before - most) : 1.0f;
+        const float p_a = expf(a - most), p_b = expf(b - most);
+        const float sum = warp_sum(p_a + p_b), shrink = expf(before - most);
         p[lane] = p_a;
         p[lane + k_warp] = p_b;
         __syncwarp();  // all have read what lane 0 writes now
@@ -199,19 +142,15 @@ __device__ void softmax_tile(const Place& at, const Memory& memory) {
     }
 }
 
-__device__ void add_scaled(float4& sum, float p, const float4& v) {
-    sum = {fmaf(p, v.x, sum.x), fmaf(p, v.y, sum.y), fmaf(p, v.z, sum.z), fmaf(p, v.w, sum.w)};
-}
-
 // 4 sum the values of one tile.
 __device__ void add_values(const Job& job, const Place& at, const Memory& memory, int64_t first) {
-    const TensorView& cache = job.args.v_cache;
+    const std::byte* const cells = cells_of(job.v, at);
     for (uint32_t item = threadIdx.x; item < job.slices * job.fours_v; item += k_block_threads) {
         const uint32_t slice = item / job.fours_v, i = item % job.fours_v * 4;
         float4 sum[k_most_heads] = {};
         for (uint32_t c = slice; c < k_tile; c += job.slices) {
             if (memory.seen[c] == 0) continue;  // what lies there may be a NaN
-            const float4 v = dequantize4(cache.type, row_of(cache, at, first + c), i, job.d_v);
+            const float4 v = dequantize4(job.v.type, cells + (first + c) * job.v.cell, i, job.d_v);
 #pragma unroll
             for (uint32_t g = 0; g < k_most_heads; ++g) {
                 if (g >= at.heads) break;
@@ -229,25 +168,19 @@ __device__ void add_values(const Job& job, const Place& at, const Memory& memory
     }
 }
 
-// The slices' sums over the softmax's denominator, then 5 rotate back.
-__device__ void finish(const Job& job, const Place& at, const Memory& memory) {
-    const uint32_t width = 4 * job.fours_v, outputs = at.heads * job.d_v;
-    for (uint32_t i = threadIdx.x; i < outputs; i += k_block_threads) {
+// The slices' sums are the block's.
+__device__ Part part_of(const Job& job, const Place& at, const Memory& memory) {
+    const uint32_t width = 4 * job.fours_v;
+    for (uint32_t i = threadIdx.x; i < at.heads * job.d_v; i += k_block_threads) {
         const uint32_t g = i / job.d_v, channel = i - g * job.d_v;
         float sum = 0.0f;
         for (uint32_t slice = 0; slice < job.slices; ++slice) {
             sum += memory.sums[(slice * job.heads + g) * width + channel];
         }
-        memory.q[i] = memory.total[g] > 0 ? sum / memory.total[g] : 0.0f;  // 0: nothing was seen
+        memory.q[i] = sum;
     }
     __syncthreads();
-    rotate_rows(memory.q, at.heads, job.v_cut, true);
-    const TensorView& dst = job.args.dst;
-    for (uint32_t i = threadIdx.x; i < outputs; i += k_block_threads) {
-        const uint32_t g = i / job.d_v;
-        std::byte* row = dst.data + at.t * dst.stride[1] + (at.first_head + g) * dst.stride[2];
-        reinterpret_cast<float*>(row)[i - g * job.d_v] = memory.q[i];
-    }
+    return {memory.q, memory.most, memory.total, memory.sums};
 }
 
 __global__ void __launch_bounds__(k_block_threads)
@@ -256,56 +189,74 @@ __global__ void __launch_bounds__(k_block_threads)
     const Memory memory(reinterpret_cast<float*>(shared), job);
     const Place at = place_of(job);
     begin(job, at, memory);
-    const int32_t* all_used = reinterpret_cast<const int32_t*>(job.args.used.data);
-    const int64_t used = at.q_position < 0 ? 0 : all_used[at.stream];
-    for (int64_t first = 0; first < used; first += k_tile) {
+    const int64_t step = int64_t(job.parts.splits) * k_tile;
+    for (int64_t first = int64_t(at.split) * k_tile; first < at.used; first += step) {
         __syncthreads();  // the queries are there, the last tile's p has been read
-        score_tile(job, at, memory, first, used);
+        score_tile(job, at, memory, first);
         __syncthreads();
         softmax_tile(at, memory);
         __syncthreads();
         add_values(job, at, memory, first);
     }
     __syncthreads();
-    finish(job, at, memory);
+    end<8>(job, at, part_of(job, at, memory));
 }
 
-uint32_t lanes_for(uint32_t d) {  // a lane takes four channels; a group lies within a warp
-    uint32_t lanes = 8;
-    while (lanes < k_warp && lanes * 4 < d) lanes *= 2;
-    return lanes;
-}
-
-Job job_of(const AttentionArgs& args) {
-    const uint32_t d_k = uint32_t(args.q.n[3]), d_v = uint32_t(args.dst.n[3]);
-    const uint32_t kv_heads = uint32_t(args.k_cache.n[2]), fours_v = (d_v + 3) / 4;
-    const uint32_t group = uint32_t(args.q.n[2]) / kv_heads, heads = std::min(group, k_most_heads);
-    return {args,
-            Pieces(args.k_rotation, d_k),
-            Pieces(args.v_rotation, d_v),
-            d_k,
-            d_v,
-            fours_v,
-            lanes_for(d_k),
-            std::max(1u, k_block_threads / std::max(1u, fours_v)),
-            heads,
-            group,
-            heads == 0 ? 0 : (group + heads - 1) / heads,
-            args.sinks.empty() ? nullptr : args.sinks.row<const float>(0)};
+void launch(const Job& job, Stream stream) {
+    attention_kernel<<<job.grid(), k_block_threads, Memory::bytes(job), stream>>>(job);
+    require_launched("attention");
 }
 
 }  // namespace
 
-int64_t attention_memory(const AttentionArgs& args) { return Memory::bytes(job_of(args)); }
+void Workspace::create() {
+    const auto read = [](cudaDeviceAttr what) {
+        int value = 0;
+        require_success(cudaDeviceGetAttribute(&value, what, 0), "device");
+        return value;
+    };
+    processors = read(cudaDevAttrMultiProcessorCount);
+    shared_bytes = read(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    most_shared_bytes = read(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 64;  // kernels declare some
+    bytes = int64_t(16) << 20;
+    const size_t counters = size_t(k_most_columns) * sizeof(unsigned);
+    require_success(cudaMalloc(&arrived, counters), "allocate");
+    require_success(cudaMemset(arrived, 0, counters), "clear");
+    require_success(cudaMalloc(&parts, size_t(bytes)), "allocate");
+}
 
-void attention(const AttentionArgs& args, Stream stream) {
+void Workspace::destroy() {
+    static_cast<void>(cudaFree(arrived));
+    static_cast<void>(cudaFree(parts));
+}
+
+int64_t attention_memory(const AttentionArgs& args) {
+    return args.precision == Precision::f16 ? tensor_memory(args) : Memory::bytes(Job(args));
+}
+
+void decode_1_simple(const AttentionArgs& args, const Workspace&, Stream stream) {
+    if (!args.dst.empty()) launch(Job(args), stream);
+}
+
+void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    if (args.precision == Precision::f16) return attention_prefill(args, stream);
-    if (prefill_f32_takes(args)) return attention_prefill_f32(args, stream);
-    const Job job = job_of(args);
-    const dim3 blocks(unsigned(args.q.n[1]), unsigned(args.k_cache.n[2]) * job.chunks);
-    attention_kernel<<<blocks, k_block_threads, Memory::bytes(job), stream>>>(job);
-    require_launched("attention");
+    Job job(args);
+    const uint32_t tiles = (job.cells + k_tile - 1) / k_tile;
+    job.parts = parts_for(job, workspace, k_occupancy * uint32_t(workspace.processors), tiles);
+    launch(job, stream);
+}
+
+// Few tokens: each reads the cache for itself, on all processors. Many: tiles of the cache are
+// expanded once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
+void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (args.dst.empty()) return;
+    if (args.precision == Precision::f32) {
+        if (prefill_f32_takes(args)) return attention_prefill_f32(args, stream);
+        return decode_2_split(args, workspace, stream);
+    }
+    const bool few = args.q.n[1] <= k_few_tokens;
+    const bool prefill = prefill_refusal(args).empty() && !(few && has_tensor_kernel(args));
+    prefill ? attention_prefill(args, stream) : decode_3_tensor(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

@@ -65,9 +65,13 @@ CudaBackend::CudaBackend() {
     }
     // Ordered with the default stream: kernels launched there, by tests, wait and are waited for.
     require_success(cudaStreamCreate(&stream_), "stream");
+    workspace_.create();
 }
 
-CudaBackend::~CudaBackend() { cudaStreamDestroy(stream_); }
+CudaBackend::~CudaBackend() {
+    workspace_.destroy();
+    cudaStreamDestroy(stream_);
+}
 
 std::string CudaBackend::description() const {
     cudaDeviceProp device;
@@ -129,19 +133,21 @@ Support CudaBackend::supports(const KvShiftArgs& args) const {
                small_block("K", args.k_rotation));
 }
 Support CudaBackend::supports(const AttentionArgs& args) const {
-    if (args.precision == Precision::f16) {
-        AttentionArgs shapes = args;
-        shapes.precision = Precision::f32;  // blocks are whole in either
+    const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
+    if (!fine && !tensor) {
         const std::string reason = cuda::prefill_refusal(args);
-        return all(Backend::supports(shapes), countable("q", args.q), countable("dst", args.dst),
-                   reason.empty() ? Support{} : refusal(reason));
+        if (!reason.empty()) return refusal(reason);
     }
-    const int64_t bytes = cuda::attention_memory(args);
-    const Support fits = bytes <= cuda::k_shared_bytes
+    const int64_t most = fine ? cuda::k_shared_bytes : workspace_.most_shared_bytes;
+    const int64_t bytes = fine || tensor ? cuda::attention_memory(args) : 0;
+    const Support fits = bytes <= most
                              ? Support{}
-                             : refusal("heads that fit in " + std::to_string(cuda::k_shared_bytes) +
+                             : refusal("heads that fit in " + std::to_string(most) +
                                        " bytes of shared memory, found " + std::to_string(bytes));
-    return all(Backend::supports(args), countable("q", args.q), countable("dst", args.dst), fits);
+    AttentionArgs any = args;  // what the interface asks of hosts, devices need not obey
+    any.precision = Precision::f32;
+    return all(Backend::supports(any), countable("q", args.q), countable("dst", args.dst),
+               small_block("K", args.k_rotation), small_block("V", args.v_rotation), fits);
 }
 Support CudaBackend::supports(const RmsNormArgs& args) const { return countable("src", args.src); }
 Support CudaBackend::supports(const ActMulArgs& args) const { return countable("dst", args.dst); }
@@ -157,7 +163,7 @@ void CudaBackend::run(const DequantizeArgs& args) { cuda::dequantize(args, strea
 void CudaBackend::run(const RopeArgs& args) { cuda::rope(args, stream_); }
 void CudaBackend::run(const KvStoreArgs& args) { cuda::kv_store(args, stream_); }
 void CudaBackend::run(const KvShiftArgs& args) { cuda::kv_shift(args, stream_); }
-void CudaBackend::run(const AttentionArgs& args) { cuda::attention(args, stream_); }
+void CudaBackend::run(const AttentionArgs& args) { cuda::attention(args, workspace_, stream_); }
 void CudaBackend::run(const RmsNormArgs& args) { cuda::rms_norm(args, stream_); }
 void CudaBackend::run(const ActMulArgs& args) { cuda::act_mul(args, stream_); }
 void CudaBackend::run(const AddArgs& args) { cuda::add(args, stream_); }

@@ -66,6 +66,7 @@ class CudaBackend final : public Backend {
 
   private:
     cuda::Stream stream_ = nullptr;
+    cuda::Workspace workspace_;
 };
 
 /// `threads` is for backends on CPUs and is not used. Throws as the constructor does.

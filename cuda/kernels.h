@@ -24,7 +24,23 @@ void add(const AddArgs& args, Stream stream);                // norm.cu
 void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
 void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
 void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_cache.cu
-void attention(const AttentionArgs& args, Stream stream);    // attention.cu
+
+/// Memory in which blocks of threads that share a reduction meet, and what the device offers them.
+/// A backend makes one; two launches that use it must not run at the same time.
+struct Workspace {
+    unsigned* arrived = nullptr;  ///< [k_most_columns] counters, 0 between launches
+    std::byte* parts = nullptr;
+    int64_t bytes = 0;  ///< of parts
+    int64_t processors = 0;
+    int64_t shared_bytes = 0;       ///< of one processor
+    int64_t most_shared_bytes = 0;  ///< of one block of threads
+
+    void create();  // attention.cu; throws Error(io)
+    void destroy();
+};
+inline constexpr int64_t k_most_columns = 16384;
+
+void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 /// Attention in f16 precision for many tokens at once; prefill.cu.
 void attention_prefill(const AttentionArgs& args, Stream stream);
@@ -48,7 +64,10 @@ inline constexpr int64_t k_largest_row = k_shared_bytes / int64_t(sizeof(float))
 /// Query heads that share a read of the cache.
 inline constexpr uint32_t k_most_heads = 8;
 
-/// Bytes of shared memory that attention needs for these shapes.
+/// Bytes of shared memory that attention needs for these shapes, at least.
 int64_t attention_memory(const AttentionArgs& args);
+
+bool has_tensor_kernel(const AttentionArgs& args);  ///< for these head sizes? decode.cu
+int64_t tensor_memory(const AttentionArgs& args);   ///< as attention_memory
 
 }  // namespace rotkv::cuda

@@ -1,7 +1,7 @@
 #pragma once
-// The Hadamard transform four times, each version one idea further from ref's loops. The operation
-// is the last; tests and benchmarks run all of them.
-// Docs: docs/02-hadamard.md
+// The Hadamard transform four times and attention of few tokens three times, each version one idea
+// further from ref's loops. The operation is the last; tests and benchmarks run all of them.
+// Docs: docs/02-hadamard.md docs/05-attention.md
 
 #include "cuda/kernels.h"
 
@@ -22,6 +22,25 @@ inline constexpr HadamardVersion k_hadamard_ladder[] = {
     {"2_shared", hadamard_2_shared},
     {"3_shuffles", hadamard_3_shuffles},
     {"4_vectors", hadamard_4_vectors},
+};
+
+/// A block of threads for each token and KV head: one read of the cache for a group of query heads.
+void decode_1_simple(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+/// ... and for each of many parts of the cells, put together by the block that ends last.
+void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+/// ... on tensor cores, the codes of cells as f16 operands, copies under way meanwhile.
+void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+
+struct DecodeVersion {
+    const char* name;
+    void (*run)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+    Precision precision;
+};
+
+inline constexpr DecodeVersion k_decode_ladder[] = {
+    {"1_simple", decode_1_simple, Precision::f32},
+    {"2_split", decode_2_split, Precision::f32},
+    {"3_tensor", decode_3_tensor, Precision::f16},
 };
 
 }  // namespace rotkv::cuda

@@ -1,0 +1,159 @@
+#pragma once
+// Stored codes as operands of tensor cores. One instruction, mma.m16n8k16, adds a product of
+// matrices C[16][8] += A[16][16] B[16][8], A and B in f16, C in f32, spread over a warp: with
+// g = lane / 4 and t = lane % 4, a lane holds, two neighbours in a register,
+//
+//     A   a0 [g][2t, 2t+1]   a1 [g+8][2t, 2t+1]   a2 [g][2t+8, 2t+9]   a3 [g+8][2t+8, 2t+9]
+//     B   b0 [2t, 2t+1][g]   b1 [2t+8, 2t+9][g]
+//     C   c0 c1 [g][2t, 2t+1]                     c2 c3 [g+8][2t, 2t+1]
+//
+// The sum's index may be numbered as one likes, in A and B alike, and so may the rows of C. Both
+// products of attention have the cache as A, 16 cells and 16 channels at a time, the heads as
+// columns, and number channels so that a lane's come from neighbouring bytes of a block of 32:
+//
+//     scores  C[cell][head]     A[cell][channel]     slots 2t, 2t+1, 2t+8, 2t+9 of the sum are
+//                                                    channels 4t, 4t+2, 4t+1, 4t+3
+//     values  C[channel][head]  A[channel][cell]     rows g, g+8 are channels 2g, 2g+1
+//
+// A UNIT is channels i, i+1 (i even) of 16. Two units x and y make a pair of registers, (x_i, y_i)
+// and (x_i+1, y_i+1): for scores two units of one cell, for values one unit of two cells. A block
+// of 32 has its units twice, in its lower and its higher 16 channels.
+//
+// Codes stay integers, exact in f16. With K's scale d and minimum m and V's, for each block,
+//     s_c = d_c sum_i q_i code_ci + sum_i q_i m_c         sum_c p_c v_ci = sum_c (p_c d_c) code_ci
+//                                                                          + sum_c (p_c m_c) 1
+// Docs: docs/05-attention.md
+
+#include "cuda/codes.cuh"
+
+namespace rotkv::cuda {
+
+/// C += A B.
+__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// Two rows of C, rounded to f16, as columns of B: [g][2t, 2t+1] becomes [2t, 2t+1][g].
+__device__ inline uint32_t transposed(uint32_t rows) {
+    uint32_t columns;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(columns) : "r"(rows));
+    return columns;
+}
+
+__device__ inline uint32_t bits(__half2 x) { return *reinterpret_cast<const uint32_t*>(&x); }
+__device__ inline __half2 halves(uint32_t bits) { return *reinterpret_cast<const __half2*>(&bits); }
+__device__ inline uint32_t rounded(float low, float high) {
+    return bits(__floats2half2_rn(low, high));
+}
+__device__ inline uint32_t product(uint32_t x, uint32_t y) {
+    return bits(__hmul2_rn(halves(x), halves(y)));
+}
+
+/// Two numbers of 16 bits in a register.
+__device__ inline uint32_t both(uint32_t low, uint32_t high) { return low | high << 16; }
+__device__ inline uint32_t two_bytes(const void* x) { return *static_cast<const uint16_t*>(x); }
+
+// ---- Codes: a byte each, x_i, x_i+1, y_i, y_i+1, of the lower and the higher 16 channels ----
+
+struct Codes {
+    uint32_t low, high;
+};
+
+__device__ inline Codes codes_of(const BlockQ8_0& x, uint32_t i, const BlockQ8_0& y, uint32_t j) {
+    return {both(two_bytes(x.qs + i), two_bytes(y.qs + j)),
+            both(two_bytes(x.qs + 16 + i), two_bytes(y.qs + 16 + j))};
+}
+
+template <class Block>
+__device__ Codes nibbles_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
+    const uint32_t n = both(two_bytes(x.qs + i), two_bytes(y.qs + j));
+    return {n & 0x0F0F0F0Fu, n >> 4 & 0x0F0F0F0Fu};
+}
+__device__ inline Codes codes_of(const BlockQ4_0& x, uint32_t i, const BlockQ4_0& y, uint32_t j) {
+    return nibbles_of(x, i, y, j);
+}
+__device__ inline Codes codes_of(const BlockQ4_1& x, uint32_t i, const BlockQ4_1& y, uint32_t j) {
+    return nibbles_of(x, i, y, j);
+}
+
+// Bits i, i+1 and 16+i, 16+i+1 of qh, each as bit 4 of its byte.
+__device__ inline Codes fifth_of(const uint8_t* qh, uint32_t i) {
+    const uint32_t two = load_bytes(qh) >> i & 0x00030003u;
+    const uint32_t spread = (two & 0x00010001u) << 4 | (two & 0x00020002u) << 11;
+    return {spread & 0xFFFFu, spread >> 16};
+}
+template <class Block>
+__device__ Codes five_bits_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
+    const Codes four = nibbles_of(x, i, y, j), a = fifth_of(x.qh, i), b = fifth_of(y.qh, j);
+    return {four.low | both(a.low, b.low), four.high | both(a.high, b.high)};
+}
+__device__ inline Codes codes_of(const BlockQ5_0& x, uint32_t i, const BlockQ5_0& y, uint32_t j) {
+    return five_bits_of(x, i, y, j);
+}
+__device__ inline Codes codes_of(const BlockQ5_1& x, uint32_t i, const BlockQ5_1& y, uint32_t j) {
+    return five_bits_of(x, i, y, j);
+}
+
+// The levels of four nibbles: a byte permutation looks up eight levels by three bits, another one
+// chooses by the fourth.
+__device__ inline uint32_t iq4_levels(uint32_t nibbles) {
+    const uint32_t three = nibbles & 0x7777u;
+    const uint32_t low = __byte_perm(k_iq4_word_0, k_iq4_word_4, three);
+    const uint32_t high = __byte_perm(k_iq4_word_8, k_iq4_word_12, three);
+    return __byte_perm(low, high, 0x3210u | (nibbles & 0x8888u) >> 1);
+}
+__device__ inline Codes codes_of(const BlockIq4Nl& x, uint32_t i, const BlockIq4Nl& y, uint32_t j) {
+    // x: channels i, 16+i, i+1, 16+i+1
+    const uint32_t a = iq4_levels(two_bytes(x.qs + i)), b = iq4_levels(two_bytes(y.qs + j));
+    return {__byte_perm(a, b, 0x6420), __byte_perm(a, b, 0x7531)};
+}
+
+// What a code of 0 means, and whether codes are signed bytes.
+template <class Block>
+constexpr int k_zero = 0;
+template <>
+inline constexpr int k_zero<BlockQ4_0> = 8;
+template <>
+inline constexpr int k_zero<BlockQ5_0> = 16;
+template <>
+inline constexpr int k_zero<BlockQ8_0> = 128;  // after bit 7 is flipped
+template <>
+inline constexpr int k_zero<BlockIq4Nl> = 128;
+
+// ---- Pairs of registers ----
+
+struct Pair {
+    uint32_t even, odd;
+};
+
+/// Bytes to f16: 0x6400 | code is 1024 + code.
+template <class Block>
+__device__ Pair pair_of(uint32_t codes) {
+    constexpr uint32_t magic = k_zero<Block> == 128 ? 0x64806480u : 0x64006400u;
+    const __half2 zero = __float2half2_rn(1024.0f + k_zero<Block>);
+    const uint32_t even = (codes & 0x00FF00FFu) ^ magic, odd = (codes >> 8 & 0x00FF00FFu) ^ magic;
+    return {bits(__hsub2_rn(halves(even), zero)), bits(__hsub2_rn(halves(odd), zero))};
+}
+
+// Channels i, i+1 of a row of plain numbers, in f16.
+__device__ inline uint32_t unit_of(const F16* x, uint32_t i) {
+    return both(x[i].bits, x[i + 1].bits);
+}
+__device__ inline uint32_t unit_of(const Bf16* x, uint32_t i) {
+    return rounded(bf16_to_f32(x[i].bits), bf16_to_f32(x[i + 1].bits));
+}
+__device__ inline uint32_t unit_of(const float* x, uint32_t i) { return rounded(x[i], x[i + 1]); }
+
+__device__ inline Pair pair_of_units(uint32_t x, uint32_t y) {
+    return {__byte_perm(x, y, 0x5410), __byte_perm(x, y, 0x7632)};
+}
+
+template <class Block>
+constexpr bool k_has_minimum = requires(Block x) {
+    x.m;
+};
+
+}  // namespace rotkv::cuda
