@@ -21,11 +21,10 @@ constexpr uint32_t k_most_splits = 256;
 /// In device memory, where a stream's cells are split among several blocks.
 struct Parts {
     uint32_t splits = 1;
-    uint32_t fours = 0;  // groups of four channels of a value
-    unsigned* arrived =
-        nullptr;                // [T][columns] blocks that have written theirs; 0 between launches
-    float2* softmax = nullptr;  // [T][H][splits] {most, total}
-    float4* sums = nullptr;     // [T][H][splits][fours]
+    uint32_t fours = 0;           // groups of four channels of a value
+    unsigned* arrived = nullptr;  // [T][columns] blocks that have written; 0 between launches
+    float2* softmax = nullptr;    // [T][H][splits] {most, total}
+    float4* sums = nullptr;       // [T][H][splits][fours]
 };
 
 /// One side of the cache. A kernel's arguments are few bytes, since none of them is near at its
@@ -161,8 +160,8 @@ __device__ inline void add_scaled(float4& sum, float p, const float4& v) {
     sum = {fmaf(p, v.x, sum.x), fmaf(p, v.y, sum.y), fmaf(p, v.z, sum.z), fmaf(p, v.w, sum.w)};
 }
 
-/// A float from device memory to shared memory, 16 bytes of which the first `bytes` are read and
-/// the others 0: under way when the function returns.
+/// From device memory to shared memory, under way when the function returns: a float; 16 bytes, of
+/// which the first `bytes` are read and the others are 0.
 __device__ inline void copy_float(float* dst, const float* src) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
                  :

@@ -144,7 +144,7 @@ Support CudaBackend::supports(const AttentionArgs& args) const {
                              ? Support{}
                              : refusal("heads that fit in " + std::to_string(most) +
                                        " bytes of shared memory, found " + std::to_string(bytes));
-    AttentionArgs any = args;  // what the interface asks of hosts, devices need not obey
+    AttentionArgs any = args;  // f16 precision is what the default refuses, for hosts
     any.precision = Precision::f32;
     return all(Backend::supports(any), countable("q", args.q), countable("dst", args.dst),
                small_block("K", args.k_rotation), small_block("V", args.v_rotation), fits);

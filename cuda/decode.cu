@@ -28,7 +28,7 @@ struct Memory {
     float *rows, *most, *total;
     std::byte* rings;
 
-    __device__ Memory(float* memory, const Job& job)
+    __device__ Memory(float* memory, const DecodeJob& job)
         : rows(memory),
           most(rows + k_most_heads * job.width),
           total(most + k_most_heads),
@@ -96,7 +96,7 @@ __device__ void load_fragments(uint32_t (&q)[Steps][2], const float* rows, uint3
 }
 
 // A score in units of log 2, so that p is a power of two.
-__device__ float capped(const Job& job, float s) {
+__device__ float capped(const DecodeJob& job, float s) {
     const float cap = job.softcap;
     return cap > 0 ? cap * k_log2_e * tanhf(s * job.to_power) : s * job.to_power;
 }
@@ -104,7 +104,7 @@ __device__ float capped(const Job& job, float s) {
 // One tile.
 template <int D_k, int D_v>
 __device__ void attend(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2], State<D_v>& state) {
-    const Job& job = tiles.job;
+    const DecodeJob& job = tiles.job;
     const uint32_t g = lane_of_warp() / 4, t = lane_of_warp() % 4;
     float s[4] = {};
     score_cells(job.k.type, s, q, tiles.k_row(g), tiles.k_row(g + 8));
@@ -145,7 +145,7 @@ __device__ void store_state(WarpPart<D_v>& part, State<D_v>& state) {
 
 // A warp for each head, as in attention.cuh.
 template <int D_v>
-__device__ Part merge_warps(const Job& job, const Place& at, const Memory& memory,
+__device__ Part merge_warps(const DecodeJob& job, const Place& at, const Memory& memory,
                             State<D_v>& state) {
     const auto part = [&](uint32_t warp) -> WarpPart<D_v>& {
         std::byte* const ring = memory.rings + warp * k_stages * job.stage_bytes;
@@ -186,7 +186,7 @@ constexpr uint32_t blocks_by_registers(int d) { return d <= 128 ? 2 : 1; }
 
 template <int D_k, int D_v>
 __global__ void __launch_bounds__(k_most_warps* k_warp, blocks_by_registers(D_k))
-    decode_kernel(const __grid_constant__ Job job) {
+    decode_kernel(const __grid_constant__ DecodeJob job) {
     extern __shared__ float4 shared[];
     const Memory memory(reinterpret_cast<float*>(shared), job);
     const Place at = place_of(job);
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(k_most_warps* k_warp, blocks_by_registers(D_k)
 }
 
 template <int D_k, int D_v>
-void launch(Job& job, const Workspace& workspace, Stream stream) {
+void launch(DecodeJob& job, const Workspace& workspace, Stream stream) {
     const uint32_t by_registers = blocks_by_registers(D_k) * k_most_warps / job.warps;
     const uint32_t by_memory = uint32_t(workspace.shared_bytes) / (job.bytes() + 1024);
     const uint32_t blocks = std::min(by_registers, by_memory) * uint32_t(workspace.processors);
@@ -224,7 +224,7 @@ void launch(Job& job, const Workspace& workspace, Stream stream) {
 
 struct Kernel {
     int64_t d_k, d_v;
-    void (*launch)(Job& job, const Workspace& workspace, Stream stream);
+    void (*launch)(DecodeJob& job, const Workspace& workspace, Stream stream);
 };
 constexpr Kernel k_kernels[] = {
     {64, 64, launch<64, 64>},     {80, 80, launch<80, 80>},     {96, 96, launch<96, 96>},
@@ -243,11 +243,11 @@ const Kernel* kernel_for(const AttentionArgs& args) {
 
 bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != nullptr; }
 
-int64_t tensor_memory(const AttentionArgs& args) { return Job(args, 0).bytes(); }
+int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 0).bytes(); }
 
 void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    Job job(args, workspace.most_shared_bytes);
+    DecodeJob job(args, workspace.most_shared_bytes);
     kernel_for(args)->launch(job, workspace, stream);
 }
 

@@ -16,7 +16,9 @@ constexpr float k_log2_e = 1.44269504f;
 // in memory within 16 bytes.
 struct Side {
     uint32_t bytes, copied, pitch;
-    uint32_t lane_bits = 3, rows_at_once = 4, fours = 1;  // 2^bits lanes copy a row
+    // 2^lane_bits lanes copy a row, a warp so many rows at once, and fours times four of those a
+    // tile.
+    uint32_t lane_bits = 3, rows_at_once = 4, fours = 1;
 
     explicit Side(const TensorView& view) : bytes(uint32_t(row_bytes(view.type, view.n[3]))) {
         const uintptr_t places = reinterpret_cast<uintptr_t>(view.data) |
@@ -35,12 +37,12 @@ struct Side {
 
 // In shared memory: q~ and then the outputs [heads][width]; the block's softmax; the warps' rings,
 // and in the end their states (WarpPart) and then the merge's weights.
-struct Job : Task {
+struct DecodeJob : Task {
     Side k_rows, v_rows;
     uint32_t warps, width, stage_bytes;
     float to_power;  // scores to powers of two
 
-    explicit Job(const AttentionArgs& a, int64_t most_bytes)
+    explicit DecodeJob(const AttentionArgs& a, int64_t most_bytes)
         : Task(a),
           k_rows(a.k_cache),
           v_rows(a.v_cache),
@@ -55,7 +57,8 @@ struct Job : Task {
 };
 
 // The rows of a tile from cell `first` on; 0 for cells that are not in `seen`, whose bytes may be
-// those of a NaN. What is copied beyond a row belongs to its neighbours; `at_end`, to nobody.
+// those of a NaN. What is copied beyond a row's ends belongs to its neighbours; at the end of the
+// cells perhaps to nobody, and is not read.
 template <bool at_end>
 __device__ void copy_rows(std::byte* dst, const Side& side, const std::byte* cells, int64_t stride,
                           uint32_t first, uint32_t seen) {
@@ -84,7 +87,7 @@ __device__ void copy_rows(std::byte* dst, const Side& side, const std::byte* cel
 
 // The walk over a warp's tiles, and their way into the ring.
 struct Tiles {
-    const Job& job;
+    const DecodeJob& job;
     const Place& at;
     const int32_t* position;
     const std::byte *k, *v;  // of the stream and KV head
@@ -95,7 +98,7 @@ struct Tiles {
     uint32_t seen[k_stages] = {};        // of the tiles in the ring, one bit a cell, oldest first
     uint32_t into = 0, from = k_stages;  // stages of the ring
 
-    __device__ Tiles(const Job& j, const Place& p, std::byte* rings)
+    __device__ Tiles(const DecodeJob& j, const Place& p, std::byte* rings)
         : job(j),
           at(p),
           position(positions(j, p)),
