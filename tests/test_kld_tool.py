@@ -64,6 +64,8 @@ class Kld(Tools):
         self.bad(2, "kld", *one, "--jitter", "129", says="128")
         self.bad(2, "kld", *one, "--json", "-", "--csv", "-", says="--csv")
         self.bad(2, "kld", *one, "-b", "48", says="48")
+        self.bad(2, "kld", *one, "--layers", "0", says="--by-layer")
+        self.bad(2, "kld", *one, "--by-layer", "--layers", "0-2", says="0 to 1")
         self.bad(1, "kld", "-m", self.model, "-f", self.path("missing.txt"), "--variant", EIGHT,
                  says="missing.txt")
         self.bad(1, "kld", "-m", self.path("missing.gguf"), "-f", self.text, "--variant", EIGHT,
@@ -197,6 +199,55 @@ class Kld(Tools):
         first = figures("32", "1")
         for batch, threads in (("64", "2"), ("5", "1"), ("2048", "1")):
             self.assertEqual(figures(batch, threads), first)
+
+    def test_by_layer(self):
+        names = [EIGHT, f"{EIGHT} [K only]", f"{EIGHT} [V only]"]
+        found = self.json_of("--by-layer", "--by-side", variants=(EIGHT,))["variants"]
+        self.assertEqual([one["name"] for one in found], names)
+        for one in found:
+            layers = one["by_layer"]["layers"]
+            self.assertEqual([layer["layer"] for layer in layers], [0, 1])
+            self.assertTrue(all(layer["kld"] > 1e-8 for layer in layers))
+            self.assertAlmostEqual(one["by_layer"]["sum"], sum(x["kld"] for x in layers), 12)
+            self.assertAlmostEqual(one["by_layer"]["whole"], one["kld"]["mean"], 12)
+            # KLD is quadratic in small errors, and errors of two layers know little of each other.
+            self.assertAlmostEqual(one["by_layer"]["whole_over_sum"], 1, delta=0.3)
+        for layer in (0, 1):
+            both, k, v = (one["by_layer"]["layers"][layer]["kld"] for one in found)
+            self.assertAlmostEqual(both / (k + v), 1, delta=0.3)
+        last = self.json_of("--by-layer", "--layers", "1", variants=(EIGHT,))["variants"][0]
+        self.assertEqual(last["by_layer"]["layers"], found[0]["by_layer"]["layers"][1:])
+        self.assertNotIn("whole", last["by_layer"])
+        equal = self.json_of("--by-layer", "--base", EIGHT, variants=(EIGHT,))["variants"][0]
+        self.assertEqual([x["kld"] for x in equal["by_layer"]["layers"]], [0, 0])
+        shown = self.kld("--by-layer", variants=(EIGHT,))
+        self.assertRegex(shown.stdout, r"one layer as in the variant[^$]*\nsum  [^$]*\nwhole  ")
+        self.assertIn("one layer alone: 2 of 2", shown.stderr)
+        self.assertNotIn("one layer", self.kld(variants=(EIGHT,)).stdout)
+
+    def test_explain(self):
+        keys, values = "k=q4_0,v=f32", "k=f32,v=q4_0"
+        arguments = ("--explain", "--backend", "ref", "--chunks", "2")
+        found = self.json_of(*arguments, variants=(FOUR, keys, values, "k=f32,v=f32"))["explain"]
+        four, k, v, none = (one["all"] for one in found)
+        self.assertEqual([one["name"] for one in found], [FOUR, keys, values, "k=f32,v=f32"])
+        self.assertEqual(found[0]["queries_per_head"], 2 * SCORED)  # fewer than it would take
+        # Queries, keys and values are the base's for every variant, so that sides are the same.
+        self.assertAlmostEqual(four["keys"] / k["error"], 1, delta=1e-9)
+        self.assertAlmostEqual(four["values"] / v["error"], 1, delta=1e-9)
+        self.assertEqual((k["values"], v["keys"], v["temperature"]), (0, 0, 0))
+        self.assertEqual((none["error"], found[3]["sentence"]), (0, "no error."))
+        for one in (four, *found[0]["layers"], *found[0]["layers"][1]["heads"]):
+            self.assertAlmostEqual(one["keys"] + one["values"] + one["product"], one["error"], 12)
+            self.assertLess(one["temperature"], one["own_temperature"])
+            self.assertLess(one["own_temperature"], one["keys"])
+        self.assertEqual([head["kv_head"] for head in found[0]["layers"][0]["heads"]], [0, 0])
+        for batch in ("64", "5"):  # windows at once, a window in pieces
+            again = self.json_of(*arguments, "-b", batch, variants=(FOUR,))["explain"][0]
+            self.assertEqual(again["layers"], found[0]["layers"])
+        shown = self.kld("--explain", variants=(EIGHT,)).stdout
+        self.assertRegex(shown, r"\nA: \d+ % of the error comes through keys ")
+        self.assertNotIn("attention outputs", self.kld(variants=(EIGHT,)).stdout)
 
     def test_where_results_go(self):
         result = self.kld("--quiet", "--json", self.path("kld.json"), "--csv",

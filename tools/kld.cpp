@@ -162,7 +162,7 @@ LockStepOptions options_of(const Flags& flags, int64_t layers) {
     options.layers = parse_layers(flags.layers, layers);
     if (flags.quiet) return options;
     options.layer_done = [](int64_t done, int64_t all) {
-        fmt::print(stderr, "\rlayer {} of {}{}", done, all, done == all ? "\n" : "");
+        fmt::print(stderr, "\rone layer alone: {} of {}{}", done, all, done == all ? "\n" : "");
     };
     return options;
 }
