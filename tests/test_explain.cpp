@@ -95,6 +95,18 @@ TEST_CASE("explain: one temperature for all queries is not one for each") {
     CHECK(sum.slope() == Approx(1).epsilon(1e-6));
 }
 
+TEST_CASE("explain: queries with the same change of temperature share it") {
+    OutputErrors sum;
+    for (uint64_t seed = 0; seed < 3; ++seed) {
+        Rows rows;
+        rows.q = normal_vector(k_d, 20 + seed);
+        scale(rows.stored_k, 1 + 1e-3);
+        sum.add(rows.split());
+    }
+    CHECK(sum.temperature() / sum.keys == Approx(1).epsilon(1e-5));
+    CHECK(sum.slope() == Approx(1 + 1e-3).epsilon(1e-6));
+}
+
 TEST_CASE("explain: an error that all keys share is none") {
     Rows rows;
     const std::vector<float> offset = normal_vector(k_d, 9);
