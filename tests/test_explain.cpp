@@ -38,7 +38,46 @@ void add_noise(std::vector<float>& x, double size, uint64_t seed) {
     for (size_t i = 0; i < x.size(); ++i) x[i] += float(size * double(noise[i]));
 }
 
-// One layer of three heads and the errors given, the other heads exact.
+// Two streams, a window and a softcap; either side as an exact cache or a coarse one has it.
+AttentionCase stored_as(bool coarse_k, bool coarse_v) {
+    AttentionCase c;
+    c.softcap = 20;
+    c.window = 9;
+    c.fill(2, 21, 5);
+    if (coarse_k) c.type_k = DType::q4_0;
+    if (coarse_v) c.type_v = DType::q5_1;
+    c.spec =
+        RotationSpec::of(coarse_k ? Rotation{Rotation::Kind::signs, 64, 7, 0} : Rotation(),
+                         coarse_v ? Rotation{Rotation::Kind::sylvester, 32, 0, 0} : Rotation());
+    return c;
+}
+
+// The attention call of such a case, not run.
+struct Asked {
+    Buffer q, streams, positions;
+    AttentionArgs args;
+
+    Asked(Backend& backend, const AttentionCase& c, const KvCache& cache)
+        : q(upload(backend, c.q)),
+          streams(upload(backend, c.q_streams)),
+          positions(upload(backend, c.q_positions)) {
+        const int64_t tokens = int64_t(c.q_streams.size());
+        args.q = q.view(DType::f32, {tokens, c.heads, c.d_k});
+        args.k_cache = cache.k(0);
+        args.v_cache = cache.v(0);
+        args.position = cache.positions();
+        args.used = cache.used();
+        args.q_stream = streams.view(DType::i32, {tokens});
+        args.q_position = positions.view(DType::i32, {tokens});
+        args.scale = c.scale;
+        args.softcap = c.softcap;
+        args.window = c.window;
+        args.k_rotation = c.spec.at(0, 0, Side::k);
+        args.v_rotation = c.spec.at(0, 0, Side::v);
+    }
+};
+
+// Layers of one head with the errors given.
 Explanation explanation_of(const std::vector<double>& errors) {
     Explanation explanation{"made", int64_t(errors.size()), 1, 1, {}};
     for (const double both : errors) {
@@ -169,71 +208,45 @@ TEST_CASE("explain: rows that do not fit are refused") {
 
 TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
     const std::unique_ptr<Backend> backend = ref::make_backend();
-    AttentionCase exact;
-    exact.softcap = 20;
-    exact.window = 9;
-    exact.fill(2, 21, 5);
-    AttentionCase coarse = exact;
-    coarse.type_k = DType::q4_0;
-    coarse.type_v = DType::q5_1;
-    coarse.spec =
-        RotationSpec::of({Rotation::Kind::signs, 64, 7, 0}, {Rotation::Kind::sylvester, 32, 0, 0});
+    const AttentionCase exact = stored_as(false, false), coarse = stored_as(true, true);
     KvCache a(*backend, exact.shape(), exact.spec), b(*backend, coarse.shape(), coarse.spec);
     exact.store(*backend, a);
     coarse.store(*backend, b);
-    const int64_t tokens = int64_t(exact.q_streams.size());
-    const Buffer q = upload(*backend, exact.q), dst(*backend, exact.q.size() * sizeof(float));
-    const Buffer streams = upload(*backend, exact.q_streams);
-    const Buffer positions = upload(*backend, exact.q_positions);
-    AttentionArgs args;
-    args.dst = dst.view(DType::f32, {tokens, exact.heads, exact.d_v});
-    args.q = q.view(DType::f32, {tokens, exact.heads, exact.d_k});
-    args.k_cache = a.k(0);
-    args.v_cache = a.v(0);
-    args.position = a.positions();
-    args.used = a.used();
-    args.q_stream = streams.view(DType::i32, {tokens});
-    args.q_position = positions.view(DType::i32, {tokens});
-    args.scale = exact.scale;
-    args.softcap = exact.softcap;
-    args.window = exact.window;
+    const Asked asked(*backend, exact, a);
     const StoredLayer stored{b.k(0), b.v(0), coarse.spec.at(0, 0, Side::k),
                              coarse.spec.at(0, 0, Side::v)};
-    const auto output = [&](bool other_k, bool other_v) {
-        AttentionArgs mixed = args;
-        if (other_k) mixed.k_cache = stored.k, mixed.k_rotation = stored.k_rotation;
-        if (other_v) mixed.v_cache = stored.v, mixed.v_rotation = stored.v_rotation;
-        backend->attention(mixed);
-        return download_f32(*backend, mixed.dst);
-    };
-    const std::vector<float> o = output(false, false), o_k = output(true, false);
-    const std::vector<float> o_v = output(false, true), o_kv = output(true, true);
-    std::vector<int64_t> asked;
-    for (int64_t t = 1; t < tokens; t += 3) asked.push_back(t);
+    std::vector<int64_t> rows;
+    for (int64_t t = 1; t < int64_t(exact.q_streams.size()); t += 3) rows.push_back(t);
     std::vector<OutputErrors> sums(static_cast<size_t>(exact.heads));
-    add_output_errors(*backend, args, stored, asked, sums);
+    add_output_errors(*backend, asked.args, stored, rows, sums);
+
+    const std::vector<float> o = exact.run(*backend), o_kv = coarse.run(*backend);
+    const std::vector<float> o_k = stored_as(true, false).run(*backend);
+    const std::vector<float> o_v = stored_as(false, true).run(*backend);
+    const std::vector<float> zero(o.size(), 0.0f);
     for (int64_t h = 0; h < exact.heads; ++h) {
-        const auto apart = [&](const std::vector<float>& x, double times) {
+        const auto apart = [&](const std::vector<float>& x, const std::vector<float>& y) {
             double sum = 0;
-            for (const int64_t t : asked) {
+            for (const int64_t t : rows) {
                 for (int64_t j = 0; j < exact.d_v; ++j) {
                     const size_t i = size_t((t * exact.heads + h) * exact.d_v + j);
-                    sum += std::pow(double(x[i]) - times * double(o[i]), 2);
+                    sum += std::pow(double(x[i]) - double(y[i]), 2);
                 }
             }
             return sum;
         };
         const OutputErrors& found = sums[size_t(h)];
         INFO("head " << h);
-        CHECK(found.queries == int64_t(asked.size()));
-        CHECK(found.output == Approx(apart(o, 0)).epsilon(1e-5));
-        CHECK(found.keys == Approx(apart(o_k, 1)).epsilon(1e-4));
-        CHECK(found.values == Approx(apart(o_v, 1)).epsilon(1e-4));
-        CHECK(found.both == Approx(apart(o_kv, 1)).epsilon(1e-4));
+        CHECK(found.queries == int64_t(rows.size()));
+        CHECK(found.output == Approx(apart(o, zero)).epsilon(1e-5));
+        CHECK(found.keys == Approx(apart(o_k, o)).epsilon(1e-4));
+        CHECK(found.values == Approx(apart(o_v, o)).epsilon(1e-4));
+        CHECK(found.both == Approx(apart(o_kv, o)).epsilon(1e-4));
         CHECK(found.keys > 1e-4 * found.output);
     }
-    args.sinks = q.view(DType::f32, {exact.heads});
-    CHECK_THROWS_AS(add_output_errors(*backend, args, stored, asked, sums), Error);
+    AttentionArgs with_sinks = asked.args;
+    with_sinks.sinks = asked.q.view(DType::f32, {exact.heads});
+    CHECK_THROWS_AS(add_output_errors(*backend, with_sinks, stored, rows, sums), Error);
 }
 
 TEST_CASE("explain: layers that hold half, and the sentence") {

@@ -84,13 +84,12 @@ double share_by_chance(const ObservedQuery& query, const Vector& s, const Vector
     double along = 0, all = 0;
     for (std::size_t c = 0; c < p.size(); ++c) {
         const double weight = p[c] * cap_slope(s[c], query.softcap);
-        Vector away;
+        Vector u;
         for (std::size_t j = 0; j < o.size(); ++j) {
-            away.push_back(double(query.v[c * o.size() + j]) - o[j]);
+            u.push_back(weight * (double(query.v[c * o.size() + j]) - o[j]));
         }
-        const double part = dot(away, g);
-        along += weight * weight * part * part;
-        all += weight * weight * square(away);
+        along += std::pow(dot(u, g), 2);
+        all += square(u);
     }
     return all > 0 && square(g) > 0 ? along / square(g) / all : 0;
 }

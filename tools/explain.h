@@ -49,8 +49,7 @@ struct OutputErrors {
 /// Math:   s_c = scale q.k_c, p = softmax(softcap tanh(s / softcap)) or softmax(s), o = sum p_c v_c
 ///         g = sum_c p_c (w_c s_c - sum_b p_b w_b s_b) v_c, w the softcap's slope (1 without)
 ///         covariance = sum_c p_c (s_c - mean)(s'_c - mean'), means weighted by p too
-///         own_by_chance = |e|^2 sum_c (p_c w_c (v_c - o).g)^2 / |g|^2 / sum_c p_c^2 w_c^2 |v_c -
-///         o|^2
+///         own_by_chance = |e|^2 sum_c (u_c.g)^2 / |g|^2 / sum_c |u_c|^2, u_c = p_c w_c (v_c - o)
 /// Throws: Error(bad_argument) for rows of other lengths or no cell at all.
 OutputErrors split_output_error(const ObservedQuery& query);
 

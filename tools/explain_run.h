@@ -38,13 +38,14 @@ std::vector<Explanation> explain(const LoadedModel& loaded, const ModelFlags& fl
                                  const std::vector<Variant>& variants,
                                  const std::function<void(int64_t windows)>& progress);
 
-/// The errors of some queries of one attention call, added to `sums` [H]: the base as `args` has
-/// it, and the same cells of another cache's layer.
-/// Shapes: asked: rows of args.q. Throws: Error(unsupported) for attention sinks.
+/// One layer of another cache, with the same tokens in the same cells.
 struct StoredLayer {
     TensorView k, v;
     Rotation k_rotation, v_rotation;
 };
+
+/// Adds the errors of some queries of one attention call to `sums` [H]; what `args` reads is exact.
+/// Shapes: asked: rows of args.q. Throws: Error(unsupported) for attention sinks.
 void add_output_errors(Backend& backend, const AttentionArgs& args, const StoredLayer& stored,
                        const std::vector<int64_t>& asked, std::span<OutputErrors> sums);
 
