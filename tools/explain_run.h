@@ -14,7 +14,8 @@
 
 namespace rotkv::tools {
 
-/// Queries of a window that are looked at, evenly spread over its scored positions.
+/// So many queries of a window are looked at, or a few more: every n-th of its scored positions,
+/// all of them where there are no more.
 inline constexpr int64_t k_explained_queries = 32;
 
 /// What was found for one variant.
