@@ -245,6 +245,9 @@ class Kld(Tools):
         for batch in ("64", "5"):  # windows at once, a window in pieces
             again = self.json_of(*arguments, "-b", batch, variants=(FOUR,))["explain"][0]
             self.assertEqual(again["layers"], found[0]["layers"])
+        long = json.loads(self.good("kld", "-m", self.model, "-f", self.text, "-c", "256", "--chunks",
+                                    "1", "--explain", "--variant", FOUR, "--json", "-").stdout)
+        self.assertEqual(long["explain"][0]["queries_per_head"], 127 // 3)  # every third
         shown = self.kld("--explain", variants=(EIGHT,)).stdout
         self.assertRegex(shown, r"\nA: \d+ % of the error comes through keys ")
         self.assertNotIn("attention outputs", self.kld(variants=(EIGHT,)).stdout)
