@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Executes notebooks afresh and compares what their cells print with what is stored in them: the
+same words, and numbers within 5 %. With --write the fresh outputs are stored instead.
+
+Usage: tests/run_notebooks.py PROGRAMS MODEL [--write]"""
+import glob
+import json
+import os
+import re
+import sys
+
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+TOLERANCE = 0.05
+
+
+def printed(notebook):
+    """The text that each cell printed."""
+    return ["".join(output.get("text", "") for output in cell.get("outputs", []))
+            for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def difference(stored, fresh):
+    """What is not the same, or None."""
+    if NUMBER.sub("#", stored) != NUMBER.sub("#", fresh):
+        return f"expected\n{stored}found\n{fresh}"
+    for a, b in zip(NUMBER.findall(stored), NUMBER.findall(fresh)):
+        x, y = float(a), float(b)
+        if abs(x - y) > TOLERANCE * max(abs(x), abs(y)) and max(abs(x), abs(y)) > 1e-3:
+            return f"expected {a}, found {b}, in\n{fresh}"
+    return None
+
+
+def execute(path, nbformat, client):
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client(notebook, timeout=1800, kernel_name="python3",
+           resources={"metadata": {"path": os.path.dirname(path)}}).execute()
+    return notebook
+
+
+def tidy(notebook):
+    """Without what differs from run to run and from machine to machine."""
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"],
+                         "language_info": {"name": "python"}}
+    for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
+        cell.metadata, cell.execution_count = {}, number + 1
+        for output in cell.outputs:
+            output.pop("metadata", None)
+            if output.output_type == "display_data":
+                output["metadata"] = {}
+                output["data"] = {"image/png": output["data"]["image/png"]}
+    return notebook
+
+
+def main(programs, model, write):
+    try:
+        import matplotlib  # noqa: F401, the notebooks draw
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError as error:
+        print(f"SKIPPED notebooks: {error} (Debian: python3-nbclient python3-ipykernel python3-matplotlib)")
+        return 77
+    os.environ["ROTKV_PROGRAMS"] = os.path.abspath(programs)
+    os.environ["ROTKV_MODEL"] = os.path.abspath(model)
+    os.environ.pop("MPLBACKEND", None)
+    failures = 0
+    for path in sorted(glob.glob(os.path.join(os.path.dirname(__file__), "../notebooks/*.ipynb"))):
+        stored = nbformat.read(path, as_version=4)
+        fresh = execute(os.path.abspath(path), nbformat, NotebookClient)
+        if write:
+            with open(path, "w") as file:
+                json.dump(tidy(fresh), file, indent=1, ensure_ascii=False)
+                file.write("\n")
+            continue
+        for number, (a, b) in enumerate(zip(printed(stored), printed(fresh)), 1):
+            wrong = difference(a, b)
+            if wrong:
+                failures += 1
+                print(f"{os.path.basename(path)}: code cell {number}: {wrong}")
+        print(f"{os.path.basename(path)}: {len(printed(fresh))} code cells, {failures} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:3], "--write" in sys.argv))
