@@ -206,6 +206,8 @@ class Perplexity(Tools):
         self.assertRegex(result.stdout, r"^\[1\]\d+\.\d{4},\[2\]\d+\.\d{4},\[3\]\d+\.\d{4},\n"
                                         r"Final estimate: PPL = \d+\.\d{4} \+/- \d+\.\d{5}\n$")
         self.assertIn("K f16: rotation off (policy: f16 is not quantized)", result.stderr)
+        quiet = self.perplexity("--chunks", "3", "--quiet")
+        self.assertEqual((quiet.stdout, quiet.stderr), (result.stdout, ""))
 
     def test_json(self):
         found = self.json_of("--chunks", "2", "-ctk", "q8_0", "-ctv", "q4_0", "--rot-signs", "7")

@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstdio>
 #include <optional>
+#include <string>
 #include <thread>
 
 namespace rotkv::tools {
@@ -29,7 +30,7 @@ struct Flags {
     ModelFlags model;
     CacheFlags cache;
     std::string text, base, json;
-    bool compare = false;
+    bool compare = false, quiet = false;
     std::optional<int64_t> ctx, batch;
     int64_t chunks = -1;
 
@@ -54,6 +55,7 @@ struct Flags {
             ->type_name("FILE");
         app.add_flag("--kl-divergence", compare, "compare with the predictions of a base file");
         add_json_flag(app, json);
+        app.add_flag("--quiet", quiet, "results and errors only");
     }
 
     void check() const {
@@ -68,6 +70,10 @@ struct Flags {
 
     /// Where results for people go: not where a file was asked for.
     std::FILE* results() const { return json == "-" || base == "-" ? stderr : stdout; }
+
+    void say(const std::string& text) const {
+        if (!quiet) fmt::print(stderr, "{}", text);
+    }
 };
 
 struct Outcome {
@@ -80,7 +86,7 @@ struct Outcome {
 // Says on stderr how long it will take, once the first windows are done.
 class Clock {
   public:
-    explicit Clock(const WindowPlan& plan) : plan_(plan) {}
+    Clock(const WindowPlan& plan, const Flags& flags) : plan_(plan), flags_(flags) {}
 
     double seconds() const {
         return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -91,11 +97,12 @@ class Clock {
             std::ceil(double(plan_.windows) / double(plan_.windows_at_once() * ranks().size));
         const double total = seconds() * passes;
         if (total < 5) return;
-        fmt::print(stderr, "{}: about {:.0f} s for {} windows\n", k_tool, total, plan_.windows);
+        flags_.say(fmt::format("about {:.0f} s for {} windows\n", total, plan_.windows));
     }
 
   private:
     const WindowPlan& plan_;
+    const Flags& flags_;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
     int64_t done_ = 0;
 };
@@ -279,19 +286,20 @@ int run_perplexity(const Flags& flags) {
     const WindowPlan plan = plan_of(flags, loaded, reader ? &*reader : nullptr, ctx);
     KvCache cache = make_cache(loaded.model, plan, flags.cache.type_k(), flags.cache.type_v(),
                                flags.cache.rotation());
-    fmt::print(stderr, "{} on {} ({})\n{}{} windows of {} tokens, {} at once\n", flags.model.path,
-               loaded.backend->name(), loaded.backend->description(), describe_cache(cache),
-               plan.windows, plan.ctx, plan.windows_at_once());
+    flags.say(fmt::format("{} on {} ({})\n{}{} windows of {} tokens, {} at once\n",
+                          flags.model.path, loaded.backend->name(), loaded.backend->description(),
+                          describe_cache(cache), plan.windows, plan.ctx, plan.windows_at_once()));
 
-    Run run{loaded.model, cache, plan, flags, Clock(plan)};
+    Run run{loaded.model, cache, plan, flags, Clock(plan, flags)};
     Outcome outcome = flags.compare ? compare(run, *reader)
                       : flags.base.empty()
                           ? measure(run)
                           : measure_and_write(run, int32_t(loaded.model.config().words));
     if (!ranks().first()) return k_good;
     const double seconds = run.clock.seconds();
-    fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens per second\n", plan.windows * plan.ctx,
-               seconds, double(plan.windows * plan.ctx) / seconds);
+    flags.say(fmt::format("{} tokens in {:.2f} s, {:.1f} tokens per second\n",
+                          plan.windows * plan.ctx, seconds,
+                          double(plan.windows * plan.ctx) / seconds));
     if (loaded.profile != nullptr) fmt::print(stderr, "{}", loaded.profile->table(seconds));
     outcome.floor = measure_precision_floor(loaded.model, cache, plan);
     if (outcome.floor) fmt::print(flags.results(), "{}\n", words_of(*outcome.floor));
