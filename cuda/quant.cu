@@ -1,9 +1,9 @@
 // Rows into the nine cache types (quantize) and out of them and of weights (dequantize).
 //   The formulas are those of ref/quant_*.cpp. A thread owns four neighbouring channels at a time,
-//   eight neighbouring threads a block of 32 (quant.cuh, dequant.cuh).
+//   eight neighbouring threads a block of 32 (quant.cuh, dequant.cuh, dequant_weight.cuh).
 //   Must equal ref::quantize and ref::dequantize byte for byte.
 //   Cost: 4 bytes of f32 and the type's bytes for each element, each moved once.
-#include "cuda/dequant.cuh"
+#include "cuda/dequant_weight.cuh"
 #include "cuda/kernels.h"
 #include "cuda/quant.cuh"
 
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(k_threads)
     dequantize_kernel(Rows dst, Rows src, DType type, uint32_t rows, Divisor per_row, uint32_t d) {
     const Four at = four_of(blockIdx.x * k_threads + threadIdx.x, rows, per_row, d);
     if (at.i >= d) return;
-    const float4 x = dequantize4(type, src.row<const std::byte>(at.row), at.i, d);
+    const float4 x = weight4(type, src.row<const std::byte>(at.row), at.i, d);
     store4(dst.row<float>(at.row), at.i, d, dst.vectors, x);
 }
 
