@@ -89,7 +89,8 @@ if(ROTKV_MPI AND ROTKV_BUILD_TOOLS)
     endif()
 endif()
 
-# CUDA, for cuda/ alone. Its compiler may lie beside the PATH, where NVIDIA's packages put it.
+# CUDA and cuBLAS, for cuda/ alone. Its compiler may lie beside the PATH, where NVIDIA's packages
+# put it.
 set(rotkv_cuda OFF)
 if(ROTKV_CUDA)
     include(CheckLanguage)
@@ -105,12 +106,15 @@ if(ROTKV_CUDA)
             set(CMAKE_CUDA_ARCHITECTURES 80 90-virtual 90a-real)
         endif()
         enable_language(CUDA)
-        if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12)  # the first to know C++20
-            set(rotkv_cuda ON)
+        find_package(CUDAToolkit)
+        if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12 AND TARGET CUDA::cublas)
+            set(rotkv_cuda ON)  # 12 is the first to know C++20
+        else()
+            message(STATUS "cuda/ is left out: it needs CUDA 12 or later with cuBLAS")
         endif()
     endif()
     if(NOT rotkv_cuda AND NOT ROTKV_CUDA STREQUAL "AUTO")
         message(FATAL_ERROR "ROTKV_CUDA is ${ROTKV_CUDA}, but no CUDA compiler of version 12 or "
-                            "later was found. CUDACXX names one.")
+                            "later, or no cuBLAS beside it, was found. CUDACXX names a compiler.")
     endif()
 endif()

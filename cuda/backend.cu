@@ -8,7 +8,6 @@ using cuda::require_success;
 
 namespace {
 
-constexpr const char* k_not_yet = "not in this room yet";
 constexpr int64_t k_most_elements = int64_t(1) << 31;  // threads have 32-bit numbers
 
 Support refusal(const std::string& reason) { return {false, reason}; }
@@ -36,12 +35,6 @@ Support small_block(const char* what, const Rotation& rotation) {
                    std::to_string(rotation.block));
 }
 
-Support readable(const char* what, DType type) {
-    const bool super = type == DType::q4_k || type == DType::q5_k || type == DType::q6_k;
-    if (type_info(type).cache || super) return {};
-    return refusal(std::string(what) + ": no kernel reads " + type_info(type).name);
-}
-
 Support short_row(const char* what, const TensorView& tensor) {
     if (tensor.n[3] <= cuda::k_largest_row) return {};
     return refusal(std::string(what) + ": rows of at most " + std::to_string(cuda::k_largest_row) +
@@ -66,9 +59,11 @@ CudaBackend::CudaBackend() {
     // Ordered with the default stream: kernels launched there, by tests, wait and are waited for.
     require_success(cudaStreamCreate(&stream_), "stream");
     workspace_.create();
+    products_ = std::make_unique<cuda::Products>(stream_);
 }
 
 CudaBackend::~CudaBackend() {
+    products_.reset();
     workspace_.destroy();
     cudaStreamDestroy(stream_);
 }
@@ -121,7 +116,7 @@ Support CudaBackend::supports(const QuantizeArgs& args) const {
     return all(Backend::supports(args), countable("src", args.src));
 }
 Support CudaBackend::supports(const DequantizeArgs& args) const {
-    return all(Backend::supports(args), readable("src", args.src.type), countable("dst", args.dst));
+    return all(Backend::supports(args), countable("dst", args.dst));
 }
 Support CudaBackend::supports(const RopeArgs& args) const { return countable("src", args.src); }
 Support CudaBackend::supports(const KvStoreArgs& args) const {
@@ -153,8 +148,21 @@ Support CudaBackend::supports(const RmsNormArgs& args) const { return countable(
 Support CudaBackend::supports(const ActMulArgs& args) const { return countable("dst", args.dst); }
 Support CudaBackend::supports(const AddArgs& args) const { return countable("dst", args.dst); }
 Support CudaBackend::supports(const EmbedArgs& args) const {
-    return all(Backend::supports(args), readable("weight", args.weight.type),
-               countable("dst", args.dst));
+    return all(Backend::supports(args), countable("dst", args.dst));
+}
+Support CudaBackend::supports(const MatmulArgs& args) const {
+    MatmulArgs any = args;  // precisions are all supported, blocks must be whole in each
+    any.precision = Precision::f32;
+    return all(Backend::supports(any), countable("src", args.src), countable("dst", args.dst));
+}
+Support CudaBackend::supports(const NllArgs& args) const {
+    return all(Backend::supports(args), countable("hidden", args.hidden));
+}
+Support CudaBackend::supports(const KldArgs& args) const {
+    return all(Backend::supports(args), countable("hidden", args.hidden_a));
+}
+Support CudaBackend::supports(const LogitsArgs& args) const {
+    return all(Backend::supports(args), countable("dst", args.dst));
 }
 
 void CudaBackend::run(const HadamardArgs& args) { cuda::hadamard(args, stream_); }
@@ -168,16 +176,10 @@ void CudaBackend::run(const RmsNormArgs& args) { cuda::rms_norm(args, stream_); 
 void CudaBackend::run(const ActMulArgs& args) { cuda::act_mul(args, stream_); }
 void CudaBackend::run(const AddArgs& args) { cuda::add(args, stream_); }
 void CudaBackend::run(const EmbedArgs& args) { cuda::embed(args, stream_); }
-
-// No kernels yet. supports() is asked before each run(), so that these are never entered.
-Support CudaBackend::supports(const MatmulArgs&) const { return refusal(k_not_yet); }
-Support CudaBackend::supports(const NllArgs&) const { return refusal(k_not_yet); }
-Support CudaBackend::supports(const KldArgs&) const { return refusal(k_not_yet); }
-Support CudaBackend::supports(const LogitsArgs&) const { return refusal(k_not_yet); }
-void CudaBackend::run(const MatmulArgs&) {}
-void CudaBackend::run(const NllArgs&) {}
-void CudaBackend::run(const KldArgs&) {}
-void CudaBackend::run(const LogitsArgs&) {}
+void CudaBackend::run(const MatmulArgs& args) { cuda::matmul(args, *products_); }
+void CudaBackend::run(const NllArgs& args) { cuda::nll(args, *products_); }
+void CudaBackend::run(const KldArgs& args) { cuda::kld(args, *products_); }
+void CudaBackend::run(const LogitsArgs& args) { cuda::logits(args, *products_); }
 
 std::unique_ptr<Backend> make_cuda_backend(int /*threads*/) {
     return std::make_unique<CudaBackend>();

@@ -2,7 +2,7 @@
 // The backend "cuda": the rotated-cache operations on one NVIDIA GPU, all on one stream.
 // Docs: docs/08-backends.md
 
-#include "cuda/kernels.h"
+#include "cuda/products.h"
 
 #include <memory>
 #include <string>
@@ -11,7 +11,6 @@ namespace rotkv {
 
 /// Memory is the device's; import() copies. Operations are queued and run in the order of their
 /// calls; upload(), download() and synchronize() wait for all of them.
-/// What it computes so far is bit for bit what ref computes; see supports().
 class CudaBackend final : public Backend {
   public:
     /// Takes the first device that the process sees (CUDA_VISIBLE_DEVICES chooses).
@@ -67,6 +66,7 @@ class CudaBackend final : public Backend {
   private:
     cuda::Stream stream_ = nullptr;
     cuda::Workspace workspace_;
+    std::unique_ptr<cuda::Products> products_;
 };
 
 /// `threads` is for backends on CPUs and is not used. Throws as the constructor does.

@@ -1,8 +1,8 @@
 #pragma once
 // The operations of the backend "cuda", one function per struct of ops.h, each in the file of its
 // stem with the name it has in ref. Arguments have passed check() and supports(). A function
-// launches its kernel on the stream and returns; results are there after a download or synchronize.
-// Docs: docs/08-backends.md
+// launches its kernels on the stream and returns; results are there after a download or
+// synchronize. Docs: docs/08-backends.md
 
 #include "ref/ops.h"
 
@@ -13,6 +13,7 @@ struct CUstream_st;  // a cudaStream_t points to it: whoever includes this needs
 namespace rotkv::cuda {
 
 using Stream = CUstream_st*;
+class Products;  // products.h: cuBLAS, memory, and the stream that they belong to
 
 void hadamard(const HadamardArgs& args, Stream stream);      // hadamard.cu
 void quantize(const QuantizeArgs& args, Stream stream);      // quant.cu
@@ -21,9 +22,13 @@ void rope(const RopeArgs& args, Stream stream);              // rope.cu
 void rms_norm(const RmsNormArgs& args, Stream stream);       // norm.cu
 void act_mul(const ActMulArgs& args, Stream stream);         // norm.cu
 void add(const AddArgs& args, Stream stream);                // norm.cu
+void matmul(const MatmulArgs& args, Products& products);     // matmul.cu
 void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
 void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
 void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_cache.cu
+void nll(const NllArgs& args, Products& products);           // nll.cu
+void kld(const KldArgs& args, Products& products);           // nll.cu
+void logits(const LogitsArgs& args, Products& products);     // nll.cu
 
 /// Memory in which blocks of threads that share a reduction meet, and what the device offers them.
 /// A backend makes one; two launches that use it must not run at the same time.
@@ -51,6 +56,10 @@ bool prefill_f32_takes(const AttentionArgs& args);
 
 /// Why attention_prefill cannot take these shapes; "" where it can.
 std::string prefill_refusal(const AttentionArgs& args);
+
+/// Products for so many tokens, or fewer, read the weight packed: matvec.cu.
+inline constexpr int64_t k_matvec_tokens = 8;
+void matvec(const MatmulArgs& args, Stream stream);
 
 /// The largest rotation block: 1024 channels are 32 registers of each lane of a warp.
 inline constexpr int64_t k_largest_block = 1024;

@@ -3,31 +3,20 @@
 //   act_mul, add: a thread owns four neighbouring channels of one row.
 //   add must equal ref::add bit for bit; the other two agree within the table's rounding.
 //   Cost: 8 bytes an element (rms_norm), 12 (act_mul; add, where b is not one row repeated).
-#include "cuda/device.cuh"
 #include "cuda/kernels.h"
+#include "cuda/reduce.cuh"
 
 namespace rotkv::cuda {
 namespace {
-
-// The sum over all threads of the block, for every thread. f64, so that squares cannot overflow.
-__device__ double block_sum(double x) {
-    __shared__ double of_warp[k_threads / k_warp];
-    for (unsigned h = k_warp / 2; h > 0; h /= 2) x += __shfl_xor_sync(k_all_lanes, x, h);
-    if (lane_of_warp() == 0) of_warp[threadIdx.x / k_warp] = x;
-    __syncthreads();
-    double sum = 0;
-    for (const double warp : of_warp) sum += warp;
-    return sum;
-}
 
 __global__ void __launch_bounds__(k_threads)
     rms_norm_kernel(Rows dst, Rows src, const float* weight, float epsilon, uint32_t d) {
     const float* x = src.row<const float>(blockIdx.x);
     float* y = dst.row<float>(blockIdx.x);
-    double squares = 0;
-    for (uint32_t i = threadIdx.x; i < d; i += k_threads) squares += double(x[i]) * double(x[i]);
-    const double mean = block_sum(squares) / d;  // its barrier stands before the first write to x
-    const float scale = float(1.0 / sqrt(mean + double(epsilon)));
+    double squares[1] = {};
+    for (uint32_t i = threadIdx.x; i < d; i += k_threads) squares[0] += double(x[i]) * double(x[i]);
+    block_sums(squares);  // its barrier stands before the first write to x
+    const float scale = float(1.0 / sqrt(squares[0] / d + double(epsilon)));
     for (uint32_t i = threadIdx.x; i < d; i += k_threads) y[i] = x[i] * scale * weight[i];
 }
 

@@ -1,0 +1,109 @@
+// Products of matrices by cuBLAS. A matrix is what a tensor's rows are expanded or rounded to:
+//   A thread owns four neighbouring elements. Rows are expanded exactly; f16 and bf16 round to
+//   nearest even.
+//   Cost: the rows' own bytes read, 4 or 2 bytes an element written.
+#include "cuda/dequant_weight.cuh"
+#include "cuda/products.h"
+
+#include <cublas_v2.h>
+
+namespace rotkv::cuda {
+namespace {
+
+// Fixed, and not cuBLAS's own: the same product repeats to the bit, and launches can be recorded.
+constexpr std::size_t k_cublas_bytes = 32 << 20;
+
+void require_success(cublasStatus_t result, const char* what) {
+    if (result == CUBLAS_STATUS_SUCCESS) return;
+    throw Error(ErrorCode::io,
+                std::string("cuBLAS: ") + what + ": " + cublasGetStatusString(result));
+}
+
+cudaDataType_t type_of(DType type) {
+    if (type == DType::f32) return CUDA_R_32F;
+    return type == DType::f16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+__global__ void __launch_bounds__(k_threads)
+    expand_kernel(std::byte* dst, DType type, TensorView src, uint32_t rows, Divisor per_row,
+                  uint32_t d) {
+    const uint32_t thread = blockIdx.x * k_threads + threadIdx.x, row = per_row.of(thread);
+    if (row >= rows) return;
+    const uint32_t i = (thread - row * per_row.d) * 4;
+    const float4 x = weight4(src.type, src.data + row * src.stride[2], i, d);
+    const int64_t first = int64_t(row) * d;
+    if (type == DType::f32) {
+        store4(reinterpret_cast<float*>(dst) + first, i, d, d % 4 == 0, x);
+    } else if (type == DType::f16) {
+        store_halves(reinterpret_cast<F16*>(dst) + first, i, d, x);
+    } else {
+        store_halves(reinterpret_cast<Bf16*>(dst) + first, i, d, x);
+    }
+}
+
+}  // namespace
+
+int64_t room_for(int64_t elements, DType type) {
+    return (row_bytes(type, elements) + 255) / 256 * 256;
+}
+
+Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType type, std::byte* room,
+                 Stream stream) {
+    const int64_t d = tensor.n[3], apart = row_bytes(type, d), step = tensor.stride[2];
+    TensorView part = tensor;
+    part.data += first * step;
+    const int64_t unit = apart / d;
+    if (tensor.type == type && step >= apart && step % unit == 0) {
+        return {part.data, type, step / unit, rows, d};
+    }
+    const int64_t per_row = (d + 3) / 4;
+    expand_kernel<<<blocks_for(rows * per_row, k_threads), k_threads, 0, stream>>>(
+        room, type, part, uint32_t(rows), Divisor(per_row), uint32_t(d));
+    require_launched("expand");
+    return {room, type, d, rows, d};
+}
+
+Products::Products(Stream stream) : stream_(stream) {}
+
+Products::~Products() {
+    if (cublas_ != nullptr) cublasDestroy(cublas_);
+    cudaFree(cublas_memory_);
+    cudaFree(memory_);
+}
+
+std::byte* Products::reserve(int64_t bytes) {
+    if (bytes <= bytes_) return memory_;
+    cuda::require_success(cudaFree(memory_), "free");  // waits for all that uses it
+    memory_ = nullptr;
+    bytes_ = 0;
+    void* memory = nullptr;
+    cuda::require_success(cudaMalloc(&memory, std::size_t(bytes)), "allocate");
+    memory_ = static_cast<std::byte*>(memory);
+    bytes_ = bytes;
+    ++moves_;
+    return memory_;
+}
+
+void Products::open() {
+    if (cublas_ != nullptr) return;
+    void* memory = nullptr;
+    cuda::require_success(cudaMalloc(&memory, k_cublas_bytes), "allocate");
+    cublas_memory_ = static_cast<std::byte*>(memory);
+    require_success(cublasCreate(&cublas_), "start");
+    require_success(cublasSetStream(cublas_, stream_), "stream");
+    require_success(cublasSetWorkspace(cublas_, cublas_memory_, k_cublas_bytes), "workspace");
+    require_success(cublasSetMathMode(cublas_, CUBLAS_DEFAULT_MATH), "math mode");
+}
+
+// cuBLAS counts columns first: what is [rows][columns] here is its columns x rows there.
+void Products::multiply(float* y, int64_t y_step, const Matrix& x, const Matrix& w) {
+    open();
+    const float one = 1.0f, zero = 0.0f;
+    require_success(cublasGemmEx(cublas_, CUBLAS_OP_T, CUBLAS_OP_N, int(w.rows), int(x.rows),
+                                 int(w.columns), &one, w.data, type_of(w.type), int(w.step), x.data,
+                                 type_of(x.type), int(x.step), &zero, y, CUDA_R_32F, int(y_step),
+                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                    "product");
+}
+
+}  // namespace rotkv::cuda
