@@ -2,6 +2,10 @@
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
 
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 namespace rotkv {
 
 using cuda::require_success;
@@ -9,6 +13,32 @@ using cuda::require_success;
 namespace {
 
 constexpr int64_t k_most_elements = int64_t(1) << 31;  // threads have 32-bit numbers
+
+// Small uploads wait here for the device.
+constexpr std::size_t k_staging_bytes = 1 << 20;
+
+// One call: its operation's function.
+struct Launch {
+    cuda::Stream stream;
+    const cuda::Workspace& workspace;
+    cuda::Products& products;
+
+    void operator()(const HadamardArgs& args) const { cuda::hadamard(args, stream); }
+    void operator()(const QuantizeArgs& args) const { cuda::quantize(args, stream); }
+    void operator()(const DequantizeArgs& args) const { cuda::dequantize(args, stream); }
+    void operator()(const RopeArgs& args) const { cuda::rope(args, stream); }
+    void operator()(const RmsNormArgs& args) const { cuda::rms_norm(args, stream); }
+    void operator()(const MatmulArgs& args) const { cuda::matmul(args, products); }
+    void operator()(const KvStoreArgs& args) const { cuda::kv_store(args, stream); }
+    void operator()(const AttentionArgs& args) const { cuda::attention(args, workspace, stream); }
+    void operator()(const KvShiftArgs& args) const { cuda::kv_shift(args, stream); }
+    void operator()(const ActMulArgs& args) const { cuda::act_mul(args, stream); }
+    void operator()(const AddArgs& args) const { cuda::add(args, stream); }
+    void operator()(const EmbedArgs& args) const { cuda::embed(args, stream); }
+    void operator()(const NllArgs& args) const { cuda::nll(args, products); }
+    void operator()(const KldArgs& args) const { cuda::kld(args, products); }
+    void operator()(const LogitsArgs& args) const { cuda::logits(args, products); }
+};
 
 Support refusal(const std::string& reason) { return {false, reason}; }
 
@@ -60,11 +90,17 @@ CudaBackend::CudaBackend() {
     require_success(cudaStreamCreate(&stream_), "stream");
     workspace_.create();
     products_ = std::make_unique<cuda::Products>(stream_);
+    void* staging = nullptr;
+    require_success(cudaMallocHost(&staging, k_staging_bytes), "allocate");
+    staging_ = static_cast<std::byte*>(staging);
 }
 
 CudaBackend::~CudaBackend() {
+    cudaStreamSynchronize(stream_);
+    recorder_.forget();
     products_.reset();
     workspace_.destroy();
+    cudaFreeHost(staging_);
     cudaStreamDestroy(stream_);
 }
 
@@ -84,8 +120,15 @@ std::byte* CudaBackend::allocate(std::size_t bytes) {
     return static_cast<std::byte*>(memory);
 }
 
-// Called from destructors: what an earlier operation did wrong is for the next wait to report.
-void CudaBackend::free_memory(std::byte* memory) { static_cast<void>(cudaFree(memory)); }
+// Called from destructors: what went wrong is for the next wait to report.
+void CudaBackend::free_memory(std::byte* memory) {
+    try {
+        flush();  // kept calls may use it
+    } catch (...) {
+        failure_ = std::current_exception();
+    }
+    static_cast<void>(cudaFree(memory));
+}
 
 std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
     std::byte* memory = allocate(bytes.size());
@@ -93,21 +136,47 @@ std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
     return memory;
 }
 
+// Small uploads (positions, tokens, targets) go through memory that the device reads by itself, and
+// nobody waits for them.
 void CudaBackend::upload(std::byte* dst, std::span<const std::byte> src) {
+    flush();
     if (src.empty()) return;
-    require_success(cudaMemcpyAsync(dst, src.data(), src.size(), cudaMemcpyHostToDevice, stream_),
+    const bool small = src.size() <= k_staging_bytes;
+    if (small && staged_ + src.size() > k_staging_bytes) synchronize();
+    const std::byte* from = src.data();
+    if (small) {
+        std::memcpy(staging_ + staged_, src.data(), src.size());
+        from = staging_ + staged_;
+        staged_ += src.size();
+    }
+    require_success(cudaMemcpyAsync(dst, from, src.size(), cudaMemcpyHostToDevice, stream_),
                     "upload");
-    synchronize();
+    if (!small) synchronize();
 }
 
 void CudaBackend::download(std::span<std::byte> dst, const std::byte* src) {
+    flush();
     if (dst.empty()) return;
     require_success(cudaMemcpyAsync(dst.data(), src, dst.size(), cudaMemcpyDeviceToHost, stream_),
                     "download");
     synchronize();
 }
 
-void CudaBackend::synchronize() { require_success(cudaStreamSynchronize(stream_), "wait"); }
+void CudaBackend::synchronize() {
+    flush();
+    require_success(cudaStreamSynchronize(stream_), "wait");
+    staged_ = 0;
+}
+
+void CudaBackend::flush() {
+    if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
+    if (recorder_.empty()) return;
+    const Launch launch{stream_, workspace_, *products_};
+    recorder_.play(stream_, [&](const cuda::Call& call) { std::visit(launch, call); });
+    if (products_->moves() == moves_) return;
+    recorder_.forget();  // launches recorded before would use memory that is gone
+    moves_ = products_->moves();
+}
 
 Support CudaBackend::supports(const HadamardArgs& args) const {
     return all(countable("src", args.src), small_block("rotation", args.rotation));
@@ -164,22 +233,6 @@ Support CudaBackend::supports(const KldArgs& args) const {
 Support CudaBackend::supports(const LogitsArgs& args) const {
     return all(Backend::supports(args), countable("dst", args.dst));
 }
-
-void CudaBackend::run(const HadamardArgs& args) { cuda::hadamard(args, stream_); }
-void CudaBackend::run(const QuantizeArgs& args) { cuda::quantize(args, stream_); }
-void CudaBackend::run(const DequantizeArgs& args) { cuda::dequantize(args, stream_); }
-void CudaBackend::run(const RopeArgs& args) { cuda::rope(args, stream_); }
-void CudaBackend::run(const KvStoreArgs& args) { cuda::kv_store(args, stream_); }
-void CudaBackend::run(const KvShiftArgs& args) { cuda::kv_shift(args, stream_); }
-void CudaBackend::run(const AttentionArgs& args) { cuda::attention(args, workspace_, stream_); }
-void CudaBackend::run(const RmsNormArgs& args) { cuda::rms_norm(args, stream_); }
-void CudaBackend::run(const ActMulArgs& args) { cuda::act_mul(args, stream_); }
-void CudaBackend::run(const AddArgs& args) { cuda::add(args, stream_); }
-void CudaBackend::run(const EmbedArgs& args) { cuda::embed(args, stream_); }
-void CudaBackend::run(const MatmulArgs& args) { cuda::matmul(args, *products_); }
-void CudaBackend::run(const NllArgs& args) { cuda::nll(args, *products_); }
-void CudaBackend::run(const KldArgs& args) { cuda::kld(args, *products_); }
-void CudaBackend::run(const LogitsArgs& args) { cuda::logits(args, *products_); }
 
 std::unique_ptr<Backend> make_cuda_backend(int /*threads*/) {
     return std::make_unique<CudaBackend>();

@@ -3,14 +3,18 @@
 // Docs: docs/08-backends.md
 
 #include "cuda/products.h"
+#include "cuda/recorder.h"
 
+#include <exception>
 #include <memory>
 #include <string>
 
 namespace rotkv {
 
-/// Memory is the device's; import() copies. Operations are queued and run in the order of their
-/// calls; upload(), download() and synchronize() wait for all of them.
+/// Memory is the device's; import() copies. Operations are kept until the next upload(),
+/// download(), synchronize() or free_memory(), launched then in the order of their calls, and
+/// replayed as a CUDA graph when the same calls come again (recorder.h). download() and
+/// synchronize() wait for them.
 class CudaBackend final : public Backend {
   public:
     /// Takes the first device that the process sees (CUDA_VISIBLE_DEVICES chooses).
@@ -47,26 +51,33 @@ class CudaBackend final : public Backend {
     Support supports(const LogitsArgs& args) const override;
 
   protected:
-    void run(const HadamardArgs& args) override;
-    void run(const QuantizeArgs& args) override;
-    void run(const DequantizeArgs& args) override;
-    void run(const RopeArgs& args) override;
-    void run(const RmsNormArgs& args) override;
-    void run(const MatmulArgs& args) override;
-    void run(const KvStoreArgs& args) override;
-    void run(const AttentionArgs& args) override;
-    void run(const KvShiftArgs& args) override;
-    void run(const ActMulArgs& args) override;
-    void run(const AddArgs& args) override;
-    void run(const EmbedArgs& args) override;
-    void run(const NllArgs& args) override;
-    void run(const KldArgs& args) override;
-    void run(const LogitsArgs& args) override;
+    void run(const HadamardArgs& args) override { recorder_.add(args); }
+    void run(const QuantizeArgs& args) override { recorder_.add(args); }
+    void run(const DequantizeArgs& args) override { recorder_.add(args); }
+    void run(const RopeArgs& args) override { recorder_.add(args); }
+    void run(const RmsNormArgs& args) override { recorder_.add(args); }
+    void run(const MatmulArgs& args) override { recorder_.add(args); }
+    void run(const KvStoreArgs& args) override { recorder_.add(args); }
+    void run(const AttentionArgs& args) override { recorder_.add(args); }
+    void run(const KvShiftArgs& args) override { recorder_.add(args); }
+    void run(const ActMulArgs& args) override { recorder_.add(args); }
+    void run(const AddArgs& args) override { recorder_.add(args); }
+    void run(const EmbedArgs& args) override { recorder_.add(args); }
+    void run(const NllArgs& args) override { recorder_.add(args); }
+    void run(const KldArgs& args) override { recorder_.add(args); }
+    void run(const LogitsArgs& args) override { recorder_.add(args); }
 
   private:
+    void flush();
+
     cuda::Stream stream_ = nullptr;
     cuda::Workspace workspace_;
     std::unique_ptr<cuda::Products> products_;
+    cuda::Recorder recorder_;
+    int64_t moves_ = 0;  ///< of products_, when the recordings were made
+    std::byte* staging_ = nullptr;
+    std::size_t staged_ = 0;      ///< bytes of staging_ that copies on their way may still read
+    std::exception_ptr failure_;  ///< of a flush in free_memory(), for the next one to report
 };
 
 /// `threads` is for backends on CPUs and is not used. Throws as the constructor does.

@@ -7,7 +7,7 @@
 //
 // Whatever changes from step to step (positions, cells, lengths, targets) is an int32 view in the
 // backend's memory, never a number in a struct. What such views contain is a precondition, kept by
-// KvCache and the tools on the host.
+// KvCache and the tools on the host. Equal structs are the same call, which may be replayed.
 // Docs: docs/08-backends.md
 
 #include "ref/rope.h"
@@ -28,16 +28,22 @@ struct HadamardArgs {
     TensorView src;  ///< like dst
     Rotation rotation;
     bool inverse = false;
+
+    bool operator==(const HadamardArgs&) const = default;
 };
 
 struct QuantizeArgs {
     TensorView dst;  ///< [..][D] any cache type
     TensorView src;  ///< [..][D] f32
+
+    bool operator==(const QuantizeArgs&) const = default;
 };
 
 struct DequantizeArgs {
     TensorView dst;  ///< [..][D] f32
     TensorView src;  ///< [..][D] any cache or weight type
+
+    bool operator==(const DequantizeArgs&) const = default;
 };
 
 /// Turns the first n_rot channels of every head by its token's row of the table.
@@ -47,6 +53,8 @@ struct RopeArgs {
     TensorView table;  ///< [rows][n_rot / 2][2] f32, from rope_table
     TensorView row;    ///< [T] i32: row of the table, one per token
     RopePairs pairs = RopePairs::norm;
+
+    bool operator==(const RopeArgs&) const = default;
 };
 
 /// y = x / sqrt(mean(x^2) + epsilon) * weight, per row.
@@ -55,6 +63,8 @@ struct RmsNormArgs {
     TensorView src;     ///< like dst
     TensorView weight;  ///< [D] f32
     float epsilon = 0;
+
+    bool operator==(const RmsNormArgs&) const = default;
 };
 
 /// What the factors of products may be rounded to. Sums are f32 or better.
@@ -73,6 +83,8 @@ struct MatmulArgs {
     TensorView weight;  ///< [out][in] any weight type
     TensorView src;     ///< [T][in] f32
     Precision precision = Precision::f32;
+
+    bool operator==(const MatmulArgs&) const = default;
 };
 
 /// Rotates, quantizes and scatters the batch's keys and values into the cache.
@@ -84,6 +96,8 @@ struct KvStoreArgs {
     TensorView stream;   ///< [T] i32
     TensorView cell;     ///< [T] i32; -1: this token is not stored
     Rotation k_rotation, v_rotation;
+
+    bool operator==(const KvStoreArgs&) const = default;
 };
 
 /// Attention of the batch over the cache, and nothing but the cache.
@@ -104,6 +118,8 @@ struct AttentionArgs {
     int64_t window = 0;  ///< 0: none
     Rotation k_rotation, v_rotation;
     Precision precision = Precision::f32;  ///< or f16
+
+    bool operator==(const AttentionArgs&) const = default;
 };
 
 /// Moves cached keys to other positions: to f32, back, RoPE by the difference, forward, store.
@@ -113,6 +129,8 @@ struct KvShiftArgs {
     TensorView row;      ///< [S][C] i32: row of the table, -1: this cell stays
     RopePairs pairs = RopePairs::norm;
     Rotation k_rotation;
+
+    bool operator==(const KvShiftArgs&) const = default;
 };
 
 enum class Activation {
@@ -126,12 +144,16 @@ struct ActMulArgs {
     TensorView gate;  ///< like dst
     TensorView up;    ///< like dst
     Activation activation = Activation::silu;
+
+    bool operator==(const ActMulArgs&) const = default;
 };
 
 /// y = a + b; strides of 0 repeat b (a bias).
 struct AddArgs {
     TensorView dst;  ///< [..] f32; may be a
     TensorView a, b;
+
+    bool operator==(const AddArgs&) const = default;
 };
 
 /// y[t] = scale * weight[token[t]].
@@ -140,6 +162,8 @@ struct EmbedArgs {
     TensorView weight;  ///< [V][E] any weight type
     TensorView token;   ///< [T] i32
     float scale = 1;
+
+    bool operator==(const EmbedArgs&) const = default;
 };
 
 /// Negative log-likelihood of each row's target word, without a tokens x words matrix.
@@ -151,6 +175,8 @@ struct NllArgs {
     TensorView weight;  ///< [V][E] any weight type
     TensorView target;  ///< [T] i32
     float softcap = 0;
+
+    bool operator==(const NllArgs&) const = default;
 };
 
 /// KL divergence of b's distribution from a's, row by row, in one walk over the vocabulary.
@@ -163,6 +189,8 @@ struct KldArgs {
     TensorView weight;             ///< [V][E] any weight type
     TensorView target;             ///< [T] i32
     float softcap = 0;
+
+    bool operator==(const KldArgs&) const = default;
 };
 
 /// Logits themselves, for at most k_max_logit_rows rows (base files, sampling).
@@ -172,6 +200,8 @@ struct LogitsArgs {
     TensorView hidden;  ///< [T][E] f32
     TensorView weight;  ///< [V][E] any weight type
     float softcap = 0;
+
+    bool operator==(const LogitsArgs&) const = default;
 };
 
 /// Yes, or no with a reason.

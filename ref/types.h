@@ -67,6 +67,8 @@ struct TensorView {
     int64_t n[4] = {0, 0, 0, 0};
     int64_t stride[4] = {0, 0, 0, 0};
 
+    bool operator==(const TensorView&) const = default;
+
     bool empty() const { return n[0] * n[1] * n[2] * n[3] == 0; }
     int64_t rows() const { return n[0] * n[1] * n[2]; }
 

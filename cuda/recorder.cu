@@ -1,0 +1,71 @@
+#include "cuda/device.cuh"
+#include "cuda/recorder.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace rotkv::cuda {
+namespace {
+
+constexpr std::size_t k_most_recordings = 8;
+constexpr std::size_t k_least_calls = 8;  // fewer are launched as they come
+
+cudaGraphExec_t record(const std::vector<Call>& calls, cudaStream_t stream,
+                       const std::function<void(const Call&)>& launch) {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    require_success(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "record");
+    try {
+        for (const Call& call : calls) launch(call);
+    } catch (...) {
+        cudaStreamEndCapture(stream, &graph);  // the stream must not stay as it is
+        if (graph != nullptr) cudaGraphDestroy(graph);
+        throw;
+    }
+    require_success(cudaStreamEndCapture(stream, &graph), "record");
+    const cudaError_t result = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    require_success(result, "record");
+    return executable;
+}
+
+}  // namespace
+
+void Recorder::play(Stream stream, const std::function<void(const Call&)>& launch) {
+    const std::vector<Call> calls = std::exchange(calls_, {});
+    if (calls.size() < k_least_calls) {
+        for (const Call& call : calls) launch(call);
+        return;
+    }
+    const auto known = std::find_if(recordings_.begin(), recordings_.end(),
+                                    [&](const Recording& one) { return one.calls == calls; });
+    if (known == recordings_.end()) {
+        for (const Call& call : calls) launch(call);
+        remember(calls);
+        return;
+    }
+    std::rotate(recordings_.begin(), known, known + 1);
+    Recording& recording = recordings_.front();
+    if (recording.graph == nullptr) recording.graph = record(calls, stream, launch);
+    require_success(cudaGraphLaunch(recording.graph, stream), "replay");
+}
+
+void Recorder::remember(const std::vector<Call>& calls) {
+    if (recordings_.size() == k_most_recordings) {
+        drop(recordings_.back());
+        recordings_.pop_back();
+    }
+    recordings_.insert(recordings_.begin(), {calls, nullptr});
+}
+
+void Recorder::forget() {
+    for (Recording& recording : recordings_) drop(recording);
+    recordings_.clear();
+}
+
+// A graph that still runs is freed when it has ended.
+void Recorder::drop(Recording& recording) {
+    if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
+}
+
+}  // namespace rotkv::cuda

@@ -1,0 +1,107 @@
+// Whole models on an NVIDIA GPU, and calls that are recorded there and replayed.
+#include "cuda/backend.h"
+#include "ref/error.h"
+#include "ref/model.h"
+#include "tests/attention_case.h"
+#include "tests/catch.h"
+#include "tests/parity.h"
+#include "tests/tiny_model.h"
+
+using namespace rotkv;
+using namespace rotkv::test;
+
+namespace {
+
+// Null, after saying why, where no device is.
+std::unique_ptr<Backend> device_or_skip() {
+    try {
+        return make_cuda_backend(0);
+    } catch (const Error& error) {
+        skip(error.what());
+        return nullptr;
+    }
+}
+
+// Twelve tokens at once, then one after the other, which are the calls that come again.
+std::vector<float> run_model(Backend& backend, const TinyModel& tiny,
+                             const std::vector<int32_t>& tokens) {
+    const TemporaryFile file("cuda-" + tiny.name + ".gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    Model model(gguf, backend, 64);
+    KvCache cache(backend, model.cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
+    std::vector<float> result;
+    for (size_t first = 0; first < tokens.size();) {
+        const size_t count = first == 0 ? 12 : 1;
+        std::vector<int32_t> positions(count);
+        for (size_t i = 0; i < count; ++i) positions[i] = int32_t(first + i);
+        const std::vector<int32_t> streams(count, 0);
+        const TensorView hidden =
+            model.forward(cache, std::span(tokens).subspan(first, count), streams, positions);
+        const std::vector<float> part = download_f32(backend, hidden);
+        result.insert(result.end(), part.begin(), part.end());
+        first += count;
+    }
+    return result;
+}
+
+constexpr int64_t k_calls = 12, k_width = 64;
+
+std::vector<float> filled(float x) { return std::vector<float>(size_t(k_width), x); }
+
+// y = (1 + k_calls) x, in as many calls.
+std::vector<float> add_often(Backend& device, const Buffer& y, const Buffer& x, float value) {
+    const TensorView from = x.view(DType::f32, {k_width}), to = y.view(DType::f32, {k_width});
+    const std::vector<float> values = filled(value);
+    x.upload(std::as_bytes(std::span(values)));
+    device.add({to, from, from});
+    for (int64_t i = 1; i < k_calls; ++i) device.add({to, to, from});
+    return download_f32(device, to);
+}
+
+}  // namespace
+
+TEST_CASE("cuda: every architecture equals its definition in f64") {
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
+    for (const Architecture& architecture : architectures()) {
+        const TinyModel tiny = TinyModel::make(architecture.name);
+        std::vector<int32_t> tokens;
+        for (int32_t i = 0; i < 19; ++i) tokens.push_back(i * 31 % int32_t(TinyModel::words));
+        INFO(architecture.name);
+        CHECK(distance(run_model(*device, tiny, tokens), tiny.forward(tokens)) < 1e-5);
+    }
+}
+
+TEST_CASE("cuda: calls that come again work on what memory holds by then") {
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
+    const Buffer x(*device, k_width * 4), y(*device, k_width * 4), z(*device, k_width * 4);
+    for (const float value : {1.0f, 2.0f, 3.0f, 4.0f}) {
+        CHECK(add_often(*device, y, x, value) == filled((1 + k_calls) * value));
+    }
+    CHECK(add_often(*device, z, x, 5) == filled((1 + k_calls) * 5.0f));  // into another buffer
+    CHECK(download_f32(*device, y.view(DType::f32, {k_width})) == filled((1 + k_calls) * 4.0f));
+}
+
+TEST_CASE("cuda: recorded products outlive a move of the memory that they share") {
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
+    const int64_t most = 512;
+    const Buffer weight = upload(*device, normal_vector(most * most, 1));
+    const Buffer x = upload(*device, normal_vector(most * most, 2)), y(*device, most * most * 4);
+    const auto products = [&](int64_t n) {
+        // One row again and again, which has to be copied to where operations share memory.
+        TensorView rows = x.view(DType::f32, {n, n / 2});
+        rows.stride[2] = 0;
+        for (int64_t i = 0; i < k_calls; ++i) {
+            device->matmul({y.view(DType::f32, {n, n}), weight.view(DType::f32, {n, n / 2}), rows});
+        }
+        return download_f32(*device, y.view(DType::f32, {n, n}));
+    };
+    const std::vector<float> first = products(16);
+    CHECK(products(16) == first);
+    products(most);
+    CHECK(products(16) == first);
+    CHECK(products(16) == first);
+}
