@@ -16,7 +16,16 @@ namespace rotkv::tools {
 namespace {
 
 constexpr double k_least_bytes = double(1 << 26), k_most_bytes = double(1 << 30);
-constexpr int64_t k_tokens = 512, k_width = 1024, k_rows = 1024;  // 1.07 GFLOP
+constexpr int64_t k_host_extent = 1024;    // of a square product: 2.1 GFLOP
+constexpr int64_t k_device_extent = 8192;  // 1.1 TFLOP, some tens of milliseconds there too
+
+// Host backends read the host's memory where it is, devices have their own.
+bool has_own_memory(Backend& backend) {
+    const std::byte here[1] = {};
+    std::byte* const there = backend.import(here);
+    backend.free_memory(there);
+    return there != here;
+}
 
 double seconds_of(const std::function<void()>& run) {
     const auto start = std::chrono::steady_clock::now();
@@ -55,10 +64,13 @@ Buffer ones(Backend& backend, int64_t rows, int64_t columns) {
 Machine::Machine(Backend& backend, int threads, double bytes)
     : backend_(backend),
       threads_(threads),
-      words_(std::size_t(std::clamp(bytes, k_least_bytes, k_most_bytes)) / 16 * 2, 1),
-      x_(ones(backend, k_tokens, k_width)),
-      weight_(ones(backend, k_rows, k_width)),
-      product_(ones(backend, k_tokens, k_rows)) {}
+      on_device_(has_own_memory(backend)),
+      extent_(on_device_ ? k_device_extent : k_host_extent),
+      words_(on_device_ ? 0 : std::size_t(std::clamp(bytes, k_least_bytes, k_most_bytes)) / 16 * 2,
+             1),
+      x_(ones(backend, extent_, extent_)),
+      weight_(ones(backend, extent_, extent_)),
+      product_(ones(backend, extent_, extent_)) {}
 
 double Machine::read_seconds() const {
     std::atomic<uint64_t> sum = 0;  // somebody wants the result, so it is computed
@@ -70,8 +82,19 @@ double Machine::read_seconds() const {
     });
 }
 
+// f32 as f32: on a device, an operation that copies.
+double Machine::device_copy_seconds() {
+    const DequantizeArgs args{product_.view(DType::f32, {extent_, extent_}),
+                              x_.view(DType::f32, {extent_, extent_})};
+    return seconds_of([&]() {
+        backend_.dequantize(args);
+        backend_.synchronize();
+    });
+}
+
 // One half of the buffer onto the other.
 double Machine::copy_seconds() {
+    if (on_device_) return device_copy_seconds();
     const std::size_t half = words_.size() / 2;
     return seconds_of([&]() {
         in_threads(threads_, half, [&](std::size_t first, std::size_t count) {
@@ -83,18 +106,18 @@ double Machine::copy_seconds() {
 
 void Machine::measure() {
     MatmulArgs args;
-    args.dst = product_.view(DType::f32, {k_tokens, k_rows});
-    args.weight = weight_.view(DType::f32, {k_rows, k_width});
-    args.src = x_.view(DType::f32, {k_tokens, k_width});
-    const double flops = 2.0 * double(k_tokens * k_rows * k_width);
+    args.dst = product_.view(DType::f32, {extent_, extent_});
+    args.weight = weight_.view(DType::f32, {extent_, extent_});
+    args.src = x_.view(DType::f32, {extent_, extent_});
+    const double flops = 2.0 * double(extent_ * extent_ * extent_);
     const double product = shortest_seconds([&]() {
         return seconds_of([&]() {
             backend_.matmul(args);
             backend_.synchronize();
         });
     });
-    const double read = shortest_seconds([&]() { return read_seconds(); });
     const double copy = shortest_seconds([&]() { return copy_seconds(); });
+    const double read = on_device_ ? copy : shortest_seconds([&]() { return read_seconds(); });
     best_.flops = std::max(best_.flops, flops / product);
     best_.read_bytes = std::max(best_.read_bytes, double(buffer_bytes()) / read);
     best_.copy_bytes = std::max(best_.copy_bytes, double(buffer_bytes()) / copy);

@@ -14,7 +14,7 @@ namespace rotkv::tools {
 /// The best of everything measured so far, per second.
 struct Ceilings {
     double flops = 0;       ///< the backend's f32 matrix product
-    double read_bytes = 0;  ///< threads that add up a buffer
+    double read_bytes = 0;  ///< threads that add up a buffer; on a device, as copy_bytes
     double copy_bytes = 0;  ///< threads that copy it; read and written bytes both count (STREAM)
 };
 
@@ -28,16 +28,21 @@ class Machine {
     void measure();
 
     const Ceilings& best() const { return best_; }
-    int64_t buffer_bytes() const { return int64_t(words_.size() * sizeof(uint64_t)); }
+    int64_t buffer_bytes() const {  ///< a device's: what is copied, and its copy
+        return on_device_ ? 2 * int64_t(x_.bytes()) : int64_t(words_.size() * sizeof(uint64_t));
+    }
 
   private:
     double read_seconds() const;
     double copy_seconds();
+    double device_copy_seconds();
 
     Backend& backend_;
     int threads_;
+    bool on_device_;
+    int64_t extent_;
     std::vector<uint64_t> words_;
-    Buffer x_, weight_, product_;  ///< [T][E], [V][E], [T][V] f32
+    Buffer x_, weight_, product_;  ///< [extent][extent] f32
     Ceilings best_;
 };
 
