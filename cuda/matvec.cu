@@ -2,8 +2,8 @@
 // packed as they are, and become f32 in registers.
 //   y[t, o] = sum_i w[o, i] x[t, i]
 // A row of the weight is shared by 1, 2 or 4 warps of a block of threads, more of them where there
-// are few rows; a lane owns four neighbouring elements at a time and multiplies them with those of
-// every token. The order of all sums follows from the shapes.
+// are few rows; a lane owns four times four neighbouring elements at a time and multiplies them
+// with those of every token. The order of all sums follows from the shapes.
 //   Cost: the weight's bytes, and the tokens' activations for each row, from the caches.
 #include "cuda/dequant_weight.cuh"
 #include "cuda/kernels.h"
@@ -12,12 +12,12 @@ namespace rotkv::cuda {
 namespace {
 
 constexpr unsigned k_warps = 4;  // of a block of threads
+constexpr uint32_t k_fours = 4;  // of a lane: so many loads of the weight are on their way at once
 
 struct Job {
     TensorView dst, weight, src;
     uint32_t in, out, tokens;
-    uint32_t sharing;  // warps to a row: 1, 2 or 4
-    bool vectors;      // do the activations begin on 16 bytes?
+    bool vectors;  // do the activations begin on 16 bytes?
 };
 
 __device__ float dot(const float4& a, const float4& b, float sum) {
@@ -26,67 +26,69 @@ __device__ float dot(const float4& a, const float4& b, float sum) {
 
 // The part of row `w` that this lane owns, times all tokens.
 template <DType type>
-__device__ void multiply(float (&sum)[k_matvec_tokens], const Job& job, const std::byte* w,
-                         uint32_t share) {
-#pragma unroll 2
-    for (uint32_t i = 4 * (share * k_warp + lane_of_warp()); i < job.in;
-         i += 4 * k_warp * job.sharing) {
-        const float4 four = weight4(type, w, i, job.in);
+__device__ void multiply(float (&sum)[k_matvec_tokens], const Job& job, const std::byte* w) {
+    const uint32_t step = 4 * k_warp * blockDim.y;
+    for (uint32_t i = 4 * (threadIdx.y * k_warp + threadIdx.x); i < job.in; i += k_fours * step) {
+        float4 four[k_fours];
+#pragma unroll
+        for (uint32_t u = 0; u < k_fours; ++u) four[u] = weight4(type, w, i + u * step, job.in);
 #pragma unroll
         for (uint32_t t = 0; t < k_matvec_tokens; ++t) {
             if (t >= job.tokens) break;
             const float* x = reinterpret_cast<const float*>(job.src.data + t * job.src.stride[2]);
-            sum[t] = dot(four, load4(x, i, job.in, job.vectors), sum[t]);
+#pragma unroll
+            for (uint32_t u = 0; u < k_fours; ++u) {
+                sum[t] = dot(four[u], load4(x, i + u * step, job.in, job.vectors), sum[t]);
+            }
         }
     }
 }
 
+// threadIdx: lane, warp of those that share a row, row of the block.
 template <DType type>
 __global__ void __launch_bounds__(k_warps* k_warp) matvec_kernel(const __grid_constant__ Job job) {
     __shared__ float of_warp[k_warps][k_matvec_tokens];
-    const uint32_t warp = threadIdx.x / k_warp, share = warp % job.sharing;
-    const uint32_t o = blockIdx.x * (k_warps / job.sharing) + warp / job.sharing;
+    const uint32_t lane = threadIdx.x, warp = threadIdx.z * blockDim.y + threadIdx.y;
+    const uint32_t o = blockIdx.x * blockDim.z + threadIdx.z;
     float sum[k_matvec_tokens] = {};
-    if (o < job.out) multiply<type>(sum, job, job.weight.data + o * job.weight.stride[2], share);
+    if (o < job.out) multiply<type>(sum, job, job.weight.data + o * job.weight.stride[2]);
 #pragma unroll
     for (uint32_t t = 0; t < k_matvec_tokens; ++t) {
         if (t >= job.tokens) break;
         for (unsigned h = k_warp / 2; h > 0; h /= 2) sum[t] += partner(sum[t], h);
-        if (lane_of_warp() == 0) of_warp[warp][t] = sum[t];
+        if (lane == 0) of_warp[warp][t] = sum[t];
     }
     __syncthreads();
-    const uint32_t t = lane_of_warp();
-    if (share != 0 || t >= job.tokens || o >= job.out) return;
-    float y = of_warp[warp][t];
-    for (uint32_t next = 1; next < job.sharing; ++next) y += of_warp[warp + next][t];
-    reinterpret_cast<float*>(job.dst.data + t * job.dst.stride[2])[o] = y;
+    if (threadIdx.y != 0 || lane >= job.tokens || o >= job.out) return;
+    float y = of_warp[warp][lane];
+    for (uint32_t next = 1; next < blockDim.y; ++next) y += of_warp[warp + next][lane];
+    reinterpret_cast<float*>(job.dst.data + lane * job.dst.stride[2])[o] = y;
 }
 
 // Enough warps to keep the device busy, as long as each has four elements for all its lanes.
-uint32_t warps_to_a_row(int64_t out, int64_t in) {
+unsigned warps_to_a_row(int64_t out, int64_t in) {
     constexpr int64_t k_busy = 8192;  // warps: 64 for each of 128 processors
-    uint32_t warps = 1;
+    unsigned warps = 1;
     while (warps < k_warps && out * warps < k_busy && in > 4 * k_warp * warps) warps *= 2;
     return warps;
 }
 
 template <DType type>
 void launch(const Job& job, Stream stream) {
-    const unsigned blocks = blocks_for(job.out, k_warps / job.sharing);
-    matvec_kernel<type><<<blocks, k_warps * k_warp, 0, stream>>>(job);
+    const unsigned sharing = warps_to_a_row(job.out, job.in), rows = k_warps / sharing;
+    const dim3 threads(k_warp, sharing, rows);
+    matvec_kernel<type><<<blocks_for(job.out, rows), threads, 0, stream>>>(job);
 }
 
 }  // namespace
 
 void matvec(const MatmulArgs& args, Stream stream) {
-    const int64_t in = args.weight.n[3], out = args.weight.n[2];
     const Job job{args.dst,
                   args.weight,
                   args.src,
-                  uint32_t(in),
-                  uint32_t(out),
+                  uint32_t(args.weight.n[3]),
+                  uint32_t(args.weight.n[2]),
                   uint32_t(args.src.n[2]),
-                  warps_to_a_row(out, in),
                   rows_on_16_bytes(args.src)};
     // clang-format off
     switch (args.weight.type) {

@@ -32,6 +32,11 @@ cudaGraphExec_t record(const std::vector<Call>& calls, cudaStream_t stream,
 }  // namespace
 
 void Recorder::play(Stream stream, const std::function<void(const Call&)>& launch) {
+    if (calls_.empty() && followed_ == recordings_.front().calls.size()) {
+        followed_ = 0;
+        return replay(stream, launch);
+    }
+    keep_followed();
     const std::vector<Call> calls = std::exchange(calls_, {});
     if (calls.size() < k_least_calls) {
         for (const Call& call : calls) launch(call);
@@ -45,9 +50,22 @@ void Recorder::play(Stream stream, const std::function<void(const Call&)>& launc
         return;
     }
     std::rotate(recordings_.begin(), known, known + 1);
+    replay(stream, launch);
+}
+
+// The first recording's calls.
+void Recorder::replay(Stream stream, const std::function<void(const Call&)>& launch) {
     Recording& recording = recordings_.front();
-    if (recording.graph == nullptr) recording.graph = record(calls, stream, launch);
+    if (recording.graph == nullptr) recording.graph = record(recording.calls, stream, launch);
     require_success(cudaGraphLaunch(recording.graph, stream), "replay");
+}
+
+// Not the recording after all: its calls so far become calls like others.
+void Recorder::keep_followed() {
+    if (followed_ == 0) return;
+    const auto first = recordings_.front().calls.begin();
+    calls_.assign(first, first + std::ptrdiff_t(followed_));
+    followed_ = 0;
 }
 
 void Recorder::remember(const std::vector<Call>& calls) {
@@ -61,6 +79,7 @@ void Recorder::remember(const std::vector<Call>& calls) {
 void Recorder::forget() {
     for (Recording& recording : recordings_) drop(recording);
     recordings_.clear();
+    followed_ = 0;
 }
 
 // A graph that still runs is freed when it has ended.

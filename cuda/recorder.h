@@ -28,8 +28,17 @@ class Recorder {
     Recorder(const Recorder&) = delete;
     Recorder& operator=(const Recorder&) = delete;
 
-    void add(const Call& call) { calls_.push_back(call); }
-    bool empty() const { return calls_.empty(); }
+    /// While calls are those of the latest recording, they are counted and not even copied.
+    template <class Args>
+    void add(const Args& args) {
+        if (calls_.empty() && continues(args)) {
+            ++followed_;
+            return;
+        }
+        keep_followed();
+        calls_.emplace_back(args);
+    }
+    bool empty() const { return calls_.empty() && followed_ == 0; }
 
     /// Launches everything added since the last time: one by one the first time, recorded the
     /// second, with one launch from then on. Throws what `launch` throws, Error(io).
@@ -43,11 +52,20 @@ class Recorder {
         std::vector<Call> calls;
         CUgraphExec_st* graph = nullptr;  ///< null: these calls were seen once
     };
+    template <class Args>
+    bool continues(const Args& args) const {
+        if (recordings_.empty() || followed_ == recordings_.front().calls.size()) return false;
+        const Args* next = std::get_if<Args>(&recordings_.front().calls[followed_]);
+        return next != nullptr && *next == args;
+    }
+    void replay(Stream stream, const std::function<void(const Call&)>& launch);
+    void keep_followed();
     void remember(const std::vector<Call>& calls);
     static void drop(Recording& recording);
 
-    std::vector<Call> calls_;
     std::vector<Recording> recordings_;  ///< the latest used first
+    std::size_t followed_ = 0;           ///< calls since the last play() that equal the first's
+    std::vector<Call> calls_;            ///< all calls since then, if one was another
 };
 
 }  // namespace rotkv::cuda
