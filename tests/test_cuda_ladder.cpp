@@ -36,7 +36,10 @@ class OneVersion final : public tools::ForwardingBackend {
 
   protected:
     using ForwardingBackend::run;
-    void run(const AttentionArgs& args) override { version_.run(args, workspace_, nullptr); }
+    void run(const AttentionArgs& args) override {
+        real().synchronize();  // calls so far may only be kept yet
+        version_.run(args, workspace_, nullptr);
+    }
 
   private:
     const cuda::DecodeVersion& version_;
