@@ -3,7 +3,8 @@
 //   y[t, o] = sum_i w[o, i] x[t, i]
 // A row of the weight is shared by 1, 2 or 4 warps of a block of threads, more of them where there
 // are few rows; a lane owns four times four neighbouring elements at a time and multiplies them
-// with those of every token. The order of all sums follows from the shapes.
+// with those of every token. The order of all sums follows from the shapes. One token, which is
+// what generation has, gets a kernel with room for one sum: four times as many warps fit.
 //   Cost: the weight's bytes, and the tokens' activations for each row, from the caches.
 #include "cuda/dequant_weight.cuh"
 #include "cuda/kernels.h"
@@ -24,16 +25,16 @@ __device__ float dot(const float4& a, const float4& b, float sum) {
     return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
 }
 
-// The part of row `w` that this lane owns, times all tokens.
-template <DType type>
-__device__ void multiply(float (&sum)[k_matvec_tokens], const Job& job, const std::byte* w) {
+// The part of row `w` that this lane owns, times all tokens, of which there are at most `most`.
+template <DType type, uint32_t most>
+__device__ void multiply(float (&sum)[most], const Job& job, const std::byte* w) {
     const uint32_t step = 4 * k_warp * blockDim.y;
     for (uint32_t i = 4 * (threadIdx.y * k_warp + threadIdx.x); i < job.in; i += k_fours * step) {
         float4 four[k_fours];
 #pragma unroll
         for (uint32_t u = 0; u < k_fours; ++u) four[u] = weight4(type, w, i + u * step, job.in);
 #pragma unroll
-        for (uint32_t t = 0; t < k_matvec_tokens; ++t) {
+        for (uint32_t t = 0; t < most; ++t) {
             if (t >= job.tokens) break;
             const float* x = reinterpret_cast<const float*>(job.src.data + t * job.src.stride[2]);
 #pragma unroll
@@ -45,15 +46,15 @@ __device__ void multiply(float (&sum)[k_matvec_tokens], const Job& job, const st
 }
 
 // threadIdx: lane, warp of those that share a row, row of the block.
-template <DType type>
+template <DType type, uint32_t most>
 __global__ void __launch_bounds__(k_warps* k_warp) matvec_kernel(const __grid_constant__ Job job) {
-    __shared__ float of_warp[k_warps][k_matvec_tokens];
+    __shared__ float of_warp[k_warps][most];
     const uint32_t lane = threadIdx.x, warp = threadIdx.z * blockDim.y + threadIdx.y;
     const uint32_t o = blockIdx.x * blockDim.z + threadIdx.z;
-    float sum[k_matvec_tokens] = {};
+    float sum[most] = {};
     if (o < job.out) multiply<type>(sum, job, job.weight.data + o * job.weight.stride[2]);
 #pragma unroll
-    for (uint32_t t = 0; t < k_matvec_tokens; ++t) {
+    for (uint32_t t = 0; t < most; ++t) {
         if (t >= job.tokens) break;
         for (unsigned h = k_warp / 2; h > 0; h /= 2) sum[t] += partner(sum[t], h);
         if (lane == 0) of_warp[warp][t] = sum[t];
@@ -77,7 +78,9 @@ template <DType type>
 void launch(const Job& job, Stream stream) {
     const unsigned sharing = warps_to_a_row(job.out, job.in), rows = k_warps / sharing;
     const dim3 threads(k_warp, sharing, rows);
-    matvec_kernel<type><<<blocks_for(job.out, rows), threads, 0, stream>>>(job);
+    const auto kernel =
+        job.tokens == 1 ? matvec_kernel<type, 1> : matvec_kernel<type, uint32_t(k_matvec_tokens)>;
+    kernel<<<blocks_for(job.out, rows), threads, 0, stream>>>(job);
 }
 
 }  // namespace
