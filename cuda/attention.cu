@@ -27,7 +27,7 @@ namespace rotkv::cuda {
 namespace {
 
 constexpr unsigned k_block_threads = 128;
-constexpr uint32_t k_tile = 64;      // cells: two to a lane of the warp that takes the softmax
+constexpr uint32_t k_tile = 64;  // cells: two to a lane of the warp that takes the softmax
 constexpr int64_t k_few_tokens = 8;
 constexpr uint32_t k_occupancy = 4;  // blocks of threads that a processor holds at least
 
