@@ -24,15 +24,32 @@ class SeveralProcesses(Tools):
         super().setUpClass()
         with open(cls.text, "w") as file:
             file.write("".join(f"{i} times {i} is {i * i}. " for i in range(60)) + "\n")
+        cls.runs = 0
+        cls.to_files = cls.path("to_files.sh")  # a launcher may mix or lose what it passes on
+        with open(cls.to_files, "w") as file:
+            file.write('out=$1; shift; exec "$@" > "$out.$OMPI_COMM_WORLD_RANK"\n')
         cls.second_fails = cls.path("only_rank_1_fails.sh")
         with open(cls.second_fails, "w") as file:
             file.write('[ "$OMPI_COMM_WORLD_RANK" = 1 ] && exec "$@" --nonsense || exec "$@"\n')
 
+    @staticmethod
+    def contents(path):
+        with open(path) as file:
+            return file.read()
+
     def launch(self, n, *command, code=0):
-        result = subprocess.run(["mpirun", "--oversubscribe", "-n", str(n), *command],
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                timeout=120, env={**os.environ, **LAUNCH})
+        """Runs it on n processes; `stdout` of the result is the first one's."""
+        type(self).runs += 1
+        out = self.path(f"out-{self.runs}")
+        result = subprocess.run(["mpirun", "--oversubscribe", "-n", str(n), "sh", self.to_files,
+                                 out, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, timeout=120,
+                                env={**os.environ, **LAUNCH})
         self.assertEqual(result.returncode, code, result.stderr)
+        if code == 0:
+            printed = [self.contents(f"{out}.{rank}") for rank in range(n)]
+            self.assertEqual(printed[1:], [""] * (n - 1))
+            result.stdout = printed[0]
         return result
 
     def run_on(self, n, name, *arguments, **more):
