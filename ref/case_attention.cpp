@@ -11,6 +11,8 @@ namespace rotkv {
 
 namespace {
 
+constexpr int64_t k_most_sampled = 128;  // rows whose energy is looked at: the small cases' all
+
 class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
   public:
     explicit AttentionCase(Fields& f)
@@ -31,7 +33,8 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
           softcap(f.real("softcap", 0)),
           sinks(f.flag("sinks")),
           loud(f.real("loud", 1)),
-          sees(f.word("sees", "past", {"past", "all", "nothing"})),
+          dense(f.word("fill", "holes", {"holes", "dense"}) == "dense"),
+          sees(f.word("sees", "past", {"past", "last", "all", "nothing"})),
           precision(f.precision({"f32", "f16"})) {
         read_layout(f, false);
         if (v_in_k) v_rotation.first = v_first;
@@ -41,13 +44,18 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
     }
     std::vector<CaseTensor> tensors() const override;
     void fill(std::vector<CaseTensor>& tensors) const override;
-    Work work() const override {  // as if every query saw every cell in use
+    Work work() const override {  // as if every query saw every cell in use that it may see
         Work work;
         const double rows = double(streams * used() * kv_heads);
         work.bytes =
             rows * double(row_bytes(type_k, d_k)) + 4.0 * double(tokens * heads * (d_k + d_v));
         if (!v_in_k) work.bytes += rows * double(row_bytes(type_v, d_v));
-        work.flops = 2.0 * double(tokens * heads * used() * (d_k + d_v));
+        double pairs = double(tokens * used());
+        if (sees == "last") {
+            pairs = 0;
+            for (int64_t t = 0; t < tokens; ++t) pairs += double(last_position(t) + 1);
+        }
+        work.flops = 2.0 * pairs * double(heads * (d_k + d_v));
         return work;
     }
     void run_reference(Backend& ref, const Views& views) const override {
@@ -86,7 +94,10 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
 
   private:
     float scale() const { return float(loud / std::sqrt(double(d_k))); }
-    int64_t used() const { return cells - cells / 8; }
+    int64_t used() const { return dense ? cells : cells - cells / 8; }
+    int64_t last_position(int64_t t) const {  // sees=last: the stream's last tokens, in order
+        return std::max<int64_t>(used() - 1 - (tokens - 1 - t) / streams, -1);
+    }
     std::vector<int32_t> positions() const;
     void fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed) const;
 
@@ -111,7 +122,8 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
     double softcap;
     bool sinks;
     double loud;  ///< the scale of the scores, times sqrt(D)
-    std::string sees;
+    bool dense;
+    std::string sees;  ///< last: the queries are the last tokens of their streams
     Precision precision;
 };
 
@@ -131,13 +143,15 @@ std::vector<CaseTensor> AttentionCase::tensors() const {
     return all;
 }
 
-// [S][C]: every position below used() once, in no order, but for holes in every seventh cell.
+// [S][C]: every position below used() once, in no order, but for holes in every seventh cell;
+// dense: cell c holds position c.
 std::vector<int32_t> AttentionCase::positions() const {
     std::vector<int32_t> all(size_t(streams * cells), -1);
     for (int64_t s = 0; s < streams; ++s) {
         const std::vector<int32_t> order = permutation(used(), seed() + uint64_t(s));
         for (int64_t c = 0; c < used(); ++c) {
-            if (c % 7 != 5) all[size_t(s * cells + c)] = order[size_t(c)];
+            const int32_t any = c % 7 == 5 ? -1 : order[size_t(c)];
+            all[size_t(s * cells + c)] = dense ? int32_t(c) : any;
         }
     }
     return all;
@@ -169,7 +183,10 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
                              : t % 11 == 4 ? -1
                              : t % 5 == 2  ? 0
                                            : last * (t % 97) / 97;
-        q_position.push_back(int32_t(sees == "past" ? past : sees == "all" ? last : -1));
+        q_position.push_back(int32_t(sees == "past"   ? past
+                                     : sees == "last" ? last_position(t)
+                                     : sees == "all"  ? last
+                                                      : -1));
     }
     named(tensors, "q").set(case_values("normal", tokens * heads, d_k, seed() + 3));
     fill_cache(named(tensors, "k_cache"), k_rotation, seed());
@@ -258,18 +275,22 @@ std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> fil
 // 2^-24 2/3. Values that cancel in the sum make the result smaller than its terms: a factor of 16.
 std::vector<double> AttentionCase::bound(const std::string&, std::span<const CaseTensor> filled,
                                          std::span<const float>) const {
+    if (precision == Precision::f16) {
+        double energy = 0;
+        const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
+        for (int64_t i = 0; i < tokens * heads; i += step) {
+            energy = std::max(energy, scores(filled, i / heads, i % heads).energy);
+        }
+        return {16 * 0x1p-24 * 2 / 3 * (energy + 1)};
+    }
     std::vector<double> all;
-    double energy = 0;
     for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t h = 0; h < heads; ++h) {
-            const Scores s = scores(filled, t, h);
-            const std::vector<double> one = bound_of_head(filled, t, h, s);
+            const std::vector<double> one = bound_of_head(filled, t, h, scores(filled, t, h));
             all.insert(all.end(), one.begin(), one.end());
-            energy = std::max(energy, s.energy);
         }
     }
-    if (precision == Precision::f32) return all;
-    return {16 * 0x1p-24 * 2 / 3 * (energy + 1)};
+    return all;
 }
 
 }  // namespace

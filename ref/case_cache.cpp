@@ -14,11 +14,15 @@ namespace rotkv {
 
 namespace {
 
+// A cache as it is at work, not as it tests best.
+bool is_dense(Fields& f) { return f.word("fill", "holes", {"holes", "dense"}) == "dense"; }
+
 // Which tensors a cache has, shared by the three.
 struct CacheShape {
     DType type_k, type_v;
     int64_t tokens, streams, cells, kv_heads, d_k, d_v;
     Rotation k_rotation, v_rotation;
+    bool dense;  ///< every token is stored, in the next cell
 
     explicit CacheShape(Fields& f)
         : type_k(f.type("k")),
@@ -30,7 +34,8 @@ struct CacheShape {
           d_k(f.number("D", 64)),
           d_v(f.number("Dv", d_k)),
           k_rotation(f.rotation("rot-k")),
-          v_rotation(f.rotation("rot-v")) {}
+          v_rotation(f.rotation("rot-v")),
+          dense(is_dense(f)) {}
 
     // The stream and cell of each token: streams in turn, cells in no order.
     std::vector<int32_t> stream() const {
@@ -42,7 +47,8 @@ struct CacheShape {
         const std::vector<int32_t> order = permutation(cells, seed);
         std::vector<int32_t> result;
         for (int64_t t = 0; t < tokens; ++t) {
-            result.push_back(t % 5 == 3 ? -1 : order[size_t(t / streams)]);
+            const int32_t any = t % 5 == 3 ? -1 : order[size_t(t / streams)];
+            result.push_back(dense ? int32_t(t / streams) : any);
         }
         return result;
     }
@@ -158,6 +164,7 @@ class KvShiftCase : public CaseOf<KvShiftArgs, &Backend::kv_shift> {
           kv_heads(f.number("K", 2)),
           d(f.number("D", 64)),
           rotation(f.rotation("rot-k")),
+          dense(is_dense(f)),
           n_rot(f.number("n_rot", 64)),
           neox(f.word("pairs", "norm", {"norm", "neox"}) == "neox") {
         read_layout(f, false);
@@ -175,9 +182,7 @@ class KvShiftCase : public CaseOf<KvShiftArgs, &Backend::kv_shift> {
         config.n_rot = n_rot;
         const int32_t differences[k_differences] = {-256, 3};
         named(tensors, "table").set(rope_shift_table(config, differences));
-        std::vector<int32_t> row;  // -1: this cell stays
-        for (int64_t c = 0; c < streams * cells; ++c) row.push_back(int32_t(c % 3) - 1);
-        named(tensors, "row").set(row);
+        named(tensors, "row").set(rows());
         std::vector<float> keys;
         const std::vector<float> x = case_values("channels", streams * cells * kv_heads, d, seed());
         for (size_t first = 0; first < x.size(); first += size_t(d)) {
@@ -190,8 +195,9 @@ class KvShiftCase : public CaseOf<KvShiftArgs, &Backend::kv_shift> {
                                  std::span<const CaseTensor> filled) const override {
         std::vector<float> keys = named(filled, name).values();
         const std::vector<float> table = named(filled, "table").values();
+        const std::vector<int32_t> row_of_cell = rows();
         for (int64_t r = 0; r < streams * cells * kv_heads; ++r) {
-            const int32_t row = int32_t(r / kv_heads % 3) - 1;
+            const int32_t row = row_of_cell[size_t(r / kv_heads)];
             if (row < 0) continue;
             float* k = keys.data() + r * d;
             ref::hadamard_row(k, k, d, rotation, true);
@@ -227,9 +233,19 @@ class KvShiftCase : public CaseOf<KvShiftArgs, &Backend::kv_shift> {
 
   private:
     static constexpr int64_t k_differences = 2;
+
+    std::vector<int32_t> rows() const {  // -1: this cell stays
+        std::vector<int32_t> all;
+        for (int64_t c = 0; c < streams * cells; ++c) {
+            all.push_back(dense ? int32_t(c % 2) : int32_t(c % 3) - 1);
+        }
+        return all;
+    }
+
     DType type;
     int64_t streams, cells, kv_heads, d;
     Rotation rotation;
+    bool dense;  ///< every cell moves
     int64_t n_rot;
     bool neox;
 };

@@ -19,14 +19,6 @@ constexpr double k_least_bytes = double(1 << 26), k_most_bytes = double(1 << 30)
 constexpr int64_t k_host_extent = 1024;    // of a square product: 2.1 GFLOP
 constexpr int64_t k_device_extent = 8192;  // 1.1 TFLOP, some tens of milliseconds there too
 
-// Host backends read the host's memory where it is, devices have their own.
-bool has_own_memory(Backend& backend) {
-    const std::byte here[1] = {};
-    std::byte* const there = backend.import(here);
-    backend.free_memory(there);
-    return there != here;
-}
-
 double seconds_of(const std::function<void()>& run) {
     const auto start = std::chrono::steady_clock::now();
     run();
@@ -60,6 +52,13 @@ Buffer ones(Backend& backend, int64_t rows, int64_t columns) {
 }
 
 }  // namespace
+
+bool has_own_memory(Backend& backend) {
+    const std::byte here[1] = {};
+    std::byte* const there = backend.import(here);
+    backend.free_memory(there);
+    return there != here;
+}
 
 Machine::Machine(Backend& backend, int threads, double bytes)
     : backend_(backend),

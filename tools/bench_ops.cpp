@@ -1,8 +1,14 @@
 // rotkv-bench-ops: single operations against memory. Cases are those of the table's grammar
 // (ref/case.h), in sizes that fill a cache or overflow it; each is validated against the reference
-// before it is timed, and a memcpy of as many bytes runs between its iterations.
+// before it is timed, and a copy of as many bytes runs between its iterations.
+//
+// A call takes a device as long as a wait for it. So a device's iteration is many calls, which its
+// backend launches together when it is waited for (cuda/recorder.h), over so many copies of the
+// tensors that none is in a cache when its turn comes.
 #include "ref/error.h"
 #include "tools/backends.h"
+#include "tools/bench_cases.h"
+#include "tools/bench_machine.h"
 #include "tools/cli.h"
 #include "tools/parity.h"
 
@@ -14,54 +20,20 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
 
 namespace rotkv::tools {
 namespace {
 
-// 65536 rows of 64 floats are 16 MB, read and written: beyond the caches of most processors.
-constexpr const char* k_timed[] = {
-    "hadamard/rows=65536/rot=64",
-    "hadamard/rows=32768/D=128/rot=128",
-    "hadamard/rows=16384/D=256/rot=256",
-    "hadamard/rows=8192/D=512/rot=512",
-    "hadamard/rows=65536/rot=64:1",
-    "hadamard/rows=512/rot=64",
-    "quantize/type=f16/rows=65536",
-    "quantize/type=bf16/rows=65536",
-    "quantize/type=q8_0/rows=65536",
-    "quantize/type=q5_1/rows=65536",
-    "quantize/type=q5_0/rows=65536",
-    "quantize/type=q4_1/rows=65536",
-    "quantize/type=q4_0/rows=65536",
-    "quantize/type=iq4_nl/rows=65536",
-    "dequantize/type=f16/rows=65536/D=64/values=normal",
-    "dequantize/type=q8_0/rows=65536/D=64/values=normal",
-    "dequantize/type=q5_1/rows=65536/D=64/values=normal",
-    "dequantize/type=q4_0/rows=65536/D=64/values=normal",
-    "dequantize/type=iq4_nl/rows=65536/D=64/values=normal",
-    "rope/T=4096/H=9/pairs=neox",
-    "kv_store/k=f16/v=f16/T=8192/C=8192/K=3",
-    "kv_store/k=f16/v=f16/T=8192/C=8192/K=3/rot-k=64/rot-v=64",
-    "kv_store/k=q8_0/v=q8_0/T=8192/C=8192/K=3",
-    "kv_store/k=q8_0/v=q8_0/T=8192/C=8192/K=3/rot-k=64/rot-v=64",
-    "kv_store/k=q4_0/v=q4_0/T=8192/C=8192/K=3/rot-k=64/rot-v=64",
-    "kv_store/k=iq4_nl/v=iq4_nl/T=8192/C=8192/K=3/rot-k=64/rot-v=64",
-    "attention/k=f16/v=f16/T=1/C=8192/H=9/K=3/rot-k=64/rot-v=64",
-    "attention/k=q8_0/v=q8_0/T=1/C=8192/H=9/K=3/rot-k=64/rot-v=64",
-    "attention/k=q4_0/v=q4_0/T=1/C=8192/H=9/K=3/rot-k=64/rot-v=64",
-    "attention/k=f16/v=f16/T=64/C=2048/H=9/K=3/rot-k=64/rot-v=64/sees=all",
-    "attention/k=q8_0/v=q8_0/T=64/C=2048/H=9/K=3/rot-k=64/rot-v=64/sees=all",
-    "attention/k=q4_0/v=q4_0/T=64/C=2048/H=9/K=3/rot-k=64/rot-v=64/sees=all",
-    "matmul/type=f32/T=1/in=1536/out=4096",
-    "matmul/type=q8_0/T=1/in=1536/out=4096",
-    "matmul/type=q4_1/T=1/in=1536/out=4096",
-    "matmul/type=q4_K/T=1/in=1536/out=4096",
-    "matmul/type=q4_1/T=512/in=576/out=1536",
-    "nll/type=q8_0/T=64/V=16384/E=576",
-};
+constexpr double k_cold_bytes = double(256 << 20);  // more than caches of devices hold
+constexpr double k_least_seconds = 3e-3;            // of a device's iteration
+constexpr int64_t k_most_calls = 4096;
+constexpr int64_t k_device_iterations = 15;
 
 struct Flags {
-    std::string pattern, backend, format = "console", json;
+    std::string pattern, backend, against = "ref", format = "console", json;
     int threads = 0, repetitions = 5;
     double seconds = 0.2;
     std::vector<std::string> cases;
@@ -73,26 +45,132 @@ double seconds_of(const std::function<void()>& call) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// The measure: as many bytes, half of them read and half written, by as many threads.
+// The measure: as many bytes, half of them read and half written. On a host a memcpy by as many
+// threads, on a device the operation that copies.
 class Copy {
   public:
-    explicit Copy(double bytes, int threads)
-        : from_(size_t(bytes / 2) + 64, 1), to_(from_.size(), 0), threads_(threads) {}
+    Copy(Backend& backend, bool on_device, double bytes, int threads)
+        : backend_(backend),
+          words_(int64_t(bytes / 2 / sizeof(float)) + 16),
+          places_(on_device ? std::max<int64_t>(1, int64_t(k_cold_bytes / bytes)) : 1),
+          from_(backend, size_t(words_ * places_) * sizeof(float)),
+          to_(backend, from_.bytes()),
+          threads_(threads) {
+        const std::vector<float> ones(size_t(words_), 1.0f);
+        for (int64_t i = 0; i < places_; ++i) {
+            backend.upload(from_.data() + i * words_ * int64_t(sizeof(float)),
+                           std::as_bytes(std::span(ones)));
+        }
+    }
 
-    void run() {
-        const size_t part = (from_.size() / size_t(threads_) + 63) / 64 * 64;
+    void run_on_host() {
+        const size_t part = (from_.bytes() / size_t(threads_) + 63) / 64 * 64;
 #pragma omp parallel for num_threads(threads_) schedule(static)
         for (int i = 0; i < threads_; ++i) {
-            const size_t first = std::min(size_t(i) * part, from_.size());
+            const size_t first = std::min(size_t(i) * part, from_.bytes());
             std::memcpy(to_.data() + first, from_.data() + first,
-                        std::min(part, from_.size() - first));
+                        std::min(part, from_.bytes() - first));
         }
         benchmark::DoNotOptimize(to_.data());
     }
+    void run_on_device(int64_t call) {
+        const int64_t first = call % places_ * words_ * int64_t(sizeof(float));
+        const auto view = [&](const Buffer& buffer) {
+            TensorView all = buffer.view(DType::f32, {words_ / 16, 16});
+            all.data += first;
+            return all;
+        };
+        HadamardArgs args;  // without a rotation
+        args.dst = view(to_);
+        args.src = view(from_);
+        backend_.hadamard(args);
+    }
 
   private:
-    std::vector<unsigned char> from_, to_;
+    Backend& backend_;
+    int64_t words_, places_;
+    Buffer from_, to_;
     int threads_;
+};
+
+// A case that agrees with the reference, in memory, ready to be called again and again.
+class TimedCase {
+  public:
+    TimedCase(const std::string& name, Backend& backend, Backend& against, int threads)
+        : backend_(backend), on_device_(has_own_memory(backend)), one_(make_case(name)) {
+        const Support support = one_->supports(backend);
+        if (!support.yes) {
+            refusal_ = "unsupported: " + support.reason;
+            return;
+        }
+        expected_ = expected_results(*one_, against);
+        const Cell cell = run_cell(*one_, expected_, backend, Alignment::memory);
+        if (cell.outcome != Outcome::ok) {
+            refusal_ = cell.text;
+            return;
+        }
+        double bytes = 1;
+        for (const CaseTensor& tensor : expected_.tensors) {
+            bytes += double(tensor.rows() * tensor.bytes_of_row());
+        }
+        const int64_t places = on_device_ ? int64_t(k_cold_bytes / bytes) + 1 : 1;
+        for (int64_t i = 0; i < std::min(places, k_most_calls); ++i) {
+            places_.push_back(std::make_unique<Placement>(backend, expected_.tensors,
+                                                          one_->layout(), Alignment::memory));
+        }
+        copy_ = std::make_unique<Copy>(backend, on_device_, one_->work().bytes, threads);
+        if (on_device_) choose_calls();
+    }
+
+    const std::string& name() const { return one_->name(); }
+    const std::string& refusal() const { return refusal_; }  ///< "": it is timed
+    Case::Work work() const { return one_->work(); }
+
+    double seconds_per_copy() {
+        if (!on_device_) return seconds_of([&] { copy_->run_on_host(); });
+        return seconds_per_call([&](int64_t call) { copy_->run_on_device(call); });
+    }
+    double seconds_per_call() {
+        return seconds_per_call([&](int64_t call) {
+            one_->run(backend_, places_[size_t(call) % places_.size()]->views());
+        });
+    }
+
+  private:
+    double seconds_per_call(const std::function<void(int64_t)>& call) {
+        const auto call_all = [&] {
+            for (int64_t i = 0; i < calls_; ++i) call(i);
+        };
+        if (!on_device_) {
+            return seconds_of([&] {
+                call_all();
+                backend_.synchronize();
+            });
+        }
+        for (int warm = 0; warm < 2; ++warm) {  // seen once, recorded
+            call_all();
+            backend_.synchronize();
+        }
+        call_all();
+        return seconds_of([&] { backend_.synchronize(); }) / double(calls_);
+    }
+
+    // Whole rounds over the places.
+    void choose_calls() {
+        const int64_t round = int64_t(places_.size());
+        calls_ = std::max<int64_t>(round, 8);
+        const double wanted = k_least_seconds / seconds_per_call();
+        calls_ = (std::min(int64_t(wanted), k_most_calls) / round + 1) * round;
+    }
+
+    Backend& backend_;
+    bool on_device_;
+    std::unique_ptr<Case> one_;
+    Expected expected_;
+    std::string refusal_;
+    std::vector<std::unique_ptr<Placement>> places_;
+    std::unique_ptr<Copy> copy_;
+    int64_t calls_ = 1;
 };
 
 double median(std::vector<double> values) {
@@ -100,36 +178,26 @@ double median(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
-void time_case(benchmark::State& state, const std::string& name, Backend& backend, int threads) {
-    const std::unique_ptr<Case> one = make_case(name);
-    const Support support = one->supports(backend);
-    if (!support.yes) return state.SkipWithError(("unsupported: " + support.reason).c_str());
-    const Expected expected = expected_results(*one);
-    const Cell cell = run_cell(*one, expected, backend);
-    if (cell.outcome != Outcome::ok) return state.SkipWithError(cell.text.c_str());
-
-    const Placement placement(backend, expected.tensors, one->layout());
-    const Case::Work work = one->work();
-    Copy copy(work.bytes, threads);
+void time_case(benchmark::State& state, TimedCase& timed) {
+    if (!timed.refusal().empty()) return state.SkipWithError(timed.refusal().c_str());
     std::vector<double> times, copies;
     for (auto _ : state) {
-        copies.push_back(seconds_of([&] { copy.run(); }));
-        times.push_back(seconds_of([&] {
-            one->run(backend, placement.views());
-            backend.synchronize();
-        }));
+        copies.push_back(timed.seconds_per_copy());
+        times.push_back(timed.seconds_per_call());
         state.SetIterationTime(times.back());
     }
     const double time = median(times);
+    const Case::Work work = timed.work();
     state.counters["GB/s"] = work.bytes / time * 1e-9;
     state.counters["x_memcpy"] = median(copies) / time;
     if (work.flops > 0) state.counters["GFLOP/s"] = work.flops / time * 1e-9;
 }
 
-std::vector<std::string> names_of(const Flags& flags) {
+std::vector<std::string> names_of(const Flags& flags, bool on_device) {
     if (!flags.cases.empty()) return flags.cases;
     std::vector<std::string> names;
-    for (const char* name : k_timed) {
+    for (const char* name : on_device ? std::span<const char* const>(k_device_cases)
+                                      : std::span<const char* const>(k_host_cases)) {
         if (std::strstr(name, flags.pattern.c_str()) != nullptr) names.push_back(name);
     }
     if (names.empty()) {
@@ -141,16 +209,21 @@ std::vector<std::string> names_of(const Flags& flags) {
 int run(const Flags& flags) {
     const int threads = flags.threads > 0 ? flags.threads : omp_get_num_procs();
     const std::unique_ptr<Backend> backend = make_backend(flags.backend, threads);
-    for (const std::string& name : names_of(flags)) {
+    const std::unique_ptr<Backend> against = make_backend(flags.against, threads);
+    const bool on_device = has_own_memory(*backend);
+    std::unique_ptr<TimedCase> timed;  // one at a time: they are large
+    for (const std::string& name : names_of(flags, on_device)) {
         make_case(name);  // a name that is none is wrong usage, before anything is timed
-        benchmark::RegisterBenchmark(
-            name.c_str(),
-            [&, name](benchmark::State& state) { time_case(state, name, *backend, threads); })
-            ->UseManualTime()
-            ->Unit(benchmark::kMicrosecond)
-            ->MinTime(flags.seconds)
-            ->Repetitions(flags.repetitions)
-            ->ReportAggregatesOnly(flags.repetitions > 1);
+        auto* one = benchmark::RegisterBenchmark(name.c_str(), [&, name](benchmark::State& state) {
+            if (timed == nullptr || timed->name() != name) {
+                timed.reset();
+                timed = std::make_unique<TimedCase>(name, *backend, *against, threads);
+            }
+            time_case(state, *timed);
+        });
+        one->UseManualTime()->Unit(benchmark::kMicrosecond);
+        on_device ? one->Iterations(k_device_iterations) : one->MinTime(flags.seconds);
+        one->Repetitions(flags.repetitions)->ReportAggregatesOnly(flags.repetitions > 1);
     }
     std::vector<std::string> words = {"rotkv-bench-ops", "--benchmark_format=" + flags.format};
     if (!flags.json.empty()) {
@@ -162,12 +235,14 @@ int run(const Flags& flags) {
     int argc = int(argv.size());
     benchmark::Initialize(&argc, argv.data());
     benchmark::AddCustomContext("backend", backend->name() + ", " + backend->description());
+    benchmark::AddCustomContext("validated against", against->name());
     return benchmark::RunSpecifiedBenchmarks() > 0 ? k_good : k_failed;
 }
 
 constexpr const char* k_examples =
     "  rotkv-bench-ops\n"
     "  rotkv-bench-ops --case hadamard -t 1\n"
+    "  rotkv-bench-ops --backend cuda --against fast --case attention\n"
     "  rotkv-bench-ops quantize/type=q4_0/rows=1000/D=128 --repetitions 1\n"
     "  rotkv-bench-ops --format csv > ops.csv\n";
 
@@ -177,18 +252,20 @@ constexpr const char* k_examples =
 int main(int argc, char** argv) {
     using namespace rotkv::tools;
     CLI::App app(
-        "Times single operations, each beside a memcpy of as many bytes (x_memcpy: 1 is as fast as "
+        "Times single operations, each beside a copy of as many bytes (x_memcpy: 1 is as fast as "
         "memory). What does not agree with the reference is not timed.",
         "rotkv-bench-ops");
     Flags flags;
     app.add_option("CASE", flags.cases, "cases to time instead of the built-in list");
     app.add_option("--case", flags.pattern, "only those of the list whose name contains this");
     app.add_option("--backend", flags.backend, "ref, fast, ...");
+    app.add_option("--against", flags.against,
+                   "the backend that validates: ref, or fast where ref takes long");
     app.add_option("-t,--threads", flags.threads, "threads, as many as processors by default")
         ->check(CLI::Range(1, 1024));
     app.add_option("-r,--repetitions", flags.repetitions, "how often each is measured")
         ->check(CLI::Range(1, 1000));
-    app.add_option("--seconds", flags.seconds, "how long one repetition runs at least")
+    app.add_option("--seconds", flags.seconds, "how long one repetition runs at least, on a host")
         ->check(CLI::Range(0.001, 60.0));
     app.add_option("--format", flags.format, "console, csv or json")
         ->check(CLI::IsMember({"console", "csv", "json"}));

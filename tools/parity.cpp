@@ -14,17 +14,19 @@
 namespace rotkv::tools {
 
 constexpr std::byte k_sentinel{0xA5};
-constexpr int64_t k_guard = 64;  // bytes, at least, before and behind each tensor
+constexpr int64_t k_guard = 64;       // bytes, at least, before and behind each tensor
+constexpr int64_t k_alignment = 256;  // of a device's memory; a host's may have less
 
 // One tensor: guard, rows with gaps, guard.
 class Placement::Block {
   public:
-    Block(Backend& backend, const CaseTensor& tensor, Layout layout)
+    Block(Backend& backend, const CaseTensor& tensor, Layout layout, Alignment alignment)
         : tensor_(&tensor), row_(tensor.bytes_of_row()) {
         const int64_t unit = type_info(tensor.type).block_bytes;
         const bool gaps = layout == Layout::padded && !tensor.rigid;
         step_ = row_ + (gaps ? 3 * unit : 0);
         before_ = (k_guard / unit + 1) * unit;  // a multiple of the unit, rarely of 16
+        if (alignment == Alignment::memory) before_ = k_alignment * unit;
         std::vector<std::byte> image(size_t(before_ + tensor.rows() * step_ + before_), k_sentinel);
         for (int64_t r = 0; r < tensor.rows() && !tensor.bytes.empty(); ++r) {
             std::memcpy(image.data() + before_ + r * step_, tensor.bytes.data() + r * row_,
@@ -56,25 +58,34 @@ class Placement::Block {
             rows.insert(rows.end(), row, row + row_);
         }
         const int64_t end = before_ + tensor_->rows() * step_;
-        for (int64_t i = 0; i < int64_t(now.size()) && damage.empty(); ++i) {
-            const bool inside = i >= before_ && i < end && (i - before_) % step_ < row_;
-            if (inside || now[size_t(i)] == k_sentinel) continue;
-            damage = fmt::format("{}: byte {} from its beginning was written, outside every row",
-                                 tensor_->name, i - before_);
+        look_for_damage(now, 0, before_, damage);
+        for (int64_t row = before_; row < end; row += step_) {
+            look_for_damage(now, row + row_, row + step_, damage);
         }
+        look_for_damage(now, end, int64_t(now.size()), damage);
         return rows;
     }
 
   private:
+    void look_for_damage(const std::vector<std::byte>& now, int64_t first, int64_t end,
+                         std::string& damage) const {
+        for (int64_t i = first; i < end && damage.empty(); ++i) {
+            if (now[size_t(i)] == k_sentinel) continue;
+            damage = fmt::format("{}: byte {} from its beginning was written, outside every row",
+                                 tensor_->name, i - before_);
+        }
+    }
+
     const CaseTensor* tensor_;
     int64_t row_, step_ = 0, before_ = 0;
     Buffer memory_;
 };
 
-Placement::Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout)
+Placement::Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout,
+                     Alignment alignment)
     : tensors_(tensors), layout_(layout) {
     for (const CaseTensor& tensor : tensors) {
-        blocks_.emplace_back(backend, tensor, layout);
+        blocks_.emplace_back(backend, tensor, layout, alignment);
         views_.push_back(blocks_.back().view());
     }
     if (layout == Layout::in_place) views_[0] = views_[1];
@@ -96,16 +107,20 @@ std::vector<std::vector<std::byte>> Placement::results(std::string& damage) {
     return all;
 }
 
-Expected expected_results(const Case& one) {
+Expected expected_results(const Case& one, Backend& against) {
     Expected expected;
     expected.tensors = one.tensors();
     one.fill(expected.tensors);
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    Placement placement(*ref, expected.tensors, Layout::packed);
-    one.run_reference(*ref, placement.views());
+    Placement placement(against, expected.tensors, Layout::packed);
+    one.run_reference(against, placement.views());
     std::string ignored;  // the reference is a column of the table too
     expected.results = placement.results(ignored);
     return expected;
+}
+
+Expected expected_results(const Case& one) {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    return expected_results(one, *ref);
 }
 
 Verdict judge(const Case& one, const Expected& expected, size_t tensor,
@@ -141,12 +156,12 @@ static Cell failed(const Case& one, const Backend& backend, const std::string& t
             0};
 }
 
-Cell run_cell(const Case& one, const Expected& expected, Backend& backend) {
+Cell run_cell(const Case& one, const Expected& expected, Backend& backend, Alignment alignment) {
     std::vector<std::vector<std::byte>> first, second;
     std::string damage;
     try {
         for (auto* results : {&first, &second}) {
-            Placement placement(backend, expected.tensors, one.layout());
+            Placement placement(backend, expected.tensors, one.layout(), alignment);
             one.run(backend, placement.views());
             *results = placement.results(damage);
         }

@@ -26,12 +26,16 @@ struct Cell {
     double worst = 0;  ///< the largest |error| / bound of a rounding or nmse case
 };
 
+/// Where tensors begin: on a multiple of their element's bytes and rarely of more, so that a
+/// backend that counts on more is found out; or as allocated memory does, as in a model.
+enum class Alignment { element, memory };
+
 /// The tensors of a case in a backend's memory, and the views that its run() takes.
-/// Each tensor lies between sentinels, at an address aligned to its element and rarely further,
-/// with gaps behind its rows where the layout says so.
+/// Each tensor lies between sentinels, with gaps behind its rows where the layout says so.
 class Placement {
   public:
-    Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout);
+    Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout,
+              Alignment alignment = Alignment::element);
     ~Placement();
 
     Views views() const { return Views(tensors_, views_); }
@@ -54,8 +58,10 @@ struct Expected {
     std::vector<std::vector<std::byte>> results;  ///< [tensor], packed; empty for pure inputs
 };
 
-/// Fills the inputs and runs the reference. Throws what the reference throws.
+/// Fills the inputs and runs the reference: ref, or whom the caller trusts as much. Throws what
+/// that throws.
 Expected expected_results(const Case& one);
+Expected expected_results(const Case& one, Backend& against);
 
 /// How the result of one tensor agrees with the reference's, by the case's own rule, or, `foreign`,
 /// by the rule for other engines.
@@ -63,11 +69,11 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
               std::span<const std::byte> found, bool foreign);
 
 /// Runs the case on the backend.
-/// Memory is laid out with sentinels before and behind every tensor and in every gap, at addresses
-/// that are aligned to an element and no further. ok means: the results agree, the sentinels and
-/// the inputs are as they were, and a second run gives the same bits. The backend supports the
-/// case.
-Cell run_cell(const Case& one, const Expected& expected, Backend& backend);
+/// Memory is laid out with sentinels before and behind every tensor and in every gap. ok means: the
+/// results agree, the sentinels and the inputs are as they were, and a second run gives the same
+/// bits. The backend supports the case.
+Cell run_cell(const Case& one, const Expected& expected, Backend& backend,
+              Alignment alignment = Alignment::element);
 
 /// A backend with a number of threads: what a row of the table runs on.
 struct Column {
