@@ -9,8 +9,17 @@
 //   2 shared    a block of threads owns a block, a stage of butterflies between two barriers
 //   3 shuffles  a warp owns a block in registers: lane l holds channels l + 32 j
 //   4 vectors   a group of lanes owns a piece (hadamard.cuh), 16 bytes a lane, 64 bytes in flight
+//
+// Version 4 takes rows of f16 and bf16 too, at 4 bytes an element: f32 from the load to the store,
+// which rounds. As many bytes are twice as many channels to exchange between lanes; therefore no
+// more than eight lanes share a piece until each of them holds four units of it.
+#include "cuda/codes.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/ladder.h"
+
+#include <cuda_bf16.h>
+
+#include <type_traits>
 
 namespace rotkv::cuda {
 namespace {
@@ -118,35 +127,91 @@ __global__ void shuffles_kernel(Rows dst, Rows src, Pieces cut, uint32_t blocks,
 // ---- 4: U pieces a group, so that 4 loads of 16 bytes are in flight before the first is used.
 // Groups of one block of threads take neighbouring pieces ----
 
-template <int R, int U>
+// A unit as it is stored, and as it is computed with.
+template <class E>
+using Stored = std::conditional_t<std::is_same_v<E, float>, float4, uint4>;
+template <class E>
+using Unit = std::conditional_t<std::is_same_v<E, float>, float4, Eight>;
+
+// Channels i .. of a row of d, as many as a unit has; 0 where the row has ended.
+__device__ float4 load_unit(const float* x, uint32_t i, uint32_t d, bool vectors) {
+    return load4(x, i, d, vectors);
+}
+template <class Half>
+__device__ uint4 load_unit(const Half* x, uint32_t i, uint32_t d, bool vectors) {
+    if (vectors && i + 8 <= d) return *reinterpret_cast<const uint4*>(x + i);
+    const auto bits = [&](uint32_t j) { return j < d ? uint32_t(x[j].bits) : 0; };
+    const auto two = [&](uint32_t j) { return bits(j) | bits(j + 1) << 16; };
+    return {two(i), two(i + 2), two(i + 4), two(i + 6)};
+}
+
+__device__ float value(F16, uint32_t bits) { return f16_to_f32(uint16_t(bits)); }
+// Not as a shift: the compiler makes that twice, and takes 12 registers more.
+__device__ float value(Bf16, uint32_t bits) {
+    return __bfloat162float(__ushort_as_bfloat16(uint16_t(bits)));
+}
+
+__device__ float4 expanded(float, const float4& x) { return x; }
+template <class Half>
+__device__ Eight expanded(Half type, const uint4& x) {
+    return {{value(type, x.x), value(type, x.x >> 16), value(type, x.y), value(type, x.y >> 16)},
+            {value(type, x.z), value(type, x.z >> 16), value(type, x.w), value(type, x.w >> 16)}};
+}
+
+__device__ void store_unit(float* y, uint32_t i, uint32_t d, bool vectors, const float4& v) {
+    store4(y, i, d, vectors, v);
+}
+template <class Half>
+__device__ void store_unit(Half* y, uint32_t i, uint32_t d, bool vectors, const Eight& v) {
+    const uint32_t h[8] = {Half::of(v.low.x),  Half::of(v.low.y),  Half::of(v.low.z),
+                           Half::of(v.low.w),  Half::of(v.high.x), Half::of(v.high.y),
+                           Half::of(v.high.z), Half::of(v.high.w)};
+    if (vectors && i + 8 <= d) {
+        *reinterpret_cast<uint4*>(y + i) = {h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16,
+                                            h[6] | h[7] << 16};
+        return;
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j) {
+        if (i + j < d) y[i + j].bits = uint16_t(h[j]);
+    }
+}
+
+// Rows of E. L as most_lanes of rotate().
+template <class E, int R, int U, unsigned L>
 __global__ void __launch_bounds__(k_threads)
     vectors_kernel(Rows dst, Rows src, Pieces cut, uint32_t pieces, bool back) {
     const uint32_t groups = k_threads / cut.lanes, group = threadIdx.x / cut.lanes;
     const uint32_t lane = threadIdx.x % cut.lanes, first = blockIdx.x * groups * U + group;
-    float4 v[U][R];
+    constexpr uint32_t W = k_width<Unit<E>>;
+    Stored<E> x[U][R];
+    Unit<E> v[U][R];
     uint32_t row[U], begin[U];
-    // 1 load and scale
+    // 1 load
 #pragma unroll
     for (int u = 0; u < U; ++u) {
         const uint32_t piece = first + u * groups;
         row[u] = piece < pieces ? cut.per_row.of(piece) : 0;
-        begin[u] = piece < pieces ? cut.begin_of(piece, row[u]) + 4 * lane : cut.d;
-        const float* x = src.row<const float>(row[u]);
+        begin[u] = piece < pieces ? cut.begin_of(piece, row[u]) + W * lane : cut.d;
+        const E* from = src.row<const E>(row[u]);
 #pragma unroll
         for (int j = 0; j < R; ++j) {
-            v[u][j] = load4(x, begin[u] + 4 * cut.lanes * j, cut.d, src.vectors);
+            x[u][j] = load_unit(from, begin[u] + W * cut.lanes * j, cut.d, src.vectors);
         }
     }
-    // 2 butterflies
-    rotate(v, cut, begin, back);
-    // 3 store
+    // 2 f32
+#pragma unroll
+    for (int i = 0; i < U * R; ++i) v[i / R][i % R] = expanded(E{}, x[i / R][i % R]);
+    // 3 scale and butterflies
+    rotate<L>(v, cut, begin, back);
+    // 4 round and store
 #pragma unroll
     for (int u = 0; u < U; ++u) {
         if (first + u * groups >= pieces) return;
-        float* y = dst.row<float>(row[u]);
+        E* y = dst.row<E>(row[u]);
 #pragma unroll
         for (int j = 0; j < R; ++j) {
-            store4(y, begin[u] + 4 * cut.lanes * j, cut.d, dst.vectors, v[u][j]);
+            store_unit(y, begin[u] + W * cut.lanes * j, cut.d, dst.vectors, v[u][j]);
         }
     }
 }
@@ -157,11 +222,45 @@ void launch_shuffles(const HadamardArgs& args, const Pieces& cut, uint32_t block
         Rows(args.dst), Rows(args.src), cut, blocks, args.inverse);
 }
 
-template <int R, int U>
+template <class E, int R, int U, unsigned L>
 void launch_vectors(const HadamardArgs& args, const Pieces& cut, Stream stream) {
     const int64_t pieces = args.src.rows() * cut.per_row.d, groups = k_threads / cut.lanes;
-    vectors_kernel<R, U><<<blocks_for(pieces, groups * U), k_threads, 0, stream>>>(
+    vectors_kernel<E, R, U, L><<<blocks_for(pieces, groups * U), k_threads, 0, stream>>>(
         Rows(args.dst), Rows(args.src), cut, uint32_t(pieces), args.inverse);
+}
+
+void launch_floats(const HadamardArgs& args, Stream stream) {
+    const Pieces cut(args.rotation, args.src.n[3]);
+    switch (cut.registers) {
+        case 1:
+            return launch_vectors<float, 1, 4, k_warp>(args, cut, stream);
+        case 2:
+            return launch_vectors<float, 2, 2, k_warp>(args, cut, stream);
+        case 4:
+            return launch_vectors<float, 4, 1, k_warp>(args, cut, stream);
+        default:
+            return launch_vectors<float, 8, 1, k_warp>(args, cut, stream);
+    }
+}
+
+//     N      ... 8    16    32    64   128   256   512  1024
+//     L          1     2     4     8     8     8    16    32
+//     R          1     1     1     1     2     4     4     4
+template <class Half>
+void launch_halves(const HadamardArgs& args, Stream stream) {
+    Pieces cut(args.rotation, args.src.n[3], k_width<Eight>);
+    cut.lanes = std::max(std::min(cut.width / 8, 8u), cut.width / 32);
+    cut.registers = cut.width / (8 * cut.lanes);
+    if (cut.lanes == 32) return launch_vectors<Half, 4, 1, 32>(args, cut, stream);
+    if (cut.lanes == 16) return launch_vectors<Half, 4, 1, 16>(args, cut, stream);
+    switch (cut.registers) {
+        case 1:
+            return launch_vectors<Half, 1, 4, 8>(args, cut, stream);
+        case 2:
+            return launch_vectors<Half, 2, 2, 8>(args, cut, stream);
+        default:
+            return launch_vectors<Half, 4, 1, 8>(args, cut, stream);
+    }
 }
 
 uint32_t block_count(const HadamardArgs& args, const Pieces& cut) {
@@ -217,19 +316,15 @@ void hadamard_3_shuffles(const HadamardArgs& args, Stream stream) {
 
 void hadamard_4_vectors(const HadamardArgs& args, Stream stream) {
     if (args.src.empty()) return;
-    const Pieces cut(args.rotation, args.src.n[3]);
-    switch (cut.registers) {
-        case 1:
-            launch_vectors<1, 4>(args, cut, stream);
+    switch (args.src.type) {
+        case DType::f16:
+            launch_halves<F16>(args, stream);
             break;
-        case 2:
-            launch_vectors<2, 2>(args, cut, stream);
-            break;
-        case 4:
-            launch_vectors<4, 1>(args, cut, stream);
+        case DType::bf16:
+            launch_halves<Bf16>(args, stream);
             break;
         default:
-            launch_vectors<8, 1>(args, cut, stream);
+            launch_floats(args, stream);
     }
     require_launched("hadamard_4_vectors");
 }

@@ -1,5 +1,5 @@
 #pragma once
-// The Hadamard transform in registers, as hadamard, kv_store and kv_shift use it.
+// The Hadamard transform in registers, as hadamard, kv_store, kv_shift and attention use it.
 //
 // A PIECE is P = max(N, 32) neighbouring channels of one row: one block of the rotation, or all
 // blocks in 32 channels. A group of L = min(P / 4, 32) neighbouring lanes owns it:
@@ -13,6 +13,10 @@
 // so that a butterfly of half-width h joins two of the lane's four channels (h = 1, 2), two lanes
 // (h = 4 .. 64) or two of its R registers (h = 128 ..), and 32 channels, a block of the quantized
 // formats, are always eight neighbouring lanes at one j.
+//
+// Such is the lane's UNIT of W = 4 channels, 16 bytes of f32. Of rows of halves, which only the
+// operation hadamard has, 16 bytes are W = 8 channels (Eight); hadamard.cu says how many lanes
+// share a piece of those.
 // Docs: docs/02-hadamard.md
 
 #include "cuda/device.cuh"
@@ -23,6 +27,15 @@
 namespace rotkv::cuda {
 
 constexpr uint32_t k_least_piece = 32;
+
+/// Eight channels of one lane.
+struct Eight {
+    float4 low, high;
+};
+
+/// W: channels of a unit.
+template <class Unit>
+constexpr uint32_t k_width = sizeof(Unit) / sizeof(float);
 
 /// How rows of d channels are cut into pieces.
 struct Pieces {
@@ -56,13 +69,17 @@ struct Pieces {
     }
 };
 
-/// x times the sign of channel i of the head: bit 63 of the i-th output of SplitMix64.
-__device__ inline float flipped(float x, uint64_t seed, int64_t i) {
+/// Is the sign of channel i of the head -1? Bit 63 of the i-th output of SplitMix64.
+__device__ inline bool is_minus(uint64_t seed, int64_t i) {
     uint64_t z = seed + (uint64_t(i) + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     z = z ^ (z >> 31);
-    return (z >> 63) != 0 ? -x : x;
+    return (z >> 63) != 0;
+}
+
+__device__ inline float flipped(float x, uint64_t seed, int64_t i) {
+    return is_minus(seed, i) ? -x : x;
 }
 
 __device__ inline float4 flipped(const float4& v, uint64_t seed, int64_t i) {
@@ -70,14 +87,26 @@ __device__ inline float4 flipped(const float4& v, uint64_t seed, int64_t i) {
             flipped(v.w, seed, i + 3)};
 }
 
+// Signs first, four at a time: all 32 of a lane at once would take registers from its channels, and
+// with them warps from the rows that are not flipped.
+__device__ inline Eight flipped(const Eight& v, uint64_t seed, int64_t i) {
+    uint32_t minus = 0;
+#pragma unroll 4
+    for (int c = 0; c < 8; ++c) minus |= uint32_t(is_minus(seed, i + c)) << c;
+    const auto flip = [&](float x, int c) { return (minus >> c & 1) != 0 ? -x : x; };
+    return {{flip(v.low.x, 0), flip(v.low.y, 1), flip(v.low.z, 2), flip(v.low.w, 3)},
+            {flip(v.high.x, 4), flip(v.high.y, 5), flip(v.high.z, 6), flip(v.high.w, 7)}};
+}
+
 // U pieces at a time: what one waits for, the others fill. begin[u] is the lane's first channel.
-template <int U, int R>
-__device__ void flip_signs(float4 (&v)[U][R], const Pieces& cut, const uint32_t (&begin)[U]) {
+template <int U, int R, class Unit>
+__device__ void flip_signs(Unit (&v)[U][R], const Pieces& cut, const uint32_t (&begin)[U]) {
 #pragma unroll
     for (int u = 0; u < U; ++u) {
 #pragma unroll
         for (int j = 0; j < R; ++j) {
-            v[u][j] = flipped(v[u][j], cut.seed, cut.first + begin[u] + 4 * cut.lanes * j);
+            const uint32_t channel = begin[u] + k_width<Unit> * cut.lanes * j;
+            v[u][j] = flipped(v[u][j], cut.seed, cut.first + channel);
         }
     }
 }
@@ -96,7 +125,12 @@ __device__ inline void butterfly(float4& a, float4& b) {
     butterfly(a.w, b.w);
 }
 
-// Half-widths 1 and 2: within four channels.
+__device__ inline void butterfly(Eight& a, Eight& b) {
+    butterfly(a.low, b.low);
+    butterfly(a.high, b.high);
+}
+
+// Half-widths 1 and 2, and 4 of eights: within a unit.
 __device__ inline void butterflies_inside(float4& v, uint32_t n) {
     if (n > 1) {
         butterfly(v.x, v.y);
@@ -108,21 +142,32 @@ __device__ inline void butterflies_inside(float4& v, uint32_t n) {
     }
 }
 
-// Half-width 4 h: between lanes. The upper one of a pair gets a - b as a + (-1) b: the product is
+__device__ inline void butterflies_inside(Eight& v, uint32_t n) {
+    butterflies_inside(v.low, n);
+    butterflies_inside(v.high, n);
+    if (n > 4) butterfly(v.low, v.high);
+}
+
+// Half-width W h: between lanes. The upper one of a pair gets a - b as a + (-1) b: the product is
 // exact, so that the fused operation rounds once, as the difference does.
 __device__ inline float4 butterfly_between(const float4& v, unsigned h, float sign) {
     return {fmaf(v.x, sign, partner(v.x, h)), fmaf(v.y, sign, partner(v.y, h)),
             fmaf(v.z, sign, partner(v.z, h)), fmaf(v.w, sign, partner(v.w, h))};
 }
 
-/// ref's stages in ref's order.
-template <int U, int R>
-__device__ void butterflies(float4 (&v)[U][R], uint32_t n) {
+__device__ inline Eight butterfly_between(const Eight& v, unsigned h, float sign) {
+    return {butterfly_between(v.low, h, sign), butterfly_between(v.high, h, sign)};
+}
+
+/// ref's stages in ref's order. A piece has `most_lanes` lanes, or fewer and one register of each.
+template <unsigned most_lanes, int U, int R, class Unit>
+__device__ void butterflies(Unit (&v)[U][R], uint32_t n) {
+    constexpr uint32_t W = k_width<Unit>;
 #pragma unroll
     for (int i = 0; i < U * R; ++i) butterflies_inside(v[i / R][i % R], n);
 #pragma unroll
-    for (unsigned h = 1; h < k_warp; h *= 2) {
-        if (n <= 4 * h) return;
+    for (unsigned h = 1; h < most_lanes; h *= 2) {
+        if (n <= W * h) return;
         const float sign = (lane_of_warp() & h) == 0 ? 1.0f : -1.0f;
 #pragma unroll
         for (int i = 0; i < U * R; ++i) {
@@ -130,8 +175,8 @@ __device__ void butterflies(float4 (&v)[U][R], uint32_t n) {
         }
     }
 #pragma unroll
-    for (int h = 1; h < R; h *= 2) {  // half-width 128 h: between registers
-        if (n <= 128 * h) return;
+    for (int h = 1; h < R; h *= 2) {  // half-width W L h: between registers
+        if (n <= W * most_lanes * h) return;
 #pragma unroll
         for (int i = 0; i < U * R; ++i) {
             const int j = i % R;
@@ -140,18 +185,22 @@ __device__ void butterflies(float4 (&v)[U][R], uint32_t n) {
     }
 }
 
+__device__ inline float4 scaled(const float4& v, float scale) {
+    return {v.x * scale, v.y * scale, v.z * scale, v.w * scale};
+}
+
+__device__ inline Eight scaled(const Eight& v, float scale) {
+    return {scaled(v.low, scale), scaled(v.high, scale)};
+}
+
 /// y = H S x, back y = S H x, on U pieces. All lanes of the warp call it together.
-template <int U, int R>
-__device__ void rotate(float4 (&v)[U][R], const Pieces& cut, const uint32_t (&begin)[U],
-                       bool back) {
+template <unsigned most_lanes = k_warp, int U, int R, class Unit>
+__device__ void rotate(Unit (&v)[U][R], const Pieces& cut, const uint32_t (&begin)[U], bool back) {
     if (!cut.on) return;
     if (cut.signs && !back) flip_signs(v, cut, begin);
 #pragma unroll
-    for (int i = 0; i < U * R; ++i) {
-        float4& x = v[i / R][i % R];
-        x = {x.x * cut.scale, x.y * cut.scale, x.z * cut.scale, x.w * cut.scale};
-    }
-    butterflies(v, cut.n);
+    for (int i = 0; i < U * R; ++i) v[i / R][i % R] = scaled(v[i / R][i % R], cut.scale);
+    butterflies<most_lanes>(v, cut.n);
     if (cut.signs && back) flip_signs(v, cut, begin);
 }
 
