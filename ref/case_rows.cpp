@@ -1,6 +1,7 @@
 // Cases of what works on rows by themselves: hadamard, quantize, dequantize, rope.
 #include "ref/case_of.h"
 #include "ref/case_values.h"
+#include "ref/hadamard.h"
 #include "ref/random.h"
 
 #include <bit>
@@ -41,16 +42,27 @@ class HadamardCase : public CaseOf<HadamardArgs, &Backend::hadamard> {
           d(f.number("D", 64)),
           rotation(f.rotation("rot")),
           inverse(f.flag("inverse")),
+          type(parse_type(f.word("type", "f32", {"f32", "f16", "bf16"}))),
           kind(f.word("values", "normal", k_value_kinds)) {
         read_layout(f, true);
     }
     Agreement agreement() const override { return Agreement::exact; }
-    Agreement foreign_agreement() const override { return Agreement::rounding; }
+    Agreement foreign_agreement() const override {
+        return type == DType::f32 ? Agreement::rounding : Agreement::steps;
+    }
     std::vector<CaseTensor> tensors() const override {
-        return {out("dst", DType::f32, {rows, d}), in("src", DType::f32, {rows, d})};
+        return {out("dst", type, {rows, d}), in("src", type, {rows, d})};
     }
     void fill(std::vector<CaseTensor>& tensors) const override {
         named(tensors, "src").set(case_values(kind, rows, d, seed()));
+    }
+    std::vector<float> unrounded(const std::string&,
+                                 std::span<const CaseTensor> filled) const override {
+        std::vector<float> y = named(filled, "src").values();
+        for (size_t first = 0; d > 0 && first < y.size(); first += size_t(d)) {
+            ref::hadamard_row(&y[first], &y[first], d, rotation, inverse);
+        }
+        return y;
     }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
                               std::span<const float>) const override {
@@ -72,6 +84,7 @@ class HadamardCase : public CaseOf<HadamardArgs, &Backend::hadamard> {
     int64_t rows, d;
     Rotation rotation;
     bool inverse;
+    DType type;
     std::string kind;
 };
 
@@ -204,7 +217,8 @@ class RopeCase : public CaseOf<RopeArgs, &Backend::rope> {
 
 std::span<const CaseOp> row_case_ops() {
     static const CaseOp ops[] = {
-        {"hadamard", "exact", "rounding: u (log2 N + 2) / sqrt(N) sum of the block's |x|",
+        {"hadamard", "exact",
+         "rounding: u (log2 N + 2) / sqrt(N) sum of the block's |x|; type=f16, bf16: steps",
          make<HadamardCase>},
         {"quantize", "exact", "steps", make<QuantizeCase>},
         {"dequantize", "exact", "rounding: 2 u |y|", make<DequantizeCase>},

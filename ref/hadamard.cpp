@@ -3,6 +3,7 @@
 #include "ref/hadamard.h"
 
 #include "ref/kernels.h"
+#include "ref/quant.h"
 
 #include <algorithm>
 #include <bit>
@@ -60,11 +61,16 @@ void hadamard_row(float* y, const float* x, int64_t d, const Rotation& rotation,
 
 void hadamard(const HadamardArgs& args) {
     const TensorView &dst = args.dst, &src = args.src;
+    const int64_t d = src.n[3];
+    if (src.empty()) return;
+    std::vector<float> row(static_cast<size_t>(d));
     for (int64_t i0 = 0; i0 < src.n[0]; ++i0) {
         for (int64_t i1 = 0; i1 < src.n[1]; ++i1) {
             for (int64_t i2 = 0; i2 < src.n[2]; ++i2) {
-                hadamard_row(dst.row<float>(i0, i1, i2), src.row<const float>(i0, i1, i2), src.n[3],
-                             args.rotation, args.inverse);
+                // in f32: exact on the way in, rounded to the rows' type on the way out
+                dequantize_row(src.type, row.data(), src.row<const std::byte>(i0, i1, i2), d);
+                hadamard_row(row.data(), row.data(), d, args.rotation, args.inverse);
+                quantize_row(dst.type, dst.row<std::byte>(i0, i1, i2), row.data(), d);
             }
         }
     }

@@ -22,10 +22,10 @@
 
 namespace rotkv {
 
-/// y = H S x on each row's blocks, or x = S H y with `inverse`.
+/// y = H S x on each row's blocks, or x = S H y with `inverse`; in f32, halves rounded at the end.
 struct HadamardArgs {
-    TensorView dst;  ///< [..][D] f32; may be src
-    TensorView src;  ///< like dst
+    TensorView dst;  ///< [..][D] f32, f16 or bf16; may be src
+    TensorView src;  ///< like dst, of its type
     Rotation rotation;
     bool inverse = false;
 

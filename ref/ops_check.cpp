@@ -24,6 +24,12 @@ class Rules {
         refuse(op_, std::string(name) + " of type " + type_info(expected).name, describe(tensor));
     }
 
+    void float_type(const char* name, const TensorView& tensor) const {
+        const DType found = tensor.type;
+        if (found == DType::f32 || found == DType::f16 || found == DType::bf16) return;
+        refuse(op_, std::string(name) + " of type f32, f16 or bf16", describe(tensor));
+    }
+
     void cache_type(const char* name, const TensorView& tensor) const {
         if (type_info(tensor.type).cache) return;
         refuse(op_, std::string(name) + " of a cache type", describe(tensor));
@@ -115,8 +121,11 @@ class Rules {
 
 void check(const HadamardArgs& args) {
     const Rules rules("hadamard");
-    rules.f32("src", args.src, {-1, -1, -1, -1});
-    rules.like("dst", args.dst, args.src);
+    const int64_t* n = args.src.n;
+    rules.float_type("src", args.src);
+    rules.extents("src", args.src, {-1, -1, -1, -1});
+    rules.type("dst", args.dst, args.src.type);
+    rules.extents("dst", args.dst, {n[0], n[1], n[2], n[3]});
     rules.writable("dst", args.dst);
     rules.rotation("rotation", args.rotation, args.src.n[3]);
 }

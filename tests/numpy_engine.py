@@ -52,8 +52,8 @@ class Engine:
         return y * sign if inverse else y
 
     def hadamard(self, fields, inputs):
-        return {"dst": self.rotate(inputs["src"].astype(np.float64), fields["rot"],
-                                   fields["inverse"] == 1)}
+        x = unpack(fields["type"], inputs["src"])
+        return {"dst": pack(fields["type"], self.rotate(x, fields["rot"], fields["inverse"] == 1))}
 
     def rope(self, fields, inputs):
         x, n = inputs["src"].astype(np.float64), fields["n_rot"]

@@ -3,6 +3,7 @@
 #include "cuda/ladder.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
+#include "ref/quant.h"
 #include "tests/attention_case.h"
 #include "tests/catch.h"
 #include "tests/parity.h"
@@ -80,40 +81,62 @@ double nmse(const std::vector<float>& a, const std::vector<float>& b) {
     return error / all;
 }
 
-// Rows of d at `offset` floats from where memory is aligned, with `gap` floats behind each.
+// Rows of d at `offset` elements from where memory is aligned, with `gap` elements behind each.
 struct Place {
     int64_t offset, gap;
 };
 
-TensorView rows_of(const Buffer& buffer, int64_t rows, int64_t d, const Place& place) {
-    TensorView rows_view = buffer.view(DType::f32, {rows, d});
-    rows_view.data += place.offset * 4;
-    rows_view.stride[2] += place.gap * 4;
+TensorView rows_of(const Buffer& buffer, DType type, int64_t rows, int64_t d, const Place& place) {
+    TensorView rows_view = buffer.view(type, {rows, d});
+    rows_view.data += place.offset * rows_view.stride[3];
+    rows_view.stride[2] += place.gap * rows_view.stride[3];
     rows_view.stride[1] = rows_view.stride[0] = rows * rows_view.stride[2];
     return rows_view;
 }
 
 // Apart, then in place: both must be what ref makes of x.
-void check_rows(Backend& device, const cuda::HadamardVersion& version, int64_t rows, int64_t d,
-                const Rotation& rotation, bool inverse, const Place& place) {
-    const std::vector<float> x =
-        normal_vector(rows * (d + place.gap) + place.offset, uint64_t(d + rotation.block));
-    std::vector<float> host = x;
-    Buffer src = test::upload(device, x), dst = test::upload(device, x);
-    const TensorView from = rows_of(src, rows, d, place), to = rows_of(dst, rows, d, place);
+void check_rows(Backend& device, const cuda::HadamardVersion& version, DType type, int64_t rows,
+                int64_t d, const Rotation& rotation, bool inverse, const Place& place) {
+    const int64_t count = rows * (d + place.gap) + place.offset;
+    const std::vector<float> x = normal_vector(count, uint64_t(d + rotation.block));
+    std::vector<std::byte> host(size_t(row_bytes(type, count)));
+    ref::quantize_row(type, host.data(), x.data(), count);
+    const Buffer src(device, host.size()), dst(device, host.size());
+    src.upload(host);
+    dst.upload(host);
+    const TensorView from = rows_of(src, type, rows, d, place);
+    const TensorView to = rows_of(dst, type, rows, d, place);
     TensorView on_host = from;
-    on_host.data = reinterpret_cast<std::byte*>(host.data() + place.offset);
+    on_host.data = host.data() + place.offset * from.stride[3];
     ref::hadamard({on_host, on_host, rotation, inverse});
 
     version.run({to, from, rotation, inverse}, nullptr);
     version.run({from, from, rotation, inverse}, nullptr);
-    INFO(version.name << ": D = " << d << ", N = " << rotation.block << ", rows = " << rows
-                      << (inverse ? ", back" : ", forward") << ", at " << place.offset << " + "
-                      << place.gap);
-    const TensorView all = src.view(DType::f32, {int64_t(x.size())});
-    const TensorView all_apart = dst.view(DType::f32, {int64_t(x.size())});
-    REQUIRE(floats_equal(test::download_f32(device, all_apart), host));
-    REQUIRE(floats_equal(test::download_f32(device, all), host));
+    INFO(version.name << ", " << type_info(type).name << ": D = " << d << ", N = " << rotation.block
+                      << ", rows = " << rows << (inverse ? ", back" : ", forward") << ", at "
+                      << place.offset << " + " << place.gap);
+    REQUIRE(test::download(device, dst.view(type, {count})) == host);
+    REQUIRE(test::download(device, src.view(type, {count})) == host);
+}
+
+// All sizes, with and without signs, one row and many, aligned to 16 bytes and not.
+void check_version(Backend& device, const cuda::HadamardVersion& version, DType type) {
+    for (int64_t n = 1; n <= 1024; n *= 2) {
+        for (const int64_t d : {n, 3 * n}) {
+            for (const int64_t rows : {1, 37}) {
+                for (const Place& place : {Place{0, 0}, Place{1, 3}, Place{4, 8}, Place{8, 16}}) {
+                    for (const bool inverse : {false, true}) {
+                        const auto check = [&](const Rotation& rotation) {
+                            check_rows(device, version, type, rows, d, rotation, inverse, place);
+                        };
+                        check({});
+                        check({Rotation::Kind::sylvester, n, 0, 0});
+                        check({Rotation::Kind::signs, n, 5, 3});
+                    }
+                }
+            }
+        }
+    }
 }
 
 // The bytes of both caches after one kv_store of x as K and as V, in no order, some tokens skipped.
@@ -165,23 +188,10 @@ TEST_CASE("cuda hadamard ladder: every version equals ref") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
     for (const cuda::HadamardVersion& version : cuda::k_hadamard_ladder) {
-        for (int64_t n = 1; n <= 1024; n *= 2) {
-            for (const int64_t d : {n, 3 * n}) {
-                for (const int64_t rows : {1, 37}) {
-                    // Aligned to 16 bytes and not: by vectors, and element by element.
-                    for (const Place& place : {Place{0, 0}, Place{1, 3}, Place{4, 8}}) {
-                        for (const bool inverse : {false, true}) {
-                            check_rows(*device, version, rows, d, {}, inverse, place);
-                            check_rows(*device, version, rows, d,
-                                       {Rotation::Kind::sylvester, n, 0, 0}, inverse, place);
-                            check_rows(*device, version, rows, d, {Rotation::Kind::signs, n, 5, 3},
-                                       inverse, place);
-                        }
-                    }
-                }
-            }
-        }
+        check_version(*device, version, DType::f32);
     }
+    const cuda::HadamardVersion& last = std::end(cuda::k_hadamard_ladder)[-1];
+    for (const DType type : {DType::f16, DType::bf16}) check_version(*device, last, type);
 }
 
 TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {

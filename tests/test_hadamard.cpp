@@ -1,10 +1,14 @@
 // The Hadamard transform against its definition, and the laws it lives by.
 #include "ref/hadamard.h"
+#include "ref/half.h"
+#include "ref/kernels.h"
 #include "tests/catch.h"
 #include "tests/random.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 using namespace rotkv;
@@ -29,6 +33,26 @@ std::vector<float> rotate(const std::vector<float>& x, const Rotation& rotation,
     return y;
 }
 
+// A type of two bytes: how it rounds, and half the distance between neighbours near 1 and near 0.
+struct Half {
+    DType type;
+    uint16_t (*bits)(float);
+    float (*value)(uint16_t);
+    double relative, least;
+    uint16_t nan;
+};
+constexpr Half k_halves[] = {
+    {DType::f16, f32_to_f16, f16_to_f32, 0x1p-11, 0x1p-25, 0x7E00},
+    {DType::bf16, f32_to_bf16, bf16_to_f32, 0x1p-8, 0x1p-134, 0x7FC0},
+};
+
+// One row through the operation.
+std::vector<uint16_t> rotate_half(std::vector<uint16_t> x, DType type, const Rotation& rotation) {
+    const TensorView row = view(x.data(), type, {int64_t(x.size())});
+    ref::hadamard({row, row, rotation, false});
+    return x;
+}
+
 }  // namespace
 
 TEST_CASE("hadamard: butterflies equal the dense definition") {
@@ -39,6 +63,53 @@ TEST_CASE("hadamard: butterflies equal the dense definition") {
         // Every output is a sum of n scaled inputs through log2(n) rounded stages.
         const double bound = (std::log2(double(n)) + 2) * k_unit * norm(x);
         for (size_t i = 0; i < y.size(); ++i) CHECK(std::fabs(double(y[i]) - dense[i]) <= bound);
+    }
+}
+
+TEST_CASE("hadamard: a row of halves is the dense definition of it, rounded once") {
+    for (const Half& half : k_halves) {
+        for (int64_t n = 1; n <= 1024; n *= 2) {
+            std::vector<uint16_t> x;
+            std::vector<float> values;  // rounded before: the row is exact
+            for (const float value : normal_vector(n, uint64_t(n))) {
+                x.push_back(half.bits(value));
+                values.push_back(half.value(x.back()));
+            }
+            const std::vector<double> dense = ref::hadamard_dense({values.begin(), values.end()});
+            const std::vector<uint16_t> y = rotate_half(x, half.type, sylvester(n));
+            const double in_f32 = (std::log2(double(n)) + 2) * k_unit * norm(values);
+            for (size_t i = 0; i < y.size(); ++i) {
+                const double rounding = half.relative * (std::fabs(dense[i]) + in_f32);
+                const double bound = in_f32 + std::max(rounding, half.least);
+                CHECK(std::fabs(double(half.value(y[i])) - dense[i]) <= bound);
+            }
+        }
+    }
+}
+
+TEST_CASE("hadamard: halves round to even at the end, and a NaN becomes the one of half.h") {
+    for (const Half& half : k_halves) {
+        // y_0 = (a + b) / 2 lies halfway between neighbours 2 r apart: below it the even one is the
+        // lower, then the upper. y_1 = (a - b) / 2 needs no rounding.
+        const float r = float(half.relative);
+        for (const float a : {2.0f, 2 + 4 * r}) {
+            const std::vector<uint16_t> y =
+                rotate_half({half.bits(a), half.bits(2 * r), 0, 0}, half.type, sylvester(4));
+            CHECK(half.value(y[0]) == (a == 2.0f ? 1.0f : 1 + 4 * r));
+            CHECK(half.value(y[1]) == (a == 2.0f ? 1 - r : 1.0f));
+        }
+        // Every pattern is its own transform in blocks of 1.
+        std::vector<uint16_t> all(65536), expected(65536);
+        for (size_t i = 0; i < all.size(); ++i) {
+            all[i] = uint16_t(i);
+            expected[i] = std::isnan(half.value(all[i])) ? half.nan : all[i];
+        }
+        CHECK(rotate_half(all, half.type, sylvester(1)) == expected);
+        CHECK(rotate_half(all, half.type, {}) == expected);
+        // inf - inf, of which the machine makes a NaN with a sign of its own
+        const uint16_t infinity = half.bits(std::numeric_limits<float>::infinity());
+        CHECK(rotate_half({infinity, infinity}, half.type, sylvester(2)) ==
+              std::vector<uint16_t>{infinity, half.nan});
     }
 }
 

@@ -28,6 +28,9 @@ float memory[4096];
 int32_t indices[64];
 
 TensorView f32(std::initializer_list<int64_t> extents) { return view(memory, DType::f32, extents); }
+TensorView half(std::initializer_list<int64_t> extents) {
+    return view(memory, DType::f16, extents);
+}
 TensorView i32(std::initializer_list<int64_t> extents) {
     return view(indices, DType::i32, extents);
 }
@@ -49,6 +52,18 @@ TEST_CASE("ops: malformed arguments are refused by name") {
              ref->hadamard({f32({2, 64}), f32({3, 64}), {}, false});
          },
          "hadamard: expected dst"},
+        {[&] {
+             ref->hadamard({half({64}), f32({64}), {}, false});
+         },
+         "hadamard: expected dst of type f32, found f16"},
+        {[&] {
+             ref->hadamard({half({64}), half({2, 64}), {}, false});
+         },
+         "hadamard: expected dst [1][1][2][64]"},
+        {[&] {
+             ref->hadamard({i32({64}), i32({64}), {}, false});
+         },
+         "hadamard: expected src of type f32, f16 or bf16, found i32"},
         {[&] {
              ref->hadamard({f32({96}), f32({96}), odd, false});
          },

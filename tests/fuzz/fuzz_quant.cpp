@@ -38,6 +38,17 @@ static std::vector<float> hadamard(Backend& b, const std::vector<float>& x,
     return download_f32(b, view);
 }
 
+// Rows of f16 or bf16, any bits.
+static Bytes hadamard(Backend& b, DType type, const Bytes& x, const Rotation& rotation,
+                      bool inverse) {
+    const Buffer memory(b, x.size());
+    memory.upload(x);
+    const int64_t rows = int64_t(x.size()) / 2 / rotation.block;
+    const TensorView view = memory.view(type, {rows, rotation.block});
+    b.hadamard({view, view, rotation, inverse});
+    return download(b, view);
+}
+
 static Bytes quantize(Backend& b, DType type, const std::vector<float>& x) {
     const int64_t d = int64_t(x.size());
     const Buffer src = upload(b, x), dst(b, size_t(row_bytes(type, d)));
@@ -81,10 +92,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<float> x((bytes.size() / sizeof(float) + 255) / 256 * 256);  // zeros behind
     if (x.empty()) return 0;
     std::memcpy(x.data(), bytes.data(), bytes.size() / sizeof(float) * sizeof(float));
+    Bytes halves(x.size() * sizeof(float));
+    std::memcpy(halves.data(), x.data(), halves.size());
     for (const Rotation::Kind kind : {Rotation::Kind::sylvester, Rotation::Kind::signs}) {
         rotation.kind = kind;
         for (const bool inverse : {false, true}) {
             agree("hadamard", [&](Backend& b) { return hadamard(b, x, rotation, inverse); });
+            for (const DType type : {DType::f16, DType::bf16}) {
+                agree(std::string("hadamard of ") + type_info(type).name,
+                      [&](Backend& b) { return hadamard(b, type, halves, rotation, inverse); });
+            }
         }
     }
     for (const DType type : k_types) {
