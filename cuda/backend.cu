@@ -1,6 +1,7 @@
-// The backend "cuda": memory and a stream of one device, what it supports, one line an operation.
+// The backend "cuda": memory and a stream of one device, and what it supports.
 #include "cuda/backend.h"
 #include "cuda/device.cuh"
+#include "cuda/fusion.h"
 
 #include <algorithm>
 #include <cstring>
@@ -16,29 +17,6 @@ constexpr int64_t k_most_elements = int64_t(1) << 31;  // threads have 32-bit nu
 
 // Small uploads wait here for the device.
 constexpr std::size_t k_staging_bytes = 1 << 20;
-
-// One call: its operation's function.
-struct Launch {
-    cuda::Stream stream;
-    const cuda::Workspace& workspace;
-    cuda::Products& products;
-
-    void operator()(const HadamardArgs& args) const { cuda::hadamard(args, stream); }
-    void operator()(const QuantizeArgs& args) const { cuda::quantize(args, stream); }
-    void operator()(const DequantizeArgs& args) const { cuda::dequantize(args, stream); }
-    void operator()(const RopeArgs& args) const { cuda::rope(args, stream); }
-    void operator()(const RmsNormArgs& args) const { cuda::rms_norm(args, stream); }
-    void operator()(const MatmulArgs& args) const { cuda::matmul(args, products); }
-    void operator()(const KvStoreArgs& args) const { cuda::kv_store(args, stream); }
-    void operator()(const AttentionArgs& args) const { cuda::attention(args, workspace, stream); }
-    void operator()(const KvShiftArgs& args) const { cuda::kv_shift(args, stream); }
-    void operator()(const ActMulArgs& args) const { cuda::act_mul(args, stream); }
-    void operator()(const AddArgs& args) const { cuda::add(args, stream); }
-    void operator()(const EmbedArgs& args) const { cuda::embed(args, stream); }
-    void operator()(const NllArgs& args) const { cuda::nll(args, products); }
-    void operator()(const KldArgs& args) const { cuda::kld(args, products); }
-    void operator()(const LogitsArgs& args) const { cuda::logits(args, products); }
-};
 
 Support refusal(const std::string& reason) { return {false, reason}; }
 
@@ -171,8 +149,9 @@ void CudaBackend::synchronize() {
 void CudaBackend::flush() {
     if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
     if (recorder_.empty()) return;
-    const Launch launch{stream_, workspace_, *products_};
-    recorder_.play(stream_, [&](const cuda::Call& call) { std::visit(launch, call); });
+    recorder_.play(stream_, [&](std::span<const cuda::Call> calls) {
+        cuda::launch(calls, workspace_, *products_);
+    });
     if (products_->moves() == moves_) return;
     recorder_.forget();  // launches recorded before would use memory that is gone
     moves_ = products_->moves();

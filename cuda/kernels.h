@@ -1,11 +1,13 @@
 #pragma once
 // The operations of the backend "cuda", one function per struct of ops.h, each in the file of its
-// stem with the name it has in ref. Arguments have passed check() and supports(). A function
-// launches its kernels on the stream and returns; results are there after a download or
-// synchronize. Docs: docs/08-backends.md
+// stem with the name it has in ref; where calls can share a launch, it takes a list of them.
+// Arguments have passed check() and supports(). A function launches its kernels on the stream and
+// returns; results are there after a download or synchronize. Docs: docs/08-backends.md
 
 #include "ref/ops.h"
 
+#include <cstddef>
+#include <span>
 #include <string>
 
 struct CUstream_st;  // a cudaStream_t points to it: whoever includes this needs no CUDA headers
@@ -18,7 +20,7 @@ class Products;  // products.h: cuBLAS, memory, and the stream that they belong 
 void hadamard(const HadamardArgs& args, Stream stream);      // hadamard.cu
 void quantize(const QuantizeArgs& args, Stream stream);      // quant.cu
 void dequantize(const DequantizeArgs& args, Stream stream);  // quant.cu
-void rope(const RopeArgs& args, Stream stream);              // rope.cu
+void rope(std::span<const RopeArgs> calls, Stream stream);   // rope.cu
 void rms_norm(const RmsNormArgs& args, Stream stream);       // norm.cu
 void act_mul(const ActMulArgs& args, Stream stream);         // norm.cu
 void add(const AddArgs& args, Stream stream);                // norm.cu
@@ -57,9 +59,17 @@ bool prefill_f32_takes(const AttentionArgs& args);
 /// Why attention_prefill cannot take these shapes; "" where it can.
 std::string prefill_refusal(const AttentionArgs& args);
 
-/// Products for so many tokens, or fewer, read the weight packed: matvec.cu.
+// Calls that are one launch (fusion.h): of one operation, alike and independent of each other.
+inline constexpr std::size_t k_most_products = 3;
+inline constexpr std::size_t k_most_turns = 2;
+
+/// Products of one src for so many tokens, or fewer, read the weights packed, which are of one
+/// type: matvec.cu.
 inline constexpr int64_t k_matvec_tokens = 8;
-void matvec(const MatmulArgs& args, Stream stream);
+void matvec(std::span<const MatmulArgs> calls, Stream stream);
+
+/// sum, then norm, whose src is the sum; norm.cu.
+void add_rms_norm(const AddArgs& sum, const RmsNormArgs& norm, Stream stream);
 
 /// The largest rotation block: 1024 channels are 32 registers of each lane of a warp.
 inline constexpr int64_t k_largest_block = 1024;

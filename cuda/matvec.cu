@@ -6,18 +6,28 @@
 // with those of every token. The order of all sums follows from the shapes. One token, which is
 // what generation has, gets a kernel with room for one sum: four times as many warps fit.
 //   Cost: the weight's bytes, and the tokens' activations for each row, from the caches.
+//   Several weights that multiply the same activations are one launch, each with blocks of its own.
+#include "cuda/dependent.cuh"
 #include "cuda/dequant_weight.cuh"
 #include "cuda/kernels.h"
 
 namespace rotkv::cuda {
 namespace {
 
-constexpr unsigned k_warps = 4;  // of a block of threads
-constexpr uint32_t k_fours = 4;  // of a lane: so many loads of the weight are on their way at once
+constexpr unsigned k_warps = 4;   // of a block of threads
+constexpr uint32_t k_fours = 4;   // of a lane: so many loads of the weight are on their way at once
+constexpr uint32_t k_line = 128;  // bytes that come from memory at once
+
+// One weight: its rows belong to the blocks from `first_block` on, 2^split warps share one.
+struct Product {
+    TensorView dst, weight;
+    uint32_t out, split, first_block, row_bytes;
+};
 
 struct Job {
-    TensorView dst, weight, src;
-    uint32_t in, out, tokens;
+    Product product[k_most_products];
+    TensorView src;
+    uint32_t in, tokens;
     bool vectors;  // do the activations begin on 16 bytes?
 };
 
@@ -25,11 +35,17 @@ __device__ float dot(const float4& a, const float4& b, float sum) {
     return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
 }
 
-// The part of row `w` that this lane owns, times all tokens, of which there are at most `most`.
+// What this thread computes: part `part` of `parts` of row `o`.
+struct Place {
+    uint32_t o, part, parts;
+};
+
+// That part of row `w`, times all tokens, of which there are at most `most`.
 template <DType type, uint32_t most>
-__device__ void multiply(float (&sum)[most], const Job& job, const std::byte* w) {
-    const uint32_t step = 4 * k_warp * blockDim.y;
-    for (uint32_t i = 4 * (threadIdx.y * k_warp + threadIdx.x); i < job.in; i += k_fours * step) {
+__device__ void multiply(float (&sum)[most], const Job& job, const std::byte* w,
+                         const Place& place) {
+    const uint32_t step = 4 * k_warp * place.parts;
+    for (uint32_t i = 4 * (place.part * k_warp + threadIdx.x); i < job.in; i += k_fours * step) {
         float4 four[k_fours];
 #pragma unroll
         for (uint32_t u = 0; u < k_fours; ++u) four[u] = weight4(type, w, i + u * step, job.in);
@@ -45,14 +61,24 @@ __device__ void multiply(float (&sum)[most], const Job& job, const std::byte* w)
     }
 }
 
-// threadIdx: lane, warp of those that share a row, row of the block.
+// threadIdx: lane, warp of the block.
 template <DType type, uint32_t most>
 __global__ void __launch_bounds__(k_warps* k_warp) matvec_kernel(const __grid_constant__ Job job) {
     __shared__ float of_warp[k_warps][most];
-    const uint32_t lane = threadIdx.x, warp = threadIdx.z * blockDim.y + threadIdx.y;
-    const uint32_t o = blockIdx.x * blockDim.z + threadIdx.z;
+    const uint32_t lane = threadIdx.x, warp = threadIdx.y;
+    const Product& product = job.product[(blockIdx.x >= job.product[1].first_block) +
+                                         (blockIdx.x >= job.product[2].first_block)];
+    const uint32_t block = blockIdx.x - product.first_block, parts = 1u << product.split;
+    const Place place{(block * k_warps + warp) >> product.split, warp % parts, parts};
+    const std::byte* w = product.weight.data + place.o * product.weight.stride[2];
+    const bool there = place.o < product.out;
+    for (uint32_t i = (place.part * k_warp + lane) * k_line; there && i < product.row_bytes;
+         i += parts * k_warp * k_line) {
+        prefetch(w + i);
+    }
+    wait_for_earlier();
     float sum[most] = {};
-    if (o < job.out) multiply<type>(sum, job, job.weight.data + o * job.weight.stride[2]);
+    if (there) multiply<type>(sum, job, w, place);
 #pragma unroll
     for (uint32_t t = 0; t < most; ++t) {
         if (t >= job.tokens) break;
@@ -60,60 +86,69 @@ __global__ void __launch_bounds__(k_warps* k_warp) matvec_kernel(const __grid_co
         if (lane == 0) of_warp[warp][t] = sum[t];
     }
     __syncthreads();
-    if (threadIdx.y != 0 || lane >= job.tokens || o >= job.out) return;
+    if (place.part != 0 || lane >= job.tokens || !there) return;
     float y = of_warp[warp][lane];
-    for (uint32_t next = 1; next < blockDim.y; ++next) y += of_warp[warp + next][lane];
-    reinterpret_cast<float*>(job.dst.data + lane * job.dst.stride[2])[o] = y;
+    for (uint32_t next = 1; next < parts; ++next) y += of_warp[warp + next][lane];
+    reinterpret_cast<float*>(product.dst.data + lane * product.dst.stride[2])[place.o] = y;
 }
 
-// Enough warps to keep the device busy, as long as each has four elements for all its lanes.
-unsigned warps_to_a_row(int64_t out, int64_t in) {
+// 2^split warps to a row: enough to keep the device busy, as long as each has four elements for
+// all its lanes.
+uint32_t split_of(int64_t out, int64_t in) {
     constexpr int64_t k_busy = 8192;  // warps: 64 for each of 128 processors
-    unsigned warps = 1;
-    while (warps < k_warps && out * warps < k_busy && in > 4 * k_warp * warps) warps *= 2;
-    return warps;
+    uint32_t split = 0;
+    while ((1u << split) < k_warps && out << split < k_busy && in > int64_t(4 * k_warp) << split) {
+        ++split;
+    }
+    return split;
 }
 
 template <DType type>
-void launch(const Job& job, Stream stream) {
-    const unsigned sharing = warps_to_a_row(job.out, job.in), rows = k_warps / sharing;
-    const dim3 threads(k_warp, sharing, rows);
+void launch(const Job& job, unsigned blocks, Stream stream) {
     const auto kernel =
         job.tokens == 1 ? matvec_kernel<type, 1> : matvec_kernel<type, uint32_t(k_matvec_tokens)>;
-    kernel<<<blocks_for(job.out, rows), threads, 0, stream>>>(job);
+    launch_dependent(kernel, blocks, dim3(k_warp, k_warps), stream, job);
 }
 
 }  // namespace
 
-void matvec(const MatmulArgs& args, Stream stream) {
-    const Job job{args.dst,
-                  args.weight,
-                  args.src,
-                  uint32_t(args.weight.n[3]),
-                  uint32_t(args.weight.n[2]),
-                  uint32_t(args.src.n[2]),
-                  rows_on_16_bytes(args.src)};
+void matvec(std::span<const MatmulArgs> calls, Stream stream) {
+    const TensorView& src = calls[0].src;
+    Job job{{}, src, uint32_t(src.n[3]), uint32_t(src.n[2]), rows_on_16_bytes(src)};
+    unsigned blocks = 0;
+    for (std::size_t i = 0; i < k_most_products; ++i) {
+        Product& product = job.product[i];
+        if (i >= calls.size()) {
+            product.first_block = UINT32_MAX;
+            continue;
+        }
+        const MatmulArgs& args = calls[i];
+        const int64_t out = args.weight.n[2];
+        product = {args.dst,      args.weight,
+                   uint32_t(out), split_of(out, src.n[3]),
+                   blocks,        uint32_t(row_bytes(args.weight.type, src.n[3]))};
+        blocks += blocks_for(out << product.split, k_warps);
+    }
     // clang-format off
-    switch (args.weight.type) {
-        case DType::f32: launch<DType::f32>(job, stream); break;
-        case DType::f16: launch<DType::f16>(job, stream); break;
-        case DType::bf16: launch<DType::bf16>(job, stream); break;
-        case DType::q8_0: launch<DType::q8_0>(job, stream); break;
-        case DType::q5_1: launch<DType::q5_1>(job, stream); break;
-        case DType::q5_0: launch<DType::q5_0>(job, stream); break;
-        case DType::q4_1: launch<DType::q4_1>(job, stream); break;
-        case DType::q4_0: launch<DType::q4_0>(job, stream); break;
-        case DType::iq4_nl: launch<DType::iq4_nl>(job, stream); break;
-        case DType::q2_k: launch<DType::q2_k>(job, stream); break;
-        case DType::q3_k: launch<DType::q3_k>(job, stream); break;
-        case DType::q4_k: launch<DType::q4_k>(job, stream); break;
-        case DType::q5_k: launch<DType::q5_k>(job, stream); break;
-        case DType::q6_k: launch<DType::q6_k>(job, stream); break;
-        case DType::iq4_xs: launch<DType::iq4_xs>(job, stream); break;
-        default: launch<DType::mxfp4>(job, stream);
+    switch (calls[0].weight.type) {
+        case DType::f32: launch<DType::f32>(job, blocks, stream); break;
+        case DType::f16: launch<DType::f16>(job, blocks, stream); break;
+        case DType::bf16: launch<DType::bf16>(job, blocks, stream); break;
+        case DType::q8_0: launch<DType::q8_0>(job, blocks, stream); break;
+        case DType::q5_1: launch<DType::q5_1>(job, blocks, stream); break;
+        case DType::q5_0: launch<DType::q5_0>(job, blocks, stream); break;
+        case DType::q4_1: launch<DType::q4_1>(job, blocks, stream); break;
+        case DType::q4_0: launch<DType::q4_0>(job, blocks, stream); break;
+        case DType::iq4_nl: launch<DType::iq4_nl>(job, blocks, stream); break;
+        case DType::q2_k: launch<DType::q2_k>(job, blocks, stream); break;
+        case DType::q3_k: launch<DType::q3_k>(job, blocks, stream); break;
+        case DType::q4_k: launch<DType::q4_k>(job, blocks, stream); break;
+        case DType::q5_k: launch<DType::q5_k>(job, blocks, stream); break;
+        case DType::q6_k: launch<DType::q6_k>(job, blocks, stream); break;
+        case DType::iq4_xs: launch<DType::iq4_xs>(job, blocks, stream); break;
+        default: launch<DType::mxfp4>(job, blocks, stream);
     }
     // clang-format on
-    require_launched("matvec");
 }
 
 }  // namespace rotkv::cuda

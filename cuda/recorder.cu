@@ -11,12 +11,12 @@ constexpr std::size_t k_most_recordings = 8;
 constexpr std::size_t k_least_calls = 8;  // fewer are launched as they come
 
 cudaGraphExec_t record(const std::vector<Call>& calls, cudaStream_t stream,
-                       const std::function<void(const Call&)>& launch) {
+                       const LaunchAll& launch) {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
     require_success(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "record");
     try {
-        for (const Call& call : calls) launch(call);
+        launch(calls);
     } catch (...) {
         cudaStreamEndCapture(stream, &graph);  // the stream must not stay as it is
         if (graph != nullptr) cudaGraphDestroy(graph);
@@ -31,30 +31,26 @@ cudaGraphExec_t record(const std::vector<Call>& calls, cudaStream_t stream,
 
 }  // namespace
 
-void Recorder::play(Stream stream, const std::function<void(const Call&)>& launch) {
+void Recorder::play(Stream stream, const LaunchAll& launch) {
     if (calls_.empty() && followed_ == recordings_.front().calls.size()) {
         followed_ = 0;
         return replay(stream, launch);
     }
     keep_followed();
     const std::vector<Call> calls = std::exchange(calls_, {});
-    if (calls.size() < k_least_calls) {
-        for (const Call& call : calls) launch(call);
-        return;
-    }
+    if (calls.size() < k_least_calls) return launch(calls);
     const auto known = std::find_if(recordings_.begin(), recordings_.end(),
                                     [&](const Recording& one) { return one.calls == calls; });
     if (known == recordings_.end()) {
-        for (const Call& call : calls) launch(call);
-        remember(calls);
-        return;
+        launch(calls);
+        return remember(calls);
     }
     std::rotate(recordings_.begin(), known, known + 1);
     replay(stream, launch);
 }
 
 // The first recording's calls.
-void Recorder::replay(Stream stream, const std::function<void(const Call&)>& launch) {
+void Recorder::replay(Stream stream, const LaunchAll& launch) {
     Recording& recording = recordings_.front();
     if (recording.graph == nullptr) recording.graph = record(recording.calls, stream, launch);
     require_success(cudaGraphLaunch(recording.graph, stream), "replay");

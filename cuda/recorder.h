@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <variant>
 #include <vector>
 
@@ -20,6 +21,9 @@ namespace rotkv::cuda {
 using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
                           MatmulArgs, KvStoreArgs, AttentionArgs, KvShiftArgs, ActMulArgs, AddArgs,
                           EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+
+/// Launches calls in their order.
+using LaunchAll = std::function<void(std::span<const Call>)>;
 
 class Recorder {
   public:
@@ -40,9 +44,9 @@ class Recorder {
     }
     bool empty() const { return calls_.empty() && followed_ == 0; }
 
-    /// Launches everything added since the last time: one by one the first time, recorded the
-    /// second, with one launch from then on. Throws what `launch` throws, Error(io).
-    void play(Stream stream, const std::function<void(const Call&)>& launch);
+    /// Launches everything added since the last time: kernel by kernel the first time, recorded
+    /// the second, with one launch from then on. Throws what `launch` throws, Error(io).
+    void play(Stream stream, const LaunchAll& launch);
 
     /// Drops all recordings: memory that operations share has moved.
     void forget();
@@ -58,7 +62,7 @@ class Recorder {
         const Args* next = std::get_if<Args>(&recordings_.front().calls[followed_]);
         return next != nullptr && *next == args;
     }
-    void replay(Stream stream, const std::function<void(const Call&)>& launch);
+    void replay(Stream stream, const LaunchAll& launch);
     void keep_followed();
     void remember(const std::vector<Call>& calls);
     static void drop(Recording& recording);

@@ -1,0 +1,170 @@
+// Rules that join neighbouring calls, one a pattern, and the launch of what they found.
+//   products side by side   of one src, for few tokens: q, k and v; gate and up.
+//   turns side by side      by the same rows of one table: q and k.
+//   a sum and its norm      residual + output, then the next rms_norm.
+// Calls side by side run at the same time: none may write what another reads or writes.
+#include "cuda/fusion.h"
+
+#include "cuda/products.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <vector>
+
+namespace rotkv::cuda {
+namespace {
+
+using Calls = std::span<const Call>;
+
+// Where a view's bytes lie: strips of equal length, repeated at equal distances.
+struct Strips {
+    uintptr_t begin, end;  // of all
+    uintptr_t length, distance;
+
+    explicit Strips(const TensorView& view)
+        : begin(reinterpret_cast<uintptr_t>(view.data)),
+          end(begin + uintptr_t(span_bytes(view))),
+          length(end - begin),
+          distance(0) {
+        uintptr_t run = uintptr_t(row_bytes(view.type, view.n[3]));
+        for (int i = 2; i >= 0; --i) {
+            const uintptr_t stride = uintptr_t(view.stride[i]), n = uintptr_t(view.n[i]);
+            if (n == 1 || stride == 0) continue;
+            if (distance == 0 && stride == run) {
+                run *= n;
+            } else if (distance == 0 && stride > run) {
+                distance = stride;
+            } else if (distance == 0 || stride % distance != 0) {
+                distance = 0;
+                return;  // one strip, gaps included
+            }
+        }
+        if (distance != 0) length = run;
+    }
+};
+
+// Do two views share no byte? Columns of one activation do not, though their rows take turns.
+bool apart(const TensorView& x, const TensorView& y) {
+    if (x.empty() || y.empty()) return true;
+    const Strips a(x), b(y);
+    if (a.end <= b.begin || b.end <= a.begin) return true;
+    if (a.distance == 0 || a.distance != b.distance) return false;
+    const bool a_first = a.begin <= b.begin;
+    const uintptr_t gap = a_first ? b.begin - a.begin : a.begin - b.begin;
+    const uintptr_t first = a_first ? a.length : b.length, second = a_first ? b.length : a.length;
+    return gap % a.distance >= first && gap % a.distance + second <= a.distance;
+}
+
+// Each row of one is that row of the other, or they share nothing.
+bool in_place_or_apart(const TensorView& x, const TensorView& y) { return x == y || apart(x, y); }
+
+struct Access {
+    TensorView writes;
+    std::vector<TensorView> reads;
+};
+Access access(const MatmulArgs& args) { return {args.dst, {args.weight, args.src}}; }
+Access access(const RopeArgs& args) { return {args.dst, {args.src, args.table, args.row}}; }
+
+bool independent(const Access& a, const Access& b) {
+    const auto unread = [](const TensorView& written, const std::vector<TensorView>& reads) {
+        return std::all_of(reads.begin(), reads.end(),
+                           [&](const TensorView& read) { return apart(written, read); });
+    };
+    return apart(a.writes, b.writes) && unread(a.writes, b.reads) && unread(b.writes, a.reads);
+}
+
+// What a launch of several has in common. A weight's type is a parameter of its kernel.
+bool alike(const MatmulArgs& a, const MatmulArgs& b) {
+    return a.src == b.src && a.weight.type == b.weight.type && a.src.n[2] <= k_matvec_tokens;
+}
+bool alike(const RopeArgs& a, const RopeArgs& b) {
+    return a.table == b.table && a.row == b.row && a.pairs == b.pairs && a.src.n[3] == b.src.n[3];
+}
+
+template <class Args>
+const Args* call_at(Calls calls, std::size_t i) {
+    return i < calls.size() ? std::get_if<Args>(&calls[i]) : nullptr;
+}
+
+// So many calls from the first on, at most `most`, are this operation, alike and independent.
+template <class Args>
+std::size_t side_by_side(Calls calls, std::size_t most) {
+    std::size_t count = 0;
+    for (; count < most; ++count) {
+        const Args* next = call_at<Args>(calls, count);
+        if (next == nullptr || next->dst.empty()) break;
+        const auto joins = [&](const Call& call) {
+            const Args& other = std::get<Args>(call);
+            return alike(other, *next) && independent(access(other), access(*next));
+        };
+        if (!std::all_of(calls.begin(), calls.begin() + std::ptrdiff_t(count), joins)) break;
+    }
+    return count;
+}
+
+// Is the first call a sum, and the second the norm of it? A block of threads then makes a row of
+// the sum and reads it again, while other rows are in other hands.
+bool sum_and_norm(Calls calls) {
+    const AddArgs* sum = call_at<AddArgs>(calls, 0);
+    const RmsNormArgs* norm = call_at<RmsNormArgs>(calls, 1);
+    if (sum == nullptr || norm == nullptr || norm->src != sum->dst || sum->dst.empty())
+        return false;
+    return in_place_or_apart(sum->dst, sum->a) && in_place_or_apart(sum->dst, sum->b) &&
+           in_place_or_apart(norm->dst, sum->dst) && apart(norm->dst, sum->a) &&
+           apart(norm->dst, sum->b) && apart(norm->weight, sum->dst);
+}
+
+template <class Args>
+std::vector<Args> list_of(Calls calls) {
+    std::vector<Args> list;
+    for (const Call& call : calls) list.push_back(std::get<Args>(call));
+    return list;
+}
+
+// One call, or those joined to it: its operation's function.
+struct Launch {
+    Calls calls;
+    const Workspace& workspace;
+    Products& products;
+    Stream stream = products.stream();
+
+    void operator()(const MatmulArgs& args) const {
+        if (calls.size() == 1) return matmul(args, products);
+        matvec(list_of<MatmulArgs>(calls), stream);
+    }
+    void operator()(const RopeArgs&) const { rope(list_of<RopeArgs>(calls), stream); }
+    void operator()(const AddArgs& args) const {
+        if (calls.size() == 1) return add(args, stream);
+        add_rms_norm(args, std::get<RmsNormArgs>(calls[1]), stream);
+    }
+    void operator()(const HadamardArgs& args) const { hadamard(args, stream); }
+    void operator()(const QuantizeArgs& args) const { quantize(args, stream); }
+    void operator()(const DequantizeArgs& args) const { dequantize(args, stream); }
+    void operator()(const RmsNormArgs& args) const { rms_norm(args, stream); }
+    void operator()(const KvStoreArgs& args) const { kv_store(args, stream); }
+    void operator()(const AttentionArgs& args) const { attention(args, workspace, stream); }
+    void operator()(const KvShiftArgs& args) const { kv_shift(args, stream); }
+    void operator()(const ActMulArgs& args) const { act_mul(args, stream); }
+    void operator()(const EmbedArgs& args) const { embed(args, stream); }
+    void operator()(const NllArgs& args) const { nll(args, products); }
+    void operator()(const KldArgs& args) const { kld(args, products); }
+    void operator()(const LogitsArgs& args) const { logits(args, products); }
+};
+
+}  // namespace
+
+std::size_t joined(Calls calls) {
+    if (sum_and_norm(calls)) return 2;
+    return std::max({side_by_side<MatmulArgs>(calls, k_most_products),
+                     side_by_side<RopeArgs>(calls, k_most_turns), std::size_t(1)});
+}
+
+void launch(Calls calls, const Workspace& workspace, Products& products) {
+    while (!calls.empty()) {
+        const std::size_t count = joined(calls);
+        std::visit(Launch{calls.first(count), workspace, products}, calls.front());
+        calls = calls.subspan(count);
+    }
+}
+
+}  // namespace rotkv::cuda

@@ -1,0 +1,303 @@
+// Neighbouring calls that become one launch on an NVIDIA GPU: which do, which must not, and that
+// the bytes are those of one call after the other.
+#include "cuda/backend.h"
+#include "cuda/fusion.h"
+#include "ref/error.h"
+#include "ref/kernels.h"
+#include "tests/attention_case.h"
+#include "tests/catch.h"
+#include "tests/parity.h"
+
+#include <cmath>
+
+using namespace rotkv;
+using namespace rotkv::test;
+using cuda::Call;
+
+namespace {
+
+// One piece of memory for all tensors of f32, so that any may lie over any other.
+struct Memory {
+    static constexpr int64_t floats = 1 << 19;
+    static constexpr int64_t tokens = 12, turning = 16, quantized = 96 * 96;
+
+    std::vector<float> content = normal_vector(floats, 7);
+    Buffer all, q8, q4, rows;
+    Backend& backend;
+
+    explicit Memory(Backend& where)
+        : all(where, floats * sizeof(float)),
+          q8(where, size_t(row_bytes(DType::q8_0, quantized))),
+          q4(where, size_t(row_bytes(DType::q4_0, quantized))),
+          rows(upload(where, std::vector<int32_t>{3, 0, 5, 1, 2, 4, 3, 3, 0, 1, 2, 5})),
+          backend(where) {
+        reset();
+        const TensorView x = view(0, {quantized});
+        where.quantize({q8.view(DType::q8_0, {quantized}), x});
+        where.quantize({q4.view(DType::q4_0, {quantized}), x});
+    }
+    void reset() const { all.upload(std::as_bytes(std::span(content))); }
+    std::vector<std::byte> bytes() const { return download(backend, view(0, {floats})); }
+
+    TensorView view(int64_t first, std::initializer_list<int64_t> extents) const {
+        TensorView part = all.view(DType::f32, extents);
+        part.data += first * int64_t(sizeof(float));
+        return part;
+    }
+    // [T][n], so many floats from row to row.
+    TensorView columns(int64_t first, int64_t n_tokens, int64_t n, int64_t apart) const {
+        TensorView part = view(first, {n_tokens, n});
+        part.stride[2] = apart * int64_t(sizeof(float));
+        part.stride[1] = part.stride[0] = n_tokens * part.stride[2];
+        return part;
+    }
+    // The same as heads of d.
+    TensorView heads(int64_t first, int64_t n_tokens, int64_t n, int64_t d, int64_t apart) const {
+        TensorView part = view(first, {n_tokens, n, d});
+        part.stride[1] = apart * int64_t(sizeof(float));
+        part.stride[0] = n_tokens * part.stride[1];
+        return part;
+    }
+    TensorView weight_q8() const { return q8.view(DType::q8_0, {96, 96}); }
+    TensorView weight_q4() const { return q4.view(DType::q4_0, {96, 96}); }
+    TensorView table() const { return view(0, {6, turning / 2, 2}); }
+    TensorView row(int64_t n_tokens) const { return rows.view(DType::i32, {n_tokens}); }
+};
+
+struct List {
+    const char* name;
+    std::vector<Call> calls;
+    std::vector<size_t> launches;  // how many calls each does
+};
+
+// Where tensors lie, in floats: the activation, what is computed, weights, more weights.
+constexpr int64_t k_x = 0, k_y = 20000, k_z = 60000, k_w = 100000, k_v = 300000;
+
+std::vector<List> products(const Memory& m) {
+    const TensorView x = m.view(k_x, {3, 96}), one = m.view(k_x, {1, 96});
+    const TensorView q = m.columns(k_y, 3, 192, 320), k = m.columns(k_y + 192, 3, 64, 320);
+    const TensorView v = m.columns(k_y + 256, 3, 64, 320), w_q = m.view(k_w, {192, 96});
+    const TensorView w_k = m.view(k_w + 20000, {64, 96}), w_v = m.view(k_w + 40000, {64, 96});
+    const TensorView y = m.view(k_y, {1, 96}), z = m.view(k_z, {1, 96});
+    const TensorView many = m.view(k_x, {9, 96}), long_x = m.view(k_x, {1, 1536});
+    // A row repeated: as many rows as one warp each is enough for, beside few that four share.
+    const TensorView wide = m.view(k_v, {1, 9000}), x_wide = m.view(k_x, {1, 576});
+    TensorView w_wide = m.view(k_w, {1, 576});
+    w_wide.n[2] = 9000;
+    w_wide.stride[2] = 0;
+    return {
+        {"q, k, v of three tokens",
+         {MatmulArgs{q, w_q, x}, MatmulArgs{k, w_k, x}, MatmulArgs{v, w_v, x}},
+         {3}},
+        {"q, k, v of one",
+         {MatmulArgs{m.view(k_y, {1, 192}), w_q, one},
+          MatmulArgs{m.view(k_y + 192, {1, 64}), w_k, one},
+          MatmulArgs{m.view(k_y + 256, {1, 64}), w_v, one}},
+         {3}},
+        {"blocks", {MatmulArgs{y, m.weight_q8(), one}, MatmulArgs{z, m.weight_q8(), one}}, {2}},
+        {"rows shared by one warp and by four",
+         {MatmulArgs{wide, w_wide, x_wide}, MatmulArgs{z, m.view(k_w + 1000, {96, 576}), x_wide}},
+         {2}},
+        {"long rows",
+         {MatmulArgs{m.view(k_y, {1, 9}), m.view(k_w, {9, 1536}), long_x},
+          MatmulArgs{m.view(k_z, {1, 5}), m.view(k_v, {5, 1536}), long_x}},
+         {2}},
+        {"four",
+         {MatmulArgs{m.view(k_y, {1, 64}), w_k, one},
+          MatmulArgs{m.view(k_y + 64, {1, 64}), w_v, one},
+          MatmulArgs{m.view(k_y + 128, {1, 64}), w_k, one},
+          MatmulArgs{m.view(k_y + 192, {1, 64}), w_v, one}},
+         {3, 1}},
+        {"weights of two types",
+         {MatmulArgs{y, m.weight_q8(), one},
+          MatmulArgs{m.view(k_y + 96, {1, 96}), m.weight_q8(), one},
+          MatmulArgs{z, m.weight_q4(), one}},
+         {2, 1}},
+        {"too many tokens",
+         {MatmulArgs{m.view(k_y, {9, 64}), w_k, many}, MatmulArgs{m.view(k_z, {9, 64}), w_v, many}},
+         {1, 1}},
+        {"other activations",
+         {MatmulArgs{m.view(k_y, {1, 64}), w_k, one},
+          MatmulArgs{m.view(k_z, {1, 64}), w_v, m.view(k_x + 96, {1, 96})}},
+         {1, 1}},
+        {"the second multiplies with what the first made",
+         {MatmulArgs{q, w_q, x}, MatmulArgs{m.view(k_z, {3, 8}), m.view(k_y, {8, 96}), x}},
+         {1, 1}},
+        {"the second writes over the first's weight",
+         {MatmulArgs{q, w_q, x}, MatmulArgs{m.view(k_w + 9600, {3, 64}), w_k, x}},
+         {1, 1}},
+        {"into the gaps of the activation",
+         {MatmulArgs{m.columns(k_y + 96, 3, 64, 160), w_k, m.columns(k_y, 3, 96, 160)},
+          MatmulArgs{m.view(k_z, {3, 64}), w_v, m.columns(k_y, 3, 96, 160)}},
+         {2}},
+        {"both into one place",
+         {MatmulArgs{q, w_q, x}, MatmulArgs{q, m.view(k_v, {192, 96}), x}},
+         {1, 1}},
+        {"columns that overlap",
+         {MatmulArgs{q, w_q, x}, MatmulArgs{m.columns(k_y + 191, 3, 64, 320), w_k, x}},
+         {1, 1}},
+        {"columns that reach into the next row",
+         {MatmulArgs{q, w_q, x}, MatmulArgs{m.columns(k_y + 257, 3, 64, 320), w_k, x}},
+         {1, 1}},
+    };
+}
+
+std::vector<List> turns(const Memory& m) {
+    const TensorView q = m.heads(k_y, 3, 6, 32, 320), k = m.heads(k_y + 192, 3, 2, 32, 320);
+    const TensorView z = m.view(k_z, {3, 6, 32}), table = m.table(), row = m.row(3);
+    TensorView other_row = row;
+    const TensorView part = m.heads(k_y, 3, 4, 32, 320);
+    const RopePairs neox = RopePairs::neox;
+    other_row.data += sizeof(int32_t);
+    return {
+        {"q and k", {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, row}}, {2}},
+        {"q and k, neox",
+         {RopeArgs{q, q, table, row, neox}, RopeArgs{k, k, table, row, neox}},
+         {2}},
+        {"many heads",
+         {RopeArgs{m.view(k_y, {12, 40, 32}), m.view(k_w, {12, 40, 32}), table, m.row(12)},
+          RopeArgs{m.view(k_z, {12, 9, 32}), m.view(k_v, {12, 9, 32}), table, m.row(12)}},
+         {2}},
+        {"three",
+         {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, row}, RopeArgs{z, z, table, row}},
+         {2, 1}},
+        {"other pairs", {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, row, neox}}, {1, 1}},
+        {"other rows", {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, other_row}}, {1, 1}},
+        {"other heads",
+         {RopeArgs{q, q, table, row},
+          RopeArgs{m.view(k_z, {3, 2, 64}), m.view(k_z, {3, 2, 64}), table, row}},
+         {1, 1}},
+        {"twice the same", {RopeArgs{q, q, table, row}, RopeArgs{q, q, table, row}}, {1, 1}},
+        {"the second turns what the first made",
+         {RopeArgs{z, q, table, row}, RopeArgs{q, z, table, row}},
+         {1, 1}},
+        {"the second writes over what the first turns",
+         {RopeArgs{z, q, table, row}, RopeArgs{part, m.view(k_w, {3, 4, 32}), table, row}},
+         {1, 1}},
+        {"the first makes the table",
+         {RopeArgs{m.view(k_x, {3, 6, 32}), z, table, row}, RopeArgs{k, k, table, row}},
+         {1, 1}},
+    };
+}
+
+std::vector<List> sums(const Memory& m) {
+    const int64_t d = 577;  // not a multiple of four, more than a block of threads
+    const TensorView x = m.view(k_x, {5, d}), y = m.view(k_y, {5, d}), z = m.view(k_z, {5, d});
+    const TensorView w = m.view(k_w, {d}), other = m.view(k_v, {5, d});
+    const TensorView first_row = m.view(k_x, {d}), later_row = m.view(k_y + d, {5, d});
+    TensorView bias = m.view(k_y, {5, d});
+    bias.stride[2] = 0;
+    return {
+        {"residual", {AddArgs{x, x, y}, RmsNormArgs{z, x, w, 1e-5f}}, {2}},
+        {"one token",
+         {AddArgs{m.view(k_x, {576}), m.view(k_x, {576}), m.view(k_y, {576})},
+          RmsNormArgs{m.view(k_z, {576}), m.view(k_x, {576}), m.view(k_w, {576}), 1e-5f}},
+         {2}},
+        {"a new sum, normed in place", {AddArgs{z, x, y}, RmsNormArgs{z, z, w, 1e-5f}}, {2}},
+        {"a row added to all", {AddArgs{x, x, bias}, RmsNormArgs{z, x, w, 1e-5f}}, {2}},
+        {"of nothing",
+         {AddArgs{m.view(k_x, {0, d}), m.view(k_x, {0, d}), m.view(k_y, {0, d})},
+          RmsNormArgs{m.view(k_z, {0, d}), m.view(k_x, {0, d}), w, 1e-5f}},
+         {1, 1}},
+        {"the norm of something else", {AddArgs{z, x, y}, RmsNormArgs{other, x, w, 1e-5f}}, {1, 1}},
+        {"the norm of a part",
+         {AddArgs{x, x, y}, RmsNormArgs{m.view(k_z, {4, d}), m.view(k_x, {4, d}), w, 1e-5f}},
+         {1, 1}},
+        {"the sum is also the norm's weight",
+         {AddArgs{x, x, y}, RmsNormArgs{z, x, first_row, 1e-5f}},
+         {1, 1}},
+        {"the norm over what other rows add",
+         {AddArgs{x, x, y}, RmsNormArgs{later_row, x, w, 1e-5f}},
+         {1, 1}},
+        {"the norm over the row added to all",
+         {AddArgs{x, x, bias}, RmsNormArgs{y, x, w, 1e-5f}},
+         {1, 1}},
+        {"the norm first", {RmsNormArgs{z, x, w, 1e-5f}, AddArgs{x, x, y}}, {1, 1}},
+    };
+}
+
+// One layer's calls, enough of them to be recorded.
+List layer(const Memory& m, int64_t tokens) {
+    const TensorView residual = m.view(k_x, {tokens, 96}), x = m.view(k_y, {tokens, 96});
+    const TensorView q = m.columns(k_z, tokens, 96, 192), k = m.columns(k_z + 96, tokens, 96, 192);
+    const TensorView q_heads = m.heads(k_z, tokens, 3, 32, 192);
+    const TensorView k_heads = m.heads(k_z + 96, tokens, 3, 32, 192), w = m.view(k_w, {96});
+    const TensorView table = m.view(k_v, {6, Memory::turning / 2, 2}), row = m.row(tokens);
+    const TensorView w_q = m.weight_q8(), w_o = m.weight_q4(), y = m.view(k_y + 5000, {tokens, 96});
+    return {
+        "a layer",
+        {RmsNormArgs{x, residual, w, 1e-5f}, MatmulArgs{q, w_q, x}, MatmulArgs{k, w_q, x},
+         RopeArgs{q_heads, q_heads, table, row}, RopeArgs{k_heads, k_heads, table, row},
+         MatmulArgs{y, w_o, q}, AddArgs{residual, residual, y}, RmsNormArgs{x, residual, w, 1e-5f},
+         MatmulArgs{q, w_o, x}, MatmulArgs{k, w_o, x}, ActMulArgs{q, q, k}, MatmulArgs{y, w_q, q},
+         AddArgs{residual, residual, y}, RmsNormArgs{x, residual, w, 1e-5f}},
+        {1, 2, 2, 1, 2, 2, 1, 1, 2}};
+}
+
+std::vector<List> lists(const Memory& memory) {
+    std::vector<List> result;
+    for (const std::vector<List>& part : {products(memory), turns(memory), sums(memory)}) {
+        result.insert(result.end(), part.begin(), part.end());
+    }
+    result.push_back(layer(memory, 1));
+    result.push_back(layer(memory, 7));
+    return result;
+}
+
+// The operations that the lists have.
+struct Run {
+    Backend& backend;
+
+    void operator()(const MatmulArgs& args) const { backend.matmul(args); }
+    void operator()(const RopeArgs& args) const { backend.rope(args); }
+    void operator()(const AddArgs& args) const { backend.add(args); }
+    void operator()(const RmsNormArgs& args) const { backend.rms_norm(args); }
+    void operator()(const ActMulArgs& args) const { backend.act_mul(args); }
+    template <class Args>
+    void operator()(const Args&) const {
+        FAIL("an operation that no list should have");
+    }
+};
+
+}  // namespace
+
+TEST_CASE("cuda fusion: calls are joined where that is certain to change nothing") {
+    const std::unique_ptr<Backend> host = ref::make_backend();
+    const Memory memory(*host);
+    for (const List& list : lists(memory)) {
+        for (const Call& call : list.calls) std::visit(Run{*host}, call);  // they are calls
+        std::vector<size_t> launches;
+        std::span<const Call> calls = list.calls;
+        while (!calls.empty()) {
+            launches.push_back(cuda::joined(calls));
+            calls = calls.subspan(launches.back());
+        }
+        INFO(list.name);
+        CHECK(launches == list.launches);
+    }
+}
+
+TEST_CASE("cuda fusion: kept together, calls write the bytes that they write one by one") {
+    std::unique_ptr<Backend> device;
+    try {
+        device = make_cuda_backend(0);
+    } catch (const Error& error) {
+        return skip(error.what());
+    }
+    const Memory memory(*device);
+    for (const List& list : lists(memory)) {
+        memory.reset();
+        for (const Call& call : list.calls) {
+            std::visit(Run{*device}, call);
+            device->synchronize();
+        }
+        const std::vector<std::byte> expected = memory.bytes();
+        for (int repeat = 0; repeat < 4; ++repeat) {  // as they come, recorded, replayed
+            memory.reset();
+            for (const Call& call : list.calls) std::visit(Run{*device}, call);
+            const bool equal = memory.bytes() == expected;
+            INFO(list.name << ", run " << repeat);
+            CHECK(equal);
+        }
+    }
+}
