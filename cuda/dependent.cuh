@@ -39,7 +39,8 @@ void launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, cuda
     config.blockDim = threads;
     config.stream = stream;
     config.attrs = &overlap;
-    config.numAttrs = code.ptxVersion >= 90 ? 1 : 0;  // compiled for 8.0, it would not wait
+    // Code for 8.0 would not wait; graphs record overlaps from CUDA 12.3 on.
+    config.numAttrs = code.ptxVersion >= 90 && CUDART_VERSION >= 12030 ? 1 : 0;
     require_success(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launch");
 }
 

@@ -1,5 +1,6 @@
 // Rules that join neighbouring calls, one a pattern, and the launch of what they found.
 //   products side by side   of one src, for few tokens: q, k and v; gate and up.
+//   ... and act_mul         of two such products, in place of the first: gate and up.
 //   turns side by side      by the same rows of one table: q and k.
 //   a sum and its norm      residual + output, then the next rms_norm.
 // Calls side by side run at the same time: none may write what another reads or writes.
@@ -102,6 +103,16 @@ std::size_t side_by_side(Calls calls, std::size_t most) {
     return count;
 }
 
+// Are the first two calls such products of equally many rows, and the third act_mul of them, over
+// the first? A block of threads then has a row of each.
+bool gated_products(Calls calls) {
+    const ActMulArgs* act = call_at<ActMulArgs>(calls, 2);
+    if (act == nullptr || side_by_side<MatmulArgs>(calls, 2) < 2) return false;
+    const TensorView& gate = std::get<MatmulArgs>(calls[0]).dst;
+    const TensorView& up = std::get<MatmulArgs>(calls[1]).dst;
+    return act->dst == gate && act->gate == gate && act->up == up;
+}
+
 // Is the first call a sum, and the second the norm of it? A block of threads then makes a row of
 // the sum and reads it again, while other rows are in other hands.
 bool sum_and_norm(Calls calls) {
@@ -130,7 +141,9 @@ struct Launch {
 
     void operator()(const MatmulArgs& args) const {
         if (calls.size() == 1) return matmul(args, products);
-        matvec(list_of<MatmulArgs>(calls), stream);
+        const ActMulArgs* act = std::get_if<ActMulArgs>(&calls.back());
+        const Calls multiplying = calls.first(calls.size() - (act != nullptr ? 1 : 0));
+        matvec(list_of<MatmulArgs>(multiplying), act, stream);
     }
     void operator()(const RopeArgs&) const { rope(list_of<RopeArgs>(calls), stream); }
     void operator()(const AddArgs& args) const {
@@ -155,6 +168,7 @@ struct Launch {
 
 std::size_t joined(Calls calls) {
     if (sum_and_norm(calls)) return 2;
+    if (gated_products(calls)) return 3;
     return std::max({side_by_side<MatmulArgs>(calls, k_most_products),
                      side_by_side<RopeArgs>(calls, k_most_turns), std::size_t(1)});
 }

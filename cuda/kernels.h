@@ -64,9 +64,9 @@ inline constexpr std::size_t k_most_products = 3;
 inline constexpr std::size_t k_most_turns = 2;
 
 /// Products of one src for so many tokens, or fewer, read the weights packed, which are of one
-/// type: matvec.cu.
+/// type: matvec.cu. Two of equally many rows may end in `then`, which is theirs and in place.
 inline constexpr int64_t k_matvec_tokens = 8;
-void matvec(std::span<const MatmulArgs> calls, Stream stream);
+void matvec(std::span<const MatmulArgs> calls, const ActMulArgs* then, Stream stream);
 
 /// sum, then norm, whose src is the sum; norm.cu.
 void add_rms_norm(const AddArgs& sum, const RmsNormArgs& norm, Stream stream);

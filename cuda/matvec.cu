@@ -7,6 +7,8 @@
 // what generation has, gets a kernel with room for one sum: four times as many warps fit.
 //   Cost: the weight's bytes, and the tokens' activations for each row, from the caches.
 //   Several weights that multiply the same activations are one launch, each with blocks of its own.
+//   gate and up before act_mul: the same rows of both in one block, which also does act_mul.
+#include "cuda/activation.cuh"
 #include "cuda/dependent.cuh"
 #include "cuda/dequant_weight.cuh"
 #include "cuda/kernels.h"
@@ -14,7 +16,7 @@
 namespace rotkv::cuda {
 namespace {
 
-constexpr unsigned k_warps = 4;   // of a block of threads
+constexpr unsigned k_warps = 4;   // of a block of threads; with act_mul, twice as many
 constexpr uint32_t k_fours = 4;   // of a lane: so many loads of the weight are on their way at once
 constexpr uint32_t k_line = 128;  // bytes that come from memory at once
 
@@ -29,6 +31,8 @@ struct Job {
     TensorView src;
     uint32_t in, tokens;
     bool vectors;  // do the activations begin on 16 bytes?
+    bool gated;    // are these gate and up, whose rows take turns, and is act_mul asked for?
+    Activation activation;
 };
 
 __device__ float dot(const float4& a, const float4& b, float sum) {
@@ -61,15 +65,27 @@ __device__ void multiply(float (&sum)[most], const Job& job, const std::byte* w,
     }
 }
 
+// The sum for token `t` of the row that begins at `warp`.
+template <uint32_t most>
+__device__ float total(const float (*of_warp)[most], uint32_t warp, uint32_t parts, uint32_t t) {
+    float y = of_warp[warp][t];
+    for (uint32_t next = 1; next < parts; ++next) y += of_warp[warp + next][t];
+    return y;
+}
+
 // threadIdx: lane, warp of the block.
 template <DType type, uint32_t most>
-__global__ void __launch_bounds__(k_warps* k_warp) matvec_kernel(const __grid_constant__ Job job) {
-    __shared__ float of_warp[k_warps][most];
+__global__ void __launch_bounds__(2 * k_warps * k_warp)
+    matvec_kernel(const __grid_constant__ Job job) {
+    __shared__ float of_warp[2 * k_warps][most];
     const uint32_t lane = threadIdx.x, warp = threadIdx.y;
-    const Product& product = job.product[(blockIdx.x >= job.product[1].first_block) +
-                                         (blockIdx.x >= job.product[2].first_block)];
-    const uint32_t block = blockIdx.x - product.first_block, parts = 1u << product.split;
-    const Place place{(block * k_warps + warp) >> product.split, warp % parts, parts};
+    const uint32_t of_block =
+        (blockIdx.x >= job.product[1].first_block) + (blockIdx.x >= job.product[2].first_block);
+    const uint32_t split = job.product[of_block].split, parts = 1u << split;
+    const uint32_t block = blockIdx.x - job.product[of_block].first_block;
+    const uint32_t row = (block * blockDim.y + warp) >> split;
+    const Product& product = job.product[job.gated ? row % 2 : of_block];
+    const Place place{job.gated ? row / 2 : row, warp % parts, parts};
     const std::byte* w = product.weight.data + place.o * product.weight.stride[2];
     const bool there = place.o < product.out;
     for (uint32_t i = (place.part * k_warp + lane) * k_line; there && i < product.row_bytes;
@@ -87,19 +103,20 @@ __global__ void __launch_bounds__(k_warps* k_warp) matvec_kernel(const __grid_co
     }
     __syncthreads();
     if (place.part != 0 || lane >= job.tokens || !there) return;
-    float y = of_warp[warp][lane];
-    for (uint32_t next = 1; next < parts; ++next) y += of_warp[warp + next][lane];
+    float y = total(of_warp, warp, parts, lane);
+    if (job.gated && row % 2 == 0) {
+        y = activate(job.activation, y) * total(of_warp, warp + parts, parts, lane);
+    }
     reinterpret_cast<float*>(product.dst.data + lane * product.dst.stride[2])[place.o] = y;
 }
 
-// 2^split warps to a row: enough to keep the device busy, as long as each has four elements for
-// all its lanes.
+// 2^split warps to a row: enough to keep the device busy, as long as each has more left than the
+// loads that are on their way at once.
 uint32_t split_of(int64_t out, int64_t in) {
     constexpr int64_t k_busy = 8192;  // warps: 64 for each of 128 processors
+    constexpr int64_t k_at_once = 4 * k_fours * k_warp;
     uint32_t split = 0;
-    while ((1u << split) < k_warps && out << split < k_busy && in > int64_t(4 * k_warp) << split) {
-        ++split;
-    }
+    while ((1u << split) < k_warps && out << split < k_busy && in > k_at_once << split) ++split;
     return split;
 }
 
@@ -107,28 +124,42 @@ template <DType type>
 void launch(const Job& job, unsigned blocks, Stream stream) {
     const auto kernel =
         job.tokens == 1 ? matvec_kernel<type, 1> : matvec_kernel<type, uint32_t(k_matvec_tokens)>;
-    launch_dependent(kernel, blocks, dim3(k_warp, k_warps), stream, job);
+    const dim3 threads(k_warp, job.gated ? 2 * k_warps : k_warps);
+    launch_dependent(kernel, blocks, threads, stream, job);
+}
+
+// Blocks in which gate's row and up's lie side by side are as many as gate alone would have.
+unsigned place_products(Job& job, std::span<const MatmulArgs> calls) {
+    unsigned blocks = 0;
+    for (std::size_t i = 0; i < k_most_products; ++i) {
+        Product& product = job.product[i];
+        product.first_block = UINT32_MAX;
+        if (i >= calls.size()) continue;
+        const MatmulArgs& args = calls[i];
+        product.dst = args.dst;
+        product.weight = args.weight;
+        product.out = uint32_t(args.weight.n[2]);
+        product.split = split_of(args.weight.n[2], job.in);
+        product.row_bytes = uint32_t(row_bytes(args.weight.type, job.in));
+        if (job.gated && i > 0) continue;
+        product.first_block = blocks;
+        blocks += blocks_for(args.weight.n[2] << product.split, k_warps);
+    }
+    return blocks;
 }
 
 }  // namespace
 
-void matvec(std::span<const MatmulArgs> calls, Stream stream) {
+void matvec(std::span<const MatmulArgs> calls, const ActMulArgs* then, Stream stream) {
     const TensorView& src = calls[0].src;
-    Job job{{}, src, uint32_t(src.n[3]), uint32_t(src.n[2]), rows_on_16_bytes(src)};
-    unsigned blocks = 0;
-    for (std::size_t i = 0; i < k_most_products; ++i) {
-        Product& product = job.product[i];
-        if (i >= calls.size()) {
-            product.first_block = UINT32_MAX;
-            continue;
-        }
-        const MatmulArgs& args = calls[i];
-        const int64_t out = args.weight.n[2];
-        product = {args.dst,      args.weight,
-                   uint32_t(out), split_of(out, src.n[3]),
-                   blocks,        uint32_t(row_bytes(args.weight.type, src.n[3]))};
-        blocks += blocks_for(out << product.split, k_warps);
-    }
+    Job job{{},
+            src,
+            uint32_t(src.n[3]),
+            uint32_t(src.n[2]),
+            rows_on_16_bytes(src),
+            then != nullptr,
+            then != nullptr ? then->activation : Activation::silu};
+    const unsigned blocks = place_products(job, calls);
     // clang-format off
     switch (calls[0].weight.type) {
         case DType::f32: launch<DType::f32>(job, blocks, stream); break;

@@ -142,6 +142,29 @@ std::vector<List> products(const Memory& m) {
     };
 }
 
+// gate and up beside each other, as a model has them, of `tokens`.
+std::vector<List> gated(const Memory& m, int64_t tokens, int64_t in) {
+    const TensorView x = m.view(k_x, {tokens, in});
+    const TensorView gate = m.columns(k_y, tokens, 97, 194),
+                     up = m.columns(k_y + 97, tokens, 97, 194);
+    const TensorView z = m.view(k_z, {tokens, 97});
+    const MatmulArgs to_gate{gate, m.view(k_w, {97, in}), x}, to_up{up, m.view(k_v, {97, in}), x};
+    const MatmulArgs to_z{z, m.view(k_v, {97, in}), x};
+    const Activation gelu = Activation::gelu_tanh;
+    return {
+        {"gate, up and silu", {to_gate, to_up, ActMulArgs{gate, gate, up}}, {3}},
+        {"gate, up and gelu", {to_gate, to_up, ActMulArgs{gate, gate, up, gelu}}, {3}},
+        {"up, gate and silu", {to_up, to_gate, ActMulArgs{gate, gate, up}}, {2, 1}},
+        {"into up", {to_gate, to_up, ActMulArgs{up, gate, up}}, {2, 1}},
+        {"into another place", {to_gate, to_up, ActMulArgs{z, gate, up}}, {2, 1}},
+        {"twice the gate", {to_gate, to_up, ActMulArgs{gate, gate, gate}}, {2, 1}},
+        {"one product between", {to_gate, to_up, to_z, ActMulArgs{gate, gate, up}}, {3, 1}},
+        {"both into one place, and silu",
+         {to_gate, to_gate, ActMulArgs{gate, gate, gate}},
+         {1, 1, 1}},
+    };
+}
+
 std::vector<List> turns(const Memory& m) {
     const TensorView q = m.heads(k_y, 3, 6, 32, 320), k = m.heads(k_y + 192, 3, 2, 32, 320);
     const TensorView z = m.view(k_z, {3, 6, 32}), table = m.table(), row = m.row(3);
@@ -231,12 +254,14 @@ List layer(const Memory& m, int64_t tokens) {
          MatmulArgs{y, w_o, q}, AddArgs{residual, residual, y}, RmsNormArgs{x, residual, w, 1e-5f},
          MatmulArgs{q, w_o, x}, MatmulArgs{k, w_o, x}, ActMulArgs{q, q, k}, MatmulArgs{y, w_q, q},
          AddArgs{residual, residual, y}, RmsNormArgs{x, residual, w, 1e-5f}},
-        {1, 2, 2, 1, 2, 2, 1, 1, 2}};
+        {1, 2, 2, 1, 2, 3, 1, 2}};
 }
 
 std::vector<List> lists(const Memory& memory) {
     std::vector<List> result;
-    for (const std::vector<List>& part : {products(memory), turns(memory), sums(memory)}) {
+    for (const std::vector<List>& part :
+         {products(memory), gated(memory, 1, 96), gated(memory, 3, 577), gated(memory, 8, 1536),
+          turns(memory), sums(memory)}) {
         result.insert(result.end(), part.begin(), part.end());
     }
     result.push_back(layer(memory, 1));
