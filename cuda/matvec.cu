@@ -20,6 +20,9 @@ constexpr unsigned k_warps = 4;   // of a block of threads; with act_mul, twice 
 constexpr uint32_t k_fours = 4;   // of a lane: so many loads of the weight are on their way at once
 constexpr uint32_t k_line = 128;  // bytes that come from memory at once
 
+// Blocks of the kernel for one token that a processor holds at once: 40 registers for a thread.
+constexpr unsigned k_resident = 6;
+
 // One weight: its rows belong to the blocks from `first_block` on, 2^split warps share one.
 struct Product {
     TensorView dst, weight;
@@ -75,7 +78,7 @@ __device__ float total(const float (*of_warp)[most], uint32_t warp, uint32_t par
 
 // threadIdx: lane, warp of the block.
 template <DType type, uint32_t most>
-__global__ void __launch_bounds__(2 * k_warps * k_warp)
+__global__ void __launch_bounds__(2 * k_warps * k_warp, most == 1 ? k_resident : 1)
     matvec_kernel(const __grid_constant__ Job job) {
     __shared__ float of_warp[2 * k_warps][most];
     const uint32_t lane = threadIdx.x, warp = threadIdx.y;
