@@ -11,13 +11,20 @@
 
 namespace rotkv::cuda {
 
+/// The next kernel's blocks may come from now on, as far as they find room.
+__device__ inline void let_next_come() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 /// Of every thread of a kernel launched by launch_dependent, before its first access to memory
-/// (prefetch() may come earlier). The next kernel's blocks may come from then on.
+/// (prefetch() may come earlier). The next kernel's blocks may come from then on, at the latest.
 __device__ inline void wait_for_earlier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
 #endif
+    let_next_come();
 }
 
 /// Asks for memory to be brought into L2, where every write to it meets it: allowed at any time.
@@ -25,10 +32,11 @@ __device__ inline void prefetch(const void* address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
-/// kernel<<<blocks, threads, 0, stream>>>(args...), overlapping where its code knows how to wait.
+/// kernel<<<blocks, threads, shared_bytes, stream>>>(args...), overlapping where its code knows how
+/// to wait.
 template <class... Params, class... Args>
-void launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, cudaStream_t stream,
-                      const Args&... args) {
+void launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, size_t shared_bytes,
+                      cudaStream_t stream, const Args&... args) {
     cudaFuncAttributes code;
     require_success(cudaFuncGetAttributes(&code, kernel), "kernel");
     cudaLaunchAttribute overlap = {};
@@ -37,6 +45,7 @@ void launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, cuda
     cudaLaunchConfig_t config = {};
     config.gridDim = blocks;
     config.blockDim = threads;
+    config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &overlap;
     // Code for 8.0 would not wait; graphs record overlaps from CUDA 12.3 on.

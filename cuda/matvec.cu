@@ -128,7 +128,7 @@ void launch(const Job& job, unsigned blocks, Stream stream) {
     const auto kernel =
         job.tokens == 1 ? matvec_kernel<type, 1> : matvec_kernel<type, uint32_t(k_matvec_tokens)>;
     const dim3 threads(k_warp, job.gated ? 2 * k_warps : k_warps);
-    launch_dependent(kernel, blocks, threads, stream, job);
+    launch_dependent(kernel, blocks, threads, 0, stream, job);
 }
 
 // Blocks in which gate's row and up's lie side by side are as many as gate alone would have.

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(k_threads)
 
 template <bool sums>
 void launch_rms_norm(const RmsNormArgs& args, const Summands& of, Stream stream) {
-    launch_dependent(rms_norm_kernel<sums>, unsigned(args.src.rows()), k_threads, stream,
+    launch_dependent(rms_norm_kernel<sums>, unsigned(args.src.rows()), k_threads, 0, stream,
                      Rows(args.dst), Rows(args.src), of, Rows(args.weight), args.epsilon,
                      uint32_t(args.src.n[3]));
 }
@@ -102,7 +102,7 @@ void add_rms_norm(const AddArgs& sum, const RmsNormArgs& norm, Stream stream) {
 void act_mul(const ActMulArgs& args, Stream stream) {
     if (args.dst.empty()) return;
     const int64_t rows = args.dst.rows(), d = args.dst.n[3], per_row = (d + 3) / 4;
-    launch_dependent(act_mul_kernel, blocks_for(rows * per_row, k_threads), k_threads, stream,
+    launch_dependent(act_mul_kernel, blocks_for(rows * per_row, k_threads), k_threads, 0, stream,
                      Rows(args.dst), Rows(args.gate), Rows(args.up), args.activation,
                      uint32_t(rows), Divisor(per_row), uint32_t(d));
 }
@@ -110,7 +110,7 @@ void act_mul(const ActMulArgs& args, Stream stream) {
 void add(const AddArgs& args, Stream stream) {
     if (args.dst.empty()) return;
     const int64_t rows = args.dst.rows(), d = args.dst.n[3], per_row = (d + 3) / 4;
-    launch_dependent(add_kernel, blocks_for(rows * per_row, k_threads), k_threads, stream,
+    launch_dependent(add_kernel, blocks_for(rows * per_row, k_threads), k_threads, 0, stream,
                      Rows(args.dst), Rows(args.a), Rows(args.b), uint32_t(rows), Divisor(per_row),
                      uint32_t(d));
 }

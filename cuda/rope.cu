@@ -58,7 +58,7 @@ void rope(std::span<const RopeArgs> calls, Stream stream) {
                   args.row.row<const int32_t>(0),
                   args.pairs,
                   uint32_t(items)};
-    launch_dependent(rope_kernel, first + second, k_threads, stream, job);
+    launch_dependent(rope_kernel, first + second, k_threads, 0, stream, job);
 }
 
 }  // namespace rotkv::cuda
