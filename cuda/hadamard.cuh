@@ -23,6 +23,7 @@
 #include "ref/rotation.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace rotkv::cuda {
 
@@ -41,7 +42,8 @@ constexpr uint32_t k_width = sizeof(Unit) / sizeof(float);
 struct Pieces {
     uint32_t d, n;       // channels of a row, of a rotation block; n = 1: H is the identity
     uint32_t width;      // P
-    uint32_t lanes;      // L
+    uint32_t lanes;      // L, a power of two:
+    uint32_t lane_bits;  // its logarithm
     uint32_t registers;  // R
     Divisor per_row;     // pieces; the last one may reach past the row's end
     float scale;         // 1 / sqrt(N)
@@ -49,12 +51,15 @@ struct Pieces {
     uint64_t seed;
     int64_t first;
 
-    /// at_least: for rows that share their lanes with rows of a larger block.
-    Pieces(const Rotation& rotation, int64_t channels, uint32_t at_least = k_least_piece)
+    /// at_least: for rows that share their lanes with rows of a larger block. most_lanes: fewer
+    /// lanes with more registers each exchange less, and have more to do between two waits.
+    Pieces(const Rotation& rotation, int64_t channels, uint32_t at_least = k_least_piece,
+           uint32_t most_lanes = k_warp)
         : d(uint32_t(channels)),
           n(rotation.on() ? uint32_t(rotation.block) : 1),
           width(std::max(n, at_least)),
-          lanes(std::min(width / 4, k_warp)),
+          lanes(std::min(width / 4, most_lanes)),
+          lane_bits(uint32_t(std::countr_zero(lanes))),
           registers(width / (4 * lanes)),
           per_row((channels + width - 1) / width),
           scale(rotation_scale(n)),
@@ -132,14 +137,12 @@ __device__ inline void butterfly(Eight& a, Eight& b) {
 
 // Half-widths 1 and 2, and 4 of eights: within a unit.
 __device__ inline void butterflies_inside(float4& v, uint32_t n) {
-    if (n > 1) {
-        butterfly(v.x, v.y);
-        butterfly(v.z, v.w);
-    }
-    if (n > 2) {
-        butterfly(v.x, v.z);
-        butterfly(v.y, v.w);
-    }
+    if (n < 2) return;
+    butterfly(v.x, v.y);
+    butterfly(v.z, v.w);
+    if (n < 4) return;
+    butterfly(v.x, v.z);
+    butterfly(v.y, v.w);
 }
 
 __device__ inline void butterflies_inside(Eight& v, uint32_t n) {
@@ -159,15 +162,16 @@ __device__ inline Eight butterfly_between(const Eight& v, unsigned h, float sign
     return {butterfly_between(v.low, h, sign), butterfly_between(v.high, h, sign)};
 }
 
-/// ref's stages in ref's order. A piece has `most_lanes` lanes, or fewer and one register of each.
-template <unsigned most_lanes, int U, int R, class Unit>
-__device__ void butterflies(Unit (&v)[U][R], uint32_t n) {
+/// ref's stages in ref's order.
+template <int U, int R, class Unit>
+__device__ void butterflies(Unit (&v)[U][R], uint32_t n, uint32_t lanes) {
     constexpr uint32_t W = k_width<Unit>;
 #pragma unroll
     for (int i = 0; i < U * R; ++i) butterflies_inside(v[i / R][i % R], n);
 #pragma unroll
-    for (unsigned h = 1; h < most_lanes; h *= 2) {
+    for (unsigned h = 1; h < k_warp; h *= 2) {
         if (n <= W * h) return;
+        if (h == lanes) break;
         const float sign = (lane_of_warp() & h) == 0 ? 1.0f : -1.0f;
 #pragma unroll
         for (int i = 0; i < U * R; ++i) {
@@ -175,11 +179,11 @@ __device__ void butterflies(Unit (&v)[U][R], uint32_t n) {
         }
     }
 #pragma unroll
-    for (int h = 1; h < R; h *= 2) {  // half-width W L h: between registers
-        if (n <= W * most_lanes * h) return;
+    for (unsigned h = 1; h < unsigned(R); h *= 2) {  // half-width W L h: between registers
+        if (n <= W * lanes * h) return;
 #pragma unroll
         for (int i = 0; i < U * R; ++i) {
-            const int j = i % R;
+            const unsigned j = unsigned(i % R);
             if ((j & h) == 0) butterfly(v[i / R][j], v[i / R][j + h]);
         }
     }
@@ -194,13 +198,13 @@ __device__ inline Eight scaled(const Eight& v, float scale) {
 }
 
 /// y = H S x, back y = S H x, on U pieces. All lanes of the warp call it together.
-template <unsigned most_lanes = k_warp, int U, int R, class Unit>
+template <int U, int R, class Unit>
 __device__ void rotate(Unit (&v)[U][R], const Pieces& cut, const uint32_t (&begin)[U], bool back) {
     if (!cut.on) return;
     if (cut.signs && !back) flip_signs(v, cut, begin);
 #pragma unroll
     for (int i = 0; i < U * R; ++i) v[i / R][i % R] = scaled(v[i / R][i % R], cut.scale);
-    butterflies<most_lanes>(v, cut.n);
+    butterflies(v, cut.n, cut.lanes);
     if (cut.signs && back) flip_signs(v, cut, begin);
 }
 

@@ -27,7 +27,7 @@ void add(const AddArgs& args, Stream stream);                // norm.cu
 void matmul(const MatmulArgs& args, Products& products);     // matmul.cu
 void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
 void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
-void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_cache.cu
+void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_shift.cu
 void nll(const NllArgs& args, Products& products);           // nll.cu
 void kld(const KldArgs& args, Products& products);           // nll.cu
 void logits(const LogitsArgs& args, Products& products);     // nll.cu
@@ -78,7 +78,7 @@ inline constexpr int64_t k_largest_block = 1024;
 inline constexpr int64_t k_shared_bytes = 48 << 10;
 
 /// A row that kv_shift keeps in shared memory has at most so many channels.
-inline constexpr int64_t k_largest_row = k_shared_bytes / int64_t(sizeof(float));
+inline constexpr int64_t k_largest_row = 1024;
 
 /// Query heads that share a read of the cache.
 inline constexpr uint32_t k_most_heads = 8;

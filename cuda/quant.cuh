@@ -1,14 +1,15 @@
 #pragma once
 // Quantizing in registers: eight neighbouring lanes own a block of 32, lane l its elements
-// 4 l + 0 .. 3 (hadamard.cuh leaves them so). A thread holds its share of M blocks at once.
+// 4 l + 0 .. 3 (hadamard.cuh leaves them so). A thread holds its share of M blocks at once, which
+// go to shared memory (store.cuh): y[0], y[step], y[2 step] ...
 //
 // What is stored once a block (scale, minimum, the quotients behind them) is computed once a block:
 // the lanes share the M blocks out among them, and each hears the others' results. Done by every
 // lane for every block, these few numbers would cost more than all the codes.
 //
-// All lanes of a warp call these functions together; a block whose address is null takes part and
-// is not written. Each function must equal the one of its name in ref, byte for byte: every product
-// and sum rounds on its own (compiled with --fmad=false), quotients are IEEE's.
+// All lanes of a warp call these functions together. Each must equal the one of its name in ref,
+// byte for byte: every product and sum rounds on its own (compiled with --fmad=false), quotients
+// are IEEE's.
 // Docs: docs/03-quantization.md
 
 #include "cuda/codes.cuh"
@@ -16,6 +17,7 @@
 namespace rotkv::cuda {
 
 constexpr unsigned k_block_lanes = 8;
+constexpr unsigned k_quant_threads = 128;  // of a block of threads that quantizes
 
 __device__ inline unsigned lane_of_block() { return threadIdx.x % k_block_lanes; }
 
@@ -28,20 +30,14 @@ __device__ unsigned mirrored(unsigned x) {
     return y;
 }
 
-// x[block of this lane], by selection: an index known at run time would move x out of registers.
-template <int M, class Value>
-__device__ Value own(const Value (&x)[M]) {
-    const unsigned block = mirrored<M>(lane_of_block());
-    Value mine = x[0];
-#pragma unroll
-    for (unsigned m = 1; m < M; ++m) mine = block == m ? x[m] : mine;
-    return mine;
+// Is there a block of M that this lane is to complete, and which of y[0], y[step] ...?
+template <int M>
+__device__ bool owns_block() {
+    return lane_of_block() < M;
 }
-
-// The address of this lane's block, where this lane is the one to write to it; otherwise null.
-template <int M, class Block>
-__device__ Block* own_to_write(Block* const (&y)[M]) {
-    return lane_of_block() < M ? own(y) : nullptr;
+template <int M>
+__device__ unsigned own_block(unsigned step) {
+    return mirrored<M>(lane_of_block()) * step;
 }
 
 /// What the owner of block m has to say of it.
@@ -77,38 +73,43 @@ __device__ Value reduce_blocks(const Value (&values)[M], const Combine& combine)
     return x[0];
 }
 
-// Bits of |x|: ordered as magnitudes are, and larger for NaN and inf than for what is finite.
-__device__ inline uint32_t magnitude(float x) { return __float_as_uint(x) & 0x7FFFFFFFu; }
+// The larger one; NaN if one is NaN.
+__device__ inline float larger_or_nan(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
 
-// Of each block the first element of largest magnitude, with its sign; +0 if all are zero.
+// Of each block the greatest of f(element), or NaN.
+template <int M, class F>
+__device__ float block_max(const float4 (&x)[M], const F& f) {
+    float most[M];
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+        most[m] =
+            larger_or_nan(larger_or_nan(f(x[m].x), f(x[m].y)), larger_or_nan(f(x[m].z), f(x[m].w)));
+    }
+    return reduce_blocks(most, [](float a, float b, bool) { return larger_or_nan(a, b); });
+}
+
+// Of each block the first element of largest magnitude, with its sign; +0 if all are zero, inf if
+// one is NaN.
 template <int M>
 __device__ float block_peak(const float4 (&x)[M]) {
+    const auto larger = [](float first, float second) {
+        return fabsf(second) > fabsf(first) ? second : first;
+    };
     float peak[M];
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-        peak[m] = 0.0f;
-        if (magnitude(x[m].x) > magnitude(peak[m])) peak[m] = x[m].x;
-        if (magnitude(x[m].y) > magnitude(peak[m])) peak[m] = x[m].y;
-        if (magnitude(x[m].z) > magnitude(peak[m])) peak[m] = x[m].z;
-        if (magnitude(x[m].w) > magnitude(peak[m])) peak[m] = x[m].w;
+        peak[m] = larger(larger(larger(x[m].x, x[m].y), x[m].z), x[m].w);
+        // These comparisons pass NaN over, the sum does not. It may also be NaN as inf - inf: of
+        // elements that are inf, or so large that the block's scale is.
+        if (isnan((x[m].x + x[m].y) + (x[m].z + x[m].w))) peak[m] = INFINITY;
     }
-    return reduce_blocks(peak, [](float mine, float theirs, bool theirs_first) {
-        const uint32_t a = magnitude(mine), b = magnitude(theirs);
-        return b > a || (theirs_first && b == a) ? theirs : mine;
-    });
-}
-
-// Of each block the largest magnitude, where the sign of the element does not matter.
-template <int M>
-__device__ float block_magnitude(const float4 (&x)[M]) {
-    uint32_t largest[M];
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-        largest[m] = max(max(magnitude(x[m].x), magnitude(x[m].y)),
-                         max(magnitude(x[m].z), magnitude(x[m].w)));
-    }
-    return __uint_as_float(
-        reduce_blocks(largest, [](uint32_t a, uint32_t b, bool) { return max(a, b); }));
+    return 0.0f + reduce_blocks(peak, [&](float mine, float theirs, bool theirs_first) {
+               return theirs_first ? larger(theirs, mine) : larger(mine, theirs);
+           });
 }
 
 // Of each block the first least element: of -0 and +0 the one that comes first.
@@ -123,21 +124,9 @@ __device__ float block_min(const float4 (&x)[M]) {
         if (x[m].w < least[m]) least[m] = x[m].w;
     }
     return reduce_blocks(least, [](float mine, float theirs, bool theirs_first) {
-        return theirs < mine || (theirs_first && theirs == mine) ? theirs : mine;
+        const float first = theirs_first ? theirs : mine, second = theirs_first ? mine : theirs;
+        return second < first ? second : first;
     });
-}
-
-// Of each block the greatest element; inf if any is not finite, so that the width is not, either.
-template <int M>
-__device__ float block_max(const float4 (&x)[M]) {
-    float most[M];
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-        const bool finite =
-            isfinite(x[m].x) && isfinite(x[m].y) && isfinite(x[m].z) && isfinite(x[m].w);
-        most[m] = finite ? fmaxf(fmaxf(x[m].x, x[m].y), fmaxf(x[m].z, x[m].w)) : INFINITY;
-    }
-    return reduce_blocks(most, [](float a, float b, bool) { return fmaxf(a, b); });
 }
 
 struct Step {
@@ -147,35 +136,46 @@ struct Step {
 
 // Of a d that is NaN or inf, because an element is, the scale is not finite.
 __device__ inline Step block_step(float d) {
-    const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
-    if (isinf(inverse)) return {0, 0.0f};
-    const uint16_t scale = f32_to_f16(d);
-    return finite_f16(scale) ? Step{scale, inverse} : Step{k_nan_scale, NAN};
+    const float inverse = 1.0f / d;
+    const bool none = isinf(inverse);  // d is 0 or nearly so
+    const uint16_t scale = none && d != 0.0f ? uint16_t(0) : f32_to_f16(d);
+    const bool good = finite_f16(scale);
+    return {good ? scale : k_nan_scale, none ? 0.0f : good ? inverse : NAN};
 }
 
-// Codes of 4 lanes in low nibbles, those of the lanes 4 further in high ones: 4 bytes each.
-template <class Block>
-__device__ void put_nibbles(Block* y, uint32_t codes) {
-    const uint32_t low = codes & 0x0F0F0F0Fu;
-    const uint32_t high = __shfl_down_sync(k_all_lanes, low, 4, k_block_lanes);
-    if (y == nullptr || lane_of_block() >= 4) return;
-    store_bytes(y->qs + 4 * lane_of_block(), low | high << 4);
+// The whole part of a sum x >= 0 of less than 2^22 as the low bits of a float; x may be NaN.
+__device__ inline int whole(float x) { return __float_as_int(__fadd_rz(x, 8388608.0f)); }
+
+// Codes of 4 lanes in low nibbles, those of the lanes 4 further in high ones. The upper lanes give
+// theirs of one block for the lower lanes' of the next, so that all write: 4 bytes of a block each
+// (M = 1: twice the same).
+template <int M, class Block>
+__device__ void put_nibbles(Block* y, unsigned step, const uint32_t (&codes)[M]) {
+    const bool upper = lane_of_block() >= 4;
+    Block* const mine = y + (M > 1 && upper ? step : 0);
+#pragma unroll
+    for (int m = 0; m < M; m += 2) {
+        const uint32_t a = codes[m], b = codes[m + 1 < M ? m + 1 : m];
+        const uint32_t theirs = __shfl_xor_sync(k_all_lanes, upper ? a : b, 4);
+        const uint32_t low = upper ? theirs : a, high = upper ? b : theirs;
+        store_bytes(mine[m * step].qs + 4 * (lane_of_block() % 4),
+                    (low & 0x0F0F0F0Fu) | (high & 0x0F0F0F0Fu) << 4);
+    }
 }
 
-// The fifth bits of the lane's four codes at their place in the block's 32.
+// The fifth bits of the lane's four codes at their place in the block's 32: the product moves bits
+// 4, 12, 20 and 28 side by side to the top.
 __device__ inline uint32_t fifth_bits_of(uint32_t codes) {
-    const uint32_t four =
-        (codes >> 4 & 1) | (codes >> 11 & 2) | (codes >> 18 & 4) | (codes >> 25 & 8);
-    return four << (4 * lane_of_block());
+    return (codes & 0x10101010u) * 0x01020408u >> 28 << (4 * lane_of_block());
 }
 
 template <int M, class Block>
-__device__ void put_fifth_bits(Block* const (&y)[M], const uint32_t (&codes)[M]) {
+__device__ void put_fifth_bits(Block* y, unsigned step, const uint32_t (&codes)[M]) {
     uint32_t bits[M];
 #pragma unroll
     for (int m = 0; m < M; ++m) bits[m] = fifth_bits_of(codes[m]);
     const uint32_t all = reduce_blocks(bits, [](uint32_t a, uint32_t b, bool) { return a | b; });
-    if (Block* mine = own_to_write(y)) store_bytes(mine->qh, all);
+    if (owns_block<M>()) store_bytes(y[own_block<M>(step)].qh, all);
 }
 
 template <class Code>
@@ -184,205 +184,83 @@ __device__ uint32_t pack_codes(const float4& x, const Code& code) {
 }
 
 template <int M>
-__device__ void quantize_blocks(BlockQ8_0* const (&y)[M], const float4 (&x)[M]) {
-    const Step step = block_step(block_magnitude(x) / 127.0f);
-    if (BlockQ8_0* mine = own_to_write(y)) mine->d = step.scale;
+__device__ void quantize_blocks(BlockQ8_0* y, unsigned step, const float4 (&x)[M]) {
+    const float largest = block_max(x, [](float value) { return fabsf(value); });
+    const Step mine = block_step(largest / 127.0f);
+    if (owns_block<M>()) y[own_block<M>(step)].d = mine.scale;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-        const float inverse = from_owner<M>(step.inverse, m);
+        const float inverse = from_owner<M>(mine.inverse, m);
         const uint32_t codes = pack_codes(x[m], [&](float value) {
             // To nearest, halves away from zero: the sum, cut towards zero, reaches no integer
             // that the exact sum does not reach.
             const float scaled = value * inverse;
             return int(__fadd_rz(scaled, copysignf(0.5f, scaled)));
         });
-        if (y[m] != nullptr) store_bytes(y[m]->qs + 4 * lane_of_block(), codes);
+        store_bytes(y[m * step].qs + 4 * lane_of_block(), codes);
     }
 }
 
 // q4_0 and q5_0: levels -half .. half - 1, the element of largest magnitude at -half.
 template <int M, class Block>
-__device__ void quantize_signed(Block* const (&y)[M], const float4 (&x)[M], int half) {
-    const Step step = block_step(block_peak(x) * (-1.0f / float(half)));  // a power of two
-    if (Block* mine = own_to_write(y)) mine->d = step.scale;
-    const float center = float(half) + 0.5f;
+__device__ void quantize_signed(Block* y, unsigned step, const float4 (&x)[M], int half) {
+    const Step mine = block_step(block_peak(x) * (-1.0f / float(half)));  // a power of two
+    if (owns_block<M>()) y[own_block<M>(step)].d = mine.scale;
+    const float center = float(half) + 0.5f, most = float(2 * half - 1);
     uint32_t codes[M];
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-        const float inverse = from_owner<M>(step.inverse, m);
+        const float inverse = from_owner<M>(mine.inverse, m);
         codes[m] = pack_codes(
-            x[m], [&](float value) { return min(2 * half - 1, int(value * inverse + center)); });
-        put_nibbles(y[m], codes[m]);
+            x[m], [&](float value) { return whole(fminf(value * inverse + center, most)); });
+        if (isnan(inverse)) codes[m] = 0;
     }
-    if constexpr (sizeof(Block) == sizeof(BlockQ5_0)) put_fifth_bits(y, codes);
+    put_nibbles(y, step, codes);
+    if constexpr (sizeof(Block) == sizeof(BlockQ5_0)) put_fifth_bits(y, step, codes);
 }
 
 // q4_1 and q5_1: levels 0 .. top above the least element.
 template <int M, class Block>
-__device__ void quantize_above(Block* const (&y)[M], const float4 (&x)[M], int top) {
+__device__ void quantize_above(Block* y, unsigned step, const float4 (&x)[M], int top) {
     const float least = block_min(x);
-    Step step = block_step((block_max(x) - least) / float(top));
+    const float width = block_max(x, [](float value) { return value; }) - least;
+    Step mine = block_step(width / float(top));
     uint16_t minimum = f32_to_f16(least);
-    if (!finite_f16(minimum)) step = {k_nan_scale, NAN};
-    if (isnan(step.inverse)) minimum = 0;
-    if (Block* mine = own_to_write(y)) {
-        mine->d = step.scale;
-        mine->m = minimum;
+    if (!finite_f16(minimum)) mine = {k_nan_scale, NAN};
+    if (isnan(mine.inverse)) minimum = 0;
+    if (owns_block<M>()) {
+        Block& block = y[own_block<M>(step)];
+        block.d = mine.scale;
+        block.m = minimum;
     }
     uint32_t codes[M];
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-        const float inverse = from_owner<M>(step.inverse, m), origin = from_owner<M>(least, m);
-        codes[m] = pack_codes(
-            x[m], [&](float value) { return min(top, int((value - origin) * inverse + 0.5f)); });
-        put_nibbles(y[m], codes[m]);
+        const float inverse = from_owner<M>(mine.inverse, m), origin = from_owner<M>(least, m);
+        codes[m] = pack_codes(x[m], [&](float value) {
+            return whole(fminf((value - origin) * inverse + 0.5f, float(top)));
+        });
+        if (isnan(inverse)) codes[m] = 0;
     }
-    if constexpr (sizeof(Block) == sizeof(BlockQ5_1)) put_fifth_bits(y, codes);
+    put_nibbles(y, step, codes);
+    if constexpr (sizeof(Block) == sizeof(BlockQ5_1)) put_fifth_bits(y, step, codes);
 }
 
 template <int M>
-__device__ void quantize_blocks(BlockQ5_1* const (&y)[M], const float4 (&x)[M]) {
-    quantize_above(y, x, 31);
+__device__ void quantize_blocks(BlockQ5_1* y, unsigned step, const float4 (&x)[M]) {
+    quantize_above(y, step, x, 31);
 }
 template <int M>
-__device__ void quantize_blocks(BlockQ5_0* const (&y)[M], const float4 (&x)[M]) {
-    quantize_signed(y, x, 16);
+__device__ void quantize_blocks(BlockQ5_0* y, unsigned step, const float4 (&x)[M]) {
+    quantize_signed(y, step, x, 16);
 }
 template <int M>
-__device__ void quantize_blocks(BlockQ4_1* const (&y)[M], const float4 (&x)[M]) {
-    quantize_above(y, x, 15);
+__device__ void quantize_blocks(BlockQ4_1* y, unsigned step, const float4 (&x)[M]) {
+    quantize_above(y, step, x, 15);
 }
 template <int M>
-__device__ void quantize_blocks(BlockQ4_0* const (&y)[M], const float4 (&x)[M]) {
-    quantize_signed(y, x, 8);
-}
-
-// The code of the level nearest to x is the number of midpoints between levels that x has reached:
-// midpoints are exact in f32, and so is ref's comparison of two distances near one.
-__device__ inline int nearest_level(float x) {
-    int code = 0;
-#pragma unroll
-    for (int c = 1; c < 16; ++c) {
-        code += x >= 0.5f * (iq4_level(c - 1) + iq4_level(c)) ? 1 : 0;
-    }
-    return code;
-}
-
-// Of one block the lane's codes, packed, and sum w L x and sum w L L with w = x * x, L the level.
-struct Iq4Fit {
-    uint32_t codes;
-    float sum_lx, sum_ll;
-};
-
-// The sums must run in index order: from lane to lane, each adding its four terms. That is why
-// this format takes several times as long as the others.
-__device__ inline Iq4Fit fit_levels(const float4& v, float inverse) {
-    const float x[4] = {v.x, v.y, v.z, v.w};
-    int code[4];
-    float terms_lx[4], terms_ll[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        code[i] = inverse == 0.0f ? 8 : nearest_level(x[i] * inverse);
-        const float level = iq4_level(code[i]), weight = x[i] * x[i];
-        terms_lx[i] = weight * level * x[i];
-        terms_ll[i] = weight * level * level;
-    }
-    float sum_lx = 0.0f, sum_ll = 0.0f;
-#pragma unroll
-    for (int lane = 0; lane < int(k_block_lanes); ++lane) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            sum_lx += terms_lx[i];
-            sum_ll += terms_ll[i];
-        }
-        sum_lx = __shfl_sync(k_all_lanes, sum_lx, lane, k_block_lanes);
-        sum_ll = __shfl_sync(k_all_lanes, sum_ll, lane, k_block_lanes);
-    }
-    return {pack(code[0], code[1], code[2], code[3]), sum_lx, sum_ll};
-}
-
-template <int M>
-__device__ void quantize_blocks(BlockIq4Nl* const (&y)[M], const float4 (&x)[M]) {
-    const float peak = block_peak(x);
-    const bool tiny = fabsf(peak) < k_iq4_nl_tiny;
-    const float inverse = tiny ? 0.0f : 1.0f / (peak / -127.0f);
-    uint32_t codes[M];
-    float sum_lx[M], sum_ll[M];
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-        const Iq4Fit fit = fit_levels(x[m], from_owner<M>(inverse, m));
-        codes[m] = fit.codes;
-        sum_lx[m] = fit.sum_lx;
-        sum_ll[m] = fit.sum_ll;
-    }
-    const uint16_t scale = tiny ? uint16_t(0) : f32_to_f16(own(sum_lx) / own(sum_ll));
-    const bool good = finite_f16(scale);  // an element that is not finite has spoilt both sums
-    if (BlockIq4Nl* mine = own_to_write(y)) mine->d = good ? scale : k_nan_scale;
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-        const bool block_good = from_owner<M>(int(good), m) != 0;
-        put_nibbles(y[m], block_good ? codes[m] : 0);
-    }
-}
-
-/// Channels i[m] .. i[m] + 3 of M rows of d channels into a cache type; i is 4 times the lane, plus
-/// a multiple of 32. A row that is null is not written. All lanes of the warp call it together.
-template <int M, class Block>
-__device__ void store_fours(Block* const (&row)[M], const uint32_t (&i)[M], uint32_t d,
-                            const float4 (&x)[M]) {
-    Block* y[M];
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-        y[m] = row[m] != nullptr && i[m] < d ? row[m] + i[m] / uint32_t(k_block) : nullptr;
-    }
-    quantize_blocks(y, x);
-}
-template <int M>
-__device__ void store_fours(float* const (&row)[M], const uint32_t (&i)[M], uint32_t d,
-                            const float4 (&x)[M]) {
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-        if (row[m] == nullptr) continue;
-        store4(row[m], i[m], d, reinterpret_cast<uintptr_t>(row[m]) % 16 == 0, x[m]);
-    }
-}
-template <int M>
-__device__ void store_fours(F16* const (&row)[M], const uint32_t (&i)[M], uint32_t d,
-                            const float4 (&x)[M]) {
-#pragma unroll
-    for (int m = 0; m < M; ++m) store_halves(row[m], i[m], d, x[m]);
-}
-template <int M>
-__device__ void store_fours(Bf16* const (&row)[M], const uint32_t (&i)[M], uint32_t d,
-                            const float4 (&x)[M]) {
-#pragma unroll
-    for (int m = 0; m < M; ++m) store_halves(row[m], i[m], d, x[m]);
-}
-
-/// Calls go(E()) with the element or block of a cache type. One question for all that a thread
-/// stores, so that the compiler may interleave it.
-template <class Go>
-__device__ void with_cache_type(DType type, const Go& go) {
-    switch (type) {
-        case DType::f32:
-            return go(float());
-        case DType::f16:
-            return go(F16());
-        case DType::bf16:
-            return go(Bf16());
-        case DType::q8_0:
-            return go(BlockQ8_0());
-        case DType::q5_1:
-            return go(BlockQ5_1());
-        case DType::q5_0:
-            return go(BlockQ5_0());
-        case DType::q4_1:
-            return go(BlockQ4_1());
-        case DType::q4_0:
-            return go(BlockQ4_0());
-        default:
-            return go(BlockIq4Nl());
-    }
+__device__ void quantize_blocks(BlockQ4_0* y, unsigned step, const float4 (&x)[M]) {
+    quantize_signed(y, step, x, 8);
 }
 
 }  // namespace rotkv::cuda
