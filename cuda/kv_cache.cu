@@ -1,15 +1,12 @@
-// How a row goes into the cache (kv_store) and how keys move to other positions (kv_shift).
-//   kv_store: per head row, rotate (hadamard.cuh), quantize (quant.cuh), write to (stream, cell).
-//   Nothing lies in memory between the steps: a piece stays in the registers of its lanes.
+// How a row goes into the cache: per head row, rotate (hadamard.cuh), quantize (quant.cuh), write
+// to (stream, cell).
+//   Nothing lies in memory between the steps: a piece stays in the registers of its lanes, its
+//   blocks are put together in shared memory (store.cuh).
 //   One launch: the first blocks of threads take K, the others V.
 //   Cost: 4 bytes read and the type's bytes written for each element, each once.
-//   kv_shift: a warp owns a head row of a cell; RoPE joins channels of different pieces, so that
-//   the row waits in shared memory between the steps.
-// Both must write the bytes that ref::kv_store and ref::kv_shift write.
-#include "cuda/dequant.cuh"
+// Must write the bytes that ref::kv_store writes.
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
-#include "cuda/rope.cuh"
 #include "cuda/store.cuh"
 
 namespace rotkv::cuda {
@@ -61,14 +58,14 @@ __device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigne
     const uint32_t token = is_there ? t : 0;
     const float* x = reinterpret_cast<const float*>(side.rows.data + head * side.rows.stride[2] +
                                                     token * side.rows.stride[1]);
-    // 1 load and scale
+    // 1 load
     float4 v[1][R];
 #pragma unroll
     for (int j = 0; j < R; ++j) {
         v[0][j] = load4(x, begin[0] + 4 * cut.lanes * j, cut.d, side.vectors);
     }
     const int32_t cell = args.cell[token], stream = args.stream[token];  // one wait, not two
-    // 2 butterflies
+    // 2 rotate
     rotate(v, cut, begin, false);
     // 3 store
     std::byte* y = is_there && cell >= 0 ? cache_row(side.cache, stream, cell, head) : nullptr;

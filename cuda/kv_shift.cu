@@ -3,7 +3,8 @@
 //   A group of lanes owns a cell and takes one head after the other; RoPE joins channels of
 //   different lanes, so that the row waits in shared memory between the steps.
 //   Cost: the cache's bytes, read and written once, of the cells that move. Two rotations, the
-//   turn and the codes are 100 to 170 instructions for each four channels: they bind, not memory.
+//   turn and the codes are about 300 instructions of a warp for 128 channels: they bind, not
+//   memory.
 // Must write the bytes that ref::kv_shift writes.
 #include "cuda/dequant.cuh"
 #include "cuda/hadamard.cuh"
@@ -13,9 +14,6 @@
 
 namespace rotkv::cuda {
 namespace {
-
-// Blocks of threads on a multiprocessor, as many as shared memory allows.
-constexpr unsigned k_shift_blocks = 7;
 
 // With as many blocks of threads every multiprocessor has its fill.
 constexpr int64_t k_many_blocks = 2048;
@@ -81,7 +79,7 @@ __device__ void shift_row(const ShiftArgs& args, std::byte* cached, const float*
 }
 
 template <int R>
-__global__ void __launch_bounds__(k_quant_threads, k_shift_blocks)
+__global__ void __launch_bounds__(k_quant_threads)
     kv_shift_kernel(const __grid_constant__ ShiftArgs args) {
     extern __shared__ float4 rows[];  // [groups][pitch]
     const TensorView& cache = args.cache;
