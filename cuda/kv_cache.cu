@@ -5,6 +5,7 @@
 //   One launch: the first blocks of threads take K, the others V.
 //   Cost: 4 bytes read and the type's bytes written for each element, each once.
 // Must write the bytes that ref::kv_store writes.
+#include "cuda/dependent.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
 #include "cuda/store.cuh"
@@ -77,6 +78,8 @@ __device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigne
 template <int R>
 __global__ void __launch_bounds__(k_quant_threads)
     kv_store_kernel(const __grid_constant__ StoreArgs args) {
+    let_next_come();
+    wait_for_earlier();
     if (blockIdx.x < args.k_blocks) {
         store_side<R>(args.k, args, blockIdx.x);
     } else {
@@ -90,7 +93,8 @@ void launch_kv_store(StoreArgs& args, bool with_v, Stream stream) {
     args.k_blocks = blocks_for(int64_t(args.tokens) * args.k.per_token.d, groups);
     const unsigned v_blocks =
         with_v ? blocks_for(int64_t(args.tokens) * args.v.per_token.d, groups) : 0;
-    kv_store_kernel<R><<<args.k_blocks + v_blocks, k_quant_threads, 0, stream>>>(args);
+    launch_dependent(kv_store_kernel<R>, args.k_blocks + v_blocks, k_quant_threads, 0, stream,
+                     args);
 }
 
 }  // namespace
@@ -128,7 +132,6 @@ void kv_store(const KvStoreArgs& args, Stream stream) {
         default:
             launch_kv_store<8>(all, with_v, stream);
     }
-    require_launched("kv_store");
 }
 
 }  // namespace rotkv::cuda

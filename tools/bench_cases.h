@@ -47,7 +47,9 @@ inline constexpr const char* k_host_cases[] = {
     "nll/type=q8_0/T=64/V=16384/E=576",
 };
 
-// A layer's cache of 8 heads of 128 or 64, as large models have it, in the depths of their contexts.
+// clang-format off
+// A layer's cache of 8 heads of 128 or 64, as large models have it, in the depths of their
+// contexts.
 inline constexpr const char* k_device_cases[] = {
     "hadamard/rows=1048576/D=16/rot=16",
     "hadamard/rows=262144/rot=64",
@@ -81,6 +83,7 @@ inline constexpr const char* k_device_cases[] = {
     "kv_store/k=iq4_nl/v=iq4_nl/T=65536/C=65536/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
     "kv_store/k=f16/v=f16/T=512/C=4096/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
     "kv_store/k=q8_0/v=q8_0/T=512/C=4096/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
+    "kv_store/k=q5_1/v=q5_1/T=512/C=4096/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
     "kv_store/k=q4_0/v=q4_0/T=512/C=4096/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
     "kv_store/k=iq4_nl/v=iq4_nl/T=512/C=4096/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
     "kv_store/k=q8_0/v=q8_0/T=512/C=4096/K=8/D=128/fill=dense",
@@ -103,11 +106,9 @@ inline constexpr const char* k_device_cases[] = {
     "attention/k=q4_0/v=q4_0/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=131072/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=4096/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
-    "attention/k=q8_0/v=q8_0/T=1/C=16384/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=131072/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=4096/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
-    "attention/k=q4_0/v=q4_0/T=1/C=16384/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=32768/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=131072/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=f16/v=f16/T=1/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
@@ -130,17 +131,19 @@ inline constexpr const char* k_device_cases[] = {
     "attention/k=bf16/v=bf16/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=f16/v=f16/T=1/C=32768/H=32/K=8/D=80/rot-k=16/rot-v=16/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=32/K=8/D=96/rot-k=32/rot-v=32/fill=dense/sees=last/precision=f16",
-    "attention/k=f16/v=f16/T=1/C=32768/H=32/K=8/D=112/rot-k=16/rot-v=16/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=32/K=8/D=192/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=16/K=8/D=256/rot-k=256/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last",
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last",
     "attention/k=f16/v=f16/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=f16/v=f16/T=512/C=16384/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=f16/v=f16/T=512/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=512/C=16384/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=q8_0/v=q8_0/T=512/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=512/C=16384/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=q4_0/v=q4_0/T=512/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=512/C=4096/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=512/C=4096/H=32/K=8/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q4_0/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
@@ -150,7 +153,7 @@ inline constexpr const char* k_device_cases[] = {
     "attention/k=f16/v=f16/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
-    "attention/k=q8_0/v=q8_0/T=512/C=1024/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last",
 };
+// clang-format on
 
 }  // namespace rotkv::tools

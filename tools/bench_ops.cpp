@@ -20,6 +20,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <deque>
+#include <functional>
+#include <future>
 #include <memory>
 #include <span>
 #include <vector>
@@ -31,6 +34,7 @@ constexpr double k_cold_bytes = double(256 << 20);  // more than caches of devic
 constexpr double k_least_seconds = 3e-3;            // of a device's iteration
 constexpr int64_t k_most_calls = 4096;
 constexpr int64_t k_device_iterations = 15;
+constexpr int64_t k_cases_ahead = 6;  // up to 1.5 GB each
 
 struct Flags {
     std::string pattern, backend, against = "ref", format = "console", json;
@@ -93,17 +97,55 @@ class Copy {
     int threads_;
 };
 
+// The inputs of the cases, in turn. For a device the next ones are filled by other threads while
+// one is timed: that takes longer than everything else.
+class Inputs {
+  public:
+    Inputs(std::vector<std::string> names, bool ahead)
+        : names_(std::move(names)), ahead_(ahead ? k_cases_ahead : 0) {}
+
+    std::vector<CaseTensor> of(const std::string& name) {
+        while (!coming_.empty() && coming_.front().first != name) coming_.pop_front();
+        if (coming_.empty()) start(name);
+        std::vector<CaseTensor> tensors = coming_.front().second.get();
+        coming_.pop_front();
+        const auto next = std::find(names_.begin(), names_.end(), name);
+        const int64_t after = next - names_.begin() + 1;
+        for (int64_t i = after + int64_t(coming_.size());
+             i < std::min(after + ahead_, int64_t(names_.size())); ++i) {
+            start(names_[size_t(i)]);
+        }
+        return tensors;
+    }
+
+  private:
+    void start(const std::string& name) {
+        const auto fill = [name] {
+            const std::unique_ptr<Case> one = make_case(name);
+            std::vector<CaseTensor> tensors = one->tensors();
+            one->fill(tensors);
+            return tensors;
+        };
+        coming_.emplace_back(name, std::async(std::launch::async, fill));
+    }
+
+    std::vector<std::string> names_;
+    int64_t ahead_;
+    std::deque<std::pair<std::string, std::future<std::vector<CaseTensor>>>> coming_;
+};
+
 // A case that agrees with the reference, in memory, ready to be called again and again.
 class TimedCase {
   public:
-    TimedCase(const std::string& name, Backend& backend, Backend& against, int threads)
+    TimedCase(const std::string& name, Inputs& inputs, Backend& backend, Backend& against,
+              int threads)
         : backend_(backend), on_device_(has_own_memory(backend)), one_(make_case(name)) {
         const Support support = one_->supports(backend);
         if (!support.yes) {
             refusal_ = "unsupported: " + support.reason;
             return;
         }
-        expected_ = expected_results(*one_, against);
+        expected_ = expected_results(*one_, inputs.of(name), against);
         const Cell cell = run_cell(*one_, expected_, backend, Alignment::memory);
         if (cell.outcome != Outcome::ok) {
             refusal_ = cell.text;
@@ -211,13 +253,15 @@ int run(const Flags& flags) {
     const std::unique_ptr<Backend> backend = make_backend(flags.backend, threads);
     const std::unique_ptr<Backend> against = make_backend(flags.against, threads);
     const bool on_device = has_own_memory(*backend);
+    const std::vector<std::string> names = names_of(flags, on_device);
+    Inputs inputs(names, on_device);
     std::unique_ptr<TimedCase> timed;  // one at a time: they are large
-    for (const std::string& name : names_of(flags, on_device)) {
+    for (const std::string& name : names) {
         make_case(name);  // a name that is none is wrong usage, before anything is timed
         auto* one = benchmark::RegisterBenchmark(name.c_str(), [&, name](benchmark::State& state) {
             if (timed == nullptr || timed->name() != name) {
                 timed.reset();
-                timed = std::make_unique<TimedCase>(name, *backend, *against, threads);
+                timed = std::make_unique<TimedCase>(name, inputs, *backend, *against, threads);
             }
             time_case(state, *timed);
         });

@@ -107,10 +107,9 @@ std::vector<std::vector<std::byte>> Placement::results(std::string& damage) {
     return all;
 }
 
-Expected expected_results(const Case& one, Backend& against) {
+Expected expected_results(const Case& one, std::vector<CaseTensor> filled, Backend& against) {
     Expected expected;
-    expected.tensors = one.tensors();
-    one.fill(expected.tensors);
+    expected.tensors = std::move(filled);
     Placement placement(against, expected.tensors, Layout::packed);
     one.run_reference(against, placement.views());
     std::string ignored;  // the reference is a column of the table too
@@ -120,7 +119,9 @@ Expected expected_results(const Case& one, Backend& against) {
 
 Expected expected_results(const Case& one) {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    return expected_results(one, *ref);
+    std::vector<CaseTensor> tensors = one.tensors();
+    one.fill(tensors);
+    return expected_results(one, std::move(tensors), *ref);
 }
 
 Verdict judge(const Case& one, const Expected& expected, size_t tensor,

@@ -58,10 +58,10 @@ struct Expected {
     std::vector<std::vector<std::byte>> results;  ///< [tensor], packed; empty for pure inputs
 };
 
-/// Fills the inputs and runs the reference: ref, or whom the caller trusts as much. Throws what
-/// that throws.
+/// Fills the inputs and runs the reference; or runs whom the caller trusts as much, on inputs that
+/// are filled already. Throws what those throw.
 Expected expected_results(const Case& one);
-Expected expected_results(const Case& one, Backend& against);
+Expected expected_results(const Case& one, std::vector<CaseTensor> filled, Backend& against);
 
 /// How the result of one tensor agrees with the reference's, by the case's own rule, or, `foreign`,
 /// by the rule for other engines.
