@@ -3,6 +3,7 @@
 #include "ref/error.h"
 #include "ref/output_file.h"
 #include "tools/backends.h"
+#include "tools/loaded_model.h"
 
 #include <algorithm>
 #include <cctype>
@@ -126,6 +127,29 @@ RotationRequest CacheFlags::rotation() const {
     if (rot_v) request.v = *rot_v;
     request.signs = signs;
     return request;
+}
+
+void WindowFlags::add_to(CLI::App& app) {
+    app.add_option_function<int64_t>(
+           "-c,--ctx-size", [this](const int64_t& n) { asked_ctx = n; },
+           "tokens per window (default 512)")
+        ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+        ->type_name("N");
+    app.add_option_function<int64_t>(
+           "-b,--batch-size", [this](const int64_t& n) { asked_batch = n; },
+           "tokens at once: less than a window, or a multiple (default 2048)")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
+        ->type_name("N");
+    app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
+}
+
+int64_t WindowFlags::batch(int64_t ctx) const { return asked_batch.value_or(default_batch(ctx)); }
+
+std::FILE* results_beside(const std::string& json, const std::string& csv) {
+    if (json == "-" && csv == "-") {
+        throw Error(ErrorCode::usage, "--json - and --csv -: there is one standard output");
+    }
+    return json == "-" || csv == "-" ? stderr : stdout;
 }
 
 void add_json_flag(CLI::App& app, std::string& path) {

@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <optional>
 #include <string>
@@ -57,6 +58,20 @@ struct CacheFlags {
     /// Throws Error(usage) for an environment variable that says neither yes nor no.
     RotationRequest rotation() const;
 };
+
+/// -c, -b, --chunks: how a text is cut.
+struct WindowFlags {
+    std::optional<int64_t> asked_ctx, asked_batch;
+    int64_t chunks = -1;  ///< windows at most; -1: all
+
+    void add_to(CLI::App& app);
+    int64_t ctx() const { return asked_ctx.value_or(512); }
+    int64_t batch(int64_t ctx) const;  ///< default_batch(), unless asked for
+};
+
+/// Where results for people go: not where a file was asked for.
+/// Throws Error(usage) if both files are "-".
+std::FILE* results_beside(const std::string& json, const std::string& csv);
 
 /// Adds --json FILE ("-" is standard output).
 void add_json_flag(CLI::App& app, std::string& path);

@@ -23,10 +23,9 @@ constexpr const char* k_tool = "rotkv-kld";
 
 struct Flags {
     ModelFlags model;
+    WindowFlags windows;
     std::string text, base = "k=f32,v=f32", layers, json, csv;
     std::vector<std::string> variants;
-    int64_t ctx = 512, chunks = -1;
-    std::optional<int64_t> batch;
     std::optional<double> stop;
     LockStepOptions options;
     bool by_side = false, by_layer = false, explain = false, quiet = false;
@@ -43,7 +42,7 @@ struct Flags {
         app.add_option("--base", base, "the cache they are compared with")
             ->capture_default_str()
             ->type_name("CACHE");
-        add_window_options(app);
+        windows.add_to(app);
         app.add_flag("--by-side", by_side, "each variant also with only K, only V as it says");
         app.add_flag("--by-layer", by_layer,
                      "each variant also in one layer alone, the others as in the base");
@@ -75,27 +74,10 @@ struct Flags {
         if (!layers.empty() && !by_layer) {
             throw Error(ErrorCode::usage, "--layers says which of --by-layer, which is missing");
         }
-        if (json == "-" && csv == "-") {
-            throw Error(ErrorCode::usage, "--json - and --csv -: there is one standard output");
-        }
+        static_cast<void>(results());
     }
 
-    /// Where results for people go: not where a file was asked for.
-    std::FILE* results() const { return json == "-" || csv == "-" ? stderr : stdout; }
-
-  private:
-    void add_window_options(CLI::App& app) {
-        app.add_option("-c,--ctx-size", ctx, "tokens per window")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option_function<int64_t>(
-               "-b,--batch-size", [this](const int64_t& n) { batch = n; },
-               "tokens at once: less than a window, or a multiple (default 2048)")
-            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
-    }
+    std::FILE* results() const { return results_beside(json, csv); }
 };
 
 using Time = std::chrono::steady_clock::time_point;
@@ -187,10 +169,10 @@ int run_kld_tool(const Flags& flags) {
         variants.push_back(parse_variant("--variant", text, base));
     }
     if (flags.by_side) variants = with_single_sides(variants, base);
-    LoadedModel loaded(flags.model, flags.ctx);
-    const WindowPlan plan = plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)),
-                                         flags.ctx, flags.batch.value_or(default_batch(flags.ctx)),
-                                         flags.chunks, loaded.bos_of_windows());
+    LoadedModel loaded(flags.model, flags.windows.ctx());
+    const WindowPlan plan = plan_windows(
+        tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.windows.ctx(),
+        flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
     LockStep run(loaded, flags.model, plan, base, variants,
                  options_of(flags, loaded.model.config().layers));
     if (!flags.quiet) {

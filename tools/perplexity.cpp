@@ -29,27 +29,16 @@ constexpr const char* k_tool = "rotkv-perplexity";
 struct Flags {
     ModelFlags model;
     CacheFlags cache;
+    WindowFlags windows;
     std::string text, base, json;
     bool compare = false, quiet = false;
-    std::optional<int64_t> ctx, batch;
-    int64_t chunks = -1;
 
     void add_to(CLI::App& app) {
         model.add_to(app);
         model.add_profile_to(app);
         cache.add_to(app);
         app.add_option("-f,--file", text, "the text")->type_name("FILE");
-        app.add_option_function<int64_t>(
-               "-c,--ctx-size", [this](const int64_t& n) { ctx = n; },
-               "tokens per window (default 512)")
-            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option_function<int64_t>(
-               "-b,--batch-size", [this](const int64_t& n) { batch = n; },
-               "tokens at once: less than a window, or a multiple (default 2048)")
-            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
+        windows.add_to(app);
         app.add_option("--kl-divergence-base", base,
                        "write the predictions here; with --kl-divergence, read them")
             ->type_name("FILE");
@@ -226,11 +215,11 @@ Outcome compare(Run& run, BaseReader& reader) {
 // The windows of this run: of the base file that is compared with, or of the text.
 WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseReader* reader,
                    int64_t ctx) {
-    const int64_t batch = flags.batch.value_or(default_batch(ctx));
+    const int64_t batch = flags.windows.batch(ctx);
     const int32_t bos = loaded.bos_of_windows();
     if (reader == nullptr) {
         std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
-        return plan_windows(std::move(tokens), ctx, batch, flags.chunks, bos);
+        return plan_windows(std::move(tokens), ctx, batch, flags.windows.chunks, bos);
     }
     const BaseHeader& header = reader->header();
     if (header.n_vocab != loaded.model.config().words) {
@@ -238,7 +227,7 @@ WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseRead
                     fmt::format("{}: offset 12: {} words, expected the {} of {}", flags.base,
                                 header.n_vocab, loaded.model.config().words, flags.model.path));
     }
-    return plan_recorded_windows(header.tokens, ctx, batch, flags.chunks, bos);
+    return plan_recorded_windows(header.tokens, ctx, batch, flags.windows.chunks, bos);
 }
 
 void write_results(const Run& run, const Outcome& outcome, double seconds) {
@@ -273,10 +262,10 @@ int run_perplexity(const Flags& flags) {
     }
     std::optional<BaseReader> reader;
     if (flags.compare) reader.emplace(flags.base);
-    const int64_t ctx = reader ? reader->header().n_ctx : flags.ctx.value_or(512);
-    if (flags.ctx.value_or(ctx) != ctx) {
+    const int64_t ctx = reader ? reader->header().n_ctx : flags.windows.ctx();
+    if (flags.windows.asked_ctx.value_or(ctx) != ctx) {
         throw Error(ErrorCode::usage, fmt::format("-c {}: the windows of {} have {} tokens",
-                                                  *flags.ctx, flags.base, ctx));
+                                                  *flags.windows.asked_ctx, flags.base, ctx));
     }
     if (flags.compare && !flags.text.empty()) {
         fmt::print(stderr, "{}: note: -f is not read, the tokens are those of {}\n", k_tool,

@@ -28,32 +28,26 @@ constexpr const char* k_types = "f16,q8_0,q5_1,q5_0,q4_1,q4_0,iq4_nl";
 
 struct Flags {
     ModelFlags model;
+    WindowFlags windows;
     std::string text, base = "k=f32,v=f32", types_k = k_types, types_v = k_types, rot = "off,auto";
     std::string out, plot, json, csv;
-    int64_t ctx = 512, chunks = -1, base_memory = 1024;
-    std::optional<int64_t> batch;
+    int64_t base_memory = 1024;
     bool quiet = false;
 
     void add_to(CLI::App& app);
 
-    void check() const {
-        if (json == "-" && csv == "-") {
-            throw Error(ErrorCode::usage, "--json - and --csv -: there is one standard output");
-        }
-    }
+    void check() const { static_cast<void>(results()); }
 
-    /// Where results for people go: not where a file was asked for.
-    std::FILE* results() const { return json == "-" || csv == "-" ? stderr : stdout; }
+    std::FILE* results() const { return results_beside(json, csv); }
 
   private:
-    void add_window_options(CLI::App& app);
     void add_outputs(CLI::App& app);
 };
 
 void Flags::add_to(CLI::App& app) {
     model.add_to(app);
     app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
-    add_window_options(app);
+    windows.add_to(app);
     app.add_option("--cache-type-k", types_k, "(-ctk) types of K, separated by commas")
         ->capture_default_str()
         ->type_name("TYPES");
@@ -73,19 +67,6 @@ void Flags::add_to(CLI::App& app) {
         ->check(CLI::Range(int64_t(0), int64_t(1) << 30))
         ->type_name("MIB");
     add_outputs(app);
-}
-
-void Flags::add_window_options(CLI::App& app) {
-    app.add_option("-c,--ctx-size", ctx, "tokens per window")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-        ->type_name("N");
-    app.add_option_function<int64_t>(
-           "-b,--batch-size", [this](const int64_t& n) { batch = n; },
-           "tokens at once: less than a window, or a multiple (default 2048)")
-        ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-        ->type_name("N");
-    app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
 }
 
 void Flags::add_outputs(CLI::App& app) {
@@ -148,9 +129,9 @@ struct Setup {
           rotations(rotations_of(flags.rot)),
           base(parse_variant("--base", flags.base, Variant{})),
           text(read_text(flags.text)),
-          loaded(flags.model, flags.ctx),
-          plan(plan_windows(tokens_of_text(loaded.tokenizer, text), flags.ctx,
-                            flags.batch.value_or(default_batch(flags.ctx)), flags.chunks,
+          loaded(flags.model, flags.windows.ctx()),
+          plan(plan_windows(tokens_of_text(loaded.tokenizer, text), flags.windows.ctx(),
+                            flags.windows.batch(flags.windows.ctx()), flags.windows.chunks,
                             loaded.bos_of_windows())) {}
 };
 
