@@ -218,7 +218,7 @@ void Workspace::create() {
     processors = read(cudaDevAttrMultiProcessorCount);
     shared_bytes = read(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
     most_shared_bytes = read(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 64;  // kernels declare some
-    bytes = int64_t(16) << 20;
+    bytes = k_part_bytes;
     const size_t counters = size_t(k_most_columns) * sizeof(unsigned);
     require_success(cudaMalloc(&arrived, counters), "allocate");
     require_success(cudaMemset(arrived, 0, counters), "clear");

@@ -12,9 +12,10 @@
 // The slices' states become one, the block's part. A second kernel, which begins to start while the
 // first still runs, puts the parts together and rotates back (decode_combine.cuh). The group's
 // heads are the 8 columns of a product: a cell is read and its codes are expanded once, whether
-// there are 1 or 8. q~ and p are rounded to f16, codes are exact, sums are in f32. Cost: K and V of
-// the visible cells once. A tile of which nothing is seen is not read, unless it is one of a
-// block's first two. Agrees with ref::attention within the table's bound for precision f16.
+// there are 1 or 8. q~ and p are rounded to f16, codes are exact, sums are in f32.
+//
+// Cost: K and V of the visible cells once. A tile of which nothing is seen is not read, unless it
+// is one of a slice's first two. Agrees with ref::attention within the bound for precision f16.
 #include "cuda/decode_cells.cuh"
 #include "cuda/decode_combine.cuh"
 #include "cuda/decode_tiles.cuh"
@@ -207,7 +208,7 @@ __device__ void clear_unseen(const Tiles& tiles) {
     __syncwarp();
 }
 
-// The warp's slice of a tile.
+// A tile, for the warp's KV head.
 template <int D_k, int D_v>
 __device__ void attend(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2], State<D_v>& state) {
     const DecodeJob& job = tiles.job;
@@ -297,15 +298,17 @@ __global__ void __launch_bounds__(most_warps(D_k) * k_warp, 1)
     if (at.slice == 0) publish(job, at, state);
 }
 
+// In memory, of one query head.
+int64_t part_bytes(int64_t d_v) { return d_v * int64_t(sizeof(float)) + int64_t(sizeof(float2)); }
+
 // As many splits as fill the device, no more than are of use or have room for parts.
 void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
     const int64_t rows = int64_t(job.tokens) * job.all_heads;
     const int64_t blocks = blocks_of_processor * workspace.processors;
     const int64_t cells = k_cells * job.slices;  // that a block looks at together
     job.parts.fours = job.d_v / 4;
-    const int64_t part_bytes = rows * (job.parts.fours * 16 + 8);
     const int64_t most = std::min({blocks / job.blocks(), (job.cells + cells - 1) / cells,
-                                   workspace.bytes / part_bytes, k_most_parts});
+                                   workspace.bytes / (rows * part_bytes(job.d_v)), k_most_parts});
     job.parts.splits = uint32_t(std::max<int64_t>(1, most));
     job.parts.sums = reinterpret_cast<float4*>(workspace.parts);
     job.parts.softmax =
@@ -344,7 +347,9 @@ constexpr Kernel k_kernels[] = {
     {192, 128, launch<192, 128>}, {256, 256, launch<256, 256>},
 };
 
+// Null where there is none, or no room for a part of each head of one token.
 const Kernel* kernel_for(const AttentionArgs& args) {
+    if (args.q.n[2] * part_bytes(args.dst.n[3]) > k_part_bytes) return nullptr;
     for (const Kernel& kernel : k_kernels) {
         if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) return &kernel;
     }
@@ -357,9 +362,20 @@ bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != n
 
 int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1).bytes(); }
 
+// So many tokens at a time as have room for a part each.
 void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    kernel_for(args)->launch(args, workspace, stream);
+    const int64_t tokens = args.q.n[1];
+    const int64_t at_once = workspace.bytes / (args.q.n[2] * part_bytes(args.dst.n[3]));
+    for (int64_t first = 0; first < tokens; first += at_once) {
+        AttentionArgs some = args;
+        some.q.n[1] = some.dst.n[1] = std::min(at_once, tokens - first);
+        some.q.data += first * some.q.stride[1];
+        some.dst.data += first * some.dst.stride[1];
+        some.q_stream.data += first * int64_t(sizeof(int32_t));
+        some.q_position.data += first * int64_t(sizeof(int32_t));
+        kernel_for(args)->launch(some, workspace, stream);
+    }
 }
 
 }  // namespace rotkv::cuda

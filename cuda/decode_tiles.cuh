@@ -227,8 +227,7 @@ class Tiles {
     const std::byte *k_, *v_;  // of the stream, from the band's first head on
     std::byte* ring_;
     uint32_t step_, first_, coming_;  // first cells: of the tile that is there, of the next to copy
-    int32_t
-        position_of_[k_stages];  // of cell lane % 16 of each tile, from the one that is there on
+    int32_t position_of_[k_stages];   // of a tile's cell lane % 16, from the tile that is there on
     uint32_t seen_ = 0;
     int into_ = k_stages - 1, from_ = 0;
 };

@@ -46,6 +46,7 @@ struct Workspace {
     void destroy();
 };
 inline constexpr int64_t k_most_columns = 16384;
+inline constexpr int64_t k_part_bytes = int64_t(16) << 20;
 
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
