@@ -86,7 +86,7 @@ __device__ void begin(const Job& job, const Place& at, const Memory& memory) {
     }
     ask_for_queries(job, at, memory.q);
     wait_for_groups<0>();
-    rotate_queries<8>(job, at, memory.q);
+    rotate_queries(job, at, memory.q);
 }
 
 __device__ float dot(const float4& a, const float4& b, float sum) {
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(k_block_threads)
         add_values(job, at, memory, first);
     }
     __syncthreads();
-    end<8>(job, at, part_of(job, at, memory));
+    end(job, at, part_of(job, at, memory));
 }
 
 void launch(const Job& job, Stream stream) {

@@ -210,18 +210,14 @@ __device__ void rotate_pieces(float* x, const Pieces& cut, bool back) {
     }
 }
 
-/// y = R x on a row of shared memory by one warp: its pieces (hadamard.cuh) pass through registers,
-/// at most 4 `most` channels a lane.
-template <int most>
-__device__ void rotate_row(float* x, const Pieces& cut, bool back) {
+/// y = R x on a row of shared memory by one warp: its pieces (hadamard.cuh) pass through registers.
+__device__ inline void rotate_row(float* x, const Pieces& cut, bool back) {
     if (!cut.on) return;
     __syncwarp();  // other lanes have written
     if (cut.registers == 1) rotate_pieces<1>(x, cut, back);
     if (cut.registers == 2) rotate_pieces<2>(x, cut, back);
-    if constexpr (most > 2) {
-        if (cut.registers == 4) rotate_pieces<4>(x, cut, back);
-        if (cut.registers == 8) rotate_pieces<8>(x, cut, back);
-    }
+    if (cut.registers == 4) rotate_pieces<4>(x, cut, back);
+    if (cut.registers == 8) rotate_pieces<8>(x, cut, back);
     __syncwarp();
 }
 
@@ -241,10 +237,9 @@ __device__ inline void ask_for_queries(const Task& task, const Place& at, float*
 }
 
 /// 1 rotate the query: in place, once it is there.
-template <int most>
-__device__ void rotate_queries(const Task& task, const Place& at, float* q) {
+__device__ inline void rotate_queries(const Task& task, const Place& at, float* q) {
     for (uint32_t g = first_head(); g < at.heads; g += head_step()) {
-        rotate_row<most>(q + g * task.d_k, task.k_cut, false);
+        rotate_row(q + g * task.d_k, task.k_cut, false);
     }
     __syncthreads();
 }
@@ -327,8 +322,7 @@ __device__ inline void merge(const Task& task, const Place& at, const Part& part
 }
 
 /// 3 the softmax's denominator, where the sink counts, 5 rotate back, store.
-template <int most_registers>
-__device__ void finish(const Task& task, const Place& at, const Part& part, uint32_t g) {
+__device__ inline void finish(const Task& task, const Place& at, const Part& part, uint32_t g) {
     const float sink = task.sinks != nullptr ? task.sinks[at.first_head + g] : -INFINITY;
     const float most = fmaxf(part.most[g], sink), weight = expf(part.most[g] - most);
     const float total = fmaf(part.total[g], weight, expf(sink - most));
@@ -336,7 +330,7 @@ __device__ void finish(const Task& task, const Place& at, const Part& part, uint
     for (uint32_t i = lane_of_warp(); i < task.d_v; i += k_warp) {
         row[i] = total == 0 ? 0.0f : row[i] * weight / total;  // 0: nothing was seen
     }
-    rotate_row<most_registers>(row, task.v_cut, true);
+    rotate_row(row, task.v_cut, true);
     std::byte* dst = task.dst + at.t * task.dst_token + (at.first_head + g) * task.dst_head;
     for (uint32_t i = lane_of_warp(); i < task.d_v; i += k_warp) {
         reinterpret_cast<float*>(dst)[i] = row[i];
@@ -344,8 +338,7 @@ __device__ void finish(const Task& task, const Place& at, const Part& part, uint
 }
 
 /// What follows when a block has seen its cells: a warp owns a head, whose part lies ready for it.
-template <int most>
-__device__ void end(const Task& task, const Place& at, const Part& part) {
+__device__ inline void end(const Task& task, const Place& at, const Part& part) {
     const bool is_split = task.parts.splits > 1;
     if (is_split) {
         for (uint32_t g = first_head(); g < at.heads; g += head_step()) publish(task, at, part, g);
@@ -353,7 +346,7 @@ __device__ void end(const Task& task, const Place& at, const Part& part) {
     }
     for (uint32_t g = first_head(); g < at.heads; g += head_step()) {
         if (is_split) merge(task, at, part, g);
-        finish<most>(task, at, part, g);
+        finish(task, at, part, g);
     }
 }
 

@@ -33,7 +33,7 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
           softcap(f.real("softcap", 0)),
           sinks(f.flag("sinks")),
           loud(f.real("loud", 1)),
-          dense(f.word("fill", "holes", {"holes", "dense"}) == "dense"),
+          dense(is_dense(f)),
           sees(f.word("sees", "past", {"past", "last", "all", "nothing"})),
           precision(f.precision({"f32", "f16"})) {
         read_layout(f, false);

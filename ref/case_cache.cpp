@@ -14,9 +14,6 @@ namespace rotkv {
 
 namespace {
 
-// A cache as it is at work, not as it tests best.
-bool is_dense(Fields& f) { return f.word("fill", "holes", {"holes", "dense"}) == "dense"; }
-
 // Which tensors a cache has, shared by the three.
 struct CacheShape {
     DType type_k, type_v;

@@ -28,6 +28,9 @@ inline TensorView unplaced(const CaseTensor& tensor) {
     return view;
 }
 
+/// Field "fill": is the cache as it is at work, without holes and in order?
+inline bool is_dense(Fields& f) { return f.word("fill", "holes", {"holes", "dense"}) == "dense"; }
+
 inline CaseTensor in(const char* name, DType type, std::vector<int64_t> extents) {
     return {name, type, std::move(extents), true, false, type == DType::i32};
 }
