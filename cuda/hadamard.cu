@@ -177,8 +177,8 @@ __device__ void store_unit(Half* y, uint32_t i, uint32_t d, bool vectors, const 
     }
 }
 
-// Rows of E.
-template <class E, int R, int U>
+// Rows of E. L as known_lanes of rotate().
+template <class E, int R, int U, uint32_t L>
 __global__ void __launch_bounds__(k_threads)
     vectors_kernel(Rows dst, Rows src, Pieces cut, uint32_t pieces, bool back) {
     const uint32_t groups = k_threads / cut.lanes, group = threadIdx.x / cut.lanes;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(k_threads)
 #pragma unroll
     for (int i = 0; i < U * R; ++i) v[i / R][i % R] = expanded(E{}, x[i / R][i % R]);
     // 3 scale and butterflies
-    rotate(v, cut, begin, back);
+    rotate<L>(v, cut, begin, back);
     // 4 round and store
 #pragma unroll
     for (int u = 0; u < U; ++u) {
@@ -222,10 +222,10 @@ void launch_shuffles(const HadamardArgs& args, const Pieces& cut, uint32_t block
         Rows(args.dst), Rows(args.src), cut, blocks, args.inverse);
 }
 
-template <class E, int R, int U>
+template <class E, int R, int U, uint32_t L>
 void launch_vectors(const HadamardArgs& args, const Pieces& cut, Stream stream) {
     const int64_t pieces = args.src.rows() * cut.per_row.d, groups = k_threads / cut.lanes;
-    vectors_kernel<E, R, U><<<blocks_for(pieces, groups * U), k_threads, 0, stream>>>(
+    vectors_kernel<E, R, U, L><<<blocks_for(pieces, groups * U), k_threads, 0, stream>>>(
         Rows(args.dst), Rows(args.src), cut, uint32_t(pieces), args.inverse);
 }
 
@@ -233,13 +233,13 @@ void launch_floats(const HadamardArgs& args, Stream stream) {
     const Pieces cut(args.rotation, args.src.n[3]);
     switch (cut.registers) {
         case 1:
-            return launch_vectors<float, 1, 4>(args, cut, stream);
+            return launch_vectors<float, 1, 4, k_warp>(args, cut, stream);
         case 2:
-            return launch_vectors<float, 2, 2>(args, cut, stream);
+            return launch_vectors<float, 2, 2, k_warp>(args, cut, stream);
         case 4:
-            return launch_vectors<float, 4, 1>(args, cut, stream);
+            return launch_vectors<float, 4, 1, k_warp>(args, cut, stream);
         default:
-            return launch_vectors<float, 8, 1>(args, cut, stream);
+            return launch_vectors<float, 8, 1, k_warp>(args, cut, stream);
     }
 }
 
@@ -252,13 +252,15 @@ void launch_halves(const HadamardArgs& args, Stream stream) {
     cut.lanes = std::max(std::min(cut.width / 8, 8u), cut.width / 32);
     cut.lane_bits = uint32_t(std::countr_zero(cut.lanes));
     cut.registers = cut.width / (8 * cut.lanes);
+    if (cut.lanes == 32) return launch_vectors<Half, 4, 1, 32>(args, cut, stream);
+    if (cut.lanes == 16) return launch_vectors<Half, 4, 1, 16>(args, cut, stream);
     switch (cut.registers) {
         case 1:
-            return launch_vectors<Half, 1, 4>(args, cut, stream);
+            return launch_vectors<Half, 1, 4, 8>(args, cut, stream);
         case 2:
-            return launch_vectors<Half, 2, 2>(args, cut, stream);
+            return launch_vectors<Half, 2, 2, 8>(args, cut, stream);
         default:
-            return launch_vectors<Half, 4, 1>(args, cut, stream);
+            return launch_vectors<Half, 4, 1, 8>(args, cut, stream);
     }
 }
 

@@ -198,13 +198,14 @@ __device__ inline Eight scaled(const Eight& v, float scale) {
 }
 
 /// y = H S x, back y = S H x, on U pieces. All lanes of the warp call it together.
-template <int U, int R, class Unit>
+/// known_lanes: of a piece of more than one register, where the code is made for that number.
+template <uint32_t known_lanes = 0, int U, int R, class Unit>
 __device__ void rotate(Unit (&v)[U][R], const Pieces& cut, const uint32_t (&begin)[U], bool back) {
     if (!cut.on) return;
     if (cut.signs && !back) flip_signs(v, cut, begin);
 #pragma unroll
     for (int i = 0; i < U * R; ++i) v[i / R][i % R] = scaled(v[i / R][i % R], cut.scale);
-    butterflies(v, cut.n, cut.lanes);
+    butterflies(v, cut.n, known_lanes > 0 ? known_lanes : cut.lanes);
     if (cut.signs && back) flip_signs(v, cut, begin);
 }
 
