@@ -144,6 +144,7 @@ inline constexpr const char* k_cases[] = {
     "kv_store/k=@some/v=@same/D=576/rot-k=64/v-in-k=1",
     "kv_store/k=@kv/v=@same/T=40/S=2/C=32/rot-k=64/rot-v=64/layout=padded",
     "kv_store/k=@kv/v=@same/rot-k=64/rot-v=64/values=@values",
+    "kv_store/k=@kv/v=@same/T=70/C=70/K=8/D=128/rot-k=128/rot-v=64/fill=dense",
 
     // kv_shift: through the rotation and back
     "kv_shift/k=@kv",
@@ -153,6 +154,7 @@ inline constexpr const char* k_cases[] = {
     "kv_shift/k=@some/D=128/rot-k=128/n_rot=128/pairs=neox",
     "kv_shift/k=@some/D=256/rot-k=256/n_rot=48",
     "kv_shift/k=@some/D=80/n_rot=32",
+    "kv_shift/k=@some/C=70/K=8/D=128/rot-k=128/fill=dense/n_rot=128",
     "kv_shift/k=@kv/C=33/rot-k=64/layout=padded",
 
     // restore: stored, saved to a file, loaded into another cache
@@ -214,6 +216,12 @@ inline constexpr const char* k_cases[] = {
     // attention: in the precision of tensor cores
     "attention/k=@kv/v=@same/T=1/C=300/H=8/rot-k=64/rot-v=64/precision=f16",
     "attention/k=@kv/v=@same/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16",
+    "attention/k=@kv/v=@same/T=1/C=700/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=@some/v=@same/T=1/C=700/H=36/K=12/rot-k=64/rot-v=64/precision=f16",
+    "attention/k=@some/v=@same/T=2/C=700/H=22/K=11/D=96/rot-k=32/rot-v=32/precision=f16",
+    "attention/k=@some/v=@same/T=1/C=3000/H=12/K=1/D=256/rot-k=256/rot-v=64/sinks=1/precision=f16",
+    "attention/k=@some/v=@same/T=1/C=700/H=64/K=8/D=128/rot-k=128/rot-v=64/window=100/softcap=20/precision=f16",
+    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=@kv/v=@same/T=37/C=160/H=9/K=3/rot-k=64:3/rot-v=64:3/precision=f16",
     "attention/k=@some/v=@kv/T=113/C=500/rot-k=64/rot-v=64/precision=f16",
     "attention/k=f16/v=@same/T=70/C=160/H=6/D=112/rot-k=16/rot-v=16/precision=f16",
