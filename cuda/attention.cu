@@ -99,7 +99,7 @@ __device__ void score_tile(const Job& job, const Place& at, const Memory& memory
     const int32_t* position = positions(job, at) + first;
     const uint32_t lane = threadIdx.x % job.lanes;
     for (uint32_t c = threadIdx.x / job.lanes; c < k_tile; c += k_block_threads / job.lanes) {
-        const bool seen = first + c < at.used && is_visible(job, at, position[c]);
+        const bool seen = first + c < at.used && is_visible(at, position[c]);
         const std::byte* row = cells + (first + c) * job.k.cell;
         float s[k_most_heads] = {};
         for (uint32_t i = 4 * lane; seen && i < job.d_k; i += 4 * job.lanes) {

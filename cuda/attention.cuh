@@ -120,7 +120,18 @@ struct Place {
     uint32_t heads;  // fewer than task.heads in the last chunk
     uint32_t column, split;
     int32_t q_position;
-    uint32_t used;  // cells of the stream that can be seen, at most
+    int32_t lowest;  // position that is seen
+    uint32_t used;   // cells of the stream that can be seen, at most
+
+    // What other kernels may have written.
+    __device__ void load(const Task& task) {
+        stream = task.streams > 1 ? task.q_stream[t] : 0;
+        q_position = task.q_position[t];
+        const uint32_t in_use = uint32_t(task.used[stream]);
+        const int64_t first = task.window == 0 ? 0 : q_position - task.window + 1;
+        lowest = int32_t(max(first, int64_t(0)));
+        used = q_position < 0 ? 0 : in_use;
+    }
 };
 
 __device__ inline Place place_of(const Task& task) {
@@ -133,9 +144,7 @@ __device__ inline Place place_of(const Task& task) {
     const uint32_t first = (column - at.kv * task.chunks) * task.heads;
     at.heads = min(task.heads, task.group - first);
     at.first_head = at.kv * task.group + first;
-    at.stream = task.streams > 1 ? task.q_stream[at.t] : 0;
-    at.q_position = task.q_position[at.t];
-    at.used = at.q_position < 0 ? 0 : uint32_t(task.used[at.stream]);
+    at.load(task);
     return at;
 }
 
@@ -145,9 +154,8 @@ __device__ inline const int32_t* positions(const Task& task, const Place& at) {
 }
 
 /// Neither empty, nor the future, nor outside of the window?
-__device__ inline bool is_visible(const Task& task, const Place& at, int32_t position) {
-    if (position < 0 || position > at.q_position) return false;
-    return task.window == 0 || at.q_position - position < task.window;
+__device__ inline bool is_visible(const Place& at, int32_t position) {
+    return position >= at.lowest && position <= at.q_position;
 }
 
 /// The row of cell 0.

@@ -92,9 +92,12 @@ std::string CudaBackend::description() const {
            std::to_string(runtime % 1000 / 10);
 }
 
+// Begins and ends on 16 bytes: kernels may copy so many at a time. Of no bytes it is not null,
+// which would say that there is no buffer.
 std::byte* CudaBackend::allocate(std::size_t bytes) {
-    void* memory = nullptr;  // of no bytes too: null would say that there is no buffer
-    require_success(cudaMalloc(&memory, std::max<std::size_t>(bytes, 1)), "allocate");
+    void* memory = nullptr;
+    require_success(cudaMalloc(&memory, std::max<std::size_t>((bytes + 15) / 16 * 16, 16)),
+                    "allocate");
     return static_cast<std::byte*>(memory);
 }
 

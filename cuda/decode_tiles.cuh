@@ -1,41 +1,37 @@
 #pragma once
 // How decode attention shares its work, and the way of tiles of cells into shared memory.
 //
-// A block of threads takes a token, a BAND of neighbouring KV heads, up to 8, and some of the
+// A block of threads takes a token, a BAND of neighbouring KV heads, up to 4, and some of the
 // cells. It consists of SLICES, which walk over tiles of 16 cells on their own: as many warps as
 // the band has heads. In most layouts the heads of a cell are one piece of memory, which a slice's
 // warps copy together, while each attends for one KV head.
 //
 // Docs: docs/05-attention.md
 
-#include "cuda/attention.cuh"
+#include "cuda/decode_copies.cuh"
+#include "cuda/decode_state.cuh"
 
 namespace rotkv::cuda {
 
 constexpr uint32_t k_cells = 16;  // of a tile
 constexpr int k_stages = 3;       // tiles in shared memory: one in use, two on their way
-constexpr uint32_t k_most_band = 8;
-constexpr float k_log2_e = 1.44269504f;
+constexpr uint32_t k_most_band = 4;
 
-// One side of the cache: a cell's heads of a band as pieces of 16 bytes, as many as they may touch.
-// Cells lie an odd number of pieces apart, so that lanes meet in no bank, each as it does in memory
-// within 16 bytes.
+// One side of the cache in shared memory: a cell's heads of a band as they lie in memory within 16
+// bytes, an odd number of 16 bytes apart, so that lanes meet in no bank.
 struct Side {
-    uint32_t row_bytes, bytes, most_lead, pitch;
-    Divisor pieces;
+    uint32_t row_bytes, bytes, pitch;
 
     Side(const TensorView& view, uint32_t band)
         : row_bytes(uint32_t(rotkv::row_bytes(view.type, view.n[3]))),
           bytes(uint32_t((band - 1) * view.stride[2]) + row_bytes),
-          most_lead(16 - unit_of(view)),
-          pitch(((bytes + most_lead + 15) / 16 | 1) * 16),
-          pieces((bytes + most_lead + 15) / 16) {}
+          pitch(((bytes + 16 - unit_of(view, band) + 15) / 16 | 1) * 16) {}
 
-    // The largest power of two, up to 16, of which all rows' addresses are multiples.
-    static uint32_t unit_of(const TensorView& view) {
+    // The largest power of two, up to 16, of which the addresses of all bands are multiples.
+    static uint32_t unit_of(const TensorView& view, uint32_t band) {
         const uintptr_t places = reinterpret_cast<uintptr_t>(view.data) |
                                  uintptr_t(view.stride[0]) | uintptr_t(view.stride[1]) |
-                                 uintptr_t(view.stride[2]) | 16;
+                                 uintptr_t(band * view.stride[2]) | 16;
         return uint32_t(places & (~places + 1));
     }
 };
@@ -52,10 +48,11 @@ inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
     return uint32_t((heads + bands - 1) / bands);
 }
 
-// In shared memory: a ring of tiles for each slice, K's cells and then V's. Queries wait where the
-// last tile will be; in the end the slices' states take the rings' place.
+// In shared memory: the copies' barriers, the queries, then a ring of tiles for each slice, K's
+// cells and then V's; in the end the warps' states take the rings' place.
 struct DecodeJob : Task {
     uint32_t kv_heads, band, bands, slices;
+    Divisor by_band, by_token, by_chunks, by_heads;  // of warps, blocks, blocks, query rows
     Side k_rows, v_rows;
     uint32_t stage_bytes;
     float to_power;  // scores to powers of two
@@ -66,20 +63,24 @@ struct DecodeJob : Task {
           band(band_of(a, std::min(most_warps, k_most_band))),
           bands((kv_heads + band - 1) / band),
           slices(most_warps / band),
+          by_band(band),
+          by_token(bands * chunks),
+          by_chunks(chunks),
+          by_heads(heads),
           k_rows(a.k_cache, band),
           v_rows(a.v_cache, band),
-          stage_bytes(std::max(k_cells * (k_rows.pitch + v_rows.pitch), band * query_bytes())),
+          stage_bytes(k_cells * (k_rows.pitch + v_rows.pitch)),
           to_power(softcap > 0 ? scale / softcap : scale * k_log2_e) {}
 
     __host__ __device__ uint32_t warps() const { return band * slices; }
-    __host__ __device__ uint32_t query_bytes() const {  // of a warp: its share of a KV head's
-        return (heads + slices - 1) / slices * d_k * 4;
-    }
+    __host__ __device__ uint32_t query_pitch() const { return d_k * 2 + 32; }
+    __host__ __device__ uint32_t query_bytes() const { return band * heads * query_pitch(); }
     __host__ __device__ uint32_t ring_bytes() const { return k_stages * stage_bytes; }
-    uint32_t state_bytes() const { return k_warp * (d_v / 16 * 4 + 4) * 4; }  // of a warp
-    uint32_t bytes() const {
-        return std::max(slices * ring_bytes(), slices > 1 ? warps() * state_bytes() : 0);
+    __host__ __device__ uint32_t barrier_bytes() const {
+        return (slices * k_stages * 8 + 15) / 16 * 16;
     }
+    __host__ __device__ uint32_t ring_offset() const { return barrier_bytes() + query_bytes(); }
+    uint32_t bytes() const { return ring_offset() + slices * ring_bytes(); }
     uint32_t blocks() const { return tokens * bands * chunks; }  // for a split
 };
 
@@ -91,24 +92,18 @@ struct DecodePlace : Place {
 
     explicit __device__ DecodePlace(const DecodeJob& job) {
         const uint32_t warp = threadIdx.x / k_warp;
-        const uint32_t band_chunk = blockIdx.x % (job.bands * job.chunks);
+        t = job.by_token.of(blockIdx.x);
+        const uint32_t column_of_token = blockIdx.x - t * job.by_token.d;
+        const uint32_t of_band = job.by_chunks.of(column_of_token);
         column = blockIdx.x;
         split = blockIdx.y;
-        t = blockIdx.x / (job.bands * job.chunks);
-        slice = warp / job.band;
+        slice = job.by_band.of(warp);
         head_of_band = warp - slice * job.band;
-        kv = band_chunk / job.chunks * job.band + head_of_band;
+        kv = of_band * job.band + head_of_band;
         is_idle = kv >= job.kv_heads;
-        const uint32_t first = band_chunk % job.chunks * job.heads;
+        const uint32_t first = (column_of_token - of_band * job.chunks) * job.heads;
         heads = is_idle ? 0 : min(job.heads, job.group - first);
         first_head = kv * job.group + first;
-    }
-    // What other kernels may have written.
-    __device__ void load(const DecodeJob& job) {
-        stream = job.streams > 1 ? job.q_stream[t] : 0;
-        q_position = job.q_position[t];
-        const uint32_t in_use = uint32_t(job.used[stream]);
-        used = q_position < 0 ? 0 : in_use;
     }
 };
 
@@ -118,66 +113,82 @@ __device__ inline void sync_slice(const DecodeJob& job, const DecodePlace& at) {
     asm volatile("bar.sync %0, %1;" : : "r"(at.slice + 1), "r"(job.band * k_warp) : "memory");
 }
 
-// A tile's cells of one side, by all warps of the slice; what is copied beyond a cell's ends
-// belongs to its neighbours, at the end of the cells perhaps to nobody, and is not read there.
-template <bool at_end>
-__device__ void copy_cells(std::byte* dst, const Side& side, const std::byte* band, int64_t stride,
-                           uint32_t count, uint32_t thread, uint32_t threads) {
-    for (uint32_t piece = thread; piece < count * side.pieces.d; piece += threads) {
-        const uint32_t r = side.pieces.of(piece), i = (piece - r * side.pieces.d) * 16;
-        const std::byte* const cell = band + r * stride;
-        const uint32_t lead = uint32_t(reinterpret_cast<uintptr_t>(cell)) % 16;
-        int32_t bytes = 16;
-        if (at_end) bytes = min(16, max(0, int32_t(lead + side.bytes - i)));
-        copy16(dst + r * side.pitch + i, cell - lead + i, uint32_t(bytes));
-    }
-}
-
 // The slice's walk over its tiles.
 class Tiles {
   public:
     const DecodeJob& job;
     const DecodePlace& at;
 
-    __device__ Tiles(const DecodeJob& j, const DecodePlace& p, std::byte* slice_ring)
+    // What is known before earlier kernels have ended. All threads of the block.
+    __device__ Tiles(const DecodeJob& j, const DecodePlace& p, std::byte* memory)
         : job(j),
           at(p),
-          position_(positions(j, p)),
-          ring_(slice_ring),
+          barriers_(reinterpret_cast<uint64_t*>(memory) + p.slice * k_stages),
+          ring_(memory + j.ring_offset() + p.slice * j.ring_bytes()),
           step_(j.parts.splits * j.slices * k_cells),
           first_((p.split * j.slices + p.slice) * k_cells),
-          coming_(first_) {
+          coming_(first_),
+          is_mine_(row_of_lane() % j.band == p.head_of_band) {
+#if ROTKV_BULK_COPIES
+        if (threadIdx.x < j.slices * k_stages) {
+            CopyBarrier(reinterpret_cast<uint64_t*>(memory) + threadIdx.x).create(j.band);
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        }
+        __syncthreads();
+#endif
+    }
+
+    // The first tile is asked for before anybody knows how many cells are in use, the second before
+    // it is known whether they are seen.
+    __device__ void start() {
         const uint32_t kv = at.kv - at.head_of_band;  // the band's first
+        const Cells& cells = is_v() ? job.v : job.k;
+        const Side& side = is_v() ? job.v_rows : job.k_rows;
         k_ = job.k.data + at.stream * job.k.stream + kv * job.k.head;
         v_ = job.v.data + at.stream * job.v.stream + kv * job.v.head;
-        // The first tiles are asked for before anybody knows whether they are seen.
+        from_ = (is_v() ? v_ : k_) + row_of_lane() * cells.cell;
+        const uint32_t lead = uint32_t(reinterpret_cast<uintptr_t>(from_)) % 16;
+        from_ -= lead;
+        bytes_ = (lead + side.bytes + 15) / 16 * 16;
+        to_ = (is_v() ? k_cells * job.k_rows.pitch : 0) + row_of_lane() * side.pitch;
+        position_ = positions(job, at);
 #pragma unroll
         for (int i = 0; i < k_stages; ++i) position_of_[i] = position_in(first_ + i * step_);
+        ask(0, coming_ < job.cells);
 #pragma unroll
-        for (int i = 0; i < k_stages - 1; ++i) copy(i, coming_ < at.used);
+        for (int i = 1; i < k_stages - 1; ++i) ask(i, coming_ < at.used);
     }
 
     __device__ bool is_more() const { return first_ < at.used; }
 
     // The next tile is there, and the one after those that are under way is asked for.
     __device__ void wait() {
-        wait_for_groups<k_stages - 2>();
-        sync_slice(job, at);  // all copies are there; all have read what the next ones replace
-        copy(into_, coming_ < at.used && look(position_of_[k_stages - 1]) != 0);
+        wait_for(stage_, parity_);
+        sync_slice(job, at);  // all have read what the next copies replace
+        ask(stage_ == 0 ? k_stages - 1 : stage_ - 1,
+            coming_ < at.used && look(position_of_[k_stages - 1]) != 0);
         seen_ = look(position_of_[0]);
     }
     __device__ void advance() {
 #pragma unroll
         for (int i = 0; i < k_stages - 1; ++i) position_of_[i] = position_of_[i + 1];
         position_of_[k_stages - 1] = position_in(coming_);
-        into_ = next(into_);
-        from_ = next(from_);
+        next_stage();
         first_ += step_;
+    }
+    // Nothing is under way any more, and the slice has read everything.
+    __device__ void end() {
+#if ROTKV_BULK_COPIES
+        for (int i = 0; i < k_stages - 1; ++i, next_stage()) wait_for(stage_, parity_);
+#else
+        wait_for_groups<0>();
+#endif
+        sync_slice(job, at);
     }
 
     __device__ uint32_t seen() const { return seen_; }  // cells of the tile that is there, as bits
 
-    // Rows of the warp's head in the tile that is there.
+    // Rows of the warp's head.
     __device__ std::byte* k_row(uint32_t r) const {
         return row(job.k_rows, k_, job.k.cell, r) + at.head_of_band * uint32_t(job.k.head);
     }
@@ -187,49 +198,77 @@ class Tiles {
     }
 
   private:
-    static __device__ int next(int stage) { return stage + 1 == k_stages ? 0 : stage + 1; }
+    static __device__ bool is_v() { return lane_of_warp() >= k_cells; }
+    static __device__ uint32_t row_of_lane() { return lane_of_warp() % k_cells; }
+
+    __device__ void next_stage() {
+        stage_ = stage_ + 1 == k_stages ? 0 : stage_ + 1;
+        if (stage_ == 0) parity_ ^= 1;
+    }
 
     // Asked for long before it is looked at. Where no cell is, none is visible.
     __device__ int32_t position_in(uint32_t tile) const {
-        const uint32_t cell = tile + lane_of_warp() % k_cells;
+        const uint32_t cell = tile + row_of_lane();
         return cell < job.cells ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
-        return __ballot_sync(k_all_lanes, is_visible(job, at, position)) & 0xFFFFu;
+        return __ballot_sync(k_all_lanes, is_visible(at, position)) & 0xFFFFu;
     }
 
-    __device__ void copy(int stage, bool is_wanted) {
-        std::byte* const k_rows = ring_ + stage * job.stage_bytes;
-        std::byte* const v_rows = k_rows + k_cells * job.k_rows.pitch;
-        const std::byte *k = k_ + coming_ * job.k.cell, *v = v_ + coming_ * job.v.cell;
-        const uint32_t thread = at.head_of_band * k_warp + lane_of_warp();
-        const uint32_t threads = job.band * k_warp;
-        if (is_wanted && coming_ + k_cells < job.cells) {
-            copy_cells<false>(k_rows, job.k_rows, k, job.k.cell, k_cells, thread, threads);
-            copy_cells<false>(v_rows, job.v_rows, v, job.v.cell, k_cells, thread, threads);
-        } else if (is_wanted) {
-            const uint32_t rest = min(k_cells, job.cells - coming_);
-            copy_cells<true>(k_rows, job.k_rows, k, job.k.cell, rest, thread, threads);
-            copy_cells<true>(v_rows, job.v_rows, v, job.v.cell, rest, thread, threads);
+    // What is copied beyond a row's ends belongs to its neighbours; memory ends on 16 bytes
+    // (CudaBackend::allocate).
+    __device__ void ask(int stage, bool is_wanted) {
+        const bool is_on = is_mine_ && is_wanted && coming_ + row_of_lane() < job.cells;
+        const std::byte* const src = from_ + coming_ * (is_v() ? job.v.cell : job.k.cell);
+        std::byte* const dst = ring_ + stage * job.stage_bytes + to_;
+#if ROTKV_BULK_COPIES
+        const CopyBarrier barrier(barriers_ + stage);
+        const uint32_t bytes = __reduce_add_sync(k_all_lanes, is_on ? bytes_ : 0);
+        if (lane_of_warp() == 0) barrier.expect(bytes);
+        if (is_on) barrier.copy(dst, src, bytes_);
+#else
+        for (uint32_t on = __ballot_sync(k_all_lanes, is_on); on != 0; on &= on - 1) {
+            const int lane = __ffs(int(on)) - 1;
+            const uint64_t there = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(src), lane);
+            const uint64_t here = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(dst), lane);
+            const uint32_t bytes = __shfl_sync(k_all_lanes, bytes_, lane);
+            for (uint32_t i = lane_of_warp() * 16; i < bytes; i += k_warp * 16) {
+                copy16(reinterpret_cast<std::byte*>(here) + i,
+                       reinterpret_cast<const std::byte*>(there) + i, 16);
+            }
         }
         close_group();
+#endif
         coming_ += step_;
     }
 
-    __device__ std::byte* row(const Side& side, const std::byte* band, int64_t stride,
-                              uint32_t r) const {
-        const uint32_t place =
-            uint32_t(reinterpret_cast<uintptr_t>(band)) + (first_ + r) * uint32_t(stride);
-        return ring_ + from_ * job.stage_bytes + r * side.pitch + place % 16;
+    __device__ void wait_for(int stage, uint32_t parity) const {
+#if ROTKV_BULK_COPIES
+        CopyBarrier(barriers_ + stage).wait(parity);
+#else
+        wait_for_groups<k_stages - 2>();
+#endif
     }
 
-    const int32_t* position_;
-    const std::byte *k_, *v_;  // of the stream, from the band's first head on
+    // All tiles lie alike: 16 cells are a multiple of 16 bytes.
+    __device__ std::byte* row(const Side& side, const std::byte* band, int64_t stride,
+                              uint32_t r) const {
+        const uint32_t place = uint32_t(reinterpret_cast<uintptr_t>(band)) + r * uint32_t(stride);
+        return ring_ + stage_ * job.stage_bytes + r * side.pitch + place % 16;
+    }
+
+    uint64_t* barriers_;
     std::byte* ring_;
-    uint32_t step_, first_, coming_;  // first cells: of the tile that is there, of the next to copy
-    int32_t position_of_[k_stages];   // of a tile's cell lane % 16, from the tile that is there on
-    uint32_t seen_ = 0;
-    int into_ = k_stages - 1, from_ = 0;
+    uint32_t step_, first_,
+        coming_;               // cells: first of the tile that is there, of the next to ask for
+    bool is_mine_;             // the lane's row
+    const std::byte *k_, *v_;  // of the stream, from the band's first head on
+    const std::byte* from_ = nullptr;  // of the lane's row in tile 0
+    uint32_t to_ = 0, bytes_ = 0;      // ... in a stage
+    const int32_t* position_ = nullptr;
+    int32_t position_of_[k_stages];  // of a tile's cell lane % 16, from the tile that is there on
+    uint32_t seen_ = 0, parity_ = 0;
+    int stage_ = 0;
 };
 
 }  // namespace rotkv::cuda

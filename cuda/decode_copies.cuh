@@ -1,0 +1,73 @@
+#pragma once
+// How cells come into shared memory: a lane looks after a row, which is a cell's heads of a band on
+// one side of the cache. Lanes 0 .. 15 have the K of a tile's 16 cells, lanes 16 .. 31 the V, and
+// each warp of a slice every band-th of them.
+//
+//   9.0 on   one instruction copies a row, and a barrier in shared memory counts its bytes; nobody
+//            computes addresses of its pieces, and loads of shared memory do not queue behind them
+//   8.0      the warp copies row after row, 16 bytes a lane
+//
+// Docs: docs/05-attention.md
+
+#include "cuda/attention.cuh"
+
+namespace rotkv::cuda {
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define ROTKV_BULK_COPIES 1
+#else
+#define ROTKV_BULK_COPIES 0
+#endif
+
+/// Counts the bytes of copies: `arrivals` times somebody has to say how many are to come.
+class CopyBarrier {
+  public:
+    explicit __device__ CopyBarrier(uint64_t* memory)
+        : address_(uint32_t(__cvta_generic_to_shared(memory))) {}
+
+    __device__ void create(uint32_t arrivals) const {
+        asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(address_), "r"(arrivals));
+    }
+    __device__ void expect(uint32_t bytes) const {
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;"
+                     :
+                     : "r"(address_), "r"(bytes)
+                     : "memory");
+    }
+    /// 16 bytes or a multiple, on 16 bytes on both sides.
+    __device__ void copy(std::byte* dst, const std::byte* src, uint32_t bytes) const {
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+            "[%0], [%1], %2, [%3];"
+            :
+            : "r"(uint32_t(__cvta_generic_to_shared(dst))), "l"(src), "r"(bytes), "r"(address_)
+            : "memory");
+    }
+    /// Until all bytes are there, for the first, second ... time: parity 0, 1, 0 ...
+    __device__ void wait(uint32_t parity) const {
+        uint32_t done = 0;
+        while (done == 0) {
+            asm volatile(
+                "{\n"
+                ".reg .pred there;\n"
+                "mbarrier.try_wait.parity.shared.b64 there, [%1], %2;\n"
+                "selp.u32 %0, 1, 0, there;\n"
+                "}"
+                : "=r"(done)
+                : "r"(address_), "r"(parity)
+                : "memory");
+        }
+    }
+
+  private:
+    uint32_t address_;
+};
+
+/// What threads wrote into shared memory comes before copies into the same place.
+__device__ inline void write_before_copies() {
+#if ROTKV_BULK_COPIES
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+}  // namespace rotkv::cuda

@@ -1,0 +1,66 @@
+#pragma once
+// The end of a block of decode attention: the states of the warps that looked at a KV head's cells
+// become the block's part of it, for combine_kernel.
+// Docs: docs/05-attention.md
+
+#include "cuda/decode_state.cuh"
+#include "cuda/decode_tiles.cuh"
+
+namespace rotkv::cuda {
+
+// A warp's state in shared memory. 4: lanes of other heads meet in no bank.
+template <int D_v>
+struct WarpPart {
+    float sums[k_most_heads][D_v + 4];
+    float2 softmax[k_most_heads];  // {most, total}
+};
+
+template <int D_v>
+__device__ void store_state(WarpPart<D_v>& part, const State<D_v>& state, uint32_t heads) {
+    const uint32_t g = lane_of_warp() / 4, t = lane_of_warp() % 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        float sum = state.total[i];
+        for (unsigned h = 4; h < k_warp; h *= 2) sum += partner(sum, h);
+        if (2 * t + i >= heads) continue;
+        if (g == 0) part.softmax[2 * t + i] = {state.top[i] - k_headroom, sum};
+#pragma unroll
+        for (int step = 0; step < D_v / 16; ++step) {
+            *reinterpret_cast<float2*>(&part.sums[2 * t + i][16 * step + 2 * g]) = {
+                state.o[step][i], state.o[step][i + 2]};
+        }
+    }
+}
+
+// Then the threads of a KV head take four channels of a head each.
+template <int D_v>
+__device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::byte* rings,
+                             const State<D_v>& state) {
+    const auto part = [&](uint32_t slice) -> WarpPart<D_v>& {
+        std::byte* const ring = rings + slice * job.ring_bytes();
+        return reinterpret_cast<WarpPart<D_v>*>(ring)[at.head_of_band];
+    };
+    store_state(part(at.slice), state, at.heads);
+    __syncthreads();
+    for (uint32_t i = at.slice * k_warp + lane_of_warp(); i < at.heads * (D_v / 4);
+         i += job.slices * k_warp) {
+        const uint32_t g = i / (D_v / 4), four = i % (D_v / 4);
+        float most = -FLT_MAX, all = 0;
+        float4 sum = {0, 0, 0, 0};
+#pragma unroll 4
+        for (uint32_t s = 0; s < job.slices; ++s) most = fmaxf(most, part(s).softmax[g].x);
+#pragma unroll 4
+        for (uint32_t s = 0; s < job.slices; ++s) {
+            const float2 softmax = part(s).softmax[g];
+            const float weight = power_of_two(softmax.x - most);
+            all = fmaf(weight, softmax.y, all);
+            add_scaled(sum, weight, load4(part(s).sums[g], 4 * four, D_v, true));
+        }
+        const uint32_t row = at.t * job.all_heads + at.first_head + g;
+        const int64_t index = int64_t(row) * job.parts.splits + at.split;
+        job.parts.sums[index * job.parts.fours + four] = sum;
+        if (four == 0) job.parts.softmax[index] = {most, all};
+    }
+}
+
+}  // namespace rotkv::cuda

@@ -1,0 +1,104 @@
+#pragma once
+// The queries of decode attention: asked for, rotated, rounded to f16, and laid out in shared
+// memory as the second operand of products (fragments.cuh), for all KV heads of a block at once.
+// Docs: docs/05-attention.md
+
+#include "cuda/decode_tiles.cuh"
+#include "cuda/fragments.cuh"
+
+namespace rotkv::cuda {
+
+// Rows of f16 [KV head of the band][head], so far apart that 4 heads of 4 lanes meet in no bank.
+// Four channels lie in the order 0 2 1 3: two registers of a fragment.
+struct QueryRows {
+    std::byte* data;
+    uint32_t heads, pitch;
+
+    __device__ QueryRows(const DecodeJob& job, std::byte* memory)
+        : data(memory), heads(job.heads), pitch(job.query_pitch()) {}
+    __device__ uint2* four(uint32_t kv, uint32_t g, uint32_t channel) const {
+        return reinterpret_cast<uint2*>(data + (kv * heads + g) * pitch + channel * 2);
+    }
+};
+
+// What a warp rotates: U pieces of R registers at a time, of all that the block's warps share.
+template <int U, int R>
+struct QueryPieces {
+    float4 v[U][R];
+    const float* q[U];
+    uint32_t begin[U], kv[U], head[U];
+    bool is_there[U], is_query[U];
+
+    static __device__ uint32_t all(const DecodeJob& job) {
+        return job.band * job.heads * job.k_cut.per_row.d;
+    }
+    static __device__ uint32_t step(const DecodeJob& job) {
+        return U * (blockDim.x >> job.k_cut.lane_bits);
+    }
+
+    // Pieces first, first + 1 ...: where they are. The last band, and the last heads of a group,
+    // may be none.
+    __device__ QueryPieces(const DecodeJob& job, const DecodePlace& at, uint32_t first) {
+        const Pieces& cut = job.k_cut;
+        const uint32_t group = threadIdx.x >> cut.lane_bits;
+        const uint32_t lane = threadIdx.x - (group << cut.lane_bits);
+        const uint32_t first_kv = at.kv - at.head_of_band;
+        const uint32_t of_chunk = at.first_head - at.kv * job.group;
+#pragma unroll
+        for (int u = 0; u < U; ++u) {
+            const uint32_t piece = first + u * (blockDim.x >> cut.lane_bits) + group;
+            const uint32_t row = cut.per_row.of(piece);
+            kv[u] = job.by_heads.of(row);
+            head[u] = row - kv[u] * job.heads;
+            begin[u] = cut.begin_of(piece, row) + 4 * lane;
+            is_there[u] = piece < all(job);
+            is_query[u] =
+                is_there[u] && first_kv + kv[u] < job.kv_heads && of_chunk + head[u] < job.group;
+            const uint32_t h = (first_kv + kv[u]) * job.group + of_chunk + head[u];
+            q[u] = reinterpret_cast<const float*>(job.q + at.t * job.q_token + h * job.q_head);
+        }
+    }
+
+    __device__ void load(const DecodeJob& job) {
+#pragma unroll
+        for (int u = 0; u < U; ++u) {
+            const bool vectors = reinterpret_cast<uintptr_t>(q[u]) % 16 == 0;
+#pragma unroll
+            for (int j = 0; j < R; ++j) {
+                const uint32_t channel = begin[u] + 4 * job.k_cut.lanes * j;
+                v[u][j] = load4(q[u], channel, is_query[u] ? job.d_k : 0, vectors);
+            }
+        }
+    }
+
+    // 1 rotate the queries.
+    __device__ void store(const DecodeJob& job, const QueryRows& rows) {
+        rotate(v, job.k_cut, begin, false);
+#pragma unroll
+        for (int u = 0; u < U; ++u) {
+#pragma unroll
+            for (int j = 0; j < R; ++j) {
+                const uint32_t channel = begin[u] + 4 * job.k_cut.lanes * j;
+                if (!is_there[u] || channel >= job.d_k) continue;
+                const float4& x = v[u][j];
+                *rows.four(kv[u], head[u], channel) = {rounded(x.x, x.z), rounded(x.y, x.w)};
+            }
+        }
+    }
+};
+
+// q~ as B: the lane's four channels of every 16, of head g; heads that are none are 0.
+template <int Steps>
+__device__ void load_fragments(uint32_t (&q)[Steps][2], const DecodePlace& at,
+                               const QueryRows& rows) {
+    const uint32_t g = lane_of_warp() / 4, i = lane_of_warp() % 4 * 4;
+#pragma unroll
+    for (int step = 0; step < Steps; ++step) {
+        uint2 x = {0, 0};
+        if (g < at.heads) x = *rows.four(at.head_of_band, g, 16 * step + i);
+        q[step][0] = x.x;
+        q[step][1] = x.y;
+    }
+}
+
+}  // namespace rotkv::cuda
