@@ -87,6 +87,7 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, const
     at.load(job);
     pieces.load(job);
     tiles.start();
+    let_next_come();
     pieces.store(job, rows);
     for (uint32_t first = pieces.step(job); first < pieces.all(job); first += pieces.step(job)) {
         QueryPieces<U, R> more(job, at, first);

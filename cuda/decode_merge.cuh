@@ -8,9 +8,10 @@
 
 namespace rotkv::cuda {
 
-// A warp's state in shared memory. 4: lanes of other heads meet in no bank.
+// A warp's state in shared memory; a band's fit into a ring, whose 96 rows of a head take at least
+// 9/16 of a byte a channel. 4: lanes of other heads meet in no bank.
 template <int D_v>
-struct WarpPart {
+struct alignas(16) WarpPart {
     float sums[k_most_heads][D_v + 4];
     float2 softmax[k_most_heads];  // {most, total}
 };
@@ -54,7 +55,7 @@ __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::b
             const float2 softmax = part(s).softmax[g];
             const float weight = power_of_two(softmax.x - most);
             all = fmaf(weight, softmax.y, all);
-            add_scaled(sum, weight, load4(part(s).sums[g], 4 * four, D_v, true));
+            add_scaled(sum, weight, reinterpret_cast<const float4*>(part(s).sums[g])[four]);
         }
         const uint32_t row = at.t * job.all_heads + at.first_head + g;
         const int64_t index = int64_t(row) * job.parts.splits + at.split;

@@ -11,20 +11,20 @@
 
 namespace rotkv::cuda {
 
-/// The next kernel's blocks may come from now on, as far as they find room.
-__device__ inline void let_next_come() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
 /// Of every thread of a kernel launched by launch_dependent, before its first access to memory
-/// (prefetch() may come earlier). The next kernel's blocks may come from then on, at the latest.
+/// (prefetch() may come earlier).
 __device__ inline void wait_for_earlier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-    let_next_come();
+}
+
+/// The next kernel's blocks may come from now on, as far as they find room. Where they find it on
+/// few processors they crowd there: say so when there is room everywhere, or nowhere.
+__device__ inline void let_next_come() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 /// Asks for memory to be brought into L2, where every write to it meets it: allowed at any time.

@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(2 * k_warps * k_warp, most == 1 ? k_resident :
         prefetch(w + i);
     }
     wait_for_earlier();
+    let_next_come();
     float sum[most] = {};
     if (there) multiply<type>(sum, job, w, place);
 #pragma unroll

@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(k_threads)
     const float* a = of.a.row<const float>(blockIdx.x);
     const float* b = of.b.row<const float>(blockIdx.x);
     wait_for_earlier();
+    let_next_come();
     float4 kept = {};
     double squares[1] = {};
     for (uint32_t i = first; i < d; i += step) {
@@ -68,6 +69,7 @@ __global__ void __launch_bounds__(k_threads)
                    Divisor per_row, uint32_t d) {
     const uint32_t thread = blockIdx.x * k_threads + threadIdx.x, row = per_row.of(thread);
     wait_for_earlier();
+    let_next_come();
     if (row >= rows) return;
     const uint32_t i = (thread - row * per_row.d) * 4;
     const float4 x = load4(gate.row<const float>(row), i, d, gate.vectors);
@@ -81,6 +83,7 @@ __global__ void __launch_bounds__(k_threads)
     add_kernel(Rows dst, Rows a, Rows b, uint32_t rows, Divisor per_row, uint32_t d) {
     const uint32_t thread = blockIdx.x * k_threads + threadIdx.x, row = per_row.of(thread);
     wait_for_earlier();
+    let_next_come();
     if (row >= rows) return;
     const uint32_t i = (thread - row * per_row.d) * 4;
     const float4 x = load4(a.row<const float>(row), i, d, a.vectors);

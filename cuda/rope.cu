@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(k_threads) rope_kernel(const __grid_constant__
     const uint32_t thread = (blockIdx.x - turn.first_block) * k_threads + threadIdx.x;
     const uint32_t row = thread / job.items;
     wait_for_earlier();
+    let_next_come();
     if (row >= turn.rows) return;
     const int64_t angle = job.table_row[row / turn.heads];
     const std::byte* turns = job.table.data + angle * job.table.stride[1];
