@@ -189,10 +189,9 @@ class TimedCase {
                 backend_.synchronize();
             });
         }
-        for (int warm = 0; warm < 2; ++warm) {  // seen once, recorded
-            call_all();
-            backend_.synchronize();
-        }
+        // Untimed: the calls are found again among those that have been recorded.
+        call_all();
+        backend_.synchronize();
         call_all();
         return seconds_of([&] { backend_.synchronize(); }) / double(calls_);
     }
@@ -201,8 +200,11 @@ class TimedCase {
     void choose_calls() {
         const int64_t round = int64_t(places_.size());
         calls_ = std::max<int64_t>(round, 8);
+        seconds_per_call();  // seen once, recorded
         const double wanted = k_least_seconds / seconds_per_call();
         calls_ = (std::min(int64_t(wanted), k_most_calls) / round + 1) * round;
+        seconds_per_call();
+        seconds_per_copy();
     }
 
     Backend& backend_;
