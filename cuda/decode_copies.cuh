@@ -19,7 +19,8 @@ namespace rotkv::cuda {
 #define ROTKV_BULK_COPIES 0
 #endif
 
-/// Counts the bytes of copies: `arrivals` times somebody has to say how many are to come.
+/// A barrier in shared memory that counts the bytes of copies: `arrivals` times somebody has to say
+/// how many are to come.
 class CopyBarrier {
   public:
     explicit __device__ CopyBarrier(uint64_t* memory)
@@ -27,6 +28,7 @@ class CopyBarrier {
 
     __device__ void create(uint32_t arrivals) const {
         asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(address_), "r"(arrivals));
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __device__ void expect(uint32_t bytes) const {
         asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;"
@@ -61,6 +63,58 @@ class CopyBarrier {
 
   private:
     uint32_t address_;
+};
+
+/// The copies into the stages of a ring.
+class Copies {
+  public:
+    /// All threads of the block: barriers[rings][stages], of which `ring` is this thread's, each
+    /// for `warps` warps that copy.
+    __device__ Copies(uint64_t* barriers, uint32_t rings, uint32_t ring, uint32_t stages,
+                      uint32_t warps)
+        : barriers_(barriers + ring * stages) {
+#if ROTKV_BULK_COPIES
+        if (threadIdx.x < rings * stages) CopyBarrier(barriers + threadIdx.x).create(warps);
+        __syncthreads();
+#endif
+    }
+
+    /// One row of each lane that has one, 16 bytes or a multiple, on 16 bytes on both sides. Every
+    /// warp asks once a stage and round.
+    __device__ void ask(uint32_t stage, bool has_row, std::byte* dst, const std::byte* src,
+                        uint32_t bytes) const {
+#if ROTKV_BULK_COPIES
+        const CopyBarrier barrier(barriers_ + stage);
+        const uint32_t all = __reduce_add_sync(k_all_lanes, has_row ? bytes : 0);
+        if (lane_of_warp() == 0) barrier.expect(all);
+        if (has_row) barrier.copy(dst, src, bytes);
+#else
+        for (uint32_t on = __ballot_sync(k_all_lanes, has_row); on != 0; on &= on - 1) {
+            const int lane = __ffs(int(on)) - 1;
+            const uint64_t to = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(dst), lane);
+            const uint64_t from = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(src), lane);
+            const uint32_t count = __shfl_sync(k_all_lanes, bytes, lane);
+            for (uint32_t i = lane_of_warp() * 16; i < count; i += k_warp * 16) {
+                copy16(reinterpret_cast<std::byte*>(to) + i,
+                       reinterpret_cast<const std::byte*>(from) + i, 16);
+            }
+        }
+        close_group();
+#endif
+    }
+
+    /// Until a stage is there: the barrier's parity in this round, stages under way after it.
+    template <int under_way>
+    __device__ void wait(uint32_t stage, uint32_t parity) const {
+#if ROTKV_BULK_COPIES
+        CopyBarrier(barriers_ + stage).wait(parity);
+#else
+        wait_for_groups<under_way>();
+#endif
+    }
+
+  private:
+    uint64_t* barriers_;
 };
 
 /// What threads wrote into shared memory comes before copies into the same place.

@@ -123,20 +123,12 @@ class Tiles {
     __device__ Tiles(const DecodeJob& j, const DecodePlace& p, std::byte* memory)
         : job(j),
           at(p),
-          barriers_(reinterpret_cast<uint64_t*>(memory) + p.slice * k_stages),
           ring_(memory + j.ring_offset() + p.slice * j.ring_bytes()),
           step_(j.parts.splits * j.slices * k_cells),
           first_((p.split * j.slices + p.slice) * k_cells),
           coming_(first_),
-          is_mine_(row_of_lane() % j.band == p.head_of_band) {
-#if ROTKV_BULK_COPIES
-        if (threadIdx.x < j.slices * k_stages) {
-            CopyBarrier(reinterpret_cast<uint64_t*>(memory) + threadIdx.x).create(j.band);
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        }
-        __syncthreads();
-#endif
-    }
+          is_mine_(row_of_lane() % j.band == p.head_of_band),
+          copies_(reinterpret_cast<uint64_t*>(memory), j.slices, p.slice, k_stages, j.band) {}
 
     // The first tile is asked for before anybody knows how many cells are in use, the second before
     // it is known whether they are seen.
@@ -163,7 +155,7 @@ class Tiles {
 
     // The next tile is there, and the one after those that are under way is asked for.
     __device__ void wait() {
-        wait_for(stage_, parity_);
+        copies_.wait<k_stages - 2>(uint32_t(stage_), parity_);
         sync_slice(job, at);  // all have read what the next copies replace
         ask(stage_ == 0 ? k_stages - 1 : stage_ - 1,
             coming_ < at.used && look(position_of_[k_stages - 1]) != 0);
@@ -178,11 +170,8 @@ class Tiles {
     }
     // Nothing is under way any more, and the slice has read everything.
     __device__ void end() {
-#if ROTKV_BULK_COPIES
-        for (int i = 0; i < k_stages - 1; ++i, next_stage()) wait_for(stage_, parity_);
-#else
-        wait_for_groups<0>();
-#endif
+        for (int i = 0; i < k_stages - 1; ++i, next_stage())
+            copies_.wait<0>(uint32_t(stage_), parity_);
         sync_slice(job, at);
     }
 
@@ -221,33 +210,8 @@ class Tiles {
         const bool is_on = is_mine_ && is_wanted && coming_ + row_of_lane() < job.cells;
         const std::byte* const src = from_ + coming_ * (is_v() ? job.v.cell : job.k.cell);
         std::byte* const dst = ring_ + stage * job.stage_bytes + to_;
-#if ROTKV_BULK_COPIES
-        const CopyBarrier barrier(barriers_ + stage);
-        const uint32_t bytes = __reduce_add_sync(k_all_lanes, is_on ? bytes_ : 0);
-        if (lane_of_warp() == 0) barrier.expect(bytes);
-        if (is_on) barrier.copy(dst, src, bytes_);
-#else
-        for (uint32_t on = __ballot_sync(k_all_lanes, is_on); on != 0; on &= on - 1) {
-            const int lane = __ffs(int(on)) - 1;
-            const uint64_t there = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(src), lane);
-            const uint64_t here = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(dst), lane);
-            const uint32_t bytes = __shfl_sync(k_all_lanes, bytes_, lane);
-            for (uint32_t i = lane_of_warp() * 16; i < bytes; i += k_warp * 16) {
-                copy16(reinterpret_cast<std::byte*>(here) + i,
-                       reinterpret_cast<const std::byte*>(there) + i, 16);
-            }
-        }
-        close_group();
-#endif
+        copies_.ask(uint32_t(stage), is_on, dst, src, bytes_);
         coming_ += step_;
-    }
-
-    __device__ void wait_for(int stage, uint32_t parity) const {
-#if ROTKV_BULK_COPIES
-        CopyBarrier(barriers_ + stage).wait(parity);
-#else
-        wait_for_groups<k_stages - 2>();
-#endif
     }
 
     // All tiles lie alike: 16 cells are a multiple of 16 bytes.
@@ -257,12 +221,12 @@ class Tiles {
         return ring_ + stage_ * job.stage_bytes + r * side.pitch + place % 16;
     }
 
-    uint64_t* barriers_;
     std::byte* ring_;
     uint32_t step_, first_,
-        coming_;               // cells: first of the tile that is there, of the next to ask for
-    bool is_mine_;             // the lane's row
-    const std::byte *k_, *v_;  // of the stream, from the band's first head on
+        coming_;    // cells: first of the tile that is there, of the next to ask for
+    bool is_mine_;  // the lane's row
+    Copies copies_;
+    const std::byte *k_, *v_;          // of the stream, from the band's first head on
     const std::byte* from_ = nullptr;  // of the lane's row in tile 0
     uint32_t to_ = 0, bytes_ = 0;      // ... in a stage
     const int32_t* position_ = nullptr;
