@@ -222,9 +222,9 @@ class Tiles {
     }
 
     std::byte* ring_;
-    uint32_t step_, first_,
-        coming_;    // cells: first of the tile that is there, of the next to ask for
-    bool is_mine_;  // the lane's row
+    uint32_t step_;
+    uint32_t first_, coming_;  // first cells of the tile that is there, of the next to ask for
+    bool is_mine_;             // the lane's row
     Copies copies_;
     const std::byte *k_, *v_;          // of the stream, from the band's first head on
     const std::byte* from_ = nullptr;  // of the lane's row in tile 0
