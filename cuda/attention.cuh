@@ -168,18 +168,18 @@ __device__ inline void add_scaled(float4& sum, float p, const float4& v) {
     sum = {fmaf(p, v.x, sum.x), fmaf(p, v.y, sum.y), fmaf(p, v.z, sum.z), fmaf(p, v.w, sum.w)};
 }
 
-/// From device memory to shared memory, under way when the function returns: a float; 16 bytes, of
-/// which the first `bytes` are read and the others are 0.
+/// From device memory to shared memory, under way when the function returns: a float; 16 bytes, on
+/// 16 bytes on both sides.
 __device__ inline void copy_float(float* dst, const float* src) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
                  :
                  : "r"(uint32_t(__cvta_generic_to_shared(dst))), "l"(src)
                  : "memory");
 }
-__device__ inline void copy16(std::byte* dst, const std::byte* src, uint32_t bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+__device__ inline void copy16(std::byte* dst, const std::byte* src) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                  :
-                 : "r"(uint32_t(__cvta_generic_to_shared(dst))), "l"(src), "r"(bytes)
+                 : "r"(uint32_t(__cvta_generic_to_shared(dst))), "l"(src)
                  : "memory");
 }
 /// All copies of this thread so far, as one group.

@@ -51,7 +51,7 @@ __device__ void clear_unseen(const Tiles& tiles) {
             row[i] = 0;
         }
     }
-    write_before_copies();
+    publish_stores();  // before copies into the same place
     __syncwarp();
 }
 

@@ -96,7 +96,7 @@ class Copies {
             const uint32_t count = __shfl_sync(k_all_lanes, bytes, lane);
             for (uint32_t i = lane_of_warp() * 16; i < count; i += k_warp * 16) {
                 copy16(reinterpret_cast<std::byte*>(to) + i,
-                       reinterpret_cast<const std::byte*>(from) + i, 16);
+                       reinterpret_cast<const std::byte*>(from) + i);
             }
         }
         close_group();
@@ -116,12 +116,5 @@ class Copies {
   private:
     uint64_t* barriers_;
 };
-
-/// What threads wrote into shared memory comes before copies into the same place.
-__device__ inline void write_before_copies() {
-#if ROTKV_BULK_COPIES
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
 
 }  // namespace rotkv::cuda

@@ -8,14 +8,7 @@
 
 namespace rotkv::cuda {
 
-constexpr float k_log2_e = 1.44269504f;
 constexpr float k_headroom = 6;  // p = 2^(s - top + 6): small ones stay normal in f16, times d too
-
-__device__ inline float power_of_two(float x) {  // 0 instead of what is no normal number
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 template <int D_v>
 struct State {

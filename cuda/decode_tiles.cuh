@@ -95,7 +95,6 @@ struct DecodePlace : Place {
         t = job.by_token.of(blockIdx.x);
         const uint32_t column_of_token = blockIdx.x - t * job.by_token.d;
         const uint32_t of_band = job.by_chunks.of(column_of_token);
-        column = blockIdx.x;
         split = blockIdx.y;
         slice = job.by_band.of(warp);
         head_of_band = warp - slice * job.band;
@@ -110,7 +109,7 @@ struct DecodePlace : Place {
 // A slice's threads wait for each other.
 __device__ inline void sync_slice(const DecodeJob& job, const DecodePlace& at) {
     if (job.band == 1) return __syncwarp();
-    asm volatile("bar.sync %0, %1;" : : "r"(at.slice + 1), "r"(job.band * k_warp) : "memory");
+    wait_for_group(at.slice + 1, job.band * k_warp);
 }
 
 // The slice's walk over its tiles.

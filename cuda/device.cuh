@@ -115,4 +115,26 @@ __device__ inline unsigned lane_of_warp() { return threadIdx.x % k_warp; }
 /// The value of the lane whose number differs in bit `h`.
 __device__ inline float partner(float x, unsigned h) { return __shfl_xor_sync(k_all_lanes, x, h); }
 
+/// A barrier for `threads` of the block, one of the fifteen beside __syncthreads().
+__device__ inline void wait_for_group(uint32_t barrier, uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
+}
+
+/// What this thread stored in shared memory comes before what is done there without registers from
+/// 9.0 on: products of tensor cores, copies of rows.
+__device__ inline void publish_stores() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
+#endif
+}
+
+constexpr float k_log2_e = 1.44269504f;
+
+/// 2^x to about 2 units in the last place; 0 instead of what is no normal number.
+__device__ inline float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 }  // namespace rotkv::cuda

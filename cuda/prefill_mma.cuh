@@ -69,18 +69,6 @@ __device__ inline void copy_16(uint32_t to, const std::byte* from, bool there) {
 /// Waits for the copies that this thread started.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
 
-/// A barrier for `threads` of the block, one of the fifteen beside __syncthreads().
-__device__ inline void wait_for_group(uint32_t barrier, uint32_t threads) {
-    asm volatile("bar.sync %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
-}
-
-/// 2^x to about 2 units in the last place; 2^-inf = 0.
-__device__ inline float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /// x in the low half.
 __device__ inline uint32_t halves_of(float x, float y) {
     const __half2 halves = __floats2half2_rn(x, y);

@@ -9,7 +9,6 @@
 
 namespace rotkv::cuda {
 
-constexpr float k_log2_e = 1.44269504f;
 constexpr uint32_t k_section = 512;  // tiles that are surveyed at once
 
 /// Sizes of a block of threads for heads of at most D channels. A warp owns 16 rows.

@@ -24,11 +24,6 @@ struct Operand {
     }
 };
 
-/// Makes what this thread stored in shared memory visible to the tensor cores.
-__device__ inline void publish_stores() {
-    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
-}
-
 /// Before products: registers and shared memory are as written.
 __device__ inline void begin_products() {
     asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
@@ -115,7 +110,6 @@ __device__ inline void multiply_add_128(float (*c)[4], const Fragment& a, uint64
 
 #else
 
-__device__ inline void publish_stores() {}
 __device__ inline void wait_for_products() {}
 
 #endif
