@@ -52,10 +52,12 @@ class Placement {
     std::vector<TensorView> views_;
 };
 
-/// A case with the contents of its inputs, and the reference's results beside them.
+/// A case with the contents of its inputs, the reference's results beside them, and how far from
+/// those the results of our backends may be.
 struct Expected {
     std::vector<CaseTensor> tensors;              ///< inputs filled
     std::vector<std::vector<std::byte>> results;  ///< [tensor], packed; empty for pure inputs
+    std::vector<std::vector<double>> bounds;      ///< [tensor], where results need not be exact
 };
 
 /// Fills the inputs and runs the reference; or runs whom the caller trusts as much, on inputs that
