@@ -34,7 +34,7 @@ constexpr double k_cold_bytes = double(256 << 20);  // more than caches of devic
 constexpr double k_least_seconds = 3e-3;            // of a device's iteration
 constexpr int64_t k_most_calls = 4096;
 constexpr int64_t k_device_iterations = 15;
-constexpr int64_t k_cases_ahead = 6;  // up to 1.5 GB each
+constexpr int k_most_ahead = 12;  // cases: up to 1.5 GB each
 
 struct Flags {
     std::string pattern, backend, against = "ref", format = "console", json;
@@ -97,55 +97,60 @@ class Copy {
     int threads_;
 };
 
-// The inputs of the cases, in turn. For a device the next ones are filled by other threads while
-// one is timed: that takes longer than everything else.
-class Inputs {
+// What the cases must give, in turn. For a device the next ones are filled and computed by other
+// threads, one each, while one is timed: that takes longer than everything else.
+class Expectations {
   public:
-    Inputs(std::vector<std::string> names, bool ahead)
-        : names_(std::move(names)), ahead_(ahead ? k_cases_ahead : 0) {}
+    Expectations(std::vector<std::string> names, std::string against, bool on_device, int threads)
+        : names_(std::move(names)),
+          against_(std::move(against)),
+          ahead_(on_device ? std::clamp(threads - 2, 1, k_most_ahead) : 0),
+          threads_(on_device ? 1 : threads) {}
 
-    std::vector<CaseTensor> of(const std::string& name) {
+    Expected of(const std::string& name) {
         while (!coming_.empty() && coming_.front().first != name) coming_.pop_front();
         if (coming_.empty()) start(name);
-        std::vector<CaseTensor> tensors = coming_.front().second.get();
-        coming_.pop_front();
         const auto next = std::find(names_.begin(), names_.end(), name);
-        const int64_t after = next - names_.begin() + 1;
-        for (int64_t i = after + int64_t(coming_.size());
-             i < std::min(after + ahead_, int64_t(names_.size())); ++i) {
+        const int64_t first = next - names_.begin();
+        for (int64_t i = first + int64_t(coming_.size());
+             i < std::min(first + 1 + ahead_, int64_t(names_.size())); ++i) {
             start(names_[size_t(i)]);
         }
-        return tensors;
+        Expected expected = coming_.front().second.get();
+        coming_.pop_front();
+        return expected;
     }
 
   private:
     void start(const std::string& name) {
-        const auto fill = [name] {
+        const auto compute = [name, against = against_, threads = threads_] {
             const std::unique_ptr<Case> one = make_case(name);
+            const std::unique_ptr<Backend> backend = make_backend(against, threads);
             std::vector<CaseTensor> tensors = one->tensors();
             one->fill(tensors);
-            return tensors;
+            return expected_results(*one, std::move(tensors), *backend);
         };
-        coming_.emplace_back(name, std::async(std::launch::async, fill));
+        coming_.emplace_back(name, std::async(std::launch::async, compute));
     }
 
     std::vector<std::string> names_;
+    std::string against_;
     int64_t ahead_;
-    std::deque<std::pair<std::string, std::future<std::vector<CaseTensor>>>> coming_;
+    int threads_;
+    std::deque<std::pair<std::string, std::future<Expected>>> coming_;
 };
 
 // A case that agrees with the reference, in memory, ready to be called again and again.
 class TimedCase {
   public:
-    TimedCase(const std::string& name, Inputs& inputs, Backend& backend, Backend& against,
-              int threads)
+    TimedCase(const std::string& name, Expectations& expectations, Backend& backend, int threads)
         : backend_(backend), on_device_(has_own_memory(backend)), one_(make_case(name)) {
         const Support support = one_->supports(backend);
         if (!support.yes) {
             refusal_ = "unsupported: " + support.reason;
             return;
         }
-        expected_ = expected_results(*one_, inputs.of(name), against);
+        expected_ = expectations.of(name);
         const Cell cell = run_cell(*one_, expected_, backend, Alignment::memory);
         if (cell.outcome != Outcome::ok) {
             refusal_ = cell.text;
@@ -189,22 +194,22 @@ class TimedCase {
                 backend_.synchronize();
             });
         }
-        // Untimed: the calls are found again among those that have been recorded.
-        call_all();
+        call_all();  // so that these calls are the latest recording, and warm
         backend_.synchronize();
         call_all();
         return seconds_of([&] { backend_.synchronize(); }) / double(calls_);
     }
 
-    // Whole rounds over the places.
+    // Whole rounds over the places. The first time of any calls is none to keep: they are seen
+    // once, then recorded.
     void choose_calls() {
         const int64_t round = int64_t(places_.size());
         calls_ = std::max<int64_t>(round, 8);
-        seconds_per_call();  // seen once, recorded
+        seconds_per_call();
         const double wanted = k_least_seconds / seconds_per_call();
         calls_ = (std::min(int64_t(wanted), k_most_calls) / round + 1) * round;
-        seconds_per_call();
         seconds_per_copy();
+        seconds_per_call();
     }
 
     Backend& backend_;
@@ -253,17 +258,17 @@ std::vector<std::string> names_of(const Flags& flags, bool on_device) {
 int run(const Flags& flags) {
     const int threads = flags.threads > 0 ? flags.threads : omp_get_num_procs();
     const std::unique_ptr<Backend> backend = make_backend(flags.backend, threads);
-    const std::unique_ptr<Backend> against = make_backend(flags.against, threads);
+    const std::string against = make_backend(flags.against, 1)->name();
     const bool on_device = has_own_memory(*backend);
     const std::vector<std::string> names = names_of(flags, on_device);
-    Inputs inputs(names, on_device);
+    Expectations expectations(names, against, on_device, threads);
     std::unique_ptr<TimedCase> timed;  // one at a time: they are large
     for (const std::string& name : names) {
         make_case(name);  // a name that is none is wrong usage, before anything is timed
         auto* one = benchmark::RegisterBenchmark(name.c_str(), [&, name](benchmark::State& state) {
             if (timed == nullptr || timed->name() != name) {
                 timed.reset();
-                timed = std::make_unique<TimedCase>(name, inputs, *backend, *against, threads);
+                timed = std::make_unique<TimedCase>(name, expectations, *backend, threads);
             }
             time_case(state, *timed);
         });
@@ -281,7 +286,7 @@ int run(const Flags& flags) {
     int argc = int(argv.size());
     benchmark::Initialize(&argc, argv.data());
     benchmark::AddCustomContext("backend", backend->name() + ", " + backend->description());
-    benchmark::AddCustomContext("validated against", against->name());
+    benchmark::AddCustomContext("validated against", against);
     return benchmark::RunSpecifiedBenchmarks() > 0 ? k_good : k_failed;
 }
 
