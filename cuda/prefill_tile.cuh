@@ -33,8 +33,9 @@ struct Side {
     DType type;
     uint32_t d, row_bytes;
     uint32_t slot;   // of a row in the stage; an odd number of 16-byte pieces, against conflicts
-    Divisor blocks;  // of 32 channels, or of 8 where each channel stands for itself
-    bool direct;     // no stage
+    bool aligned;    // rows are pieces of eight channels, on 16 bytes
+    bool direct;     // ... of f16: no stage
+    Divisor units;   // of a row, which a thread expands: 32 channels, or 8 where rows lie anyhow
     uint32_t tiles;  // 2; or 1 with a stage, where memory is short
 
     Side(const TensorView& cache, uint32_t most_tiles)
@@ -46,8 +47,9 @@ struct Side {
           d(uint32_t(cache.n[3])),
           row_bytes(uint32_t(rotkv::row_bytes(cache.type, cache.n[3]))),
           slot((row_bytes + 15) / 16 * 16 + 16 | 16),
-          blocks(is_block_type(cache.type) ? cache.n[3] / k_block : (cache.n[3] + 7) / 8),
-          direct(cache.type == DType::f16 && d % 8 == 0 && rows_on_16_bytes(cache)),
+          aligned(d % 8 == 0 && rows_on_16_bytes(cache)),
+          direct(cache.type == DType::f16 && aligned),
+          units(aligned || is_block_type(cache.type) ? (d + 31) / 32 : (d + 7) / 8),
           tiles(direct ? 2 : most_tiles) {}
 
     /// Shared memory of its tiles and stage.
@@ -209,14 +211,14 @@ __device__ inline Codes codes_of(const BlockIq4Nl*, const uint32_t* stage, uint3
     return x;
 }
 
-// What expand() goes through: unit u is block `block` of cell `cell`. Eight neighbouring lanes take
-// one block of eight cells.
+// What expand() goes through: number u is unit i of a cell. Eight neighbouring lanes take the same
+// unit of eight cells.
 struct Unit {
-    uint32_t cell, block;
+    uint32_t cell, i;
     __device__ Unit(const Side& side, uint32_t u) {
-        const uint32_t eights = u / 8, of = side.blocks.of(eights);
+        const uint32_t eights = u / 8, of = side.units.of(eights);
         cell = of * 8 + u % 8;
-        block = eights - of * side.blocks.d;
+        i = eights - of * side.units.d;
     }
 };
 
@@ -224,13 +226,13 @@ struct Unit {
 template <class Block>
 __device__ void expand_blocks(const Side& side, std::byte* tile, const uint32_t* stage,
                               const std::byte* rows, uint32_t cells, const Member& me) {
-    const uint32_t units = cells * side.blocks.d;
+    const uint32_t units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
         const Unit unit(side, u);
-        const uint32_t byte = side.in_stage(rows, unit.cell) + unit.block * uint32_t(sizeof(Block));
+        const uint32_t byte = side.in_stage(rows, unit.cell) + unit.i * uint32_t(sizeof(Block));
         const Codes x = codes_of(static_cast<const Block*>(nullptr), stage, byte);
-        const uint32_t at = place_of(cells, unit.cell, unit.block * 4);
+        const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {  // piece i of a block: its number's low bits are 0
             const uint2 a = expanded(x, x.u[2 * i]), b = expanded(x, x.u[2 * i + 1]);
@@ -239,7 +241,48 @@ __device__ void expand_blocks(const Side& side, std::byte* tile, const uint32_t*
     }
 }
 
-// Eight plain channels as four pairs of halves.
+// bf16 is the upper half of an f32.
+__device__ inline uint32_t halves_of_bf16(uint32_t pair) {
+    return halves_of(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
+}
+
+// A piece of eight channels, each an f32 or a bf16, as halves.
+template <DType Type>
+__device__ uint4 load_piece(const uint4* stage) {
+    const uint4 a = stage[0];
+    if constexpr (Type == DType::bf16) {
+        return {halves_of_bf16(a.x), halves_of_bf16(a.y), halves_of_bf16(a.z), halves_of_bf16(a.w)};
+    } else {
+        const uint4 b = stage[1];
+        const auto halves = [](uint32_t x, uint32_t y) {
+            return halves_of(__uint_as_float(x), __uint_as_float(y));
+        };
+        return {halves(a.x, a.y), halves(a.z, a.w), halves(b.x, b.y), halves(b.z, b.w)};
+    }
+}
+
+// f32 and bf16 in rows that are `aligned`. The last unit may have fewer than four pieces.
+template <DType Type>
+__device__ void expand_pieces(const Side& side, std::byte* tile, const uint32_t* stage,
+                              uint32_t cells, const Member& me) {
+    constexpr uint32_t k_each = Type == DType::f32 ? 2 : 1;  // of 16 bytes, for a piece
+    const uint32_t units = cells * side.units.d;
+#pragma unroll 1
+    for (uint32_t u = me.thread; u < units; u += me.threads) {
+        const Unit unit(side, u);
+        const uint4* from =
+            reinterpret_cast<const uint4*>(stage + unit.cell * side.slot / 4) + unit.i * 4 * k_each;
+        const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
+        const uint32_t pieces = side.d / 8 - unit.i * 4;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+            if (i >= pieces) break;
+            *reinterpret_cast<uint4*>(tile + (at ^ i * 16)) = load_piece<Type>(from + i * k_each);
+        }
+    }
+}
+
+// Eight channels of f32, bf16 or f16 as four pairs of halves.
 __device__ inline void load_plain(uint32_t (&pairs)[4], DType type, const uint32_t* stage,
                                   uint32_t byte) {
     uint32_t w[8];
@@ -254,28 +297,26 @@ __device__ inline void load_plain(uint32_t (&pairs)[4], DType type, const uint32
     load_words(pairs, stage, byte);
     if (type == DType::f16) return;
 #pragma unroll
-    for (uint32_t& pair : pairs) {  // bf16: the upper halves of two f32
-        pair = halves_of(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
-    }
+    for (uint32_t& pair : pairs) pair = halves_of_bf16(pair);
 }
 
-// f32, bf16, and f16 where rows do not lie on 16 bytes: eight channels at a time, zeros behind d.
+// The same of rows that lie anyhow, and of f16: eight channels at a time, zeros behind d.
 __device__ inline void expand_plain(const Side& side, std::byte* tile, const uint32_t* stage,
                                     const std::byte* rows, uint32_t cells, const Member& me) {
-    const uint32_t size = side.type == DType::f32 ? 4 : 2, units = cells * side.blocks.d;
+    const uint32_t size = side.type == DType::f32 ? 4 : 2, units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
         const Unit unit(side, u);
         uint32_t pairs[4];
-        load_plain(pairs, side.type, stage, side.in_stage(rows, unit.cell) + unit.block * 8 * size);
+        load_plain(pairs, side.type, stage, side.in_stage(rows, unit.cell) + unit.i * 8 * size);
 #pragma unroll
         for (uint32_t j = 0; j < 4; ++j) {
-            const uint32_t channel = unit.block * 8 + 2 * j;
+            const uint32_t channel = unit.i * 8 + 2 * j;
             if (channel >= side.d) pairs[j] = 0;
             if (channel + 1 == side.d) pairs[j] &= 0xFFFFu;
         }
-        *reinterpret_cast<uint4*>(tile + place_of(cells, unit.cell, unit.block)) = {
-            pairs[0], pairs[1], pairs[2], pairs[3]};
+        *reinterpret_cast<uint4*>(tile + place_of(cells, unit.cell, unit.i)) = {pairs[0], pairs[1],
+                                                                                pairs[2], pairs[3]};
     }
 }
 
@@ -297,8 +338,11 @@ __device__ inline void expand(const Side& side, std::byte* tile, const std::byte
         case DType::iq4_nl:
             return expand_blocks<BlockIq4Nl>(side, tile, stage, rows, cells, me);
         default:
-            return expand_plain(side, tile, stage, rows, cells, me);
+            break;
     }
+    if (!side.aligned) return expand_plain(side, tile, stage, rows, cells, me);
+    if (side.type == DType::f32) return expand_pieces<DType::f32>(side, tile, stage, cells, me);
+    expand_pieces<DType::bf16>(side, tile, stage, cells, me);
 }
 
 }  // namespace rotkv::cuda
