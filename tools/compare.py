@@ -219,10 +219,10 @@ def rows_of_rates(asked, turns):
 
 
 def rows_of_rotation(asked, rotkv):
-    """On and off take turns inside one program."""
+    """On and off take turns inside one program; a per cent wants many."""
     say("rotation on and off")
     tests = rotkv.bench("q8_0", "-p", str(asked.prompt), "-n", str(asked.generate), "--rot",
-                        "on,off", repetitions=max(5, asked.rounds))["rows"]
+                        "on,off", repetitions=max(15, asked.rounds))["rows"]
     lines = []
     for on, off, least in zip(tests[:2], tests[2:], (0.99, 0.98)):
         ratios = [b / a for a, b in zip(on["seconds"], off["seconds"])]
