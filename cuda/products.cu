@@ -2,10 +2,9 @@
 //   A thread owns four neighbouring elements. Rows are expanded exactly; f16 and bf16 round to
 //   nearest even.
 //   Cost: the rows' own bytes read, 4 or 2 bytes an element written.
+#include "cuda/cublas.h"
 #include "cuda/dequant_weight.cuh"
 #include "cuda/products.h"
-
-#include <cublas_v2.h>
 
 namespace rotkv::cuda {
 namespace {
@@ -16,7 +15,7 @@ constexpr std::size_t k_cublas_bytes = 32 << 20;
 void require_success(cublasStatus_t result, const char* what) {
     if (result == CUBLAS_STATUS_SUCCESS) return;
     throw Error(ErrorCode::io,
-                std::string("cuBLAS: ") + what + ": " + cublasGetStatusString(result));
+                std::string("cuBLAS: ") + what + ": " + cublas().status_string(result));
 }
 
 cudaDataType_t type_of(DType type) {
@@ -66,7 +65,7 @@ Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType ty
 Products::Products(Stream stream) : stream_(stream) {}
 
 Products::~Products() {
-    if (cublas_ != nullptr) cublasDestroy(cublas_);
+    if (cublas_ != nullptr) cublas().destroy(cublas_);
     cudaFree(cublas_memory_);
     cudaFree(memory_);
 }
@@ -86,24 +85,25 @@ std::byte* Products::reserve(int64_t bytes) {
 
 void Products::open() {
     if (cublas_ != nullptr) return;
+    const Cublas& library = cublas();
     void* memory = nullptr;
     cuda::require_success(cudaMalloc(&memory, k_cublas_bytes), "allocate");
     cublas_memory_ = static_cast<std::byte*>(memory);
-    require_success(cublasCreate(&cublas_), "start");
-    require_success(cublasSetStream(cublas_, stream_), "stream");
-    require_success(cublasSetWorkspace(cublas_, cublas_memory_, k_cublas_bytes), "workspace");
-    require_success(cublasSetMathMode(cublas_, CUBLAS_DEFAULT_MATH), "math mode");
+    require_success(library.create(&cublas_), "start");
+    require_success(library.set_stream(cublas_, stream_), "stream");
+    require_success(library.set_workspace(cublas_, cublas_memory_, k_cublas_bytes), "workspace");
+    require_success(library.set_math_mode(cublas_, CUBLAS_DEFAULT_MATH), "math mode");
 }
 
 // cuBLAS counts columns first: what is [rows][columns] here is its columns x rows there.
 void Products::multiply(float* y, int64_t y_step, const Matrix& x, const Matrix& w) {
     open();
     const float one = 1.0f, zero = 0.0f;
-    require_success(cublasGemmEx(cublas_, CUBLAS_OP_T, CUBLAS_OP_N, int(w.rows), int(x.rows),
-                                 int(w.columns), &one, w.data, type_of(w.type), int(w.step), x.data,
-                                 type_of(x.type), int(x.step), &zero, y, CUDA_R_32F, int(y_step),
-                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-                    "product");
+    const cublasStatus_t result = cublas().gemm(
+        cublas_, CUBLAS_OP_T, CUBLAS_OP_N, int(w.rows), int(x.rows), int(w.columns), &one, w.data,
+        type_of(w.type), int(w.step), x.data, type_of(x.type), int(x.step), &zero, y, CUDA_R_32F,
+        int(y_step), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    require_success(result, "product");
 }
 
 }  // namespace rotkv::cuda
