@@ -4,8 +4,6 @@
 #include "fast/kernels.h"
 #include "fast/workspace.h"
 
-#include <algorithm>
-
 namespace rotkv::fast {
 namespace {
 

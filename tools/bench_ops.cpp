@@ -34,7 +34,8 @@ constexpr double k_cold_bytes = double(256 << 20);  // more than caches of devic
 constexpr double k_least_seconds = 3e-3;            // of a device's iteration
 constexpr int64_t k_most_calls = 4096;
 constexpr int64_t k_device_iterations = 15;
-constexpr int k_most_ahead = 12;  // cases: up to 1.5 GB each
+constexpr int k_most_ahead = 12;            // cases,
+constexpr double k_most_bytes_ahead = 4e9;  // which take two to three times as much
 
 struct Flags {
     std::string pattern, backend, against = "ref", format = "console", json;
@@ -112,8 +113,11 @@ class Expectations {
         if (coming_.empty()) start(name);
         const auto next = std::find(names_.begin(), names_.end(), name);
         const int64_t first = next - names_.begin();
-        for (int64_t i = first + int64_t(coming_.size());
-             i < std::min(first + 1 + ahead_, int64_t(names_.size())); ++i) {
+        double bytes = 0;
+        for (int64_t i = first; i < std::min(first + 1 + ahead_, int64_t(names_.size())); ++i) {
+            bytes += make_case(names_[size_t(i)])->work().bytes;
+            if (i < first + int64_t(coming_.size())) continue;
+            if (bytes > k_most_bytes_ahead) break;
             start(names_[size_t(i)]);
         }
         Expected expected = coming_.front().second.get();
