@@ -129,10 +129,7 @@ class Expectations {
     void start(const std::string& name) {
         const auto compute = [name, against = against_, threads = threads_] {
             const std::unique_ptr<Case> one = make_case(name);
-            const std::unique_ptr<Backend> backend = make_backend(against, threads);
-            std::vector<CaseTensor> tensors = one->tensors();
-            one->fill(tensors);
-            return expected_results(*one, std::move(tensors), *backend);
+            return expected_results(*one, *make_backend(against, threads));
         };
         coming_.emplace_back(name, std::async(std::launch::async, compute));
     }

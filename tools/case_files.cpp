@@ -156,9 +156,7 @@ Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::
     entry["expected"] = stem + ".expected.npy";
     write_file(root / (stem + ".expected.npy"), npy_of(tensor, expected.results[i]));
     if (one.foreign_agreement() != Agreement::rounding) return entry;
-    std::vector<float> values;
-    if (tensor.type == DType::f32) values = floats_of(expected.results[i]);
-    const std::vector<double> bound = one.bound(tensor.name, expected.tensors, values);
+    const std::vector<double> bound = bound_of(one, expected, i);
     if (bound.empty()) return entry;
     entry["bound"] = stem + ".bound.npy";
     const std::vector<size_t> shape(tensor.extents.begin(), tensor.extents.end());

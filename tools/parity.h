@@ -60,10 +60,13 @@ struct Expected {
     std::vector<std::vector<double>> bounds;      ///< [tensor], where results need not be exact
 };
 
-/// Fills the inputs and runs the reference; or runs whom the caller trusts as much, on inputs that
-/// are filled already. Throws what those throw.
+/// Fills the inputs and runs the reference, or whom the caller trusts as much. Throws what those
+/// throw.
 Expected expected_results(const Case& one);
-Expected expected_results(const Case& one, std::vector<CaseTensor> filled, Backend& against);
+Expected expected_results(const Case& one, Backend& against);
+
+/// Case::bound of one tensor, from `expected` where it is there already.
+std::vector<double> bound_of(const Case& one, const Expected& expected, size_t tensor);
 
 /// How the result of one tensor agrees with the reference's, by the case's own rule, or, `foreign`,
 /// by the rule for other engines.
