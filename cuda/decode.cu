@@ -57,11 +57,10 @@ __device__ void clear_unseen(const Tiles& tiles) {
 
 // A tile's K, for the warp's KV head: scores, and p.
 template <int D_k, int D_v>
-__device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2], State<D_v>& state,
-                      uint32_t (&p)[2]) {
-    const uint32_t g = lane_of_warp() / 4;
+__device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2],
+                      const CodeConstants& constants, State<D_v>& state, uint32_t (&p)[2]) {
     float s[4] = {};
-    score_cells(tiles.job.k.type, s, q, tiles.k_row(g), tiles.k_row(g + 8));
+    score_cells(tiles.job.k.type, s, q, constants, tiles.k_rows());
     finish_scores(tiles.job, s, tiles.seen());
     state.take(s);
     p[0] = transposed(rounded(s[0], s[1]));
@@ -70,12 +69,10 @@ __device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2], Stat
 
 // Its V.
 template <int D_v>
-__device__ void add(const Tiles& tiles, const uint32_t (&p)[2], State<D_v>& state) {
-    const uint32_t t = lane_of_warp() % 4;
+__device__ void add(const Tiles& tiles, const uint32_t (&p)[2], const CodeConstants& constants,
+                    State<D_v>& state) {
     if (tiles.seen() != 0xFFFFu) clear_unseen(tiles);
-    const FourRows rows = {{tiles.v_row(2 * t), tiles.v_row(2 * t + 1), tiles.v_row(2 * t + 8),
-                            tiles.v_row(2 * t + 9)}};
-    add_cells(tiles.job.v.type, state.o, p, rows);
+    add_cells(tiles.job.v.type, state.o, p, constants, tiles.v_rows());
 }
 
 // Everything is asked for at once, queries first. In the end their fragments are there.
@@ -113,16 +110,20 @@ __global__ void __launch_bounds__(bound_of_threads(D_k), 1)
     const QueryRows rows(job, memory + job.barrier_bytes());
     DecodePlace at(job);
     Tiles tiles(job, at, memory);
+    CodeConstants(job, memory + job.constants_offset()).store_v(job.v_codes);
     uint32_t q[D_k / 16][2];
     job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, rows, q)
                              : begin<1, 2>(job, at, tiles, rows, q);
+    const CodeConstants constants(job, memory + job.constants_offset());
+    constants.store_k(q, job.k_codes);
+    tiles.find_rows();
     State<D_v> state;
     uint32_t p[2];
     for (; tiles.is_more(); tiles.advance()) {
         tiles.wait();
         if (tiles.seen() == 0 || at.is_idle) continue;
-        score<D_k, D_v>(tiles, q, state, p);
-        add<D_v>(tiles, p, state);
+        score<D_k, D_v>(tiles, q, constants, state, p);
+        add<D_v>(tiles, p, constants, state);
     }
     tiles.end();
     merge_slices(job, at, memory + job.ring_offset(), state);

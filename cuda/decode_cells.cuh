@@ -1,46 +1,96 @@
 #pragma once
 // The two products of attention with a tile of 16 cells, in every type: scores and values, from
-// rows of the cache in shared memory. Which lane holds what is said in fragments.cuh.
+// rows of the cache in shared memory. Which lane holds what is said in fragments.cuh, and why what
+// comes of codes is too small by k_code (and k_high): scores are put right at once, sums of values
+// in the end.
 // Docs: docs/05-attention.md
 
-#include "cuda/fragments.cuh"
+#include "cuda/decode_tiles.cuh"
 
 namespace rotkv::cuda {
 
-// ---- s[cell][head] += K q: x and y are the rows of cells g and g + 8. Steps of 16 channels ----
+// What products with codes need besides them, in shared memory:
+//   V   its constants as operands, the same everywhere. Not as immediates: a tile would make them
+//       anew for each product
+//   K   of each warp and block of 32 channels the constant times the sum of q, for heads 2t and
+//       2t + 1 as {x, y, x, y}: C, as sums begin with it, or what a minimum is multiplied with
+struct CodeConstants {
+    uint4* v;   // lower channels, higher channels
+    float4* k;  // of the warp: [block][t]
+
+    __device__ CodeConstants(const DecodeJob& job, std::byte* memory)
+        : v(reinterpret_cast<uint4*>(memory)),
+          k(reinterpret_cast<float4*>(memory + sizeof(uint4[2]) +
+                                      threadIdx.x / k_warp * job.sum_bytes())) {}
+
+    __device__ void store_v(const CodeUnits& codes) const {
+        if (threadIdx.x >= 2) return;
+        const uint32_t x = codes.constant[threadIdx.x];
+        v[threadIdx.x] = {x, x, x, x};
+    }
+    template <int Steps>
+    __device__ void store_k(const uint32_t (&q)[Steps][2], const CodeUnits& codes) const {
+        const uint32_t x = codes.constant[0];
+        if (x == 0) return;
+#pragma unroll
+        for (int b = 0; b < Steps / 2; ++b) {
+            float sum[4] = {};
+            mma(sum, {x, x, x, x}, q[2 * b]);
+            mma(sum, {x, x, x, x}, q[2 * b + 1]);
+            if (lane_of_warp() < 4) k[b * 4 + lane_of_warp()] = {sum[0], sum[1], sum[2], sum[3]};
+        }
+        __syncwarp();
+    }
+    __device__ const float4& of_block(int b) const { return k[b * 4 + lane_of_warp() % 4]; }
+};
+
+__device__ inline void set(float (&x)[4], const float4& y) {
+    x[0] = y.x, x[1] = y.y, x[2] = y.z, x[3] = y.w;
+}
+__device__ inline void add_scaled(float (&x)[4], float a, const float (&y)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) x[j] = fmaf(a, y[j], x[j]);
+}
+
+// ---- s[cell][head] = K q: x and y are the rows of cells g and g + 8. Steps of 16 channels ----
 
 template <class Block, int Steps>
-__device__ void score_blocks(float (&s)[4], const uint32_t (&q)[Steps][2], const std::byte* row_x,
-                             const std::byte* row_y) {
+__device__ void score_blocks(float (&s)[4], const uint32_t (&q)[Steps][2],
+                             const CodeConstants& constants, const TwoRows& rows) {
     const uint32_t i = lane_of_warp() % 4 * 4;
 #pragma unroll
     for (int b = 0; b < Steps / 2; ++b) {
-        const Block &x = reinterpret_cast<const Block*>(row_x)[b],
-                    &y = reinterpret_cast<const Block*>(row_y)[b];
+        const Block &x = reinterpret_cast<const Block*>(rows.x)[b],
+                    &y = reinterpret_cast<const Block*>(rows.y)[b];
         const Codes of_x = codes_of(x, i, x, i + 2), of_y = codes_of(y, i, y, i + 2);
-        float sum[4] = {};
-        const Pair x_low = pair_of<Block>(of_x.low), y_low = pair_of<Block>(of_y.low);
-        mma(sum, {x_low.even, y_low.even, x_low.odd, y_low.odd}, q[2 * b]);
-        const Pair x_high = pair_of<Block>(of_x.high), y_high = pair_of<Block>(of_y.high);
-        mma(sum, {x_high.even, y_high.even, x_high.odd, y_high.odd}, q[2 * b + 1]);
+        const float4 constant = constants.of_block(b);
+        float sum[4] = {}, high[4] = {};
+        if (!k_has_minimum<Block>) set(sum, constant);
+        mma(sum, {of_x.low.even, of_y.low.even, of_x.low.odd, of_y.low.odd}, q[2 * b]);
+        mma(k_high<Block> == 1 ? sum : high,
+            {of_x.high.even, of_y.high.even, of_x.high.odd, of_y.high.odd}, q[2 * b + 1]);
+        if (k_high < Block >> 1) add_scaled(sum, 1.0f / k_high<Block>, high);
         const float d_x = f16_to_f32(x.d), d_y = f16_to_f32(y.d);
         s[0] = fmaf(d_x, sum[0], s[0]);
         s[1] = fmaf(d_x, sum[1], s[1]);
         s[2] = fmaf(d_y, sum[2], s[2]);
         s[3] = fmaf(d_y, sum[3], s[3]);
         if constexpr (k_has_minimum<Block>) {
-            const uint32_t m_x = both(x.m, x.m), m_y = both(y.m, y.m);
-            mma(s, {m_x, m_y, m_x, m_y}, q[2 * b]);
-            mma(s, {m_x, m_y, m_x, m_y}, q[2 * b + 1]);
+            const float m_x = f16_to_f32(x.m), m_y = f16_to_f32(y.m);
+            s[0] = fmaf(m_x, constant.x, s[0]);
+            s[1] = fmaf(m_x, constant.y, s[1]);
+            s[2] = fmaf(m_y, constant.x, s[2]);
+            s[3] = fmaf(m_y, constant.y, s[3]);
         }
     }
+#pragma unroll
+    for (float& x : s) x *= k_code;
 }
 
 template <class Plain, int Steps>
-__device__ void score_plain(float (&s)[4], const uint32_t (&q)[Steps][2], const std::byte* row_x,
-                            const std::byte* row_y) {
-    const Plain *x = reinterpret_cast<const Plain*>(row_x),
-                *y = reinterpret_cast<const Plain*>(row_y);
+__device__ void score_plain(float (&s)[4], const uint32_t (&q)[Steps][2], const TwoRows& rows) {
+    const Plain *x = reinterpret_cast<const Plain*>(rows.x),
+                *y = reinterpret_cast<const Plain*>(rows.y);
 #pragma unroll
     for (int step = 0; step < Steps; ++step) {
         const uint32_t i = 16 * step + lane_of_warp() % 4 * 4;
@@ -53,91 +103,89 @@ __device__ void score_plain(float (&s)[4], const uint32_t (&q)[Steps][2], const 
 // Asked once a tile: all pairs of types run at the same speed without a kernel for each.
 template <int Steps>
 __device__ void score_cells(DType type, float (&s)[4], const uint32_t (&q)[Steps][2],
-                            const std::byte* x, const std::byte* y) {
+                            const CodeConstants& constants, const TwoRows& rows) {
     if constexpr (Steps % 2 == 0) {
         switch (type) {
             case DType::q8_0:
-                return score_blocks<BlockQ8_0>(s, q, x, y);
+                return score_blocks<BlockQ8_0>(s, q, constants, rows);
             case DType::q5_1:
-                return score_blocks<BlockQ5_1>(s, q, x, y);
+                return score_blocks<BlockQ5_1>(s, q, constants, rows);
             case DType::q5_0:
-                return score_blocks<BlockQ5_0>(s, q, x, y);
+                return score_blocks<BlockQ5_0>(s, q, constants, rows);
             case DType::q4_1:
-                return score_blocks<BlockQ4_1>(s, q, x, y);
+                return score_blocks<BlockQ4_1>(s, q, constants, rows);
             case DType::q4_0:
-                return score_blocks<BlockQ4_0>(s, q, x, y);
+                return score_blocks<BlockQ4_0>(s, q, constants, rows);
             case DType::iq4_nl:
-                return score_blocks<BlockIq4Nl>(s, q, x, y);
+                return score_blocks<BlockIq4Nl>(s, q, constants, rows);
             default:
                 break;
         }
     }
-    if (type == DType::f32) return score_plain<float>(s, q, x, y);
-    if (type == DType::f16) return score_plain<F16>(s, q, x, y);
-    score_plain<Bf16>(s, q, x, y);
+    if (type == DType::f32) return score_plain<float>(s, q, rows);
+    if (type == DType::f16) return score_plain<F16>(s, q, rows);
+    score_plain<Bf16>(s, q, rows);
 }
 
 // ---- o[channel][head] += V^T p: the rows of cells 2t, 2t + 1, 2t + 8, 2t + 9 ----
 
-struct FourRows {
-    const std::byte* row[4];
-};
-
 template <class Block, int Steps>
-__device__ void add_blocks(float (&o)[Steps][4], const uint32_t (&p)[2], const FourRows& rows) {
+__device__ void add_blocks(float (&o)[Steps][4], const uint32_t (&p)[2],
+                           const CodeConstants& constants, const FourRows& rows) {
     const uint32_t i = lane_of_warp() / 4 * 2;
-    const auto block = [&](int r, int b) -> const Block& {
-        return reinterpret_cast<const Block*>(rows.row[r])[b];
+    const uint4 low = constants.v[0], high = constants.v[1];
+    const auto block = [](const std::byte* row, int b) -> const Block& {
+        return reinterpret_cast<const Block*>(row)[b];
     };
 #pragma unroll
     for (int b = 0; b < Steps / 2; ++b) {
-        const Block &x = block(0, b), &y = block(1, b), &z = block(2, b), &w = block(3, b);
+        const Block &x = block(rows.x, b), &y = block(rows.y, b), &z = block(rows.z, b),
+                    &w = block(rows.w, b);
         const Codes xy = codes_of(x, i, y, i), zw = codes_of(z, i, w, i);
         const uint32_t pd[2] = {product(p[0], both(x.d, y.d)), product(p[1], both(z.d, w.d))};
-        const Pair xy_low = pair_of<Block>(xy.low), zw_low = pair_of<Block>(zw.low);
-        mma(o[2 * b], {xy_low.even, xy_low.odd, zw_low.even, zw_low.odd}, pd);
-        const Pair xy_high = pair_of<Block>(xy.high), zw_high = pair_of<Block>(zw.high);
-        mma(o[2 * b + 1], {xy_high.even, xy_high.odd, zw_high.even, zw_high.odd}, pd);
+        mma(o[2 * b], {xy.low.even, xy.low.odd, zw.low.even, zw.low.odd}, pd);
+        mma(o[2 * b + 1], {xy.high.even, xy.high.odd, zw.high.even, zw.high.odd}, pd);
+        uint32_t times[2] = {pd[0], pd[1]};
         if constexpr (k_has_minimum<Block>) {
-            constexpr uint32_t ones = 0x3C003C00;
-            const uint32_t pm[2] = {product(p[0], both(x.m, y.m)), product(p[1], both(z.m, w.m))};
-            mma(o[2 * b], {ones, ones, ones, ones}, pm);
-            mma(o[2 * b + 1], {ones, ones, ones, ones}, pm);
+            times[0] = product(p[0], both(x.m, y.m));
+            times[1] = product(p[1], both(z.m, w.m));
         }
+        mma(o[2 * b], {low.x, low.y, low.z, low.w}, times);
+        mma(o[2 * b + 1], {high.x, high.y, high.z, high.w}, times);
     }
 }
 
 template <class Plain, int Steps>
 __device__ void add_plain(float (&o)[Steps][4], const uint32_t (&p)[2], const FourRows& rows) {
-    const auto unit = [&](int r, uint32_t i) {
-        return unit_of(reinterpret_cast<const Plain*>(rows.row[r]), i);
+    const auto unit = [](const std::byte* row, uint32_t i) {
+        return unit_of(reinterpret_cast<const Plain*>(row), i);
     };
 #pragma unroll
     for (int step = 0; step < Steps; ++step) {
         const uint32_t i = 16 * step + lane_of_warp() / 4 * 2;
-        const Pair xy = pair_of_units(unit(0, i), unit(1, i));
-        const Pair zw = pair_of_units(unit(2, i), unit(3, i));
+        const Pair xy = pair_of_units(unit(rows.x, i), unit(rows.y, i));
+        const Pair zw = pair_of_units(unit(rows.z, i), unit(rows.w, i));
         mma(o[step], {xy.even, xy.odd, zw.even, zw.odd}, p);
     }
 }
 
 template <int Steps>
 __device__ void add_cells(DType type, float (&o)[Steps][4], const uint32_t (&p)[2],
-                          const FourRows& rows) {
+                          const CodeConstants& constants, const FourRows& rows) {
     if constexpr (Steps % 2 == 0) {
         switch (type) {
             case DType::q8_0:
-                return add_blocks<BlockQ8_0>(o, p, rows);
+                return add_blocks<BlockQ8_0>(o, p, constants, rows);
             case DType::q5_1:
-                return add_blocks<BlockQ5_1>(o, p, rows);
+                return add_blocks<BlockQ5_1>(o, p, constants, rows);
             case DType::q5_0:
-                return add_blocks<BlockQ5_0>(o, p, rows);
+                return add_blocks<BlockQ5_0>(o, p, constants, rows);
             case DType::q4_1:
-                return add_blocks<BlockQ4_1>(o, p, rows);
+                return add_blocks<BlockQ4_1>(o, p, constants, rows);
             case DType::q4_0:
-                return add_blocks<BlockQ4_0>(o, p, rows);
+                return add_blocks<BlockQ4_0>(o, p, constants, rows);
             case DType::iq4_nl:
-                return add_blocks<BlockIq4Nl>(o, p, rows);
+                return add_blocks<BlockIq4Nl>(o, p, constants, rows);
             default:
                 break;
         }

@@ -46,6 +46,7 @@ __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::b
     for (uint32_t i = at.slice * k_warp + lane_of_warp(); i < at.heads * (D_v / 4);
          i += job.slices * k_warp) {
         const uint32_t g = i / (D_v / 4), four = i % (D_v / 4);
+        const float unit = job.v_codes.unit[four / 4 % 2];
         float most = -FLT_MAX, all = 0;
         float4 sum = {0, 0, 0, 0};
 #pragma unroll 4
@@ -55,7 +56,7 @@ __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::b
             const float2 softmax = part(s).softmax[g];
             const float weight = power_of_two(softmax.x - most);
             all = fmaf(weight, softmax.y, all);
-            add_scaled(sum, weight, reinterpret_cast<const float4*>(part(s).sums[g])[four]);
+            add_scaled(sum, weight * unit, reinterpret_cast<const float4*>(part(s).sums[g])[four]);
         }
         const uint32_t row = at.t * job.all_heads + at.first_head + g;
         const int64_t index = int64_t(row) * job.parts.splits + at.split;

@@ -10,6 +10,7 @@
 
 #include "cuda/decode_copies.cuh"
 #include "cuda/decode_state.cuh"
+#include "cuda/fragments.cuh"
 
 namespace rotkv::cuda {
 
@@ -48,13 +49,14 @@ inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
     return uint32_t((heads + bands - 1) / bands);
 }
 
-// In shared memory: the copies' barriers, the queries, then a ring of tiles for each slice, K's
-// cells and then V's; in the end the warps' states take the rings' place.
+// In shared memory: the copies' barriers, the queries, constants (decode_cells.cuh), then a ring of
+// tiles for each slice, K's cells and then V's; in the end the warps' states take the rings' place.
 struct DecodeJob : Task {
     uint32_t kv_heads, band, bands, slices;
     Divisor by_band, by_token, by_chunks, by_heads;  // of warps, blocks, blocks, query rows
     Side k_rows, v_rows;
     uint32_t stage_bytes;
+    CodeUnits k_codes, v_codes;
     float to_power;  // scores to powers of two
 
     DecodeJob(const AttentionArgs& a, uint32_t most_warps)
@@ -70,6 +72,8 @@ struct DecodeJob : Task {
           k_rows(a.k_cache, band),
           v_rows(a.v_cache, band),
           stage_bytes(k_cells * (k_rows.pitch + v_rows.pitch)),
+          k_codes(code_units(a.k_cache.type)),
+          v_codes(code_units(a.v_cache.type)),
           to_power(softcap > 0 ? scale / softcap : scale * k_log2_e) {}
 
     __host__ __device__ uint32_t warps() const { return band * slices; }
@@ -79,7 +83,16 @@ struct DecodeJob : Task {
     __host__ __device__ uint32_t barrier_bytes() const {
         return (slices * k_stages * 8 + 15) / 16 * 16;
     }
-    __host__ __device__ uint32_t ring_offset() const { return barrier_bytes() + query_bytes(); }
+    // CodeConstants: of a warp 16 floats for each block of 32 channels.
+    __host__ __device__ uint32_t sum_bytes() const {
+        return k_codes.constant[0] != 0 ? d_k * 2 : 0;
+    }
+    __host__ __device__ uint32_t constants_offset() const {
+        return barrier_bytes() + query_bytes();
+    }
+    __host__ __device__ uint32_t ring_offset() const {
+        return constants_offset() + 32 + warps() * sum_bytes();
+    }
     uint32_t bytes() const { return ring_offset() + slices * ring_bytes(); }
     uint32_t blocks() const { return tokens * bands * chunks; }  // for a split
 };
@@ -111,6 +124,13 @@ __device__ inline void sync_slice(const DecodeJob& job, const DecodePlace& at) {
     if (job.band == 1) return __syncwarp();
     wait_for_group(at.slice + 1, job.band * k_warp);
 }
+
+struct TwoRows {
+    const std::byte *x, *y;
+};
+struct FourRows {
+    const std::byte *x, *y, *z, *w;
+};
 
 // The slice's walk over its tiles.
 class Tiles {
@@ -150,6 +170,13 @@ class Tiles {
         for (int i = 1; i < k_stages - 1; ++i) ask(i, coming_ < at.used);
     }
 
+    // Later: until here registers are short.
+    __device__ void find_rows() {
+        k_place_ = k_place(lane_of_warp() / 4);
+        v_place_[0] = v_place(lane_of_warp() % 4 * 2);
+        v_place_[1] = v_place(lane_of_warp() % 4 * 2 + 1);
+    }
+
     __device__ bool is_more() const { return first_ < at.used; }
 
     // The next tile is there, and the one after those that are under way is asked for.
@@ -176,14 +203,17 @@ class Tiles {
 
     __device__ uint32_t seen() const { return seen_; }  // cells of the tile that is there, as bits
 
-    // Rows of the warp's head.
-    __device__ std::byte* k_row(uint32_t r) const {
-        return row(job.k_rows, k_, job.k.cell, r) + at.head_of_band * uint32_t(job.k.head);
+    // Of the warp's head, the rows that a lane multiplies (fragments.cuh): K of cells g and g + 8,
+    // V of cells 2t, 2t + 1, 2t + 8, 2t + 9. Strides are even: 8 cells further rows lie alike.
+    __device__ TwoRows k_rows() const {
+        const std::byte* const x = stage() + k_place_;
+        return {x, x + 8 * job.k_rows.pitch};
     }
-    __device__ std::byte* v_row(uint32_t r) const {
-        return row(job.v_rows, v_, job.v.cell, r) + k_cells * job.k_rows.pitch +
-               at.head_of_band * uint32_t(job.v.head);
+    __device__ FourRows v_rows() const {
+        const std::byte *const x = stage() + v_place_[0], *const y = stage() + v_place_[1];
+        return {x, y, x + 8 * job.v_rows.pitch, y + 8 * job.v_rows.pitch};
     }
+    __device__ std::byte* v_row(uint32_t r) const { return stage() + v_place(r); }
 
   private:
     static __device__ bool is_v() { return lane_of_warp() >= k_cells; }
@@ -213,12 +243,19 @@ class Tiles {
         coming_ += step_;
     }
 
-    // All tiles lie alike: 16 cells are a multiple of 16 bytes.
-    __device__ std::byte* row(const Side& side, const std::byte* band, int64_t stride,
-                              uint32_t r) const {
-        const uint32_t place = uint32_t(reinterpret_cast<uintptr_t>(band)) + r * uint32_t(stride);
-        return ring_ + stage_ * job.stage_bytes + r * side.pitch + place % 16;
+    // Where the head's row r begins in a stage. All tiles lie alike: 16 cells are a multiple of 16
+    // bytes.
+    __device__ uint32_t k_place(uint32_t r) const { return place(job.k_rows, k_, job.k, r); }
+    __device__ uint32_t v_place(uint32_t r) const {
+        return k_cells * job.k_rows.pitch + place(job.v_rows, v_, job.v, r);
     }
+    __device__ uint32_t place(const Side& side, const std::byte* band, const Cells& cells,
+                              uint32_t r) const {
+        const uint32_t address = uint32_t(reinterpret_cast<uintptr_t>(band));
+        const uint32_t lead = (address + r * uint32_t(cells.cell)) % 16;
+        return r * side.pitch + lead + at.head_of_band * uint32_t(cells.head);
+    }
+    __device__ std::byte* stage() const { return ring_ + stage_ * job.stage_bytes; }
 
     std::byte* ring_;
     uint32_t step_;
@@ -228,6 +265,7 @@ class Tiles {
     const std::byte *k_, *v_;          // of the stream, from the band's first head on
     const std::byte* from_ = nullptr;  // of the lane's row in tile 0
     uint32_t to_ = 0, bytes_ = 0;      // ... in a stage
+    uint32_t k_place_ = 0, v_place_[2] = {};
     const int32_t* position_ = nullptr;
     int32_t position_of_[k_stages];  // of a tile's cell lane % 16, from the tile that is there on
     uint32_t seen_ = 0, parity_ = 0;

@@ -19,9 +19,13 @@
 // and (x_i+1, y_i+1): for scores two units of one cell, for values one unit of two cells. A block
 // of 32 has its units twice, in its lower and its higher 16 channels.
 //
-// Codes stay integers, exact in f16. With K's scale d and minimum m and V's, for each block,
-//     s_c = d_c sum_i q_i code_ci + sum_i q_i m_c         sum_c p_c v_ci = sum_c (p_c d_c) code_ci
-//                                                                          + sum_c (p_c m_c) 1
+// Codes are not converted: an integer u < 1024 in the place of an f16 is the number u 2^-24, which
+// tensor cores take as they take all others. The code of 0, or a minimum m, comes in as a product
+// with a constant. With the scale d, for each block,
+//     s_c = d_c (sum_i q_i u_ci - zero sum_i q_i)     sum_c p_c v_ci = sum_c (p_c d_c) (u_ci -
+//     zero)
+//  or s_c = d_c sum_i q_i u_ci + m_c sum_i q_i                      or sum_c (p_c d_c) u_ci + p_c
+//  m_c
 // Docs: docs/05-attention.md
 
 #include "cuda/codes.cuh"
@@ -56,39 +60,54 @@ __device__ inline uint32_t product(uint32_t x, uint32_t y) {
 __device__ inline uint32_t both(uint32_t low, uint32_t high) { return low | high << 16; }
 __device__ inline uint32_t two_bytes(const void* x) { return *static_cast<const uint16_t*>(x); }
 
-// ---- Codes: a byte each, x_i, x_i+1, y_i, y_i+1, of the lower and the higher 16 channels ----
-
-struct Codes {
-    uint32_t low, high;
+struct Pair {
+    uint32_t even, odd;
 };
 
+// ---- Codes: x_i, x_i+1, y_i, y_i+1, of the lower and the higher 16 channels ----
+
+struct Codes {
+    Pair low, high;  // high ones k_high<Block> times
+};
+
+constexpr float k_code = 0x1p24f;         // a code, by the number that its bits are
+constexpr uint32_t k_flip = 0x80808080u;  // signed bytes become codes: 128 is added
+
+// Of a byte each.
+__device__ inline Pair pair_of_bytes(uint32_t codes) {
+    return {codes & 0x00FF00FFu, codes >> 8 & 0x00FF00FFu};
+}
 __device__ inline Codes codes_of(const BlockQ8_0& x, uint32_t i, const BlockQ8_0& y, uint32_t j) {
-    return {both(two_bytes(x.qs + i), two_bytes(y.qs + j)),
-            both(two_bytes(x.qs + 16 + i), two_bytes(y.qs + 16 + j))};
+    return {pair_of_bytes(both(two_bytes(x.qs + i), two_bytes(y.qs + j)) ^ k_flip),
+            pair_of_bytes(both(two_bytes(x.qs + 16 + i), two_bytes(y.qs + 16 + j)) ^ k_flip)};
 }
 
 template <class Block>
-__device__ Codes nibbles_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
-    const uint32_t n = both(two_bytes(x.qs + i), two_bytes(y.qs + j));
-    return {n & 0x0F0F0F0Fu, n >> 4 & 0x0F0F0F0Fu};
+__device__ uint32_t nibbles_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
+    return both(two_bytes(x.qs + i), two_bytes(y.qs + j));
+}
+// Four bits stay where they are.
+__device__ inline Codes codes_of_nibbles(uint32_t n) {
+    const uint32_t m = n >> 8;
+    return {{n & 0x000F000Fu, m & 0x000F000Fu}, {n & 0x00F000F0u, m & 0x00F000F0u}};
 }
 __device__ inline Codes codes_of(const BlockQ4_0& x, uint32_t i, const BlockQ4_0& y, uint32_t j) {
-    return nibbles_of(x, i, y, j);
+    return codes_of_nibbles(nibbles_of(x, i, y, j));
 }
 __device__ inline Codes codes_of(const BlockQ4_1& x, uint32_t i, const BlockQ4_1& y, uint32_t j) {
-    return nibbles_of(x, i, y, j);
+    return codes_of_nibbles(nibbles_of(x, i, y, j));
 }
 
-// Bits i, i+1 and 16+i, 16+i+1 of qh, each as bit 4 of its byte.
-__device__ inline Codes fifth_of(const uint8_t* qh, uint32_t i) {
+// Bits i, i+1 and 16+i, 16+i+1 of qh, each as bit 4 of its byte: lower half, higher half.
+__device__ inline uint32_t fifth_of(const uint8_t* qh, uint32_t i) {
     const uint32_t two = load_bytes(qh) >> i & 0x00030003u;
-    const uint32_t spread = (two & 0x00010001u) << 4 | (two & 0x00020002u) << 11;
-    return {spread & 0xFFFFu, spread >> 16};
+    return (two & 0x00010001u) << 4 | (two & 0x00020002u) << 11;
 }
 template <class Block>
 __device__ Codes five_bits_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
-    const Codes four = nibbles_of(x, i, y, j), a = fifth_of(x.qh, i), b = fifth_of(y.qh, j);
-    return {four.low | both(a.low, b.low), four.high | both(a.high, b.high)};
+    const uint32_t n = nibbles_of(x, i, y, j), a = fifth_of(x.qh, i), b = fifth_of(y.qh, j);
+    return {pair_of_bytes(n & 0x0F0F0F0Fu | both(a & 0xFFFFu, b)),
+            pair_of_bytes(n >> 4 & 0x0F0F0F0Fu | a >> 16 | b & 0xFFFF0000u)};
 }
 __device__ inline Codes codes_of(const BlockQ5_0& x, uint32_t i, const BlockQ5_0& y, uint32_t j) {
     return five_bits_of(x, i, y, j);
@@ -101,17 +120,25 @@ __device__ inline Codes codes_of(const BlockQ5_1& x, uint32_t i, const BlockQ5_1
 // chooses by the fourth.
 __device__ inline uint32_t iq4_levels(uint32_t nibbles) {
     const uint32_t three = nibbles & 0x7777u;
-    const uint32_t low = __byte_perm(k_iq4_word_0, k_iq4_word_4, three);
-    const uint32_t high = __byte_perm(k_iq4_word_8, k_iq4_word_12, three);
+    const uint32_t low = __byte_perm(k_iq4_word_0 ^ k_flip, k_iq4_word_4 ^ k_flip, three);
+    const uint32_t high = __byte_perm(k_iq4_word_8 ^ k_flip, k_iq4_word_12 ^ k_flip, three);
     return __byte_perm(low, high, 0x3210u | (nibbles & 0x8888u) >> 1);
 }
 __device__ inline Codes codes_of(const BlockIq4Nl& x, uint32_t i, const BlockIq4Nl& y, uint32_t j) {
     // x: channels i, 16+i, i+1, 16+i+1
     const uint32_t a = iq4_levels(two_bytes(x.qs + i)), b = iq4_levels(two_bytes(y.qs + j));
-    return {__byte_perm(a, b, 0x6420), __byte_perm(a, b, 0x7531)};
+    return {pair_of_bytes(__byte_perm(a, b, 0x6420)), pair_of_bytes(__byte_perm(a, b, 0x7531))};
 }
 
-// What a code of 0 means, and whether codes are signed bytes.
+// What codes of higher channels count.
+template <class Block>
+constexpr int k_high = 1;
+template <>
+inline constexpr int k_high<BlockQ4_0> = 16;
+template <>
+inline constexpr int k_high<BlockQ4_1> = 16;
+
+// The code that stands for 0.
 template <class Block>
 constexpr int k_zero = 0;
 template <>
@@ -119,24 +146,54 @@ inline constexpr int k_zero<BlockQ4_0> = 8;
 template <>
 inline constexpr int k_zero<BlockQ5_0> = 16;
 template <>
-inline constexpr int k_zero<BlockQ8_0> = 128;  // after bit 7 is flipped
+inline constexpr int k_zero<BlockQ8_0> = 128;
 template <>
 inline constexpr int k_zero<BlockIq4Nl> = 128;
 
-// ---- Pairs of registers ----
-
-struct Pair {
-    uint32_t even, odd;
+template <class Block>
+constexpr bool k_has_minimum = requires(Block x) {
+    x.m;
 };
 
-/// Bytes to f16: 0x6400 | code is 1024 + code.
+/// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.
 template <class Block>
-__device__ Pair pair_of(uint32_t codes) {
-    constexpr uint32_t magic = k_zero<Block> == 128 ? 0x64806480u : 0x64006400u;
-    const __half2 zero = __float2half2_rn(1024.0f + k_zero<Block>);
-    const uint32_t even = (codes & 0x00FF00FFu) ^ magic, odd = (codes >> 8 & 0x00FF00FFu) ^ magic;
-    return {bits(__hsub2_rn(halves(even), zero)), bits(__hsub2_rn(halves(odd), zero))};
+constexpr uint32_t constant_of(uint32_t times) {
+    const uint32_t half = k_has_minimum<Block> ? times : 0x8000 | k_zero<Block> * times;
+    return half << 16 | half;
 }
+
+/// What the codes of lower and of higher channels are counted in, by type: their constants, and
+/// what a sum over them is to be multiplied by. Plain numbers have no codes.
+struct CodeUnits {
+    uint32_t constant[2] = {0, 0};
+    float unit[2] = {1, 1};
+};
+
+template <class Block>
+CodeUnits code_units_of() {
+    return {{constant_of<Block>(1), constant_of<Block>(k_high<Block>)},
+            {k_code, k_code / k_high<Block>}};
+}
+inline CodeUnits code_units(DType type) {
+    switch (type) {
+        case DType::q8_0:
+            return code_units_of<BlockQ8_0>();
+        case DType::q5_1:
+            return code_units_of<BlockQ5_1>();
+        case DType::q5_0:
+            return code_units_of<BlockQ5_0>();
+        case DType::q4_1:
+            return code_units_of<BlockQ4_1>();
+        case DType::q4_0:
+            return code_units_of<BlockQ4_0>();
+        case DType::iq4_nl:
+            return code_units_of<BlockIq4Nl>();
+        default:
+            return {};
+    }
+}
+
+// ---- Plain numbers ----
 
 // Channels i, i+1 of a row of plain numbers, in f16.
 __device__ inline uint32_t unit_of(const F16* x, uint32_t i) {
@@ -150,10 +207,5 @@ __device__ inline uint32_t unit_of(const float* x, uint32_t i) { return rounded(
 __device__ inline Pair pair_of_units(uint32_t x, uint32_t y) {
     return {__byte_perm(x, y, 0x5410), __byte_perm(x, y, 0x7632)};
 }
-
-template <class Block>
-constexpr bool k_has_minimum = requires(Block x) {
-    x.m;
-};
 
 }  // namespace rotkv::cuda
