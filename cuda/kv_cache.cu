@@ -2,7 +2,8 @@
 // to (stream, cell).
 //   Nothing lies in memory between the steps: a piece stays in the registers of its lanes, its
 //   blocks are put together in shared memory (store.cuh).
-//   One launch: the first blocks of threads take K, the others V.
+//   One launch: the first blocks of threads take K, the others V. Addresses are worked out before
+//   earlier kernels have ended: of few tokens the time is that of its waits.
 //   Cost: 4 bytes read and the type's bytes written for each element, each once.
 // Must write the bytes that ref::kv_store writes.
 #include "cuda/dependent.cuh"
@@ -59,6 +60,8 @@ __device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigne
     const uint32_t token = is_there ? t : 0;
     const float* x = reinterpret_cast<const float*>(side.rows.data + head * side.rows.stride[2] +
                                                     token * side.rows.stride[1]);
+    prefetch(args.cell + token);
+    wait_for_earlier();
     // 1 load
     float4 v[1][R];
 #pragma unroll
@@ -79,7 +82,6 @@ template <int R>
 __global__ void __launch_bounds__(k_quant_threads)
     kv_store_kernel(const __grid_constant__ StoreArgs args) {
     let_next_come();
-    wait_for_earlier();
     if (blockIdx.x < args.k_blocks) {
         store_side<R>(args.k, args, blockIdx.x);
     } else {

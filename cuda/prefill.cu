@@ -107,7 +107,7 @@ struct Buffers {
         fetch(side, to, rows + first * side.of_cell, Shape<D>::cells, me, strip, first, whole);
     }
     __device__ void finish(const Member& me, uint32_t turn, int64_t first) const {
-        if (side.direct) return;
+        if (side.is_ready) return;
         expand(side, tile(turn), stage(), rows + first * side.of_cell, Shape<D>::cells, me);
     }
 };
@@ -137,7 +137,7 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
         const Mark mark = memory.mark(i);
         const int64_t first = first_of(mark);
         wait_for_copies();
-        if (!job.k.direct || !job.v.direct) {
+        if (!job.k.is_ready || !job.v.is_ready) {
             if (job.k.tiles + job.v.tiles < 4) wait_for_products();
             wait_for_group(barrier, S::group_threads);  // the copies of all are there
             if (has_k) k.finish(me, turn, first);

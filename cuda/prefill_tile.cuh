@@ -6,10 +6,10 @@
 // rows at the same piece lie in eight different places: load_matrices reads them, and eight lanes
 // that own a row each write them, without conflict. It is the order that wgmma calls 128B swizzle.
 //
-// Rows of f16 on 16 bytes are copied into one of two tiles in turn. All others go to a stage, as
-// they are stored, and are expanded from there. A row may begin at any even address: the copy
-// begins at the multiple of 16 before it, `skew` bytes early.
-// Docs: docs/08-backends.md
+// Rows of f16 and bf16 on 16 bytes are copied into one of two tiles in turn, where bf16 becomes f16
+// in its place. All others go to a stage, as they are stored, and are expanded from there. A row
+// may begin at any even address: the copy begins at the multiple of 16 before it, `skew` bytes
+// early. Docs: docs/08-backends.md
 
 #include "cuda/codes.cuh"
 #include "cuda/prefill_mma.cuh"
@@ -34,7 +34,8 @@ struct Side {
     uint32_t d, row_bytes;
     uint32_t slot;   // of a row in the stage; an odd number of 16-byte pieces, against conflicts
     bool aligned;    // rows are pieces of eight channels, on 16 bytes
-    bool direct;     // ... of f16: no stage
+    bool direct;     // ... of f16 or bf16: no stage
+    bool is_ready;   // ... of f16
     Divisor units;   // of a row, which a thread expands: 32 channels, or 8 where rows lie anyhow
     uint32_t tiles;  // 2; or 1 with a stage, where memory is short
 
@@ -48,7 +49,8 @@ struct Side {
           row_bytes(uint32_t(rotkv::row_bytes(cache.type, cache.n[3]))),
           slot((row_bytes + 15) / 16 * 16 + 16 | 16),
           aligned(d % 8 == 0 && rows_on_16_bytes(cache)),
-          direct(cache.type == DType::f16 && aligned),
+          direct((cache.type == DType::f16 || cache.type == DType::bf16) && aligned),
+          is_ready(cache.type == DType::f16 && direct),
           units(aligned || is_block_type(cache.type) ? (d + 31) / 32 : (d + 7) / 8),
           tiles(direct ? 2 : most_tiles) {}
 
@@ -246,38 +248,43 @@ __device__ inline uint32_t halves_of_bf16(uint32_t pair) {
     return halves_of(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
 }
 
-// A piece of eight channels, each an f32 or a bf16, as halves.
-template <DType Type>
-__device__ uint4 load_piece(const uint4* stage) {
-    const uint4 a = stage[0];
-    if constexpr (Type == DType::bf16) {
-        return {halves_of_bf16(a.x), halves_of_bf16(a.y), halves_of_bf16(a.z), halves_of_bf16(a.w)};
-    } else {
-        const uint4 b = stage[1];
-        const auto halves = [](uint32_t x, uint32_t y) {
-            return halves_of(__uint_as_float(x), __uint_as_float(y));
-        };
-        return {halves(a.x, a.y), halves(a.z, a.w), halves(b.x, b.y), halves(b.z, b.w)};
-    }
-}
-
-// f32 and bf16 in rows that are `aligned`. The last unit may have fewer than four pieces.
-template <DType Type>
-__device__ void expand_pieces(const Side& side, std::byte* tile, const uint32_t* stage,
-                              uint32_t cells, const Member& me) {
-    constexpr uint32_t k_each = Type == DType::f32 ? 2 : 1;  // of 16 bytes, for a piece
+// f32 in rows that are `aligned`: pieces of eight channels. The last unit may have fewer than four.
+__device__ inline void expand_floats(const Side& side, std::byte* tile, const uint32_t* stage,
+                                     uint32_t cells, const Member& me) {
     const uint32_t units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
         const Unit unit(side, u);
-        const uint4* from =
-            reinterpret_cast<const uint4*>(stage + unit.cell * side.slot / 4) + unit.i * 4 * k_each;
         const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
+        const float4* from =
+            reinterpret_cast<const float4*>(stage + unit.cell * side.slot / 4) + unit.i * 8;
         const uint32_t pieces = side.d / 8 - unit.i * 4;
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
             if (i >= pieces) break;
-            *reinterpret_cast<uint4*>(tile + (at ^ i * 16)) = load_piece<Type>(from + i * k_each);
+            const float4 x = from[2 * i], y = from[2 * i + 1];
+            *reinterpret_cast<uint4*>(tile + (at ^ i * 16)) = {
+                halves_of(x.x, x.y), halves_of(x.z, x.w), halves_of(y.x, y.y), halves_of(y.z, y.w)};
+        }
+    }
+}
+
+// bf16 that lies in the tile already. Channels behind d are zeros, which stay zeros.
+__device__ inline void convert_tile(const Side& side, std::byte* tile, uint32_t cells,
+                                    const Member& me) {
+    const uint32_t units = cells * side.units.d;
+#pragma unroll 1
+    for (uint32_t u = me.thread; u < units; u += me.threads) {
+        const Unit unit(side, u);
+        const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
+        uint4 x[4];
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) x[i] = *reinterpret_cast<uint4*>(tile + (at ^ i * 16));
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+            *reinterpret_cast<uint4*>(tile + (at ^ i * 16)) = {
+                halves_of_bf16(x[i].x), halves_of_bf16(x[i].y), halves_of_bf16(x[i].z),
+                halves_of_bf16(x[i].w)};
         }
     }
 }
@@ -340,9 +347,9 @@ __device__ inline void expand(const Side& side, std::byte* tile, const std::byte
         default:
             break;
     }
+    if (side.direct) return convert_tile(side, tile, cells, me);
     if (!side.aligned) return expand_plain(side, tile, stage, rows, cells, me);
-    if (side.type == DType::f32) return expand_pieces<DType::f32>(side, tile, stage, cells, me);
-    expand_pieces<DType::bf16>(side, tile, stage, cells, me);
+    expand_floats(side, tile, stage, cells, me);
 }
 
 }  // namespace rotkv::cuda
