@@ -60,7 +60,7 @@ template <int D_k, int D_v>
 __device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2],
                       const CodeConstants& constants, State<D_v>& state, uint32_t (&p)[2]) {
     float s[4] = {};
-    score_cells(tiles.job.k.type, s, q, constants, tiles.k_rows());
+    score_cells(tiles.job.k.type, tiles.job.k_rows.on_words, s, q, constants, tiles.k_rows());
     finish_scores(tiles.job, s, tiles.seen());
     state.take(s);
     p[0] = transposed(rounded(s[0], s[1]));
@@ -72,7 +72,7 @@ template <int D_v>
 __device__ void add(const Tiles& tiles, const uint32_t (&p)[2], const CodeConstants& constants,
                     State<D_v>& state) {
     if (tiles.seen() != 0xFFFFu) clear_unseen(tiles);
-    add_cells(tiles.job.v.type, state.o, p, constants, tiles.v_rows());
+    add_cells(tiles.job.v.type, tiles.job.v_rows.on_words, state.o, p, constants, tiles.v_rows());
 }
 
 // Everything is asked for at once, queries first. In the end their fragments are there.

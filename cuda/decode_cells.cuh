@@ -69,7 +69,7 @@ __device__ void score_blocks(float (&s)[4], const uint32_t (&q)[Steps][2],
         mma(sum, {of_x.low.even, of_y.low.even, of_x.low.odd, of_y.low.odd}, q[2 * b]);
         mma(k_high<Block> == 1 ? sum : high,
             {of_x.high.even, of_y.high.even, of_x.high.odd, of_y.high.odd}, q[2 * b + 1]);
-        if (k_high < Block >> 1) add_scaled(sum, 1.0f / k_high<Block>, high);
+        if constexpr (k_high<Block> != 1) add_scaled(sum, 1.0f / k_high<Block>, high);
         const float d_x = f16_to_f32(x.d), d_y = f16_to_f32(y.d);
         s[0] = fmaf(d_x, sum[0], s[0]);
         s[1] = fmaf(d_x, sum[1], s[1]);
@@ -102,7 +102,7 @@ __device__ void score_plain(float (&s)[4], const uint32_t (&q)[Steps][2], const 
 
 // Asked once a tile: all pairs of types run at the same speed without a kernel for each.
 template <int Steps>
-__device__ void score_cells(DType type, float (&s)[4], const uint32_t (&q)[Steps][2],
+__device__ void score_cells(DType type, bool on_words, float (&s)[4], const uint32_t (&q)[Steps][2],
                             const CodeConstants& constants, const TwoRows& rows) {
     if constexpr (Steps % 2 == 0) {
         switch (type) {
@@ -123,8 +123,10 @@ __device__ void score_cells(DType type, float (&s)[4], const uint32_t (&q)[Steps
         }
     }
     if (type == DType::f32) return score_plain<float>(s, q, rows);
-    if (type == DType::f16) return score_plain<F16>(s, q, rows);
-    score_plain<Bf16>(s, q, rows);
+    if (type == DType::f16) {
+        return on_words ? score_plain<F16OnWords>(s, q, rows) : score_plain<F16>(s, q, rows);
+    }
+    on_words ? score_plain<Bf16OnWords>(s, q, rows) : score_plain<Bf16>(s, q, rows);
 }
 
 // ---- o[channel][head] += V^T p: the rows of cells 2t, 2t + 1, 2t + 8, 2t + 9 ----
@@ -170,7 +172,7 @@ __device__ void add_plain(float (&o)[Steps][4], const uint32_t (&p)[2], const Fo
 }
 
 template <int Steps>
-__device__ void add_cells(DType type, float (&o)[Steps][4], const uint32_t (&p)[2],
+__device__ void add_cells(DType type, bool on_words, float (&o)[Steps][4], const uint32_t (&p)[2],
                           const CodeConstants& constants, const FourRows& rows) {
     if constexpr (Steps % 2 == 0) {
         switch (type) {
@@ -191,8 +193,10 @@ __device__ void add_cells(DType type, float (&o)[Steps][4], const uint32_t (&p)[
         }
     }
     if (type == DType::f32) return add_plain<float>(o, p, rows);
-    if (type == DType::f16) return add_plain<F16>(o, p, rows);
-    add_plain<Bf16>(o, p, rows);
+    if (type == DType::f16) {
+        return on_words ? add_plain<F16OnWords>(o, p, rows) : add_plain<F16>(o, p, rows);
+    }
+    on_words ? add_plain<Bf16OnWords>(o, p, rows) : add_plain<Bf16>(o, p, rows);
 }
 
 }  // namespace rotkv::cuda

@@ -22,11 +22,13 @@ constexpr uint32_t k_most_band = 4;
 // bytes, an odd number of 16 bytes apart, so that lanes meet in no bank.
 struct Side {
     uint32_t row_bytes, bytes, pitch;
+    bool on_words;  // every head's row begins on four bytes
 
     Side(const TensorView& view, uint32_t band)
         : row_bytes(uint32_t(rotkv::row_bytes(view.type, view.n[3]))),
           bytes(uint32_t((band - 1) * view.stride[2]) + row_bytes),
-          pitch(((bytes + 16 - unit_of(view, band) + 15) / 16 | 1) * 16) {}
+          pitch(((bytes + 16 - unit_of(view, band) + 15) / 16 | 1) * 16),
+          on_words(unit_of(view, 1) % 4 == 0) {}
 
     // The largest power of two, up to 16, of which the addresses of all bands are multiples.
     static uint32_t unit_of(const TensorView& view, uint32_t band) {

@@ -22,10 +22,8 @@
 // Codes are not converted: an integer u < 1024 in the place of an f16 is the number u 2^-24, which
 // tensor cores take as they take all others. The code of 0, or a minimum m, comes in as a product
 // with a constant. With the scale d, for each block,
-//     s_c = d_c (sum_i q_i u_ci - zero sum_i q_i)     sum_c p_c v_ci = sum_c (p_c d_c) (u_ci -
-//     zero)
-//  or s_c = d_c sum_i q_i u_ci + m_c sum_i q_i                      or sum_c (p_c d_c) u_ci + p_c
-//  m_c
+//     s_c = d_c (sum_i q_i u_ci - zero sum_i q_i)     sum_c p_c v_ci = sum_c p_c d_c (u_ci - zero)
+//  or s_c = d_c sum_i q_i u_ci + m_c sum_i q_i        or sum_c p_c d_c u_ci + p_c m_c
 // Docs: docs/05-attention.md
 
 #include "cuda/codes.cuh"
@@ -195,12 +193,25 @@ inline CodeUnits code_units(DType type) {
 
 // ---- Plain numbers ----
 
-// Channels i, i+1 of a row of plain numbers, in f16.
+// Channels i, i+1 of a row of plain numbers, in f16. Rows of halves may begin at any even address;
+// most begin on four bytes, and a unit is a word.
+struct F16OnWords : F16 {};
+struct Bf16OnWords : Bf16 {};
+
 __device__ inline uint32_t unit_of(const F16* x, uint32_t i) {
     return both(x[i].bits, x[i + 1].bits);
 }
+__device__ inline uint32_t unit_of(const F16OnWords* x, uint32_t i) {
+    return *reinterpret_cast<const uint32_t*>(x + i);
+}
+__device__ inline uint32_t unit_of_bf16(uint32_t two) {
+    return rounded(__uint_as_float(two << 16), __uint_as_float(two & 0xFFFF0000u));
+}
 __device__ inline uint32_t unit_of(const Bf16* x, uint32_t i) {
-    return rounded(bf16_to_f32(x[i].bits), bf16_to_f32(x[i + 1].bits));
+    return unit_of_bf16(both(x[i].bits, x[i + 1].bits));
+}
+__device__ inline uint32_t unit_of(const Bf16OnWords* x, uint32_t i) {
+    return unit_of_bf16(*reinterpret_cast<const uint32_t*>(x + i));
 }
 __device__ inline uint32_t unit_of(const float* x, uint32_t i) { return rounded(x[i], x[i + 1]); }
 
