@@ -19,7 +19,7 @@
 //             (Dao et al. 2023, flash-decoding); the one that ends last puts the parts together
 // Version 3 is decode.cu. Cost: K and V of the visible cells once per block of query heads. Agrees
 // with ref::attention within the table's rounding.
-#include "cuda/attention.cuh"
+#include "cuda/attention_parts.cuh"
 #include "cuda/dequant.cuh"
 #include "cuda/ladder.h"
 

@@ -24,6 +24,16 @@ __device__ inline uint16_t f32_to_bf16(float x) {
 }
 __device__ inline float bf16_to_f32(uint16_t h) { return __uint_as_float(uint32_t(h) << 16); }
 
+/// Two numbers as halves in a register, x in the low one.
+__device__ inline uint32_t halves_of(float x, float y) {
+    const __half2 halves = __floats2half2_rn(x, y);
+    return reinterpret_cast<const uint32_t&>(halves);
+}
+/// The same of two bf16, each the upper half of an f32.
+__device__ inline uint32_t halves_of_bf16(uint32_t pair) {
+    return halves_of(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
+}
+
 // Elements of two bytes, told apart by their type.
 struct F16 {
     uint16_t bits;

@@ -63,8 +63,8 @@ __device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2],
     score_cells(tiles.job.k.type, tiles.job.k_rows.on_words, s, q, constants, tiles.k_rows());
     finish_scores(tiles.job, s, tiles.seen());
     state.take(s);
-    p[0] = transposed(rounded(s[0], s[1]));
-    p[1] = transposed(rounded(s[2], s[3]));
+    p[0] = transposed(halves_of(s[0], s[1]));
+    p[1] = transposed(halves_of(s[2], s[3]));
 }
 
 // Its V.

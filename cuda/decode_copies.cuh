@@ -10,6 +10,7 @@
 // Docs: docs/05-attention.md
 
 #include "cuda/attention.cuh"
+#include "cuda/copies.cuh"
 
 namespace rotkv::cuda {
 
@@ -23,8 +24,7 @@ namespace rotkv::cuda {
 /// how many are to come.
 class CopyBarrier {
   public:
-    explicit __device__ CopyBarrier(uint64_t* memory)
-        : address_(uint32_t(__cvta_generic_to_shared(memory))) {}
+    explicit __device__ CopyBarrier(uint64_t* memory) : address_(shared_address(memory)) {}
 
     __device__ void create(uint32_t arrivals) const {
         asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(address_), "r"(arrivals));
@@ -42,7 +42,7 @@ class CopyBarrier {
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
             "[%0], [%1], %2, [%3];"
             :
-            : "r"(uint32_t(__cvta_generic_to_shared(dst))), "l"(src), "r"(bytes), "r"(address_)
+            : "r"(shared_address(dst)), "l"(src), "r"(bytes), "r"(address_)
             : "memory");
     }
     /// Until all bytes are there, for the first, second ... time: parity 0, 1, 0 ...
@@ -95,8 +95,8 @@ class Copies {
             const uint64_t from = __shfl_sync(k_all_lanes, reinterpret_cast<uint64_t>(src), lane);
             const uint32_t count = __shfl_sync(k_all_lanes, bytes, lane);
             for (uint32_t i = lane_of_warp() * 16; i < count; i += k_warp * 16) {
-                copy16(reinterpret_cast<std::byte*>(to) + i,
-                       reinterpret_cast<const std::byte*>(from) + i);
+                copy_16(shared_address(reinterpret_cast<std::byte*>(to) + i),
+                        reinterpret_cast<const std::byte*>(from) + i, true);
             }
         }
         close_group();

@@ -81,7 +81,7 @@ struct QueryPieces {
                 const uint32_t channel = begin[u] + 4 * job.k_cut.lanes * j;
                 if (!is_there[u] || channel >= job.d_k) continue;
                 const float4& x = v[u][j];
-                *rows.four(kv[u], head[u], channel) = {rounded(x.x, x.z), rounded(x.y, x.w)};
+                *rows.four(kv[u], head[u], channel) = {halves_of(x.x, x.z), halves_of(x.y, x.w)};
             }
         }
     }

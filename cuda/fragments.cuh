@@ -47,9 +47,6 @@ __device__ inline uint32_t transposed(uint32_t rows) {
 
 __device__ inline uint32_t bits(__half2 x) { return *reinterpret_cast<const uint32_t*>(&x); }
 __device__ inline __half2 halves(uint32_t bits) { return *reinterpret_cast<const __half2*>(&bits); }
-__device__ inline uint32_t rounded(float low, float high) {
-    return bits(__floats2half2_rn(low, high));
-}
 __device__ inline uint32_t product(uint32_t x, uint32_t y) {
     return bits(__hmul2_rn(halves(x), halves(y)));
 }
@@ -204,16 +201,13 @@ __device__ inline uint32_t unit_of(const F16* x, uint32_t i) {
 __device__ inline uint32_t unit_of(const F16OnWords* x, uint32_t i) {
     return *reinterpret_cast<const uint32_t*>(x + i);
 }
-__device__ inline uint32_t unit_of_bf16(uint32_t two) {
-    return rounded(__uint_as_float(two << 16), __uint_as_float(two & 0xFFFF0000u));
-}
 __device__ inline uint32_t unit_of(const Bf16* x, uint32_t i) {
-    return unit_of_bf16(both(x[i].bits, x[i + 1].bits));
+    return halves_of_bf16(both(x[i].bits, x[i + 1].bits));
 }
 __device__ inline uint32_t unit_of(const Bf16OnWords* x, uint32_t i) {
-    return unit_of_bf16(*reinterpret_cast<const uint32_t*>(x + i));
+    return halves_of_bf16(*reinterpret_cast<const uint32_t*>(x + i));
 }
-__device__ inline uint32_t unit_of(const float* x, uint32_t i) { return rounded(x[i], x[i + 1]); }
+__device__ inline uint32_t unit_of(const float* x, uint32_t i) { return halves_of(x[i], x[i + 1]); }
 
 __device__ inline Pair pair_of_units(uint32_t x, uint32_t y) {
     return {__byte_perm(x, y, 0x5410), __byte_perm(x, y, 0x7632)};

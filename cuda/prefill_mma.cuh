@@ -1,5 +1,5 @@
 #pragma once
-// Tensor cores and asynchronous copies, as prefill uses them: one function an instruction.
+// Tensor cores, as prefill uses them: one function an instruction.
 //
 // A product takes A [16][16] and B [16][8] in f16 and adds A B to C [16][8] in f32. A warp holds
 // them together; lane l, with r = l / 4 and c = 2 (l % 4), holds
@@ -23,11 +23,6 @@ using Fragment = uint32_t[4];  // of A, or of two B side by side
 
 /// x, which is the same in all lanes, so that the compiler knows it too.
 __device__ inline uint32_t uniform(uint32_t x) { return __shfl_sync(k_all_lanes, x, 0); }
-
-/// The address that instructions on shared memory take.
-__device__ inline uint32_t shared_address(const void* pointer) {
-    return uint32_t(__cvta_generic_to_shared(pointer));
-}
 
 /// C += A B
 __device__ inline void multiply_add(float (&c)[4], const Fragment& a, uint32_t b_0, uint32_t b_1) {
@@ -53,26 +48,6 @@ __device__ inline void load_transposed(Fragment& x, uint32_t address) {
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
                  : "r"(address)
                  : "memory");
-}
-
-/// Starts a copy of 16 bytes from device memory, or of zeros unless `there`. Both addresses are
-/// multiples of 16.
-__device__ inline void copy_16(uint32_t to, const std::byte* from, bool there) {
-    asm volatile(
-        "{.reg .pred empty;\n setp.eq.b32 empty, %2, 0;\n"
-        "cp.async.cg.shared.global [%0], [%1], 16, empty;}"
-        :
-        : "r"(to), "l"(__cvta_generic_to_global(from)), "r"(int(there))
-        : "memory");
-}
-
-/// Waits for the copies that this thread started.
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
-
-/// x in the low half.
-__device__ inline uint32_t halves_of(float x, float y) {
-    const __half2 halves = __floats2half2_rn(x, y);
-    return reinterpret_cast<const uint32_t&>(halves);
 }
 
 }  // namespace rotkv::cuda

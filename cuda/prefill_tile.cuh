@@ -9,9 +9,11 @@
 // Rows of f16 and bf16 on 16 bytes are copied into one of two tiles in turn, where bf16 becomes f16
 // in its place. All others go to a stage, as they are stored, and are expanded from there. A row
 // may begin at any even address: the copy begins at the multiple of 16 before it, `skew` bytes
-// early. Docs: docs/08-backends.md
+// early.
+// Docs: docs/08-backends.md
 
 #include "cuda/codes.cuh"
+#include "cuda/copies.cuh"
 #include "cuda/prefill_mma.cuh"
 
 namespace rotkv::cuda {
@@ -241,11 +243,6 @@ __device__ void expand_blocks(const Side& side, std::byte* tile, const uint32_t*
             *reinterpret_cast<uint4*>(tile + (at ^ i * 16)) = {a.x, a.y, b.x, b.y};
         }
     }
-}
-
-// bf16 is the upper half of an f32.
-__device__ inline uint32_t halves_of_bf16(uint32_t pair) {
-    return halves_of(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
 }
 
 // f32 in rows that are `aligned`: pieces of eight channels. The last unit may have fewer than four.
