@@ -60,7 +60,7 @@ __device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigne
     const uint32_t token = is_there ? t : 0;
     const float* x = reinterpret_cast<const float*>(side.rows.data + head * side.rows.stride[2] +
                                                     token * side.rows.stride[1]);
-    prefetch(args.cell + token);
+    const int32_t cell = args.cell[token], stream = args.stream[token];
     wait_for_earlier();
     // 1 load
     float4 v[1][R];
@@ -68,7 +68,6 @@ __device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigne
     for (int j = 0; j < R; ++j) {
         v[0][j] = load4(x, begin[0] + 4 * cut.lanes * j, cut.d, side.vectors);
     }
-    const int32_t cell = args.cell[token], stream = args.stream[token];  // one wait, not two
     // 2 rotate
     rotate(v, cut, begin, false);
     // 3 store
