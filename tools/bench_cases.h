@@ -117,6 +117,8 @@ inline constexpr const char* k_device_cases[] = {
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=32768/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=f16/v=f16/T=1/C=4096/H=64/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=f16/v=f16/T=1/C=32768/H=64/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=4096/H=64/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=1/C=32768/H=64/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=1/C=4096/H=64/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
@@ -150,9 +152,12 @@ inline constexpr const char* k_device_cases[] = {
     "attention/k=q5_1/v=q5_0/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_1/v=iq4_nl/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=bf16/v=bf16/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=f32/v=f32/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=f16/v=f16/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q8_0/v=q8_0/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=q4_0/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=bf16/v=bf16/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=f32/v=f32/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
 };
 // clang-format on
 
