@@ -107,14 +107,14 @@ if(ROTKV_CUDA)
         endif()
         enable_language(CUDA)
         find_package(CUDAToolkit)
-        if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12 AND TARGET CUDA::cublas)
-            set(rotkv_cuda ON)  # 12 is the first to know C++20
+        if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.4 AND TARGET CUDA::cublas)
+            set(rotkv_cuda ON)  # 12 is the first to know C++20, 12.4 __maxnreg__
         else()
-            message(STATUS "cuda/ is left out: it needs CUDA 12 or later with cuBLAS")
+            message(STATUS "cuda/ is left out: it needs CUDA 12.4 or later with cuBLAS")
         endif()
     endif()
     if(NOT rotkv_cuda AND NOT ROTKV_CUDA STREQUAL "AUTO")
-        message(FATAL_ERROR "ROTKV_CUDA is ${ROTKV_CUDA}, but no CUDA compiler of version 12 or "
-                            "later, or no cuBLAS beside it, was found. CUDACXX names a compiler.")
+        message(FATAL_ERROR "ROTKV_CUDA is ${ROTKV_CUDA}, but no CUDA compiler of version 12.4 "
+                            "or later, or no cuBLAS beside it, was found. CUDACXX names a compiler.")
     endif()
 endif()

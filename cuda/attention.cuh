@@ -123,7 +123,7 @@ struct Place {
     int32_t lowest;  // position that is seen
     uint32_t used;   // cells of the stream that can be seen, at most
 
-    // What other kernels may have written.
+    // Integers, which no kernel writes (dependent.cuh).
     __device__ void load(const Task& task) {
         stream = task.streams > 1 ? task.q_stream[t] : 0;
         q_position = task.q_position[t];

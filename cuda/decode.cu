@@ -75,13 +75,15 @@ __device__ void add(const Tiles& tiles, const uint32_t (&p)[2], const CodeConsta
     add_cells(tiles.job.v.type, tiles.job.v_rows.on_words, state.o, p, constants, tiles.v_rows());
 }
 
-// Everything is asked for at once, queries first. In the end their fragments are there.
+// Which cells there are is known before earlier kernels have ended; then everything is asked for at
+// once, queries first. In the end their fragments are there.
 template <int U, int R, int Steps>
 __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, const QueryRows& rows,
                       uint32_t (&q)[Steps][2]) {
     QueryPieces<U, R> pieces(job, at, 0);
-    wait_for_earlier();
     at.load(job);
+    tiles.find_cells();
+    wait_for_earlier();
     pieces.load(job);
     tiles.start();
     let_next_come();
@@ -98,24 +100,25 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, const
 // A processor has registers for so many warps.
 constexpr uint32_t most_warps(int d) { return d <= 128 ? 16 : 8; }
 
-// For more threads than it has: that leaves registers to blocks of combine_kernel, which can come
-// while this one still runs, and stay while the next one comes.
-constexpr uint32_t bound_of_threads(int d) { return (most_warps(d) + 2) * k_warp; }
+// A thread's registers, in units of 8. What is left is a block of combine_kernel's, which comes
+// while this one still runs, and stays while the next one comes.
+constexpr uint32_t registers_of(int d) {
+    return (65536 - k_combine_registers * k_combine_threads) / (most_warps(d) * k_warp) / 8 * 8;
+}
 
 template <int D_k, int D_v>
-__global__ void __launch_bounds__(bound_of_threads(D_k), 1)
+__global__ void __maxnreg__(registers_of(D_k))
     decode_kernel(const __grid_constant__ DecodeJob job) {
     extern __shared__ float4 shared[];
     std::byte* const memory = reinterpret_cast<std::byte*>(shared);
-    const QueryRows rows(job, memory + job.barrier_bytes());
+    const QueryRows rows(job, memory);
     DecodePlace at(job);
     Tiles tiles(job, at, memory);
-    CodeConstants(job, memory + job.constants_offset()).store_v(job.v_codes);
+    const CodeConstants constants(job, at, memory);
+    constants.store_v(job.v_codes);
     uint32_t q[D_k / 16][2];
     job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, rows, q)
                              : begin<1, 2>(job, at, tiles, rows, q);
-    const CodeConstants constants(job, memory + job.constants_offset());
-    constants.store_k(q, job.k_codes);
     tiles.find_rows();
     State<D_v> state;
     uint32_t p[2];
@@ -132,15 +135,19 @@ __global__ void __launch_bounds__(bound_of_threads(D_k), 1)
 // In memory, of one query head.
 int64_t part_bytes(int64_t d_v) { return d_v * int64_t(sizeof(float)) + int64_t(sizeof(float2)); }
 
-// As many splits as fill the device, no more than are of use or have room for parts.
+// As many splits as fill the device and have room for parts, but no more than make a slice's walk
+// shorter: fewer parts are fewer to put together.
 void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
     const int64_t rows = int64_t(job.tokens) * job.all_heads;
     const int64_t blocks = blocks_of_processor * workspace.processors;
     const int64_t cells = k_cells * job.slices;  // that a block looks at together
     job.parts.fours = job.d_v / 4;
-    const int64_t most = std::min({blocks / job.blocks(), (job.cells + cells - 1) / cells,
-                                   workspace.bytes / (rows * part_bytes(job.d_v))});
-    job.parts.splits = uint32_t(std::max<int64_t>(1, most));
+    const int64_t all = std::max<int64_t>(1, (job.cells + cells - 1) / cells);
+    const int64_t most = std::max<int64_t>(
+        1, std::min({blocks / job.blocks(), all, workspace.bytes / (rows * part_bytes(job.d_v))}));
+    const int64_t tiles = (all + most - 1) / most;  // of a slice
+    job.parts.splits = uint32_t((all + tiles - 1) / tiles);
+    job.step = job.parts.splits * job.slices * k_cells;
     job.parts.sums = reinterpret_cast<float4*>(workspace.parts);
     job.parts.softmax =
         reinterpret_cast<float2*>(job.parts.sums + rows * job.parts.splits * job.parts.fours);
@@ -164,8 +171,8 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
                              job.all_heads,     job.sinks,      job.v_cut,        job.dst,
                              job.dst_token,     job.dst_head};
     launch_dependent(combine.cut.registers == 1 ? combine_kernel<1> : combine_kernel<2>,
-                     dim3(job.tokens * job.all_heads, combine.cut.per_row.d), dim3(k_threads), 0,
-                     stream, combine);
+                     dim3(job.tokens * job.all_heads, combine.cut.per_row.d),
+                     dim3(k_combine_threads), 0, stream, combine);
 }
 
 struct Kernel {

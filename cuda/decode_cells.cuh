@@ -9,44 +9,26 @@
 
 namespace rotkv::cuda {
 
-// What products with codes need besides them, in shared memory:
-//   V   its constants as operands, the same everywhere. Not as immediates: a tile would make them
-//       anew for each product
-//   K   of each warp and block of 32 channels the constant times the sum of q, for heads 2t and
-//       2t + 1 as {x, y, x, y}: C, as sums begin with it, or what a minimum is multiplied with
+// What products with codes need besides them, in shared memory.
 struct CodeConstants {
-    uint4* v;   // lower channels, higher channels
-    float4* k;  // of the warp: [block][t]
+    uint4* v;   // as operands, of lower and of higher channels. Immediates would be made anew for
+                // each product
+    float2* k;  // of the warp's KV head: [block][t], the constant times the sum of q, for heads 2t
+                // and 2t + 1
 
-    __device__ CodeConstants(const DecodeJob& job, std::byte* memory)
-        : v(reinterpret_cast<uint4*>(memory)),
-          k(reinterpret_cast<float4*>(memory + sizeof(uint4[2]) +
-                                      threadIdx.x / k_warp * job.sum_bytes())) {}
+    __device__ CodeConstants(const DecodeJob& job, const DecodePlace& at, std::byte* memory)
+        : v(reinterpret_cast<uint4*>(memory + job.constants_offset())),
+          k(reinterpret_cast<float2*>(memory + job.sums_offset() +
+                                      at.head_of_band * job.sum_bytes())) {}
 
     __device__ void store_v(const CodeUnits& codes) const {
         if (threadIdx.x >= 2) return;
         const uint32_t x = codes.constant[threadIdx.x];
         v[threadIdx.x] = {x, x, x, x};
     }
-    template <int Steps>
-    __device__ void store_k(const uint32_t (&q)[Steps][2], const CodeUnits& codes) const {
-        const uint32_t x = codes.constant[0];
-        if (x == 0) return;
-#pragma unroll
-        for (int b = 0; b < Steps / 2; ++b) {
-            float sum[4] = {};
-            mma(sum, {x, x, x, x}, q[2 * b]);
-            mma(sum, {x, x, x, x}, q[2 * b + 1]);
-            if (lane_of_warp() < 4) k[b * 4 + lane_of_warp()] = {sum[0], sum[1], sum[2], sum[3]};
-        }
-        __syncwarp();
-    }
-    __device__ const float4& of_block(int b) const { return k[b * 4 + lane_of_warp() % 4]; }
+    __device__ const float2& of_block(int b) const { return k[b * 4 + lane_of_warp() % 4]; }
 };
 
-__device__ inline void set(float (&x)[4], const float4& y) {
-    x[0] = y.x, x[1] = y.y, x[2] = y.z, x[3] = y.w;
-}
 __device__ inline void add_scaled(float (&x)[4], float a, const float (&y)[4]) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) x[j] = fmaf(a, y[j], x[j]);
@@ -63,9 +45,12 @@ __device__ void score_blocks(float (&s)[4], const uint32_t (&q)[Steps][2],
         const Block &x = reinterpret_cast<const Block*>(rows.x)[b],
                     &y = reinterpret_cast<const Block*>(rows.y)[b];
         const Codes of_x = codes_of(x, i, x, i + 2), of_y = codes_of(y, i, y, i + 2);
-        const float4 constant = constants.of_block(b);
+        const float2 constant = constants.of_block(b);
         float sum[4] = {}, high[4] = {};
-        if (!k_has_minimum<Block>) set(sum, constant);
+        if constexpr (!k_has_minimum<Block>) {
+            sum[0] = sum[2] = constant.x;
+            sum[1] = sum[3] = constant.y;
+        }
         mma(sum, {of_x.low.even, of_y.low.even, of_x.low.odd, of_y.low.odd}, q[2 * b]);
         mma(k_high<Block> == 1 ? sum : high,
             {of_x.high.even, of_y.high.even, of_x.high.odd, of_y.high.odd}, q[2 * b + 1]);
@@ -135,7 +120,7 @@ template <class Block, int Steps>
 __device__ void add_blocks(float (&o)[Steps][4], const uint32_t (&p)[2],
                            const CodeConstants& constants, const FourRows& rows) {
     const uint32_t i = lane_of_warp() / 4 * 2;
-    const uint4 low = constants.v[0], high = constants.v[1];
+    const uint4 low = constants.v[0], high = constants.v[k_high<Block> == 1 ? 0 : 1];
     const auto block = [](const std::byte* row, int b) -> const Block& {
         return reinterpret_cast<const Block*>(row)[b];
     };

@@ -9,6 +9,9 @@
 
 namespace rotkv::cuda {
 
+constexpr uint32_t k_combine_threads = 128;
+constexpr uint32_t k_combine_registers = 64;
+
 struct CombineJob {
     const float2* softmax;  // [T][H][parts] {most, total}, in powers of two
     const float4* sums;     // [T][H][parts][fours]
@@ -76,12 +79,13 @@ struct SomeParts {
 };
 
 template <int R>
-__global__ void __launch_bounds__(k_threads)
+__global__ void __launch_bounds__(k_combine_threads)
     combine_kernel(const __grid_constant__ CombineJob job) {
-    __shared__ float4 of_groups[R][k_threads];  // [group][lane]
+    __shared__ float4 of_groups[R][k_combine_threads];  // [group][lane]
     const Pieces& cut = job.cut;
     const uint32_t row = blockIdx.x, lane = threadIdx.x & (cut.lanes - 1);
-    const uint32_t group = threadIdx.x >> cut.lane_bits, groups = k_threads >> cut.lane_bits;
+    const uint32_t group = threadIdx.x >> cut.lane_bits,
+                   groups = k_combine_threads >> cut.lane_bits;
     const uint32_t begin[1] = {blockIdx.y * cut.width + 4 * lane};
     const float2* const softmax_of_row = job.softmax + int64_t(row) * job.parts;
     const float4* const sums_of_row =

@@ -103,6 +103,14 @@ class Copies {
 #endif
     }
 
+    /// The same rows into L2 only, where every write to them meets them: allowed at any time.
+    static __device__ void prefetch(bool has_row, const std::byte* src, uint32_t bytes) {
+#if ROTKV_BULK_COPIES
+        if (!has_row) return;
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(src), "r"(bytes));
+#endif
+    }
+
     /// Until a stage is there: the barrier's parity in this round, stages under way after it.
     template <int under_way>
     __device__ void wait(uint32_t stage, uint32_t parity) const {

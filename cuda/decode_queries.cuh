@@ -10,14 +10,32 @@ namespace rotkv::cuda {
 
 // Rows of f16 [KV head of the band][head], so far apart that 4 heads of 4 lanes meet in no bank.
 // Four channels lie in the order 0 2 1 3: two registers of a fragment.
+// Where K has codes, also CodeConstants' sums: [KV head of the band][block][head]; nobody looks at
+// those of heads that are none.
 struct QueryRows {
-    std::byte* data;
-    uint32_t heads, pitch;
+    std::byte *data, *sums;
+    uint32_t heads, pitch, sum_bytes;
+    float constant;
 
     __device__ QueryRows(const DecodeJob& job, std::byte* memory)
-        : data(memory), heads(job.heads), pitch(job.query_pitch()) {}
+        : data(memory + job.barrier_bytes()),
+          sums(memory + job.sums_offset()),
+          heads(job.heads),
+          pitch(job.query_pitch()),
+          sum_bytes(job.sum_bytes()),
+          constant(f16_to_f32(uint16_t(job.k_codes.constant[0]))) {}
     __device__ uint2* four(uint32_t kv, uint32_t g, uint32_t channel) const {
         return reinterpret_cast<uint2*>(data + (kv * heads + g) * pitch + channel * 2);
+    }
+    // By 8 neighbouring lanes, which hold a block of 32 channels (hadamard.cuh).
+    __device__ void store_sum(const uint2& x, bool is_there, uint32_t kv, uint32_t g,
+                              uint32_t channel) const {
+        const float2 a = __half22float2(halves(x.x)), b = __half22float2(halves(x.y));
+        float sum = a.x + a.y + (b.x + b.y);
+        for (unsigned h = 1; h < 8; h *= 2) sum += partner(sum, h);
+        if (!is_there || channel % 32 != 0) return;
+        reinterpret_cast<float*>(sums + kv * sum_bytes)[channel / 32 * k_most_heads + g] =
+            constant * sum;
     }
 };
 
@@ -79,9 +97,11 @@ struct QueryPieces {
 #pragma unroll
             for (int j = 0; j < R; ++j) {
                 const uint32_t channel = begin[u] + 4 * job.k_cut.lanes * j;
-                if (!is_there[u] || channel >= job.d_k) continue;
+                const bool is_on = is_there[u] && channel < job.d_k;
                 const float4& x = v[u][j];
-                *rows.four(kv[u], head[u], channel) = {halves_of(x.x, x.z), halves_of(x.y, x.w)};
+                const uint2 four = {halves_of(x.x, x.z), halves_of(x.y, x.w)};
+                if (is_on) *rows.four(kv[u], head[u], channel) = four;
+                if (job.has_sums()) rows.store_sum(four, is_on, kv[u], head[u], channel);
             }
         }
     }

@@ -58,6 +58,7 @@ struct DecodeJob : Task {
     Divisor by_band, by_token, by_chunks, by_heads;  // of warps, blocks, blocks, query rows
     Side k_rows, v_rows;
     uint32_t stage_bytes;
+    uint32_t step = 0;  // cells from a slice's tile to its next
     CodeUnits k_codes, v_codes;
     float to_power;  // scores to powers of two
 
@@ -85,15 +86,15 @@ struct DecodeJob : Task {
     __host__ __device__ uint32_t barrier_bytes() const {
         return (slices * k_stages * 8 + 15) / 16 * 16;
     }
-    // CodeConstants: of a warp 16 floats for each block of 32 channels.
-    __host__ __device__ uint32_t sum_bytes() const {
-        return k_codes.constant[0] != 0 ? d_k * 2 : 0;
-    }
+    // Of a KV head a float for each block of 32 channels and head.
+    __host__ __device__ bool has_sums() const { return k_codes.constant[0] != 0; }
+    __host__ __device__ uint32_t sum_bytes() const { return d_k / 32 * k_most_heads * 4; }
     __host__ __device__ uint32_t constants_offset() const {
         return barrier_bytes() + query_bytes();
     }
+    __host__ __device__ uint32_t sums_offset() const { return constants_offset() + 32; }
     __host__ __device__ uint32_t ring_offset() const {
-        return constants_offset() + 32 + warps() * sum_bytes();
+        return sums_offset() + (has_sums() ? band * sum_bytes() : 0);
     }
     uint32_t bytes() const { return ring_offset() + slices * ring_bytes(); }
     uint32_t blocks() const { return tokens * bands * chunks; }  // for a split
@@ -145,15 +146,13 @@ class Tiles {
         : job(j),
           at(p),
           ring_(memory + j.ring_offset() + p.slice * j.ring_bytes()),
-          step_(j.parts.splits * j.slices * k_cells),
           first_((p.split * j.slices + p.slice) * k_cells),
-          coming_(first_),
           is_mine_(row_of_lane() % j.band == p.head_of_band),
           copies_(reinterpret_cast<uint64_t*>(memory), j.slices, p.slice, k_stages, j.band) {}
 
-    // The first tile is asked for before anybody knows how many cells are in use, the second before
-    // it is known whether they are seen.
-    __device__ void start() {
+    // Where the stream's cells are, and what lies in the first tiles. The first comes into L2 while
+    // earlier kernels still run.
+    __device__ void find_cells() {
         const uint32_t kv = at.kv - at.head_of_band;  // the band's first
         const Cells& cells = is_v() ? job.v : job.k;
         const Side& side = is_v() ? job.v_rows : job.k_rows;
@@ -166,14 +165,23 @@ class Tiles {
         to_ = (is_v() ? k_cells * job.k_rows.pitch : 0) + row_of_lane() * side.pitch;
         position_ = positions(job, at);
 #pragma unroll
-        for (int i = 0; i < k_stages; ++i) position_of_[i] = position_in(first_ + i * step_);
-        ask(0, coming_ < job.cells);
+        for (int i = 0; i < k_stages; ++i) first_positions_[i] = position_in(i);
+        Copies::prefetch(is_more() && has_row(first_), src(first_), bytes_);
+    }
+
+    // The first tiles are asked for before anybody looks whether they are seen.
+    __device__ void start() {
 #pragma unroll
-        for (int i = 1; i < k_stages - 1; ++i) ask(i, coming_ < at.used);
+        for (int i = 0; i < k_stages - 1; ++i) {
+            ask(i, first_ + i * job.step, first_ + i * job.step < at.used);
+        }
     }
 
     // Later: until here registers are short.
     __device__ void find_rows() {
+#pragma unroll
+        for (int i = 0; i < k_stages - 1; ++i) seen_[i] = look(first_positions_[i]);
+        coming_position_ = first_positions_[k_stages - 1];
         k_place_ = k_place(lane_of_warp() / 4);
         v_place_[0] = v_place(lane_of_warp() % 4 * 2);
         v_place_[1] = v_place(lane_of_warp() % 4 * 2 + 1);
@@ -185,16 +193,17 @@ class Tiles {
     __device__ void wait() {
         copies_.wait<k_stages - 2>(uint32_t(stage_), parity_);
         sync_slice(job, at);  // all have read what the next copies replace
-        ask(stage_ == 0 ? k_stages - 1 : stage_ - 1,
-            coming_ < at.used && look(position_of_[k_stages - 1]) != 0);
-        seen_ = look(position_of_[0]);
+        seen_[k_stages - 1] = look(coming_position_);
+        const uint32_t coming = first_ + (k_stages - 1) * job.step;
+        ask(stage_ == 0 ? k_stages - 1 : stage_ - 1, coming,
+            coming < at.used && seen_[k_stages - 1] != 0);
     }
     __device__ void advance() {
 #pragma unroll
-        for (int i = 0; i < k_stages - 1; ++i) position_of_[i] = position_of_[i + 1];
-        position_of_[k_stages - 1] = position_in(coming_);
+        for (int i = 0; i < k_stages - 1; ++i) seen_[i] = seen_[i + 1];
+        first_ += job.step;
+        coming_position_ = position_in(k_stages - 1);
         next_stage();
-        first_ += step_;
     }
     // Nothing is under way any more, and the slice has read everything.
     __device__ void end() {
@@ -203,7 +212,7 @@ class Tiles {
         sync_slice(job, at);
     }
 
-    __device__ uint32_t seen() const { return seen_; }  // cells of the tile that is there, as bits
+    __device__ uint32_t seen() const { return seen_[0]; }  // cells of the tile that is there
 
     // Of the warp's head, the rows that a lane multiplies (fragments.cuh): K of cells g and g + 8,
     // V of cells 2t, 2t + 1, 2t + 8, 2t + 9. Strides are even: 8 cells further rows lie alike.
@@ -227,8 +236,8 @@ class Tiles {
     }
 
     // Asked for long before it is looked at. Where no cell is, none is visible.
-    __device__ int32_t position_in(uint32_t tile) const {
-        const uint32_t cell = tile + row_of_lane();
+    __device__ int32_t position_in(int i) const {
+        const uint32_t cell = first_ + i * job.step + row_of_lane();
         return cell < job.cells ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
@@ -237,12 +246,15 @@ class Tiles {
 
     // What is copied beyond a row's ends belongs to its neighbours; memory ends on 16 bytes
     // (CudaBackend::allocate).
-    __device__ void ask(int stage, bool is_wanted) {
-        const bool is_on = is_mine_ && is_wanted && coming_ + row_of_lane() < job.cells;
-        const std::byte* const src = from_ + coming_ * (is_v() ? job.v.cell : job.k.cell);
+    __device__ void ask(int stage, uint32_t tile, bool is_wanted) {
         std::byte* const dst = ring_ + stage * job.stage_bytes + to_;
-        copies_.ask(uint32_t(stage), is_on, dst, src, bytes_);
-        coming_ += step_;
+        copies_.ask(uint32_t(stage), is_wanted && has_row(tile), dst, src(tile), bytes_);
+    }
+    __device__ bool has_row(uint32_t tile) const {
+        return is_mine_ && tile + row_of_lane() < job.cells;
+    }
+    __device__ const std::byte* src(uint32_t tile) const {
+        return from_ + tile * (is_v() ? job.v.cell : job.k.cell);
     }
 
     // Where the head's row r begins in a stage. All tiles lie alike: 16 cells are a multiple of 16
@@ -260,17 +272,18 @@ class Tiles {
     __device__ std::byte* stage() const { return ring_ + stage_ * job.stage_bytes; }
 
     std::byte* ring_;
-    uint32_t step_;
-    uint32_t first_, coming_;  // first cells of the tile that is there, of the next to ask for
-    bool is_mine_;             // the lane's row
+    uint32_t first_;  // cell of the tile that is there
+    bool is_mine_;    // the lane's row
     Copies copies_;
     const std::byte *k_, *v_;          // of the stream, from the band's first head on
     const std::byte* from_ = nullptr;  // of the lane's row in tile 0
     uint32_t to_ = 0, bytes_ = 0;      // ... in a stage
     uint32_t k_place_ = 0, v_place_[2] = {};
     const int32_t* position_ = nullptr;
-    int32_t position_of_[k_stages];  // of a tile's cell lane % 16, from the tile that is there on
-    uint32_t seen_ = 0, parity_ = 0;
+    int32_t first_positions_[k_stages];  // of cell lane % 16
+    int32_t coming_position_ = 0;
+    uint32_t seen_[k_stages];  // cells, as bits, from the tile that is there on
+    uint32_t parity_ = 0;
     int stage_ = 0;
 };
 

@@ -5,14 +5,17 @@
 // A kernel launched so calls wait_for_earlier() before it touches memory that others write; all
 // that earlier kernels did is done and seen from there on. That each of them waits makes this hold
 // for those before them too. A kernel launched in the usual way waits for all by itself.
+//
+// Where tokens and cells are, and which are in use, the host says: no kernel writes such integers,
+// and uploads overlap with none. So they may be read before.
 // Docs: docs/08-backends.md
 
 #include "cuda/device.cuh"
 
 namespace rotkv::cuda {
 
-/// Of every thread of a kernel launched by launch_dependent, before its first access to memory
-/// (prefetch() may come earlier).
+/// Of every thread of a kernel launched by launch_dependent, before its first access to memory;
+/// prefetch() and the host's integers may come earlier.
 __device__ inline void wait_for_earlier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -48,8 +51,7 @@ void launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, size
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &overlap;
-    // Code for 8.0 would not wait; graphs record overlaps from CUDA 12.3 on.
-    config.numAttrs = code.ptxVersion >= 90 && CUDART_VERSION >= 12030 ? 1 : 0;
+    config.numAttrs = code.ptxVersion >= 90 ? 1 : 0;  // code for 8.0 would not wait
     require_success(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launch");
 }
 
