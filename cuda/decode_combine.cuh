@@ -9,6 +9,8 @@
 
 namespace rotkv::cuda {
 
+// Registers of a thread are what the compiler takes, at R = 1 and 2: with more, no block would find
+// room beside decode_kernel's.
 constexpr uint32_t k_combine_threads = 128;
 constexpr uint32_t k_combine_registers = 64;
 

@@ -86,8 +86,8 @@ struct DecodeJob : Task {
     __host__ __device__ uint32_t barrier_bytes() const {
         return (slices * k_stages * 8 + 15) / 16 * 16;
     }
-    // Of a KV head a float for each block of 32 channels and head.
     __host__ __device__ bool has_sums() const { return k_codes.constant[0] != 0; }
+    // Of a KV head: a float for each block of 32 channels and head.
     __host__ __device__ uint32_t sum_bytes() const { return d_k / 32 * k_most_heads * 4; }
     __host__ __device__ uint32_t constants_offset() const {
         return barrier_bytes() + query_bytes();

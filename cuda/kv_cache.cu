@@ -2,8 +2,8 @@
 // to (stream, cell).
 //   Nothing lies in memory between the steps: a piece stays in the registers of its lanes, its
 //   blocks are put together in shared memory (store.cuh).
-//   One launch: the first blocks of threads take K, the others V. Addresses are worked out before
-//   earlier kernels have ended: of few tokens the time is that of its waits.
+//   One launch: the first blocks of threads take K, the others V. Addresses are worked out, and
+//   cells read, before earlier kernels have ended: of few tokens the time is that of its waits.
 //   Cost: 4 bytes read and the type's bytes written for each element, each once.
 // Must write the bytes that ref::kv_store writes.
 #include "cuda/dependent.cuh"
