@@ -69,7 +69,7 @@ class KvCache {
     /// Empties every cell; the memory stays.
     void clear();
 
-    // What a saved cache consists of (ref/cache_file.h).
+    // What a saved cache consists of (ref/files/cache_file.h).
 
     /// The host's copy of positions().
     std::span<const int32_t> host_positions() const { return position_; }

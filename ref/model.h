@@ -3,7 +3,7 @@
 // a table (architecture.cpp); what they share is one forward pass, top to bottom (model.cpp).
 // Docs: docs/05-attention.md
 
-#include "ref/gguf.h"
+#include "ref/files/gguf.h"
 #include "ref/kv_cache.h"
 #include "ref/ops.h"
 

@@ -2,8 +2,8 @@
 // Vocabularies small enough to know by heart, and GGUF files of them.
 // Docs: docs/06-text.md
 
-#include "ref/gguf.h"
-#include "ref/tokenizer.h"
+#include "ref/files/gguf.h"
+#include "ref/text/tokenizer.h"
 
 #include <filesystem>
 #include <random>

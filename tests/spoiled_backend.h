@@ -2,11 +2,11 @@
 // Backends that are wrong on purpose, and one that rounds as tensor cores do.
 // Docs: docs/10-testing-your-engine.md
 
-#include "ref/case_of.h"
+#include "ref/cases/case_of.h"
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
-#include "tools/forwarding_backend.h"
+#include "tools/watch/forwarding_backend.h"
 
 #include <cmath>
 #include <cstring>

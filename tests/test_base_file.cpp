@@ -1,6 +1,6 @@
 // Base files: codes by hand, round trips, and files that are broken on purpose.
-#include "ref/base_file.h"
 #include "ref/error.h"
+#include "ref/files/base_file.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 

@@ -1,6 +1,6 @@
 // Saved caches: what comes back, what is refused and with which words.
-#include "ref/cache_file.h"
 #include "ref/error.h"
+#include "ref/files/cache_file.h"
 #include "ref/kernels.h"
 #include "tests/cache_contents.h"
 #include "tests/catch.h"
@@ -113,7 +113,7 @@ void fill_small(KvCache& cache) {
     cache.set_positions(Ints{7, -1, 8, -1, 9, -1, -1, -1});
 }
 
-// The file of that cache as the header of ref/cache_file.h lays it out, without its checksum.
+// The file of that cache as the header of ref/files/cache_file.h lays it out, without its checksum.
 std::string small_head() {
     return "rotkv-kv" + raw(uint32_t(1)) + raw(uint64_t(0)) + raw(k_model) + text("f32") +
            text("f32") + text("k=none v=none") + raw(uint64_t(4)) + raw(uint64_t(1)) +

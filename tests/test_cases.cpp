@@ -6,8 +6,8 @@
 #include "ref/quant.h"
 #include "tests/catch.h"
 #include "tests/spoiled_backend.h"
-#include "tools/case_files.h"
-#include "tools/parity.h"
+#include "tools/parity/case_files.h"
+#include "tools/parity/parity.h"
 
 #include <algorithm>
 #include <cmath>

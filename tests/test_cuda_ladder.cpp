@@ -8,7 +8,7 @@
 #include "tests/catch.h"
 #include "tests/parity.h"
 #include "tests/random.h"
-#include "tools/forwarding_backend.h"
+#include "tools/watch/forwarding_backend.h"
 
 using namespace rotkv;
 using rotkv::test::floats_equal;

@@ -1,10 +1,10 @@
 // Windows, streams and scored positions on a model small enough to run anywhere; then whole models
 // against llama.cpp's own log-probabilities.
-#include "ref/base_file.h"
 #include "ref/error.h"
-#include "ref/evaluate.h"
+#include "ref/files/base_file.h"
 #include "ref/kernels.h"
-#include "ref/tokenizer.h"
+#include "ref/measure/evaluate.h"
+#include "ref/text/tokenizer.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
 

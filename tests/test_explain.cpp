@@ -4,9 +4,9 @@
 #include "ref/kernels.h"
 #include "tests/attention_case.h"
 #include "tests/catch.h"
-#include "tools/by_layer.h"
-#include "tools/explain_report.h"
-#include "tools/explain_run.h"
+#include "tools/compare/by_layer.h"
+#include "tools/compare/explain_report.h"
+#include "tools/compare/explain_run.h"
 
 #include <cmath>
 

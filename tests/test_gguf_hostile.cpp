@@ -4,7 +4,7 @@
 // Docs: docs/06-gguf.md
 
 #include "ref/error.h"
-#include "ref/gguf.h"
+#include "ref/files/gguf.h"
 #include "tests/catch.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // Figures that can be worked out by hand, and laws that hold for any numbers.
-#include "ref/metrics.h"
+#include "ref/measure/metrics.h"
 #include "tests/catch.h"
 
 #include <cmath>

@@ -4,7 +4,7 @@
 #include "tests/attention_case.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
-#include "tools/one_layer.h"
+#include "tools/watch/one_layer.h"
 
 using namespace rotkv;
 using namespace rotkv::test;

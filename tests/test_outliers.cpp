@@ -1,7 +1,7 @@
 // The statistics against their formulas written out in f64 and against values known beforehand.
 #include "ref/error.h"
 #include "ref/hadamard.h"
-#include "ref/outliers.h"
+#include "ref/measure/outliers.h"
 #include "ref/quant.h"
 #include "tests/catch.h"
 #include "tests/laws.h"

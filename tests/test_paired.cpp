@@ -2,7 +2,7 @@
 #include "ref/error.h"
 #include "tests/catch.h"
 #include "tests/random.h"
-#include "tools/paired.h"
+#include "tools/compare/paired.h"
 
 #include <cmath>
 #include <numbers>

@@ -1,6 +1,6 @@
 // Every backend against the reference, on every case of the table: one test an operation.
 #include "tests/catch.h"
-#include "tools/parity.h"
+#include "tools/parity/parity.h"
 
 #include <string>
 

@@ -3,7 +3,7 @@
 // Docs: docs/06-text.md
 
 #include "ref/error.h"
-#include "ref/pretokenizer.h"
+#include "ref/text/pretokenizer.h"
 #include "tests/catch.h"
 
 #include <ctime>

@@ -3,8 +3,8 @@
 // Docs: docs/06-text.md
 
 #include "ref/error.h"
-#include "ref/gguf.h"
-#include "ref/tokenizer.h"
+#include "ref/files/gguf.h"
+#include "ref/text/tokenizer.h"
 #include "tests/catch.h"
 #include "tests/small_vocab.h"
 

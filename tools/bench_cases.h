@@ -1,7 +1,6 @@
 #pragma once
-// What rotkv-bench-ops times unless cases are named: the table's grammar (ref/case.h) in sizes that
-// processors, and devices, meet at work.
-// Docs: docs/performance.md
+// What rotkv-bench-ops times unless cases are named: the table's grammar (ref/cases/case.h) in
+// sizes that processors, and devices, meet at work. Docs: docs/performance.md
 
 namespace rotkv::tools {
 

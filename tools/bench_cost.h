@@ -3,7 +3,7 @@
 // GFLOP/s and GB/s.
 // Docs: docs/performance.md
 
-#include "ref/gguf.h"
+#include "ref/files/gguf.h"
 #include "ref/model.h"
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // rotkv-bench-ops: single operations against memory. Cases are those of the table's grammar
-// (ref/case.h), in sizes that fill a cache or overflow it; each is validated against the reference
-// before it is timed, and a copy of as many bytes runs between its iterations.
+// (ref/cases/case.h), in sizes that fill a cache or overflow it; each is validated against the
+// reference before it is timed, and a copy of as many bytes runs between its iterations.
 //
 // A call takes a device as long as a wait for it. So a device's iteration is many calls, which its
 // backend launches together when it is waited for (cuda/recorder.h), over so many copies of the
@@ -10,7 +10,7 @@
 #include "tools/bench_cases.h"
 #include "tools/bench_machine.h"
 #include "tools/cli.h"
-#include "tools/parity.h"
+#include "tools/parity/parity.h"
 
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>

@@ -1,7 +1,7 @@
 #include "tools/bench_report.h"
 
 #include "tools/cli.h"
-#include "tools/precision_floor.h"
+#include "tools/compare/precision_floor.h"
 
 #include <fmt/format.h>
 

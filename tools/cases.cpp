@@ -1,8 +1,8 @@
 // rotkv-cases: the table of cases as a program, for our backends and for other engines.
 #include "ref/error.h"
-#include "tools/case_files.h"
 #include "tools/cli.h"
-#include "tools/parity.h"
+#include "tools/parity/case_files.h"
+#include "tools/parity/parity.h"
 
 #include <fmt/format.h>
 

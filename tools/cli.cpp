@@ -1,7 +1,7 @@
 #include "tools/cli.h"
 
 #include "ref/error.h"
-#include "ref/output_file.h"
+#include "ref/files/output_file.h"
 #include "tools/backends.h"
 #include "tools/loaded_model.h"
 

@@ -3,7 +3,7 @@
 // Docs: docs/14-generate.md
 
 #include "ref/random.h"
-#include "tools/kld_variant.h"
+#include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 #include "ref/kernels.h"
 #include "ref/model.h"
 #include "ref/quant.h"
-#include "ref/tokenizer.h"
+#include "ref/text/tokenizer.h"
 #include "tools/cli.h"
 
 #include <fmt/format.h>

@@ -3,10 +3,10 @@
 // Docs: docs/07-measuring.md
 
 #include "ref/error.h"
-#include "tools/by_layer.h"
-#include "tools/explain_report.h"
-#include "tools/kld_tables.h"
-#include "tools/precision_floor.h"
+#include "tools/compare/by_layer.h"
+#include "tools/compare/explain_report.h"
+#include "tools/compare/kld_tables.h"
+#include "tools/compare/precision_floor.h"
 
 #include <fmt/format.h>
 

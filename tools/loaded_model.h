@@ -2,10 +2,10 @@
 // A model file, its vocabulary and its weights on a backend: what most tools start from.
 // Docs: tools/README.md
 
-#include "ref/evaluate.h"
-#include "ref/tokenizer.h"
+#include "ref/measure/evaluate.h"
+#include "ref/text/tokenizer.h"
 #include "tools/cli.h"
-#include "tools/profile_backend.h"
+#include "tools/watch/profile_backend.h"
 
 #include <memory>
 #include <string>

@@ -1,7 +1,7 @@
 #include "tools/outlier_report.h"
 
 #include "ref/error.h"
-#include "ref/output_file.h"
+#include "ref/files/output_file.h"
 
 #include <fmt/format.h>
 #include <xtensor/xadapt.hpp>

@@ -3,9 +3,9 @@
 // verdicts that follow from them.
 // Docs: docs/11-outliers.md
 
+#include "ref/measure/outliers.h"
 #include "ref/model.h"
-#include "ref/outliers.h"
-#include "tools/capture.h"
+#include "tools/watch/capture.h"
 
 #include <string>
 #include <vector>

@@ -5,11 +5,11 @@
 //   --kl-divergence --kl-divergence-base FILE      compares with the predictions in FILE
 // Docs: docs/07-measuring.md
 
-#include "ref/base_file.h"
 #include "ref/error.h"
-#include "tools/kld_report.h"
+#include "ref/files/base_file.h"
+#include "tools/compare/kld_report.h"
+#include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
-#include "tools/precision_floor.h"
 
 #include <fmt/format.h>
 

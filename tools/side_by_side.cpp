@@ -1,6 +1,6 @@
 #include "tools/side_by_side.h"
 
-#include "ref/metrics.h"
+#include "ref/measure/metrics.h"
 
 #include <fmt/format.h>
 

@@ -2,11 +2,11 @@
 // base, in one file that can be continued after any interruption.
 // Docs: docs/12-sweeps.md
 
-#include "ref/cache_file.h"
 #include "ref/error.h"
-#include "ref/fnv1a.h"
+#include "ref/files/cache_file.h"
+#include "ref/files/fnv1a.h"
+#include "tools/compare/precision_floor.h"
 #include "tools/plot.h"
-#include "tools/precision_floor.h"
 #include "tools/sweep_file.h"
 #include "tools/sweep_progress.h"
 #include "tools/sweep_report.h"

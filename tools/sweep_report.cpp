@@ -1,7 +1,7 @@
 #include "tools/sweep_report.h"
 
-#include "ref/output_file.h"
-#include "tools/paired.h"
+#include "ref/files/output_file.h"
+#include "tools/compare/paired.h"
 
 #include <fmt/format.h>
 

@@ -1,7 +1,7 @@
 #include "tools/sweep_row.h"
 
-#include "tools/kld_tables.h"
-#include "tools/paired.h"
+#include "tools/compare/kld_tables.h"
+#include "tools/compare/paired.h"
 
 #include <fmt/format.h>
 

@@ -2,7 +2,7 @@
 // One cell of a sweep as a line of its file: a cache, what was measured of it, how long that took.
 // Docs: docs/12-sweeps.md
 
-#include "ref/metrics.h"
+#include "ref/measure/metrics.h"
 
 #include <nlohmann/json.hpp>
 

@@ -1,8 +1,8 @@
 #include "tools/sweep_run.h"
 
 #include "ref/error.h"
-#include "tools/kld_compare.h"
-#include "tools/kld_run.h"
+#include "tools/compare/kld_compare.h"
+#include "tools/compare/kld_run.h"
 
 #include <fmt/format.h>
 

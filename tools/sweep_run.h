@@ -3,7 +3,7 @@
 // against a base that is computed once.
 // Docs: docs/12-sweeps.md
 
-#include "tools/kld_variant.h"
+#include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // Any bytes as a file of base log-probabilities: header and all rows are read, or refused with an
 // Error.
-#include "ref/base_file.h"
 #include "ref/error.h"
+#include "ref/files/base_file.h"
 #include "tests/fuzz/temporary_path.h"
 
 #include <stdexcept>

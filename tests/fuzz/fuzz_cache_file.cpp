@@ -1,8 +1,8 @@
 // Any bytes as a saved cache: loaded, or refused with an Error that leaves the cache as it was.
 // What was loaded can be saved and loaded again. Each input is tried as it is and once more with
 // the file's size and the checksum set right, because few changes survive those two.
-#include "ref/cache_file.h"
 #include "ref/error.h"
+#include "ref/files/cache_file.h"
 #include "ref/kernels.h"
 #include "tests/cache_contents.h"
 #include "tests/fuzz/temporary_path.h"
@@ -15,7 +15,7 @@ using namespace rotkv::test;
 namespace {
 
 constexpr uint64_t k_model = 0x0123456789abcdef;
-constexpr size_t k_size_offset = 12, k_checksum_bytes = 8;  // see ref/cache_file.h
+constexpr size_t k_size_offset = 12, k_checksum_bytes = 8;  // see ref/files/cache_file.h
 
 using Bytes = std::vector<uint8_t>;
 

@@ -1,9 +1,9 @@
 // Any bytes as a GGUF file: parsed or refused with an Error, and so are the vocabulary and the
 // hyper-parameters that the file describes. Allocations have a limit where the target runs.
 #include "ref/error.h"
-#include "ref/gguf.h"
+#include "ref/files/gguf.h"
 #include "ref/model.h"
-#include "ref/tokenizer.h"
+#include "ref/text/tokenizer.h"
 
 #include <cstring>
 #include <stdexcept>

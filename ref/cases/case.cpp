@@ -1,0 +1,265 @@
+// Names of cases: taken apart into fields, written out from the table's lists, found.
+#include "ref/cases/case.h"
+
+#include "ref/cases/case_of.h"
+#include "ref/cases/cases.h"
+#include "ref/error.h"
+#include "ref/quant.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <numeric>
+
+namespace rotkv {
+
+Fields::Fields(std::string_view name) : name_(name), op_(name.substr(0, name.find('/'))) {
+    const std::string_view rest = name.substr(std::min(op_.size() + 1, name.size()));
+    if (rest == "default") return;  // so that no name is the beginning of all the others
+    size_t begin = 0;
+    while (begin <= rest.size()) {
+        const size_t end = std::min(rest.find('/', begin), rest.size());
+        const std::string_view part = rest.substr(begin, end - begin);
+        const size_t equals = part.find('=');
+        if (equals == std::string_view::npos) {
+            throw Error(ErrorCode::bad_argument,
+                        "case " + name_ + ": expected key=value fields or " + "'default', found '" +
+                            std::string(part) + "'");
+        }
+        given_.emplace_back(part.substr(0, equals), part.substr(equals + 1));
+        begin = end + 1;
+    }
+}
+
+void Fields::refuse(const char* key, const std::string& expected, const std::string& found) const {
+    throw Error(ErrorCode::bad_argument,
+                "case " + name_ + ": " + key + ": expected " + expected + ", found " + found);
+}
+
+bool Fields::take(const char* key, std::string& value) {
+    const bool given = next_ < given_.size() && given_[next_].first == key;
+    if (given) {
+        if (given_[next_].second == value) refuse(key, "nothing, it is the default", value);
+        value = given_[next_++].second;
+    }
+    read_.emplace_back(key, value);
+    return given;
+}
+
+int64_t Fields::number(const char* key, int64_t standard) {
+    std::string text = std::to_string(standard);
+    take(key, text);
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) {
+        refuse(key, "a number", text);
+    }
+    return value;
+}
+
+bool Fields::flag(const char* key) {
+    std::string text = "0";
+    take(key, text);
+    if (text != "0" && text != "1") refuse(key, "1 or nothing", text);
+    return text == "1";
+}
+
+double Fields::real(const char* key, double standard) {
+    std::string text = "0";
+    if (!take(key, text)) {
+        read_.back().second = standard == 0 ? "0" : std::to_string(standard);
+        return standard;
+    }
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    if (end != text.c_str() + text.size()) refuse(key, "a number", text);
+    return value;
+}
+
+std::string Fields::word(const char* key, const std::string& standard,
+                         std::initializer_list<const char*> allowed) {
+    std::string text = standard;
+    take(key, text);
+    std::string list;
+    for (const char* one : allowed) {
+        if (text == one) return text;
+        list += (list.empty() ? "" : ", ") + std::string(one);
+    }
+    refuse(key, "one of " + list, text);
+}
+
+Precision Fields::precision(std::initializer_list<const char*> allowed) {
+    const std::string text = word("precision", "f32", allowed);
+    return text == "f32" ? Precision::f32 : text == "f16" ? Precision::f16 : Precision::bf16;
+}
+
+DType Fields::type(const char* key) {
+    std::string text;
+    if (!take(key, text)) refuse(key, "a type", "nothing");
+    return parse_type(text);
+}
+
+Rotation Fields::rotation(const char* key) {
+    std::string text = "none";
+    if (!take(key, text)) return {};
+    const size_t colon = text.find(':');
+    Rotation rotation;
+    const auto number = [&](size_t begin, size_t end) {
+        uint64_t value = 0;
+        const char* last = text.data() + end;
+        const auto [stop, error] = std::from_chars(text.data() + begin, last, value);
+        if (error != std::errc() || stop != last) refuse(key, "BLOCK or BLOCK:SEED", text);
+        return value;
+    };
+    rotation.kind = colon == std::string::npos ? Rotation::Kind::sylvester : Rotation::Kind::signs;
+    rotation.block = int64_t(number(0, std::min(colon, text.size())));
+    if (colon != std::string::npos) rotation.seed = number(colon + 1, text.size());
+    return rotation;
+}
+
+void Fields::finish() const {
+    if (next_ == given_.size()) return;
+    std::string list;
+    for (const auto& field : read_) list += (list.empty() ? "" : ", ") + field.first;
+    refuse(given_[next_].first.c_str(), "the fields " + list + ", in this order",
+           "it after or beside them");
+}
+
+int64_t CaseTensor::rows() const {
+    return std::accumulate(extents.begin(), extents.end() - 1, int64_t(1), std::multiplies<>());
+}
+int64_t CaseTensor::size() const { return rows() * extents.back(); }
+int64_t CaseTensor::bytes_of_row() const { return row_bytes(type, extents.back()); }
+
+std::vector<float> CaseTensor::values() const {
+    std::vector<float> result(static_cast<size_t>(size()));
+    for (int64_t r = 0; r < rows(); ++r) {
+        ref::dequantize_row(type, result.data() + r * extents.back(),
+                            bytes.data() + r * bytes_of_row(), extents.back());
+    }
+    return result;
+}
+
+template <class T>
+static std::vector<T> elements_of(std::span<const std::byte> bytes) {
+    std::vector<T> result(bytes.size() / sizeof(T));
+    if (!bytes.empty()) std::memcpy(result.data(), bytes.data(), bytes.size());
+    return result;
+}
+
+std::vector<int32_t> CaseTensor::indices() const { return elements_of<int32_t>(bytes); }
+
+std::vector<float> floats_of(std::span<const std::byte> bytes) { return elements_of<float>(bytes); }
+
+void CaseTensor::set(std::span<const float> values) {
+    bytes.resize(size_t(rows() * bytes_of_row()));
+    for (int64_t r = 0; r < rows(); ++r) {
+        ref::quantize_row(type, bytes.data() + r * bytes_of_row(),
+                          values.data() + r * extents.back(), extents.back());
+    }
+}
+
+void CaseTensor::set(std::span<const int32_t> values) {
+    const std::span<const std::byte> raw = std::as_bytes(values);
+    bytes.assign(raw.begin(), raw.end());
+}
+
+TensorView Views::operator[](std::string_view name) const {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+        if (tensors_[i].name == name) return views_[i];
+    }
+    return {};
+}
+
+Case::Work Case::work() const {
+    Work work;
+    for (const CaseTensor& tensor : tensors()) {
+        work.bytes += double(tensor.rows() * tensor.bytes_of_row());
+    }
+    return work;
+}
+
+void Case::read_layout(Fields& fields, bool in_place) {
+    const std::string word = in_place
+                                 ? fields.word("layout", "packed", {"packed", "padded", "in_place"})
+                                 : fields.word("layout", "packed", {"packed", "padded"});
+    layout_ = word == "packed"   ? Layout::packed
+              : word == "padded" ? Layout::padded
+                                 : Layout::in_place;
+}
+
+uint64_t Case::seed() const {
+    uint64_t hash = 0xCBF29CE484222325u;  // FNV-1a
+    for (const char c : name_) hash = (hash ^ uint8_t(c)) * 0x100000001B3u;
+    return hash;
+}
+
+std::span<const CaseOp> case_ops() {
+    static const std::vector<CaseOp> all = [] {
+        std::vector<CaseOp> list;
+        for (const std::span<const CaseOp> part :
+             {row_case_ops(), cache_case_ops(), attention_case_ops(), weight_case_ops(),
+              likelihood_case_ops()}) {
+            list.insert(list.end(), part.begin(), part.end());
+        }
+        return list;
+    }();
+    return all;
+}
+
+std::unique_ptr<Case> make_case(std::string_view name) {
+    Fields fields(name);
+    std::string known;
+    for (const CaseOp& op : case_ops()) {
+        known += (known.empty() ? "" : ", ") + std::string(op.name);
+        if (fields.op() != op.name) continue;
+        std::unique_ptr<Case> result = op.make(fields);
+        fields.finish();
+        result->name_ = name;
+        result->op_ = op.name;
+        result->fields_ = fields.read();
+        return result;
+    }
+    throw Error(ErrorCode::bad_argument, "case " + std::string(name) + ": expected one of " +
+                                             known + ", found " + fields.op());
+}
+
+// A row of the table: "@list" stands for every word of the list, "@same" for the value before it.
+static void write_out(const std::string& row, std::vector<std::string>& names) {
+    const size_t at = row.find('@');
+    if (at == std::string::npos) {
+        names.push_back(row);
+        return;
+    }
+    const size_t end = std::min(row.find('/', at), row.size());
+    const std::string list = row.substr(at, end - at), before = row.substr(0, at);
+    if (list == "@same") {
+        const size_t last = before.rfind('/'), equals = before.rfind('=', last);
+        write_out(before + before.substr(equals + 1, last - equals - 1) + row.substr(end), names);
+        return;
+    }
+    for (const CaseList& one : k_case_lists) {
+        if (list != one.name) continue;
+        for (const char* word : one.words) write_out(before + word + row.substr(end), names);
+        return;
+    }
+    throw Error(ErrorCode::bad_argument, "case " + row + ": no list is called " + list);
+}
+
+std::vector<std::string> case_names() {
+    std::vector<std::string> names;
+    for (const char* row : k_cases) write_out(row, names);
+    return names;
+}
+
+std::vector<std::string> case_names(std::string_view pattern) {
+    std::vector<std::string> names = case_names();
+    if (std::find(names.begin(), names.end(), pattern) != names.end()) {
+        return {std::string(pattern)};
+    }
+    std::erase_if(names,
+                  [&](const std::string& name) { return name.find(pattern) == std::string::npos; });
+    return names;
+}
+
+}  // namespace rotkv

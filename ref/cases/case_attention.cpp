@@ -1,0 +1,309 @@
+// Cases of attention: a cache that is filled in no order, with holes, and queries over it.
+#include "ref/cases/case_of.h"
+#include "ref/cases/case_values.h"
+#include "ref/hadamard.h"
+#include "ref/quant.h"
+
+#include <cmath>
+#include <numeric>
+
+namespace rotkv {
+
+namespace {
+
+constexpr int64_t k_most_sampled = 128;  // rows whose energy is looked at: the small cases' all
+
+class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
+  public:
+    explicit AttentionCase(Fields& f)
+        : type_k(f.type("k")),
+          type_v(f.type("v")),
+          tokens(f.number("T", 3)),
+          streams(f.number("S", 1)),
+          cells(f.number("C", 40)),
+          heads(f.number("H", 4)),
+          kv_heads(f.number("K", 2)),
+          d_k(f.number("D", 64)),
+          v_in_k(f.flag("v-in-k")),
+          v_first(v_in_k ? f.number("v-first", 0) : 0),
+          d_v(f.number("Dv", d_k)),
+          k_rotation(f.rotation("rot-k")),
+          v_rotation(f.rotation("rot-v")),
+          window(f.number("window", 0)),
+          softcap(f.real("softcap", 0)),
+          sinks(f.flag("sinks")),
+          loud(f.real("loud", 1)),
+          dense(is_dense(f)),
+          sees(f.word("sees", "past", {"past", "last", "all", "nothing"})),
+          precision(f.precision({"f32", "f16"})) {
+        read_layout(f, false);
+        if (v_in_k) v_rotation.first = v_first;
+    }
+    Agreement agreement() const override {
+        return precision == Precision::f16 ? Agreement::nmse : Agreement::rounding;
+    }
+    std::vector<CaseTensor> tensors() const override;
+    void fill(std::vector<CaseTensor>& tensors) const override;
+    Work work() const override {  // as if every query saw every cell in use that it may see
+        Work work;
+        const double rows = double(streams * used() * kv_heads);
+        work.bytes =
+            rows * double(row_bytes(type_k, d_k)) + 4.0 * double(tokens * heads * (d_k + d_v));
+        if (!v_in_k) work.bytes += rows * double(row_bytes(type_v, d_v));
+        double pairs = double(tokens * used());
+        if (sees == "last") {
+            pairs = 0;
+            for (int64_t t = 0; t < tokens; ++t) pairs += double(last_position(t) + 1);
+        }
+        work.flops = 2.0 * pairs * double(heads * (d_k + d_v));
+        return work;
+    }
+    void run_reference(Backend& ref, const Views& views) const override {
+        AttentionArgs exactly = args(views);
+        exactly.precision = Precision::f32;
+        ref.attention(exactly);
+    }
+    std::vector<double> bound(const std::string& name, std::span<const CaseTensor> filled,
+                              std::span<const float> expected) const override;
+
+  protected:
+    AttentionArgs args(const Views& v) const override {
+        AttentionArgs a;
+        a.dst = v["dst"];
+        a.q = v["q"];
+        a.k_cache = v["k_cache"];
+        a.v_cache = v["v_cache"];
+        a.position = v["position"];
+        a.used = v["used"];
+        a.q_stream = v["q_stream"];
+        a.q_position = v["q_position"];
+        a.sinks = v["sinks"];
+        if (v_in_k) {
+            a.v_cache = a.k_cache;
+            a.v_cache.n[3] = d_v;
+            if (a.v_cache.data != nullptr) a.v_cache.data += row_bytes(type_k, v_first);
+        }
+        a.scale = scale();
+        a.softcap = float(softcap);
+        a.window = window;
+        a.k_rotation = k_rotation;
+        a.v_rotation = v_rotation;
+        a.precision = precision;
+        return a;
+    }
+
+  private:
+    float scale() const { return float(loud / std::sqrt(double(d_k))); }
+    int64_t used() const { return dense ? cells : cells - cells / 8; }
+    int64_t last_position(int64_t t) const {  // sees=last: the stream's last tokens, in order
+        return std::max<int64_t>(used() - 1 - (tokens - 1 - t) / streams, -1);
+    }
+    std::vector<int32_t> positions() const;
+    void fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed) const;
+
+    // The scores of one head of one token over the cells it sees, in f64.
+    struct Scores {
+        std::vector<std::pair<int64_t, double>> of_cell;
+        double magnitude = 0;  ///< S, the largest scale * sum |q_d k_d|
+        double energy = 0;     ///< the largest sum (scale q_d k_d)^2
+    };
+    Scores scores(std::span<const CaseTensor> filled, int64_t t, int64_t h) const;
+    std::vector<float> cached_row(const CaseTensor& cache, int64_t stream, int64_t cell,
+                                  int64_t h) const;
+    std::vector<double> bound_of_head(std::span<const CaseTensor> filled, int64_t t, int64_t h,
+                                      const Scores& scores) const;
+
+    DType type_k, type_v;
+    int64_t tokens, streams, cells, heads, kv_heads, d_k;
+    bool v_in_k;
+    int64_t v_first, d_v;
+    Rotation k_rotation, v_rotation;
+    int64_t window;
+    double softcap;
+    bool sinks;
+    double loud;  ///< the scale of the scores, times sqrt(D)
+    bool dense;
+    std::string sees;  ///< last: the queries are the last tokens of their streams
+    Precision precision;
+};
+
+std::vector<CaseTensor> AttentionCase::tensors() const {
+    std::vector<CaseTensor> all = {out("dst", DType::f32, {tokens, heads, d_v}),
+                                   in("q", DType::f32, {tokens, heads, d_k}),
+                                   in("k_cache", type_k, {streams, cells, kv_heads, d_k})};
+    if (!v_in_k) all.push_back(in("v_cache", type_v, {streams, cells, kv_heads, d_v}));
+    all.push_back(in("position", DType::i32, {streams, cells}));
+    all.push_back(in("used", DType::i32, {streams}));
+    all.push_back(in("q_stream", DType::i32, {tokens}));
+    all.push_back(in("q_position", DType::i32, {tokens}));
+    if (sinks) {
+        all.push_back(in("sinks", DType::f32, {heads}));
+        all.back().rigid = true;
+    }
+    return all;
+}
+
+// [S][C]: every position below used() once, in no order, but for holes in every seventh cell;
+// dense: cell c holds position c.
+std::vector<int32_t> AttentionCase::positions() const {
+    std::vector<int32_t> all(size_t(streams * cells), -1);
+    for (int64_t s = 0; s < streams; ++s) {
+        const std::vector<int32_t> order = permutation(used(), seed() + uint64_t(s));
+        for (int64_t c = 0; c < used(); ++c) {
+            const int32_t any = c % 7 == 5 ? -1 : order[size_t(c)];
+            all[size_t(s * cells + c)] = dense ? int32_t(c) : any;
+        }
+    }
+    return all;
+}
+
+// What lies in empty cells must not matter, not even as 0 * NaN: all bits set.
+void AttentionCase::fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed) const {
+    const int64_t d = cache.extents.back();
+    std::vector<float> x = case_values("channels", cache.rows(), d, seed);
+    for (size_t first = 0; first < x.size(); first += size_t(d)) {
+        ref::hadamard_row(x.data() + first, x.data() + first, d, rotation, false);
+    }
+    cache.set(x);
+    const std::vector<int32_t> position = positions();
+    const size_t bytes = size_t(kv_heads * cache.bytes_of_row());
+    for (size_t cell = 0; cell < position.size(); ++cell) {
+        if (position[cell] < 0) {
+            std::fill_n(cache.bytes.begin() + int64_t(cell * bytes), bytes, std::byte(0xFF));
+        }
+    }
+}
+
+void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
+    std::vector<int32_t> q_stream, q_position;
+    for (int64_t t = 0; t < tokens; ++t) {
+        q_stream.push_back(int32_t(t % streams));
+        const int64_t last = used() - 1;
+        const int64_t past = t == 0        ? last
+                             : t % 11 == 4 ? -1
+                             : t % 5 == 2  ? 0
+                                           : last * (t % 97) / 97;
+        q_position.push_back(int32_t(sees == "past"   ? past
+                                     : sees == "last" ? last_position(t)
+                                     : sees == "all"  ? last
+                                                      : -1));
+    }
+    named(tensors, "q").set(case_values("normal", tokens * heads, d_k, seed() + 3));
+    fill_cache(named(tensors, "k_cache"), k_rotation, seed());
+    if (!v_in_k) fill_cache(named(tensors, "v_cache"), v_rotation, seed() + 1);
+    named(tensors, "position").set(positions());
+    named(tensors, "used").set(std::vector<int32_t>(size_t(streams), int32_t(used())));
+    named(tensors, "q_stream").set(q_stream);
+    named(tensors, "q_position").set(q_position);
+    if (sinks) named(tensors, "sinks").set(case_values("normal", 1, heads, seed() + 4));
+}
+
+std::vector<float> AttentionCase::cached_row(const CaseTensor& cache, int64_t stream, int64_t cell,
+                                             int64_t h) const {
+    const int64_t d = cache.extents.back();
+    const int64_t r = (stream * cells + cell) * kv_heads + h / (heads / kv_heads);
+    std::vector<float> x(static_cast<size_t>(d));
+    ref::dequantize_row(cache.type, x.data(), cache.bytes.data() + r * cache.bytes_of_row(), d);
+    return x;
+}
+
+AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, int64_t t,
+                                            int64_t h) const {
+    const std::vector<float> all = named(filled, "q").values();
+    std::vector<float> q(all.begin() + (t * heads + h) * d_k,
+                         all.begin() + (t * heads + h + 1) * d_k);
+    ref::hadamard_row(q.data(), q.data(), d_k, k_rotation, false);
+    const std::vector<int32_t> position = named(filled, "position").indices();
+    const int32_t at = named(filled, "q_position").indices()[size_t(t)];
+    const int64_t stream = t % streams;
+    Scores result;
+    for (int64_t c = 0; c < used(); ++c) {
+        const int32_t p = position[size_t(stream * cells + c)];
+        if (p < 0 || p > at || (window > 0 && at - p >= window)) continue;
+        const std::vector<float> k = cached_row(named(filled, "k_cache"), stream, c, h);
+        double score = 0, magnitude = 0, energy = 0;
+        for (size_t j = 0; j < k.size(); ++j) {
+            const double product = double(scale()) * double(q[j]) * double(k[j]);
+            score += product;
+            magnitude += std::fabs(product);
+            energy += product * product;
+        }
+        if (softcap > 0) score = softcap * std::tanh(score / softcap);
+        result.of_cell.emplace_back(c, score);
+        result.magnitude = std::max(result.magnitude, magnitude);
+        result.energy = std::max(result.energy, energy);
+    }
+    return result;
+}
+
+// Rounding, for one head of one token. A score is off by u (walk(D) + 6) S (the sum, the scale,
+// tanh), which moves numerator and denominator of a probability by as much, relatively; exp and
+// the sum over C cells add their own:
+//   |error of o~_j| <= u (c1 + c2 S) sum_c p_c |v_cj|,  c1 = 2 walk(C) + 12,  c2 = 2 (walk(D) + 6)
+// The rotation back mixes a block: (1 / sqrt(N)) times the sum of its errors, and its own rounding.
+std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> filled, int64_t t,
+                                                 int64_t h, const Scores& s) const {
+    const CaseTensor& cache = named(filled, v_in_k ? "k_cache" : "v_cache");
+    const float sink = sinks ? named(filled, "sinks").values()[size_t(h)] : -INFINITY;
+    double top = double(sink);
+    for (const auto& [c, score] : s.of_cell) top = std::max(top, score);
+    double sum = sinks ? std::exp(double(sink) - top) : 0;
+    for (const auto& [c, score] : s.of_cell) sum += std::exp(score - top);
+    std::vector<float> weighted(size_t(d_v), 0.0f);  // sum_c p_c |v_c|
+    for (const auto& [c, score] : s.of_cell) {
+        const std::vector<float> v = cached_row(cache, t % streams, c, h);
+        const float p = float(std::exp(score - top) / sum);
+        for (int64_t j = 0; j < d_v; ++j) {
+            weighted[size_t(j)] += p * std::fabs(v[size_t(v_in_k ? v_first + j : j)]);
+        }
+    }
+    const double c1 = 2 * walk(cells) + 12, c2 = 2 * (walk(d_k) + 6);
+    const double each = k_unit * (c1 + c2 * s.magnitude);
+    std::vector<double> bound = hadamard_bound(weighted, v_rotation);
+    const int64_t n = v_rotation.on() ? v_rotation.block : 1;
+    for (int64_t j = 0; j < d_v; ++j) {
+        const auto block = weighted.begin() + j / n * n;
+        const double mixed = std::accumulate(block, block + n, 0.0) / std::sqrt(double(n));
+        bound[size_t(j)] += each * mixed;
+    }
+    return bound;
+}
+
+// nmse, in the precision of tensor cores: q, k, p and v are rounded to f16, each by a relative
+// error of variance 2^-24 / 3 at most. Two of them move a score by an error of variance
+// 2^-24 2/3 e^2, e^2 = sum (scale q_d k_d)^2, and probabilities by as much, relatively; p and v add
+// 2^-24 2/3. Values that cancel in the sum make the result smaller than its terms: a factor of 16.
+std::vector<double> AttentionCase::bound(const std::string&, std::span<const CaseTensor> filled,
+                                         std::span<const float>) const {
+    if (precision == Precision::f16) {
+        double energy = 0;
+        const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
+        for (int64_t i = 0; i < tokens * heads; i += step) {
+            energy = std::max(energy, scores(filled, i / heads, i % heads).energy);
+        }
+        return {16 * 0x1p-24 * 2 / 3 * (energy + 1)};
+    }
+    std::vector<double> all;
+    for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t h = 0; h < heads; ++h) {
+            const std::vector<double> one = bound_of_head(filled, t, h, scores(filled, t, h));
+            all.insert(all.end(), one.begin(), one.end());
+        }
+    }
+    return all;
+}
+
+}  // namespace
+
+std::span<const CaseOp> attention_case_ops() {
+    static const CaseOp ops[] = {
+        {"attention",
+         "rounding: u (c1 + c2 S) sum p |v|, S = max scale sum |q k|, c1 = 2 walk(C) + 12, "
+         "c2 = 2 (walk(D) + 6), mixed by the rotation back; precision=f16: nmse "
+         "16 2/3 2^-24 (e^2 + 1), e^2 = max sum (scale q k)^2",
+         "the same", make<AttentionCase>},
+    };
+    return ops;
+}
+
+}  // namespace rotkv

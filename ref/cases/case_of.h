@@ -1,0 +1,92 @@
+#pragma once
+// What the cases of all operations share: from named tensors to the operation's struct and call.
+// Docs: docs/10-testing-your-engine.md
+
+#include "ref/cases/case.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rotkv {
+
+inline constexpr double k_unit = 0x1p-24;  ///< u: half the distance from 1 to the next f32
+
+/// How far n rounded additions, one after the other, may be off, in u of the sum of magnitudes M.
+/// Math: the k-th partial sum is at most M k / n and its rounding error at most u of it, evenly
+///       spread over both signs: variance (u M k / n)^2 / 3. All n of them: u^2 M^2 n / 9, and four
+///       standard deviations of that are u M 4/3 sqrt(n); two more for products and the last word.
+///       Sums in lanes or blocks stay further below.
+/// Source: after Higham and Mary 2019, A New Approach to Probabilistic Rounding Error Analysis.
+inline double walk(int64_t n) { return 4.0 / 3.0 * std::sqrt(double(n)) + 2; }
+
+/// A tensor that has a shape and no place, for supports().
+inline TensorView unplaced(const CaseTensor& tensor) {
+    TensorView view;
+    view.type = tensor.type;
+    std::fill(view.n, view.n + 4, int64_t(1));
+    std::copy_backward(tensor.extents.begin(), tensor.extents.end(), view.n + 4);
+    return view;
+}
+
+/// Field "fill": is the cache as it is at work, without holes and in order?
+inline bool is_dense(Fields& f) { return f.word("fill", "holes", {"holes", "dense"}) == "dense"; }
+
+inline CaseTensor in(const char* name, DType type, std::vector<int64_t> extents) {
+    return {name, type, std::move(extents), true, false, type == DType::i32};
+}
+inline CaseTensor out(const char* name, DType type, std::vector<int64_t> extents) {
+    return {name, type, std::move(extents), false, true};
+}
+inline CaseTensor in_out(const char* name, DType type, std::vector<int64_t> extents) {
+    return {name, type, std::move(extents), true, true};
+}
+
+inline CaseTensor& named(std::vector<CaseTensor>& tensors, std::string_view name) {
+    return *std::find_if(tensors.begin(), tensors.end(),
+                         [&](const CaseTensor& tensor) { return tensor.name == name; });
+}
+inline const CaseTensor& named(std::span<const CaseTensor> tensors, std::string_view name) {
+    return *std::find_if(tensors.begin(), tensors.end(),
+                         [&](const CaseTensor& tensor) { return tensor.name == name; });
+}
+
+/// A case of one operation of Backend.
+template <class Args, void (Backend::*Op)(const Args&)>
+class CaseOf : public Case {
+  public:
+    Support supports(const Backend& backend) const override {
+        const std::vector<CaseTensor> shapes = tensors();
+        std::vector<TensorView> views;
+        for (const CaseTensor& tensor : shapes) views.push_back(unplaced(tensor));
+        return backend.supports(args(Views(shapes, views)));
+    }
+    void run(Backend& backend, const Views& views) const override { (backend.*Op)(args(views)); }
+
+  protected:
+    virtual Args args(const Views& views) const = 0;
+};
+
+template <class T>
+std::unique_ptr<Case> make(Fields& fields) {
+    return std::make_unique<T>(fields);
+}
+
+// One list per file; case_ops() joins them.
+std::span<const CaseOp> row_case_ops();         // case_rows.cpp
+std::span<const CaseOp> cache_case_ops();       // case_cache.cpp
+std::span<const CaseOp> attention_case_ops();   // case_attention.cpp
+std::span<const CaseOp> weight_case_ops();      // case_weights.cpp
+std::span<const CaseOp> likelihood_case_ops();  // case_likelihood.cpp
+
+/// What the rounded butterflies of a row may be off, per element, where the row itself is exact:
+/// each of the log2 N stages and the scale round once.
+/// Math: u (log2 N + 2) / sqrt(N) * sum over the block of |x|.   x, result [d].
+std::vector<double> hadamard_bound(std::span<const float> x, const Rotation& rotation);
+
+/// Fills a weight of any type; formats that rotkv never writes get random codes and small scales.
+void fill_weight(CaseTensor& weight, uint64_t seed);
+
+/// sum_i |w[o, i] x[t, i]| of every element of y = x W^T, in f64.   result [T][out]
+std::vector<double> magnitudes(const CaseTensor& weight, const CaseTensor& x);
+
+}  // namespace rotkv

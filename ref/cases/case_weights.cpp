@@ -1,0 +1,306 @@
+// Cases of what surrounds the cache: norms, activations, products with weights, likelihoods.
+#include "ref/cases/case_of.h"
+#include "ref/cases/case_values.h"
+#include "ref/quant.h"
+#include "ref/random.h"
+
+#include <cstring>
+
+namespace rotkv {
+
+// A weight of any type. Formats that rotkv never writes are made of bits whose scales are small.
+void fill_weight(CaseTensor& weight, uint64_t seed) {
+    if (type_info(weight.type).cache) {
+        return weight.set(case_values("normal", weight.rows(), weight.extents.back(), seed));
+    }
+    weight.bytes.resize(size_t(weight.rows() * weight.bytes_of_row()));
+    Random random(seed);
+    for (std::byte& byte : weight.bytes) byte = std::byte(random.below(256));
+    const size_t block = size_t(type_info(weight.type).block_bytes);
+    const auto put = [&](size_t first, size_t offset, uint16_t f16) {
+        std::memcpy(weight.bytes.data() + first + offset, &f16, sizeof f16);
+    };
+    for (size_t first = 0; first < weight.bytes.size(); first += block) {
+        const uint16_t d = uint16_t(0x1400 + random.below(0x400));  // 2^-10 .. 2^-9
+        switch (weight.type) {
+            case DType::q4_k:
+            case DType::q5_k:
+                put(first, offsetof(BlockQ4_K, d), d);
+                put(first, offsetof(BlockQ4_K, dmin), d);
+                break;
+            case DType::q2_k:
+                put(first, offsetof(BlockQ2_K, d), d);
+                put(first, offsetof(BlockQ2_K, dmin), d);
+                break;
+            case DType::q3_k:
+                put(first, offsetof(BlockQ3_K, d), d);
+                break;
+            case DType::q6_k:
+                put(first, offsetof(BlockQ6_K, d), d);
+                break;
+            case DType::iq4_xs:
+                put(first, offsetof(BlockIq4Xs, d), d);
+                break;
+            default:  // mxfp4: an exponent around 1
+                weight.bytes[first] = std::byte(120 + random.below(8));
+        }
+    }
+}
+
+// y = x W^T: sum |a b| of every element, in f64.
+std::vector<double> magnitudes(const CaseTensor& weight, const CaseTensor& x) {
+    const std::vector<float> w = weight.values(), v = x.values();
+    const size_t n_in = size_t(weight.extents.back());
+    std::vector<double> all;
+    for (size_t t = 0; t < v.size(); t += n_in) {
+        for (size_t o = 0; o < w.size(); o += n_in) {
+            double sum = 0;
+            for (size_t i = 0; i < n_in; ++i) sum += std::fabs(double(w[o + i]) * double(v[t + i]));
+            all.push_back(sum);
+        }
+    }
+    return all;
+}
+
+namespace {
+
+constexpr double k_least = 0x1p-126;  // below the normal numbers of f32 nothing is promised
+
+std::vector<double> relative(std::span<const float> y, double units) {
+    std::vector<double> bound;
+    for (const float value : y) {
+        bound.push_back(units * k_unit * std::fabs(double(value)) + k_least);
+    }
+    return bound;
+}
+
+class RmsNormCase : public CaseOf<RmsNormArgs, &Backend::rms_norm> {
+  public:
+    explicit RmsNormCase(Fields& f)
+        : rows(f.number("rows", 7)),
+          d(f.number("D", 64)),
+          kind(f.word("values", "normal", k_value_kinds)) {
+        read_layout(f, true);
+    }
+    Agreement agreement() const override { return Agreement::rounding; }
+    std::vector<CaseTensor> tensors() const override {
+        return {out("dst", DType::f32, {rows, d}), in("src", DType::f32, {rows, d}),
+                in("weight", DType::f32, {d})};
+    }
+    void fill(std::vector<CaseTensor>& tensors) const override {
+        named(tensors, "src").set(case_values(kind, rows, d, seed()));
+        named(tensors, "weight").set(case_values("normal", 1, d, seed() + 1));
+    }
+    std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
+                              std::span<const float> expected) const override {
+        return relative(expected, walk(d) / 2 + 6);  // half of the sum's error: a root follows
+    }
+
+  protected:
+    RmsNormArgs args(const Views& v) const override {
+        return {v["dst"], v["src"], v["weight"], 1e-5f};
+    }
+
+  private:
+    int64_t rows, d;
+    std::string kind;
+};
+
+class ActMulCase : public CaseOf<ActMulArgs, &Backend::act_mul> {
+  public:
+    explicit ActMulCase(Fields& f)
+        : silu(f.word("act", "silu", {"silu", "gelu_tanh"}) == "silu"),
+          rows(f.number("rows", 7)),
+          d(f.number("D", 64)),
+          spread(f.real("spread", 1)) {
+        read_layout(f, true);
+    }
+    Agreement agreement() const override { return Agreement::rounding; }
+    std::vector<CaseTensor> tensors() const override {
+        return {out("dst", DType::f32, {rows, d}), in("gate", DType::f32, {rows, d}),
+                in("up", DType::f32, {rows, d})};
+    }
+    void fill(std::vector<CaseTensor>& tensors) const override {
+        std::vector<float> gate = case_values("normal", rows, d, seed());
+        for (float& value : gate) value *= float(spread);
+        named(tensors, "gate").set(gate);
+        named(tensors, "up").set(case_values("normal", rows, d, seed() + 1));
+    }
+    std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
+                              std::span<const float> expected) const override {
+        return relative(expected, 12);  // exp and its argument a few each, the products one more
+    }
+
+  protected:
+    ActMulArgs args(const Views& v) const override {
+        return {v["dst"], v["gate"], v["up"], silu ? Activation::silu : Activation::gelu_tanh};
+    }
+
+  private:
+    bool silu;
+    int64_t rows, d;
+    double spread;
+};
+
+class AddCase : public CaseOf<AddArgs, &Backend::add> {
+  public:
+    explicit AddCase(Fields& f)
+        : rows(f.number("rows", 7)), d(f.number("D", 64)), bias(f.flag("bias")) {
+        read_layout(f, true);
+    }
+    Agreement agreement() const override { return Agreement::exact; }
+    std::vector<CaseTensor> tensors() const override {
+        return {out("dst", DType::f32, {rows, d}), in("a", DType::f32, {rows, d}),
+                in("b", DType::f32, {bias ? 1 : rows, d})};
+    }
+    void fill(std::vector<CaseTensor>& tensors) const override {
+        named(tensors, "a").set(case_values("normal", rows, d, seed()));
+        named(tensors, "b").set(case_values("normal", bias ? 1 : rows, d, seed() + 1));
+    }
+
+  protected:
+    AddArgs args(const Views& v) const override {
+        TensorView b = v["b"];
+        if (bias) {
+            b.n[2] = rows;
+            b.stride[2] = 0;
+        }
+        return {v["dst"], v["a"], b};
+    }
+
+  private:
+    int64_t rows, d;
+    bool bias;
+};
+
+class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
+  public:
+    explicit MatmulCase(Fields& f)
+        : type(f.type("type")),
+          tokens(f.number("T", 7)),
+          n_in(f.number("in", 256)),
+          n_out(f.number("out", 67)),
+          precision(f.precision({"f32", "f16", "bf16"})) {
+        read_layout(f, false);
+    }
+    Agreement agreement() const override {
+        return precision == Precision::f32 ? Agreement::rounding : Agreement::nmse;
+    }
+    std::vector<CaseTensor> tensors() const override {
+        return {out("dst", DType::f32, {tokens, n_out}), in("weight", type, {n_out, n_in}),
+                in("src", DType::f32, {tokens, n_in})};
+    }
+    void fill(std::vector<CaseTensor>& tensors) const override {
+        fill_weight(named(tensors, "weight"), seed());
+        named(tensors, "src").set(case_values("normal", tokens, n_in, seed() + 1));
+    }
+    void run_reference(Backend& ref, const Views& views) const override {
+        MatmulArgs exactly = args(views);
+        exactly.precision = Precision::f32;
+        ref.matmul(exactly);
+    }
+    std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
+                              std::span<const float> expected) const override {
+        const CaseTensor &weight = named(filled, "weight"), &src = named(filled, "src");
+        if (precision != Precision::f32) return {bound_of_rounded(weight, src, expected)};
+        std::vector<double> bound = magnitudes(weight, src);
+        for (double& one : bound) one *= k_unit * (walk(n_in) + 2);
+        return bound;
+    }
+
+    Work work() const override {
+        Work work = Case::work();
+        work.flops = 2.0 * double(tokens * n_in * n_out);
+        return work;
+    }
+
+  protected:
+    MatmulArgs args(const Views& v) const override {
+        return {v["dst"], v["weight"], v["src"], precision};
+    }
+
+  private:
+    double bound_of_rounded(const CaseTensor& weight, const CaseTensor& src,
+                            std::span<const float> y) const;
+
+    DType type;
+    int64_t tokens, n_in, n_out;
+    Precision precision;
+};
+
+// nmse, both factors of every product rounded, each by a relative error of at most r, of variance
+// r^2 / 3: expected is 2/3 r^2 sum (w x)^2 / sum y^2. A factor of 6, because a product alone may be
+// off by 2 r.
+double MatmulCase::bound_of_rounded(const CaseTensor& weight, const CaseTensor& src,
+                                    std::span<const float> y) const {
+    const std::vector<float> w = weight.values(), x = src.values();
+    const size_t in = size_t(n_in);
+    std::vector<double> w2(in, 0.0), x2(in, 0.0);  // sums of squares of each column
+    for (size_t i = 0; i < w.size(); ++i) w2[i % in] += double(w[i]) * double(w[i]);
+    for (size_t i = 0; i < x.size(); ++i) x2[i % in] += double(x[i]) * double(x[i]);
+    double products = 0, results = 0;
+    for (size_t i = 0; i < in; ++i) products += w2[i] * x2[i];
+    for (const float value : y) results += double(value) * double(value);
+    const double r = precision == Precision::f16 ? 0x1p-11 : 0x1p-8;
+    return 6 * (2 * r * r / 3) * products / results;
+}
+
+class EmbedCase : public CaseOf<EmbedArgs, &Backend::embed> {
+  public:
+    explicit EmbedCase(Fields& f)
+        : type(f.type("type")),
+          tokens(f.number("T", 7)),
+          words(f.number("V", 67)),
+          width(f.number("E", 256)) {
+        read_layout(f, false);
+    }
+    Agreement agreement() const override { return Agreement::exact; }
+    Agreement foreign_agreement() const override { return Agreement::rounding; }
+    std::vector<CaseTensor> tensors() const override {
+        return {out("dst", DType::f32, {tokens, width}), in("weight", type, {words, width}),
+                in("token", DType::i32, {tokens})};
+    }
+    void fill(std::vector<CaseTensor>& tensors) const override {
+        fill_weight(named(tensors, "weight"), seed());
+        std::vector<int32_t> token;
+        for (int64_t t = 0; t < tokens; ++t) token.push_back(int32_t((words - 1 + 13 * t) % words));
+        named(tensors, "token").set(token);
+    }
+    std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
+                              std::span<const float> expected) const override {
+        return relative(expected, 3);
+    }
+
+    Work work() const override {  // of the weight, only the rows of these tokens
+        Work work;
+        work.bytes = double(tokens) * double(row_bytes(type, width) + 4 * width);
+        return work;
+    }
+
+  protected:
+    EmbedArgs args(const Views& v) const override {
+        return {v["dst"], v["weight"], v["token"], 1.7f};
+    }
+
+  private:
+    DType type;
+    int64_t tokens, words, width;
+};
+
+}  // namespace
+
+std::span<const CaseOp> weight_case_ops() {
+    static const CaseOp ops[] = {
+        {"rms_norm", "rounding: u (walk(D) / 2 + 6) |y|", "the same", make<RmsNormCase>},
+        {"act_mul", "rounding: 12 u |y|", "the same", make<ActMulCase>},
+        {"add", "exact", "exact", make<AddCase>},
+        {"matmul",
+         "rounding: u (walk(in) + 2) sum |w x|; precision=f16, bf16: nmse "
+         "4 r^2 sum (w x)^2 / sum y^2, r = 2^-11, 2^-8",
+         "the same", make<MatmulCase>},
+        {"embed", "exact", "rounding: 3 u |y|", make<EmbedCase>},
+    };
+    return ops;
+}
+
+}  // namespace rotkv

@@ -1,0 +1,133 @@
+#include "ref/measure/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace rotkv {
+
+static constexpr double k_unknown = std::numeric_limits<double>::quiet_NaN();
+
+static double plain_mean(std::span<const double> x) {
+    double sum = 0;
+    for (const double value : x) sum += value;
+    return x.empty() ? k_unknown : sum / double(x.size());
+}
+
+// Covariance of the means of x and y. Two passes: with the products of deviations nothing cancels,
+// so that equal values have an error of exactly 0.
+static double covariance_of_means(std::span<const double> x, std::span<const double> y) {
+    if (x.size() < 2) return k_unknown;
+    const double n = double(x.size()), mean_x = plain_mean(x), mean_y = plain_mean(y);
+    double sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) sum += (x[i] - mean_x) * (y[i] - mean_y);
+    return sum / n / (n - 1);
+}
+
+Mean mean_of(std::span<const double> x) {
+    return {plain_mean(x), std::sqrt(covariance_of_means(x, x))};
+}
+
+static double sorted_quantile(std::span<const double> x, double q) {
+    if (x.empty()) return k_unknown;
+    const double place = std::clamp(q, 0.0, 1.0) * double(x.size() - 1);
+    const std::size_t below = std::size_t(place), above = std::min(below + 1, x.size() - 1);
+    const double part = place - double(below);
+    return (1 - part) * x[below] + part * x[above];
+}
+
+double quantile(std::vector<double> x, double q) {
+    std::sort(x.begin(), x.end());
+    return sorted_quantile(x, q);
+}
+
+// exp of a mean: to first order the error grows by the derivative, which is the value itself.
+static Mean exponential(Mean log) {
+    const double value = std::exp(log.value);
+    return {value, value * log.error};
+}
+
+Mean perplexity(std::span<const double> nll) { return exponential(mean_of(nll)); }
+
+static double delta_p(const TokenPair& token) {
+    return std::exp(-token.nll_b) - std::exp(-token.nll_a);
+}
+
+// Both runs saw the same tokens, so their errors are largely shared; the covariance takes that out
+// of every comparison.
+static void compare_perplexities(KldMeans& s, std::span<const double> nll_a,
+                                 std::span<const double> nll_b) {
+    const Mean log_a = mean_of(nll_a), log_b = mean_of(nll_b);
+    s.ppl_a = exponential(log_a);
+    s.ppl_b = exponential(log_b);
+    std::vector<double> change;
+    for (std::size_t i = 0; i < nll_a.size(); ++i) change.push_back(nll_b[i] - nll_a[i]);
+    s.log_ratio = mean_of(change);
+    s.ratio = exponential(s.log_ratio);
+    const double covariance = covariance_of_means(nll_a, nll_b);
+    const double variance = s.ppl_a.error * s.ppl_a.error + s.ppl_b.error * s.ppl_b.error -
+                            2 * s.ppl_a.value * s.ppl_b.value * covariance;
+    // Rounding may leave a little less than nothing; in this order max() keeps a NaN.
+    s.difference = {s.ppl_b.value - s.ppl_a.value, std::sqrt(std::max(variance, 0.0))};
+    const double both = log_a.error * log_b.error;
+    s.correlation = both > 0 ? covariance / both : k_unknown;
+}
+
+KldMeans summarize_means(std::span<const TokenPair> tokens) {
+    std::vector<double> kld, dp, dp_square, same_top, nll_a, nll_b;
+    for (const TokenPair& token : tokens) {
+        kld.push_back(token.kld);
+        dp.push_back(delta_p(token));
+        dp_square.push_back(dp.back() * dp.back());
+        same_top.push_back(token.same_top ? 1 : 0);
+        nll_a.push_back(token.nll_a);
+        nll_b.push_back(token.nll_b);
+    }
+    KldMeans s;
+    s.kld = mean_of(kld);
+    s.delta_p = mean_of(dp);
+    s.same_top = mean_of(same_top);
+    const Mean square = mean_of(dp_square);
+    const double rms = std::sqrt(square.value);
+    s.dp_rms = {rms, rms > 0 ? square.error / (2 * rms) : square.error};
+    compare_perplexities(s, nll_a, nll_b);
+    return s;
+}
+
+KldSummary summarize(std::span<const TokenPair> tokens) {
+    KldSummary s{summarize_means(tokens)};
+    std::vector<double> kld, dp;
+    for (const TokenPair& token : tokens) {
+        kld.push_back(token.kld);
+        dp.push_back(delta_p(token));
+    }
+    std::sort(kld.begin(), kld.end());
+    s.kld_min = sorted_quantile(kld, 0);
+    s.kld_01 = sorted_quantile(kld, 0.001);
+    s.kld_1 = sorted_quantile(kld, 0.01);
+    s.kld_5 = sorted_quantile(kld, 0.05);
+    s.kld_10 = sorted_quantile(kld, 0.10);
+    s.kld_median = sorted_quantile(kld, 0.50);
+    s.kld_90 = sorted_quantile(kld, 0.90);
+    s.kld_95 = sorted_quantile(kld, 0.95);
+    s.kld_99 = sorted_quantile(kld, 0.99);
+    s.kld_999 = sorted_quantile(kld, 0.999);
+    s.kld_max = sorted_quantile(kld, 1);
+    std::sort(dp.begin(), dp.end());
+    s.dp_min = sorted_quantile(dp, 0);
+    s.dp_01 = sorted_quantile(dp, 0.001);
+    s.dp_1 = sorted_quantile(dp, 0.01);
+    s.dp_5 = sorted_quantile(dp, 0.05);
+    s.dp_10 = sorted_quantile(dp, 0.10);
+    s.dp_25 = sorted_quantile(dp, 0.25);
+    s.dp_median = sorted_quantile(dp, 0.50);
+    s.dp_75 = sorted_quantile(dp, 0.75);
+    s.dp_90 = sorted_quantile(dp, 0.90);
+    s.dp_95 = sorted_quantile(dp, 0.95);
+    s.dp_99 = sorted_quantile(dp, 0.99);
+    s.dp_999 = sorted_quantile(dp, 0.999);
+    s.dp_max = sorted_quantile(dp, 1);
+    return s;
+}
+
+}  // namespace rotkv

@@ -1,0 +1,36 @@
+#pragma once
+// What each layer's cache costs with all other layers as in the base, and whether the layers'
+// damages add up to the whole.
+// Docs: docs/13-where-the-error-comes-from.md
+
+#include "tools/compare/kld_run.h"
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// Parses "0,5-9", ascending and each layer once; nothing stands for all of the model's `layers`.
+/// Throws Error(usage).
+std::vector<int64_t> parse_layers(const std::string& text, int64_t layers);
+
+/// The mean KLD of one variant, layer by layer.
+struct LayerShares {
+    std::vector<Mean> kld;  ///< one a layer that was run, error by windows
+    double sum = 0;         ///< of those
+    double whole = 0;       ///< all layers at once
+    bool complete = false;  ///< every layer of the model was run
+};
+LayerShares layer_shares(const LockStep& run, const Contestant& contestant);
+
+/// A table of layers and variants, and sum and whole below; nothing where no layer was run.
+void print_layers(std::FILE* out, const LockStep& run);
+
+/// {layers: [{layer, kld, se}], sum}, and where all layers were run {whole, whole_over_sum}.
+nlohmann::ordered_json json_of_layers(const LockStep& run, const Contestant& contestant);
+
+}  // namespace rotkv::tools

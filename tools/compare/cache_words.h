@@ -1,0 +1,36 @@
+#pragma once
+// A cache in the words of a command line: "k=q4_0,v=q8_0,rot=off".
+// Docs: docs/07-measuring.md
+
+#include "ref/measure/evaluate.h"
+#include "tools/cli.h"
+
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// One cache to be compared.
+struct Variant {
+    std::string name;  ///< as it was asked for
+    DType type_k = DType::f32, type_v = DType::f32;
+    RotationRequest rotation;
+};
+
+/// Parses fields KEY=VALUE, separated by commas, each at most once:
+///   k, v           cache types; a side that is not named has `otherwise`'s
+///   rot            both sides: auto, on, off or a block
+///   rot-k, rot-v   one side; wins over rot
+///   signs          seed of random signs
+/// What is not said about rotation is as the environment and the policy have it.
+/// Throws Error(usage) that names the flag, the field and what was expected.
+Variant parse_variant(const std::string& flag, const std::string& text, const Variant& otherwise);
+
+/// The variants, and behind them two companions for each whose K and V both differ from the base's:
+/// "... [K only]" with the base's V, "... [V only]" with the base's K.
+std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, const Variant& base);
+
+/// An empty cache for the windows of the plan.
+KvCache make_cache(const Model& model, const WindowPlan& plan, const Variant& variant);
+
+}  // namespace rotkv::tools

@@ -1,0 +1,215 @@
+#include "tools/compare/kld_run.h"
+
+#include "ref/error.h"
+#include "tools/backends.h"
+#include "tools/compare/kld_compare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+namespace rotkv::tools {
+
+std::vector<int32_t> targets_of(const WindowPlan& group) {
+    std::vector<int32_t> targets;
+    for (int64_t window = 0; window < group.windows; ++window) {
+        const auto next = group.tokens.begin() + window * group.ctx + group.first_scored() + 1;
+        targets.insert(targets.end(), next, next + group.scored_per_window());
+    }
+    return targets;
+}
+
+namespace {
+
+// Another batch than this one: a window in two pieces of unequal length.
+int64_t other_batch(const WindowPlan& plan) {
+    const int64_t length = std::min(plan.batch, plan.ctx);
+    return length > 1 ? length * 2 / 3 : 2;
+}
+
+void append(std::vector<TokenPair>& all, const std::vector<TokenPair>& part) {
+    all.insert(all.end(), part.begin(), part.end());
+}
+
+// The model with the last bit of one element of its first norm changed, as long as this lives.
+class ChangedBit {
+  public:
+    ChangedBit(Model& model, int64_t element)
+        : model_(model), norm_(model.first_norm()), memory_(model.backend(), bytes()) {
+        std::vector<float> weight(std::size_t(norm_.n[3]));
+        const std::span<std::byte> all = std::as_writable_bytes(std::span(weight));
+        model.backend().download(all, norm_.data);
+        float& x = weight[std::size_t(element)];
+        x = std::nextafter(x, HUGE_VALF);
+        memory_.upload(all);
+        model.use_first_norm(memory_.view(DType::f32, {norm_.n[3]}));
+    }
+    ~ChangedBit() { model_.use_first_norm(norm_); }
+    ChangedBit(const ChangedBit&) = delete;
+    ChangedBit& operator=(const ChangedBit&) = delete;
+
+  private:
+    std::size_t bytes() const { return std::size_t(norm_.n[3]) * sizeof(float); }
+
+    Model& model_;
+    TensorView norm_;
+    Buffer memory_;
+};
+
+}  // namespace
+
+LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
+                   const Variant& base, const std::vector<Variant>& variants,
+                   const LockStepOptions& options)
+    : model_(loaded.model), plan_(plan), options_(options) {
+    if (options.jitter > model_.config().width) {
+        throw Error(ErrorCode::usage, "--jitter: expected at most " +
+                                          std::to_string(model_.config().width) +
+                                          ", one run for each weight of the first norm");
+    }
+    enter(base);
+    for (const Variant& variant : variants) enter(variant);
+    floor_.threads = flags.threads > 1 ? flags.threads - 1 : 2;
+    floor_.backend = make_backend(flags.backend, floor_.threads);
+    floor_.model =
+        std::make_unique<Model>(loaded.file, *floor_.backend, plan.ctx, flags.phi3_window);
+    floor_.batch = other_batch(plan);
+    if (options.layers.empty()) return;
+    one_layer_ = std::make_unique<OneLayerModel>(loaded, flags, plan.ctx);
+}
+
+OneLayerModel::OneLayerModel(const LoadedModel& loaded, const ModelFlags& flags, int64_t context)
+    : backend(make_backend(flags.backend, flags.threads)),
+      model(loaded.file, backend, context, flags.phi3_window) {
+    model.use_precision(loaded.model.precision());
+}
+
+void LockStep::enter(const Variant& variant) {
+    const KvCache cache = make_cache(model_, plan_, variant);
+    Contestant contestant{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}, {}};
+    contestant.jitter.resize(std::size_t(options_.jitter));
+    if (!contestants_.empty()) {
+        for (const int64_t layer : options_.layers) contestant.layers.push_back({layer, {}});
+    }
+    contestants_.push_back(std::move(contestant));
+}
+
+void LockStep::run(const std::function<bool()>& go_on) {
+    share<TokenPair>(
+        groups_of(plan_), [&](int64_t index) { return measure(index); },
+        [&](int64_t, std::span<const TokenPair> of_group) {
+            add(of_group);
+            return go_on();
+        });
+}
+
+// Whatever is measured, in a fixed order. A group adds its scored positions to each list.
+std::vector<std::vector<TokenPair>*> LockStep::lists() {
+    std::vector<std::vector<TokenPair>*> all = {&floor_.pairs};
+    for (std::size_t i = 0; i < contestants_.size(); ++i) {
+        Contestant& contestant = contestants_[i];
+        if (i > 0) all.push_back(&contestant.pairs);
+        for (JitterRun& run : contestant.jitter) {
+            all.push_back(&run.from_base);
+            all.push_back(&run.from_itself);
+        }
+        for (LayerRun& run : contestant.layers) all.push_back(&run.pairs);
+    }
+    return all;
+}
+
+// What one group adds to the lists, list after list, on its way to the first process.
+std::vector<TokenPair> LockStep::measure(int64_t index) {
+    const WindowPlan group = group_of(plan_, index);
+    const std::vector<int32_t> target = targets_of(group);
+    std::vector<Hidden> hidden;
+    for (const Contestant& contestant : contestants_) {
+        hidden.push_back(run_one(model_, contestant, group));
+    }
+    compare(hidden, run_floor(group), target);
+    run_jitter(hidden, group, target);
+    run_layers(hidden[0], group, target);
+    std::vector<TokenPair> of_group;
+    for (std::vector<TokenPair>* list : lists()) {
+        const auto added = list->end() - std::ptrdiff_t(target.size());
+        of_group.insert(of_group.end(), added, list->end());
+        list->erase(added, list->end());
+    }
+    return of_group;
+}
+
+void LockStep::add(std::span<const TokenPair> of_group) {
+    const std::vector<std::vector<TokenPair>*> all = lists();
+    const std::size_t rows = of_group.size() / all.size();
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        const auto first = of_group.begin() + std::ptrdiff_t(i * rows);
+        all[i]->insert(all[i]->end(), first, first + std::ptrdiff_t(rows));
+    }
+    windows_ += int64_t(rows) / plan_.scored_per_window();
+}
+
+// The hidden states of the scored positions of a group.
+LockStep::Hidden LockStep::run_one(Model& model, const Contestant& contestant,
+                                   const WindowPlan& group) {
+    KvCache cache(model.backend(), contestant.shape, contestant.spec);
+    return run_hidden(model, cache, group);
+}
+
+LockStep::Hidden LockStep::run_floor(const WindowPlan& group) {
+    WindowPlan other = group;
+    other.batch = floor_.batch;
+    const ChangedBit changed(*floor_.model, model_.config().width / 2);
+    return run_one(*floor_.model, contestants_.front(), other);
+}
+
+void LockStep::compare(const std::vector<Hidden>& hidden, const Hidden& floor,
+                       std::span<const int32_t> target) {
+    if (!options_.round_base) {
+        append(floor_.pairs, compare_hidden(model_, hidden[0], floor, target));
+        for (std::size_t i = 1; i < hidden.size(); ++i) {
+            append(contestants_[i].pairs, compare_hidden(model_, hidden[0], hidden[i], target));
+        }
+        return;
+    }
+    std::vector<std::span<const float>> others(hidden.begin() + 1, hidden.end());
+    others.push_back(floor);
+    const std::vector<std::vector<TokenPair>> pairs =
+        compare_with_rounded(model_, hidden[0], others, target, plan_.scored_per_window());
+    for (std::size_t i = 1; i < hidden.size(); ++i) append(contestants_[i].pairs, pairs[i - 1]);
+    append(floor_.pairs, pairs.back());
+}
+
+void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& group,
+                          std::span<const int32_t> target) {
+    for (int64_t run = 0; run < options_.jitter; ++run) {
+        const ChangedBit changed(model_, run * model_.config().width / options_.jitter);
+        for (std::size_t i = 0; i < contestants_.size(); ++i) {
+            JitterRun& result = contestants_[i].jitter[std::size_t(run)];
+            const Hidden moved = run_one(model_, contestants_[i], group);
+            append(result.from_base, compare_hidden(model_, hidden[0], moved, target));
+            append(result.from_itself, compare_hidden(model_, hidden[i], moved, target));
+        }
+    }
+}
+
+void LockStep::run_layers(const Hidden& base, const WindowPlan& group,
+                          std::span<const int32_t> target) {
+    if (one_layer_ == nullptr) return;
+    const int64_t all = int64_t(variants().size() * options_.layers.size());
+    int64_t done = 0;
+    for (std::size_t i = 1; i < contestants_.size(); ++i) {
+        Contestant& contestant = contestants_[i];
+        OneLayerBackend& backend = one_layer_->backend;
+        KvCache cache(backend, contestants_[0].shape, contestants_[0].spec);
+        const KvCache other(backend, contestant.shape, contestant.spec);
+        for (LayerRun& run : contestant.layers) {
+            backend.replace(cache, other, run.layer);
+            const Hidden moved = run_hidden(one_layer_->model, cache, group);
+            append(run.pairs, compare_hidden(model_, base, moved, target));
+            if (options_.layer_done) options_.layer_done(++done, all);
+        }
+    }
+}
+
+}  // namespace rotkv::tools

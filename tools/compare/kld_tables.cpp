@@ -1,0 +1,269 @@
+#include "tools/compare/kld_tables.h"
+
+#include "ref/files/output_file.h"
+#include "tools/compare/by_layer.h"
+#include "tools/compare/kld_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace rotkv::tools {
+
+// \u00B1 is plus-minus: the source itself stays ASCII.
+
+static constexpr int64_t k_position_bins = 8;
+
+std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*member) {
+    std::vector<double> figures;
+    for (const TokenPair& pair : pairs) figures.push_back(pair.*member);
+    return figures;
+}
+
+static std::vector<double> klds_of(const Contestant& contestant) {
+    return figures_of(contestant.pairs, &TokenPair::kld);
+}
+
+std::vector<PairedResult> compare_variants(const LockStep& run) {
+    const int64_t per_window = run.plan().scored_per_window();
+    std::vector<PairedResult> results;
+    for (std::size_t a = 0; a < run.variants().size(); ++a) {
+        for (std::size_t b = a + 1; b < run.variants().size(); ++b) {
+            const auto difference = [&](double TokenPair::*member) {
+                return paired_difference(figures_of(run.variants()[a].pairs, member),
+                                         figures_of(run.variants()[b].pairs, member), per_window);
+            };
+            PairedResult result{a, b, difference(&TokenPair::kld), difference(&TokenPair::nll_b)};
+            result.p = p_of(result.kld, run.windows());
+            results.push_back(result);
+        }
+    }
+    return results;
+}
+
+Repeatability repeatability_of(const Contestant& contestant) {
+    Repeatability result;
+    for (const JitterRun& run : contestant.jitter) {
+        const auto mean = [](const std::vector<TokenPair>& pairs) {
+            return mean_of(figures_of(pairs, &TokenPair::kld)).value;
+        };
+        result.kld.push_back(mean(run.from_base));
+        result.between.push_back(mean(run.from_itself));
+        result.ppl.push_back(perplexity(figures_of(run.from_base, &TokenPair::nll_b)).value);
+    }
+    return result;
+}
+
+std::string letter_of(std::size_t index) {
+    return index < 26 ? std::string(1, char('A' + index)) : fmt::format("#{}", index + 1);
+}
+
+namespace {
+
+std::string plus_minus(const Mean& mean, int digits) {
+    return fmt::format("{:.{}f} \u00B1 {:.{}f}", mean.value, digits, mean.error, digits);
+}
+
+double largest(const std::vector<double>& x) { return *std::max_element(x.begin(), x.end()); }
+
+void print_floor(std::FILE* out, const Floor& floor, bool exact) {
+    const KldMeans means = summarize_means(floor.pairs);
+    const double most = largest(figures_of(floor.pairs, &TokenPair::kld));
+    fmt::print(
+        out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>6.2f} %  {}\n", "floor", means.ppl_b.value,
+        fmt::format("{:.1e} (max {:.1e})", means.kld.value, most), "", 100 * means.same_top.value,
+        fmt::format("the base again: {} thread{}, batch {}, one bit changed{}", floor.threads,
+                    floor.threads == 1 ? "" : "s", floor.batch, exact ? "" : ", in f32"));
+}
+
+void print_overview(std::FILE* out, const LockStep& run) {
+    const int64_t per_window = run.plan().scored_per_window();
+    fmt::print(out, "\n====== Overview: {} windows, {} scored tokens ======\n", run.windows(),
+               run.windows() * per_window);
+    fmt::print(out, "{:<5} {:>10}  {:<23} {:>9}  {:>8}  {}\n", "", "PPL",
+               "mean KLD \u00B1 by tokens", "by window", "same top", "cache");
+    const auto line = [&](const std::string& name, std::span<const TokenPair> pairs,
+                          const std::string& cache) {
+        const KldMeans means = summarize_means(pairs);
+        const Mean windows = mean_by_windows(figures_of(pairs, &TokenPair::kld), per_window);
+        fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9.6f}  {:>6.2f} %  {}\n", name,
+                   means.ppl_b.value, plus_minus(means.kld, 6), windows.error,
+                   100 * means.same_top.value, cache);
+    };
+    const double ppl = perplexity(figures_of(run.floor().pairs, &TokenPair::nll_a)).value;
+    fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>8}  {}\n", "base", ppl, "0", "", "",
+               run.base().variant.name);
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        line(letter_of(i), run.variants()[i].pairs, run.variants()[i].variant.name);
+    }
+    print_floor(out, run.floor(), run.precision() == ModelPrecision{});
+}
+
+void print_differences(std::FILE* out, const LockStep& run) {
+    const std::vector<PairedResult> results = compare_variants(run);
+    if (results.empty()) return;
+    fmt::print(out, "\n====== Paired differences, errors by windows ======\n");
+    fmt::print(out, "{:<8} {:<23} {:>10}  {}\n", "", "mean KLD", "p", "ln(PPL/PPL)");
+    for (const PairedResult& result : results) {
+        fmt::print(out, "{:<8} {:<23} {:>10.2g}  {}\n",
+                   letter_of(result.a) + " - " + letter_of(result.b), plus_minus(result.kld, 6),
+                   result.p, plus_minus(result.log_ratio, 6));
+    }
+}
+
+void print_positions(std::FILE* out, const LockStep& run) {
+    const WindowPlan& plan = run.plan();
+    std::vector<std::vector<PositionBin>> columns;
+    fmt::print(out, "\n====== Mean KLD by position in the window ======\n{:<12}", "position");
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        fmt::print(out, "  {:<20}", letter_of(i));
+        columns.push_back(by_position(klds_of(run.variants()[i]), plan.scored_per_window(),
+                                      plan.first_scored(), k_position_bins));
+    }
+    fmt::print(out, "\n");
+    for (std::size_t bin = 0; bin < columns[0].size(); ++bin) {
+        fmt::print(out, "{:<12}",
+                   fmt::format("{} .. {}", columns[0][bin].first, columns[0][bin].last));
+        for (const std::vector<PositionBin>& column : columns) {
+            fmt::print(out, "  {:<20}", plus_minus(column[bin].mean, 6));
+        }
+        fmt::print(out, "\n");
+    }
+}
+
+// "0.0379 .. 0.0402 (6.1 %)"; nothing is a share of 0.
+std::string spread(const std::vector<double>& x, int digits) {
+    const double low = *std::min_element(x.begin(), x.end()), high = largest(x);
+    const std::string range = fmt::format("{:.{}f} .. {:.{}f}", low, digits, high, digits);
+    return low > 0 ? range + fmt::format(" ({:.1f} %)", 100 * (high - low) / low) : range;
+}
+
+void print_repeatability(std::FILE* out, const LockStep& run) {
+    const std::size_t runs = run.base().jitter.size();
+    if (runs == 0) return;
+    fmt::print(out, "\n====== Repeatability: {} runs, one bit of the first norm changed ======\n",
+               runs);
+    fmt::print(out, "{:<5} {:<30} {:<30} {}\n", "", "mean KLD from base", "PPL",
+               "mean KLD from the unchanged run");
+    const auto line = [&](const std::string& name, const Contestant& contestant) {
+        const Repeatability all = repeatability_of(contestant);
+        fmt::print(out, "{:<5} {:<30} {:<30} {:.6f}\n", name,
+                   &contestant == &run.base() ? "" : spread(all.kld, 6), spread(all.ppl, 4),
+                   mean_of(all.between).value);
+    };
+    line("base", run.base());
+    for (std::size_t i = 0; i < run.variants().size(); ++i) line(letter_of(i), run.variants()[i]);
+}
+
+void print_stop(std::FILE* out, const LockStep& run, const StopResult& stop) {
+    fmt::print(out, "\nA - B at {:g} %: {} after {} of {} windows and {} looks\n", stop.percent,
+               stop.stopped ? "certain, stopped" : "not certain", run.windows(), run.plan().windows,
+               stop.looks);
+}
+
+nlohmann::ordered_json json_of_mean(const Mean& mean) {
+    return {{"value", mean.value}, {"se", mean.error}};
+}
+
+nlohmann::ordered_json json_of_jitter(const Contestant& contestant) {
+    const Repeatability all = repeatability_of(contestant);
+    return {{"kld", all.kld}, {"ppl", all.ppl}, {"kld_from_unchanged", all.between}};
+}
+
+nlohmann::ordered_json json_of_contestant(const Contestant& contestant) {
+    nlohmann::ordered_json json;
+    json["name"] = contestant.variant.name;
+    json["cache"] = json_of(contestant.shape);
+    json["rotation"] = json_of(contestant.spec);
+    if (!contestant.jitter.empty()) json["jitter"] = json_of_jitter(contestant);
+    return json;
+}
+
+nlohmann::ordered_json json_of_variant(const LockStep& run, const Contestant& contestant) {
+    const WindowPlan& plan = run.plan();
+    nlohmann::ordered_json json = json_of_contestant(contestant);
+    const KldSummary summary = summarize(contestant.pairs);
+    json["ppl"] = summary.ppl_b.value;
+    json["ppl_err"] = summary.ppl_b.error;
+    json["kld"] = json_of(summary);
+    json["kld"]["se_by_windows"] =
+        mean_by_windows(klds_of(contestant), plan.scored_per_window()).error;
+    for (const PositionBin& bin : by_position(klds_of(contestant), plan.scored_per_window(),
+                                              plan.first_scored(), k_position_bins)) {
+        json["by_position"].push_back({{"first", bin.first},
+                                       {"last", bin.last},
+                                       {"kld", bin.mean.value},
+                                       {"se", bin.mean.error}});
+    }
+    if (!contestant.layers.empty()) json["by_layer"] = json_of_layers(run, contestant);
+    return json;
+}
+
+}  // namespace
+
+void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop) {
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        const Contestant& contestant = run.variants()[i];
+        fmt::print(out, "{}###### {}: {} ######\n{}", i == 0 ? "" : "\n", letter_of(i),
+                   contestant.variant.name, contestant.words);
+        print_kld_summary(out, summarize(contestant.pairs));
+    }
+    print_overview(out, run);
+    print_differences(out, run);
+    print_positions(out, run);
+    print_layers(out, run);
+    print_repeatability(out, run);
+    if (stop) print_stop(out, run, *stop);
+    std::fflush(out);
+}
+
+nlohmann::ordered_json json_of(const LockStep& run, const std::optional<StopResult>& stop) {
+    nlohmann::ordered_json json;
+    const KldMeans floor = summarize_means(run.floor().pairs);
+    json["base"] = json_of_contestant(run.base());
+    json["base"]["ppl"] = floor.ppl_a.value;
+    json["floor"] = {{"threads", run.floor().threads},
+                     {"n_batch", run.floor().batch},
+                     {"kld", floor.kld.value},
+                     {"kld_max", largest(figures_of(run.floor().pairs, &TokenPair::kld))},
+                     {"ppl", floor.ppl_b.value}};
+    for (const Contestant& contestant : run.variants()) {
+        json["variants"].push_back(json_of_variant(run, contestant));
+    }
+    json["pairs"] = nlohmann::ordered_json::array();
+    for (const PairedResult& result : compare_variants(run)) {
+        json["pairs"].push_back({{"a", run.variants()[result.a].variant.name},
+                                 {"b", run.variants()[result.b].variant.name},
+                                 {"kld", json_of_mean(result.kld)},
+                                 {"p", result.p},
+                                 {"log_ratio", json_of_mean(result.log_ratio)}});
+    }
+    if (stop) {
+        json["stop"] = {
+            {"percent", stop->percent}, {"stopped", stop->stopped}, {"looks", stop->looks}};
+    }
+    return json;
+}
+
+void write_csv(const std::string& path, const LockStep& run) {
+    if (path.empty()) return;
+    const WindowPlan& plan = run.plan();
+    OutputFile file(path);
+    file.write(std::string("variant,window,position,target,kld,nll_base,nll,same_top\n"));
+    for (const Contestant& contestant : run.variants()) {
+        std::string lines;
+        for (std::size_t i = 0; i < contestant.pairs.size(); ++i) {
+            const TokenPair& pair = contestant.pairs[i];
+            const int64_t window = int64_t(i) / plan.scored_per_window();
+            const int64_t position = plan.first_scored() + int64_t(i) % plan.scored_per_window();
+            const int32_t target = plan.tokens[std::size_t(window * plan.ctx + position + 1)];
+            lines += fmt::format("\"{}\",{},{},{},{:.9g},{:.9g},{:.9g},{}\n",
+                                 contestant.variant.name, window, position, target, pair.kld,
+                                 pair.nll_a, pair.nll_b, int(pair.same_top));
+        }
+        file.write(lines);
+    }
+    file.finish();
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,39 @@
+#include "tools/watch/profile_backend.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+namespace rotkv::tools {
+
+void ProfileBackend::around(const char* op, const std::function<void()>& call) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    real().synchronize();
+    Time& time = times_[op];
+    ++time.calls;
+    time.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string ProfileBackend::table(double seconds) const {
+    std::vector<std::pair<std::string, Time>> rows(times_.begin(), times_.end());
+    std::sort(rows.begin(), rows.end(),
+              [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+    double rest = seconds;
+    std::string text;
+    const auto line = [&](const std::string& op, const std::string& calls, double s) {
+        text += fmt::format("  {:<10} {:>8} {:>10.2f} ms {:>5.1f} %\n", op, calls, 1e3 * s,
+                            100 * s / seconds);
+    };
+    for (const auto& [op, time] : rows) {
+        line(op, fmt::format("{} x", time.calls), time.seconds);
+        rest -= time.seconds;
+    }
+    line("between", "", rest);
+    return text;
+}
+
+}  // namespace rotkv::tools
