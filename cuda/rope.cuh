@@ -2,7 +2,7 @@
 // One pair of channels turned, as rope and kv_shift use it. Docs: docs/05-attention.md
 
 #include "cuda/device.cuh"
-#include "ref/rope.h"
+#include "ref/types.h"
 
 namespace rotkv::cuda {
 

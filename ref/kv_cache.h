@@ -7,7 +7,7 @@
 // Docs: docs/04-kv-cache.md
 
 #include "ref/ops.h"
-#include "ref/rope.h"
+#include "ref/rope_table.h"
 #include "ref/rotation.h"
 
 #include <cstdint>

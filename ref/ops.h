@@ -10,7 +10,6 @@
 // KvCache and the tools on the host. Equal structs are the same call, which may be replayed.
 // Docs: docs/08-backends.md
 
-#include "ref/rope.h"
 #include "ref/rotation.h"
 #include "ref/types.h"
 

@@ -87,6 +87,12 @@ struct TensorView {
     }
 };
 
+/// Which channels form a pair.
+enum class RopePairs {
+    norm,  ///< (2i, 2i + 1): llama
+    neox,  ///< (i, i + n_rot / 2): qwen, gemma, phi3
+};
+
 /// A contiguous view: view(p, DType::f32, {T, H, D}).
 TensorView view(void* data, DType type, std::initializer_list<int64_t> extents);
 TensorView view(const void* data, DType type, std::initializer_list<int64_t> extents);

@@ -17,7 +17,7 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 
 # Who may include whom: quoted includes are paths from the root, angle brackets are libraries.
 CONTRACT = {f"ref/{name}.h" for name in
-            "types ops half error quant rotation rope kv_cache".split()}
+            "types ops half error quant rotation kv_cache".split()}
 MAY_INCLUDE = {  # room: (rooms, ref headers only from the contract)
     "ref": ({"ref"}, False),
     "fast": ({"ref", "fast"}, True),

@@ -1,6 +1,7 @@
 // Base files: codes by hand, round trips, and files that are broken on purpose.
 #include "ref/error.h"
 #include "ref/files/base_file.h"
+#include "ref/measure/base_row.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 

@@ -3,6 +3,7 @@
 #include "ref/error.h"
 #include "ref/files/base_file.h"
 #include "ref/kernels.h"
+#include "ref/measure/base_row.h"
 #include "ref/measure/evaluate.h"
 #include "ref/text/tokenizer.h"
 #include "tests/catch.h"

@@ -1,7 +1,7 @@
 // RoPE: the table against the definition in complex numbers, and what turning must not change.
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "ref/rope.h"
+#include "ref/rope_table.h"
 #include "tests/catch.h"
 #include "tests/random.h"
 

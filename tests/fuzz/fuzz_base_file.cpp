@@ -2,6 +2,7 @@
 // Error.
 #include "ref/error.h"
 #include "ref/files/base_file.h"
+#include "ref/measure/base_row.h"
 #include "tests/fuzz/temporary_path.h"
 
 #include <stdexcept>

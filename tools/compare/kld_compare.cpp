@@ -1,6 +1,7 @@
 #include "tools/compare/kld_compare.h"
 
 #include "ref/files/base_file.h"
+#include "ref/measure/base_row.h"
 #include "ref/measure/evaluate.h"
 
 #include <algorithm>

@@ -11,12 +11,6 @@
 
 namespace rotkv {
 
-/// Which channels form a pair.
-enum class RopePairs {
-    norm,  ///< (2i, 2i + 1): llama
-    neox,  ///< (i, i + n_rot / 2): qwen, gemma, phi3
-};
-
 /// How positions become angles. The defaults leave every extension off.
 struct RopeConfig {
     RopePairs pairs = RopePairs::norm;

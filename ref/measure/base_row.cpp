@@ -1,0 +1,97 @@
+#include "ref/measure/base_row.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace rotkv {
+
+static_assert(std::endian::native == std::endian::little, "base files are little endian");
+
+static constexpr float k_span = 16.0f;  // nats that the codes cover
+
+LogSum log_sum(std::span<const float> logits) {
+    const std::size_t n = logits.size();
+    LogSum result;
+    for (std::size_t i = 1; i < n; ++i) {
+        if (logits[i] > logits[std::size_t(result.top)]) result.top = int64_t(i);
+    }
+    result.max = logits[std::size_t(result.top)];
+    double sum = 0;
+    for (const float x : logits) sum += double(std::exp(x - result.max));
+    result.log_sum = float(std::log(sum));
+    return result;
+}
+
+LogSum encode_base_row(std::span<const float> logits, std::span<std::byte> row) {
+    const LogSum sum = log_sum(logits);
+    float min = logits[0];
+    for (const float x : logits) min = std::min(min, x);
+    min = std::max(min, sum.max - k_span);
+    const float scale = (sum.max - min) / 65535.0f, inverse = 1.0f / scale;
+    const float min_log_prob = (min - sum.max) - sum.log_sum;
+    std::memcpy(row.data(), &scale, 4);
+    std::memcpy(row.data() + 4, &min_log_prob, 4);
+    std::memset(row.data() + 8, 0, row.size() - 8);
+    if (scale == 0) return sum;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+        if (!(logits[i] > min)) continue;
+        // The bound matters only for a scale so small that its inverse overflows.
+        const float code = std::min(std::rint(inverse * (logits[i] - min)), 65535.0f);
+        const uint16_t stored = uint16_t(code);
+        std::memcpy(row.data() + 8 + 2 * i, &stored, 2);
+    }
+    return sum;
+}
+
+namespace {
+
+// A row as it lies in the file.
+struct Codes {
+    float scale = 0, min_log_prob = 0;
+    const std::byte* first = nullptr;
+
+    explicit Codes(std::span<const std::byte> row) : first(row.data() + 8) {
+        std::memcpy(&scale, row.data(), 4);
+        std::memcpy(&min_log_prob, row.data() + 4, 4);
+    }
+    float log_prob(std::size_t i) const {
+        uint16_t code = 0;
+        std::memcpy(&code, first + 2 * i, 2);
+        return scale * float(code) + min_log_prob;
+    }
+};
+
+}  // namespace
+
+void decode_base_row(std::span<const std::byte> row, std::span<float> log_prob) {
+    const Codes codes(row);
+    for (std::size_t i = 0; i < log_prob.size(); ++i) log_prob[i] = codes.log_prob(i);
+}
+
+TokenPair compare_with_base_row(std::span<const std::byte> row, std::span<const float> logits,
+                                int32_t target) {
+    const Codes base(row);
+    const LogSum sum = log_sum(logits);
+    const double log_total = double(sum.max) + double(sum.log_sum);
+    std::size_t top = 0;
+    float top_log_prob = base.log_prob(0);
+    TokenPair pair;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+        const float log_a = base.log_prob(i);
+        if (log_a > top_log_prob) {
+            top_log_prob = log_a;
+            top = i;
+        }
+        if (log_a <= -k_span) continue;
+        const double log_b = double(logits[i]) - log_total;
+        pair.kld += double(std::exp(log_a)) * (double(log_a) - log_b);
+    }
+    pair.nll_a = -double(base.log_prob(std::size_t(target)));
+    pair.nll_b = nll_of(logits, sum, target);
+    pair.same_top = int64_t(top) == sum.top;
+    return pair;
+}
+
+}  // namespace rotkv
