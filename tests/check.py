@@ -245,7 +245,8 @@ def check_mutants():
     """Every mutant has its line in the page that lists them, and every line its mutant."""
     page = "docs/09-proof.md"
     listed = set(re.findall(r"^\| ([\w-]+) \|", "\n".join(read(page)), re.M)) - {"mutant"}
-    there = {name[:-6] for name in os.listdir("tests/mutants") if name.endswith(".patch")}
+    there = {os.path.basename(path)[:-6] for path in glob.glob("tests/mutants/**/*.patch",
+                                                               recursive=True)}
     for name in sorted(listed ^ there):
         fail(page, 1, f"mutant {name}, expected both in the table and in tests/mutants")
 
