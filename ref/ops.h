@@ -22,6 +22,7 @@
 #include <tuple>
 #include <type_traits>
 #include <variant>
+#include <vector>
 
 namespace rotkv {
 
@@ -350,5 +351,13 @@ class Buffer {
     std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
 };
+
+/// The contents of a view without gaps, on the host.
+template <class E>
+std::vector<E> contents(Backend& backend, const TensorView& tensor) {
+    std::vector<E> values(std::size_t(span_bytes(tensor)) / sizeof(E));
+    backend.download(std::as_writable_bytes(std::span(values)), tensor.data);
+    return values;
+}
 
 }  // namespace rotkv

@@ -8,7 +8,7 @@
 #include "ref/error.h"
 #include "ref/files/base_file.h"
 #include "ref/measure/base_row.h"
-#include "tools/compare/kld_report.h"
+#include "tools/compare/kld_block.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
 

@@ -199,7 +199,7 @@ SweepRow measured_row(const SweepCell& cell, SweepRun& run, int64_t per_window,
     SweepRow row = empty_row(cell);
     const auto start = std::chrono::steady_clock::now();
     try {
-        row.found = figures_of(run.measure(cell, [&]() { progress.group_done(); }), per_window);
+        row.found = sweep_figures(run.measure(cell, [&]() { progress.group_done(); }), per_window);
     } catch (const Error& error) {
         if (error.code() != ErrorCode::unsupported) throw;
         row.unsupported = error.what();

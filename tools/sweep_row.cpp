@@ -1,6 +1,5 @@
 #include "tools/sweep_row.h"
 
-#include "tools/compare/kld_tables.h"
 #include "tools/compare/paired.h"
 
 #include <fmt/format.h>
@@ -24,7 +23,7 @@ static double number(const Json& value) {
 
 std::string SweepRow::name() const { return fmt::format("k={},v={},rot={}", k, v, rot); }
 
-SweepFigures figures_of(std::span<const TokenPair> pairs, int64_t per_window) {
+SweepFigures sweep_figures(std::span<const TokenPair> pairs, int64_t per_window) {
     const KldSummary all = summarize(pairs);
     const std::vector<double> klds = figures_of(pairs, &TokenPair::kld);
     const auto both = [](const Mean& mean) {

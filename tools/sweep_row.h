@@ -38,7 +38,7 @@ struct SweepRow {
 };
 
 /// The figures of one cache, from its scored positions in whole windows.
-SweepFigures figures_of(std::span<const TokenPair> pairs, int64_t per_window);
+SweepFigures sweep_figures(std::span<const TokenPair> pairs, int64_t per_window);
 
 /// The row as one line of the file, without its end.
 std::string line_of(const SweepRow& row);

@@ -1,7 +1,6 @@
 #include "tools/sweep_run.h"
 
 #include "ref/error.h"
-#include "tools/compare/kld_compare.h"
 #include "tools/compare/kld_run.h"
 
 #include <fmt/format.h>

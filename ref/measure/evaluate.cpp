@@ -95,64 +95,78 @@ ScoredRows scored_rows(const WindowPlan& plan, const Piece& piece, int64_t w,
     return rows;
 }
 
-// Memory for the targets and results of one ScoredRows, kept from visit to visit.
+// Memory for the targets and results of some rows, kept from visit to visit.
 class RowBuffers {
   public:
-    RowBuffers(Backend& backend, const WindowPlan& plan)
-        : target_(backend, bytes(plan, sizeof(int32_t))),
-          top_a_(backend, bytes(plan, sizeof(int32_t))),
-          top_b_(backend, bytes(plan, sizeof(int32_t))),
-          kld_(backend, bytes(plan, sizeof(double))),
-          nll_a_(backend, bytes(plan, sizeof(double))),
-          nll_b_(backend, bytes(plan, sizeof(double))) {}
+    RowBuffers(Model& model, int64_t rows)
+        : model_(model),
+          target_(model.backend(), std::size_t(rows) * sizeof(int32_t)),
+          top_a_(model.backend(), std::size_t(rows) * sizeof(int32_t)),
+          top_b_(model.backend(), std::size_t(rows) * sizeof(int32_t)),
+          kld_(model.backend(), std::size_t(rows) * sizeof(double)),
+          nll_a_(model.backend(), std::size_t(rows) * sizeof(double)),
+          nll_b_(model.backend(), std::size_t(rows) * sizeof(double)) {}
 
-    NllArgs nll_args(const Model& model, const ScoredRows& rows) const {
-        const int64_t n = upload_targets(rows);
-        return {.nll = nll_a_.view(DType::f64, {n}),
-                .top = top_a_.view(DType::i32, {n}),
-                .hidden = rows.hidden,
-                .weight = model.weights().output,
-                .target = target_.view(DType::i32, {n}),
-                .softcap = model.config().final_softcap};
+    // Adds each row's likelihood. hidden [n][E] on the backend.
+    void add_nll(const TensorView& hidden, std::span<const int32_t> target, NllRun& run) {
+        const int64_t n = upload(target);
+        const TensorView nll = nll_a_.view(DType::f64, {n}), top = top_a_.view(DType::i32, {n});
+        model_.run(NllArgs{.nll = nll,
+                           .top = top,
+                           .hidden = hidden,
+                           .weight = model_.weights().output,
+                           .target = target_.view(DType::i32, {n}),
+                           .softcap = model_.config().final_softcap});
+        append(run.nll, contents<double>(model_.backend(), nll));
+        append(run.top, contents<int32_t>(model_.backend(), top));
     }
 
-    KldArgs kld_args(const Model& model, const ScoredRows& rows, const TensorView& base) const {
-        const int64_t n = upload_targets(rows);
-        return {.kld = kld_.view(DType::f64, {n}),
-                .nll_a = nll_a_.view(DType::f64, {n}),
-                .nll_b = nll_b_.view(DType::f64, {n}),
-                .top_a = top_a_.view(DType::i32, {n}),
-                .top_b = top_b_.view(DType::i32, {n}),
-                .hidden_a = base,
-                .hidden_b = rows.hidden,
-                .weight = model.weights().output,
-                .target = target_.view(DType::i32, {n}),
-                .softcap = model.config().final_softcap};
+    // Adds the comparison of each row b with a. a, b [n][E] on the backend.
+    void add_pairs(const TensorView& a, const TensorView& b, std::span<const int32_t> target,
+                   std::vector<TokenPair>& pairs) {
+        const int64_t n = upload(target);
+        const KldArgs args{.kld = kld_.view(DType::f64, {n}),
+                           .nll_a = nll_a_.view(DType::f64, {n}),
+                           .nll_b = nll_b_.view(DType::f64, {n}),
+                           .top_a = top_a_.view(DType::i32, {n}),
+                           .top_b = top_b_.view(DType::i32, {n}),
+                           .hidden_a = a,
+                           .hidden_b = b,
+                           .weight = model_.weights().output,
+                           .target = target_.view(DType::i32, {n}),
+                           .softcap = model_.config().final_softcap};
+        model_.run(args);
+        Backend& backend = model_.backend();
+        const std::vector<double> kld = contents<double>(backend, args.kld);
+        const std::vector<double> nll_a = contents<double>(backend, args.nll_a);
+        const std::vector<double> nll_b = contents<double>(backend, args.nll_b);
+        const std::vector<int32_t> top_a = contents<int32_t>(backend, args.top_a);
+        const std::vector<int32_t> top_b = contents<int32_t>(backend, args.top_b);
+        for (std::size_t i = 0; i < kld.size(); ++i) {
+            pairs.push_back({kld[i], nll_a[i], nll_b[i], top_a[i] == top_b[i]});
+        }
     }
 
   private:
-    static std::size_t bytes(const WindowPlan& plan, std::size_t element) {
-        return std::size_t(plan.scored_per_window()) * element;
+    template <class E>
+    static void append(std::vector<E>& all, const std::vector<E>& part) {
+        all.insert(all.end(), part.begin(), part.end());
     }
-    int64_t upload_targets(const ScoredRows& rows) const {
-        target_.upload(std::as_bytes(std::span(rows.target)));
-        return int64_t(rows.target.size());
+    int64_t upload(std::span<const int32_t> target) const {
+        target_.upload(std::as_bytes(target));
+        return int64_t(target.size());
     }
 
+    Model& model_;
     Buffer target_, top_a_, top_b_, kld_, nll_a_, nll_b_;
 };
 
-// The contents of a one-dimensional view of backend memory.
-template <class E>
-std::vector<E> fetch(Backend& backend, const TensorView& tensor) {
-    std::vector<E> values(std::size_t(tensor.n[3]));
-    backend.download(std::as_writable_bytes(std::span(values)), tensor.data);
-    return values;
-}
-
-template <class E>
-void append(std::vector<E>& all, const std::vector<E>& part) {
-    all.insert(all.end(), part.begin(), part.end());
+// Rows `first` .. `first + count` of hidden states on the host, in the backend's memory.
+TensorView upload_rows(const Buffer& buffer, std::span<const float> hidden, int64_t first,
+                       int64_t count, int64_t width) {
+    buffer.upload(
+        std::as_bytes(hidden.subspan(std::size_t(first * width), std::size_t(count * width))));
+    return buffer.view(DType::f32, {count, width});
 }
 
 }  // namespace
@@ -203,14 +217,10 @@ void for_each_logits(Model& model, const ScoredRows& rows,
 
 NllRun run_nll(Model& model, KvCache& cache, const WindowPlan& plan,
                const std::function<void(const NllRun&)>& progress) {
-    Backend& backend = model.backend();
-    const RowBuffers buffers(backend, plan);
+    RowBuffers buffers(model, plan.scored_per_window());
     NllRun run;
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
-        const NllArgs args = buffers.nll_args(model, rows);
-        model.run(args);
-        append(run.nll, fetch<double>(backend, args.nll));
-        append(run.top, fetch<int32_t>(backend, args.top));
+        buffers.add_nll(rows.hidden, rows.target, run);
         if (rows.ends_window && progress) progress(run);
     });
     return run;
@@ -229,30 +239,46 @@ std::vector<float> run_hidden(Model& model, KvCache& cache, const WindowPlan& pl
     return all;
 }
 
+std::vector<int32_t> targets_of(const WindowPlan& plan) {
+    std::vector<int32_t> targets;
+    for (int64_t window = 0; window < plan.windows; ++window) {
+        const auto next = plan.tokens.begin() + window * plan.ctx + plan.first_scored() + 1;
+        targets.insert(targets.end(), next, next + plan.scored_per_window());
+    }
+    return targets;
+}
+
 std::vector<TokenPair> run_kld(Model& model, KvCache& cache, const WindowPlan& plan,
                                std::span<const float> base_hidden) {
-    Backend& backend = model.backend();
     const int64_t width = model.config().width;
     require(int64_t(base_hidden.size()) == plan.windows * plan.scored_per_window() * width,
             ErrorCode::bad_argument, "evaluate: the base run has another number of rows");
-    const RowBuffers buffers(backend, plan);
-    const Buffer base(backend, std::size_t(plan.scored_per_window() * width) * sizeof(float));
+    RowBuffers buffers(model, plan.scored_per_window());
+    const Buffer base(model.backend(),
+                      std::size_t(plan.scored_per_window() * width) * sizeof(float));
     std::vector<TokenPair> pairs;
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
-        const int64_t n = rows.hidden.n[2];
-        base.upload(std::as_bytes(
-            base_hidden.subspan(std::size_t(rows.first * width), std::size_t(n * width))));
-        const KldArgs args = buffers.kld_args(model, rows, base.view(DType::f32, {n, width}));
-        model.run(args);
-        const std::vector<double> kld = fetch<double>(backend, args.kld);
-        const std::vector<double> nll_a = fetch<double>(backend, args.nll_a);
-        const std::vector<double> nll_b = fetch<double>(backend, args.nll_b);
-        const std::vector<int32_t> top_a = fetch<int32_t>(backend, args.top_a);
-        const std::vector<int32_t> top_b = fetch<int32_t>(backend, args.top_b);
-        for (std::size_t i = 0; i < kld.size(); ++i) {
-            pairs.push_back({kld[i], nll_a[i], nll_b[i], top_a[i] == top_b[i]});
-        }
+        const TensorView a = upload_rows(base, base_hidden, rows.first, rows.hidden.n[2], width);
+        buffers.add_pairs(a, rows.hidden, rows.target, pairs);
     });
+    return pairs;
+}
+
+std::vector<TokenPair> compare_hidden(Model& model, std::span<const float> a,
+                                      std::span<const float> b, std::span<const int32_t> target) {
+    constexpr int64_t k_rows_at_once = 512;  // enough for one walk over the vocabulary to pay
+    const int64_t width = model.config().width, rows = int64_t(target.size());
+    const int64_t most = std::min(rows, k_rows_at_once);
+    const Buffer hidden_a(model.backend(), std::size_t(most * width) * sizeof(float));
+    const Buffer hidden_b(model.backend(), std::size_t(most * width) * sizeof(float));
+    RowBuffers buffers(model, most);
+    std::vector<TokenPair> pairs;
+    for (int64_t first = 0; first < rows; first += most) {
+        const int64_t n = std::min(most, rows - first);
+        buffers.add_pairs(upload_rows(hidden_a, a, first, n, width),
+                          upload_rows(hidden_b, b, first, n, width),
+                          target.subspan(std::size_t(first), std::size_t(n)), pairs);
+    }
     return pairs;
 }
 

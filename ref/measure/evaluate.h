@@ -78,6 +78,14 @@ NllRun run_nll(Model& model, KvCache& cache, const WindowPlan& plan,
 /// number of other caches can be compared without a file of logits.
 std::vector<float> run_hidden(Model& model, KvCache& cache, const WindowPlan& plan);
 
+/// The words that the scored positions of a plan should predict, [windows * scored].
+std::vector<int32_t> targets_of(const WindowPlan& plan);
+
+/// Compares b with the base a, both [rows][E] on the host, by operation kld.
+/// Memory: a few hundred rows at a time go to the backend.
+std::vector<TokenPair> compare_hidden(Model& model, std::span<const float> a,
+                                      std::span<const float> b, std::span<const int32_t> target);
+
 /// Compares with a base run of the same plan, held as run_hidden returned it.
 std::vector<TokenPair> run_kld(Model& model, KvCache& cache, const WindowPlan& plan,
                                std::span<const float> base_hidden);

@@ -49,6 +49,12 @@ static Mean exponential(Mean log) {
 
 Mean perplexity(std::span<const double> nll) { return exponential(mean_of(nll)); }
 
+std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*figure) {
+    std::vector<double> figures;
+    for (const TokenPair& pair : pairs) figures.push_back(pair.*figure);
+    return figures;
+}
+
 static double delta_p(const TokenPair& token) {
     return std::exp(-token.nll_b) - std::exp(-token.nll_a);
 }

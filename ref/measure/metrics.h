@@ -30,6 +30,9 @@ struct TokenPair {
     bool same_top = false;  ///< the same most likely word
 };
 
+/// One figure of every pair: figures_of(pairs, &TokenPair::kld).
+std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*figure);
+
 /// The figures that need no sorting. Cheap enough to print after every window.
 /// Math:   errors of derived figures to first order (delta method): ppl e, ratio e with e the error
 ///         of the logarithm; difference sqrt(e_a^2 + e_b^2 - 2 ppl_a ppl_b cov) with cov the

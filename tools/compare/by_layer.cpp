@@ -1,7 +1,7 @@
 #include "tools/compare/by_layer.h"
 
 #include "ref/error.h"
-#include "tools/compare/kld_tables.h"
+#include "tools/compare/paired.h"
 
 #include <fmt/format.h>
 
@@ -61,53 +61,6 @@ LayerShares layer_shares(const LockStep& run, const Contestant& contestant) {
     shares.whole = mean(contestant.pairs).value;
     shares.complete = int64_t(contestant.layers.size()) == contestant.shape.layers;
     return shares;
-}
-
-void print_layers(std::FILE* out, const LockStep& run) {
-    if (run.variants()[0].layers.empty()) return;
-    std::vector<LayerShares> columns;
-    fmt::print(out, "\n====== Mean KLD with one layer as in the variant ======\n{:<6}", "layer");
-    for (std::size_t i = 0; i < run.variants().size(); ++i) {
-        columns.push_back(layer_shares(run, run.variants()[i]));
-        fmt::print(out, "  {:<29}", letter_of(i));
-    }
-    fmt::print(out, "\n");
-    for (std::size_t l = 0; l < columns[0].kld.size(); ++l) {
-        fmt::print(out, "{:<6}", run.variants()[0].layers[l].layer);
-        for (const LayerShares& column : columns) {
-            const Mean& kld = column.kld[l];
-            const double share = column.sum > 0 ? 100 * kld.value / column.sum : 0;
-            fmt::print(out, "  {:.6f} \u00B1 {:.6f} {:>7.1f} %", kld.value, kld.error, share);
-        }
-        fmt::print(out, "\n");
-    }
-    const auto line = [&](const char* name, double LayerShares::*figure) {
-        fmt::print(out, "{:<6}", name);
-        for (const LayerShares& column : columns) {
-            const double value = column.*figure;
-            const double share = column.sum > 0 ? 100 * value / column.sum : 0;
-            fmt::print(out, "  {:.6f} {:>18.1f} %", value, share);
-        }
-        fmt::print(out, "\n");
-    };
-    line("sum", &LayerShares::sum);
-    if (columns[0].complete) line("whole", &LayerShares::whole);
-}
-
-nlohmann::ordered_json json_of_layers(const LockStep& run, const Contestant& contestant) {
-    const LayerShares shares = layer_shares(run, contestant);
-    nlohmann::ordered_json json;
-    for (std::size_t l = 0; l < shares.kld.size(); ++l) {
-        json["layers"].push_back({{"layer", contestant.layers[l].layer},
-                                  {"kld", shares.kld[l].value},
-                                  {"se", shares.kld[l].error}});
-    }
-    json["sum"] = shares.sum;
-    if (shares.complete) {
-        json["whole"] = shares.whole;
-        json["whole_over_sum"] = shares.whole / shares.sum;
-    }
-    return json;
 }
 
 }  // namespace rotkv::tools

@@ -5,10 +5,7 @@
 
 #include "tools/compare/kld_run.h"
 
-#include <nlohmann/json.hpp>
-
 #include <cstdint>
-#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -26,11 +23,5 @@ struct LayerShares {
     bool complete = false;  ///< every layer of the model was run
 };
 LayerShares layer_shares(const LockStep& run, const Contestant& contestant);
-
-/// A table of layers and variants, and sum and whole below; nothing where no layer was run.
-void print_layers(std::FILE* out, const LockStep& run);
-
-/// {layers: [{layer, kld, se}], sum}, and where all layers were run {whole, whole_over_sum}.
-nlohmann::ordered_json json_of_layers(const LockStep& run, const Contestant& contestant);
 
 }  // namespace rotkv::tools

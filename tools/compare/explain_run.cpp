@@ -9,13 +9,6 @@ namespace rotkv::tools {
 
 namespace {
 
-template <class E>
-std::vector<E> fetch(Backend& backend, const TensorView& tensor) {
-    std::vector<E> values(std::size_t(span_bytes(tensor)) / sizeof(E));
-    backend.download(std::as_writable_bytes(std::span(values)), tensor.data);
-    return values;
-}
-
 // The first cells of every stream on the host, as numbers in plain channels: [S][cells][K][D].
 std::vector<float> plain_rows(Backend& backend, TensorView cache, int64_t cells,
                               const Rotation& rotation) {
@@ -24,7 +17,7 @@ std::vector<float> plain_rows(Backend& backend, TensorView cache, int64_t cells,
     const TensorView rows = memory.view(DType::f32, {cache.n[0], cells, cache.n[2], cache.n[3]});
     backend.run(DequantizeArgs{.dst = rows, .src = cache});
     backend.run(HadamardArgs{.dst = rows, .src = rows, .rotation = rotation, .inverse = true});
-    return fetch<float>(backend, rows);
+    return contents<float>(backend, rows);
 }
 
 // One side of one cache on the host.
@@ -56,10 +49,10 @@ struct HostIndex {
     int64_t cells = 0, window = 0;
 
     HostIndex(Backend& backend, const AttentionArgs& args)
-        : position(fetch<int32_t>(backend, args.position)),
-          used(fetch<int32_t>(backend, args.used)),
-          q_stream(fetch<int32_t>(backend, args.q_stream)),
-          q_position(fetch<int32_t>(backend, args.q_position)),
+        : position(contents<int32_t>(backend, args.position)),
+          used(contents<int32_t>(backend, args.used)),
+          q_stream(contents<int32_t>(backend, args.q_stream)),
+          q_position(contents<int32_t>(backend, args.q_position)),
           cells(args.position.n[3]),
           window(args.window) {}
 
@@ -113,7 +106,7 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
     const HostRows v(backend, args.v_cache, used, args.v_rotation);
     const HostRows stored_k(backend, stored.k, used, stored.k_rotation);
     const HostRows stored_v(backend, stored.v, used, stored.v_rotation);
-    const std::vector<float> q = fetch<float>(backend, args.q);
+    const std::vector<float> q = contents<float>(backend, args.q);
     const int64_t q_row = args.q.stride[1] / int64_t(sizeof(float));
     const int64_t q_head = args.q.stride[2] / int64_t(sizeof(float));
     for (const int64_t row : asked) {
@@ -151,7 +144,7 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
     }
     const auto look = [&](int64_t layer, const AttentionArgs& args, Backend& backend) {
         const std::vector<int64_t> asked =
-            asked_rows(plan, fetch<int32_t>(backend, args.q_position));
+            asked_rows(plan, contents<int32_t>(backend, args.q_position));
         for (std::size_t i = 0; i < others.size(); ++i) {
             const RotationSpec& spec = others[i].spec();
             const StoredLayer stored{others[i].k(layer), others[i].v(layer),

@@ -10,8 +10,6 @@ namespace rotkv::tools {
 
 namespace {
 
-constexpr int64_t k_rows_at_once = 512;  // enough for one walk over the vocabulary to pay
-
 // Rows `first` .. `first + count` of hidden states, in the backend's memory.
 TensorView upload_rows(const Buffer& buffer, std::span<const float> hidden, int64_t first,
                        int64_t count, int64_t width) {
@@ -20,46 +18,7 @@ TensorView upload_rows(const Buffer& buffer, std::span<const float> hidden, int6
     return buffer.view(DType::f32, {count, width});
 }
 
-template <class E>
-std::vector<E> fetch(const Buffer& buffer, int64_t count) {
-    std::vector<E> values(static_cast<std::size_t>(count));
-    buffer.download(std::as_writable_bytes(std::span(values)));
-    return values;
-}
-
 }  // namespace
-
-std::vector<TokenPair> compare_hidden(Model& model, std::span<const float> a,
-                                      std::span<const float> b, std::span<const int32_t> target) {
-    Backend& backend = model.backend();
-    const int64_t width = model.config().width, rows = int64_t(target.size());
-    const int64_t most = std::min(rows, k_rows_at_once);
-    const auto room = [&](int64_t bytes) { return Buffer(backend, std::size_t(most * bytes)); };
-    const Buffer hidden_a = room(width * 4), hidden_b = room(width * 4), targets = room(4);
-    const Buffer kld = room(8), nll_a = room(8), nll_b = room(8), top_a = room(4), top_b = room(4);
-    std::vector<TokenPair> pairs;
-    for (int64_t first = 0; first < rows; first += most) {
-        const int64_t n = std::min(most, rows - first);
-        targets.upload(std::as_bytes(target.subspan(std::size_t(first), std::size_t(n))));
-        model.run(KldArgs{.kld = kld.view(DType::f64, {n}),
-                          .nll_a = nll_a.view(DType::f64, {n}),
-                          .nll_b = nll_b.view(DType::f64, {n}),
-                          .top_a = top_a.view(DType::i32, {n}),
-                          .top_b = top_b.view(DType::i32, {n}),
-                          .hidden_a = upload_rows(hidden_a, a, first, n, width),
-                          .hidden_b = upload_rows(hidden_b, b, first, n, width),
-                          .weight = model.weights().output,
-                          .target = targets.view(DType::i32, {n}),
-                          .softcap = model.config().final_softcap});
-        const auto klds = fetch<double>(kld, n);
-        const auto nlls_a = fetch<double>(nll_a, n), nlls_b = fetch<double>(nll_b, n);
-        const auto tops_a = fetch<int32_t>(top_a, n), tops_b = fetch<int32_t>(top_b, n);
-        for (std::size_t i = 0; i < klds.size(); ++i) {
-            pairs.push_back({klds[i], nlls_a[i], nlls_b[i], tops_a[i] == tops_b[i]});
-        }
-    }
-    return pairs;
-}
 
 std::vector<std::vector<TokenPair>> compare_with_rounded(
     Model& model, std::span<const float> a, const std::vector<std::span<const float>>& others,

@@ -1,5 +1,5 @@
 #pragma once
-// Two lists of hidden states, row by row, as predictions: exactly, or as a base file would have it.
+// Hidden states, row by row, as predictions compared with those that a base file would hold.
 // Docs: docs/07-measuring.md
 
 #include "ref/measure/metrics.h"
@@ -10,11 +10,6 @@
 #include <vector>
 
 namespace rotkv::tools {
-
-/// Compares b with the base a, both [rows][E] on the host, by operation kld.
-/// Memory: a few hundred rows at a time go to the backend.
-std::vector<TokenPair> compare_hidden(Model& model, std::span<const float> a,
-                                      std::span<const float> b, std::span<const int32_t> target);
 
 /// Compares each of `others` with the base a after rounding a's log-probabilities to 16 bits and
 /// back, so that the figures are those of a comparison with a base file.

@@ -10,15 +10,6 @@
 
 namespace rotkv::tools {
 
-std::vector<int32_t> targets_of(const WindowPlan& group) {
-    std::vector<int32_t> targets;
-    for (int64_t window = 0; window < group.windows; ++window) {
-        const auto next = group.tokens.begin() + window * group.ctx + group.first_scored() + 1;
-        targets.insert(targets.end(), next, next + group.scored_per_window());
-    }
-    return targets;
-}
-
 namespace {
 
 // Another batch than this one: a window in two pieces of unequal length.

@@ -19,9 +19,6 @@
 
 namespace rotkv::tools {
 
-/// The words that the scored positions of a group should predict.
-std::vector<int32_t> targets_of(const WindowPlan& group);
-
 struct LockStepOptions {
     int64_t jitter = 0;       ///< more runs of every cache, each with one bit of one weight changed
     bool round_base = false;  ///< round the base's log-probabilities as a base file does

@@ -2,7 +2,7 @@
 
 #include "ref/files/output_file.h"
 #include "tools/compare/by_layer.h"
-#include "tools/compare/kld_report.h"
+#include "tools/compare/kld_block.h"
 
 #include <fmt/format.h>
 
@@ -13,12 +13,6 @@ namespace rotkv::tools {
 // \u00B1 is plus-minus: the source itself stays ASCII.
 
 static constexpr int64_t k_position_bins = 8;
-
-std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*member) {
-    std::vector<double> figures;
-    for (const TokenPair& pair : pairs) figures.push_back(pair.*member);
-    return figures;
-}
 
 static std::vector<double> klds_of(const Contestant& contestant) {
     return figures_of(contestant.pairs, &TokenPair::kld);
@@ -179,6 +173,23 @@ nlohmann::ordered_json json_of_contestant(const Contestant& contestant) {
     return json;
 }
 
+// {layers: [{layer, kld, se}], sum}, and where all layers were run {whole, whole_over_sum}.
+static nlohmann::ordered_json json_of_layers(const LockStep& run, const Contestant& contestant) {
+    const LayerShares shares = layer_shares(run, contestant);
+    nlohmann::ordered_json json;
+    for (std::size_t l = 0; l < shares.kld.size(); ++l) {
+        json["layers"].push_back({{"layer", contestant.layers[l].layer},
+                                  {"kld", shares.kld[l].value},
+                                  {"se", shares.kld[l].error}});
+    }
+    json["sum"] = shares.sum;
+    if (shares.complete) {
+        json["whole"] = shares.whole;
+        json["whole_over_sum"] = shares.whole / shares.sum;
+    }
+    return json;
+}
+
 nlohmann::ordered_json json_of_variant(const LockStep& run, const Contestant& contestant) {
     const WindowPlan& plan = run.plan();
     nlohmann::ordered_json json = json_of_contestant(contestant);
@@ -200,6 +211,38 @@ nlohmann::ordered_json json_of_variant(const LockStep& run, const Contestant& co
 }
 
 }  // namespace
+
+// A table of layers and variants, and sum and whole below; nothing where no layer was run.
+static void print_layers(std::FILE* out, const LockStep& run) {
+    if (run.variants()[0].layers.empty()) return;
+    std::vector<LayerShares> columns;
+    fmt::print(out, "\n====== Mean KLD with one layer as in the variant ======\n{:<6}", "layer");
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        columns.push_back(layer_shares(run, run.variants()[i]));
+        fmt::print(out, "  {:<29}", letter_of(i));
+    }
+    fmt::print(out, "\n");
+    for (std::size_t l = 0; l < columns[0].kld.size(); ++l) {
+        fmt::print(out, "{:<6}", run.variants()[0].layers[l].layer);
+        for (const LayerShares& column : columns) {
+            const Mean& kld = column.kld[l];
+            const double share = column.sum > 0 ? 100 * kld.value / column.sum : 0;
+            fmt::print(out, "  {:.6f} \u00B1 {:.6f} {:>7.1f} %", kld.value, kld.error, share);
+        }
+        fmt::print(out, "\n");
+    }
+    const auto line = [&](const char* name, double LayerShares::*figure) {
+        fmt::print(out, "{:<6}", name);
+        for (const LayerShares& column : columns) {
+            const double value = column.*figure;
+            const double share = column.sum > 0 ? 100 * value / column.sum : 0;
+            fmt::print(out, "  {:.6f} {:>18.1f} %", value, share);
+        }
+        fmt::print(out, "\n");
+    };
+    line("sum", &LayerShares::sum);
+    if (columns[0].complete) line("whole", &LayerShares::whole);
+}
 
 void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop) {
     for (std::size_t i = 0; i < run.variants().size(); ++i) {

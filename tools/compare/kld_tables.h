@@ -15,9 +15,6 @@
 
 namespace rotkv::tools {
 
-/// Column `member` of the pairs: figures_of(pairs, &TokenPair::kld).
-std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*member);
-
 /// "A" for the first variant.
 std::string letter_of(std::size_t index);
 

@@ -1,4 +1,4 @@
-#include "tools/compare/kld_report.h"
+#include "tools/compare/kld_block.h"
 
 #include <fmt/format.h>
 
