@@ -179,6 +179,9 @@ Support CudaBackend::supports(const KvShiftArgs& args) const {
                small_block("K", args.k_rotation));
 }
 Support CudaBackend::supports(const AttentionArgs& args) const {
+    if (!args.bounds.all() || !args.lse.empty()) {
+        return refusal("attention in parts (bounds, lse): not written for cuda yet");
+    }
     const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
     if (!fine && !tensor) {
         const std::string reason = cuda::prefill_refusal(args);

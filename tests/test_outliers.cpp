@@ -5,6 +5,7 @@
 #include "ref/quant.h"
 #include "tests/catch.h"
 #include "tests/laws.h"
+#include "tools/watch/capture.h"
 
 #include <cmath>
 
@@ -281,4 +282,16 @@ TEST_CASE("outliers: the rule knows the sources of chapter 1") {
         CHECK(advise(log_gain(measured[0], measured[1]), log_gain(predicted[0], predicted[1])) ==
               expected);
     }
+}
+
+TEST_CASE("capture: layers are counted by their attention, so that parts of one are refused") {
+    AttentionCase c;
+    c.fill(1, 4, 1);
+    int64_t shown = 0;
+    const auto count = [&](const tools::CapturedRows&) { ++shown; };
+    tools::CaptureBackend backend(ref::make_backend(), 2, count);
+    c.run(backend);
+    CHECK(shown == 3);  // k, v, q
+    c.bounds.distance.to = 2;
+    CHECK_THROWS_AS(c.run(backend), Error);
 }

@@ -3,6 +3,7 @@
 // otherwise is the one it wraps. So a model is measured without a line in its forward pass.
 // Docs: docs/11-outliers.md
 
+#include "ref/error.h"
 #include "tools/watch/forwarding_backend.h"
 
 #include <functional>
@@ -21,7 +22,8 @@ struct CapturedRows {
 };
 
 /// Hands every layer's q, k and v to `visit`; all else goes to the wrapped backend. Layers are
-/// counted: a forward pass stores and attends once in each, in order.
+/// counted: a forward pass stores and attends once in each, in order. Attention in parts is
+/// refused.
 class CaptureBackend : public ForwardingBackend {
   public:
     using Visit = std::function<void(const CapturedRows&)>;
@@ -36,6 +38,8 @@ class CaptureBackend : public ForwardingBackend {
         real().kv_store(args);
     }
     void run(const AttentionArgs& args) override {
+        require(args.bounds.all(), ErrorCode::unsupported,
+                "capture: a layer's attention in parts would be counted as several layers");
         show(CapturedRows::What::q, &args, args.q);
         layer_ = (layer_ + 1) % layers_;
         real().attention(args);
