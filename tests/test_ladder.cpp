@@ -81,14 +81,24 @@ AttentionCase make_case(const Row& row, DType type) {
     return c;
 }
 
-std::vector<float> run(Backend& backend, const AttentionCase& c) {
+std::vector<float> run(Backend& backend, const AttentionCase& c,
+                       std::vector<float>* lse = nullptr) {
     KvCache cache(backend, c.shape(), c.spec);
     // What lies in empty cells must not matter, not even as 0 * NaN.
     fill(backend, cache.k(0), std::byte(0xFF));
     if (!c.v_in_k) fill(backend, cache.v(0), std::byte(0xFF));
     c.store(backend, cache);
     cache.remove(0, 3, 5);
-    return c.attend(backend, cache);
+    return c.attend(backend, cache, lse);
+}
+
+// As in "parity: attention agrees within rounding".
+constexpr double k_apart = 400 * 0x1p-24;
+
+bool near(const std::vector<float>& found, const std::vector<float>& expected) {
+    return std::equal(found.begin(), found.end(), expected.begin(), [](float a, float b) {
+        return a == b || std::fabs(a - b) < k_apart * std::max(1.0, std::fabs(double(b)));
+    });
 }
 
 }  // namespace
@@ -104,9 +114,29 @@ TEST_CASE("ladder: each version of decode attention agrees within rounding") {
                 const std::vector<float> found = run(backend, c);
                 INFO(version.name << " " << type_info(type).name << " D = " << c.d_k << "/" << c.d_v
                                   << ", " << row.tokens << " tokens, " << row.spec);
-                // As in "parity: attention agrees within rounding".
-                REQUIRE(distance(found, expected) < 400 * 0x1p-24);
+                REQUIRE(distance(found, expected) < k_apart);
                 REQUIRE(floats_equal(run(backend, c), found));
+            }
+        }
+    }
+}
+
+TEST_CASE("ladder: each version of decode attention knows parts of the cells") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    for (const Row& row : rows) {
+        AttentionCase c = make_case(row, DType::q8_0);
+        for (const CellBounds& bounds : {CellBounds{}, CellBounds{{0, 3}, {}},
+                                         CellBounds{{3, 400}, {0, 9}}, CellBounds{{3, 400}, {9}}}) {
+            c.bounds = bounds;
+            std::vector<float> expected_lse, lse;
+            const std::vector<float> expected = run(*ref, c, &expected_lse);
+            for (const fast::DecodeVersion& version : fast::k_decode_versions) {
+                OneVersion backend(version);
+                INFO(version.name << ", " << row.tokens << " tokens, positions from "
+                                  << bounds.position.from << ", distances from "
+                                  << bounds.distance.from);
+                REQUIRE(distance(run(backend, c, &lse), expected) < k_apart);
+                REQUIRE(near(lse, expected_lse));
             }
         }
     }
