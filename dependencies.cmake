@@ -49,6 +49,13 @@ if(ROTKV_BUILD_TESTS)
     endif()
     include(Catch)  # catch_discover_tests
     find_package(Python3 REQUIRED COMPONENTS Interpreter)
+    # pyenv's or conda's interpreter may come first and lack numpy, which the system's has.
+    set(rotkv_python ${Python3_EXECUTABLE})
+    execute_process(COMMAND ${rotkv_python} -c "import numpy" RESULT_VARIABLE no_numpy
+                    OUTPUT_QUIET ERROR_QUIET)
+    if(no_numpy AND EXISTS /usr/bin/python3)
+        set(rotkv_python /usr/bin/python3)
+    endif()
 endif()
 
 # Too large to build along: the system has these, or this says what to install. oneDNN's own

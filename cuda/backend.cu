@@ -49,6 +49,58 @@ Support short_row(const char* what, const TensorView& tensor) {
                    " channels, found " + std::to_string(tensor.n[3]));
 }
 
+// What the kernels cannot do, operation by operation.
+struct Limits {
+    int64_t most_shared_bytes;  // of one block of threads
+
+    Support operator()(const HadamardArgs& args) const {
+        return all(countable("src", args.src), small_block("rotation", args.rotation));
+    }
+    Support operator()(const QuantizeArgs& args) const { return countable("src", args.src); }
+    Support operator()(const DequantizeArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const RopeArgs& args) const { return countable("src", args.src); }
+    Support operator()(const KvStoreArgs& args) const {
+        return all(countable("k", args.k), countable("v", args.v),
+                   small_block("K", args.k_rotation), small_block("V", args.v_rotation));
+    }
+    Support operator()(const KvShiftArgs& args) const {
+        return all(countable("K", args.k_cache), short_row("K", args.k_cache),
+                   small_block("K", args.k_rotation));
+    }
+    Support operator()(const AttentionArgs& args) const {
+        if (!args.bounds.all() || !args.lse.empty()) {
+            return refusal("attention in parts (bounds, lse): not written for cuda yet");
+        }
+        const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
+        if (!fine && !tensor) {
+            const std::string reason = cuda::prefill_refusal(args);
+            if (!reason.empty()) return refusal(reason);
+        }
+        const int64_t most = fine ? cuda::k_shared_bytes : most_shared_bytes;
+        const int64_t bytes = fine || tensor ? cuda::attention_memory(args) : 0;
+        const Support fits =
+            bytes <= most ? Support{}
+                          : refusal("heads that fit in " + std::to_string(most) +
+                                    " bytes of shared memory, found " + std::to_string(bytes));
+        return all(countable("q", args.q), countable("dst", args.dst),
+                   small_block("K", args.k_rotation), small_block("V", args.v_rotation), fits);
+    }
+    Support operator()(const RmsNormArgs& args) const { return countable("src", args.src); }
+    Support operator()(const ActMulArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const AddArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const EmbedArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const MatmulArgs& args) const {
+        return all(countable("src", args.src), countable("dst", args.dst));
+    }
+    Support operator()(const NllArgs& args) const { return countable("hidden", args.hidden); }
+    Support operator()(const KldArgs& args) const { return countable("hidden", args.hidden_a); }
+    Support operator()(const LogitsArgs& args) const { return countable("dst", args.dst); }
+    template <class Args>
+    Support operator()(const Args&) const {
+        return refusal("not written here");
+    }
+};
+
 }  // namespace
 
 CudaBackend::CudaBackend() {
@@ -152,71 +204,15 @@ void CudaBackend::synchronize() {
 void CudaBackend::flush() {
     if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
     if (recorder_.empty()) return;
-    recorder_.play(stream_, [&](std::span<const cuda::Call> calls) {
-        cuda::launch(calls, workspace_, *products_);
-    });
+    recorder_.play(
+        stream_, [&](std::span<const Call> calls) { cuda::launch(calls, workspace_, *products_); });
     if (products_->moves() == moves_) return;
     recorder_.forget();  // launches recorded before would use memory that is gone
     moves_ = products_->moves();
 }
 
-Support CudaBackend::supports(const HadamardArgs& args) const {
-    return all(countable("src", args.src), small_block("rotation", args.rotation));
-}
-Support CudaBackend::supports(const QuantizeArgs& args) const {
-    return all(Backend::supports(args), countable("src", args.src));
-}
-Support CudaBackend::supports(const DequantizeArgs& args) const {
-    return all(Backend::supports(args), countable("dst", args.dst));
-}
-Support CudaBackend::supports(const RopeArgs& args) const { return countable("src", args.src); }
-Support CudaBackend::supports(const KvStoreArgs& args) const {
-    return all(Backend::supports(args), countable("k", args.k), countable("v", args.v),
-               small_block("K", args.k_rotation), small_block("V", args.v_rotation));
-}
-Support CudaBackend::supports(const KvShiftArgs& args) const {
-    return all(Backend::supports(args), countable("K", args.k_cache), short_row("K", args.k_cache),
-               small_block("K", args.k_rotation));
-}
-Support CudaBackend::supports(const AttentionArgs& args) const {
-    if (!args.bounds.all() || !args.lse.empty()) {
-        return refusal("attention in parts (bounds, lse): not written for cuda yet");
-    }
-    const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
-    if (!fine && !tensor) {
-        const std::string reason = cuda::prefill_refusal(args);
-        if (!reason.empty()) return refusal(reason);
-    }
-    const int64_t most = fine ? cuda::k_shared_bytes : workspace_.most_shared_bytes;
-    const int64_t bytes = fine || tensor ? cuda::attention_memory(args) : 0;
-    const Support fits = bytes <= most
-                             ? Support{}
-                             : refusal("heads that fit in " + std::to_string(most) +
-                                       " bytes of shared memory, found " + std::to_string(bytes));
-    AttentionArgs any = args;  // f16 precision is what the default refuses, for hosts
-    any.precision = Precision::f32;
-    return all(Backend::supports(any), countable("q", args.q), countable("dst", args.dst),
-               small_block("K", args.k_rotation), small_block("V", args.v_rotation), fits);
-}
-Support CudaBackend::supports(const RmsNormArgs& args) const { return countable("src", args.src); }
-Support CudaBackend::supports(const ActMulArgs& args) const { return countable("dst", args.dst); }
-Support CudaBackend::supports(const AddArgs& args) const { return countable("dst", args.dst); }
-Support CudaBackend::supports(const EmbedArgs& args) const {
-    return all(Backend::supports(args), countable("dst", args.dst));
-}
-Support CudaBackend::supports(const MatmulArgs& args) const {
-    MatmulArgs any = args;  // precisions are all supported, blocks must be whole in each
-    any.precision = Precision::f32;
-    return all(Backend::supports(any), countable("src", args.src), countable("dst", args.dst));
-}
-Support CudaBackend::supports(const NllArgs& args) const {
-    return all(Backend::supports(args), countable("hidden", args.hidden));
-}
-Support CudaBackend::supports(const KldArgs& args) const {
-    return all(Backend::supports(args), countable("hidden", args.hidden_a));
-}
-Support CudaBackend::supports(const LogitsArgs& args) const {
-    return all(Backend::supports(args), countable("dst", args.dst));
+Support CudaBackend::answer(const Call& call) const {
+    return std::visit(Limits{workspace_.most_shared_bytes}, call);
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int /*threads*/) {

@@ -34,38 +34,11 @@ class CudaBackend final : public Backend {
     void download(std::span<std::byte> dst, const std::byte* src) override;
     void synchronize() override;
 
-    Support supports(const HadamardArgs& args) const override;
-    Support supports(const QuantizeArgs& args) const override;
-    Support supports(const DequantizeArgs& args) const override;
-    Support supports(const RopeArgs& args) const override;
-    Support supports(const RmsNormArgs& args) const override;
-    Support supports(const MatmulArgs& args) const override;
-    Support supports(const KvStoreArgs& args) const override;
-    Support supports(const AttentionArgs& args) const override;
-    Support supports(const KvShiftArgs& args) const override;
-    Support supports(const ActMulArgs& args) const override;
-    Support supports(const AddArgs& args) const override;
-    Support supports(const EmbedArgs& args) const override;
-    Support supports(const NllArgs& args) const override;
-    Support supports(const KldArgs& args) const override;
-    Support supports(const LogitsArgs& args) const override;
+    bool in_host_memory() const override { return false; }
 
   protected:
-    void run(const HadamardArgs& args) override { recorder_.add(args); }
-    void run(const QuantizeArgs& args) override { recorder_.add(args); }
-    void run(const DequantizeArgs& args) override { recorder_.add(args); }
-    void run(const RopeArgs& args) override { recorder_.add(args); }
-    void run(const RmsNormArgs& args) override { recorder_.add(args); }
-    void run(const MatmulArgs& args) override { recorder_.add(args); }
-    void run(const KvStoreArgs& args) override { recorder_.add(args); }
-    void run(const AttentionArgs& args) override { recorder_.add(args); }
-    void run(const KvShiftArgs& args) override { recorder_.add(args); }
-    void run(const ActMulArgs& args) override { recorder_.add(args); }
-    void run(const AddArgs& args) override { recorder_.add(args); }
-    void run(const EmbedArgs& args) override { recorder_.add(args); }
-    void run(const NllArgs& args) override { recorder_.add(args); }
-    void run(const KldArgs& args) override { recorder_.add(args); }
-    void run(const LogitsArgs& args) override { recorder_.add(args); }
+    Support answer(const Call& call) const override;
+    void execute(const Call& call) override { recorder_.add(call); }
 
   private:
     void flush();

@@ -11,16 +11,11 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <variant>
 #include <vector>
 
 struct CUgraphExec_st;  // a cudaGraphExec_t points to it
 
 namespace rotkv::cuda {
-
-using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
-                          MatmulArgs, KvStoreArgs, AttentionArgs, KvShiftArgs, ActMulArgs, AddArgs,
-                          EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// Launches calls in their order.
 using LaunchAll = std::function<void(std::span<const Call>)>;
@@ -33,14 +28,13 @@ class Recorder {
     Recorder& operator=(const Recorder&) = delete;
 
     /// While calls are those of the latest recording, they are counted and not even copied.
-    template <class Args>
-    void add(const Args& args) {
-        if (calls_.empty() && continues(args)) {
+    void add(const Call& call) {
+        if (calls_.empty() && continues(call)) {
             ++followed_;
             return;
         }
         keep_followed();
-        calls_.emplace_back(args);
+        calls_.push_back(call);
     }
     bool empty() const { return calls_.empty() && followed_ == 0; }
 
@@ -56,11 +50,9 @@ class Recorder {
         std::vector<Call> calls;
         CUgraphExec_st* graph = nullptr;  ///< null: these calls were seen once
     };
-    template <class Args>
-    bool continues(const Args& args) const {
+    bool continues(const Call& call) const {
         if (recordings_.empty() || followed_ == recordings_.front().calls.size()) return false;
-        const Args* next = std::get_if<Args>(&recordings_.front().calls[followed_]);
-        return next != nullptr && *next == args;
+        return recordings_.front().calls[followed_] == call;
     }
     void replay(Stream stream, const LaunchAll& launch);
     void keep_followed();

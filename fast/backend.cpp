@@ -66,77 +66,21 @@ void FastBackend::download(std::span<std::byte> dst, const std::byte* src) {
     if (!dst.empty()) std::memcpy(dst.data(), src, dst.size());
 }
 
-Support FastBackend::supports(const MatmulArgs& args) const {
-    if (args.precision != Precision::bf16) return Backend::supports(args);
-    if (!fast::has_bf16_products()) {
-        return {false, std::string("bf16 products: they need oneDNN 3, this is built with ") +
-                           std::to_string(DNNL_VERSION_MAJOR) + "." +
-                           std::to_string(DNNL_VERSION_MINOR)};
-    }
-    MatmulArgs exact = args;
-    exact.precision = Precision::f32;
-    return Backend::supports(exact);
+// Factors are rounded in one place alone: products in bf16, where the library has them.
+Support FastBackend::answer(const Call& call) const {
+    const Support written = fast::k_operations.written(call);
+    if (!written.yes) return written;
+    const auto* product = std::get_if<MatmulArgs>(&call);
+    if (product == nullptr || product->precision != Precision::bf16) return unrounded_only(call);
+    if (fast::has_bf16_products()) return {};
+    return {false, std::string("bf16 products: they need oneDNN 3, this is built with ") +
+                       std::to_string(DNNL_VERSION_MAJOR) + "." +
+                       std::to_string(DNNL_VERSION_MINOR)};
 }
 
-void FastBackend::run(const HadamardArgs& args) {
+void FastBackend::execute(const Call& call) {
     const ThreadCount count(threads_);
-    fast::hadamard(args);
-}
-void FastBackend::run(const QuantizeArgs& args) {
-    const ThreadCount count(threads_);
-    fast::quantize(args);
-}
-void FastBackend::run(const DequantizeArgs& args) {
-    const ThreadCount count(threads_);
-    fast::dequantize(args);
-}
-void FastBackend::run(const RopeArgs& args) {
-    const ThreadCount count(threads_);
-    fast::rope(args);
-}
-void FastBackend::run(const RmsNormArgs& args) {
-    const ThreadCount count(threads_);
-    fast::rms_norm(args);
-}
-void FastBackend::run(const MatmulArgs& args) {
-    const ThreadCount count(threads_);
-    fast::matmul(args);
-}
-void FastBackend::run(const KvStoreArgs& args) {
-    const ThreadCount count(threads_);
-    fast::kv_store(args);
-}
-void FastBackend::run(const AttentionArgs& args) {
-    const ThreadCount count(threads_);
-    fast::attention(args);
-}
-void FastBackend::run(const KvShiftArgs& args) {
-    const ThreadCount count(threads_);
-    fast::kv_shift(args);
-}
-void FastBackend::run(const ActMulArgs& args) {
-    const ThreadCount count(threads_);
-    fast::act_mul(args);
-}
-void FastBackend::run(const AddArgs& args) {
-    const ThreadCount count(threads_);
-    fast::add(args);
-}
-void FastBackend::run(const EmbedArgs& args) {
-    const ThreadCount count(threads_);
-    fast::embed(args);
-}
-void FastBackend::run(const NllArgs& args) {
-    const ThreadCount count(threads_);
-    fast::nll(args);
-}
-void FastBackend::run(const KldArgs& args) {
-    const ThreadCount count(threads_);
-    fast::kld(args);
-}
-void FastBackend::run(const LogitsArgs& args) {
-    const ThreadCount count(threads_);
-    fast::logits(args);
+    fast::k_operations.run(call);
 }
 
 std::unique_ptr<Backend> make_fast_backend(int threads) {

@@ -28,26 +28,11 @@ class FastBackend : public Backend {
     void upload(std::byte* dst, std::span<const std::byte> src) override;
     void download(std::span<std::byte> dst, const std::byte* src) override;
     void synchronize() override {}
-
-    using Backend::supports;
-    Support supports(const MatmulArgs& args) const override;  ///< bf16 too, with oneDNN 3
+    bool in_host_memory() const override { return true; }
 
   protected:
-    void run(const HadamardArgs& args) override;
-    void run(const QuantizeArgs& args) override;
-    void run(const DequantizeArgs& args) override;
-    void run(const RopeArgs& args) override;
-    void run(const RmsNormArgs& args) override;
-    void run(const MatmulArgs& args) override;
-    void run(const KvStoreArgs& args) override;
-    void run(const AttentionArgs& args) override;
-    void run(const KvShiftArgs& args) override;
-    void run(const ActMulArgs& args) override;
-    void run(const AddArgs& args) override;
-    void run(const EmbedArgs& args) override;
-    void run(const NllArgs& args) override;
-    void run(const KldArgs& args) override;
-    void run(const LogitsArgs& args) override;
+    Support answer(const Call& call) const override;
+    void execute(const Call& call) override;
 
   private:
     int threads_;

@@ -1,5 +1,6 @@
 // What is known about each architecture, and the hyper-parameters of one file.
 #include "ref/error.h"
+#include "ref/files/gguf.h"
 #include "ref/model.h"
 
 #include <algorithm>

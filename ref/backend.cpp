@@ -33,23 +33,14 @@ class RefBackend final : public Backend {
         if (!dst.empty()) std::memcpy(dst.data(), src, dst.size());
     }
     void synchronize() override {}
+    bool in_host_memory() const override { return true; }
 
   protected:
-    void run(const HadamardArgs& args) override { ref::hadamard(args); }
-    void run(const QuantizeArgs& args) override { ref::quantize(args); }
-    void run(const DequantizeArgs& args) override { ref::dequantize(args); }
-    void run(const RopeArgs& args) override { ref::rope(args); }
-    void run(const RmsNormArgs& args) override { ref::rms_norm(args); }
-    void run(const MatmulArgs& args) override { ref::matmul(args); }
-    void run(const KvStoreArgs& args) override { ref::kv_store(args); }
-    void run(const AttentionArgs& args) override { ref::attention(args); }
-    void run(const KvShiftArgs& args) override { ref::kv_shift(args); }
-    void run(const ActMulArgs& args) override { ref::act_mul(args); }
-    void run(const AddArgs& args) override { ref::add(args); }
-    void run(const EmbedArgs& args) override { ref::embed(args); }
-    void run(const NllArgs& args) override { ref::nll(args); }
-    void run(const KldArgs& args) override { ref::kld(args); }
-    void run(const LogitsArgs& args) override { ref::logits(args); }
+    Support answer(const Call& call) const override {
+        const Support written = k_operations.written(call);
+        return written.yes ? unrounded_only(call) : written;
+    }
+    void execute(const Call& call) override { k_operations.run(call); }
 
   private:
     std::multiset<const std::byte*> imported_;

@@ -150,13 +150,11 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         const std::vector<float> table = rope_shift_table(config, differences);
         const Buffer table_memory(backend_, table.size() * sizeof(float));
         table_memory.upload(std::as_bytes(std::span(table)));
-        KvShiftArgs args;
-        args.k_cache = k(layer);
-        args.table = table_memory.view(DType::f32, {1, config.n_rot / 2, 2});
-        args.row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
-        args.pairs = config.pairs;
-        args.k_rotation = spec_.at(layer, 0, Side::k);
-        backend_.kv_shift(args);
+        backend_.run(KvShiftArgs{.k_cache = k(layer),
+                                 .table = table_memory.view(DType::f32, {1, config.n_rot / 2, 2}),
+                                 .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
+                                 .pairs = config.pairs,
+                                 .k_rotation = spec_.at(layer, 0, Side::k)});
         backend_.synchronize();  // the table goes out of scope
     }
     position_ = std::move(moved);

@@ -78,48 +78,66 @@ TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
     reserve(n_tokens);
     tokens_.upload(std::as_bytes(tokens));
 
-    EmbedArgs embed;
-    embed.dst = residual_.view(DType::f32, {n_tokens, config_.width});
-    embed.weight = embedding_;
-    embed.token = tokens_.view(DType::i32, {n_tokens});
-    embed.scale = config_.embedding_scale;
-    backend_.embed(embed);
-
-    for (int64_t l = 0; l < config_.layers; ++l) {
-        attention_block(l, cache, batch);
-        feed_forward_block(l, n_tokens);
+    const TensorView residual = residual_.view(DType::f32, {n_tokens, config_.width});
+    run(EmbedArgs{.dst = residual,
+                  .weight = weights_->embedding,
+                  .token = tokens_.view(DType::i32, {n_tokens}),
+                  .scale = config_.embedding_scale});
+    for (layer_ = 0; layer_ < config_.layers; ++layer_) {
+        const ModelLayer& layer = weights_->layers[size_t(layer_)];
+        attention_block(layer, cache, batch);
+        feed_forward_block(layer, n_tokens);
     }
-
+    layer_ = -1;
     const TensorView hidden = normed_.view(DType::f32, {n_tokens, config_.width});
-    backend_.rms_norm({hidden, embed.dst, output_norm_, config_.norm_epsilon});
+    normalize(hidden, residual, weights_->output_norm);
     return hidden;
 }
 
-void Model::multiply(const TensorView& y, const TensorView& weight, const TensorView& x) {
-    backend_.matmul({y, weight, x, precision_.products});
+void Model::run_in(int64_t layer, const Call& call) {
+    if (options_.observer) return options_.observer(layer, call, backend());
+    backend().run(call);
 }
 
-void Model::attention_block(int64_t index, KvCache& cache, const KvBatch& batch) {
-    const ModelLayer& layer = layers_[size_t(index)];
+// y[t] = W x[t]
+void Model::multiply(const TensorView& y, const TensorView& weight, const TensorView& x) {
+    step(
+        MatmulArgs{.dst = y, .weight = weight, .src = x, .precision = options_.precision.products});
+}
+
+void Model::normalize(const TensorView& y, const TensorView& x, const TensorView& weight) {
+    step(RmsNormArgs{.dst = y, .src = x, .weight = weight, .epsilon = config_.norm_epsilon});
+}
+
+// x[t] += bias, where the model has one
+void Model::add_bias(const TensorView& x, const TensorView& bias) {
+    if (!bias.empty()) step(AddArgs{.dst = x, .a = x, .b = repeated(bias, x.n[2])});
+}
+
+void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch) {
     const int64_t n_tokens = batch.cell.n[3];
     const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
-    backend_.rms_norm({x, residual_.view(DType::f32, {n_tokens, config_.width}),
-                       layer.attention_norm, config_.norm_epsilon});
+    normalize(x, residual_.view(DType::f32, {n_tokens, config_.width}), layer.attention_norm);
     const Heads heads = project(layer, x);
 
     // Head by head: norm, position. The rotation comes after both, in kv_store and attention.
     if (config_.architecture.qk_norm) {
-        backend_.rms_norm({heads.q, heads.q, layer.q_norm, config_.norm_epsilon});
-        backend_.rms_norm({heads.k, heads.k, layer.k_norm, config_.norm_epsilon});
+        normalize(heads.q, heads.q, layer.q_norm);
+        normalize(heads.k, heads.k, layer.k_norm);
     }
-    const bool own_table = local_rope_table_.data() != nullptr && config_.local[size_t(index)];
-    const RopeConfig& turn = rope(index);
+    const bool own_table = local_rope_table_.data() != nullptr && config_.local[size_t(layer_)];
+    const RopeConfig& turn = rope(layer_);
     const TensorView table = (own_table ? local_rope_table_ : rope_table_)
                                  .view(DType::f32, {config_.context, turn.n_rot / 2, 2});
-    backend_.rope({heads.q, heads.q, table, batch.position, turn.pairs});
-    backend_.rope({heads.k, heads.k, table, batch.position, turn.pairs});
+    for (const TensorView& turned : {heads.q, heads.k}) {
+        step(RopeArgs{.dst = turned,
+                      .src = turned,
+                      .table = table,
+                      .row = batch.position,
+                      .pairs = turn.pairs});
+    }
 
-    const TensorView attended = store_and_attend(index, heads, cache, batch);
+    const TensorView attended = store_and_attend(heads, cache, batch);
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
     multiply(output, layer.attention_output, attended);
     add_to_residual(output, layer.post_attention_norm);
@@ -140,53 +158,48 @@ Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
         multiply(k, layer.k, x);
         multiply(v, layer.v, x);
     }
-    if (!layer.q_bias.empty()) backend_.add({q, q, repeated(layer.q_bias, n_tokens)});
-    if (!layer.k_bias.empty()) backend_.add({k, k, repeated(layer.k_bias, n_tokens)});
-    if (!layer.v_bias.empty()) backend_.add({v, v, repeated(layer.v_bias, n_tokens)});
+    add_bias(q, layer.q_bias);
+    add_bias(k, layer.k_bias);
+    add_bias(v, layer.v_bias);
     return {as_heads(q, config_.heads, config_.d_k), as_heads(k, config_.kv_heads, config_.d_k),
             as_heads(v, config_.kv_heads, config_.d_v)};
 }
 
 // Stores the batch first, then attends to nothing but the cache; [T][H Dv].
-TensorView Model::store_and_attend(int64_t index, const Heads& heads, KvCache& cache,
-                                   const KvBatch& batch) {
+TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch) {
     const int64_t n_tokens = batch.cell.n[3];
-    KvStoreArgs store;
-    store.k_cache = cache.k(index);
-    store.v_cache = cache.v(index);
-    store.k = heads.k;
-    store.v = heads.v;
-    store.stream = batch.stream;
-    store.cell = batch.cell;
-    store.k_rotation = cache.spec().at(index, 0, Side::k);
-    store.v_rotation = cache.spec().at(index, 0, Side::v);
-    backend_.kv_store(store);
-
-    AttentionArgs attention;
-    attention.dst = attended_.view(DType::f32, {n_tokens, config_.heads, config_.d_v});
-    attention.q = heads.q;
-    attention.k_cache = store.k_cache;
-    attention.v_cache = store.v_cache;
-    attention.position = cache.positions();
-    attention.used = cache.used();
-    attention.q_stream = batch.stream;
-    attention.q_position = batch.position;
-    attention.scale = config_.attention_scale;
-    attention.softcap = config_.attention_softcap;
-    attention.window = config_.local[size_t(index)] ? config_.window : 0;
-    attention.k_rotation = store.k_rotation;
-    attention.v_rotation = store.v_rotation;
-    attention.precision = precision_.attention;
-    backend_.attention(attention);
+    const TensorView k = cache.k(layer_), v = cache.v(layer_);
+    const Rotation k_rotation = cache.spec().at(layer_, 0, Side::k);
+    const Rotation v_rotation = cache.spec().at(layer_, 0, Side::v);
+    step(KvStoreArgs{.k_cache = k,
+                     .v_cache = v,
+                     .k = heads.k,
+                     .v = heads.v,
+                     .stream = batch.stream,
+                     .cell = batch.cell,
+                     .k_rotation = k_rotation,
+                     .v_rotation = v_rotation});
+    step(AttentionArgs{.dst = attended_.view(DType::f32, {n_tokens, config_.heads, config_.d_v}),
+                       .q = heads.q,
+                       .k_cache = k,
+                       .v_cache = v,
+                       .position = cache.positions(),
+                       .used = cache.used(),
+                       .q_stream = batch.stream,
+                       .q_position = batch.position,
+                       .scale = config_.attention_scale,
+                       .softcap = config_.attention_softcap,
+                       .window = config_.local[size_t(layer_)] ? config_.window : 0,
+                       .k_rotation = k_rotation,
+                       .v_rotation = v_rotation,
+                       .precision = options_.precision.attention});
     return attended_.view(DType::f32, {n_tokens, config_.heads * config_.d_v});
 }
 
-void Model::feed_forward_block(int64_t index, int64_t n_tokens) {
-    const ModelLayer& layer = layers_[size_t(index)];
+void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
     const int64_t hidden = config_.feed_forward;
     const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
-    backend_.rms_norm({x, residual_.view(DType::f32, {n_tokens, config_.width}),
-                       layer.feed_forward_norm, config_.norm_epsilon});
+    normalize(x, residual_.view(DType::f32, {n_tokens, config_.width}), layer.feed_forward_norm);
 
     const TensorView both = gate_up_.view(DType::f32, {n_tokens, 2 * hidden});
     const TensorView gate = columns(both, 0, hidden), up = columns(both, hidden, hidden);
@@ -196,7 +209,8 @@ void Model::feed_forward_block(int64_t index, int64_t n_tokens) {
         multiply(gate, layer.gate, x);
         multiply(up, layer.up, x);
     }
-    backend_.act_mul({gate, gate, up, config_.architecture.activation});
+    step(ActMulArgs{
+        .dst = gate, .gate = gate, .up = up, .activation = config_.architecture.activation});
 
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
     multiply(output, layer.down, gate);
@@ -205,19 +219,19 @@ void Model::feed_forward_block(int64_t index, int64_t n_tokens) {
 
 // residual += norm(x), or x itself where the model has no norm there
 void Model::add_to_residual(const TensorView& x, const TensorView& post_norm) {
-    if (!post_norm.empty()) backend_.rms_norm({x, x, post_norm, config_.norm_epsilon});
+    if (!post_norm.empty()) normalize(x, x, post_norm);
     const TensorView residual = residual_.view(DType::f32, {x.n[2], config_.width});
-    backend_.add({residual, residual, x});
+    step(AddArgs{.dst = residual, .a = residual, .b = x});
 }
 
 // Makes room for a batch of `tokens`.
 void Model::reserve(int64_t tokens) {
     if (tokens <= reserved_) return;
     const auto floats = [&](int64_t per_token) {
-        return Buffer(backend_, size_t(tokens * per_token) * sizeof(float));
+        return Buffer(backend(), size_t(tokens * per_token) * sizeof(float));
     };
     const int64_t kv_width = config_.kv_heads * (config_.d_k + config_.d_v);
-    tokens_ = Buffer(backend_, size_t(tokens) * sizeof(int32_t));
+    tokens_ = Buffer(backend(), size_t(tokens) * sizeof(int32_t));
     residual_ = floats(config_.width);
     normed_ = floats(config_.width);
     qkv_ = floats(config_.heads * config_.d_k + kv_width);

@@ -3,17 +3,19 @@
 // a table (architecture.cpp); what they share is one forward pass, top to bottom (model.cpp).
 // Docs: docs/05-attention.md
 
-#include "ref/files/gguf.h"
 #include "ref/kv_cache.h"
 #include "ref/ops.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 namespace rotkv {
+
+class GgufFile;  // ref/files/gguf.h
 
 /// What sets one architecture apart from the others.
 struct Architecture {
@@ -75,6 +77,22 @@ struct ModelLayer {
     TensorView post_feed_forward_norm;  ///< [E]
 };
 
+/// All weights of a file in one backend's memory, read-only: several models may share them.
+struct ModelWeights {
+    const GgufFile& file;
+    Backend& backend;
+    TensorView embedding, output_norm, output;  ///< [V][E], [E], [V][E]
+    std::vector<ModelLayer> layers;
+    std::vector<std::byte*> imported;
+
+    /// Checks every tensor's presence and shape against `config`, refuses tensors it would not use,
+    /// then imports. `file` must outlive this: host backends read weights where it is mapped.
+    ModelWeights(const GgufFile& file, Backend& backend, const ModelConfig& config);
+    ~ModelWeights();
+    ModelWeights(const ModelWeights&) = delete;
+    ModelWeights& operator=(const ModelWeights&) = delete;
+};
+
 /// How a model's operations compute where they may choose.
 struct ModelPrecision {
     Precision products = Precision::f32;  ///< with weights, the output matrix excepted
@@ -83,17 +101,31 @@ struct ModelPrecision {
     bool operator==(const ModelPrecision&) const = default;
 };
 
+/// Runs one call of a model on `backend`: as it is, or whatever whoever looks on wants instead.
+/// `layer` is the layer that the call belongs to, -1 for what comes before the first layer, after
+/// the last, or beside the forward pass.
+using Observer = std::function<void(int64_t layer, const Call& call, Backend& backend)>;
+
+/// What a run asks of a model. Nothing is set afterwards, so that nothing can be forgotten.
+struct ModelOptions {
+    int64_t context = 0;         ///< positions that can be asked for: 0 .. context - 1
+    ModelPrecision precision{};  ///< what the backend does not support, forward() refuses
+    bool phi3_window = false;    ///< phi3: use the sliding window that the file names
+    Observer observer{};         ///< sees every call; empty: calls run as they are
+};
+
 class Model {
   public:
-    /// Checks every tensor's presence and shape, refuses tensors it would not use, then imports the
-    /// weights. `file` must outlive the model: host backends read weights where it is mapped.
-    Model(const GgufFile& file, Backend& backend, int64_t context, bool phi3_window = false);
-    ~Model();
-    Model(const Model&) = delete;
-    Model& operator=(const Model&) = delete;
+    /// Loads the weights. Throws as read_config() and ModelWeights do.
+    Model(const GgufFile& file, Backend& backend, const ModelOptions& options);
+
+    /// The same weights on the same backend, for a run with other options: no weight is copied.
+    Model(const Model& loaded, const ModelOptions& options);
 
     const ModelConfig& config() const { return config_; }
-    Backend& backend() const { return backend_; }
+    const ModelOptions& options() const { return options_; }
+    const ModelWeights& weights() const { return *weights_; }
+    Backend& backend() const { return weights_->backend; }
 
     /// A cache shape for this model.
     KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;
@@ -110,39 +142,30 @@ class Model {
     TensorView forward(KvCache& cache, std::span<const int32_t> tokens,
                        std::span<const int32_t> streams, std::span<const int32_t> positions);
 
-    /// f32 unless said otherwise. What the backend does not support, forward() refuses.
-    ModelPrecision precision() const { return precision_; }
-    void use_precision(const ModelPrecision& precision) { precision_ = precision; }
-
-    /// The matrix that turns the residual stream into logits [V][E].
-    const TensorView& output_weight() const { return output_; }
-
-    /// The norm weight before the first attention [E] f32, and another one in its place: `weight`
-    /// is in this backend's memory and stays the caller's. One changed bit here reaches every
-    /// layer.
-    const TensorView& first_norm() const { return layers_[0].attention_norm; }
-    void use_first_norm(const TensorView& weight) { layers_[0].attention_norm = weight; }
+    /// One call beside the forward pass, with its weights or results: logits, nll, kld.
+    void run(const Call& call) { run_in(-1, call); }
 
   private:
     struct Heads {
         TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]
     };
     void reserve(int64_t tokens);
+    void run_in(int64_t layer, const Call& call);
+    void step(const Call& call) { run_in(layer_, call); }
     void multiply(const TensorView& y, const TensorView& weight, const TensorView& x);
-    void attention_block(int64_t index, KvCache& cache, const KvBatch& batch);
+    void normalize(const TensorView& y, const TensorView& x, const TensorView& weight);
+    void add_bias(const TensorView& x, const TensorView& bias);
+    void attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch);
     Heads project(const ModelLayer& layer, const TensorView& x);
-    TensorView store_and_attend(int64_t index, const Heads& heads, KvCache& cache,
-                                const KvBatch& batch);
-    void feed_forward_block(int64_t index, int64_t tokens);
+    TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
+    void feed_forward_block(const ModelLayer& layer, int64_t tokens);
     void add_to_residual(const TensorView& x, const TensorView& post_norm);
 
-    Backend& backend_;
+    ModelOptions options_;
     ModelConfig config_;
-    ModelPrecision precision_;
-    TensorView embedding_, output_norm_, output_;  ///< [V][E], [E], [V][E]
-    std::vector<ModelLayer> layers_;
-    std::vector<std::byte*> imported_;
+    std::shared_ptr<const ModelWeights> weights_;
     Buffer rope_table_, local_rope_table_;  ///< [context][n_rot / 2][2]
+    int64_t layer_ = -1;                    ///< at work; -1: none
 
     // Activations of one batch, [T][...] f32, kept from call to call.
     int64_t reserved_ = 0;  ///< tokens they have room for

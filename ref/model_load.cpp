@@ -1,6 +1,7 @@
 // From the file's tensors to a Model: every weight it needs is there in the expected shape, and
 // every tensor of the file is one it uses.
 #include "ref/error.h"
+#include "ref/files/gguf.h"
 #include "ref/model.h"
 
 #include <cmath>
@@ -127,34 +128,48 @@ Buffer upload_rope_table(Backend& backend, const RopeConfig& config, int64_t con
 
 }  // namespace
 
-Model::Model(const GgufFile& file, Backend& backend, int64_t context, bool phi3_window)
-    : backend_(backend) {
-    require(context > 0 && context <= (int64_t(1) << 28), ErrorCode::bad_argument,
-            "model: the context must be 1 to 268435456 tokens");
-    config_ = read_config(file, context, phi3_window);
-    Weights weights(file, backend, imported_);
-    embedding_ = weights.matrix("token_embd.weight", config_.words, config_.width);
-    output_norm_ = weights.vector("output_norm.weight", config_.width);
-    output_ = weights.has("output.weight")
-                  ? weights.matrix("output.weight", config_.words, config_.width)
-                  : embedding_;
-    for (int64_t l = 0; l < config_.layers; ++l) {
-        layers_.push_back(load_layer(weights, config_, l));
-    }
+ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig& config)
+    : file(from), backend(on) {
+    Weights weights(file, backend, imported);
+    embedding = weights.matrix("token_embd.weight", config.words, config.width);
+    output_norm = weights.vector("output_norm.weight", config.width);
+    output = weights.has("output.weight")
+                 ? weights.matrix("output.weight", config.words, config.width)
+                 : embedding;
+    for (int64_t l = 0; l < config.layers; ++l) layers.push_back(load_layer(weights, config, l));
     for (const char* name :
          {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}) {
         weights.use(name);  // read by read_config
     }
-    weights.refuse_unused(config_.architecture.name);
-
-    rope_table_ = upload_rope_table(backend, config_.rope, context);
-    if (config_.local_rope != config_.rope) {
-        local_rope_table_ = upload_rope_table(backend, config_.local_rope, context);
-    }
+    weights.refuse_unused(config.architecture.name);
 }
 
-Model::~Model() {
-    for (std::byte* memory : imported_) backend_.free_memory(memory);
+ModelWeights::~ModelWeights() {
+    for (std::byte* memory : imported) backend.free_memory(memory);
+}
+
+static ModelConfig config_of(const GgufFile& file, const ModelOptions& options) {
+    require(options.context > 0 && options.context <= (int64_t(1) << 28), ErrorCode::bad_argument,
+            "model: the context must be 1 to 268435456 tokens");
+    return read_config(file, options.context, options.phi3_window);
+}
+
+Model::Model(const GgufFile& file, Backend& backend, const ModelOptions& options)
+    : options_(options),
+      config_(config_of(file, options)),
+      weights_(std::make_shared<const ModelWeights>(file, backend, config_)),
+      rope_table_(upload_rope_table(backend, config_.rope, config_.context)) {
+    if (config_.local_rope == config_.rope) return;
+    local_rope_table_ = upload_rope_table(backend, config_.local_rope, config_.context);
+}
+
+Model::Model(const Model& loaded, const ModelOptions& options)
+    : options_(options),
+      config_(config_of(loaded.weights_->file, options)),
+      weights_(loaded.weights_),
+      rope_table_(upload_rope_table(backend(), config_.rope, config_.context)) {
+    if (config_.local_rope == config_.rope) return;
+    local_rope_table_ = upload_rope_table(backend(), config_.local_rope, config_.context);
 }
 
 }  // namespace rotkv

@@ -14,7 +14,7 @@ const char* precision_name(Precision precision) {
 namespace {
 
 // A block type whose rows are no whole number of blocks is nobody's mistake and nobody's job.
-Support whole_blocks(const char* what, const TensorView& tensor) {
+Support whole(const char* what, const TensorView& tensor) {
     const TypeInfo& info = type_info(tensor.type);
     if (tensor.n[3] % info.block_elements == 0) return {};
     return {false, std::string(what) + ": " + info.name + " needs rows of a multiple of " +
@@ -24,110 +24,51 @@ Support whole_blocks(const char* what, const TensorView& tensor) {
 
 Support both(const Support& a, const Support& b) { return a.yes ? b : a; }
 
+// Which tensors of a call may be of a block type.
+struct WholeBlocks {
+    Support operator()(const QuantizeArgs& args) const { return whole("dst", args.dst); }
+    Support operator()(const DequantizeArgs& args) const { return whole("src", args.src); }
+    Support operator()(const KvStoreArgs& args) const {
+        return both(whole("K", args.k_cache), whole("V", args.v_cache));
+    }
+    Support operator()(const AttentionArgs& args) const {
+        return both(whole("K", args.k_cache), whole("V", args.v_cache));
+    }
+    Support operator()(const KvShiftArgs& args) const { return whole("K", args.k_cache); }
+    Support operator()(const MatmulArgs& args) const { return whole("weight", args.weight); }
+    Support operator()(const EmbedArgs& args) const { return whole("weight", args.weight); }
+    Support operator()(const NllArgs& args) const { return whole("weight", args.weight); }
+    Support operator()(const KldArgs& args) const { return whole("weight", args.weight); }
+    Support operator()(const LogitsArgs& args) const { return whole("weight", args.weight); }
+    template <class Plain>
+    Support operator()(const Plain&) const {  // plain numbers only, as check() found
+        return {};
+    }
+};
+
 }  // namespace
 
-Support Backend::supports(const HadamardArgs&) const { return {}; }
-Support Backend::supports(const QuantizeArgs& args) const { return whole_blocks("dst", args.dst); }
-Support Backend::supports(const DequantizeArgs& args) const {
-    return whole_blocks("src", args.src);
-}
-Support Backend::supports(const RopeArgs&) const { return {}; }
-Support Backend::supports(const RmsNormArgs&) const { return {}; }
-Support Backend::supports(const MatmulArgs& args) const {
-    if (args.precision != Precision::f32) {
-        return {false, std::string(precision_name(args.precision)) + " products: f32 only here"};
-    }
-    return whole_blocks("weight", args.weight);
-}
-Support Backend::supports(const KvStoreArgs& args) const {
-    return both(whole_blocks("K", args.k_cache), whole_blocks("V", args.v_cache));
-}
-Support Backend::supports(const AttentionArgs& args) const {
-    if (args.precision != Precision::f32) {
-        return {false, std::string(precision_name(args.precision)) + " attention: f32 only here"};
-    }
-    return both(whole_blocks("K", args.k_cache), whole_blocks("V", args.v_cache));
-}
-Support Backend::supports(const KvShiftArgs& args) const { return whole_blocks("K", args.k_cache); }
-Support Backend::supports(const ActMulArgs&) const { return {}; }
-Support Backend::supports(const AddArgs&) const { return {}; }
-Support Backend::supports(const EmbedArgs& args) const {
-    return whole_blocks("weight", args.weight);
-}
-Support Backend::supports(const NllArgs& args) const { return whole_blocks("weight", args.weight); }
-Support Backend::supports(const KldArgs& args) const { return whole_blocks("weight", args.weight); }
-Support Backend::supports(const LogitsArgs& args) const {
-    return whole_blocks("weight", args.weight);
+Support Backend::supports(const Call& call) const {
+    const Support blocks = std::visit(WholeBlocks{}, call);
+    return blocks.yes ? answer(call) : blocks;
 }
 
-// check -> supports: the only way to run().
-template <class Args>
-static void admit(const Backend& backend, const char* op, const Args& args) {
-    check(args);
-    const Support support = backend.supports(args);
-    if (support.yes) return;
-    throw Error(ErrorCode::unsupported, backend.name() + ": " + op + ": " + support.reason);
+void Backend::run(const Call& call) {
+    check(call);
+    const Support support = supports(call);
+    if (support.yes) return execute(call);
+    throw Error(ErrorCode::unsupported, name() + ": " + name_of(call) + ": " + support.reason);
 }
 
-void Backend::hadamard(const HadamardArgs& args) {
-    admit(*this, "hadamard", args);
-    run(args);
-}
-void Backend::quantize(const QuantizeArgs& args) {
-    admit(*this, "quantize", args);
-    run(args);
-}
-void Backend::dequantize(const DequantizeArgs& args) {
-    admit(*this, "dequantize", args);
-    run(args);
-}
-void Backend::rope(const RopeArgs& args) {
-    admit(*this, "rope", args);
-    run(args);
-}
-void Backend::rms_norm(const RmsNormArgs& args) {
-    admit(*this, "rms_norm", args);
-    run(args);
-}
-void Backend::matmul(const MatmulArgs& args) {
-    admit(*this, "matmul", args);
-    run(args);
-}
-void Backend::kv_store(const KvStoreArgs& args) {
-    admit(*this, "kv_store", args);
-    run(args);
-}
-void Backend::attention(const AttentionArgs& args) {
-    admit(*this, "attention", args);
-    run(args);
-}
-void Backend::kv_shift(const KvShiftArgs& args) {
-    admit(*this, "kv_shift", args);
-    run(args);
-}
-void Backend::act_mul(const ActMulArgs& args) {
-    admit(*this, "act_mul", args);
-    run(args);
-}
-void Backend::add(const AddArgs& args) {
-    admit(*this, "add", args);
-    run(args);
-}
-void Backend::embed(const EmbedArgs& args) {
-    admit(*this, "embed", args);
-    run(args);
-}
-void Backend::nll(const NllArgs& args) {
-    admit(*this, "nll", args);
-    run(args);
-}
-void Backend::kld(const KldArgs& args) {
-    admit(*this, "kld", args);
-    run(args);
-}
-void Backend::logits(const LogitsArgs& args) {
-    admit(*this, "logits", args);
-    run(args);
+Support unrounded_only(const Call& call) {
+    const auto* matmul = std::get_if<MatmulArgs>(&call);
+    const auto* attention = std::get_if<AttentionArgs>(&call);
+    const Precision precision = matmul != nullptr      ? matmul->precision
+                                : attention != nullptr ? attention->precision
+                                                       : Precision::f32;
+    if (precision == Precision::f32) return {};
+    return {false, std::string(precision_name(precision)) +
+                       (matmul != nullptr ? " products" : " attention") + ": f32 only here"};
 }
 
 Buffer::Buffer(Backend& backend, std::size_t bytes)

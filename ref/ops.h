@@ -1,9 +1,10 @@
 #pragma once
-// THE INTERFACE: the operations of a transformer with a rotated cache, one struct of arguments and
-// one virtual function each, and class Backend, which every room (ref, fast, cuda, metal) derives.
+// THE INTERFACE: the operations of a transformer with a rotated cache, one struct of arguments
+// each; Call, the list of them all; and class Backend, which every room (ref, fast, cuda, metal)
+// derives.
 //
-// Every function call goes: check(args) -> supports(args) -> the backend. The checks live once, in
-// ops.cpp, so that all backends refuse the same inputs with the same words.
+// Every call goes: check(call) -> supports(call) -> the backend. The checks live once, in
+// ops_check.cpp, so that all backends refuse the same inputs with the same words.
 //
 // Whatever changes from step to step (positions, cells, lengths, targets) is an int32 view in the
 // backend's memory, never a number in a struct. What such views contain is a precondition, kept by
@@ -19,20 +20,27 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
+#include <type_traits>
+#include <variant>
 
 namespace rotkv {
 
 /// y = H S x on each row's blocks, or x = S H y with `inverse`; in f32, halves rounded at the end.
 struct HadamardArgs {
+    static constexpr const char* name = "hadamard";
+
     TensorView dst;  ///< [..][D] f32, f16 or bf16; may be src
     TensorView src;  ///< like dst, of its type
-    Rotation rotation;
+    Rotation rotation{};
     bool inverse = false;
 
     bool operator==(const HadamardArgs&) const = default;
 };
 
 struct QuantizeArgs {
+    static constexpr const char* name = "quantize";
+
     TensorView dst;  ///< [..][D] any cache type
     TensorView src;  ///< [..][D] f32
 
@@ -40,6 +48,8 @@ struct QuantizeArgs {
 };
 
 struct DequantizeArgs {
+    static constexpr const char* name = "dequantize";
+
     TensorView dst;  ///< [..][D] f32
     TensorView src;  ///< [..][D] any cache or weight type
 
@@ -48,6 +58,8 @@ struct DequantizeArgs {
 
 /// Turns the first n_rot channels of every head by its token's row of the table.
 struct RopeArgs {
+    static constexpr const char* name = "rope";
+
     TensorView dst;    ///< [T][heads][D] f32; may be src
     TensorView src;    ///< like dst
     TensorView table;  ///< [rows][n_rot / 2][2] f32, from rope_table
@@ -59,6 +71,8 @@ struct RopeArgs {
 
 /// y = x / sqrt(mean(x^2) + epsilon) * weight, per row.
 struct RmsNormArgs {
+    static constexpr const char* name = "rms_norm";
+
     TensorView dst;     ///< [..][D] f32; may be src
     TensorView src;     ///< like dst
     TensorView weight;  ///< [D] f32
@@ -79,6 +93,8 @@ const char* precision_name(Precision precision);
 
 /// y[t, o] = sum_i w[o, i] x[t, i].
 struct MatmulArgs {
+    static constexpr const char* name = "matmul";
+
     TensorView dst;     ///< [T][out] f32
     TensorView weight;  ///< [out][in] any weight type
     TensorView src;     ///< [T][in] f32
@@ -89,13 +105,15 @@ struct MatmulArgs {
 
 /// Rotates, quantizes and scatters the batch's keys and values into the cache.
 struct KvStoreArgs {
-    TensorView k_cache;  ///< [S][C][K][Dk] cache type
-    TensorView v_cache;  ///< [S][C][K][Dv] cache type; empty where V is a view of K
-    TensorView k;        ///< [T][K][Dk] f32, position already in (RoPE)
-    TensorView v;        ///< [T][K][Dv] f32; empty with v_cache
-    TensorView stream;   ///< [T] i32
-    TensorView cell;     ///< [T] i32; -1: this token is not stored
-    Rotation k_rotation, v_rotation;
+    static constexpr const char* name = "kv_store";
+
+    TensorView k_cache;    ///< [S][C][K][Dk] cache type
+    TensorView v_cache{};  ///< [S][C][K][Dv] cache type; empty where V is a view of K
+    TensorView k;          ///< [T][K][Dk] f32, position already in (RoPE)
+    TensorView v{};        ///< [T][K][Dv] f32; empty with v_cache
+    TensorView stream;     ///< [T] i32
+    TensorView cell;       ///< [T] i32; -1: this token is not stored
+    Rotation k_rotation{}, v_rotation{};
 
     bool operator==(const KvStoreArgs&) const = default;
 };
@@ -130,8 +148,10 @@ struct CellBounds {
 /// sum. With it the outputs of calls that share out the cells, a sink among one of them, make that
 /// of one call: o = sum_i exp(lse_i - lse) o_i, lse = log(sum_i exp(lse_i)).
 struct AttentionArgs {
+    static constexpr const char* name = "attention";
+
     TensorView dst;         ///< [T][H][Dv] f32
-    TensorView lse;         ///< [T][H] f32 or empty
+    TensorView lse{};       ///< [T][H] f32 or empty
     TensorView q;           ///< [T][H][Dk] f32, not yet rotated
     TensorView k_cache;     ///< [S][C][K][Dk]
     TensorView v_cache;     ///< [S][C][K][Dv]; may be a view of k_cache
@@ -139,12 +159,12 @@ struct AttentionArgs {
     TensorView used;        ///< [S] i32: cells from here on are empty
     TensorView q_stream;    ///< [T] i32
     TensorView q_position;  ///< [T] i32, -1: sees nothing
-    TensorView sinks;       ///< [H] f32 or empty: a score that takes probability and gives no value
+    TensorView sinks{};     ///< [H] f32 or empty: a score that takes probability and gives no value
     float scale = 1;
     float softcap = 0;   ///< c > 0: scores become c tanh(score / c)
     int64_t window = 0;  ///< 0: none
-    CellBounds bounds;
-    Rotation k_rotation, v_rotation;
+    CellBounds bounds{};
+    Rotation k_rotation{}, v_rotation{};
     Precision precision = Precision::f32;  ///< or f16
 
     bool operator==(const AttentionArgs&) const = default;
@@ -152,11 +172,13 @@ struct AttentionArgs {
 
 /// Moves cached keys to other positions: to f32, back, RoPE by the difference, forward, store.
 struct KvShiftArgs {
+    static constexpr const char* name = "kv_shift";
+
     TensorView k_cache;  ///< [S][C][K][Dk]
     TensorView table;    ///< [rows][n_rot / 2][2] f32, from rope_shift_table
     TensorView row;      ///< [S][C] i32: row of the table, -1: this cell stays
     RopePairs pairs = RopePairs::norm;
-    Rotation k_rotation;
+    Rotation k_rotation{};
 
     bool operator==(const KvShiftArgs&) const = default;
 };
@@ -168,6 +190,8 @@ enum class Activation {
 
 /// y = act(gate) * up.
 struct ActMulArgs {
+    static constexpr const char* name = "act_mul";
+
     TensorView dst;   ///< [..] f32; may be gate or up
     TensorView gate;  ///< like dst
     TensorView up;    ///< like dst
@@ -178,6 +202,8 @@ struct ActMulArgs {
 
 /// y = a + b; strides of 0 repeat b (a bias).
 struct AddArgs {
+    static constexpr const char* name = "add";
+
     TensorView dst;  ///< [..] f32; may be a
     TensorView a, b;
 
@@ -186,6 +212,8 @@ struct AddArgs {
 
 /// y[t] = scale * weight[token[t]].
 struct EmbedArgs {
+    static constexpr const char* name = "embed";
+
     TensorView dst;     ///< [T][E] f32
     TensorView weight;  ///< [V][E] any weight type
     TensorView token;   ///< [T] i32
@@ -197,6 +225,8 @@ struct EmbedArgs {
 /// Negative log-likelihood of each row's target word, without a tokens x words matrix.
 /// logit = softcap(hidden . weight[v]); nll = log(sum_v exp(logit_v)) - logit_target.
 struct NllArgs {
+    static constexpr const char* name = "nll";
+
     TensorView nll;     ///< [T] f64
     TensorView top;     ///< [T] i32: the word with the largest logit, the first of equals
     TensorView hidden;  ///< [T][E] f32
@@ -210,6 +240,8 @@ struct NllArgs {
 /// KL divergence of b's distribution from a's, row by row, in one walk over the vocabulary.
 /// kld = sum_v p_a(v) (log p_a(v) - log p_b(v)), in nats.
 struct KldArgs {
+    static constexpr const char* name = "kld";
+
     TensorView kld, nll_a, nll_b;  ///< [T] f64
     TensorView top_a, top_b;       ///< [T] i32
     TensorView hidden_a;           ///< [T][E] f32: the reference
@@ -224,6 +256,8 @@ struct KldArgs {
 /// Logits themselves, for at most k_max_logit_rows rows (base files, sampling).
 inline constexpr int64_t k_max_logit_rows = 64;
 struct LogitsArgs {
+    static constexpr const char* name = "logits";
+
     TensorView dst;     ///< [T][V] f32
     TensorView hidden;  ///< [T][E] f32
     TensorView weight;  ///< [V][E] any weight type
@@ -231,6 +265,19 @@ struct LogitsArgs {
 
     bool operator==(const LogitsArgs&) const = default;
 };
+
+/// THE LIST: whoever handles every operation visits this.
+using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
+                          MatmulArgs, KvStoreArgs, AttentionArgs, KvShiftArgs, ActMulArgs, AddArgs,
+                          EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+
+/// The operation's name: "hadamard", "kv_store".
+inline const char* name_of(const Call& call) {
+    return std::visit([](const auto& args) { return args.name; }, call);
+}
+
+/// Throws Error(bad_argument) naming operation, argument, expected and found.
+void check(const Call& call);
 
 /// Yes, or no with a reason.
 struct Support {
@@ -240,8 +287,6 @@ struct Support {
 
 /// Memory and operations of one kind of processor.
 /// Operations may be asynchronous and run in the order of their calls; download() waits for them.
-/// Each public operation checks its arguments, asks supports() and then runs, or throws
-/// Error(bad_argument) or Error(unsupported): no other path or backend is taken in silence.
 class Backend {
   public:
     virtual ~Backend() = default;
@@ -257,57 +302,59 @@ class Backend {
     virtual void download(std::span<std::byte> dst, const std::byte* src) = 0;
     virtual void synchronize() = 0;
 
-    // What the backend can do. The data pointers may be null. The defaults answer what holds for
-    // everyone (block types need D % 32 = 0); a backend that can do less overrides and says why.
-    virtual Support supports(const HadamardArgs& args) const;
-    virtual Support supports(const QuantizeArgs& args) const;
-    virtual Support supports(const DequantizeArgs& args) const;
-    virtual Support supports(const RopeArgs& args) const;
-    virtual Support supports(const RmsNormArgs& args) const;
-    virtual Support supports(const MatmulArgs& args) const;
-    virtual Support supports(const KvStoreArgs& args) const;
-    virtual Support supports(const AttentionArgs& args) const;
-    virtual Support supports(const KvShiftArgs& args) const;
-    virtual Support supports(const ActMulArgs& args) const;
-    virtual Support supports(const AddArgs& args) const;
-    virtual Support supports(const EmbedArgs& args) const;
-    virtual Support supports(const NllArgs& args) const;
-    virtual Support supports(const KldArgs& args) const;
-    virtual Support supports(const LogitsArgs& args) const;
+    /// Is its memory the host's, so that import() aliases?
+    virtual bool in_host_memory() const = 0;
 
-    void hadamard(const HadamardArgs& args);
-    void quantize(const QuantizeArgs& args);
-    void dequantize(const DequantizeArgs& args);
-    void rope(const RopeArgs& args);
-    void rms_norm(const RmsNormArgs& args);
-    void matmul(const MatmulArgs& args);
-    void kv_store(const KvStoreArgs& args);
-    void attention(const AttentionArgs& args);
-    void kv_shift(const KvShiftArgs& args);
-    void act_mul(const ActMulArgs& args);
-    void add(const AddArgs& args);
-    void embed(const EmbedArgs& args);
-    void nll(const NllArgs& args);
-    void kld(const KldArgs& args);
-    void logits(const LogitsArgs& args);
+    /// Can the call be run? Its data pointers may be null. Rows of a block type must be whole
+    /// blocks everywhere; the rest is the backend's own answer.
+    Support supports(const Call& call) const;
+
+    /// Runs one operation.
+    /// Throws: as check(); Error(unsupported) with the reason of supports(): no other path or
+    ///         backend is taken in silence.
+    void run(const Call& call);
 
   protected:
-    virtual void run(const HadamardArgs& args) = 0;
-    virtual void run(const QuantizeArgs& args) = 0;
-    virtual void run(const DequantizeArgs& args) = 0;
-    virtual void run(const RopeArgs& args) = 0;
-    virtual void run(const RmsNormArgs& args) = 0;
-    virtual void run(const MatmulArgs& args) = 0;
-    virtual void run(const KvStoreArgs& args) = 0;
-    virtual void run(const AttentionArgs& args) = 0;
-    virtual void run(const KvShiftArgs& args) = 0;
-    virtual void run(const ActMulArgs& args) = 0;
-    virtual void run(const AddArgs& args) = 0;
-    virtual void run(const EmbedArgs& args) = 0;
-    virtual void run(const NllArgs& args) = 0;
-    virtual void run(const KldArgs& args) = 0;
-    virtual void run(const LogitsArgs& args) = 0;
+    /// What this backend cannot do, although rows are whole blocks.
+    virtual Support answer(const Call& call) const = 0;
+
+    /// The operation itself: `call` has passed check() and supports().
+    virtual void execute(const Call& call) = 0;
 };
+
+/// What a room has written: one function for each struct that it takes.
+template <class... Args>
+struct Operations {
+    std::tuple<void (*)(const Args&)...> functions;
+
+    constexpr Operations(void (*... function)(const Args&)) : functions(function...) {}
+
+    template <class One>
+    static constexpr bool has = (std::is_same_v<One, Args> || ...);
+
+    /// Yes, or no because there is no function.
+    Support written(const Call& call) const {
+        return std::visit(
+            [](const auto& args) -> Support {
+                if constexpr (has<std::decay_t<decltype(args)>>) return {};
+                return {false, "not written here"};
+            },
+            call);
+    }
+
+    /// Calls the function; none where there is none.
+    void run(const Call& call) const {
+        std::visit(
+            [this](const auto& args) {
+                using One = std::decay_t<decltype(args)>;
+                if constexpr (has<One>) std::get<void (*)(const One&)>(functions)(args);
+            },
+            call);
+    }
+};
+
+/// No with a reason for products or attention with rounded factors (Precision).
+Support unrounded_only(const Call& call);
 
 /// A block of a backend's memory, freed with the object.
 class Buffer {
@@ -332,22 +379,5 @@ class Buffer {
     std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
 };
-
-/// Throws Error(bad_argument) naming operation, argument, expected and found.
-void check(const HadamardArgs& args);
-void check(const QuantizeArgs& args);
-void check(const DequantizeArgs& args);
-void check(const RopeArgs& args);
-void check(const RmsNormArgs& args);
-void check(const MatmulArgs& args);
-void check(const KvStoreArgs& args);
-void check(const AttentionArgs& args);
-void check(const KvShiftArgs& args);
-void check(const ActMulArgs& args);
-void check(const AddArgs& args);
-void check(const EmbedArgs& args);
-void check(const NllArgs& args);
-void check(const KldArgs& args);
-void check(const LogitsArgs& args);
 
 }  // namespace rotkv

@@ -9,9 +9,9 @@ namespace rotkv {
 
 namespace {
 
-[[noreturn]] void refuse(const std::string& op, const std::string& expected,
-                         const std::string& found) {
-    throw Error(ErrorCode::bad_argument, op + ": expected " + expected + ", found " + found);
+[[noreturn]] void refuse(const char* op, const std::string& expected, const std::string& found) {
+    throw Error(ErrorCode::bad_argument,
+                std::string(op) + ": expected " + expected + ", found " + found);
 }
 
 // The rules of one operation's arguments. Extents written as -1 may be anything.
@@ -120,13 +120,11 @@ class Rules {
         }
     }
 
-    std::string op_;
+    const char* op_;
 };
 
-}  // namespace
-
-void check(const HadamardArgs& args) {
-    const Rules rules("hadamard");
+void check_one(const HadamardArgs& args) {
+    const Rules rules(args.name);
     const int64_t* n = args.src.n;
     rules.float_type("src", args.src);
     rules.extents("src", args.src, {-1, -1, -1, -1});
@@ -136,8 +134,8 @@ void check(const HadamardArgs& args) {
     rules.rotation("rotation", args.rotation, args.src.n[3]);
 }
 
-void check(const QuantizeArgs& args) {
-    const Rules rules("quantize");
+void check_one(const QuantizeArgs& args) {
+    const Rules rules(args.name);
     const int64_t* n = args.src.n;
     rules.f32("src", args.src, {-1, -1, -1, -1});
     rules.cache_type("dst", args.dst);
@@ -145,8 +143,8 @@ void check(const QuantizeArgs& args) {
     rules.writable("dst", args.dst);
 }
 
-void check(const DequantizeArgs& args) {
-    const Rules rules("dequantize");
+void check_one(const DequantizeArgs& args) {
+    const Rules rules(args.name);
     const int64_t* n = args.dst.n;
     rules.f32("dst", args.dst, {-1, -1, -1, -1});
     rules.writable("dst", args.dst);
@@ -155,8 +153,8 @@ void check(const DequantizeArgs& args) {
     rules.extents("src", args.src, {n[0], n[1], n[2], n[3]});
 }
 
-void check(const RopeArgs& args) {
-    const Rules rules("rope");
+void check_one(const RopeArgs& args) {
+    const Rules rules(args.name);
     rules.f32("src", args.src, {1, -1, -1, -1});
     rules.like("dst", args.dst, args.src);
     rules.writable("dst", args.dst);
@@ -164,24 +162,24 @@ void check(const RopeArgs& args) {
     rules.i32("row", args.row, args.src.n[1]);
 }
 
-void check(const RmsNormArgs& args) {
-    const Rules rules("rms_norm");
+void check_one(const RmsNormArgs& args) {
+    const Rules rules(args.name);
     rules.f32("src", args.src, {-1, -1, -1, -1});
     rules.like("dst", args.dst, args.src);
     rules.writable("dst", args.dst);
     rules.f32("weight", args.weight, {1, 1, 1, args.src.n[3]});
 }
 
-void check(const MatmulArgs& args) {
-    const Rules rules("matmul");
+void check_one(const MatmulArgs& args) {
+    const Rules rules(args.name);
     rules.f32("src", args.src, {1, 1, -1, -1});
     rules.weight("weight", args.weight, -1, args.src.n[3]);
     rules.f32("dst", args.dst, {1, 1, args.src.n[2], args.weight.n[2]});
     rules.writable("dst", args.dst);
 }
 
-void check(const KvStoreArgs& args) {
-    const Rules rules("kv_store");
+void check_one(const KvStoreArgs& args) {
+    const Rules rules(args.name);
     const int64_t* k = args.k.n;
     rules.f32("k", args.k, {1, -1, -1, -1});
     rules.cache_type("k_cache", args.k_cache);
@@ -202,8 +200,8 @@ void check(const KvStoreArgs& args) {
     rules.rotation("v_rotation", args.v_rotation, args.v.n[3]);
 }
 
-void check(const AttentionArgs& args) {
-    const Rules rules("attention");
+void check_one(const AttentionArgs& args) {
+    const Rules rules(args.name);
     const int64_t tokens = args.q.n[1], heads = args.q.n[2], d_k = args.q.n[3];
     const int64_t streams = args.k_cache.n[0], cells = args.k_cache.n[1];
     const int64_t kv_heads = args.k_cache.n[2];
@@ -235,8 +233,8 @@ void check(const AttentionArgs& args) {
     rules.rotation("v_rotation", args.v_rotation, args.dst.n[3]);
 }
 
-void check(const KvShiftArgs& args) {
-    const Rules rules("kv_shift");
+void check_one(const KvShiftArgs& args) {
+    const Rules rules(args.name);
     rules.cache_type("k_cache", args.k_cache);
     rules.extents("k_cache", args.k_cache, {-1, -1, -1, -1});
     rules.writable("k_cache", args.k_cache);
@@ -246,32 +244,32 @@ void check(const KvShiftArgs& args) {
     rules.rotation("k_rotation", args.k_rotation, args.k_cache.n[3]);
 }
 
-void check(const ActMulArgs& args) {
-    const Rules rules("act_mul");
+void check_one(const ActMulArgs& args) {
+    const Rules rules(args.name);
     rules.f32("dst", args.dst, {-1, -1, -1, -1});
     rules.writable("dst", args.dst);
     rules.like("gate", args.gate, args.dst);
     rules.like("up", args.up, args.dst);
 }
 
-void check(const AddArgs& args) {
-    const Rules rules("add");
+void check_one(const AddArgs& args) {
+    const Rules rules(args.name);
     rules.f32("dst", args.dst, {-1, -1, -1, -1});
     rules.writable("dst", args.dst);
     rules.like("a", args.a, args.dst);
     rules.like("b", args.b, args.dst);
 }
 
-void check(const EmbedArgs& args) {
-    const Rules rules("embed");
+void check_one(const EmbedArgs& args) {
+    const Rules rules(args.name);
     rules.f32("dst", args.dst, {1, 1, -1, -1});
     rules.writable("dst", args.dst);
     rules.weight("weight", args.weight, -1, args.dst.n[3]);
     rules.i32("token", args.token, args.dst.n[2]);
 }
 
-void check(const NllArgs& args) {
-    const Rules rules("nll");
+void check_one(const NllArgs& args) {
+    const Rules rules(args.name);
     const int64_t tokens = args.hidden.n[2];
     rules.f32("hidden", args.hidden, {1, 1, -1, -1});
     rules.weight("weight", args.weight, -1, args.hidden.n[3]);
@@ -282,8 +280,8 @@ void check(const NllArgs& args) {
     rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
 }
 
-void check(const KldArgs& args) {
-    const Rules rules("kld");
+void check_one(const KldArgs& args) {
+    const Rules rules(args.name);
     const int64_t tokens = args.hidden_a.n[2];
     rules.f32("hidden_a", args.hidden_a, {1, 1, -1, -1});
     rules.like("hidden_b", args.hidden_b, args.hidden_a);
@@ -298,8 +296,8 @@ void check(const KldArgs& args) {
     rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
 }
 
-void check(const LogitsArgs& args) {
-    const Rules rules("logits");
+void check_one(const LogitsArgs& args) {
+    const Rules rules(args.name);
     rules.f32("hidden", args.hidden, {1, 1, -1, -1});
     rules.weight("weight", args.weight, -1, args.hidden.n[3]);
     rules.f32("dst", args.dst, {1, 1, args.hidden.n[2], args.weight.n[2]});
@@ -308,6 +306,12 @@ void check(const LogitsArgs& args) {
                 "at most " + std::to_string(k_max_logit_rows) + " rows",
                 std::to_string(args.hidden.n[2]));
     rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
+}
+
+}  // namespace
+
+void check(const Call& call) {
+    std::visit([](const auto& args) { check_one(args); }, call);
 }
 
 }  // namespace rotkv

@@ -103,18 +103,17 @@ struct AttentionCase {
                               std::vector<float>(begin, begin + int64_t(count) * kv_heads * d));
             };
             const Buffer k_rows = rows(k, d_k), v_rows = rows(v, d_v);
-            KvStoreArgs args;
-            args.k_cache = cache.k(0);
-            args.k = k_rows.view(DType::f32, {int64_t(count), kv_heads, d_k});
+            KvStoreArgs args{.k_cache = cache.k(0),
+                             .k = k_rows.view(DType::f32, {int64_t(count), kv_heads, d_k}),
+                             .stream = batch.stream,
+                             .cell = batch.cell,
+                             .k_rotation = spec.at(0, 0, Side::k),
+                             .v_rotation = spec.at(0, 0, Side::v)};
             if (!v_in_k) {
                 args.v_cache = cache.v(0);
                 args.v = v_rows.view(DType::f32, {int64_t(count), kv_heads, d_v});
             }
-            args.stream = batch.stream;
-            args.cell = batch.cell;
-            args.k_rotation = spec.at(0, 0, Side::k);
-            args.v_rotation = spec.at(0, 0, Side::v);
-            backend.kv_store(args);
+            backend.run(args);
             backend.synchronize();
         }
     }
@@ -128,24 +127,23 @@ struct AttentionCase {
         const Buffer dst(backend, size_t(tokens * heads * d_v) * sizeof(float));
         const Buffer sums(backend, size_t(tokens * heads) * sizeof(float));
         const Buffer sink = upload(backend, sinks.empty() ? std::vector<float>{0.0f} : sinks);
-        AttentionArgs args;
-        args.dst = dst.view(DType::f32, {tokens, heads, d_v});
-        if (lse != nullptr) args.lse = sums.view(DType::f32, {tokens, heads});
-        args.q = q_rows.view(DType::f32, {tokens, heads, d_k});
-        args.k_cache = cache.k(0);
-        args.v_cache = cache.v(0);
-        args.position = cache.positions();
-        args.used = cache.used();
-        args.q_stream = stream.view(DType::i32, {tokens});
-        args.q_position = position.view(DType::i32, {tokens});
+        AttentionArgs args{.dst = dst.view(DType::f32, {tokens, heads, d_v}),
+                           .q = q_rows.view(DType::f32, {tokens, heads, d_k}),
+                           .k_cache = cache.k(0),
+                           .v_cache = cache.v(0),
+                           .position = cache.positions(),
+                           .used = cache.used(),
+                           .q_stream = stream.view(DType::i32, {tokens}),
+                           .q_position = position.view(DType::i32, {tokens}),
+                           .scale = scale,
+                           .softcap = softcap,
+                           .window = window,
+                           .bounds = bounds,
+                           .k_rotation = spec.at(0, 0, Side::k),
+                           .v_rotation = spec.at(0, 0, Side::v)};
         if (!sinks.empty()) args.sinks = sink.view(DType::f32, {heads});
-        args.scale = scale;
-        args.softcap = softcap;
-        args.window = window;
-        args.bounds = bounds;
-        args.k_rotation = spec.at(0, 0, Side::k);
-        args.v_rotation = spec.at(0, 0, Side::v);
-        backend.attention(args);
+        if (lse != nullptr) args.lse = sums.view(DType::f32, {tokens, heads});
+        backend.run(args);
         if (lse != nullptr) *lse = download_f32(backend, args.lse);
         return download_f32(backend, args.dst);
     }

@@ -3,12 +3,14 @@
 sizes and words. One line a failure: FILE:LINE: what was found, what was expected.
 
 Usage: tests/check.py [ROOT]"""
+import glob
 import os
 import re
 import sys
 
 SOURCES = (".h", ".cpp", ".cu", ".cuh", ".metal", ".mm", ".py")
 MAX_LINES = 400
+MAX_PAGE = {"docs/CONTRIBUTING.md": 70}  # pages that must stay short, and their lines
 PAGES_WITHOUT_CODE_LINE = ["docs/CONTRIBUTING.md"]
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
 # Spelled in two halves, so that this file passes its own check.
@@ -16,15 +18,33 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
           "py" "pi.org", "python" "hosted.org", "deb." "debian.org"]
 
 # Who may include whom: quoted includes are paths from the root, angle brackets are libraries.
+# A place is a folder, or "tools base": the files of tools/ on which programs and rooms are built.
+TOOLS_BASE = {"tools/backends", "tools/cli", "tools/loaded_model", "tools/ranks"}
+ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases"}
+ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
+BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT
 CONTRACT = {f"ref/{name}.h" for name in
             "types ops half error quant rotation kv_cache".split()}
-MAY_INCLUDE = {  # room: (rooms, ref headers only from the contract)
-    "ref": ({"ref"}, False),
-    "fast": ({"ref", "fast"}, True),
-    "cuda": ({"ref", "cuda"}, True),
-    "metal": ({"ref", "metal"}, True),
-    "tools": ({"ref", "fast", "cuda", "metal", "tools"}, False),
-    "tests": ({"ref", "fast", "cuda", "metal", "tools", "tests"}, False),
+MAY_INCLUDE = {  # place: the places, and single headers, that it may include beside its own
+    "ref": set(),
+    "ref/files": {"ref"},
+    "ref/text": {"ref", "ref/files"},  # a vocabulary comes from a GGUF file
+    "ref/measure": {"ref", "ref/files", "ref/text"},
+    "ref/cases": {"ref", "ref/files"},  # the rows of `restore` save and load
+    "fast": {"ref"},
+    "cuda": {"ref"},
+    "metal": {"ref"},
+    "tools/watch": ALL_REF,
+    "tools base": ALL_REF | BACKENDS | {"tools/watch"},
+    "tools/compare": ALL_REF | {"tools base", "tools/watch"},
+    "tools/parity": ALL_REF | {"tools/backends.h"},
+    "tools": ALL_REF | ALL_TOOLS,
+    "tests": ALL_REF | BACKENDS | ALL_TOOLS,
+}
+MAY_ALSO = {  # what single files may include beyond that, and why
+    "ref/model_load.cpp": {"ref/files"},  # a model comes from a GGUF file
+    "ref/architecture.cpp": {"ref/files"},  # and so do its numbers
+    "tools/parity/case_files.cpp": {"tools/cli.h"},  # read_text
 }
 LIBRARIES = {  # beginning of an include in angle brackets: where it may stand
     "CLI/": ["tools/"],
@@ -41,6 +61,7 @@ LIBRARIES = {  # beginning of an include in angle brackets: where it may stand
 }
 REF_EXCEPTIONS = {"ref/files/gguf.cpp": {"fcntl.h", "sys/mman.h", "sys/stat.h", "unistd.h"},
                   "ref/text/pretokenizer.cpp": {"pcre2.h"}}
+ROOMS = {place.split("/")[0] for place in MAY_INCLUDE if " " not in place}
 
 failures = []
 
@@ -53,7 +74,7 @@ def project_files():
     for folder, folders, names in os.walk("."):
         folders[:] = sorted(d for d in folders if d not in (".git", "__pycache__", ".venv")
                             and not (folder == "." and d.startswith("build")))
-        for name in sorted(names):
+        for name in sorted(set(names) - {".git"}):  # of a worktree
             yield os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
 
 
@@ -75,8 +96,9 @@ def check_names(path):
 def check_text(path, lines):
     is_source = path.endswith(SOURCES) or path == "dev"
     count = len(lines) - (lines[-1] == "")
-    if is_source and count > MAX_LINES:
-        fail(path, count, f"{count} lines, expected at most {MAX_LINES}")
+    most = MAX_LINES if is_source else MAX_PAGE.get(path, count)
+    if count > most:
+        fail(path, count, f"{count} lines, expected at most {most}")
     for number, line in enumerate(lines, 1):
         if is_source and not line.isascii():
             odd = next(c for c in line if not c.isascii())
@@ -98,21 +120,37 @@ def check_library(path, number, header):
             fail(path, number, f"<{header}>, expected only in {' '.join(places)}")
 
 
+def place_of(path):
+    """The row of MAY_INCLUDE that speaks of a file, or the folder that has none."""
+    if os.path.splitext(path)[0] in TOOLS_BASE:
+        return "tools base"
+    folder = os.path.dirname(path)
+    while folder not in MAY_INCLUDE and folder.split("/")[0] not in ("ref", "tools"):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def check_direction(path, number, header):
+    here, there = place_of(path), place_of(header)
+    if here not in MAY_INCLUDE:
+        fail(path, number, f"the folder {here}, expected its line in MAY_INCLUDE of check.py")
+    elif not {there, header} & ({here} | MAY_INCLUDE[here] | MAY_ALSO.get(path, set())):
+        allowed = sorted({here} | MAY_INCLUDE[here] | MAY_ALSO.get(path, set()))
+        fail(path, number, f'"{header}" of {there}, expected only {", ".join(allowed)} here')
+    elif here in BACKENDS and there == "ref" and header not in CONTRACT:
+        fail(path, number, f'"{header}", expected only contract headers of ref: '
+             + " ".join(sorted(CONTRACT)))
+
+
 def check_includes(path, lines):
-    rooms, contract_only = MAY_INCLUDE[path.split("/")[0]]
     for number, line in enumerate(lines, 1):
         if found := re.match(r"\s*#\s*include\s*<([^>]+)>", line):
             check_library(path, number, found[1])
         elif found := re.match(r'\s*#\s*include\s*"([^"]+)"', line):
-            header = found[1]
-            room = header.split("/")[0]
-            if not os.path.isfile(header):
-                fail(path, number, f'"{header}", expected a path from the root that exists')
-            elif room not in rooms:
-                fail(path, number, f'"{header}", expected only {" ".join(sorted(rooms))} here')
-            elif contract_only and room == "ref" and header not in CONTRACT:
-                fail(path, number, f'"{header}", expected only contract headers of ref: '
-                     + " ".join(sorted(CONTRACT)))
+            if os.path.isfile(found[1]):
+                check_direction(path, number, found[1])
+            else:
+                fail(path, number, f'"{found[1]}", expected a path from the root that exists')
 
 
 def check_header(path, lines):
@@ -128,17 +166,19 @@ def check_header(path, lines):
 
 
 def check_code_line(path, lines):
-    """A chapter begins with `Code: ref/a.cpp, ...`: paths that exist."""
-    for number, line in enumerate(lines[:3], 1):
-        if line.startswith("Code: "):
-            paths = re.findall(r"[\w.-]+(?:/[\w.-]+)+", re.sub(r"\]\([^)]*\)", "]", line))
-            if not paths:
-                fail(path, number, "a Code line without a path, expected 'Code: ref/...'")
-            for name in paths:
-                if not os.path.exists(name.rstrip(".")):
-                    fail(path, number, f"{name}, expected a file that exists")
-            return
-    fail(path, 1, "no Code line, expected 'Code: ref/...' within the first three lines")
+    """A chapter begins with its title, then `Code: ref/a.cpp, ...`: paths that exist."""
+    if not re.match(r"# .*\n\nCode: ", "\n".join(lines[:3])):
+        fail(path, 3, "no Code line, expected '# Title', an empty line, 'Code: ref/...'")
+    elif not paths_of_code_line(lines):
+        fail(path, 3, "a Code line without a path, expected 'Code: ref/...'")
+    for name in paths_of_code_line(lines):
+        if not os.path.exists(name):
+            fail(path, 3, f"{name}, expected a file that exists")
+
+
+def paths_of_code_line(lines):
+    """`lines` of a page: what its third line names."""
+    return re.findall(r"[\w.-]+(?:/[\w.-]+)+(?<!\.)", "".join(lines[2:3]))
 
 
 def check_code_block(path, number, name, block):
@@ -149,6 +189,38 @@ def check_code_block(path, number, name, block):
     wanted = "\n".join(line.strip() for line in block)
     if wanted not in "\n".join(line.strip() for line in read(name) or []):
         fail(path, number, f"a code block that is not in {name}, expected its very lines")
+
+
+def anchors_of(path):
+    """What '#...' in a link to a page may say: its headings, spelled as GitHub spells them."""
+    text = re.sub(r"^```.*?^```", "", "\n".join(read(path)), flags=re.M | re.S)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+            for title in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
+def check_links(path, number, line):
+    here = os.path.dirname(path)
+    plain = re.sub(r"`[^`]*`", "", line)
+    for word, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", plain):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = os.path.normpath(os.path.join(here, name)) if name else path
+        if not os.path.exists(file):
+            fail(path, number, f"link to {target}, expected a file that exists")
+        elif anchor and anchor not in anchors_of(file):
+            fail(path, number, f"link to {target}, expected a heading of that page")
+        number_of = re.match(r"docs/(\d\d)-", file)
+        says = re.fullmatch(r"(?:chapter )?(\d+)", word)
+        if number_of and says and int(says[1]) != int(number_of[1]):
+            fail(path, number, f"link [{word}] to {target}, expected the chapter's own number")
+    for word, target in re.findall(r"`(\w+)` in \[`[^`]*`\]\(([^)#]+)\)", line):
+        file = os.path.join(here, target)
+        if os.path.isfile(file) and not re.search(rf"\b{word}\b", "\n".join(read(file))):
+            fail(path, number, f"{word} in {target}, expected it there")
+    for name in re.findall(r"`([\w-]+/[\w./*-]*)`", line):
+        if name.split("/")[0] in ROOMS and "NAME" not in name and not glob.glob(name):
+            fail(path, number, f"{name}, expected a path that exists")
 
 
 def check_markdown(path, lines):
@@ -164,11 +236,7 @@ def check_markdown(path, lines):
         elif block is not None:
             block.append(line)
         else:
-            for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", line)):
-                file = target.split("#")[0]
-                if file and not re.match(r"[a-z]+:", file) and not os.path.exists(
-                        os.path.join(os.path.dirname(path), file)):
-                    fail(path, number, f"link to {target}, expected a file that exists")
+            check_links(path, number, line)
     if block is not None:
         fail(path, start, "a code block that never ends")
 
@@ -182,6 +250,43 @@ def check_mutants():
         fail(page, 1, f"mutant {name}, expected both in the table and in tests/mutants")
 
 
+def check_chapters():
+    """One number a chapter: in its name, its title, and the README's list; and every source of
+    ref/ is on the Code line of at least one of them."""
+    names = sorted(name for name in os.listdir("docs") if re.match(r"\d\d-.*\.md$", name))
+    for number, name in enumerate(names):
+        if not name.startswith(f"{number:02}-"):
+            fail(f"docs/{name}", 1, f"expected the number {number:02}, one for each chapter")
+        if not read(f"docs/{name}")[0].startswith(f"# {int(name[:2])}. "):
+            fail(f"docs/{name}", 1, f"another title, expected '# {int(name[:2])}. ...'")
+    page = "\n".join(read("README.md"))
+    listed = re.findall(r"^(\d+)\. \[.*?\]\(docs/(\d\d-[^)]*)\)", page, re.M)
+    if listed != [(str(int(name[:2])), name) for name in names]:
+        fail("README.md", 1, "another reading list, expected every chapter under its number")
+    named = {path for name in names for path in paths_of_code_line(read(f"docs/{name}"))}
+    for path in sorted(set(glob.glob("ref/**/*.cpp", recursive=True)) - named):
+        fail(path, 1, "on no chapter's Code line, expected one that explains it")
+
+
+def check_room_pages():
+    """The pages of ref, fast and cuda name every file of their folder; two tables every program;
+    the limit of lines is the one that is enforced."""
+    for room in ("ref", "fast", "cuda"):
+        text = "\n".join(read(f"{room}/README.md"))
+        for path in sorted(glob.glob(f"{room}/*.*")):
+            name = os.path.basename(path)
+            if path.endswith(SOURCES) and f"`{name}`" not in text:
+                fail(f"{room}/README.md", 1, f"no word of {name}, expected every file of the room")
+    page = "docs/CONTRIBUTING.md"
+    if f"Files up to {MAX_LINES} lines" not in "\n".join(read(page)):
+        fail(page, 1, f"another limit of lines, expected 'Files up to {MAX_LINES} lines'")
+    built = re.search(r"set\(rotkv_programs (.*)\)", "\n".join(read("CMakeLists.txt")))[1].split()
+    for page in ("README.md", "tools/README.md"):
+        listed = re.findall(r"^\| `rotkv-([\w-]+)` \|", "\n".join(read(page)), re.M)
+        for name in sorted(set(listed) ^ {name.replace("_", "-") for name in built}):
+            fail(page, 1, f"rotkv-{name}, expected both in the table and in CMakeLists.txt")
+
+
 def main():
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), ".."))
     count = 0
@@ -192,15 +297,17 @@ def main():
         if lines is None:
             continue
         check_text(path, lines)
-        if path.split("/")[0] in MAY_INCLUDE and path.endswith(SOURCES[:-1]):
+        if path.split("/")[0] in ROOMS and path.endswith(SOURCES[:-1]):
             check_includes(path, lines)
-        if path.endswith((".h", ".cuh")) and path.split("/")[0] in MAY_INCLUDE:
+        if path.endswith((".h", ".cuh")) and path.split("/")[0] in ROOMS:
             check_header(path, lines)
         if path.endswith(".md"):
             check_markdown(path, lines)
             if re.fullmatch(r"docs/[^/]+\.md", path) and path not in PAGES_WITHOUT_CODE_LINE:
                 check_code_line(path, lines)
     check_mutants()
+    check_chapters()
+    check_room_pages()
     for failure in failures:
         print(failure)
     print(f"check.py: {count} files, {len(failures)} failures")

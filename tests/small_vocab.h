@@ -1,6 +1,6 @@
 #pragma once
 // Vocabularies small enough to know by heart, and GGUF files of them.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/files/gguf.h"
 #include "ref/text/tokenizer.h"

@@ -6,7 +6,7 @@
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
-#include "tools/watch/forwarding_backend.h"
+#include "tests/forwarding_backend.h"
 
 #include <cmath>
 #include <cstring>
@@ -19,16 +19,16 @@
 namespace rotkv::test {
 
 /// The reference, after whose hadamard something goes wrong.
-class SpoiledBackend : public tools::ForwardingBackend {
+class SpoiledBackend : public ForwardingBackend {
   public:
     explicit SpoiledBackend(std::function<void(const HadamardArgs&)> spoil)
         : ForwardingBackend(ref::make_backend()), spoil_(std::move(spoil)) {}
     std::string name() const override { return "spoiled"; }
 
   protected:
-    void run(const HadamardArgs& args) override {
-        real().hadamard(args);
-        spoil_(args);
+    void execute(const Call& call) override {
+        real().run(call);
+        if (const auto* args = std::get_if<HadamardArgs>(&call)) spoil_(*args);
     }
 
   private:

@@ -12,7 +12,6 @@
 
 using namespace rotkv;
 using namespace rotkv::test;
-using cuda::Call;
 
 namespace {
 
@@ -33,8 +32,8 @@ struct Memory {
           backend(where) {
         reset();
         const TensorView x = view(0, {quantized});
-        where.quantize({q8.view(DType::q8_0, {quantized}), x});
-        where.quantize({q4.view(DType::q4_0, {quantized}), x});
+        where.run(QuantizeArgs{.dst = q8.view(DType::q8_0, {quantized}), .src = x});
+        where.run(QuantizeArgs{.dst = q4.view(DType::q4_0, {quantized}), .src = x});
     }
     void reset() const { all.upload(std::as_bytes(std::span(content))); }
     std::vector<std::byte> bytes() const { return download(backend, view(0, {floats})); }
@@ -64,6 +63,16 @@ struct Memory {
     TensorView row(int64_t n_tokens) const { return rows.view(DType::i32, {n_tokens}); }
 };
 
+MatmulArgs product(const TensorView& dst, const TensorView& weight, const TensorView& src) {
+    return {.dst = dst, .weight = weight, .src = src};
+}
+AddArgs sum(const TensorView& dst, const TensorView& a, const TensorView& b) {
+    return {.dst = dst, .a = a, .b = b};
+}
+RmsNormArgs norm(const TensorView& dst, const TensorView& src, const TensorView& weight) {
+    return {.dst = dst, .src = src, .weight = weight, .epsilon = 1e-5f};
+}
+
 struct List {
     const char* name;
     std::vector<Call> calls;
@@ -87,57 +96,55 @@ std::vector<List> products(const Memory& m) {
     w_wide.stride[2] = 0;
     return {
         {"q, k, v of three tokens",
-         {MatmulArgs{q, w_q, x}, MatmulArgs{k, w_k, x}, MatmulArgs{v, w_v, x}},
+         {product(q, w_q, x), product(k, w_k, x), product(v, w_v, x)},
          {3}},
         {"q, k, v of one",
-         {MatmulArgs{m.view(k_y, {1, 192}), w_q, one},
-          MatmulArgs{m.view(k_y + 192, {1, 64}), w_k, one},
-          MatmulArgs{m.view(k_y + 256, {1, 64}), w_v, one}},
+         {product(m.view(k_y, {1, 192}), w_q, one), product(m.view(k_y + 192, {1, 64}), w_k, one),
+          product(m.view(k_y + 256, {1, 64}), w_v, one)},
          {3}},
-        {"blocks", {MatmulArgs{y, m.weight_q8(), one}, MatmulArgs{z, m.weight_q8(), one}}, {2}},
+        {"blocks", {product(y, m.weight_q8(), one), product(z, m.weight_q8(), one)}, {2}},
         {"rows shared by one warp and by four",
-         {MatmulArgs{wide, w_wide, x_wide}, MatmulArgs{z, m.view(k_w + 1000, {96, 576}), x_wide}},
+         {product(wide, w_wide, x_wide), product(z, m.view(k_w + 1000, {96, 576}), x_wide)},
          {2}},
         {"long rows",
-         {MatmulArgs{m.view(k_y, {1, 9}), m.view(k_w, {9, 1536}), long_x},
-          MatmulArgs{m.view(k_z, {1, 5}), m.view(k_v, {5, 1536}), long_x}},
+         {product(m.view(k_y, {1, 9}), m.view(k_w, {9, 1536}), long_x),
+          product(m.view(k_z, {1, 5}), m.view(k_v, {5, 1536}), long_x)},
          {2}},
         {"four",
-         {MatmulArgs{m.view(k_y, {1, 64}), w_k, one},
-          MatmulArgs{m.view(k_y + 64, {1, 64}), w_v, one},
-          MatmulArgs{m.view(k_y + 128, {1, 64}), w_k, one},
-          MatmulArgs{m.view(k_y + 192, {1, 64}), w_v, one}},
+         {product(m.view(k_y, {1, 64}), w_k, one), product(m.view(k_y + 64, {1, 64}), w_v, one),
+          product(m.view(k_y + 128, {1, 64}), w_k, one),
+          product(m.view(k_y + 192, {1, 64}), w_v, one)},
          {3, 1}},
         {"weights of two types",
-         {MatmulArgs{y, m.weight_q8(), one},
-          MatmulArgs{m.view(k_y + 96, {1, 96}), m.weight_q8(), one},
-          MatmulArgs{z, m.weight_q4(), one}},
+         {product(y, m.weight_q8(), one), product(m.view(k_y + 96, {1, 96}), m.weight_q8(), one),
+          product(z, m.weight_q4(), one)},
          {2, 1}},
         {"too many tokens",
-         {MatmulArgs{m.view(k_y, {9, 64}), w_k, many}, MatmulArgs{m.view(k_z, {9, 64}), w_v, many}},
+         {product(m.view(k_y, {9, 64}), w_k, many), product(m.view(k_z, {9, 64}), w_v, many)},
          {1, 1}},
         {"other activations",
-         {MatmulArgs{m.view(k_y, {1, 64}), w_k, one},
-          MatmulArgs{m.view(k_z, {1, 64}), w_v, m.view(k_x + 96, {1, 96})}},
+         {product(m.view(k_y, {1, 64}), w_k, one),
+          product(m.view(k_z, {1, 64}), w_v, m.view(k_x + 96, {1, 96}))},
          {1, 1}},
         {"the second multiplies with what the first made",
-         {MatmulArgs{q, w_q, x}, MatmulArgs{m.view(k_z, {3, 8}), m.view(k_y, {8, 96}), x}},
+         {product(q, w_q, x), product(m.view(k_z, {3, 8}), m.view(k_y, {8, 96}), x)},
          {1, 1}},
         {"the second writes over the first's weight",
-         {MatmulArgs{q, w_q, x}, MatmulArgs{m.view(k_w + 9600, {3, 64}), w_k, x}},
+         {product(q, w_q, x), product(m.view(k_w + 9600, {3, 64}), w_k, x)},
          {1, 1}},
         {"into the gaps of the activation",
-         {MatmulArgs{m.columns(k_y + 96, 3, 64, 160), w_k, m.columns(k_y, 3, 96, 160)},
-          MatmulArgs{m.view(k_z, {3, 64}), w_v, m.columns(k_y, 3, 96, 160)}},
+         {product(m.columns(k_y + 96, 3, 64, 160), w_k, m.columns(k_y, 3, 96, 160)),
+          MatmulArgs{
+              .dst = m.view(k_z, {3, 64}), .weight = w_v, .src = m.columns(k_y, 3, 96, 160)}},
          {2}},
         {"both into one place",
-         {MatmulArgs{q, w_q, x}, MatmulArgs{q, m.view(k_v, {192, 96}), x}},
+         {product(q, w_q, x), product(q, m.view(k_v, {192, 96}), x)},
          {1, 1}},
         {"columns that overlap",
-         {MatmulArgs{q, w_q, x}, MatmulArgs{m.columns(k_y + 191, 3, 64, 320), w_k, x}},
+         {product(q, w_q, x), product(m.columns(k_y + 191, 3, 64, 320), w_k, x)},
          {1, 1}},
         {"columns that reach into the next row",
-         {MatmulArgs{q, w_q, x}, MatmulArgs{m.columns(k_y + 257, 3, 64, 320), w_k, x}},
+         {product(q, w_q, x), product(m.columns(k_y + 257, 3, 64, 320), w_k, x)},
          {1, 1}},
     };
 }
@@ -148,19 +155,32 @@ std::vector<List> gated(const Memory& m, int64_t tokens, int64_t in) {
     const TensorView gate = m.columns(k_y, tokens, 97, 194),
                      up = m.columns(k_y + 97, tokens, 97, 194);
     const TensorView z = m.view(k_z, {tokens, 97});
-    const MatmulArgs to_gate{gate, m.view(k_w, {97, in}), x}, to_up{up, m.view(k_v, {97, in}), x};
-    const MatmulArgs to_z{z, m.view(k_v, {97, in}), x};
+    const MatmulArgs to_gate{.dst = gate, .weight = m.view(k_w, {97, in}), .src = x},
+        to_up{up, m.view(k_v, {97, in}), x};
+    const MatmulArgs to_z{.dst = z, .weight = m.view(k_v, {97, in}), .src = x};
     const Activation gelu = Activation::gelu_tanh;
     return {
-        {"gate, up and silu", {to_gate, to_up, ActMulArgs{gate, gate, up}}, {3}},
-        {"gate, up and gelu", {to_gate, to_up, ActMulArgs{gate, gate, up, gelu}}, {3}},
-        {"up, gate and silu", {to_up, to_gate, ActMulArgs{gate, gate, up}}, {2, 1}},
-        {"into up", {to_gate, to_up, ActMulArgs{up, gate, up}}, {2, 1}},
-        {"into another place", {to_gate, to_up, ActMulArgs{z, gate, up}}, {2, 1}},
-        {"twice the gate", {to_gate, to_up, ActMulArgs{gate, gate, gate}}, {2, 1}},
-        {"one product between", {to_gate, to_up, to_z, ActMulArgs{gate, gate, up}}, {3, 1}},
+        {"gate, up and silu",
+         {to_gate, to_up, ActMulArgs{.dst = gate, .gate = gate, .up = up}},
+         {3}},
+        {"gate, up and gelu",
+         {to_gate, to_up, ActMulArgs{.dst = gate, .gate = gate, .up = up, .activation = gelu}},
+         {3}},
+        {"up, gate and silu",
+         {to_up, to_gate, ActMulArgs{.dst = gate, .gate = gate, .up = up}},
+         {2, 1}},
+        {"into up", {to_gate, to_up, ActMulArgs{.dst = up, .gate = gate, .up = up}}, {2, 1}},
+        {"into another place",
+         {to_gate, to_up, ActMulArgs{.dst = z, .gate = gate, .up = up}},
+         {2, 1}},
+        {"twice the gate",
+         {to_gate, to_up, ActMulArgs{.dst = gate, .gate = gate, .up = gate}},
+         {2, 1}},
+        {"one product between",
+         {to_gate, to_up, to_z, ActMulArgs{.dst = gate, .gate = gate, .up = up}},
+         {3, 1}},
         {"both into one place, and silu",
-         {to_gate, to_gate, ActMulArgs{gate, gate, gate}},
+         {to_gate, to_gate, ActMulArgs{.dst = gate, .gate = gate, .up = gate}},
          {1, 1, 1}},
     };
 }
@@ -173,32 +193,59 @@ std::vector<List> turns(const Memory& m) {
     const RopePairs neox = RopePairs::neox;
     other_row.data += sizeof(int32_t);
     return {
-        {"q and k", {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, row}}, {2}},
+        {"q and k",
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = k, .src = k, .table = table, .row = row}},
+         {2}},
         {"q and k, neox",
-         {RopeArgs{q, q, table, row, neox}, RopeArgs{k, k, table, row, neox}},
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row, .pairs = neox},
+          RopeArgs{.dst = k, .src = k, .table = table, .row = row, .pairs = neox}},
          {2}},
         {"many heads",
-         {RopeArgs{m.view(k_y, {12, 40, 32}), m.view(k_w, {12, 40, 32}), table, m.row(12)},
-          RopeArgs{m.view(k_z, {12, 9, 32}), m.view(k_v, {12, 9, 32}), table, m.row(12)}},
+         {RopeArgs{.dst = m.view(k_y, {12, 40, 32}),
+                   .src = m.view(k_w, {12, 40, 32}),
+                   .table = table,
+                   .row = m.row(12)},
+          RopeArgs{.dst = m.view(k_z, {12, 9, 32}),
+                   .src = m.view(k_v, {12, 9, 32}),
+                   .table = table,
+                   .row = m.row(12)}},
          {2}},
         {"three",
-         {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, row}, RopeArgs{z, z, table, row}},
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = k, .src = k, .table = table, .row = row},
+          RopeArgs{.dst = z, .src = z, .table = table, .row = row}},
          {2, 1}},
-        {"other pairs", {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, row, neox}}, {1, 1}},
-        {"other rows", {RopeArgs{q, q, table, row}, RopeArgs{k, k, table, other_row}}, {1, 1}},
-        {"other heads",
-         {RopeArgs{q, q, table, row},
-          RopeArgs{m.view(k_z, {3, 2, 64}), m.view(k_z, {3, 2, 64}), table, row}},
+        {"other pairs",
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = k, .src = k, .table = table, .row = row, .pairs = neox}},
          {1, 1}},
-        {"twice the same", {RopeArgs{q, q, table, row}, RopeArgs{q, q, table, row}}, {1, 1}},
+        {"other rows",
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = k, .src = k, .table = table, .row = other_row}},
+         {1, 1}},
+        {"other heads",
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = m.view(k_z, {3, 2, 64}),
+                   .src = m.view(k_z, {3, 2, 64}),
+                   .table = table,
+                   .row = row}},
+         {1, 1}},
+        {"twice the same",
+         {RopeArgs{.dst = q, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = q, .src = q, .table = table, .row = row}},
+         {1, 1}},
         {"the second turns what the first made",
-         {RopeArgs{z, q, table, row}, RopeArgs{q, z, table, row}},
+         {RopeArgs{.dst = z, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = q, .src = z, .table = table, .row = row}},
          {1, 1}},
         {"the second writes over what the first turns",
-         {RopeArgs{z, q, table, row}, RopeArgs{part, m.view(k_w, {3, 4, 32}), table, row}},
+         {RopeArgs{.dst = z, .src = q, .table = table, .row = row},
+          RopeArgs{.dst = part, .src = m.view(k_w, {3, 4, 32}), .table = table, .row = row}},
          {1, 1}},
         {"the first makes the table",
-         {RopeArgs{m.view(k_x, {3, 6, 32}), z, table, row}, RopeArgs{k, k, table, row}},
+         {RopeArgs{.dst = m.view(k_x, {3, 6, 32}), .src = z, .table = table, .row = row},
+          RopeArgs{.dst = k, .src = k, .table = table, .row = row}},
          {1, 1}},
     };
 }
@@ -211,31 +258,25 @@ std::vector<List> sums(const Memory& m) {
     TensorView bias = m.view(k_y, {5, d});
     bias.stride[2] = 0;
     return {
-        {"residual", {AddArgs{x, x, y}, RmsNormArgs{z, x, w, 1e-5f}}, {2}},
+        {"residual", {sum(x, x, y), norm(z, x, w)}, {2}},
         {"one token",
-         {AddArgs{m.view(k_x, {576}), m.view(k_x, {576}), m.view(k_y, {576})},
-          RmsNormArgs{m.view(k_z, {576}), m.view(k_x, {576}), m.view(k_w, {576}), 1e-5f}},
+         {sum(m.view(k_x, {576}), m.view(k_x, {576}), m.view(k_y, {576})),
+          norm(m.view(k_z, {576}), m.view(k_x, {576}), m.view(k_w, {576}))},
          {2}},
-        {"a new sum, normed in place", {AddArgs{z, x, y}, RmsNormArgs{z, z, w, 1e-5f}}, {2}},
-        {"a row added to all", {AddArgs{x, x, bias}, RmsNormArgs{z, x, w, 1e-5f}}, {2}},
+        {"a new sum, normed in place", {sum(z, x, y), norm(z, z, w)}, {2}},
+        {"a row added to all", {sum(x, x, bias), norm(z, x, w)}, {2}},
         {"of nothing",
-         {AddArgs{m.view(k_x, {0, d}), m.view(k_x, {0, d}), m.view(k_y, {0, d})},
-          RmsNormArgs{m.view(k_z, {0, d}), m.view(k_x, {0, d}), w, 1e-5f}},
+         {sum(m.view(k_x, {0, d}), m.view(k_x, {0, d}), m.view(k_y, {0, d})),
+          norm(m.view(k_z, {0, d}), m.view(k_x, {0, d}), w)},
          {1, 1}},
-        {"the norm of something else", {AddArgs{z, x, y}, RmsNormArgs{other, x, w, 1e-5f}}, {1, 1}},
+        {"the norm of something else", {sum(z, x, y), norm(other, x, w)}, {1, 1}},
         {"the norm of a part",
-         {AddArgs{x, x, y}, RmsNormArgs{m.view(k_z, {4, d}), m.view(k_x, {4, d}), w, 1e-5f}},
+         {sum(x, x, y), norm(m.view(k_z, {4, d}), m.view(k_x, {4, d}), w)},
          {1, 1}},
-        {"the sum is also the norm's weight",
-         {AddArgs{x, x, y}, RmsNormArgs{z, x, first_row, 1e-5f}},
-         {1, 1}},
-        {"the norm over what other rows add",
-         {AddArgs{x, x, y}, RmsNormArgs{later_row, x, w, 1e-5f}},
-         {1, 1}},
-        {"the norm over the row added to all",
-         {AddArgs{x, x, bias}, RmsNormArgs{y, x, w, 1e-5f}},
-         {1, 1}},
-        {"the norm first", {RmsNormArgs{z, x, w, 1e-5f}, AddArgs{x, x, y}}, {1, 1}},
+        {"the sum is also the norm's weight", {sum(x, x, y), norm(z, x, first_row)}, {1, 1}},
+        {"the norm over what other rows add", {sum(x, x, y), norm(later_row, x, w)}, {1, 1}},
+        {"the norm over the row added to all", {sum(x, x, bias), norm(y, x, w)}, {1, 1}},
+        {"the norm first", {norm(z, x, w), sum(x, x, y)}, {1, 1}},
     };
 }
 
@@ -247,14 +288,14 @@ List layer(const Memory& m, int64_t tokens) {
     const TensorView k_heads = m.heads(k_z + 96, tokens, 3, 32, 192), w = m.view(k_w, {96});
     const TensorView table = m.view(k_v, {6, Memory::turning / 2, 2}), row = m.row(tokens);
     const TensorView w_q = m.weight_q8(), w_o = m.weight_q4(), y = m.view(k_y + 5000, {tokens, 96});
-    return {
-        "a layer",
-        {RmsNormArgs{x, residual, w, 1e-5f}, MatmulArgs{q, w_q, x}, MatmulArgs{k, w_q, x},
-         RopeArgs{q_heads, q_heads, table, row}, RopeArgs{k_heads, k_heads, table, row},
-         MatmulArgs{y, w_o, q}, AddArgs{residual, residual, y}, RmsNormArgs{x, residual, w, 1e-5f},
-         MatmulArgs{q, w_o, x}, MatmulArgs{k, w_o, x}, ActMulArgs{q, q, k}, MatmulArgs{y, w_q, q},
-         AddArgs{residual, residual, y}, RmsNormArgs{x, residual, w, 1e-5f}},
-        {1, 2, 2, 1, 2, 3, 1, 2}};
+    return {"a layer",
+            {norm(x, residual, w), product(q, w_q, x), product(k, w_q, x),
+             RopeArgs{.dst = q_heads, .src = q_heads, .table = table, .row = row},
+             RopeArgs{.dst = k_heads, .src = k_heads, .table = table, .row = row},
+             product(y, w_o, q), sum(residual, residual, y), norm(x, residual, w),
+             product(q, w_o, x), product(k, w_o, x), ActMulArgs{.dst = q, .gate = q, .up = k},
+             product(y, w_q, q), sum(residual, residual, y), norm(x, residual, w)},
+            {1, 2, 2, 1, 2, 3, 1, 2}};
 }
 
 std::vector<List> lists(const Memory& memory) {
@@ -269,28 +310,13 @@ std::vector<List> lists(const Memory& memory) {
     return result;
 }
 
-// The operations that the lists have.
-struct Run {
-    Backend& backend;
-
-    void operator()(const MatmulArgs& args) const { backend.matmul(args); }
-    void operator()(const RopeArgs& args) const { backend.rope(args); }
-    void operator()(const AddArgs& args) const { backend.add(args); }
-    void operator()(const RmsNormArgs& args) const { backend.rms_norm(args); }
-    void operator()(const ActMulArgs& args) const { backend.act_mul(args); }
-    template <class Args>
-    void operator()(const Args&) const {
-        FAIL("an operation that no list should have");
-    }
-};
-
 }  // namespace
 
 TEST_CASE("cuda fusion: calls are joined where that is certain to change nothing") {
     const std::unique_ptr<Backend> host = ref::make_backend();
     const Memory memory(*host);
     for (const List& list : lists(memory)) {
-        for (const Call& call : list.calls) std::visit(Run{*host}, call);  // they are calls
+        for (const Call& call : list.calls) host->run(call);  // they are calls
         std::vector<size_t> launches;
         std::span<const Call> calls = list.calls;
         while (!calls.empty()) {
@@ -313,13 +339,13 @@ TEST_CASE("cuda fusion: kept together, calls write the bytes that they write one
     for (const List& list : lists(memory)) {
         memory.reset();
         for (const Call& call : list.calls) {
-            std::visit(Run{*device}, call);
+            device->run(call);
             device->synchronize();
         }
         const std::vector<std::byte> expected = memory.bytes();
         for (int repeat = 0; repeat < 4; ++repeat) {  // as they come, recorded, replayed
             memory.reset();
-            for (const Call& call : list.calls) std::visit(Run{*device}, call);
+            for (const Call& call : list.calls) device->run(call);
             const bool equal = memory.bytes() == expected;
             INFO(list.name << ", run " << repeat);
             CHECK(equal);

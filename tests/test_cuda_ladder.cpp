@@ -6,9 +6,9 @@
 #include "ref/quant.h"
 #include "tests/attention_case.h"
 #include "tests/catch.h"
+#include "tests/forwarding_backend.h"
 #include "tests/parity.h"
 #include "tests/random.h"
-#include "tools/watch/forwarding_backend.h"
 
 using namespace rotkv;
 using rotkv::test::floats_equal;
@@ -27,7 +27,7 @@ std::unique_ptr<Backend> device_or_skip() {
 }
 
 // The device, whose attention is one version of the ladder.
-class OneVersion final : public tools::ForwardingBackend {
+class OneVersion final : public test::ForwardingBackend {
   public:
     OneVersion(std::unique_ptr<Backend> device, const cuda::DecodeVersion& version)
         : ForwardingBackend(std::move(device)), version_(version) {
@@ -36,10 +36,11 @@ class OneVersion final : public tools::ForwardingBackend {
     ~OneVersion() override { workspace_.destroy(); }
 
   protected:
-    using ForwardingBackend::run;
-    void run(const AttentionArgs& args) override {
+    void execute(const Call& call) override {
+        const auto* args = std::get_if<AttentionArgs>(&call);
+        if (args == nullptr) return real().run(call);
         real().synchronize();  // calls so far may only be kept yet
-        version_.run(args, workspace_, nullptr);
+        version_.run(*args, workspace_, nullptr);
     }
 
   private:
@@ -148,17 +149,17 @@ std::vector<std::byte> stored(Backend& backend, DType type, const std::vector<fl
     const Buffer rows = test::upload(backend, x), stream = test::upload(backend, streams);
     const Buffer cell = test::upload(backend, at);
     const Buffer k(backend, size_t(cells * heads * row_bytes(type, d))), v(backend, k.bytes());
-    KvStoreArgs args;
-    args.k_cache = k.view(type, {1, cells, heads, d});
-    args.v_cache = v.view(type, {1, cells, heads, d});
-    args.k = args.v = rows.view(DType::f32, {tokens, heads, d});
-    args.stream = stream.view(DType::i32, {tokens});
-    args.cell = cell.view(DType::i32, {tokens});
-    args.k_rotation = {Rotation::Kind::sylvester, block, 0, 0};
-    args.v_rotation = {Rotation::Kind::signs, 32, 7, 0};
+    const KvStoreArgs args{.k_cache = k.view(type, {1, cells, heads, d}),
+                           .v_cache = v.view(type, {1, cells, heads, d}),
+                           .k = rows.view(DType::f32, {tokens, heads, d}),
+                           .v = rows.view(DType::f32, {tokens, heads, d}),
+                           .stream = stream.view(DType::i32, {tokens}),
+                           .cell = cell.view(DType::i32, {tokens}),
+                           .k_rotation = {Rotation::Kind::sylvester, block, 0, 0},
+                           .v_rotation = {Rotation::Kind::signs, 32, 7, 0}};
     test::fill(backend, args.k_cache, std::byte(0x55));
     test::fill(backend, args.v_cache, std::byte(0x55));
-    backend.kv_store(args);
+    backend.run(args);
     std::vector<std::byte> bytes = test::download(backend, args.k_cache);
     const std::vector<std::byte> more = test::download(backend, args.v_cache);
     bytes.insert(bytes.end(), more.begin(), more.end());

@@ -28,7 +28,7 @@ std::vector<float> run_model(Backend& backend, const TinyModel& tiny,
     const TemporaryFile file("cuda-" + tiny.name + ".gguf");
     tiny.write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
-    Model model(gguf, backend, 64);
+    Model model(gguf, backend, {.context = 64});
     KvCache cache(backend, model.cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
     std::vector<float> result;
     for (size_t first = 0; first < tokens.size();) {
@@ -54,8 +54,8 @@ std::vector<float> add_often(Backend& device, const Buffer& y, const Buffer& x, 
     const TensorView from = x.view(DType::f32, {k_width}), to = y.view(DType::f32, {k_width});
     const std::vector<float> values = filled(value);
     x.upload(std::as_bytes(std::span(values)));
-    device.add({to, from, from});
-    for (int64_t i = 1; i < k_calls; ++i) device.add({to, to, from});
+    device.run(AddArgs{.dst = to, .a = from, .b = from});
+    for (int64_t i = 1; i < k_calls; ++i) device.run(AddArgs{.dst = to, .a = to, .b = from});
     return download_f32(device, to);
 }
 
@@ -95,7 +95,9 @@ TEST_CASE("cuda: recorded products outlive a move of the memory that they share"
         TensorView rows = x.view(DType::f32, {n, n / 2});
         rows.stride[2] = 0;
         for (int64_t i = 0; i < k_calls; ++i) {
-            device->matmul({y.view(DType::f32, {n, n}), weight.view(DType::f32, {n, n / 2}), rows});
+            device->run(MatmulArgs{.dst = y.view(DType::f32, {n, n}),
+                                   .weight = weight.view(DType::f32, {n, n / 2}),
+                                   .src = rows});
         }
         return download_f32(*device, y.view(DType::f32, {n, n}));
     };

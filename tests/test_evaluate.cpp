@@ -26,7 +26,7 @@ class SmallLlama {
     SmallLlama() : file_("evaluate.gguf"), backend_(ref::make_backend()) {
         rotkv::test::TinyModel::make("llama").write(file_.path());
         gguf_ = std::make_unique<GgufFile>(GgufFile::open(file_.path()));
-        model_ = std::make_unique<Model>(*gguf_, *backend_, 16);
+        model_ = std::make_unique<Model>(*gguf_, *backend_, ModelOptions{.context = 16});
     }
     Model& model() { return *model_; }
 
@@ -185,7 +185,7 @@ class GoldenModel {
           backend_(ref::make_backend()),
           file_(GgufFile::open((folder / (name + ".gguf")).string())),
           tokenizer_(Tokenizer::from_gguf(file_)),
-          model_(file_, *backend_, 256) {
+          model_(file_, *backend_, ModelOptions{.context = 256}) {
         std::ifstream file(folder / "text.txt", std::ios::binary);
         std::string text(std::istreambuf_iterator<char>(file), {});
         if (!text.empty() && text.back() == '\n') text.pop_back();

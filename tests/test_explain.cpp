@@ -60,21 +60,20 @@ struct Asked {
     Asked(Backend& backend, const AttentionCase& c, const KvCache& cache)
         : q(upload(backend, c.q)),
           streams(upload(backend, c.q_streams)),
-          positions(upload(backend, c.q_positions)) {
-        const int64_t tokens = int64_t(c.q_streams.size());
-        args.q = q.view(DType::f32, {tokens, c.heads, c.d_k});
-        args.k_cache = cache.k(0);
-        args.v_cache = cache.v(0);
-        args.position = cache.positions();
-        args.used = cache.used();
-        args.q_stream = streams.view(DType::i32, {tokens});
-        args.q_position = positions.view(DType::i32, {tokens});
-        args.scale = c.scale;
-        args.softcap = c.softcap;
-        args.window = c.window;
-        args.k_rotation = c.spec.at(0, 0, Side::k);
-        args.v_rotation = c.spec.at(0, 0, Side::v);
-    }
+          positions(upload(backend, c.q_positions)),
+          args{.dst = {},
+               .q = q.view(DType::f32, {int64_t(c.q_streams.size()), c.heads, c.d_k}),
+               .k_cache = cache.k(0),
+               .v_cache = cache.v(0),
+               .position = cache.positions(),
+               .used = cache.used(),
+               .q_stream = streams.view(DType::i32, {int64_t(c.q_streams.size())}),
+               .q_position = positions.view(DType::i32, {int64_t(c.q_streams.size())}),
+               .scale = c.scale,
+               .softcap = c.softcap,
+               .window = c.window,
+               .k_rotation = c.spec.at(0, 0, Side::k),
+               .v_rotation = c.spec.at(0, 0, Side::v)} {}
 };
 
 // Layers of one head with the errors given.

@@ -71,8 +71,9 @@ std::vector<float> plain_keys(Backend& backend, const KvCache& cache) {
     const TensorView f32 = memory.view(DType::f32, {24, 2, 64});
     TensorView used = k;
     used.n[1] = 24;
-    backend.dequantize({f32, used});
-    backend.hadamard({f32, f32, cache.spec().at(0, 0, Side::k), true});
+    backend.run(DequantizeArgs{.dst = f32, .src = used});
+    backend.run(HadamardArgs{
+        .dst = f32, .src = f32, .rotation = cache.spec().at(0, 0, Side::k), .inverse = true});
     return download_f32(backend, f32);
 }
 
@@ -143,13 +144,12 @@ TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of 
     const std::vector<float> x = normal_vector(2 * 64, 1);
     const Buffer k = upload(*ref, x), stream = upload(*ref, Ints{0, 0}),
                  cell = upload(*ref, Ints{-1, 2});
-    KvStoreArgs args;
-    args.k_cache = cache.view(DType::f32, {1, 3, 1, 64});
-    args.k = k.view(DType::f32, {2, 1, 64});
-    args.stream = stream.view(DType::i32, {2});
-    args.cell = cell.view(DType::i32, {2});
-    ref->kv_store(args);
-    const std::vector<float> stored = download_f32(*ref, args.k_cache);
+    const TensorView keys = cache.view(DType::f32, {1, 3, 1, 64});
+    ref->run(KvStoreArgs{.k_cache = keys,
+                         .k = k.view(DType::f32, {2, 1, 64}),
+                         .stream = stream.view(DType::i32, {2}),
+                         .cell = cell.view(DType::i32, {2})});
+    const std::vector<float> stored = download_f32(*ref, keys);
     for (size_t i = 0; i < 128; ++i) REQUIRE(stored[i] == 7.0f);
     CHECK(std::memcmp(&stored[128], &x[64], 64 * sizeof(float)) == 0);
 }

@@ -15,7 +15,7 @@ std::vector<float> rotate(Backend& backend, const std::vector<float>& x, int64_t
                           const Rotation& rotation) {
     const Buffer memory = upload(backend, x);
     const TensorView view = memory.view(DType::f32, {int64_t(x.size()) / d, d});
-    backend.hadamard({view, view, rotation, false});
+    backend.run(HadamardArgs{.dst = view, .src = view, .rotation = rotation});
     return download_f32(backend, view);
 }
 
@@ -79,8 +79,8 @@ std::vector<double> block_errors(Backend& backend, DType type, const std::vector
     const int64_t n = int64_t(x.size());
     const Buffer values = upload(backend, x), codes(backend, size_t(row_bytes(type, n)));
     const TensorView view = values.view(DType::f32, {1, n}), packed = codes.view(type, {1, n});
-    backend.quantize({packed, view});
-    backend.dequantize({view, packed});
+    backend.run(QuantizeArgs{.dst = packed, .src = view});
+    backend.run(DequantizeArgs{.dst = view, .src = packed});
     const std::vector<float> y = download_f32(backend, view);
     std::vector<double> errors(x.size() / 32, 0.0);
     for (size_t i = 0; i < x.size(); ++i)

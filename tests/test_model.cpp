@@ -1,5 +1,6 @@
 // Every architecture's forward pass against the same model written down in f64.
 #include "ref/error.h"
+#include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
 #include "tests/attention_case.h"
@@ -25,7 +26,7 @@ std::vector<float> run_model(const TinyModel& tiny, const std::vector<int32_t>& 
     tiny.write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    Model model(gguf, *ref, context, phi3_window);
+    Model model(gguf, *ref, {.context = context, .phi3_window = phi3_window});
     KvCache cache(*ref, model.cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
     std::vector<float> result;
     for (size_t first = 0; first < tokens.size(); first += per_call) {
@@ -106,7 +107,7 @@ TEST_CASE("model: tokens and positions outside their ranges change nothing") {
     tiny.write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    Model model(gguf, *ref, 8);
+    Model model(gguf, *ref, {.context = 8});
     KvCache cache(*ref, model.cache_shape(1, 4, DType::f32, DType::f32), RotationSpec());
     using Ints = std::vector<int32_t>;
     CHECK_THROWS_AS(model.forward(cache, Ints{53}, Ints{0}, Ints{0}), Error);

@@ -1,4 +1,5 @@
 // A cache that is another one in a single layer: which bytes lie where, and what the model says.
+#include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
 #include "tests/attention_case.h"
@@ -22,8 +23,10 @@ GgufFile written(const std::string& path) {
 struct OneLayerCase {
     TemporaryFile file{"one_layer.gguf"};
     GgufFile gguf = written(file.path());
-    OneLayerBackend backend{ref::make_backend()};
-    Model model{gguf, backend, 64};
+    std::unique_ptr<Backend> ref = ref::make_backend();
+    Backend& backend = *ref;
+    OneLayer one_layer;
+    Model model{gguf, backend, {.context = 64, .observer = one_layer.observer()}};
 
     KvCache cache(DType type, const RotationSpec& spec) {
         return KvCache(backend, model.cache_shape(1, k_tokens, type, type), spec);
@@ -56,7 +59,7 @@ TEST_CASE("one layer: it alone lies in the other cache, and what follows sees it
     for (int64_t replaced = 0; replaced < TinyModel::layers; ++replaced) {
         KvCache base = c.cache(DType::f32, RotationSpec());
         const KvCache other = c.cache(DType::bf16, k_turned);
-        c.backend.replace(base, other, replaced);
+        c.one_layer.replace(other, replaced);
         const std::vector<float> hidden = c.run(base);
         INFO("layer " << replaced);
         CHECK(hidden != exact);
@@ -70,12 +73,13 @@ TEST_CASE("one layer: it alone lies in the other cache, and what follows sees it
         const Buffer rows(c.backend, c.keys(plain, replaced).size());
         const TensorView k =
             rows.view(DType::f32, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});
-        c.backend.dequantize({k, plain.k(replaced)});
-        c.backend.hadamard({k, k, k_turned.at(replaced, 0, Side::k), false});
+        c.backend.run(DequantizeArgs{.dst = k, .src = plain.k(replaced)});
+        c.backend.run(
+            HadamardArgs{.dst = k, .src = k, .rotation = k_turned.at(replaced, 0, Side::k)});
         const Buffer packed(c.backend, c.keys(other, replaced).size());
         const TensorView expected =
             packed.view(DType::bf16, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});
-        c.backend.quantize({expected, k});
+        c.backend.run(QuantizeArgs{.dst = expected, .src = k});
         CHECK(download(c.backend, expected) == c.keys(other, replaced));
     }
 }
@@ -87,7 +91,7 @@ TEST_CASE("one layer: another cache of the same kind changes nothing") {
     for (int64_t replaced = 0; replaced < TinyModel::layers; ++replaced) {
         KvCache base = c.cache(DType::f16, k_turned);
         const KvCache other = c.cache(DType::f16, k_turned);
-        c.backend.replace(base, other, replaced);
+        c.one_layer.replace(other, replaced);
         CHECK(c.run(base) == exact);
     }
 }

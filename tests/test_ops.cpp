@@ -49,83 +49,79 @@ TEST_CASE("ops: malformed arguments are refused by name") {
     };
     const Row rows[] = {
         {[&] {
-             ref->hadamard({f32({2, 64}), f32({3, 64}), {}, false});
+             ref->run(HadamardArgs{.dst = f32({2, 64}), .src = f32({3, 64})});
          },
          "hadamard: expected dst"},
-        {[&] {
-             ref->hadamard({half({64}), f32({64}), {}, false});
-         },
+        {[&] { ref->run(HadamardArgs{.dst = half({64}), .src = f32({64})}); },
          "hadamard: expected dst of type f32, found f16"},
         {[&] {
-             ref->hadamard({half({64}), half({2, 64}), {}, false});
+             ref->run(HadamardArgs{.dst = half({64}), .src = half({2, 64})});
          },
          "hadamard: expected dst [1][1][2][64]"},
-        {[&] {
-             ref->hadamard({i32({64}), i32({64}), {}, false});
-         },
+        {[&] { ref->run(HadamardArgs{.dst = i32({64}), .src = i32({64})}); },
          "hadamard: expected src of type f32, f16 or bf16, found i32"},
-        {[&] {
-             ref->hadamard({f32({96}), f32({96}), odd, false});
-         },
+        {[&] { ref->run(HadamardArgs{.dst = f32({96}), .src = f32({96}), .rotation = odd}); },
          "a power of two that divides"},
         {[&] {
-             ref->hadamard({repeated, f32({4, 64}), {}, false});
+             ref->run(HadamardArgs{.dst = repeated, .src = f32({4, 64})});
          },
          "without strides of 0"},
         {[&] {
-             ref->hadamard({f32({4, 64}), gap, {}, false});
+             ref->run(HadamardArgs{.dst = f32({4, 64}), .src = gap});
          },
          "contiguous innermost extent"},
-        {[&] {
-             ref->quantize({f32({64}), i32({64})});
-         },
+        {[&] { ref->run(QuantizeArgs{.dst = f32({64}), .src = i32({64})}); },
          "quantize: expected src of type f32"},
-        {[&] {
-             ref->quantize({i32({64}), f32({64})});
-         },
+        {[&] { ref->run(QuantizeArgs{.dst = i32({64}), .src = f32({64})}); },
          "dst of a cache type"},
-        {[&] {
-             ref->dequantize({f32({64}), i32({64})});
-         },
+        {[&] { ref->run(DequantizeArgs{.dst = f32({64}), .src = i32({64})}); },
          "dequantize: expected src"},
         {[&] {
-             ref->rope({f32({1, 1, 8}), f32({1, 1, 8}), f32({1, 8, 2}), i32({1})});
+             ref->run(RopeArgs{.dst = f32({1, 1, 8}),
+                               .src = f32({1, 1, 8}),
+                               .table = f32({1, 8, 2}),
+                               .row = i32({1})});
          },
          "at most D = 8 turning channels"},
         {[&] {
-             ref->rope({f32({2, 1, 8}), f32({2, 1, 8}), f32({1, 4, 2}), i32({1})});
+             ref->run(RopeArgs{.dst = f32({2, 1, 8}),
+                               .src = f32({2, 1, 8}),
+                               .table = f32({1, 4, 2}),
+                               .row = i32({1})});
          },
          "rope: expected row"},
         {[&] {
-             ref->rms_norm({f32({2, 8}), f32({2, 8}), f32({9}), 0});
+             ref->run(RmsNormArgs{
+                 .dst = f32({2, 8}), .src = f32({2, 8}), .weight = f32({9}), .epsilon = 0});
          },
          "rms_norm: expected weight [1][1][1][8]"},
         {[&] {
-             ref->matmul({f32({2, 4}), f32({4, 8}), f32({2, 9})});
+             ref->run(MatmulArgs{.dst = f32({2, 4}), .weight = f32({4, 8}), .src = f32({2, 9})});
          },
          "matmul: expected weight"},
         {[&] {
-             ref->matmul({f32({2, 5}), f32({4, 8}), f32({2, 8})});
+             ref->run(MatmulArgs{.dst = f32({2, 5}), .weight = f32({4, 8}), .src = f32({2, 8})});
          },
          "matmul: expected dst"},
-        {[&] {
-             ref->act_mul({f32({8}), f32({9}), f32({8})});
-         },
+        {[&] { ref->run(ActMulArgs{.dst = f32({8}), .gate = f32({9}), .up = f32({8})}); },
          "act_mul: expected gate"},
-        {[&] {
-             ref->add({f32({8}), f32({8}), f32({9})});
-         },
+        {[&] { ref->run(AddArgs{.dst = f32({8}), .a = f32({8}), .b = f32({9})}); },
          "add: expected b"},
         {[&] {
-             ref->embed({f32({2, 8}), f32({4, 9}), i32({2})});
+             ref->run(EmbedArgs{.dst = f32({2, 8}), .weight = f32({4, 9}), .token = i32({2})});
          },
          "embed: expected weight"},
         {[&] {
-             ref->logits({f32({65, 4}), f32({65, 8}), f32({4, 8})});
+             ref->run(
+                 LogitsArgs{.dst = f32({65, 4}), .hidden = f32({65, 8}), .weight = f32({4, 8})});
          },
          "at most 64 rows"},
         {[&] {
-             ref->nll({f32({2}), i32({2}), f32({2, 8}), f32({4, 8}), i32({2})});
+             ref->run(NllArgs{.nll = f32({2}),
+                              .top = i32({2}),
+                              .hidden = f32({2, 8}),
+                              .weight = f32({4, 8}),
+                              .target = i32({2})});
          },
          "nll: expected nll of type f64"},
     };
@@ -138,13 +134,14 @@ TEST_CASE("ops: malformed arguments are refused by name") {
 
 TEST_CASE("ops: attention's arguments must agree with each other") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionArgs good;
-    good.dst = f32({2, 4, 8});
-    good.q = f32({2, 4, 8});
-    good.k_cache = good.v_cache = f32({1, 3, 2, 8});
-    good.position = i32({1, 3});
-    good.used = i32({1});
-    good.q_stream = good.q_position = i32({2});
+    const AttentionArgs good{.dst = f32({2, 4, 8}),
+                             .q = f32({2, 4, 8}),
+                             .k_cache = f32({1, 3, 2, 8}),
+                             .v_cache = f32({1, 3, 2, 8}),
+                             .position = i32({1, 3}),
+                             .used = i32({1}),
+                             .q_stream = i32({2}),
+                             .q_position = i32({2})};
     CHECK_NOTHROW(check(good));
     AttentionArgs part = good;
     part.lse = f32({2, 4});
@@ -154,7 +151,7 @@ TEST_CASE("ops: attention's arguments must agree with each other") {
     const auto refused = [&](const std::function<void(AttentionArgs&)>& spoil) {
         AttentionArgs bad = good;
         spoil(bad);
-        return refusal([&] { ref->attention(bad); }, ErrorCode::bad_argument);
+        return refusal([&] { ref->run(bad); }, ErrorCode::bad_argument);
     };
     CHECK(refused([](AttentionArgs& a) { a.q = f32({2, 3, 8}); }).find("dst") != std::string::npos);
     CHECK(refused([](AttentionArgs& a) {
@@ -202,7 +199,7 @@ TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, w
     codes.n[3] = 80;
     const std::string text = refusal(
         [&] {
-            ref->quantize({codes, f32({1, 80})});
+            ref->run(QuantizeArgs{.dst = codes, .src = f32({1, 80})});
         },
         ErrorCode::unsupported);
     CHECK(text.find("ref: quantize: dst: q4_0 needs") == 0);
@@ -214,25 +211,38 @@ TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
                  w = upload(*ref, std::vector<float>{1, 2});
     const Buffer y(*ref, 8);
     const TensorView out = y.view(DType::f32, {2});
-    ref->rms_norm({out, x.view(DType::f32, {2}), w.view(DType::f32, {2}), 0.0f});
+    ref->run(RmsNormArgs{.dst = out,
+                         .src = x.view(DType::f32, {2}),
+                         .weight = w.view(DType::f32, {2}),
+                         .epsilon = 0.0f});
     const float root = std::sqrt(12.5f);
     CHECK(download_f32(*ref, out)[0] == Approx(3 / root));
     CHECK(download_f32(*ref, out)[1] == Approx(8 / root));
-    ref->act_mul({out, w.view(DType::f32, {2}), x.view(DType::f32, {2}), Activation::silu});
+    ref->run(ActMulArgs{.dst = out,
+                        .gate = w.view(DType::f32, {2}),
+                        .up = x.view(DType::f32, {2}),
+                        .activation = Activation::silu});
     CHECK(download_f32(*ref, out)[0] == Approx(3 * 0.7310585786));
     CHECK(download_f32(*ref, out)[1] == Approx(4 * 1.7615941560));
-    ref->act_mul({out, w.view(DType::f32, {2}), x.view(DType::f32, {2}), Activation::gelu_tanh});
+    ref->run(ActMulArgs{.dst = out,
+                        .gate = w.view(DType::f32, {2}),
+                        .up = x.view(DType::f32, {2}),
+                        .activation = Activation::gelu_tanh});
     CHECK(download_f32(*ref, out)[0] == Approx(3 * 0.8411919906));
     CHECK(download_f32(*ref, out)[1] == Approx(4 * 1.9545976940));
-    ref->add({out, x.view(DType::f32, {2}), w.view(DType::f32, {2})});
+    ref->run(AddArgs{.dst = out, .a = x.view(DType::f32, {2}), .b = w.view(DType::f32, {2})});
     CHECK(download_f32(*ref, out) == std::vector<float>{4, 6});
 
     const Buffer weight = upload(*ref, std::vector<float>{1, 2, 3, 4});
     const TensorView matrix = weight.view(DType::f32, {2, 2});
-    ref->matmul({y.view(DType::f32, {1, 2}), matrix, x.view(DType::f32, {1, 2})});
+    ref->run(MatmulArgs{
+        .dst = y.view(DType::f32, {1, 2}), .weight = matrix, .src = x.view(DType::f32, {1, 2})});
     CHECK(download_f32(*ref, out) == std::vector<float>{11, 25});
     const Buffer token = upload(*ref, std::vector<int32_t>{1});
-    ref->embed({y.view(DType::f32, {1, 2}), matrix, token.view(DType::i32, {1}), 2.0f});
+    ref->run(EmbedArgs{.dst = y.view(DType::f32, {1, 2}),
+                       .weight = matrix,
+                       .token = token.view(DType::i32, {1}),
+                       .scale = 2.0f});
     CHECK(download_f32(*ref, out) == std::vector<float>{6, 8});
 }
 
@@ -254,14 +264,28 @@ TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
                                view(i32.data() + 4, DType::i32, {1})};
     const TensorView left = a.view(DType::f32, {1, 2}), right = b.view(DType::f32, {1, 2});
 
-    ref->nll({out[0], top[0], left, words, next, 0});
+    ref->run(NllArgs{.nll = out[0],
+                     .top = top[0],
+                     .hidden = left,
+                     .weight = words,
+                     .target = next,
+                     .softcap = 0});
     f64.download(std::as_writable_bytes(std::span(values)));
     i32.download(std::as_writable_bytes(std::span(tops)));
     const double sum_a = 2 * std::exp(2.0) + 1, sum_b = 2 + std::exp(1.0);
     CHECK(values[0] == Approx(std::log(sum_a)));
     CHECK(tops[0] == 0);
 
-    ref->kld({out[0], out[1], out[2], top[0], top[1], left, right, words, next, 0});
+    ref->run(KldArgs{.kld = out[0],
+                     .nll_a = out[1],
+                     .nll_b = out[2],
+                     .top_a = top[0],
+                     .top_b = top[1],
+                     .hidden_a = left,
+                     .hidden_b = right,
+                     .weight = words,
+                     .target = next,
+                     .softcap = 0});
     f64.download(std::as_writable_bytes(std::span(values)));
     i32.download(std::as_writable_bytes(std::span(tops)));
     const double p = std::exp(2.0) / sum_a, q = 1 / sum_b;
@@ -273,6 +297,7 @@ TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
     CHECK(tops[1] == 2);
 
     const Buffer logits(*ref, 3 * sizeof(float));
-    ref->logits({logits.view(DType::f32, {1, 3}), left, words, 1.0f});
+    ref->run(LogitsArgs{
+        .dst = logits.view(DType::f32, {1, 3}), .hidden = left, .weight = words, .softcap = 1.0f});
     CHECK(download_f32(*ref, logits.view(DType::f32, {3}))[0] == Approx(std::tanh(2.0)));
 }

@@ -1,6 +1,6 @@
 // Cutting text into words: each pre-type's characteristic cuts, what happens to bytes that are no
 // UTF-8, and long runs of one character.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/text/pretokenizer.h"

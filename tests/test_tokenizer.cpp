@@ -1,6 +1,6 @@
 // Text to tokens and back: the tokens of llama.cpp where its files are at hand, and a small
 // vocabulary for each rule. What is meant to break something: test_tokenizer_hostile.cpp.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/files/gguf.h"

@@ -1,6 +1,6 @@
 // Vocabularies that contradict themselves, ids and bytes that cannot be, and texts that a careless
 // tokenizer would take hours for.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/files/gguf.h"

@@ -2,6 +2,7 @@
 #include "tests/tiny_model.h"
 
 #include "ref/error.h"
+#include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
 #include "tests/attention_case.h"

@@ -150,12 +150,10 @@ class Feeder {
 
     /// The logits of the last token, as whoever samples the next one needs them.
     void logits() {
-        LogitsArgs args;
-        args.dst = logits_.view(DType::f32, {1, model_.config().words});
-        args.hidden = last_;
-        args.weight = model_.output_weight();
-        args.softcap = model_.config().final_softcap;
-        model_.backend().logits(args);
+        model_.run(LogitsArgs{.dst = logits_.view(DType::f32, {1, model_.config().words}),
+                              .hidden = last_,
+                              .weight = model_.weights().output,
+                              .softcap = model_.config().final_softcap});
         model_.backend().synchronize();
     }
 
@@ -195,7 +193,7 @@ Bench::Bench(const Flags& flags)
     result_.file_bytes = int64_t(loaded_.file.file_bytes());
     result_.backend = loaded_.backend->name();
     result_.device = loaded_.backend->description();
-    result_.precision = loaded_.model.precision();
+    result_.precision = loaded_.model.options().precision;
     result_.threads = flags.model.threads;
     result_.batch = flags.batch;
     std::vector<AskedRotation> rotations = flags.rotations;

@@ -42,7 +42,7 @@ Work work_of_pass(const GgufFile& file, const Model& model, const KvShape& cache
         work += attention_of_layer(model.config(), cache, layer, first, tokens);
     }
     if (with_logits) {
-        const TensorView& output = model.output_weight();
+        const TensorView& output = model.weights().output;
         work.flops += 2.0 * double(output.n[2]) * double(output.n[3]);
         work.bytes += double(span_bytes(output));
     }

@@ -53,17 +53,10 @@ Buffer ones(Backend& backend, int64_t rows, int64_t columns) {
 
 }  // namespace
 
-bool has_own_memory(Backend& backend) {
-    const std::byte here[1] = {};
-    std::byte* const there = backend.import(here);
-    backend.free_memory(there);
-    return there != here;
-}
-
 Machine::Machine(Backend& backend, int threads, double bytes)
     : backend_(backend),
       threads_(threads),
-      on_device_(has_own_memory(backend)),
+      on_device_(!backend.in_host_memory()),
       extent_(on_device_ ? k_device_extent : k_host_extent),
       words_(on_device_ ? 0 : std::size_t(std::clamp(bytes, k_least_bytes, k_most_bytes)) / 16 * 2,
              1),
@@ -83,10 +76,10 @@ double Machine::read_seconds() const {
 
 // f32 as f32: on a device, an operation that copies.
 double Machine::device_copy_seconds() {
-    const DequantizeArgs args{product_.view(DType::f32, {extent_, extent_}),
-                              x_.view(DType::f32, {extent_, extent_})};
+    const DequantizeArgs args{.dst = product_.view(DType::f32, {extent_, extent_}),
+                              .src = x_.view(DType::f32, {extent_, extent_})};
     return seconds_of([&]() {
-        backend_.dequantize(args);
+        backend_.run(args);
         backend_.synchronize();
     });
 }
@@ -104,14 +97,13 @@ double Machine::copy_seconds() {
 }
 
 void Machine::measure() {
-    MatmulArgs args;
-    args.dst = product_.view(DType::f32, {extent_, extent_});
-    args.weight = weight_.view(DType::f32, {extent_, extent_});
-    args.src = x_.view(DType::f32, {extent_, extent_});
+    const MatmulArgs args{.dst = product_.view(DType::f32, {extent_, extent_}),
+                          .weight = weight_.view(DType::f32, {extent_, extent_}),
+                          .src = x_.view(DType::f32, {extent_, extent_})};
     const double flops = 2.0 * double(extent_ * extent_ * extent_);
     const double product = shortest_seconds([&]() {
         return seconds_of([&]() {
-            backend_.matmul(args);
+            backend_.run(args);
             backend_.synchronize();
         });
     });

@@ -11,9 +11,6 @@
 
 namespace rotkv::tools {
 
-/// False for a backend that reads the host's memory where it is.
-bool has_own_memory(Backend& backend);
-
 /// The best of everything measured so far, per second.
 struct Ceilings {
     double flops = 0;       ///< the backend's f32 matrix product

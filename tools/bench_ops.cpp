@@ -85,10 +85,7 @@ class Copy {
             all.data += first;
             return all;
         };
-        HadamardArgs args;  // without a rotation
-        args.dst = view(to_);
-        args.src = view(from_);
-        backend_.hadamard(args);
+        backend_.run(HadamardArgs{.dst = view(to_), .src = view(from_)});  // without a rotation
     }
 
   private:
@@ -145,7 +142,7 @@ class Expectations {
 class TimedCase {
   public:
     TimedCase(const std::string& name, Expectations& expectations, Backend& backend, int threads)
-        : backend_(backend), on_device_(has_own_memory(backend)), one_(make_case(name)) {
+        : backend_(backend), on_device_(!backend.in_host_memory()), one_(make_case(name)) {
         const Support support = one_->supports(backend);
         if (!support.yes) {
             refusal_ = "unsupported: " + support.reason;
@@ -260,7 +257,7 @@ int run(const Flags& flags) {
     const int threads = flags.threads > 0 ? flags.threads : omp_get_num_procs();
     const std::unique_ptr<Backend> backend = make_backend(flags.backend, threads);
     const std::string against = make_backend(flags.against, 1)->name();
-    const bool on_device = has_own_memory(*backend);
+    const bool on_device = !backend->in_host_memory();
     const std::vector<std::string> names = names_of(flags, on_device);
     Expectations expectations(names, against, on_device, threads);
     std::unique_ptr<TimedCase> timed;  // one at a time: they are large

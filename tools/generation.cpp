@@ -83,10 +83,10 @@ void Speaker::read(std::span<const int32_t> tokens) {
         tokens = tokens.subspan(batch.size());
     }
     const int64_t words = model_.config().words;
-    model_.backend().logits({.dst = logits_.view(DType::f32, {1, words}),
-                             .hidden = last,
-                             .weight = model_.output_weight(),
-                             .softcap = model_.config().final_softcap});
+    model_.run(LogitsArgs{.dst = logits_.view(DType::f32, {1, words}),
+                          .hidden = last,
+                          .weight = model_.weights().output,
+                          .softcap = model_.config().final_softcap});
     std::vector<float> logits(static_cast<std::size_t>(words));
     logits_.download(std::as_writable_bytes(std::span(logits)));
     log_p_ = log_softmax(logits);

@@ -264,7 +264,7 @@ int check(const Flags& flags) {
     }
     if (!file.tensors().empty()) {
         const std::unique_ptr<Backend> backend = ref::make_backend();
-        report("model", verdict([&]() { Model(file, *backend, 1); }));
+        report("model", verdict([&]() { Model(file, *backend, {.context = 1}); }));
     }
     fmt::print(out, "ok\n");
     write_json(flags.json, json);

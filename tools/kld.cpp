@@ -156,7 +156,7 @@ std::vector<Explanation> explain_run(const Flags& flags, const LoadedModel& load
     for (const Contestant& contestant : run.variants()) variants.push_back(contestant.variant);
     WindowPlan plan = run.plan();
     plan.windows = run.windows();
-    return explain(loaded, flags.model, plan, run.base().variant, variants, [&](int64_t windows) {
+    return explain(loaded.model, plan, run.base().variant, variants, [&](int64_t windows) {
         if (!flags.quiet) fmt::print(stderr, "explained [{}]\n", windows);
     });
 }

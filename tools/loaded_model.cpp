@@ -8,19 +8,21 @@
 
 namespace rotkv::tools {
 
-static std::unique_ptr<Backend> backend_of(const ModelFlags& flags) {
-    std::unique_ptr<Backend> backend = make_backend(flags.backend, flags.threads);
-    if (!flags.profile) return backend;
-    return std::make_unique<ProfileBackend>(std::move(backend));
-}
-
 LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
     : file(GgufFile::open(flags.path)),
       tokenizer(Tokenizer::from_gguf(file)),
-      backend(backend_of(flags)),
-      profile(dynamic_cast<ProfileBackend*>(backend.get())),
-      model(file, *backend, context, flags.phi3_window) {
-    model.use_precision(flags.precision);
+      backend(make_backend(flags.backend, flags.threads)),
+      profile(flags.profile ? std::make_unique<Profile>() : nullptr),
+      model(file, *backend,
+            {.context = context,
+             .precision = flags.precision,
+             .phi3_window = flags.phi3_window,
+             .observer = profile != nullptr ? profile->observer() : Observer()}) {}
+
+Model observed(const Model& model, const Observer& observer) {
+    ModelOptions options = model.options();
+    options.observer = observer;
+    return Model(model, options);
 }
 
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {

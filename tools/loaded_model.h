@@ -5,7 +5,7 @@
 #include "ref/measure/evaluate.h"
 #include "ref/text/tokenizer.h"
 #include "tools/cli.h"
-#include "tools/watch/profile_backend.h"
+#include "tools/watch/profile.h"
 
 #include <memory>
 #include <string>
@@ -17,7 +17,7 @@ struct LoadedModel {
     GgufFile file;
     Tokenizer tokenizer;
     std::unique_ptr<Backend> backend;
-    ProfileBackend* profile;  ///< the backend, if the flags ask for a profile, else null
+    std::unique_ptr<Profile> profile;  ///< null unless the flags ask for one
     Model model;
 
     /// `context`: the longest sequence that will be run.
@@ -28,6 +28,9 @@ struct LoadedModel {
     /// BOS where the vocabulary starts a text with it, else -1.
     int32_t bos_of_windows() const { return tokenizer.adds_bos() ? tokenizer.bos() : -1; }
 };
+
+/// The same weights, with an observer on every call.
+Model observed(const Model& model, const Observer& observer);
 
 /// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, special
 /// tokens are added as the vocabulary asks and not looked for in the text.

@@ -4,7 +4,6 @@
 
 #include "ref/error.h"
 #include "ref/quant.h"
-#include "tools/backends.h"
 #include "tools/loaded_model.h"
 #include "tools/outlier_report.h"
 #include "tools/plot.h"
@@ -97,18 +96,15 @@ SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
 }
 
 // Runs the text with an exact cache, so that what is measured is the model and not the damage.
-WindowPlan run_text(const Flags& flags, const GgufFile& file, const ModelConfig& config,
-                    Survey& survey) {
-    const Tokenizer tokenizer = Tokenizer::from_gguf(file);
-    CaptureBackend backend(make_backend(flags.model.backend, flags.model.threads), config.layers,
-                           [&](const CapturedRows& rows) { survey.add(rows); });
-    Model model(file, backend, flags.ctx, flags.model.phi3_window);
+WindowPlan run_text(const Flags& flags, const LoadedModel& loaded, Survey& survey) {
+    Model model =
+        observed(loaded.model, capture([&](const CapturedRows& rows) { survey.add(rows); }));
     const WindowPlan plan =
-        plan_windows(tokens_of_text(tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
-                     flags.chunks, tokenizer.adds_bos() ? tokenizer.bos() : -1);
+        plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
+                     flags.chunks, loaded.bos_of_windows());
     if (!flags.quiet) {
         fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
-                   backend.name(), backend.description(), plan.windows, plan.ctx);
+                   loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
     }
     RotationRequest off;
     off.k = off.v = parse_rotation("off", k_tool);
@@ -127,11 +123,10 @@ int run_outliers(const Flags& flags) {
     if (!flags.plot.empty() && flags.npy.empty()) {
         throw Error(ErrorCode::usage, "--plot draws the rows that --npy DIR writes");
     }
-    const GgufFile file = GgufFile::open(flags.model.path);
-    const ModelConfig config = read_config(file, flags.ctx, flags.model.phi3_window);
-    Survey survey(survey_plan(flags, config));
-    const WindowPlan plan = run_text(flags, file, config, survey);
-    add_k_biases(survey, file);
+    const LoadedModel loaded(flags.model, flags.ctx);
+    Survey survey(survey_plan(flags, loaded.model.config()));
+    const WindowPlan plan = run_text(flags, loaded, survey);
+    add_k_biases(survey, loaded.file);
 
     std::FILE* out = flags.json == "-" || flags.csv == "-" ? stderr : stdout;
     if (!flags.quiet) print_heads(out, survey);

@@ -248,7 +248,7 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     json["model"] = run.flags.model.path;
     json["cache"] = json_of(run.cache.shape());
     json["rotation"] = json_of(run.cache.spec());
-    json["precision"] = json_of(run.model.precision());
+    json["precision"] = json_of(run.model.options().precision);
     if (outcome.floor) json["precision"]["floor"] = json_of(*outcome.floor);
     if (outcome.kld) json["kld"] = json_of(*outcome.kld);
     write_json(run.flags.json, json);

@@ -167,7 +167,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["phi3_window"] = flags.model.phi3_window;
     json["backend"] = setup.loaded.backend->name();
     json["device"] = setup.loaded.backend->description();
-    json["precision"] = json_of(setup.loaded.model.precision());
+    json["precision"] = json_of(setup.loaded.model.options().precision);
     json["base"] = {{"k", type_info(setup.base.type_k).name},
                     {"v", type_info(setup.base.type_v).name},
                     {"rotation", run.base_spec().serialize()}};

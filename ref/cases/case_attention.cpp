@@ -26,7 +26,7 @@ CellBounds read_bounds(Fields& f) {
     return bounds;
 }
 
-class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
+class AttentionCase : public CallCase {
   public:
     explicit AttentionCase(Fields& f)
         : type_k(f.type("k")),
@@ -75,39 +75,38 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
         return work;
     }
     void run_reference(Backend& ref, const Views& views) const override {
-        AttentionArgs exactly = args(views);
+        AttentionArgs exactly = std::get<AttentionArgs>(call(views));
         exactly.precision = Precision::f32;
-        ref.attention(exactly);
+        ref.run(exactly);
     }
     std::vector<double> bound(const std::string& name, std::span<const CaseTensor> filled,
                               std::span<const float> expected) const override;
 
   protected:
-    AttentionArgs args(const Views& v) const override {
-        AttentionArgs a;
-        a.dst = v["dst"];
-        a.lse = v["lse"];
-        a.q = v["q"];
-        a.k_cache = v["k_cache"];
-        a.v_cache = v["v_cache"];
-        a.position = v["position"];
-        a.used = v["used"];
-        a.q_stream = v["q_stream"];
-        a.q_position = v["q_position"];
-        a.sinks = v["sinks"];
+    Call call(const Views& v) const override {
+        TensorView values = v["v_cache"];
         if (v_in_k) {
-            a.v_cache = a.k_cache;
-            a.v_cache.n[3] = d_v;
-            if (a.v_cache.data != nullptr) a.v_cache.data += row_bytes(type_k, v_first);
+            values = v["k_cache"];
+            values.n[3] = d_v;
+            if (values.data != nullptr) values.data += row_bytes(type_k, v_first);
         }
-        a.scale = scale();
-        a.softcap = float(softcap);
-        a.window = window;
-        a.bounds = bounds;
-        a.k_rotation = k_rotation;
-        a.v_rotation = v_rotation;
-        a.precision = precision;
-        return a;
+        return AttentionArgs{.dst = v["dst"],
+                             .lse = v["lse"],
+                             .q = v["q"],
+                             .k_cache = v["k_cache"],
+                             .v_cache = values,
+                             .position = v["position"],
+                             .used = v["used"],
+                             .q_stream = v["q_stream"],
+                             .q_position = v["q_position"],
+                             .sinks = v["sinks"],
+                             .scale = scale(),
+                             .softcap = float(softcap),
+                             .window = window,
+                             .bounds = bounds,
+                             .k_rotation = k_rotation,
+                             .v_rotation = v_rotation,
+                             .precision = precision};
     }
 
   private:

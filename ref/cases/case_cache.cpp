@@ -58,7 +58,7 @@ std::vector<float> rotated(const float* x, int64_t d, const Rotation& rotation) 
     return y;
 }
 
-class KvStoreCase : public CaseOf<KvStoreArgs, &Backend::kv_store> {
+class KvStoreCase : public CallCase {
   public:
     explicit KvStoreCase(Fields& f)
         : shape(f), view(f.flag("v-in-k")), kind(f.word("values", "channels", k_value_kinds)) {
@@ -122,9 +122,15 @@ class KvStoreCase : public CaseOf<KvStoreArgs, &Backend::kv_store> {
     }
 
   protected:
-    KvStoreArgs args(const Views& v) const override {
-        return {v["k_cache"], v["v_cache"], v["k"],           v["v"],
-                v["stream"],  v["cell"],    shape.k_rotation, shape.v_rotation};
+    Call call(const Views& v) const override {
+        return KvStoreArgs{.k_cache = v["k_cache"],
+                           .v_cache = v["v_cache"],
+                           .k = v["k"],
+                           .v = v["v"],
+                           .stream = v["stream"],
+                           .cell = v["cell"],
+                           .k_rotation = shape.k_rotation,
+                           .v_rotation = shape.v_rotation};
     }
 
   private:
@@ -152,7 +158,7 @@ class KvStoreCase : public CaseOf<KvStoreArgs, &Backend::kv_store> {
     std::string kind;
 };
 
-class KvShiftCase : public CaseOf<KvShiftArgs, &Backend::kv_shift> {
+class KvShiftCase : public CallCase {
   public:
     explicit KvShiftCase(Fields& f)
         : type(f.type("k")),
@@ -223,9 +229,12 @@ class KvShiftCase : public CaseOf<KvShiftArgs, &Backend::kv_shift> {
     }
 
   protected:
-    KvShiftArgs args(const Views& v) const override {
-        return {v["k_cache"], v["table"], v["row"], neox ? RopePairs::neox : RopePairs::norm,
-                rotation};
+    Call call(const Views& v) const override {
+        return KvShiftArgs{.k_cache = v["k_cache"],
+                           .table = v["table"],
+                           .row = v["row"],
+                           .pairs = neox ? RopePairs::neox : RopePairs::norm,
+                           .k_rotation = rotation};
     }
 
   private:
@@ -270,12 +279,16 @@ class RestoreCase : public Case {
         }
     }
     Support supports(const Backend& backend) const override {
-        KvStoreArgs args;
-        args.k_cache.type = shape.type_k;
-        args.v_cache.type = shape.type_v;
-        args.k_cache.n[3] = shape.d_k;
-        args.v_cache.n[3] = shape.d_v;
-        return backend.supports(args);
+        const CaseTensor k = out("k_cache", shape.type_k, {shape.d_k});
+        const CaseTensor v = out("v_cache", shape.type_v, {shape.d_v});
+        return backend.supports(KvStoreArgs{.k_cache = unplaced(k),
+                                            .v_cache = unplaced(v),
+                                            .k = {},
+                                            .v = {},
+                                            .stream = {},
+                                            .cell = {},
+                                            .k_rotation = shape.k_rotation,
+                                            .v_rotation = shape.v_rotation});
     }
     void run(Backend& backend, const Views& views) const override {
         const KvShape kv{1,         shape.streams, shape.cells,  shape.kv_heads, shape.d_k,
@@ -288,8 +301,14 @@ class RestoreCase : public Case {
         std::vector<int32_t> position;
         for (int64_t t = 0; t < shape.tokens; ++t) position.push_back(int32_t(t / shape.streams));
         const KvBatch batch = stored.place(shape.stream(), position);
-        backend.kv_store({stored.k(0), stored.v(0), views["k"], views["v"], batch.stream,
-                          batch.cell, shape.k_rotation, shape.v_rotation});
+        backend.run(KvStoreArgs{.k_cache = stored.k(0),
+                                .v_cache = stored.v(0),
+                                .k = views["k"],
+                                .v = views["v"],
+                                .stream = batch.stream,
+                                .cell = batch.cell,
+                                .k_rotation = shape.k_rotation,
+                                .v_rotation = shape.v_rotation});
         for (int64_t s = 0; s < kv.streams; ++s) {  // what was never written is compared too
             for (const Side side : {Side::k, Side::v}) {
                 const TensorView all = side == Side::k ? restored.k(0) : restored.v(0);

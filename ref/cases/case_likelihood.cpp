@@ -45,7 +45,7 @@ struct Likelihood {
     }
 };
 
-class NllCase : public CaseOf<NllArgs, &Backend::nll> {
+class NllCase : public CallCase {
   public:
     explicit NllCase(Fields& f) : shape(f) {}
     Agreement agreement() const override { return Agreement::rounding; }
@@ -71,15 +71,20 @@ class NllCase : public CaseOf<NllArgs, &Backend::nll> {
     }
 
   protected:
-    NllArgs args(const Views& v) const override {
-        return {v["nll"], v["top"], v["hidden"], v["weight"], v["target"], float(shape.softcap)};
+    Call call(const Views& v) const override {
+        return NllArgs{.nll = v["nll"],
+                       .top = v["top"],
+                       .hidden = v["hidden"],
+                       .weight = v["weight"],
+                       .target = v["target"],
+                       .softcap = float(shape.softcap)};
     }
 
   private:
     Likelihood shape;
 };
 
-class KldCase : public CaseOf<KldArgs, &Backend::kld> {
+class KldCase : public CallCase {
   public:
     explicit KldCase(Fields& f) : shape(f) {}
     Agreement agreement() const override { return Agreement::rounding; }
@@ -128,16 +133,24 @@ class KldCase : public CaseOf<KldArgs, &Backend::kld> {
     }
 
   protected:
-    KldArgs args(const Views& v) const override {
-        return {v["kld"],      v["nll_a"],    v["nll_b"],  v["top_a"],  v["top_b"],
-                v["hidden_a"], v["hidden_b"], v["weight"], v["target"], float(shape.softcap)};
+    Call call(const Views& v) const override {
+        return KldArgs{.kld = v["kld"],
+                       .nll_a = v["nll_a"],
+                       .nll_b = v["nll_b"],
+                       .top_a = v["top_a"],
+                       .top_b = v["top_b"],
+                       .hidden_a = v["hidden_a"],
+                       .hidden_b = v["hidden_b"],
+                       .weight = v["weight"],
+                       .target = v["target"],
+                       .softcap = float(shape.softcap)};
     }
 
   private:
     Likelihood shape;
 };
 
-class LogitsCase : public CaseOf<LogitsArgs, &Backend::logits> {
+class LogitsCase : public CallCase {
   public:
     explicit LogitsCase(Fields& f) : shape(f) {}
     Agreement agreement() const override { return Agreement::rounding; }
@@ -166,8 +179,11 @@ class LogitsCase : public CaseOf<LogitsArgs, &Backend::logits> {
     }
 
   protected:
-    LogitsArgs args(const Views& v) const override {
-        return {v["dst"], v["hidden"], v["weight"], float(shape.softcap)};
+    Call call(const Views& v) const override {
+        return LogitsArgs{.dst = v["dst"],
+                          .hidden = v["hidden"],
+                          .weight = v["weight"],
+                          .softcap = float(shape.softcap)};
     }
 
   private:

@@ -3,6 +3,7 @@
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/cases/case.h"
+#include "ref/error.h"
 
 #include <algorithm>
 #include <cmath>
@@ -41,29 +42,30 @@ inline CaseTensor in_out(const char* name, DType type, std::vector<int64_t> exte
     return {name, type, std::move(extents), true, true};
 }
 
-inline CaseTensor& named(std::vector<CaseTensor>& tensors, std::string_view name) {
-    return *std::find_if(tensors.begin(), tensors.end(),
-                         [&](const CaseTensor& tensor) { return tensor.name == name; });
-}
+/// The tensor called `name`. Throws Error(bad_argument) where there is none.
 inline const CaseTensor& named(std::span<const CaseTensor> tensors, std::string_view name) {
-    return *std::find_if(tensors.begin(), tensors.end(),
-                         [&](const CaseTensor& tensor) { return tensor.name == name; });
+    for (const CaseTensor& tensor : tensors) {
+        if (tensor.name == name) return tensor;
+    }
+    throw Error(ErrorCode::bad_argument, "case: no tensor is called " + std::string(name));
+}
+inline CaseTensor& named(std::vector<CaseTensor>& tensors, std::string_view name) {
+    return const_cast<CaseTensor&>(named(std::span<const CaseTensor>(tensors), name));
 }
 
-/// A case of one operation of Backend.
-template <class Args, void (Backend::*Op)(const Args&)>
-class CaseOf : public Case {
+/// A case of one operation of a backend.
+class CallCase : public Case {
   public:
     Support supports(const Backend& backend) const override {
         const std::vector<CaseTensor> shapes = tensors();
         std::vector<TensorView> views;
         for (const CaseTensor& tensor : shapes) views.push_back(unplaced(tensor));
-        return backend.supports(args(Views(shapes, views)));
+        return backend.supports(call(Views(shapes, views)));
     }
-    void run(Backend& backend, const Views& views) const override { (backend.*Op)(args(views)); }
+    void run(Backend& backend, const Views& views) const override { backend.run(call(views)); }
 
   protected:
-    virtual Args args(const Views& views) const = 0;
+    virtual Call call(const Views& views) const = 0;
 };
 
 template <class T>

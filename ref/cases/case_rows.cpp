@@ -36,7 +36,7 @@ std::vector<double> by_rows(const std::vector<float>& values, int64_t d, const B
     return all;
 }
 
-class HadamardCase : public CaseOf<HadamardArgs, &Backend::hadamard> {
+class HadamardCase : public CallCase {
   public:
     explicit HadamardCase(Fields& f)
         : rows(f.number("rows", 7)),
@@ -77,8 +77,9 @@ class HadamardCase : public CaseOf<HadamardArgs, &Backend::hadamard> {
     }
 
   protected:
-    HadamardArgs args(const Views& v) const override {
-        return {v["dst"], v["src"], rotation, inverse};
+    Call call(const Views& v) const override {
+        return HadamardArgs{
+            .dst = v["dst"], .src = v["src"], .rotation = rotation, .inverse = inverse};
     }
 
   private:
@@ -89,7 +90,7 @@ class HadamardCase : public CaseOf<HadamardArgs, &Backend::hadamard> {
     std::string kind;
 };
 
-class QuantizeCase : public CaseOf<QuantizeArgs, &Backend::quantize> {
+class QuantizeCase : public CallCase {
   public:
     explicit QuantizeCase(Fields& f)
         : type(f.type("type")),
@@ -118,7 +119,9 @@ class QuantizeCase : public CaseOf<QuantizeArgs, &Backend::quantize> {
     }
 
   protected:
-    QuantizeArgs args(const Views& v) const override { return {v["dst"], v["src"]}; }
+    Call call(const Views& v) const override {
+        return QuantizeArgs{.dst = v["dst"], .src = v["src"]};
+    }
 
   private:
     DType type;
@@ -126,7 +129,7 @@ class QuantizeCase : public CaseOf<QuantizeArgs, &Backend::quantize> {
     std::string kind;
 };
 
-class DequantizeCase : public CaseOf<DequantizeArgs, &Backend::dequantize> {
+class DequantizeCase : public CallCase {
   public:
     explicit DequantizeCase(Fields& f)
         : type(f.type("type")),
@@ -157,7 +160,9 @@ class DequantizeCase : public CaseOf<DequantizeArgs, &Backend::dequantize> {
     }
 
   protected:
-    DequantizeArgs args(const Views& v) const override { return {v["dst"], v["src"]}; }
+    Call call(const Views& v) const override {
+        return DequantizeArgs{.dst = v["dst"], .src = v["src"]};
+    }
 
   private:
     DType type;
@@ -165,7 +170,7 @@ class DequantizeCase : public CaseOf<DequantizeArgs, &Backend::dequantize> {
     bool any_bits;
 };
 
-class RopeCase : public CaseOf<RopeArgs, &Backend::rope> {
+class RopeCase : public CallCase {
   public:
     explicit RopeCase(Fields& f)
         : tokens(f.number("T", 7)),
@@ -204,8 +209,12 @@ class RopeCase : public CaseOf<RopeArgs, &Backend::rope> {
     }
 
   protected:
-    RopeArgs args(const Views& v) const override {
-        return {v["dst"], v["src"], v["table"], v["row"], neox ? RopePairs::neox : RopePairs::norm};
+    Call call(const Views& v) const override {
+        return RopeArgs{.dst = v["dst"],
+                        .src = v["src"],
+                        .table = v["table"],
+                        .row = v["row"],
+                        .pairs = neox ? RopePairs::neox : RopePairs::norm};
     }
 
   private:

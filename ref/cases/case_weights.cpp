@@ -74,7 +74,7 @@ std::vector<double> relative(std::span<const float> y, double units) {
     return bound;
 }
 
-class RmsNormCase : public CaseOf<RmsNormArgs, &Backend::rms_norm> {
+class RmsNormCase : public CallCase {
   public:
     explicit RmsNormCase(Fields& f)
         : rows(f.number("rows", 7)),
@@ -97,8 +97,9 @@ class RmsNormCase : public CaseOf<RmsNormArgs, &Backend::rms_norm> {
     }
 
   protected:
-    RmsNormArgs args(const Views& v) const override {
-        return {v["dst"], v["src"], v["weight"], 1e-5f};
+    Call call(const Views& v) const override {
+        return RmsNormArgs{
+            .dst = v["dst"], .src = v["src"], .weight = v["weight"], .epsilon = 1e-5f};
     }
 
   private:
@@ -106,7 +107,7 @@ class RmsNormCase : public CaseOf<RmsNormArgs, &Backend::rms_norm> {
     std::string kind;
 };
 
-class ActMulCase : public CaseOf<ActMulArgs, &Backend::act_mul> {
+class ActMulCase : public CallCase {
   public:
     explicit ActMulCase(Fields& f)
         : silu(f.word("act", "silu", {"silu", "gelu_tanh"}) == "silu"),
@@ -132,8 +133,11 @@ class ActMulCase : public CaseOf<ActMulArgs, &Backend::act_mul> {
     }
 
   protected:
-    ActMulArgs args(const Views& v) const override {
-        return {v["dst"], v["gate"], v["up"], silu ? Activation::silu : Activation::gelu_tanh};
+    Call call(const Views& v) const override {
+        return ActMulArgs{.dst = v["dst"],
+                          .gate = v["gate"],
+                          .up = v["up"],
+                          .activation = silu ? Activation::silu : Activation::gelu_tanh};
     }
 
   private:
@@ -142,7 +146,7 @@ class ActMulCase : public CaseOf<ActMulArgs, &Backend::act_mul> {
     double spread;
 };
 
-class AddCase : public CaseOf<AddArgs, &Backend::add> {
+class AddCase : public CallCase {
   public:
     explicit AddCase(Fields& f)
         : rows(f.number("rows", 7)), d(f.number("D", 64)), bias(f.flag("bias")) {
@@ -159,13 +163,13 @@ class AddCase : public CaseOf<AddArgs, &Backend::add> {
     }
 
   protected:
-    AddArgs args(const Views& v) const override {
+    Call call(const Views& v) const override {
         TensorView b = v["b"];
         if (bias) {
             b.n[2] = rows;
             b.stride[2] = 0;
         }
-        return {v["dst"], v["a"], b};
+        return AddArgs{.dst = v["dst"], .a = v["a"], .b = b};
     }
 
   private:
@@ -173,7 +177,7 @@ class AddCase : public CaseOf<AddArgs, &Backend::add> {
     bool bias;
 };
 
-class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
+class MatmulCase : public CallCase {
   public:
     explicit MatmulCase(Fields& f)
         : type(f.type("type")),
@@ -195,9 +199,9 @@ class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
         named(tensors, "src").set(case_values("normal", tokens, n_in, seed() + 1));
     }
     void run_reference(Backend& ref, const Views& views) const override {
-        MatmulArgs exactly = args(views);
+        MatmulArgs exactly = std::get<MatmulArgs>(call(views));
         exactly.precision = Precision::f32;
-        ref.matmul(exactly);
+        ref.run(exactly);
     }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
                               std::span<const float> expected) const override {
@@ -215,8 +219,9 @@ class MatmulCase : public CaseOf<MatmulArgs, &Backend::matmul> {
     }
 
   protected:
-    MatmulArgs args(const Views& v) const override {
-        return {v["dst"], v["weight"], v["src"], precision};
+    Call call(const Views& v) const override {
+        return MatmulArgs{
+            .dst = v["dst"], .weight = v["weight"], .src = v["src"], .precision = precision};
     }
 
   private:
@@ -245,7 +250,7 @@ double MatmulCase::bound_of_rounded(const CaseTensor& weight, const CaseTensor& 
     return 6 * (2 * r * r / 3) * products / results;
 }
 
-class EmbedCase : public CaseOf<EmbedArgs, &Backend::embed> {
+class EmbedCase : public CallCase {
   public:
     explicit EmbedCase(Fields& f)
         : type(f.type("type")),
@@ -278,8 +283,9 @@ class EmbedCase : public CaseOf<EmbedArgs, &Backend::embed> {
     }
 
   protected:
-    EmbedArgs args(const Views& v) const override {
-        return {v["dst"], v["weight"], v["token"], 1.7f};
+    Call call(const Views& v) const override {
+        return EmbedArgs{
+            .dst = v["dst"], .weight = v["weight"], .token = v["token"], .scale = 1.7f};
     }
 
   private:

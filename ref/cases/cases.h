@@ -177,6 +177,14 @@ inline constexpr const char* k_cases[] = {
     "attention/k=@some/v=@same/T=113/C=160/K=1/rot-k=64/rot-v=64",
     "attention/k=@kv/v=@same/T=1/C=1000/K=1/rot-k=64/rot-v=64",
     "attention/k=@some/v=@same/T=1/C=1/H=2/K=1/rot-k=64/rot-v=64",
+    // attention: the last token of each stream, groups of 1, 2, 3, 4, 5, 8 and 16 heads
+    "attention/k=@kv/v=@same/T=1/C=448/H=9/K=3/rot-k=64/rot-v=64/sees=last",
+    "attention/k=@kv/v=@same/S=3/C=48/H=5/K=1/sees=last",
+    "attention/k=@kv/v=@same/T=1/C=300/K=1/D=256/rot-k=256/rot-v=64/window=16/sees=last",
+    "attention/k=@kv/v=@same/T=2/S=2/C=150/K=4/D=128/rot-k=128:1/rot-v=64:1/softcap=20/sinks=1/sees=last",
+    "attention/k=@kv/v=@same/T=1/C=80/H=8/K=1/D=192/Dv=128/rot-k=64/window=33/sinks=1/sees=last",
+    "attention/k=@kv/v=@same/T=1/C=57/D=96/Dv=32/rot-v=32/sees=last",
+    "attention/k=@kv/v=@same/T=1/C=24/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64/sees=last",
     // attention: head sizes; K and V that differ
     "attention/k=f16/v=@same/D=@heads",
     "attention/k=q8_0/v=@same/T=1/D=@heads",
@@ -309,6 +317,11 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=@some/T=113/in=576/out=300",
     "matmul/type=@weight/T=5/layout=padded",
     "matmul/type=@weight/T=1/layout=padded",
+    "matmul/type=@weight/T=3/in=768",
+    "matmul/type=@weight/T=4/in=768",
+    "matmul/type=@weight/T=12/in=768",
+    "matmul/type=f32/T=1/in=515",
+    "matmul/type=@half/T=3/in=515",
     "matmul/type=@block/in=80",
     // matmul: with rounded factors
     "matmul/type=@weight/T=33/in=512/out=129/precision=@half",

@@ -111,7 +111,7 @@ class RowBuffers {
         return {.nll = nll_a_.view(DType::f64, {n}),
                 .top = top_a_.view(DType::i32, {n}),
                 .hidden = rows.hidden,
-                .weight = model.output_weight(),
+                .weight = model.weights().output,
                 .target = target_.view(DType::i32, {n}),
                 .softcap = model.config().final_softcap};
     }
@@ -125,7 +125,7 @@ class RowBuffers {
                 .top_b = top_b_.view(DType::i32, {n}),
                 .hidden_a = base,
                 .hidden_b = rows.hidden,
-                .weight = model.output_weight(),
+                .weight = model.weights().output,
                 .target = target_.view(DType::i32, {n}),
                 .softcap = model.config().final_softcap};
     }
@@ -182,21 +182,19 @@ void for_each_scored(Model& model, KvCache& cache, const WindowPlan& plan,
 
 void for_each_logits(Model& model, const ScoredRows& rows,
                      const std::function<void(int64_t, std::span<const float>)>& visit) {
-    Backend& backend = model.backend();
-    const int64_t n_rows = rows.hidden.n[2], n_words = model.output_weight().n[2];
+    const int64_t n_rows = rows.hidden.n[2], n_words = model.weights().output.n[2];
     const int64_t most = std::min(n_rows, k_max_logit_rows);
-    const Buffer buffer(backend, std::size_t(most * n_words) * sizeof(float));
+    const Buffer buffer(model.backend(), std::size_t(most * n_words) * sizeof(float));
     std::vector<float> logits(std::size_t(most * n_words));
     for (int64_t first = 0; first < n_rows; first += most) {
         const int64_t count = std::min(most, n_rows - first);
-        LogitsArgs args;
-        args.dst = buffer.view(DType::f32, {count, n_words});
-        args.hidden = rows.hidden;
-        args.hidden.data += first * rows.hidden.stride[2];
-        args.hidden.n[2] = count;
-        args.weight = model.output_weight();
-        args.softcap = model.config().final_softcap;
-        backend.logits(args);
+        TensorView hidden = rows.hidden;
+        hidden.data += first * rows.hidden.stride[2];
+        hidden.n[2] = count;
+        model.run(LogitsArgs{.dst = buffer.view(DType::f32, {count, n_words}),
+                             .hidden = hidden,
+                             .weight = model.weights().output,
+                             .softcap = model.config().final_softcap});
         const std::span<float> slice = std::span(logits).first(std::size_t(count * n_words));
         buffer.download(std::as_writable_bytes(slice));
         visit(first, slice);
@@ -210,7 +208,7 @@ NllRun run_nll(Model& model, KvCache& cache, const WindowPlan& plan,
     NllRun run;
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
         const NllArgs args = buffers.nll_args(model, rows);
-        backend.nll(args);
+        model.run(args);
         append(run.nll, fetch<double>(backend, args.nll));
         append(run.top, fetch<int32_t>(backend, args.top));
         if (rows.ends_window && progress) progress(run);
@@ -245,7 +243,7 @@ std::vector<TokenPair> run_kld(Model& model, KvCache& cache, const WindowPlan& p
         base.upload(std::as_bytes(
             base_hidden.subspan(std::size_t(rows.first * width), std::size_t(n * width))));
         const KldArgs args = buffers.kld_args(model, rows, base.view(DType::f32, {n, width}));
-        backend.kld(args);
+        model.run(args);
         const std::vector<double> kld = fetch<double>(backend, args.kld);
         const std::vector<double> nll_a = fetch<double>(backend, args.nll_a);
         const std::vector<double> nll_b = fetch<double>(backend, args.nll_b);

@@ -1,7 +1,7 @@
 // Pre-tokenization: the table of regexes, and the loop that applies them with PCRE2.
 // Source: the regexes are those of the models' own tokenizers in the form that llama.cpp applies
 // them (src/llama-vocab.cpp, src/unicode.cpp), written for an engine that knows Unicode.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "ref/text/pretokenizer.h"

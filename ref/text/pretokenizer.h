@@ -2,7 +2,7 @@
 // What byte-level BPE does before it merges: cut the text into words, which no token may cross.
 // Which cuts those are is fixed when a model is trained; GGUF files name them
 // (tokenizer.ggml.pre), and the table in pretokenizer.cpp says what each name means.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include <memory>
 #include <span>

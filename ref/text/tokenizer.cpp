@@ -1,6 +1,6 @@
 // Class Tokenizer: the checks of a vocabulary, the tokens that are cut out of a text before
 // anything else, and the two directions.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/text/tokenizer.h"
 

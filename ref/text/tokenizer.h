@@ -8,7 +8,7 @@
 //     SentencePiece    the whole text at once, merges by score        tokenizer_spm.cpp
 //   3 BOS and EOS are added where the vocabulary asks for them        tokenizer.cpp
 // Source: llama.cpp, src/llama-vocab.cpp.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/files/gguf.h"
 #include "ref/text/pretokenizer.h"

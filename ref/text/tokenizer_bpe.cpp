@@ -1,7 +1,7 @@
 // Byte-level BPE. A word starts as its bytes, one symbol each; then, again and again, the adjacent
 // pair that stands first in the list of merges becomes one symbol, the leftmost if there are
 // several, until no merge applies. GPT-2's vocabularies spell bytes as printable characters.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/text/tokenizer.h"

@@ -2,7 +2,7 @@
 // starts as its characters; then, again and again, the adjacent pair whose joined text is the token
 // of the best score becomes one piece, the leftmost of equals, until no pair is a token. A
 // character that is no token falls back to tokens for its bytes.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/text/tokenizer.h"

@@ -1,5 +1,5 @@
 // The vocabulary out of a GGUF file, with what llama.cpp assumes where the file is silent or wrong.
-// Docs: docs/06-text.md
+// Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/text/tokenizer.h"

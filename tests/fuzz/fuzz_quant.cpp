@@ -34,7 +34,7 @@ static std::vector<float> hadamard(Backend& b, const std::vector<float>& x,
     const Buffer memory = upload(b, x);
     const TensorView view =
         memory.view(DType::f32, {int64_t(x.size()) / rotation.block, rotation.block});
-    b.hadamard({view, view, rotation, inverse});
+    b.run(HadamardArgs{.dst = view, .src = view, .rotation = rotation, .inverse = inverse});
     return download_f32(b, view);
 }
 
@@ -45,21 +45,21 @@ static Bytes hadamard(Backend& b, DType type, const Bytes& x, const Rotation& ro
     memory.upload(x);
     const int64_t rows = int64_t(x.size()) / 2 / rotation.block;
     const TensorView view = memory.view(type, {rows, rotation.block});
-    b.hadamard({view, view, rotation, inverse});
+    b.run(HadamardArgs{.dst = view, .src = view, .rotation = rotation, .inverse = inverse});
     return download(b, view);
 }
 
 static Bytes quantize(Backend& b, DType type, const std::vector<float>& x) {
     const int64_t d = int64_t(x.size());
     const Buffer src = upload(b, x), dst(b, size_t(row_bytes(type, d)));
-    b.quantize({dst.view(type, {1, d}), src.view(DType::f32, {1, d})});
+    b.run(QuantizeArgs{.dst = dst.view(type, {1, d}), .src = src.view(DType::f32, {1, d})});
     return download(b, dst.view(type, {1, d}));
 }
 
 static std::vector<float> dequantize(Backend& b, DType type, const Bytes& codes, int64_t d) {
     const Buffer src(b, codes.size()), dst(b, size_t(d) * sizeof(float));
     src.upload(codes);
-    b.dequantize({dst.view(DType::f32, {1, d}), src.view(type, {1, d})});
+    b.run(DequantizeArgs{.dst = dst.view(DType::f32, {1, d}), .src = src.view(type, {1, d})});
     return download_f32(b, dst.view(DType::f32, {1, d}));
 }
 

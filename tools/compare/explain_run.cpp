@@ -1,11 +1,8 @@
 #include "tools/compare/explain_run.h"
 
 #include "ref/error.h"
-#include "tools/backends.h"
-#include "tools/watch/forwarding_backend.h"
 
 #include <algorithm>
-#include <memory>
 #include <utility>
 
 namespace rotkv::tools {
@@ -25,8 +22,8 @@ std::vector<float> plain_rows(Backend& backend, TensorView cache, int64_t cells,
     cache.n[1] = cells;
     const Buffer memory(backend, std::size_t(cache.rows() * cache.n[3]) * sizeof(float));
     const TensorView rows = memory.view(DType::f32, {cache.n[0], cells, cache.n[2], cache.n[3]});
-    backend.dequantize({rows, cache});
-    backend.hadamard({rows, rows, rotation, true});
+    backend.run(DequantizeArgs{.dst = rows, .src = cache});
+    backend.run(HadamardArgs{.dst = rows, .src = rows, .rotation = rotation, .inverse = true});
     return fetch<float>(backend, rows);
 }
 
@@ -80,49 +77,15 @@ struct HostIndex {
     }
 };
 
-/// Stores in other caches what is stored in the base, and lets somebody look at each attention.
-class StoringBackend : public ForwardingBackend {
-  public:
-    using Visit = std::function<void(Backend&, const AttentionArgs&, int64_t layer)>;
-    using ForwardingBackend::ForwardingBackend;
-
-    void watch(const KvCache& base, const std::vector<KvCache>& others, Visit visit) {
-        base_ = &base;
-        others_ = &others;
-        visit_ = std::move(visit);
-    }
-
-  protected:
-    using ForwardingBackend::run;
-    void run(const KvStoreArgs& args) override {
-        real().kv_store(args);
-        const int64_t layer = layer_of(args.k_cache);
-        for (const KvCache& cache : *others_) {
-            KvStoreArgs other = args;
-            other.k_cache = cache.k(layer);
-            other.v_cache = cache.v(layer);
-            other.k_rotation = cache.spec().at(layer, 0, Side::k);
-            other.v_rotation = cache.spec().at(layer, 0, Side::v);
-            real().kv_store(other);
-        }
-    }
-    void run(const AttentionArgs& args) override {
-        real().attention(args);
-        visit_(real(), args, layer_of(args.k_cache));
-    }
-
-  private:
-    // Follows from where the layer's keys lie.
-    int64_t layer_of(const TensorView& k_cache) const {
-        int64_t layer = 0;
-        while (base_->k(layer).data != k_cache.data) ++layer;
-        return layer;
-    }
-
-    const KvCache* base_ = nullptr;
-    const std::vector<KvCache>* others_ = nullptr;
-    Visit visit_;
-};
+// Stores a layer's rows in another cache too.
+void store_too(Backend& backend, const KvStoreArgs& args, const KvCache& cache, int64_t layer) {
+    KvStoreArgs other = args;
+    other.k_cache = cache.k(layer);
+    other.v_cache = cache.v(layer);
+    other.k_rotation = cache.spec().at(layer, 0, Side::k);
+    other.v_rotation = cache.spec().at(layer, 0, Side::v);
+    backend.run(other);
+}
 
 // The rows of a batch whose positions are looked at.
 std::vector<int64_t> asked_rows(const WindowPlan& plan, const std::vector<int32_t>& positions) {
@@ -177,34 +140,39 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
     }
 }
 
-std::vector<Explanation> explain(const LoadedModel& loaded, const ModelFlags& flags,
-                                 const WindowPlan& plan, const Variant& base,
+std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, const Variant& base,
                                  const std::vector<Variant>& variants,
                                  const std::function<void(int64_t windows)>& progress) {
-    StoringBackend backend(make_backend(flags.backend, flags.threads));
-    Model model(loaded.file, backend, plan.ctx, flags.phi3_window);
-    model.use_precision(loaded.model.precision());
-    const ModelConfig& config = model.config();
-    KvCache cache = make_cache(model, plan, base);
+    const ModelConfig& config = loaded.config();
     std::vector<KvCache> others;
     std::vector<Explanation> result;
     for (const Variant& variant : variants) {
-        others.push_back(make_cache(model, plan, variant));
+        others.push_back(make_cache(loaded, plan, variant));
         result.push_back({variant.name, config.layers, config.heads, config.kv_heads, {}});
         result.back().errors.resize(std::size_t(config.layers * config.heads));
     }
-    backend.watch(cache, others, [&](Backend& real, const AttentionArgs& args, int64_t layer) {
-        const std::vector<int64_t> asked = asked_rows(plan, fetch<int32_t>(real, args.q_position));
+    const auto look = [&](int64_t layer, const AttentionArgs& args, Backend& backend) {
+        const std::vector<int64_t> asked =
+            asked_rows(plan, fetch<int32_t>(backend, args.q_position));
         for (std::size_t i = 0; i < others.size(); ++i) {
             const RotationSpec& spec = others[i].spec();
             const StoredLayer stored{others[i].k(layer), others[i].v(layer),
                                      spec.at(layer, 0, Side::k), spec.at(layer, 0, Side::v)};
             add_output_errors(
-                real, args, stored, asked,
+                backend, args, stored, asked,
                 std::span(result[i].errors)
                     .subspan(std::size_t(layer * config.heads), std::size_t(config.heads)));
         }
+    };
+    Model model = observed(loaded, [&](int64_t layer, const Call& call, Backend& backend) {
+        backend.run(call);
+        if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
+            for (const KvCache& cache : others) store_too(backend, *store, cache, layer);
+        } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
+            look(layer, *attention, backend);
+        }
     });
+    KvCache cache = make_cache(model, plan, base);
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
         if (rows.ends_window) progress(rows.window + 1);
     });

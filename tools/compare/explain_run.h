@@ -31,11 +31,10 @@ struct Explanation {
 
 /// Runs the plan's windows once, with the base cache, and calls `progress` after each group with
 /// the windows done. The variants' rows go through kv_store and come back through dequantize and
-/// hadamard of the backend that the flags name.
+/// hadamard of the model's backend.
 /// Memory: the base's cache and one for each variant.
 /// Throws: as make_cache().
-std::vector<Explanation> explain(const LoadedModel& loaded, const ModelFlags& flags,
-                                 const WindowPlan& plan, const Variant& base,
+std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, const Variant& base,
                                  const std::vector<Variant>& variants,
                                  const std::function<void(int64_t windows)>& progress);
 

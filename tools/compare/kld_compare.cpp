@@ -41,16 +41,16 @@ std::vector<TokenPair> compare_hidden(Model& model, std::span<const float> a,
     for (int64_t first = 0; first < rows; first += most) {
         const int64_t n = std::min(most, rows - first);
         targets.upload(std::as_bytes(target.subspan(std::size_t(first), std::size_t(n))));
-        backend.kld({.kld = kld.view(DType::f64, {n}),
-                     .nll_a = nll_a.view(DType::f64, {n}),
-                     .nll_b = nll_b.view(DType::f64, {n}),
-                     .top_a = top_a.view(DType::i32, {n}),
-                     .top_b = top_b.view(DType::i32, {n}),
-                     .hidden_a = upload_rows(hidden_a, a, first, n, width),
-                     .hidden_b = upload_rows(hidden_b, b, first, n, width),
-                     .weight = model.output_weight(),
-                     .target = targets.view(DType::i32, {n}),
-                     .softcap = model.config().final_softcap});
+        model.run(KldArgs{.kld = kld.view(DType::f64, {n}),
+                          .nll_a = nll_a.view(DType::f64, {n}),
+                          .nll_b = nll_b.view(DType::f64, {n}),
+                          .top_a = top_a.view(DType::i32, {n}),
+                          .top_b = top_b.view(DType::i32, {n}),
+                          .hidden_a = upload_rows(hidden_a, a, first, n, width),
+                          .hidden_b = upload_rows(hidden_b, b, first, n, width),
+                          .weight = model.weights().output,
+                          .target = targets.view(DType::i32, {n}),
+                          .softcap = model.config().final_softcap});
         const auto klds = fetch<double>(kld, n);
         const auto nlls_a = fetch<double>(nll_a, n), nlls_b = fetch<double>(nll_b, n);
         const auto tops_a = fetch<int32_t>(top_a, n), tops_b = fetch<int32_t>(top_b, n);

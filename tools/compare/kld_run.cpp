@@ -5,7 +5,6 @@
 #include "tools/compare/kld_compare.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <utility>
 
@@ -32,37 +31,17 @@ void append(std::vector<TokenPair>& all, const std::vector<TokenPair>& part) {
     all.insert(all.end(), part.begin(), part.end());
 }
 
-// The model with the last bit of one element of its first norm changed, as long as this lives.
-class ChangedBit {
-  public:
-    ChangedBit(Model& model, int64_t element)
-        : model_(model), norm_(model.first_norm()), memory_(model.backend(), bytes()) {
-        std::vector<float> weight(std::size_t(norm_.n[3]));
-        const std::span<std::byte> all = std::as_writable_bytes(std::span(weight));
-        model.backend().download(all, norm_.data);
-        float& x = weight[std::size_t(element)];
-        x = std::nextafter(x, HUGE_VALF);
-        memory_.upload(all);
-        model.use_first_norm(memory_.view(DType::f32, {norm_.n[3]}));
-    }
-    ~ChangedBit() { model_.use_first_norm(norm_); }
-    ChangedBit(const ChangedBit&) = delete;
-    ChangedBit& operator=(const ChangedBit&) = delete;
-
-  private:
-    std::size_t bytes() const { return std::size_t(norm_.n[3]) * sizeof(float); }
-
-    Model& model_;
-    TensorView norm_;
-    Buffer memory_;
-};
-
 }  // namespace
 
 LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
                    const Variant& base, const std::vector<Variant>& variants,
                    const LockStepOptions& options)
-    : model_(loaded.model), plan_(plan), options_(options) {
+    : model_(loaded.model),
+      plan_(plan),
+      options_(options),
+      changed_(model_),
+      jittered_(observed(model_, changed_.observer())),
+      by_layer_(observed(model_, one_layer_.observer())) {
     if (options.jitter > model_.config().width) {
         throw Error(ErrorCode::usage, "--jitter: expected at most " +
                                           std::to_string(model_.config().width) +
@@ -71,18 +50,18 @@ LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPla
     enter(base);
     for (const Variant& variant : variants) enter(variant);
     floor_.threads = flags.threads > 1 ? flags.threads - 1 : 2;
-    floor_.backend = make_backend(flags.backend, floor_.threads);
-    floor_.model =
-        std::make_unique<Model>(loaded.file, *floor_.backend, plan.ctx, flags.phi3_window);
     floor_.batch = other_batch(plan);
-    if (options.layers.empty()) return;
-    one_layer_ = std::make_unique<OneLayerModel>(loaded, flags, plan.ctx);
-}
-
-OneLayerModel::OneLayerModel(const LoadedModel& loaded, const ModelFlags& flags, int64_t context)
-    : backend(make_backend(flags.backend, flags.threads)),
-      model(loaded.file, backend, context, flags.phi3_window) {
-    model.use_precision(loaded.model.precision());
+    if (model_.backend().in_host_memory()) {
+        floor_.backend = make_backend(flags.backend, floor_.threads);
+        floor_.exact = std::make_unique<Model>(loaded.file, *floor_.backend, model_.options());
+    }
+    const Model& exact = floor_.exact != nullptr ? *floor_.exact : model_;
+    floor_.changed = std::make_unique<ChangedBit>(exact);
+    floor_.changed->choose(model_.config().width / 2);
+    ModelOptions unrounded = model_.options();
+    unrounded.precision = ModelPrecision{};
+    unrounded.observer = floor_.changed->observer();
+    floor_.model = std::make_unique<Model>(exact, unrounded);
 }
 
 void LockStep::enter(const Variant& variant) {
@@ -159,7 +138,6 @@ LockStep::Hidden LockStep::run_one(Model& model, const Contestant& contestant,
 LockStep::Hidden LockStep::run_floor(const WindowPlan& group) {
     WindowPlan other = group;
     other.batch = floor_.batch;
-    const ChangedBit changed(*floor_.model, model_.config().width / 2);
     return run_one(*floor_.model, contestants_.front(), other);
 }
 
@@ -183,10 +161,10 @@ void LockStep::compare(const std::vector<Hidden>& hidden, const Hidden& floor,
 void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& group,
                           std::span<const int32_t> target) {
     for (int64_t run = 0; run < options_.jitter; ++run) {
-        const ChangedBit changed(model_, run * model_.config().width / options_.jitter);
+        changed_.choose(run * model_.config().width / options_.jitter);
         for (std::size_t i = 0; i < contestants_.size(); ++i) {
             JitterRun& result = contestants_[i].jitter[std::size_t(run)];
-            const Hidden moved = run_one(model_, contestants_[i], group);
+            const Hidden moved = run_one(jittered_, contestants_[i], group);
             append(result.from_base, compare_hidden(model_, hidden[0], moved, target));
             append(result.from_itself, compare_hidden(model_, hidden[i], moved, target));
         }
@@ -195,17 +173,16 @@ void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& g
 
 void LockStep::run_layers(const Hidden& base, const WindowPlan& group,
                           std::span<const int32_t> target) {
-    if (one_layer_ == nullptr) return;
+    if (options_.layers.empty()) return;
     const int64_t all = int64_t(variants().size() * options_.layers.size());
     int64_t done = 0;
     for (std::size_t i = 1; i < contestants_.size(); ++i) {
         Contestant& contestant = contestants_[i];
-        OneLayerBackend& backend = one_layer_->backend;
-        KvCache cache(backend, contestants_[0].shape, contestants_[0].spec);
-        const KvCache other(backend, contestant.shape, contestant.spec);
+        KvCache cache(model_.backend(), contestants_[0].shape, contestants_[0].spec);
+        const KvCache other(model_.backend(), contestant.shape, contestant.spec);
         for (LayerRun& run : contestant.layers) {
-            backend.replace(cache, other, run.layer);
-            const Hidden moved = run_hidden(one_layer_->model, cache, group);
+            one_layer_.replace(other, run.layer);
+            const Hidden moved = run_hidden(by_layer_, cache, group);
             append(run.pairs, compare_hidden(model_, base, moved, target));
             if (options_.layer_done) options_.layer_done(++done, all);
         }

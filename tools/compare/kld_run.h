@@ -7,6 +7,7 @@
 
 #include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
+#include "tools/watch/changed_bit.h"
 #include "tools/watch/one_layer.h"
 
 #include <cstdint>
@@ -56,18 +57,13 @@ struct Contestant {
 /// batch, and one last bit of one weight, for backends that add in the same order all the same.
 /// In f32, whatever --gemm and --attention say of the others.
 struct Floor {
-    std::unique_ptr<Backend> backend;
+    std::unique_ptr<Backend> backend;     ///< with other threads; null: a device, which has none
+    std::unique_ptr<Model> exact;         ///< on it, reading the same bytes; null with it
+    std::unique_ptr<ChangedBit> changed;  ///< that `model` looks at
     std::unique_ptr<Model> model;
     int threads = 0;
     int64_t batch = 0;
     std::vector<TokenPair> pairs;  ///< the base and this one
-};
-
-/// The model once more, for caches that differ from the base in one layer.
-struct OneLayerModel {
-    OneLayerBackend backend;
-    Model model;
-    OneLayerModel(const LoadedModel& loaded, const ModelFlags& flags, int64_t context);
 };
 
 class LockStep {
@@ -77,6 +73,8 @@ class LockStep {
     LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
              const Variant& base, const std::vector<Variant>& variants,
              const LockStepOptions& options);
+    LockStep(const LockStep&) = delete;  // its models look at its own members
+    LockStep& operator=(const LockStep&) = delete;
 
     /// Runs group after group of windows, shared among all processes. In the first one, after each
     /// group, in order: go_on() says whether to; the others never learn the results.
@@ -87,7 +85,9 @@ class LockStep {
     const Contestant& base() const { return contestants_.front(); }
     std::span<const Contestant> variants() const { return std::span(contestants_).subspan(1); }
     const Floor& floor() const { return floor_; }
-    ModelPrecision precision() const { return model_.precision(); }  ///< of all but the floor
+    ModelPrecision precision() const {
+        return model_.options().precision;
+    }  ///< of all but the floor
 
   private:
     using Hidden = std::vector<float>;  ///< [rows][E]
@@ -109,7 +109,12 @@ class LockStep {
     LockStepOptions options_;
     std::vector<Contestant> contestants_;  ///< the base, then the variants
     Floor floor_;
-    std::unique_ptr<OneLayerModel> one_layer_;  ///< where layers are run alone
+
+    // The model once more for each way of looking on, all with the same weights.
+    ChangedBit changed_;
+    Model jittered_;
+    OneLayer one_layer_;
+    Model by_layer_;
     int64_t windows_ = 0;
 };
 

@@ -9,12 +9,13 @@ namespace rotkv::tools {
 
 std::optional<PrecisionFloor> measure_precision_floor(Model& model, KvCache& cache,
                                                       WindowPlan plan) {
-    const ModelPrecision asked = model.precision();
+    const ModelPrecision asked = model.options().precision;
     if (asked == ModelPrecision{}) return std::nullopt;
     plan.windows = std::min(plan.windows, plan.windows_at_once());
-    model.use_precision(ModelPrecision{});
-    const std::vector<float> exact = run_hidden(model, cache, plan);
-    model.use_precision(asked);
+    ModelOptions unrounded = model.options();
+    unrounded.precision = ModelPrecision{};
+    Model exactly(model, unrounded);
+    const std::vector<float> exact = run_hidden(exactly, cache, plan);
     std::vector<double> klds;
     for (const TokenPair& pair : run_kld(model, cache, plan, exact)) klds.push_back(pair.kld);
     return PrecisionFloor{asked, mean_of(klds), plan.windows, int64_t(klds.size())};

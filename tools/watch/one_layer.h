@@ -4,48 +4,49 @@
 // Docs: docs/13-where-the-error-comes-from.md
 
 #include "ref/kv_cache.h"
-#include "tools/watch/forwarding_backend.h"
+#include "ref/model.h"
 
 #include <cstdint>
-#include <memory>
 
 namespace rotkv::tools {
 
-/// Sends what goes to one layer of one cache to the same layer of another; all else goes to the
-/// wrapped backend as it is. Which layer a call means follows from where its keys lie. Tokens have
-/// the same cells in both caches: positions are read from the first one alone.
-class OneLayerBackend : public ForwardingBackend {
+/// Sends what goes to one layer of the model's cache to the same layer of another; all else runs as
+/// it is. Tokens have the same cells in both caches: positions are read from the first one alone.
+class OneLayer {
   public:
-    using ForwardingBackend::ForwardingBackend;
-
-    /// From now on. Both caches must have the same extents and outlive the calls that follow.
-    void replace(const KvCache& from, const KvCache& to, int64_t layer) {
-        keys_ = from.k(layer).data;
-        k_cache_ = to.k(layer);
-        v_cache_ = to.v(layer);
-        k_rotation_ = to.spec().at(layer, 0, Side::k);
-        v_rotation_ = to.spec().at(layer, 0, Side::v);
+    /// From now on. `to` must have the extents of the model's cache and outlive the calls that
+    /// follow.
+    void replace(const KvCache& to, int64_t layer) {
+        to_ = &to;
+        layer_ = layer;
     }
 
-  protected:
-    using ForwardingBackend::run;
-    void run(const KvStoreArgs& args) override { real().kv_store(replaced(args)); }
-    void run(const AttentionArgs& args) override { real().attention(replaced(args)); }
+    /// For ModelOptions; this must outlive the model.
+    Observer observer() {
+        return [this](int64_t layer, const Call& call, Backend& backend) {
+            if (layer != layer_) return backend.run(call);
+            if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
+                backend.run(replaced(*store));
+            } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
+                backend.run(replaced(*attention));
+            } else {
+                backend.run(call);
+            }
+        };
+    }
 
   private:
     template <class Args>
     Args replaced(Args args) const {
-        if (args.k_cache.data != keys_) return args;
-        args.k_cache = k_cache_;
-        args.v_cache = v_cache_;
-        args.k_rotation = k_rotation_;
-        args.v_rotation = v_rotation_;
+        args.k_cache = to_->k(layer_);
+        args.v_cache = to_->v(layer_);
+        args.k_rotation = to_->spec().at(layer_, 0, Side::k);
+        args.v_rotation = to_->spec().at(layer_, 0, Side::v);
         return args;
     }
 
-    const std::byte* keys_ = nullptr;  ///< of the layer that is replaced
-    TensorView k_cache_, v_cache_;
-    Rotation k_rotation_, v_rotation_;
+    const KvCache* to_ = nullptr;
+    int64_t layer_ = -1;  ///< that is replaced; -1: none
 };
 
 }  // namespace rotkv::tools

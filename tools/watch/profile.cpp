@@ -1,4 +1,4 @@
-#include "tools/watch/profile_backend.h"
+#include "tools/watch/profile.h"
 
 #include <fmt/format.h>
 
@@ -9,16 +9,19 @@
 
 namespace rotkv::tools {
 
-void ProfileBackend::around(const char* op, const std::function<void()>& call) {
-    const auto start = std::chrono::steady_clock::now();
-    call();
-    real().synchronize();
-    Time& time = times_[op];
-    ++time.calls;
-    time.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+Observer Profile::observer() {
+    return [this](int64_t, const Call& call, Backend& backend) {
+        const auto start = std::chrono::steady_clock::now();
+        backend.run(call);
+        backend.synchronize();
+        const auto end = std::chrono::steady_clock::now();
+        Time& time = times_[name_of(call)];
+        ++time.calls;
+        time.seconds += std::chrono::duration<double>(end - start).count();
+    };
 }
 
-std::string ProfileBackend::table(double seconds) const {
+std::string Profile::table(double seconds) const {
     std::vector<std::pair<std::string, Time>> rows(times_.begin(), times_.end());
     std::sort(rows.begin(), rows.end(),
               [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });

@@ -1,0 +1,82 @@
+// Every version of decode attention as a column of the table: judged by the operation's own bounds.
+#include "fast/backend.h"
+#include "fast/decode.h"
+#include "tests/catch.h"
+#include "tests/forwarding_backend.h"
+#include "tools/parity/parity.h"
+
+#include <omp.h>
+
+using namespace rotkv;
+using namespace rotkv::test;
+using namespace rotkv::tools;
+
+namespace {
+
+constexpr int k_threads = 3;  // so that parts of the cache are merged, on any machine
+
+// The backend fast, whose attention is one version of the ladder.
+class OneVersion final : public ForwardingBackend {
+  public:
+    explicit OneVersion(const fast::DecodeVersion& version)
+        : ForwardingBackend(make_fast_backend(k_threads)), version_(version) {}
+
+  protected:
+    void execute(const Call& call) override {
+        const auto* args = std::get_if<AttentionArgs>(&call);
+        if (args == nullptr || !fast::decodes(*args)) return real().run(call);
+        const int before = omp_get_max_threads();
+        omp_set_num_threads(k_threads);
+        version_.run(*args);
+        omp_set_num_threads(before);
+    }
+
+  private:
+    const fast::DecodeVersion& version_;
+};
+
+// One token of each stream asks, as in generation.
+std::vector<std::string> decode_cases() {
+    std::vector<std::string> names = case_names("attention/");
+    std::erase_if(names, [](const std::string& name) {
+        const bool decode =
+            name.find("/T=1/") != std::string::npos || name.find("sees=last") != std::string::npos;
+        return !decode || name.find("precision=") != std::string::npos;
+    });
+    return names;
+}
+
+}  // namespace
+
+TEST_CASE("decode ladder: every version is held to the table") {
+    std::vector<Column> versions;
+    for (const fast::DecodeVersion& version : fast::k_decode_versions) {
+        versions.push_back({version.name, std::make_unique<OneVersion>(version), ""});
+    }
+    int64_t ok = 0;
+    for (const std::string& name : decode_cases()) {
+        const std::vector<Cell> cells = run_case(*make_case(name), versions);
+        for (size_t i = 0; i < cells.size(); ++i) {
+            INFO(versions[i].name << ": " << cells[i].text);
+            CHECK(cells[i].outcome != Outcome::fail);
+            ok += cells[i].outcome == Outcome::ok;
+        }
+    }
+    CHECK(ok >= 100 * int64_t(versions.size()));
+}
+
+TEST_CASE("decode ladder: the operation is its last version") {
+    std::vector<Column> last;
+    last.push_back(
+        {"last", std::make_unique<OneVersion>(*std::rbegin(fast::k_decode_versions)), ""});
+    const std::unique_ptr<Backend> operation = make_fast_backend(k_threads);
+    for (const std::string& name : case_names("attention/k=q8_0/v=q8_0/T=1/C=113/H=9/K=3")) {
+        const std::unique_ptr<Case> one = make_case(name);
+        // What the last version gives, to the bit.
+        Expected expected = expected_results(*one, *last[0].backend);
+        for (std::vector<double>& bound : expected.bounds) std::fill(bound.begin(), bound.end(), 0);
+        const Cell cell = run_cell(*one, expected, *operation);
+        INFO(cell.text);
+        CHECK(cell.outcome == Outcome::ok);
+    }
+}

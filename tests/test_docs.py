@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""What the pages say is what happens: their Python is run and must print what stands below it,
+their commands must select something, chapter 8's table must be the one that the programs print.
+
+A block that needs a large file says so in the line above it, <!-- needs NAME -->: it gets the file
+as its argument, and is skipped aloud where ./dev's folder of models does not have it.
+
+Usage: tests/test_docs.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
+import difflib
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import unittest
+
+ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+PROGRAMS = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release")
+MODELS = os.environ.get("ROTKV_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rotkv")
+NOISE = re.compile(r"\b(0e\+00|\de-1[4-9])\b")  # what is left of a difference that should be 0
+
+# Runs the blocks of one page in order, in one namespace; numpy's settings end with the process.
+RUNNER = """
+import contextlib, io, json, sys
+found, names = [], {"__name__": "__main__"}
+for block in json.load(sys.stdin):
+    sys.argv[1:] = block["arguments"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\\n" * block["line"] + block["text"], block["page"], "exec"), names)
+    found.append(printed.getvalue())
+json.dump(found, sys.stdout)
+"""
+
+
+def python_with_numpy():
+    for python in (sys.executable, "/usr/bin/python3"):  # the system's, where another comes first
+        if os.path.exists(python) and not subprocess.run(
+                [python, "-c", "import numpy"], capture_output=True).returncode:
+            return python
+    raise RuntimeError("no Python with numpy, expected what ./dev test installs")
+
+
+def pages():
+    names = glob.glob("*.md", root_dir=ROOT) + glob.glob("*/*.md", root_dir=ROOT)
+    return sorted(name.replace(os.sep, "/") for name in names if not name.startswith("build"))
+
+
+def read(page):
+    with open(os.path.join(ROOT, page), encoding="utf-8") as file:
+        return file.read()
+
+
+def fenced_blocks(page):
+    """Of every block: its first line's number, language, text, and the line above its fence."""
+    blocks, fence, start = [], None, 0
+    lines = read(page).split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.lstrip().startswith("```"):
+            continue
+        if fence is None:
+            fence, start = line.strip()[3:].strip(), number
+            continue
+        blocks.append({"line": start, "end": number, "language": fence, "page": page,
+                       "text": "".join(part + "\n" for part in lines[start:number - 1]),
+                       "above": lines[start - 2] if start > 1 else ""})
+        fence = None
+    return blocks
+
+
+def programs_of(page):
+    """The page's Python, each block with the output that is stated for it, or None."""
+    blocks, programs = fenced_blocks(page), []
+    for block, after in zip(blocks, blocks[1:] + [None]):
+        if block["language"] != "python":
+            continue
+        below = after and after["language"] == "" and after["line"] == block["end"] + 2
+        programs.append({**block, "stated": after["text"] if below else None})
+    return programs
+
+
+def cases_named_like(pattern):
+    done = subprocess.run([os.path.join(PROGRAMS, "rotkv-cases"), "list", "--case", pattern],
+                          capture_output=True, text=True, timeout=300)
+    return done.stdout.split()
+
+
+def tests_named_like(pattern):
+    done = subprocess.run(["ctest", "-N", "--test-dir", PROGRAMS, "-R", pattern],
+                          capture_output=True, text=True, timeout=300)
+    return re.findall(r"^ *Test +#\d+: (.*)$", done.stdout, re.M)
+
+
+class Docs(unittest.TestCase):
+    def run_page(self, page, programs):
+        """Runs what can be run here; gives the pairs (program, what it printed)."""
+        ready = []
+        for program in programs:
+            needs = re.fullmatch(r"<!-- needs (\S+) -->", program["above"])
+            path = needs and os.path.join(MODELS, needs[1])
+            if path and not os.path.exists(path):
+                print(f"\nSKIPPED {page}:{program['line']}: needs {path}", flush=True)
+                continue
+            ready.append({**program, "arguments": [path] if path else []})
+        done = subprocess.run([python_with_numpy(), "-c", RUNNER], input=json.dumps(ready),
+                              capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return zip(ready, json.loads(done.stdout))
+
+    def test_python_prints_what_stands_below_it(self):
+        found = 0
+        for page in pages():
+            programs = programs_of(page)
+            found += len(programs)
+            if not programs:
+                continue
+            with self.subTest(page):
+                for program in programs:
+                    self.assertIsNotNone(program["stated"], f"{page}:{program['line']}: Python, "
+                                         "expected its output in the block below")
+                for program, printed in self.run_page(page, programs):
+                    lines = [NOISE.sub("rounding", text).split("\n")
+                             for text in (program["stated"], printed)]
+                    difference = "\n".join(difflib.unified_diff(
+                        *lines, f"{page}:{program['line']} states", "it prints", lineterm=""))
+                    self.assertEqual(difference, "", "\n" + difference)
+        self.assertGreater(found, 0)
+
+    def test_operations_of_chapter_8(self):
+        done = subprocess.run([os.path.join(PROGRAMS, "rotkv-cases"), "page"],
+                              capture_output=True, text=True, timeout=300)
+        row = re.compile(r"^\| (\w+) \| \d+ \| (\w+)", re.M)
+        held = {op: kind for op, kind in row.findall(done.stdout) if op != "restore"}  # a file's
+        self.assertGreater(len(held), 0, done.stderr)
+        table = read("docs/08-backends.md").split("## The operations")[1].split("\n\n")[1]
+        stated = {op: kind for names, kind in
+                  re.findall(r"^\| (`[^|]*`) \|.*\| (\w+) \|$", table, re.M)
+                  for op in re.findall(r"`(\w+)`", names)}
+        self.assertEqual(stated, held)
+
+    def test_commands_select_tests(self):
+        asked = {(page, name) for page in pages()
+                 for name in re.findall(r"\./dev test -R ([^\s`]+)", read(page))}
+        self.assertGreater(len(asked), 0)
+        for page, name in sorted(asked):
+            with self.subTest(f"{page}: ./dev test -R {name}"):
+                self.assertNotEqual(tests_named_like(name), [])
+
+    def test_mutants_name_tests(self):
+        """The last column of chapter 9's table."""
+        rows = re.findall(r"^\| ([\w-]+) \| .* \| (.*) \|$", read("docs/09-proof.md"), re.M)[1:]
+        self.assertGreater(len(rows), 0)
+        self.assertEqual({test for _, test in rows} - set(tests_named_like(".")), set())
+
+    def test_commands_select_cases(self):
+        command = re.compile(r"rotkv-cases (?:list|run|dump)\b[^\n`|]*? --case '?([^\s'`]+)")
+        asked = {(page, name) for page in pages() for name in command.findall(read(page))}
+        self.assertGreater(len(asked), 0)
+        for page, name in sorted(asked):
+            if name != "NAME":
+                with self.subTest(f"{page}: --case {name}"):
+                    self.assertNotEqual(cases_named_like(name), [])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[2:])
