@@ -245,7 +245,8 @@ def check_mutants():
     """Every mutant has its line in the page that lists them, and every line its mutant."""
     page = "docs/09-proof.md"
     listed = set(re.findall(r"^\| ([\w-]+) \|", "\n".join(read(page)), re.M)) - {"mutant"}
-    there = {name[:-6] for name in os.listdir("tests/mutants") if name.endswith(".patch")}
+    there = {os.path.basename(path)[:-6] for path in glob.glob("tests/mutants/**/*.patch",
+                                                               recursive=True)}
     for name in sorted(listed ^ there):
         fail(page, 1, f"mutant {name}, expected both in the table and in tests/mutants")
 
@@ -287,6 +288,18 @@ def check_room_pages():
             fail(page, 1, f"rotkv-{name}, expected both in the table and in CMakeLists.txt")
 
 
+def check_operations():
+    """Every operation has rows in the table and a test that runs them."""
+    named = {m for m in re.findall(r'char\* name = "(\w+)"', "\n".join(read("ref/ops.h")))}
+    rows = set(re.findall(r'^    "(\w+)/', "\n".join(read("ref/cases/cases.h")), re.M))
+    tests = set(re.findall(r'^TEST_CASE\("parity: (\w+)"\)',
+                           "\n".join(read("tests/test_parity.cpp")), re.M))
+    for name in sorted(named - rows):
+        fail("ref/cases/cases.h", 1, f"no row of {name}, expected some of every operation")
+    for name in sorted(rows ^ tests):
+        fail("tests/test_parity.cpp", 1, f"{name}, expected both rows of it and a test")
+
+
 def main():
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), ".."))
     count = 0
@@ -306,6 +319,7 @@ def main():
             if re.fullmatch(r"docs/[^/]+\.md", path) and path not in PAGES_WITHOUT_CODE_LINE:
                 check_code_line(path, lines)
     check_mutants()
+    check_operations()
     check_chapters()
     check_room_pages()
     for failure in failures:

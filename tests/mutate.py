@@ -3,7 +3,13 @@
 sources, and the tests must name it. A crash or a build error is no proof; a mutant that survives
 is a missing test.
 
-Usage: tests/mutate.py [NAME...]"""
+Patches of tests/mutants/cuda break kernels and are judged on a device, by the cases that their
+second line names. Where the device is another machine than the compiler: --cuda --keep DIR here,
+then --judge DIR there.
+
+Usage: tests/mutate.py [--cuda] [--keep DIR] [NAME...]
+       tests/mutate.py --judge DIR"""
+import argparse
 import os
 import pathlib
 import re
@@ -12,11 +18,13 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+MUTANTS = ROOT / "tests" / "mutants"
 WORK = ROOT / "build" / "mutate"
-SOURCES, BUILD = WORK / "source", WORK / "build"
+SOURCES = WORK / "source"
 ROOMS = ["ref", "fast", "cuda", "metal", "tools", "tests", "docs"]
-# Files and text have proofs of their own; here the question is whether the numbers are watched.
-TESTS = "~tokenizer*~pretokenizer*~gguf*"
+# Files and text take long and see only mutants of their own rooms.
+SLOW_TESTS = "~tokenizer*~pretokenizer*~gguf*"
+SLOW_ROOMS = ("ref/files/", "ref/text/")
 
 
 def run(command, **options):
@@ -41,53 +49,152 @@ def refresh():
         shutil.copyfile(ROOT / name, SOURCES / name)
 
 
-def build():
-    return run(["cmake", "--build", str(BUILD), "--target", "rotkv-tests", "--parallel"])
+def files_of(patch):
+    return re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(), re.M)
 
 
-def verdict():
-    """(killed by which test, or what happened instead)"""
-    tests = run([str(BUILD / "rotkv-tests"), TESTS, "--abort", "-r", "xml"], timeout=600,
-                cwd=SOURCES)
-    if tests.returncode == 0:
+def apply(patch, *options):
+    """Whether the patch changed every file that it names. Outside of the repository: inside it git
+    takes paths for those of the repository, skips them and calls that success."""
+    before = {name: (SOURCES / name).read_bytes() for name in files_of(patch)}
+    done = run(["git", "apply", "--unidiff-zero", *options, str(patch)], cwd=SOURCES,
+               env={**os.environ, "GIT_CEILING_DIRECTORIES": str(WORK)})
+    return done.returncode == 0 and before and all(
+        (SOURCES / name).read_bytes() != old for name, old in before.items())
+
+
+class Host:
+    """Mutants that the tests of a build without CUDA must kill."""
+    patches = MUTANTS
+    build_dir = WORK / "build"
+    flags = ["-DROTKV_CUDA=OFF"]
+
+    def build(self, target):
+        return run(["cmake", "--build", str(self.build_dir), "--target", target, "--parallel"])
+
+    def test_binary(self, slow):
+        """(the test that failed, or None; what happened instead)"""
+        tests = run([str(self.build_dir / "rotkv-tests"), "--abort", "-r", "xml"]
+                    + ([] if slow else [SLOW_TESTS]), timeout=900, cwd=SOURCES)
+        if tests.returncode == 0:
+            return None, "survived"
+        names = re.findall(r'<TestCase name="([^"]*)"', tests.stdout)
+        if tests.returncode < 0 or not names or 'success="false"' not in tests.stdout:
+            return None, f"ended with {tests.returncode} and no failed assertion"
+        return names[-1], ""
+
+    def test_programs(self):
+        """The same for the tests that meet the programs as a user does."""
+        if self.build("all").returncode != 0:
+            return None, "the programs do not build"
+        for test in sorted((SOURCES / "tests").glob("test_*_tool*.py")):
+            done = run([sys.executable, str(test), str(self.build_dir)], timeout=900, cwd=SOURCES)
+            failed = re.search(r"^(?:FAIL|ERROR): (\w+)", done.stdout, re.M)
+            if done.returncode != 0 and "AssertionError" in done.stdout:
+                return f"{test.name}: {failed[1]}" if failed else test.name, ""
         return None, "survived"
-    names = re.findall(r'<TestCase name="([^"]*)"', tests.stdout)
-    if tests.returncode < 0 or not names or 'success="false"' not in tests.stdout:
-        return None, f"ended with {tests.returncode} and no failed assertion"
-    return names[-1], ""
+
+    def judge(self, patch):
+        if self.build("rotkv-tests").returncode != 0:
+            return None, "does not build"
+        files = files_of(patch) if patch else []
+        killer, why = self.test_binary(not patch or any(f.startswith(SLOW_ROOMS) for f in files))
+        if killer is None and why == "survived" and any(f.startswith("tools/") for f in files):
+            return self.test_programs()
+        return killer, why
 
 
-def judge(patch):
-    """One mutant: applied, built, tested, taken back."""
-    apply = ["git", "apply", "--unidiff-zero", str(patch)]
-    if run(apply, cwd=SOURCES).returncode != 0:
-        return None, "does not apply"
-    try:
-        made = build()
-        return verdict() if made.returncode == 0 else (None, "does not build")
-    finally:
-        run(apply + ["--reverse"], cwd=SOURCES)
+class Device:
+    """Mutants of kernels: a case of the table must fail on the device."""
+    patches = MUTANTS / "cuda"
+    build_dir = WORK / "build-cuda"
+    flags = ["-DROTKV_CUDA=ON", "-DROTKV_NATIVE=OFF", "-DROTKV_MPI=OFF"]
+
+    def __init__(self, keep):
+        self.keep = keep
+
+    def judge(self, patch):
+        made = run(["cmake", "--build", str(self.build_dir), "--target", "rotkv-cases",
+                    "--parallel"])
+        if made.returncode != 0:
+            return None, "does not build"
+        cases = cases_of(patch) if patch else "hadamard/rot=64"
+        if self.keep is None:
+            return run_cases(self.build_dir / "rotkv-cases", cases, patch is None)
+        folder = self.keep / (patch.stem if patch else "none")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.build_dir / "rotkv-cases", folder)
+        run(["strip", str(folder / "rotkv-cases")])
+        (folder / "cases").write_text(cases)
+        return (None, "survived") if patch is None else ("kept, to be judged", "")
 
 
-def main(wanted):
-    patches = [p for p in sorted((ROOT / "tests" / "mutants").glob("*.patch"))
-               if not wanted or p.stem in wanted]
+def cases_of(patch):
+    """The second line of a patch of tests/mutants/cuda: the pattern of the cases that see it."""
+    return patch.read_text().splitlines()[1].removeprefix("cases: ")
+
+
+def run_cases(program, cases, all_must_pass=False):
+    done = run([str(program), "run", "--backend", "cuda", "--case", cases], timeout=900)
+    if " no device" not in done.stdout or "0 no device" not in done.stdout:
+        return None, "no device: " + done.stdout[-200:]
+    failed = re.search(r"^FAIL (\S+)", done.stdout, re.M)
+    if failed:
+        return failed[1], ""
+    return None, "survived" if done.returncode == 0 else f"ended with {done.returncode}"
+
+
+def report(name, killer, why):
+    print(f"{name:32} {'killed by ' + killer if killer else 'NOT KILLED: ' + why}", flush=True)
+    return killer is None
+
+
+def mutate(how, wanted):
+    patches = [p for p in sorted(how.patches.glob("*.patch")) if not wanted or p.stem in wanted]
     refresh()
-    configured = run(["cmake", "-S", str(SOURCES), "-B", str(BUILD), "-G", "Ninja", "-DROTKV_CUDA=OFF"])
-    if configured.returncode != 0 or build().returncode != 0:
-        sys.exit("mutate.py: the sources themselves do not build")
-    if verdict() != (None, "survived"):
-        sys.exit("mutate.py: the sources themselves do not pass")
+    configured = run(["cmake", "-S", str(SOURCES), "-B", str(how.build_dir), "-G", "Ninja",
+                      "-DCMAKE_BUILD_TYPE=Release", *how.flags])
+    if configured.returncode != 0:
+        sys.exit("mutate.py: the sources themselves cannot be configured\n" + configured.stdout)
+    if how.judge(None) != (None, "survived"):
+        sys.exit("mutate.py: the sources themselves do not build or do not pass")
     survivors = 0
     for patch in patches:
-        killer, why = judge(patch)
-        survivors += killer is None
-        print(f"{patch.stem:28} {'killed by ' + killer if killer else 'NOT KILLED: ' + why}",
-              flush=True)
+        if apply(patch):
+            killer, why = how.judge(patch)
+            apply(patch, "--reverse")
+        else:
+            killer, why = None, "does not apply"
+        survivors += report(patch.stem, killer, why)
     print(f"{len(patches)} mutants, {len(patches) - survivors} killed, {survivors} not")
     sys.exit(survivors != 0 or not patches)
 
 
+def judge_kept(folder):
+    survivors, folders = 0, sorted(p for p in folder.iterdir() if (p / "cases").exists())
+    for kept in folders:
+        killer, why = run_cases(kept / "rotkv-cases", (kept / "cases").read_text())
+        if kept.name == "none":  # the sources as they are
+            if (killer, why) != (None, "survived"):
+                sys.exit(f"mutate.py: the sources themselves do not pass: {killer} {why}")
+            continue
+        survivors += report(kept.name, killer, why)
+    print(f"{len(folders) - 1} mutants, {len(folders) - 1 - survivors} killed, {survivors} not")
+    sys.exit(survivors != 0)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cuda", action="store_true", help="those of tests/mutants/cuda")
+    parser.add_argument("--keep", type=pathlib.Path, help="keep each program in this folder")
+    parser.add_argument("--judge", type=pathlib.Path, help="run what --keep kept")
+    parser.add_argument("names", nargs="*")
+    flags = parser.parse_args()
+    if flags.judge:
+        judge_kept(flags.judge)
+    mutate(Device(flags.keep) if flags.cuda else Host(), flags.names)
+
+
 if __name__ == "__main__":
     os.environ["LC_ALL"] = "C"
-    main(sys.argv[1:])
+    main()

@@ -1,5 +1,6 @@
 // rotkv-cases: the table of cases as a program, for our backends and for other engines.
 #include "ref/error.h"
+#include "tools/backends.h"
 #include "tools/cli.h"
 #include "tools/parity/case_files.h"
 #include "tools/parity/parity.h"
@@ -13,7 +14,8 @@ namespace rotkv::tools {
 namespace {
 
 struct Flags {
-    std::string pattern, backend, folder, json;
+    std::vector<std::string> names;
+    std::string pattern, backend, refused_by, folder, json;
     bool quiet = false, exact = false;
 };
 
@@ -26,12 +28,35 @@ std::vector<std::string> selected(const std::string& pattern) {
 }
 
 int list(const Flags& flags) {
-    for (const std::string& name : selected(flags.pattern)) fmt::print("{}\n", name);
+    const std::unique_ptr<Backend> judge =
+        flags.refused_by.empty() ? nullptr : make_backend(flags.refused_by, 1);
+    for (const std::string& name : selected(flags.pattern)) {
+        const Support support = judge == nullptr ? Support{} : make_case(name)->supports(*judge);
+        if (judge == nullptr) {
+            fmt::print("{}\n", name);
+        } else if (!support.yes) {
+            fmt::print("{}: {}\n", name, support.reason);
+        }
+    }
     return k_good;
 }
 
+// The names given, in the table or not; else those of the table that hold the pattern.
+std::vector<std::string> asked(const Flags& flags) {
+    if (flags.names.empty()) return selected(flags.pattern);
+    if (!flags.pattern.empty()) {
+        throw Error(ErrorCode::usage, "CASE and --case: expected one of them");
+    }
+    try {
+        for (const std::string& name : flags.names) make_case(name);
+    } catch (const Error& error) {
+        throw Error(ErrorCode::usage, error.what());
+    }
+    return flags.names;
+}
+
 int run(const Flags& flags) {
-    const std::vector<std::string> names = selected(flags.pattern);
+    const std::vector<std::string> names = asked(flags);
     const std::vector<Column> on = columns(flags.backend);
     Tally tally(on);
     nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
@@ -86,6 +111,8 @@ constexpr const char* k_examples =
     "  rotkv-cases list --case attention/k=q4_0\n"
     "  rotkv-cases run\n"
     "  rotkv-cases run --backend fast --case hadamard/D=192/rot=64\n"
+    "  rotkv-cases run hadamard/rows=3/D=4096/rot=4096       (any name, in the table or not)\n"
+    "  rotkv-cases list --refused-by cuda\n"
     "  rotkv-cases page > docs/ops.md\n"
     "  rotkv-cases dump cases --case hadamard/       (then your engine writes its results)\n"
     "  rotkv-cases check cases\n";
@@ -105,7 +132,10 @@ int main(int argc, char** argv) {
         return command;
     };
     CLI::App* list_command = add("list", "print the names of the cases");
+    list_command->add_option("--refused-by", flags.refused_by,
+                             "only those that this backend refuses, and why");
     CLI::App* run_command = add("run", "run them on every backend that is built");
+    run_command->add_option("CASE", flags.names, "cases by their full names instead of a pattern");
     run_command->add_option("--backend", flags.backend, "only on this one");
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =

@@ -270,6 +270,23 @@ int64_t Tally::count(Outcome outcome) const {
     return sum;
 }
 
+std::vector<std::string> Tally::without_proof() const {
+    std::vector<std::string> idle;
+    bool others = false;
+    for (size_t c = 0; c < columns_.size(); ++c) {
+        if (columns_[c] == "ref") continue;
+        int64_t ok = 0, no_device = 0;
+        for (const Row& row : rows_) {
+            ok += row.outcomes[c][size_t(Outcome::ok)];
+            no_device += row.outcomes[c][size_t(Outcome::no_device)];
+        }
+        others = others || ok > 0;
+        if (ok == 0 && no_device == 0) idle.push_back(columns_[c]);
+    }
+    if (!others) idle.push_back("any backend but ref");
+    return idle;
+}
+
 std::string Tally::table() const {
     std::string text = fmt::format("{:<11} {:>5}", "", "cases");
     for (const std::string& column : columns_) text += fmt::format("  {:>23}", column);

@@ -101,6 +101,10 @@ class Tally {
     void add(const std::string& op, const std::vector<Cell>& cells);
     int64_t count(Outcome outcome) const;
 
+    /// The columns that passed nothing although their device is here, and, in words, one for all
+    /// where there is none but the reference's own: judged against itself it proves nothing.
+    std::vector<std::string> without_proof() const;
+
     /// One line per operation and column: cases, outcomes, how much of the bounds was used.
     std::string table() const;
     /// "4211 cells: 4100 ok, 0 FAIL, 111 unsupported, 0 no device"
