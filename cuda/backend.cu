@@ -68,6 +68,9 @@ struct Limits {
                    small_block("K", args.k_rotation));
     }
     Support operator()(const AttentionArgs& args) const {
+        if (!args.bounds.all() || !args.lse.empty()) {
+            return refusal("attention in parts (bounds, lse): not written for cuda yet");
+        }
         const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
         if (!fine && !tensor) {
             const std::string reason = cuda::prefill_refusal(args);

@@ -181,8 +181,10 @@ class Rows {
             const int64_t rows = std::min(k_lanes, rows_ - first), j = first % k_group_rows;
             const QueryGroup& group = groups_[size_t(first / k_group_rows)];
             for (int64_t lane = 0; lane < rows; ++lane) {
-                const float scale = final_scale(group, j + lane, head(first + lane));
-                const float* sum = group.sum + j + lane;
+                const int64_t r = first + lane, at = j + lane;
+                const float scale =
+                    end_softmax(args_, token(r), head(r), {group.largest[at], group.total[at]});
+                const float* sum = group.sum + at;
                 float* to = y + lane * d_v;
                 for (int64_t d = 0; d < d_v; ++d) to[d] = sum[d * group.width()] * scale;
             }
@@ -197,20 +199,10 @@ class Rows {
     int64_t token(int64_t r) const { return plan_.order[size_t(block_.first + r / plan_.heads)]; }
     int64_t head(int64_t r) const { return block_.kv_head * plan_.heads + r % plan_.heads; }
 
-    void set_bounds(const QueryGroup& group, int64_t lane, int64_t position) const {
-        const int64_t window = args_.window > 0 ? args_.window : position + 1;
-        group.upto[lane] = int32_t(position);
-        group.after[lane] = int32_t(std::max<int64_t>(position - window, -1));
-    }
-
-    // 1 / total, where a sink is one more score with no value; 0 if nothing was seen.
-    float final_scale(const QueryGroup& group, int64_t lane, int64_t h) const {
-        const double seen = double(group.total[lane]);
-        if (seen == 0.0) return 0.0f;
-        if (args_.sinks.empty()) return float(1.0 / seen);
-        // exp(sink) in units of exp(largest)
-        const double sink = double(args_.sinks.row<const float>(0)[h]);
-        return float(1.0 / (seen + std::exp(sink - double(group.largest[lane]))));
+    void set_bounds(const QueryGroup& group, int64_t lane, int32_t position) const {
+        const Span seen = visible_positions(args_, position);
+        group.upto[lane] = seen.most;
+        group.after[lane] = seen.least - 1;
     }
 
     const AttentionArgs& args_;

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <limits>
 
 namespace rotkv::fast {
 namespace {
@@ -153,7 +152,7 @@ void load_positions(CellTile& tile, const AttentionArgs& args, int64_t stream, i
     const int32_t* position = args.position.row<const int32_t>(stream) + first;
     std::fill(std::copy_n(position, count, tile.position), tile.position + k_tile_cells, -1);
     for (int64_t s = 0; s < k_tile_strips; ++s) {
-        tile.strip[s] = {std::numeric_limits<int32_t>::max(), -1};
+        tile.strip[s] = {};
         tile.full[s] = true;
         for (int64_t c = s * k_strip; c < (s + 1) * k_strip; ++c) {
             const int32_t p = tile.position[c];

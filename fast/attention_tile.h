@@ -7,8 +7,8 @@
 // memory, is the operand that is broadcast: no transposition on the way.
 // Docs: docs/05-attention.md
 
+#include "fast/query_row.h"
 #include "fast/register_tile.h"
-#include "ref/ops.h"
 
 #include <cstdint>
 
@@ -22,8 +22,7 @@ inline constexpr int64_t k_tile_strips = k_tile_cells / k_strip;
 inline constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 /// Up to k_max_vectors * k_lanes query rows of one KV head side by side: width = vectors * k_lanes.
-/// A row sees the cells with `after` < position <= `upto`, which is causality and window in one:
-/// upto is the query's position, after is upto - window or -1.
+/// A row sees the cells with `after` < position <= `upto`: its visible_positions().
 struct QueryGroup {
     int64_t vectors;
     int32_t* after;  ///< [width]
@@ -34,11 +33,6 @@ struct QueryGroup {
     float* sum;      ///< [Dv, rounded up to strips][width]: the same sum of values
 
     int64_t width() const { return vectors * k_lanes; }
-};
-
-/// The interval of positions that some rows or cells have.
-struct Span {
-    int32_t least, most;
 };
 
 /// The cells [first, first + k_tile_cells) of one stream and KV head.

@@ -22,13 +22,11 @@ int64_t visible_cells(int32_t* cells, const AttentionArgs& args, int64_t t, int6
                       int64_t last) {
     const int32_t* position =
         args.position.row<const int32_t>(args.q_stream.row<const int32_t>(0)[t]);
-    const int32_t upto = args.q_position.row<const int32_t>(0)[t];
-    const int64_t window = args.window > 0 ? args.window : int64_t(upto) + 1;
-    const int32_t from = int32_t(std::max<int64_t>(int64_t(upto) - window + 1, 0));
+    const Span seen = visible_positions(args, args.q_position.row<const int32_t>(0)[t]);
     int64_t count = 0;
     for (int64_t c = first; c < last; ++c) {
         cells[count] = int32_t(c);  // kept if it counts
-        count += int64_t((position[c] >= from) & (position[c] <= upto));
+        count += int64_t((position[c] >= seen.least) & (position[c] <= seen.most));
     }
     return count;
 }
@@ -70,11 +68,7 @@ float softmax_step(Softmax& seen, float* scores, int64_t n, float softcap) {
 // 5 rotate back, after the division that ends softmax
 void store_output(const AttentionArgs& args, const RowRotation& rotation, int64_t t, int64_t h,
                   float* sum, const Softmax& seen) {
-    double total = double(seen.total);
-    if (!args.sinks.empty() && total != 0.0) {  // one more score, in units of exp(largest)
-        total += std::exp(double(args.sinks.row<const float>(0)[h]) - double(seen.largest));
-    }
-    const float scale = total == 0.0 ? 0.0f : float(1.0 / total);
+    const float scale = end_softmax(args, t, h, seen);
     for (int64_t d = 0; d < args.dst.n[3]; ++d) sum[d] *= scale;
     rotation.back(args.dst.row<float>(t, h), sum);
 }

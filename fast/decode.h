@@ -4,10 +4,9 @@
 // one. Docs: docs/05-attention.md
 
 #include "fast/kernels.h"
-#include "ref/ops.h"
+#include "fast/query_row.h"
 
 #include <cstdint>
-#include <limits>
 
 namespace rotkv::fast {
 
@@ -43,17 +42,11 @@ int64_t used_cells(const AttentionArgs& args, int64_t t);
 void load_query(float* q, const AttentionArgs& args, const RowRotation& rotation, int64_t t,
                 int64_t h);
 
-/// What softmax knows of one query head: the largest score, and the sum of exp(score - largest).
-struct Softmax {
-    float largest = std::numeric_limits<float>::lowest();
-    float total = 0.0f;
-};
-
 /// Takes more scores in: they become exp(score - largest) in place. Returns what sums made with the
 /// old largest must be multiplied by. scores [n, rounded up to k_lanes].
 float softmax_step(Softmax& seen, float* scores, int64_t n, float softcap);
 
-/// Divides head h's sum of values by the total, where a sink counts too, and rotates it back.
+/// Divides head h's sum of values by what end_softmax() says, and rotates it back.
 void store_output(const AttentionArgs& args, const RowRotation& rotation, int64_t t, int64_t h,
                   float* sum, const Softmax& seen);
 

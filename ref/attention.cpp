@@ -11,6 +11,9 @@
 // R is orthogonal, so q~ . k~ = q . k and R_v^T (sum p R_v v) = sum p v: without quantization the
 // rotation cancels exactly in real arithmetic. With it, what was quantized had no outliers.
 // Everything between rounds once: reductions run in f64.
+//
+// A call may be about some of the cells only (args.bounds). Its lse, the log of step 3's
+// denominator, is then what the outputs of all such calls are weighed by to make one.
 #include "ref/hadamard.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
@@ -22,7 +25,7 @@ namespace rotkv::ref {
 
 namespace {
 
-// A query's view of its stream: the cells it may look at, in the order of the cells.
+// A query's view of its stream: the cells that take part, in the order of the cells.
 std::vector<int64_t> visible_cells(const AttentionArgs& args, int64_t stream, int32_t q_position) {
     std::vector<int64_t> cells;
     if (q_position < 0) return cells;
@@ -32,6 +35,7 @@ std::vector<int64_t> visible_cells(const AttentionArgs& args, int64_t stream, in
         if (position[c] < 0 || position[c] > q_position) continue;  // empty, or the future
         const int64_t distance = int64_t(q_position) - position[c];
         if (args.window > 0 && distance >= args.window) continue;
+        if (!args.bounds.hold(position[c], q_position)) continue;
         cells.push_back(c);
     }
     return cells;
@@ -44,8 +48,8 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 // Scores become probabilities in place. The sink is one more score that has no value to give: it
-// only enlarges the denominator.
-void softmax(std::vector<double>& scores, const float* sink) {
+// only enlarges the denominator, whose log is returned: -inf if there is nothing to sum.
+double softmax(std::vector<double>& scores, const float* sink) {
     double largest = sink != nullptr ? double(*sink) : -INFINITY;
     for (const double s : scores) largest = std::max(largest, s);
     double sum = sink != nullptr ? std::exp(double(*sink) - largest) : 0.0;
@@ -54,6 +58,7 @@ void softmax(std::vector<double>& scores, const float* sink) {
         sum += s;
     }
     for (double& s : scores) s /= sum;
+    return largest + std::log(sum);
 }
 
 // Attention of one query head of one token over the cells it sees; `kv` is its group's KV head.
@@ -77,7 +82,9 @@ void attend(const AttentionArgs& args, int64_t t, int64_t h, int64_t kv, int64_t
     }
 
     // 3 softmax
-    softmax(scores, args.sinks.empty() ? nullptr : args.sinks.row<const float>(0) + h);
+    const float* sink = args.sinks.empty() ? nullptr : args.sinks.row<const float>(0) + h;
+    const double lse = softmax(scores, sink);
+    if (!args.lse.empty()) args.lse.row<float>(t)[h] = float(lse);
 
     // 4 sum the values
     std::vector<float> v(static_cast<size_t>(d_v));

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -118,13 +119,40 @@ struct KvStoreArgs {
     bool operator==(const KvStoreArgs&) const = default;
 };
 
+/// The whole numbers from <= i < to; as it stands, all from 0 on.
+struct Range {
+    int64_t from = 0, to = std::numeric_limits<int64_t>::max();
+
+    bool holds(int64_t i) const { return from <= i && i < to; }
+    bool operator==(const Range&) const = default;
+};
+
+/// Which cells a call of attention is about, by their position and by their distance to the query;
+/// as it stands, all. The first tokens are position < first; the recent ones position >= first and
+/// distance < recent; the rest has position >= first and distance >= recent.
+struct CellBounds {
+    Range position;  ///< of the cell
+    Range distance;  ///< pos_q - pos_cell, 0 for the query's own
+
+    bool hold(int64_t pos_cell, int64_t pos_q) const {
+        return position.holds(pos_cell) && distance.holds(pos_q - pos_cell);
+    }
+    bool all() const { return *this == CellBounds(); }
+    bool operator==(const CellBounds&) const = default;
+};
+
 /// Attention of the batch over the cache, and nothing but the cache.
 /// A cell is visible to a query of its stream when 0 <= pos_cell <= pos_q and, with a window,
-/// pos_q - pos_cell < window. No visible cell gives 0.
+/// pos_q - pos_cell < window; it takes part when it lies within the bounds too. No such cell
+/// gives 0.
+/// lse is the log of what softmax divides by: log(exp(sink) + sum_c exp(s_c)), -inf for an empty
+/// sum. With it the outputs of calls that share out the cells, a sink among one of them, make that
+/// of one call: o = sum_i exp(lse_i - lse) o_i, lse = log(sum_i exp(lse_i)).
 struct AttentionArgs {
     static constexpr const char* name = "attention";
 
     TensorView dst;         ///< [T][H][Dv] f32
+    TensorView lse{};       ///< [T][H] f32 or empty
     TensorView q;           ///< [T][H][Dk] f32, not yet rotated
     TensorView k_cache;     ///< [S][C][K][Dk]
     TensorView v_cache;     ///< [S][C][K][Dv]; may be a view of k_cache
@@ -136,6 +164,7 @@ struct AttentionArgs {
     float scale = 1;
     float softcap = 0;   ///< c > 0: scores become c tanh(score / c)
     int64_t window = 0;  ///< 0: none
+    CellBounds bounds{};
     Rotation k_rotation{}, v_rotation{};
     Precision precision = Precision::f32;  ///< or f16
 

@@ -92,6 +92,12 @@ class Rules {
         if (!good) refuse(op_, expected, found);
     }
 
+    void range(const std::string& name, const Range& range) const {
+        holds(range.from >= 0, name + " from 0 or more", std::to_string(range.from));
+        holds(range.from <= range.to, name + " that ends where it begins, or later",
+              "from " + std::to_string(range.from) + " to " + std::to_string(range.to));
+    }
+
     // {cos, sin} rows lie back to back, so that a backend can read a row as one piece.
     void rope_table(const TensorView& table, int64_t d) const {
         f32("table", table, {1, -1, -1, 2});
@@ -215,8 +221,14 @@ void check_one(const AttentionArgs& args) {
     rules.i32("q_stream", args.q_stream, tokens);
     rules.i32("q_position", args.q_position, tokens);
     if (!args.sinks.empty()) rules.f32("sinks", args.sinks, {1, 1, 1, heads});
+    if (!args.lse.empty()) {
+        rules.f32("lse", args.lse, {1, 1, tokens, heads});
+        rules.writable("lse", args.lse);
+    }
     rules.holds(args.window >= 0, "a window of 0 or more tokens", std::to_string(args.window));
     rules.holds(args.softcap >= 0, "a softcap of 0 or more", std::to_string(args.softcap));
+    rules.range("bounds.position", args.bounds.position);
+    rules.range("bounds.distance", args.bounds.distance);
     rules.rotation("k_rotation", args.k_rotation, d_k);
     rules.rotation("v_rotation", args.v_rotation, args.dst.n[3]);
 }

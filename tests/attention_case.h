@@ -48,6 +48,7 @@ struct AttentionCase {
     int64_t v_first = 0;
     float scale = 0.125f, softcap = 0;
     int64_t window = 0;
+    CellBounds bounds;
     std::vector<float> sinks;  ///< [H] or empty
 
     // The tokens stored, and the queries asked. A batch of a model asks what it stores.
@@ -117,12 +118,14 @@ struct AttentionCase {
         }
     }
 
-    /// The queries' outputs [T][H][Dv].
-    std::vector<float> attend(Backend& backend, const KvCache& cache) const {
+    /// The queries' outputs [T][H][Dv], and their lse [T][H] if it is asked for.
+    std::vector<float> attend(Backend& backend, const KvCache& cache,
+                              std::vector<float>* lse = nullptr) const {
         const int64_t tokens = int64_t(q_streams.size());
         const Buffer q_rows = upload(backend, q);
         const Buffer stream = upload(backend, q_streams), position = upload(backend, q_positions);
         const Buffer dst(backend, size_t(tokens * heads * d_v) * sizeof(float));
+        const Buffer sums(backend, size_t(tokens * heads) * sizeof(float));
         const Buffer sink = upload(backend, sinks.empty() ? std::vector<float>{0.0f} : sinks);
         AttentionArgs args{.dst = dst.view(DType::f32, {tokens, heads, d_v}),
                            .q = q_rows.view(DType::f32, {tokens, heads, d_k}),
@@ -135,23 +138,28 @@ struct AttentionCase {
                            .scale = scale,
                            .softcap = softcap,
                            .window = window,
+                           .bounds = bounds,
                            .k_rotation = spec.at(0, 0, Side::k),
                            .v_rotation = spec.at(0, 0, Side::v)};
         if (!sinks.empty()) args.sinks = sink.view(DType::f32, {heads});
+        if (lse != nullptr) args.lse = sums.view(DType::f32, {tokens, heads});
         backend.run(args);
+        if (lse != nullptr) *lse = download_f32(backend, args.lse);
         return download_f32(backend, args.dst);
     }
 
-    std::vector<float> run(Backend& backend) const {
+    std::vector<float> run(Backend& backend, std::vector<float>* lse = nullptr) const {
         KvCache cache(backend, shape(), spec);
         store(backend, cache);
-        return attend(backend, cache);
+        return attend(backend, cache, lse);
     }
 };
 
 /// Attention in f64 straight from its definition: no cache, no rotation, no quantization.
 /// o = sum_t p_t v_t, p_t = exp(s_t) / (exp(sink) + sum exp(s_t)), s_t = cap(scale q . k_t).
-inline std::vector<double> dense_attention(const AttentionCase& c) {
+/// lse [T][H], if it is asked for: log(exp(sink) + sum exp(s_t)).
+inline std::vector<double> dense_attention(const AttentionCase& c,
+                                           std::vector<double>* lse = nullptr) {
     const int64_t group = c.heads / c.kv_heads;
     const auto value = [&](size_t t, int64_t kv, int64_t j) {
         return c.v_in_k
@@ -169,6 +177,9 @@ inline std::vector<double> dense_attention(const AttentionCase& c) {
                 if (c.streams[t] != c.q_streams[i] || c.q_positions[i] < 0 || distance < 0)
                     continue;
                 if (c.window > 0 && distance >= c.window) continue;
+                if (c.positions[t] < c.bounds.position.from) continue;
+                if (c.positions[t] >= c.bounds.position.to) continue;
+                if (distance < c.bounds.distance.from || distance >= c.bounds.distance.to) continue;
                 double s = 0;
                 for (int64_t j = 0; j < c.d_k; ++j) {
                     s +=
@@ -183,6 +194,7 @@ inline std::vector<double> dense_attention(const AttentionCase& c) {
                 for (int64_t j = 0; j < c.d_v; ++j) o[j] += p * value(t, h / group, j);
             }
             for (int64_t j = 0; j < c.d_v; ++j) o[j] /= sum > 0 ? sum : 1.0;
+            if (lse != nullptr) lse->push_back(std::log(sum));
         }
     }
     return out;

@@ -88,18 +88,23 @@ class Engine:
         k = unpack(fields["k"], inputs["k_cache"])
         v = unpack(fields["v"], inputs["v_cache"])
         result = np.zeros(q.shape[:2] + v.shape[-1:])
+        lse = np.full(q.shape[:2], -np.inf)
         for t, (stream, at) in enumerate(zip(inputs["q_stream"], inputs["q_position"])):
             position = inputs["position"][stream]
             seen = (position >= 0) & (position <= at)
             if fields["window"]:
                 seen &= at - position < fields["window"]
+            for what, first, end in (position, "from", "to"), (at - position, "near", "far"):
+                seen &= (what >= fields[first]) & (what < (fields[end] or np.inf))
             for head in range(q.shape[1]):
                 kv = head * k.shape[2] // q.shape[1]
                 score = k[stream, seen, kv] @ q[t, head] / np.sqrt(q.shape[-1])
                 if seen.any():
                     p = np.exp(score - score.max())
+                    lse[t, head] = score.max() + np.log(p.sum())
                     result[t, head] = p / p.sum() @ v[stream, seen, kv]
-        return {"dst": self.rotate(result, fields["rot-v"], inverse=True)}
+        result = {"dst": self.rotate(result, fields["rot-v"], inverse=True)}
+        return {**result, "lse": lse} if fields["lse"] else result
 
 
 def pack(kind, x):

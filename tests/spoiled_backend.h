@@ -58,9 +58,10 @@ inline std::vector<float> product_in(DType type, const std::vector<CaseTensor>& 
 }
 
 /// Attention over the inputs of a case with K = V = f32, one stream and K's rotation in blocks of
-/// k_block, V's of 64, where every operand of a product is rounded to f16 first.
-inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensors,
-                                           int64_t k_block) {
+/// k_block, V's of 64, where every operand of a product is rounded to f16 first. lse gets the logs
+/// of the sums, those of p as it is rounded.
+inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensors, int64_t k_block,
+                                           std::vector<float>& lse) {
     const auto find = [&](std::string_view name) -> const CaseTensor& {
         return named(std::span<const CaseTensor>(tensors), name);
     };
@@ -80,7 +81,7 @@ inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensor
             std::vector<float> turned(static_cast<size_t>(d));
             ref::hadamard_row(turned.data(), q.data() + (t * heads + h) * d, d, k_rotation, false);
             std::vector<double> sum(size_t(d), 0.0);
-            double total = 0;
+            double total = 0, rounded = 0;
             for (int64_t c = 0; c < cells; ++c) {
                 if (position[size_t(c)] < 0 || position[size_t(c)] > at[size_t(t)]) continue;
                 const int64_t row = (c * kv_heads + h / (heads / kv_heads)) * d;
@@ -90,10 +91,12 @@ inline std::vector<float> attention_in_f16(const std::vector<CaseTensor>& tensor
                 }
                 const double p = std::exp(score / std::sqrt(double(d)) - 20);
                 total += p;
+                rounded += half(float(p * 0x1p20));
                 for (int64_t j = 0; j < d; ++j) {
                     sum[size_t(j)] += half(float(p * 0x1p20)) * half(v[size_t(row + j)]);
                 }
             }
+            lse.push_back(float(std::log(rounded / 0x1p20) + 20));
             std::vector<float> out;
             for (const double x : sum) out.push_back(total > 0 ? float(x / total / 0x1p20) : 0);
             ref::hadamard_row(out.data(), out.data(), d, v_rotation, true);

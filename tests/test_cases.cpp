@@ -139,8 +139,11 @@ TEST_CASE("agreement: rounding asks each element for its own bound, nmse all of 
     const std::vector<float> x = {3, 4}, y = {3, 4.05f};
     CHECK(compare_nmse(bytes(x), bytes(y), 1.1e-4).ok);
     CHECK(!compare_nmse(bytes(x), bytes(y), 0.9e-4).ok);
-    const std::vector<float> z = {3, NAN};
+    const std::vector<float> z = {3, NAN}, w = {3, -INFINITY};
     CHECK(!compare_nmse(bytes(x), bytes(z), 1e9).ok);
+    CHECK(!compare_nmse(bytes(x), bytes(w), 1e9).ok);
+    CHECK(!compare_nmse(bytes(w), bytes(x), 1e9).ok);
+    CHECK(compare_nmse(bytes(w), bytes(w), 0).ok);
 }
 
 TEST_CASE("agreement: the bound of rounded products holds for factors rounded to f16 and bf16") {
@@ -161,16 +164,18 @@ TEST_CASE("agreement: the bound of rounded products holds for factors rounded to
 TEST_CASE("agreement: the bound of f16 precision holds for operands rounded to f16") {
     // Attention over one case with q, k, v and p rounded to f16, everything else in f64.
     const std::unique_ptr<Case> one =
-        make_case("attention/k=f32/v=f32/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16");
+        make_case("attention/k=f32/v=f32/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16/lse=1");
     const Expected expected = expected_results(*one);
-    const std::vector<float> found = test::attention_in_f16(expected.tensors, 128);
-    const Verdict verdict = judge(*one, expected, 0, bytes(found), false);
-    INFO(verdict.words);
-    CHECK(verdict.ok);
-    CHECK(verdict.worst > 1e-3);  // a bound that nothing could miss would prove nothing
-    std::vector<float> wrong = found;
-    for (float& value : wrong) value *= 1.01f;
-    CHECK(!judge(*one, expected, 0, bytes(wrong), false).ok);
+    std::vector<float> found[2];  // dst and lse, -inf for queries that see nothing among them
+    found[0] = test::attention_in_f16(expected.tensors, 128, found[1]);
+    for (size_t i = 0; i < 2; ++i) {
+        const Verdict verdict = judge(*one, expected, i, bytes(found[i]), false);
+        INFO(expected.tensors[i].name << ": " << verdict.words);
+        CHECK(verdict.ok);
+        CHECK(verdict.worst > 1e-3);  // a bound that nothing could miss would prove nothing
+        for (float& value : found[i]) value *= 1.01f;
+        CHECK(!judge(*one, expected, i, bytes(found[i]), false).ok);
+    }
 }
 
 TEST_CASE("agreement: steps forgives a tie and nothing else") {

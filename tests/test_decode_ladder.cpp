@@ -24,7 +24,7 @@ class OneVersion final : public ForwardingBackend {
   protected:
     void execute(const Call& call) override {
         const auto* args = std::get_if<AttentionArgs>(&call);
-        if (args == nullptr) return real().run(call);
+        if (args == nullptr || !fast::decodes(*args)) return real().run(call);
         const int before = omp_get_max_threads();
         omp_set_num_threads(k_threads);
         version_.run(*args);

@@ -246,6 +246,9 @@ TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
     AttentionArgs with_sinks = asked.args;
     with_sinks.sinks = asked.q.view(DType::f32, {exact.heads});
     CHECK_THROWS_AS(add_output_errors(*backend, with_sinks, stored, rows, sums), Error);
+    AttentionArgs part = asked.args;
+    part.bounds.position.to = 4;
+    CHECK_THROWS_AS(add_output_errors(*backend, part, stored, rows, sums), Error);
 }
 
 TEST_CASE("explain: layers that hold half, and the sentence") {

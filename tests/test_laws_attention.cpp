@@ -1,120 +1,12 @@
 // The laws of attention over a cache, each with its formula and where it comes from: what holds
 // whatever the code looks like. Checked on the reference and on every backend that is built, within
 // bounds that follow from the number of roundings.
-#include "ref/hadamard.h"
-#include "ref/quant.h"
-#include "tests/laws.h"
+#include "tests/laws_attention.h"
 
 using namespace rotkv;
 using namespace rotkv::test;
 
 namespace {
-
-/// The case that a quantized, rotated cache stands for: plain f32 with R^T Q(R k) for k and v.
-AttentionCase as_stored(const AttentionCase& c) {
-    AttentionCase plain = c;
-    plain.type_k = plain.type_v = DType::f32;
-    plain.spec = RotationSpec();
-    const auto through = [&](std::vector<float>& x, int64_t d, DType type, Side side) {
-        const Rotation rotation = c.spec.at(0, 0, side);
-        std::vector<std::byte> bytes(size_t(row_bytes(type, d)));
-        for (float* row = x.data(); row < x.data() + x.size(); row += d) {
-            ref::hadamard_row(row, row, d, rotation, false);
-            ref::quantize_row(type, bytes.data(), row, d);
-            ref::dequantize_row(type, row, bytes.data(), d);
-            ref::hadamard_row(row, row, d, rotation, true);
-        }
-    };
-    through(plain.k, c.d_k, c.type_k, Side::k);
-    through(plain.v, c.d_v, c.type_v, Side::v);
-    return plain;
-}
-
-/// Scores of every stored token for query i and head h, in f64; -inf where it is not visible.
-std::vector<double> scores(const AttentionCase& c, size_t i, int64_t h) {
-    const int64_t kv = h / (c.heads / c.kv_heads);
-    const float* q = c.q.data() + (int64_t(i) * c.heads + h) * c.d_k;
-    std::vector<double> result(c.streams.size(), -INFINITY);
-    for (size_t t = 0; t < c.streams.size(); ++t) {
-        const int64_t distance = int64_t(c.q_positions[i]) - c.positions[t];
-        if (c.streams[t] != c.q_streams[i] || distance < 0) continue;
-        const float* k = c.k.data() + (int64_t(t) * c.kv_heads + kv) * c.d_k;
-        double s = 0;
-        for (int64_t j = 0; j < c.d_k; ++j) s += double(q[j]) * double(k[j]);
-        s *= double(c.scale);
-        result[t] = c.softcap > 0 ? double(c.softcap) * std::tanh(s / double(c.softcap)) : s;
-    }
-    return result;
-}
-
-/// log sum exp; -inf for nothing.
-double log_sum_exp(const std::vector<double>& x) {
-    const double largest = *std::max_element(x.begin(), x.end());
-    if (largest == -INFINITY) return largest;
-    double sum = 0;
-    for (const double value : x) sum += std::exp(value - largest);
-    return largest + std::log(sum);
-}
-
-/// What the stored tokens get of query i and head h, the sink's share left out.
-std::vector<double> probabilities(const AttentionCase& c, size_t i, int64_t h) {
-    std::vector<double> p = scores(c, i, h), all = p;
-    if (!c.sinks.empty()) all.push_back(double(c.sinks[size_t(h)]));
-    const double sum = log_sum_exp(all);
-    for (double& x : p) x = std::exp(x - sum);
-    return p;
-}
-
-/// How far rounding can move each output row of attention over a cache of c, |o| being the length
-/// of a row; `plain` is what the cache stands for. A score is off by ds = scale |q| |k| (a rounding
-/// for each term of its sum, 4 for scale and softcap, and those of rotating q and k), so that the
-/// row is off by sum p ds |v| + sum p ds max |v|; and by sum p |v| times (exp and division: 8,
-/// each cell: rescaling twice, its product and sum, and those of rotating v and the row). The
-/// reference sums in f64 and rounds once.
-std::vector<double> attention_rounding(const AttentionCase& c, const AttentionCase& plain,
-                                       const Backend& backend) {
-    const bool f64 = backend.name() == "ref";
-    const auto rotating = [&](Side side) {
-        const Rotation rotation = c.spec.at(0, 0, side);
-        return rotation.on() ? 2 * hadamard_rounding(rotation.block) : 0;
-    };
-    const double of_score = (f64 ? 0 : double(c.d_k + 4) * k_unit) + rotating(Side::k);
-    const double of_value = (f64 ? 1 : double(8 + 4 * c.cells)) * k_unit + rotating(Side::v);
-    std::vector<double> bounds;
-    for (size_t row = 0; row < c.q_streams.size() * size_t(c.heads); ++row) {
-        const int64_t h = int64_t(row) % c.heads;
-        const float* q = &plain.q[row * size_t(c.d_k)];
-        const std::vector<double> p = probabilities(plain, row / size_t(c.heads), h);
-        double value = 0, score = 0, both = 0, longest = 0;
-        for (size_t t = 0; t < p.size(); ++t) {
-            const size_t kv = t * size_t(c.kv_heads) + size_t(h / (c.heads / c.kv_heads));
-            const float* k = &plain.k[kv * size_t(c.d_k)];
-            const float* v = c.v_in_k ? k + c.v_first : &plain.v[kv * size_t(c.d_v)];
-            const double ds = double(c.scale) * norm(q, size_t(c.d_k)) * norm(k, size_t(c.d_k));
-            const double length = norm(v, size_t(c.d_v));
-            value += p[t] * length;
-            score += p[t] * ds * of_score;
-            both += p[t] * ds * of_score * length;
-            if (p[t] > 0) longest = std::max(longest, length);
-        }
-        bounds.push_back(both + score * longest + value * of_value);
-    }
-    return bounds;
-}
-
-/// The largest |a - b| of a row, as a multiple of its bound.
-template <class A, class B>
-double times_bound(const std::vector<A>& a, const std::vector<B>& b,
-                   const std::vector<double>& bounds) {
-    const size_t d = a.size() / bounds.size();
-    double largest = 0;
-    for (size_t row = 0; row < bounds.size(); ++row) {
-        const std::vector<A> x(a.begin() + ptrdiff_t(row * d), a.begin() + ptrdiff_t(row * d + d));
-        const std::vector<B> y(b.begin() + ptrdiff_t(row * d), b.begin() + ptrdiff_t(row * d + d));
-        largest = std::max(largest, farthest(x, y, int64_t(d)) / bounds[row]);
-    }
-    return largest;
-}
 
 /// Every stream's cells in another order, the empty ones among them.
 void permute_cells(KvCache& cache, Random& random) {
@@ -141,45 +33,6 @@ void permute_cells(KvCache& cache, Random& random) {
         }
     }
     cache.set_positions(positions);
-}
-
-/// Two streams of 24 tokens in 32 cells, more query heads than KV heads.
-AttentionCase case_of(DType type_k, DType type_v, const char* spec, uint64_t seed) {
-    AttentionCase c;
-    c.cells = 32;
-    c.type_k = type_k;
-    c.type_v = type_v;
-    c.spec = RotationSpec::parse(spec);
-    c.fill(2, 24, seed);
-    return c;
-}
-
-/// One token's queries over many cells, which a backend may share out among its threads.
-AttentionCase long_case() {
-    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=sylvester/64 v=sylvester/64", 36);
-    c.kv_heads = 1;
-    c.cells = 500;
-    c.fill(1, 420, 37);
-    c.q_streams = {0};
-    c.q_positions = {419};
-    c.q.resize(size_t(c.heads * c.d_k));
-    return c;
-}
-
-std::vector<AttentionCase> mixed_cases() {
-    std::vector<AttentionCase> cases = {
-        case_of(DType::f32, DType::f32, "k=none v=none", 31),
-        case_of(DType::q8_0, DType::q4_0, "k=sylvester/64 v=signs/32/5", 32),
-        case_of(DType::q5_1, DType::f16, "k=signs/64/4 v=none", 33),
-        case_of(DType::iq4_nl, DType::q4_1, "k=sylvester/32 v=sylvester/64", 34), long_case()};
-    cases[2].softcap = 20;
-    cases[3].sinks = normal_vector(cases[3].heads, 35, 2.0);
-    return cases;
-}
-
-std::string words(const Backend& backend, const AttentionCase& c) {
-    return backend.name() + " " + type_info(c.type_k).name + " " + type_info(c.type_v).name + " " +
-           c.spec.serialize();
 }
 
 }  // namespace
@@ -218,46 +71,6 @@ TEST_CASE("law: attention does not know which cell a token lies in") {
                 permute_cells(cache, random);
                 INFO(words(*backend, c) << ", draw " << draw);
                 CHECK(times_bound(c.attend(*backend, cache), expected, bounds) <= 2);
-            }
-        }
-    }
-}
-
-TEST_CASE("law: two halves of a cache, merged by their sums, are the whole") {
-    // With Z = sum exp(s): o = (Z_a o_a + Z_b o_b) / (Z_a + Z_b). A sink belongs to one half.
-    // Milakov and Gimelshein 2018 (online softmax); Dao et al. 2022.
-    for (const std::unique_ptr<Backend>& backend : all_backends()) {
-        for (const AttentionCase& c : mixed_cases()) {
-            const AttentionCase plain = as_stored(c);
-            const std::vector<double> bounds = attention_rounding(c, plain, *backend);
-            const int32_t end = c.positions.back() + 1;
-            for (const int32_t cut : {1, 9, end / 2, end - 1}) {
-                std::vector<float> part[2];
-                for (int half = 0; half < 2; ++half) {
-                    AttentionCase only = c;
-                    if (half == 1) only.sinks.clear();
-                    KvCache cache(*backend, c.shape(), c.spec);
-                    c.store(*backend, cache);
-                    for (int32_t stream = 0; stream < cache.shape().streams; ++stream)
-                        cache.remove(stream, half == 0 ? cut : 0, half == 0 ? end : cut);
-                    part[half] = only.attend(*backend, cache);
-                }
-                std::vector<double> merged;
-                for (size_t row = 0; row < part[0].size() / size_t(c.d_v); ++row) {
-                    const int64_t h = int64_t(row) % c.heads;
-                    std::vector<double> s[2] = {scores(plain, row / size_t(c.heads), h), {}};
-                    s[1] = s[0];
-                    for (size_t t = 0; t < s[0].size(); ++t)
-                        s[c.positions[t] < cut ? 1 : 0][t] = -INFINITY;
-                    if (!c.sinks.empty()) s[0].push_back(double(c.sinks[size_t(h)]));
-                    const double share = 1 / (1 + std::exp(log_sum_exp(s[1]) - log_sum_exp(s[0])));
-                    for (size_t j = row * size_t(c.d_v); j < (row + 1) * size_t(c.d_v); ++j)
-                        merged.push_back(share * double(part[0][j]) +
-                                         (1 - share) * double(part[1][j]));
-                }
-                INFO(words(*backend, c) << ", cut at " << cut);
-                // The whole, the halves (each part of the bound is a mean over cells), the sums.
-                CHECK(times_bound(c.run(*backend), merged, bounds) <= 3);
             }
         }
     }

@@ -143,6 +143,11 @@ TEST_CASE("ops: attention's arguments must agree with each other") {
                              .q_stream = i32({2}),
                              .q_position = i32({2})};
     CHECK_NOTHROW(check(good));
+    AttentionArgs part = good;
+    part.lse = f32({2, 4});
+    part.bounds = {{4, 4}, {0, 1}};
+    CHECK_NOTHROW(check(part));
+    CHECK(!(part == good));
     const auto refused = [&](const std::function<void(AttentionArgs&)>& spoil) {
         AttentionArgs bad = good;
         spoil(bad);
@@ -158,6 +163,18 @@ TEST_CASE("ops: attention's arguments must agree with each other") {
           }).find("position") != std::string::npos);
     CHECK(refused([](AttentionArgs& a) { a.window = -1; }).find("window") != std::string::npos);
     CHECK(refused([](AttentionArgs& a) { a.sinks = f32({3}); }).find("sinks") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) { a.lse = f32({2, 3}); }).find("lse") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) {
+              a.lse = f32({2, 4});
+              a.lse.stride[2] = 0;
+          }).find("lse without strides of 0") != std::string::npos);
+    CHECK(refused([](AttentionArgs& a) { a.bounds.position.from = -1; }) ==
+          "attention: expected bounds.position from 0 or more, found -1");
+    CHECK(refused([](AttentionArgs& a) {
+              a.bounds.distance = {5, 4};
+          }) ==
+          "attention: expected bounds.distance that ends where it begins, or later, found from 5 "
+          "to 4");
     CHECK(refused([](AttentionArgs& a) { a.softcap = NAN; }).find("softcap") != std::string::npos);
     CHECK(refused([](AttentionArgs& a) { a.k_cache.type = DType::q4_k; }).find("cache type") !=
           std::string::npos);

@@ -5,6 +5,7 @@
 #include "ref/quant.h"
 #include "tests/catch.h"
 #include "tests/laws.h"
+#include "tools/watch/capture.h"
 
 #include <cmath>
 
@@ -281,4 +282,20 @@ TEST_CASE("outliers: the rule knows the sources of chapter 1") {
         CHECK(advise(log_gain(measured[0], measured[1]), log_gain(predicted[0], predicted[1])) ==
               expected);
     }
+}
+
+TEST_CASE("capture: queries are shown once, so that attention in parts is refused") {
+    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const Buffer memory(*ref, 4 * sizeof(float));
+    AttentionArgs args;
+    args.q = args.dst = memory.view(DType::f32, {0, 1, 4});  // no tokens: nothing to compute
+    args.k_cache = args.v_cache = memory.view(DType::f32, {0, 0, 1, 4});
+    args.position = memory.view(DType::i32, {0, 0});
+    args.used = args.q_stream = args.q_position = memory.view(DType::i32, {0});
+    int64_t shown = 0;
+    const Observer observer = tools::capture([&](const tools::CapturedRows&) { ++shown; });
+    observer(0, args, *ref);
+    CHECK(shown == 1);
+    args.bounds.distance.to = 2;
+    CHECK_THROWS_AS(observer(0, args, *ref), Error);
 }

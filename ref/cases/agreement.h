@@ -49,7 +49,7 @@ Verdict compare_exact(DType type, std::span<const std::byte> expected,
 Verdict compare_rounding(DType type, std::span<const std::byte> expected,
                          std::span<const std::byte> found, std::span<const double> bound);
 
-/// sum (found - expected)^2 <= bound * sum expected^2. f32.
+/// sum (found - expected)^2 <= bound * sum expected^2; infinities agree with themselves. f32.
 Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::byte> found,
                      double bound);
 

@@ -13,6 +13,19 @@ namespace {
 
 constexpr int64_t k_most_sampled = 128;  // rows whose energy is looked at: the small cases' all
 
+// Positions from .. to, distances near .. far, each without its end; an end of 0 is none.
+CellBounds read_bounds(Fields& f) {
+    CellBounds bounds;
+    const auto read = [&](const char* from, const char* to, Range& range) {
+        range.from = f.number(from, 0);
+        const int64_t end = f.number(to, 0);
+        if (end > 0) range.to = end;
+    };
+    read("from", "to", bounds.position);
+    read("near", "far", bounds.distance);
+    return bounds;
+}
+
 class AttentionCase : public CallCase {
   public:
     explicit AttentionCase(Fields& f)
@@ -35,7 +48,9 @@ class AttentionCase : public CallCase {
           loud(f.real("loud", 1)),
           dense(is_dense(f)),
           sees(f.word("sees", "past", {"past", "last", "all", "nothing"})),
-          precision(f.precision({"f32", "f16"})) {
+          precision(f.precision({"f32", "f16"})),
+          bounds(read_bounds(f)),
+          lse(f.flag("lse")) {
         read_layout(f, false);
         if (v_in_k) v_rotation.first = v_first;
     }
@@ -44,12 +59,13 @@ class AttentionCase : public CallCase {
     }
     std::vector<CaseTensor> tensors() const override;
     void fill(std::vector<CaseTensor>& tensors) const override;
-    Work work() const override {  // as if every query saw every cell in use that it may see
+    Work work() const override {  // as if every query saw every cell in use; no window, no bounds
         Work work;
         const double rows = double(streams * used() * kv_heads);
         work.bytes =
             rows * double(row_bytes(type_k, d_k)) + 4.0 * double(tokens * heads * (d_k + d_v));
         if (!v_in_k) work.bytes += rows * double(row_bytes(type_v, d_v));
+        if (lse) work.bytes += 4.0 * double(tokens * heads);
         double pairs = double(tokens * used());
         if (sees == "last") {
             pairs = 0;
@@ -75,6 +91,7 @@ class AttentionCase : public CallCase {
             if (values.data != nullptr) values.data += row_bytes(type_k, v_first);
         }
         return AttentionArgs{.dst = v["dst"],
+                             .lse = v["lse"],
                              .q = v["q"],
                              .k_cache = v["k_cache"],
                              .v_cache = values,
@@ -86,6 +103,7 @@ class AttentionCase : public CallCase {
                              .scale = scale(),
                              .softcap = float(softcap),
                              .window = window,
+                             .bounds = bounds,
                              .k_rotation = k_rotation,
                              .v_rotation = v_rotation,
                              .precision = precision};
@@ -111,6 +129,9 @@ class AttentionCase : public CallCase {
                                   int64_t h) const;
     std::vector<double> bound_of_head(std::span<const CaseTensor> filled, int64_t t, int64_t h,
                                       const Scores& scores) const;
+    double bound_of_lse(const Scores& scores, float expected) const;
+    double f16_bound(std::span<const CaseTensor> filled, bool of_lse,
+                     std::span<const float> expected) const;
 
     DType type_k, type_v;
     int64_t tokens, streams, cells, heads, kv_heads, d_k;
@@ -124,12 +145,15 @@ class AttentionCase : public CallCase {
     bool dense;
     std::string sees;  ///< last: the queries are the last tokens of their streams
     Precision precision;
+    CellBounds bounds;
+    bool lse;
 };
 
 std::vector<CaseTensor> AttentionCase::tensors() const {
-    std::vector<CaseTensor> all = {out("dst", DType::f32, {tokens, heads, d_v}),
-                                   in("q", DType::f32, {tokens, heads, d_k}),
-                                   in("k_cache", type_k, {streams, cells, kv_heads, d_k})};
+    std::vector<CaseTensor> all = {out("dst", DType::f32, {tokens, heads, d_v})};
+    if (lse) all.push_back(out("lse", DType::f32, {tokens, heads}));
+    all.push_back(in("q", DType::f32, {tokens, heads, d_k}));
+    all.push_back(in("k_cache", type_k, {streams, cells, kv_heads, d_k}));
     if (!v_in_k) all.push_back(in("v_cache", type_v, {streams, cells, kv_heads, d_v}));
     all.push_back(in("position", DType::i32, {streams, cells}));
     all.push_back(in("used", DType::i32, {streams}));
@@ -219,6 +243,7 @@ AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, 
     for (int64_t c = 0; c < used(); ++c) {
         const int32_t p = position[size_t(stream * cells + c)];
         if (p < 0 || p > at || (window > 0 && at - p >= window)) continue;
+        if (!bounds.hold(p, at)) continue;
         const std::vector<float> k = cached_row(named(filled, "k_cache"), stream, c, h);
         double score = 0, magnitude = 0, energy = 0;
         for (size_t j = 0; j < k.size(); ++j) {
@@ -268,24 +293,54 @@ std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> fil
     return bound;
 }
 
+// Rounding of lse, for one head of one token. The sum is off like a probability's denominator, by
+// u (walk(C) + 6 + (walk(D) + 6) S) of itself, and its log by as much, absolutely. The log is taken
+// in units of exp(largest) and lies within |lse| + |largest| of 0, |largest| <= S: 2 u of that are
+// its own; adding the largest score is u |lse|, and the reference's one rounding another.
+double AttentionCase::bound_of_lse(const Scores& s, float expected) const {
+    if (!std::isfinite(expected)) return 0;
+    return k_unit *
+           (walk(cells) + 6 + (walk(d_k) + 8) * s.magnitude + 4 * std::fabs(double(expected)));
+}
+
 // nmse, in the precision of tensor cores: q, k, p and v are rounded to f16, each by a relative
 // error of variance 2^-24 / 3 at most. Two of them move a score by an error of variance
 // 2^-24 2/3 e^2, e^2 = sum (scale q_d k_d)^2, and probabilities by as much, relatively; p and v add
 // 2^-24 2/3. Values that cancel in the sum make the result smaller than its terms: a factor of 16.
-std::vector<double> AttentionCase::bound(const std::string&, std::span<const CaseTensor> filled,
-                                         std::span<const float>) const {
-    if (precision == Precision::f16) {
-        double energy = 0;
-        const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
-        for (int64_t i = 0; i < tokens * heads; i += step) {
-            energy = std::max(energy, scores(filled, i / heads, i % heads).energy);
-        }
-        return {16 * 0x1p-24 * 2 / 3 * (energy + 1)};
+// lse moves by its scores' errors in the mean, and by those of the p it sums: by no more than one
+// score and one p, absolutely, hence in units of its mean square; the 16 is four deviations.
+double AttentionCase::f16_bound(std::span<const CaseTensor> filled, bool of_lse,
+                                std::span<const float> expected) const {
+    double energy = 0;
+    const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
+    for (int64_t i = 0; i < tokens * heads; i += step) {
+        energy = std::max(energy, scores(filled, i / heads, i % heads).energy);
     }
+    const double relative = 16 * 0x1p-24 * 2 / 3 * (energy + 1);
+    if (!of_lse) return relative;
+    double square = 0, count = 0;
+    for (const float x : expected) {
+        if (!std::isfinite(x)) continue;
+        square += double(x) * double(x);
+        ++count;
+    }
+    return count > 0 ? relative * count / square : 0;
+}
+
+std::vector<double> AttentionCase::bound(const std::string& name,
+                                         std::span<const CaseTensor> filled,
+                                         std::span<const float> expected) const {
+    const bool of_lse = name == "lse";
+    if (precision == Precision::f16) return {f16_bound(filled, of_lse, expected)};
     std::vector<double> all;
     for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t h = 0; h < heads; ++h) {
-            const std::vector<double> one = bound_of_head(filled, t, h, scores(filled, t, h));
+            const Scores of_head = scores(filled, t, h);
+            if (of_lse) {
+                all.push_back(bound_of_lse(of_head, expected[size_t(t * heads + h)]));
+                continue;
+            }
+            const std::vector<double> one = bound_of_head(filled, t, h, of_head);
             all.insert(all.end(), one.begin(), one.end());
         }
     }
@@ -298,8 +353,9 @@ std::span<const CaseOp> attention_case_ops() {
     static const CaseOp ops[] = {
         {"attention",
          "rounding: u (c1 + c2 S) sum p |v|, S = max scale sum |q k|, c1 = 2 walk(C) + 12, "
-         "c2 = 2 (walk(D) + 6), mixed by the rotation back; precision=f16: nmse "
-         "16 2/3 2^-24 (e^2 + 1), e^2 = max sum (scale q k)^2",
+         "c2 = 2 (walk(D) + 6), mixed by the rotation back; lse: u (c1 / 2 + (c2 / 2 + 2) S + "
+         "4 |lse|); precision=f16: nmse 16 2/3 2^-24 (e^2 + 1), e^2 = max sum (scale q k)^2, of "
+         "lse over its mean square",
          "the same", make<AttentionCase>},
     };
     return ops;

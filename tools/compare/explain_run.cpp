@@ -58,7 +58,7 @@ struct HostIndex {
 
     int64_t most_used() const { return *std::max_element(used.begin(), used.end()); }
 
-    // The rule of AttentionArgs.
+    // The rule of AttentionArgs, of a call without bounds.
     std::vector<int64_t> visible(int64_t row) const {
         const int64_t stream = q_stream[std::size_t(row)], q = q_position[std::size_t(row)];
         std::vector<int64_t> result;
@@ -98,6 +98,8 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
                        const std::vector<int64_t>& asked, std::span<OutputErrors> sums) {
     require(args.sinks.empty(), ErrorCode::unsupported,
             "explain: with attention sinks a shift of all scores is no longer without effect");
+    require(args.bounds.all(), ErrorCode::unsupported,
+            "explain: a part of the cells does not give the layer's output");
     if (asked.empty()) return;
     const HostIndex index(backend, args);
     const int64_t used = index.most_used(), heads = args.q.n[2], d_k = args.q.n[3];

@@ -45,7 +45,7 @@ struct StoredLayer {
 };
 
 /// Adds the errors of some queries of one attention call to `sums` [H]; what `args` reads is exact.
-/// Shapes: asked: rows of args.q. Throws: Error(unsupported) for attention sinks.
+/// Shapes: asked: rows of args.q. Throws: Error(unsupported) for attention sinks and in parts.
 void add_output_errors(Backend& backend, const AttentionArgs& args, const StoredLayer& stored,
                        const std::vector<int64_t>& asked, std::span<OutputErrors> sums);
 

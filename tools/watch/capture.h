@@ -2,6 +2,7 @@
 // The queries, keys and values of a model on their way to the cache.
 // Docs: docs/11-outliers.md
 
+#include "ref/error.h"
 #include "ref/model.h"
 
 #include <cstdint>
@@ -22,6 +23,7 @@ struct CapturedRows {
 };
 
 /// An observer that hands every layer's q, k and v to `visit`, and runs every call as it is.
+/// Attention in parts is Error(unsupported).
 inline Observer capture(std::function<void(const CapturedRows&)> visit) {
     return [visit = std::move(visit), host = std::vector<std::byte>()](
                int64_t layer, const Call& call, Backend& backend) mutable {
@@ -37,6 +39,8 @@ inline Observer capture(std::function<void(const CapturedRows&)> visit) {
             show(CapturedRows::What::k, nullptr, store->k);
             if (!store->v.empty()) show(CapturedRows::What::v, nullptr, store->v);
         } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
+            require(attention->bounds.all(), ErrorCode::unsupported,
+                    "capture: attention in parts would show a layer's queries more than once");
             show(CapturedRows::What::q, attention, attention->q);
         }
         backend.run(call);

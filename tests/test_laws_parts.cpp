@@ -1,0 +1,208 @@
+// The laws of attention in parts: what cells that are shared out among calls give, merged by the
+// logs of their sums, is what one call gives. On the reference and on every backend that is built,
+// within bounds that follow from the number of roundings.
+#include "tests/laws_attention.h"
+
+using namespace rotkv;
+using namespace rotkv::test;
+
+namespace {
+
+/// The first tokens, the recent ones, the rest.
+std::vector<CellBounds> three_parts(int64_t first, int64_t recent) {
+    std::vector<CellBounds> parts(3);
+    parts[0].position.to = first;
+    parts[1].position.from = parts[2].position.from = first;
+    parts[1].distance.to = parts[2].distance.from = recent;
+    return parts;
+}
+
+/// The backends that can tell parts; those that cannot say why.
+std::vector<std::unique_ptr<Backend>> backends_with_parts() {
+    std::vector<std::unique_ptr<Backend>> result;
+    for (std::unique_ptr<Backend>& backend : all_backends()) {
+        AttentionArgs args;
+        args.bounds.position.to = 1;
+        const Support support = backend->supports(args);
+        if (!support.yes) WARN(backend->name() << ": " << support.reason);
+        if (support.yes) result.push_back(std::move(backend));
+    }
+    return result;
+}
+
+/// What one call gave: rows and their lse.
+struct Sums {
+    std::vector<float> out, lse;
+
+    Sums(Backend& backend, const AttentionCase& c) { out = c.run(backend, &lse); }
+};
+
+/// lse = log sum_i exp(lse_i), out = sum_i exp(lse_i - lse) out_i.
+struct Merged {
+    std::vector<double> out, lse;
+
+    explicit Merged(const std::vector<Sums>& parts) {
+        const size_t rows = parts[0].lse.size(), d = parts[0].out.size() / rows;
+        for (size_t row = 0; row < rows; ++row) {
+            std::vector<double> each;
+            for (const Sums& part : parts) each.push_back(double(part.lse[row]));
+            lse.push_back(log_sum_exp(each));
+            for (size_t j = row * d; j < (row + 1) * d; ++j) {
+                double sum = 0;
+                for (size_t i = 0; i < parts.size() && lse.back() > -INFINITY; ++i)
+                    sum += std::exp(each[i] - lse.back()) * double(parts[i].out[j]);
+                out.push_back(sum);
+            }
+        }
+    }
+};
+
+/// The largest |a - b|, as a multiple of its bound; equal infinities are not apart.
+template <class A, class B>
+double times_bound_each(const std::vector<A>& a, const std::vector<B>& b,
+                        const std::vector<double>& bounds) {
+    double largest = 0;
+    for (size_t i = 0; i < bounds.size(); ++i) {
+        if (double(a[i]) == double(b[i])) continue;
+        const double apart = std::fabs(double(a[i]) - double(b[i])) / bounds[i];
+        largest = std::isnan(apart) ? INFINITY : std::max(largest, apart);
+    }
+    return largest;
+}
+
+/// How far the merged rows of parts can be from those of one call: the rounding of both, and that
+/// of the weights, which are off by two lse each, times the longest value.
+std::vector<double> merged_rounding(const std::vector<AttentionCase>& parts,
+                                    const AttentionCase& whole, const AttentionCase& plain,
+                                    const Backend& backend) {
+    std::vector<double> bounds = attention_rounding(whole, plain, backend);
+    std::vector<double> shares(bounds.size(), 0.0), weights(bounds.size(), 0.0);
+    for (const AttentionCase& part : parts) {
+        const std::vector<double> of_rows = attention_rounding(part, plain, backend);
+        const std::vector<double> of_lse = lse_rounding(part, plain, backend);
+        for (size_t row = 0; row < bounds.size(); ++row) {
+            shares[row] = std::max(shares[row], of_rows[row]);
+            weights[row] = std::max(weights[row], of_lse[row]);
+        }
+    }
+    const double longest = largest_norm(plain.v, plain.d_v);
+    for (size_t row = 0; row < bounds.size(); ++row)
+        bounds[row] += shares[row] + 2 * weights[row] * longest;
+    return bounds;
+}
+
+}  // namespace
+
+TEST_CASE("law: lse is the log of what softmax divides by, in every part of the cells") {
+    // log(exp(sink) + sum exp(s)), -inf for an empty sum.
+    for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
+        for (AttentionCase c : mixed_cases()) {
+            std::vector<CellBounds> bounds = three_parts(4, 8);
+            bounds.push_back({});
+            for (const CellBounds& part : bounds) {
+                c.bounds = part;
+                const AttentionCase plain = as_stored(c);
+                std::vector<double> lse;
+                dense_attention(plain, &lse);
+                INFO(words(*backend, c));
+                CHECK(times_bound_each(Sums(*backend, c).lse, lse,
+                                       lse_rounding(c, plain, *backend)) <= 1);
+            }
+        }
+    }
+}
+
+TEST_CASE("law: three parts of the cells, merged by their lse, are the whole") {
+    // The first tokens, the recent ones, the rest; a sink belongs to one of them, whichever.
+    // Milakov and Gimelshein 2018 (online softmax); Ye et al. 2024 (states of FlashInfer).
+    for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
+        for (const AttentionCase& c : mixed_cases()) {
+            const AttentionCase plain = as_stored(c);
+            const Sums whole(*backend, c);
+            const std::vector<double> rounding = merged_rounding({c}, c, plain, *backend);
+            for (const auto& [first, recent] :
+                 {std::pair{0, 0}, {4, 8}, {1, 1}, {23, 1}, {0, 5}, {2, 500}}) {
+                for (size_t owner = 0; owner < (c.sinks.empty() ? 1 : 3); ++owner) {
+                    std::vector<Sums> sums;
+                    for (size_t i = 0; i < 3; ++i) {
+                        AttentionCase part = c;
+                        part.bounds = three_parts(first, recent)[i];
+                        if (i != owner) part.sinks.clear();
+                        sums.emplace_back(*backend, part);
+                    }
+                    const Merged merged(sums);
+                    INFO(words(*backend, c) << ", " << first << " first, " << recent
+                                            << " recent, a sink in part " << owner);
+                    CHECK(times_bound(whole.out, merged.out, rounding) <= 1);
+                    CHECK(times_bound_each(whole.lse, merged.lse,
+                                           lse_rounding(c, plain, *backend)) <= 2);
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("law: parts rotated differently, each in a cache of its own, are the whole unrotated") {
+    // Rows come back from their rotation before they are merged: R_i^T sum p (R_i v) = sum p v.
+    const char* specs[] = {"k=none v=none", "k=sylvester/64 v=signs/32/5", "k=signs/32/4 v=none"};
+    std::vector<AttentionCase> cases(3, case_of(DType::f32, DType::f32, specs[0], 61));
+    cases[1].sinks = normal_vector(cases[1].heads, 62, 2.0);
+    cases[2] = long_case();
+    cases[2].type_k = cases[2].type_v = DType::f32;
+    cases[2].spec = RotationSpec::parse(specs[0]);
+    for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
+        for (const AttentionCase& c : cases) {
+            std::vector<AttentionCase> parts(3, c);
+            std::vector<Sums> sums;
+            for (size_t i = 0; i < 3; ++i) {
+                parts[i].spec = RotationSpec::parse(specs[i]);
+                parts[i].bounds = three_parts(4, 8)[i];
+                if (i > 0) parts[i].sinks.clear();
+                sums.emplace_back(*backend, parts[i]);
+            }
+            INFO(words(*backend, c) << ", " << c.cells << " cells");
+            CHECK(times_bound(c.run(*backend), Merged(sums).out,
+                              merged_rounding(parts, c, c, *backend)) <= 1);
+        }
+    }
+}
+
+TEST_CASE("law: two halves of a cache, merged by their sums, are the whole") {
+    // With Z = sum exp(s): o = (Z_a o_a + Z_b o_b) / (Z_a + Z_b). A sink belongs to one half.
+    // Milakov and Gimelshein 2018 (online softmax); Dao et al. 2022.
+    for (const std::unique_ptr<Backend>& backend : all_backends()) {
+        for (const AttentionCase& c : mixed_cases()) {
+            const AttentionCase plain = as_stored(c);
+            const std::vector<double> bounds = attention_rounding(c, plain, *backend);
+            const int32_t end = c.positions.back() + 1;
+            for (const int32_t cut : {1, 9, end / 2, end - 1}) {
+                std::vector<float> part[2];
+                for (int half = 0; half < 2; ++half) {
+                    AttentionCase only = c;
+                    if (half == 1) only.sinks.clear();
+                    KvCache cache(*backend, c.shape(), c.spec);
+                    c.store(*backend, cache);
+                    for (int32_t stream = 0; stream < cache.shape().streams; ++stream)
+                        cache.remove(stream, half == 0 ? cut : 0, half == 0 ? end : cut);
+                    part[half] = only.attend(*backend, cache);
+                }
+                std::vector<double> merged;
+                for (size_t row = 0; row < part[0].size() / size_t(c.d_v); ++row) {
+                    const int64_t h = int64_t(row) % c.heads;
+                    std::vector<double> s[2] = {scores(plain, row / size_t(c.heads), h), {}};
+                    s[1] = s[0];
+                    for (size_t t = 0; t < s[0].size(); ++t)
+                        s[c.positions[t] < cut ? 1 : 0][t] = -INFINITY;
+                    if (!c.sinks.empty()) s[0].push_back(double(c.sinks[size_t(h)]));
+                    const double share = 1 / (1 + std::exp(log_sum_exp(s[1]) - log_sum_exp(s[0])));
+                    for (size_t j = row * size_t(c.d_v); j < (row + 1) * size_t(c.d_v); ++j)
+                        merged.push_back(share * double(part[0][j]) +
+                                         (1 - share) * double(part[1][j]));
+                }
+                INFO(words(*backend, c) << ", cut at " << cut);
+                // The whole, the halves (each part of the bound is a mean over cells), the sums.
+                CHECK(times_bound(c.run(*backend), merged, bounds) <= 3);
+            }
+        }
+    }
+}
