@@ -28,15 +28,10 @@ namespace {
 // A query's view of its stream: the cells that take part, in the order of the cells.
 std::vector<int64_t> visible_cells(const AttentionArgs& args, int64_t stream, int32_t q_position) {
     std::vector<int64_t> cells;
-    if (q_position < 0) return cells;
     const int32_t* position = args.position.row<const int32_t>(stream);
     const int32_t used = args.used.row<const int32_t>(0)[stream];
     for (int64_t c = 0; c < used; ++c) {
-        if (position[c] < 0 || position[c] > q_position) continue;  // empty, or the future
-        const int64_t distance = int64_t(q_position) - position[c];
-        if (args.window > 0 && distance >= args.window) continue;
-        if (!args.bounds.hold(position[c], q_position)) continue;
-        cells.push_back(c);
+        if (args.takes_part(position[c], q_position)) cells.push_back(c);
     }
     return cells;
 }

@@ -11,6 +11,13 @@ const char* precision_name(Precision precision) {
     return precision == Precision::f32 ? "f32" : precision == Precision::f16 ? "f16" : "bf16";
 }
 
+bool AttentionArgs::takes_part(int64_t pos_cell, int64_t pos_q) const {
+    const int64_t distance = pos_q - pos_cell;
+    if (pos_cell < 0 || distance < 0) return false;  // empty, or the future
+    if (window > 0 && distance >= window) return false;
+    return bounds.hold(pos_cell, pos_q);
+}
+
 namespace {
 
 // A block type whose rows are no whole number of blocks is nobody's mistake and nobody's job.

@@ -168,6 +168,9 @@ struct AttentionArgs {
     Rotation k_rotation{}, v_rotation{};
     Precision precision = Precision::f32;  ///< or f16
 
+    /// Does a cell at this position take part for a query at that one?
+    bool takes_part(int64_t pos_cell, int64_t pos_q) const;
+
     bool operator==(const AttentionArgs&) const = default;
 };
 

@@ -1,5 +1,6 @@
 #include "tools/outlier_survey.h"
 
+#include "ref/error.h"
 #include "ref/hadamard.h"
 #include "ref/quant.h"
 
@@ -120,11 +121,14 @@ const std::vector<float>& Survey::rows(What side, int64_t layer) const {
 
 // Some queries of the window, evenly spread: their outputs, and what each type makes of them.
 void Survey::judge_outputs(const CapturedRows& q) {
+    require(q.attention->sinks.empty(), ErrorCode::unsupported,
+            "outliers: attention sinks take probability, which output errors do not know of yet");
     scale_ = double(q.attention->scale);
     const int64_t tokens = q.rows.n[1], group = plan_.heads / plan_.kv_heads;
-    const int64_t step = std::max<int64_t>(1, tokens / k_queries), window = q.attention->window;
+    const int64_t step = std::max<int64_t>(1, tokens / k_queries);
     for (int64_t i = step - 1; i < tokens; i += step) {
-        const int64_t begin = window > 0 ? std::max<int64_t>(0, i - window + 1) : 0;
+        int64_t begin = 0;  // rows are a window's tokens in order: row and position are one
+        while (!q.attention->takes_part(begin, i)) ++begin;
         const int64_t count = i + 1 - begin;
         for (int64_t h = 0; h < plan_.heads; ++h) {
             const std::size_t kv = std::size_t(h / group);

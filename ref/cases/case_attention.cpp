@@ -239,11 +239,11 @@ AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, 
     const std::vector<int32_t> position = named(filled, "position").indices();
     const int32_t at = named(filled, "q_position").indices()[size_t(t)];
     const int64_t stream = t % streams;
+    const AttentionArgs rule = std::get<AttentionArgs>(call(Views({}, {})));
     Scores result;
     for (int64_t c = 0; c < used(); ++c) {
         const int32_t p = position[size_t(stream * cells + c)];
-        if (p < 0 || p > at || (window > 0 && at - p >= window)) continue;
-        if (!bounds.hold(p, at)) continue;
+        if (!rule.takes_part(p, at)) continue;
         const std::vector<float> k = cached_row(named(filled, "k_cache"), stream, c, h);
         double score = 0, magnitude = 0, energy = 0;
         for (size_t j = 0; j < k.size(); ++j) {

@@ -46,25 +46,23 @@ struct HostRows {
 // Who sits where, and who asks, on the host.
 struct HostIndex {
     std::vector<int32_t> position, used, q_stream, q_position;
-    int64_t cells = 0, window = 0;
+    const AttentionArgs& rule;
 
     HostIndex(Backend& backend, const AttentionArgs& args)
         : position(contents<int32_t>(backend, args.position)),
           used(contents<int32_t>(backend, args.used)),
           q_stream(contents<int32_t>(backend, args.q_stream)),
           q_position(contents<int32_t>(backend, args.q_position)),
-          cells(args.position.n[3]),
-          window(args.window) {}
+          rule(args) {}
 
     int64_t most_used() const { return *std::max_element(used.begin(), used.end()); }
 
-    // The rule of AttentionArgs, of a call without bounds.
     std::vector<int64_t> visible(int64_t row) const {
         const int64_t stream = q_stream[std::size_t(row)], q = q_position[std::size_t(row)];
+        const int64_t cells = rule.position.n[3];
         std::vector<int64_t> result;
         for (int64_t c = 0; c < used[std::size_t(stream)]; ++c) {
-            const int64_t p = position[std::size_t(stream * cells + c)];
-            if (p >= 0 && p <= q && (window == 0 || q - p < window)) result.push_back(c);
+            if (rule.takes_part(position[std::size_t(stream * cells + c)], q)) result.push_back(c);
         }
         return result;
     }
