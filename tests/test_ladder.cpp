@@ -64,7 +64,7 @@ AttentionCase make_case(const Row& row, DType type) {
     c.cells = 448;
     c.scale = 1.0f / std::sqrt(float(row.d_k));
     c.type_k = type;
-    c.type_v = row.v_in_k ? type : k_cache_types[size_t(row.tokens) % 9];
+    c.type_v = row.v_in_k ? type : cache_types()[size_t(row.tokens) % cache_types().size()];
     c.spec = RotationSpec::parse(row.spec);
     c.fill(row.streams, row.tokens, 5);
     if (row.sinks) c.sinks = normal_vector(row.heads, 8);
@@ -96,7 +96,7 @@ std::vector<float> run(Backend& backend, const AttentionCase& c) {
 TEST_CASE("ladder: each version of decode attention agrees within rounding") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
     for (const Row& row : rows) {
-        for (const DType type : k_cache_types) {
+        for (const DType type : cache_types()) {
             const AttentionCase c = make_case(row, type);
             const std::vector<float> expected = run(*ref, c);
             for (const fast::DecodeVersion& version : fast::k_decode_versions) {
@@ -127,13 +127,9 @@ TEST_CASE("ladder: the operation is its last version") {
 
 TEST_CASE("ladder: products with every weight type agree within rounding") {
     // 515 elements where a type has no blocks; rows that leave one over; tokens past one tile.
-    constexpr DType types[] = {DType::f32,    DType::f16,  DType::bf16,   DType::q8_0,
-                               DType::q5_1,   DType::q5_0, DType::q4_1,   DType::q4_0,
-                               DType::iq4_nl, DType::q2_k, DType::q3_k,   DType::q4_k,
-                               DType::q5_k,   DType::q6_k, DType::iq4_xs, DType::mxfp4};
     const std::unique_ptr<Backend> ref = ref::make_backend();
     FastBackend fast(0);
-    for (const DType type : types) {
+    for (const DType type : weight_types()) {
         const int64_t in = is_block_type(type) ? 768 : 515, out = 67;
         const TypeInfo& info = type_info(type);
         Random random(9);
