@@ -1,6 +1,7 @@
 #pragma once
 // How rotkv reports what is wrong: one exception type, thrown at the boundary (files, text, flags,
-// arguments of operations) and never inside a kernel.
+// arguments of operations) and never inside a kernel, where what was checked is taken for granted
+// and a switch over types that has no answer aborts.
 // Docs: docs/CONTRIBUTING.md
 
 #include <stdexcept>

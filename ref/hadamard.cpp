@@ -4,6 +4,7 @@
 
 #include "ref/kernels.h"
 #include "ref/quant.h"
+#include "ref/rows.h"
 
 #include <algorithm>
 #include <bit>
@@ -64,16 +65,12 @@ void hadamard(const HadamardArgs& args) {
     const int64_t d = src.n[3];
     if (src.empty()) return;
     std::vector<float> row(static_cast<size_t>(d));
-    for (int64_t i0 = 0; i0 < src.n[0]; ++i0) {
-        for (int64_t i1 = 0; i1 < src.n[1]; ++i1) {
-            for (int64_t i2 = 0; i2 < src.n[2]; ++i2) {
-                // in f32: exact on the way in, rounded to the rows' type on the way out
-                dequantize_row(src.type, row.data(), src.row<const std::byte>(i0, i1, i2), d);
-                hadamard_row(row.data(), row.data(), d, args.rotation, args.inverse);
-                quantize_row(dst.type, dst.row<std::byte>(i0, i1, i2), row.data(), d);
-            }
-        }
-    }
+    for_each_row(src, [&](int64_t i0, int64_t i1, int64_t i2) {
+        // in f32: exact on the way in, rounded to the rows' type on the way out
+        dequantize_row(src.type, row.data(), src.row<const std::byte>(i0, i1, i2), d);
+        hadamard_row(row.data(), row.data(), d, args.rotation, args.inverse);
+        quantize_row(dst.type, dst.row<std::byte>(i0, i1, i2), row.data(), d);
+    });
 }
 
 }  // namespace rotkv::ref

@@ -20,8 +20,8 @@ static void store_row(const TensorView& cache, int64_t stream, int64_t cell, int
 void kv_store(const KvStoreArgs& args) {
     const int64_t tokens = args.k.n[1], kv_heads = args.k.n[2];
     for (int64_t t = 0; t < tokens; ++t) {
-        const int32_t stream = args.stream.row<const int32_t>(0)[t];
-        const int32_t cell = args.cell.row<const int32_t>(0)[t];
+        const int32_t stream = ints(args.stream)[t];
+        const int32_t cell = ints(args.cell)[t];
         if (cell < 0) continue;
         for (int64_t head = 0; head < kv_heads; ++head) {
             store_row(args.k_cache, stream, cell, head, args.k.row<const float>(t, head),
@@ -39,7 +39,7 @@ void kv_shift(const KvShiftArgs& args) {
     std::vector<float> k(static_cast<size_t>(d));
     for (int64_t stream = 0; stream < cache.n[0]; ++stream) {
         for (int64_t cell = 0; cell < cache.n[1]; ++cell) {
-            const int32_t row = args.row.row<const int32_t>(stream)[cell];
+            const int32_t row = ints(args.row, stream)[cell];
             if (row < 0) continue;
             const float* turn = args.table.row<const float>(row, 0);
             for (int64_t head = 0; head < cache.n[2]; ++head) {

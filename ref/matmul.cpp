@@ -25,7 +25,7 @@ void matmul(const MatmulArgs& args) {
 void embed(const EmbedArgs& args) {
     const int64_t tokens = args.dst.n[2], width = args.dst.n[3];
     for (int64_t t = 0; t < tokens; ++t) {
-        const int32_t token = args.token.row<const int32_t>(0)[t];
+        const int32_t token = ints(args.token)[t];
         float* y = args.dst.row<float>(t);
         dequantize_row(args.weight.type, y, args.weight.row<const std::byte>(token), width);
         for (int64_t i = 0; i < width; ++i) y[i] *= args.scale;

@@ -57,7 +57,7 @@ void for_each_word(const TensorView& weight, Visit visit) {
 // nll = log(sum_v exp(logit_v)) - logit_target
 void nll(const NllArgs& args) {
     const int64_t tokens = args.hidden.n[2];
-    const int32_t* target = args.target.row<const int32_t>(0);
+    const int32_t* target = ints(args.target);
     std::vector<Running> rows(static_cast<size_t>(tokens));
     for_each_word(args.weight, [&](int32_t word, const std::vector<float>& w) {
         for (int64_t t = 0; t < tokens; ++t) {
@@ -75,7 +75,7 @@ void nll(const NllArgs& args) {
 //     = sum_v p_a (a_v - b_v) - log_sum_a + log_sum_b,   a, b the two rows of logits
 void kld(const KldArgs& args) {
     const int64_t tokens = args.hidden_a.n[2];
-    const int32_t* target = args.target.row<const int32_t>(0);
+    const int32_t* target = ints(args.target);
     struct Pair {
         Running a, b;
         double difference = 0;  // sum of exp(a_v - largest a) (a_v - b_v)

@@ -1,20 +1,11 @@
 // Element-wise operations of the transformer: rms_norm, act_mul, add.
 #include "ref/kernels.h"
+#include "ref/rows.h"
 
 #include <cmath>
 #include <numbers>
 
 namespace rotkv::ref {
-
-// Calls row(i0, i1, i2) for every row of `shape`, in memory order.
-template <class Row>
-static void for_each_row(const TensorView& shape, Row row) {
-    for (int64_t i0 = 0; i0 < shape.n[0]; ++i0) {
-        for (int64_t i1 = 0; i1 < shape.n[1]; ++i1) {
-            for (int64_t i2 = 0; i2 < shape.n[2]; ++i2) row(i0, i1, i2);
-        }
-    }
-}
 
 // y_i = x_i / sqrt(mean(x^2) + epsilon) * weight_i
 void rms_norm(const RmsNormArgs& args) {

@@ -108,18 +108,25 @@ inline constexpr float k_iq4_nl_tiny = 1e-15f;
 
 namespace ref {
 
-/// Quantizes one row into any of the nine cache types.
+/// What quantize_row and dequantize_row take for granted. Operations have passed check(); who asks
+/// for rows of a type that a file, a flag or a case names asks these first, once.
+/// Throws: Error(unsupported) for a type that no cache (and no weight) uses, Error(bad_argument)
+///         unless n is a multiple of the type's block.
+void check_quantize_row(DType type, int64_t n);
+void check_dequantize_row(DType type, int64_t n);
+
+/// Quantizes one row into any of the cache types.
 /// Math:   per block of 32, the formulas of docs/03-quantization.md; f16 / bf16 to nearest even.
 /// Shapes: x [n] f32, y row_bytes(type, n) bytes; n a multiple of the type's block. No aliasing.
 /// Exact:  the specification itself.
-/// Throws: Error(unsupported) for a type that no cache uses, Error(bad_argument) for a bad n.
+/// Needs:  check_quantize_row(type, n).
 void quantize_row(DType type, void* y, const float* x, int64_t n);
 
 /// Expands one row of any type that a cache or a GGUF weight uses.
 /// Math:   y = d * code (+ m) in f32. The products are exact: 11 bits of d, at most 12 of the rest.
 /// Shapes: x row_bytes(type, n) bytes, y [n] f32; n a multiple of the type's block. No aliasing.
 /// Exact:  the specification itself.
-/// Throws: Error(unsupported) for i32 and f64, Error(bad_argument) for a bad n.
+/// Needs:  check_dequantize_row(type, n).
 void dequantize_row(DType type, float* y, const void* x, int64_t n);
 
 // One block at a time. Each pair has its own file, with the formula on top.

@@ -20,7 +20,7 @@ void rope(const RopeArgs& args) {
     const int64_t tokens = args.src.n[1], heads = args.src.n[2], d = args.src.n[3];
     const int64_t n_rot = 2 * args.table.n[2];
     for (int64_t t = 0; t < tokens; ++t) {
-        const int64_t row = args.row.row<const int32_t>(0)[t];
+        const int64_t row = ints(args.row)[t];
         // The table [rows][n_rot / 2][2] is contiguous from its row on.
         const float* table = args.table.row<const float>(row, 0);
         for (int64_t h = 0; h < heads; ++h) {

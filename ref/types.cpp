@@ -1,24 +1,29 @@
 #include "ref/types.h"
 
 #include "ref/error.h"
+#include "ref/quant.h"
 
 #include <limits>
+#include <vector>
 
 namespace rotkv {
 namespace {
 
+constexpr CodeInfo k_iq4_nl_codes = {
+    .last = 15, .steps = 127, .cut = true, .levels = k_iq4_levels, .fitted = true};
+
 // Names as ggml prints them. The byte counts of the blocks are derived in ref/quant.h.
 constexpr TypeInfo k_types[] = {
-    // type, name, elements and bytes of a block, cache, weight
+    // type, name, elements and bytes of a block, cache, weight, codes
     {DType::f32, "f32", 1, 4, true, true},
     {DType::f16, "f16", 1, 2, true, true},
     {DType::bf16, "bf16", 1, 2, true, true},
-    {DType::q8_0, "q8_0", 32, 34, true, true},
-    {DType::q5_1, "q5_1", 32, 24, true, true},
-    {DType::q5_0, "q5_0", 32, 22, true, true},
-    {DType::q4_1, "q4_1", 32, 20, true, true},
-    {DType::q4_0, "q4_0", 32, 18, true, true},
-    {DType::iq4_nl, "iq4_nl", 32, 18, true, true},
+    {DType::q8_0, "q8_0", 32, 34, true, true, {.first = -127, .last = 127, .steps = 127}},
+    {DType::q5_1, "q5_1", 32, 24, true, true, {.last = 31, .steps = 31, .minimum = true}},
+    {DType::q5_0, "q5_0", 32, 22, true, true, {.last = 31, .steps = 16, .cut = true}},
+    {DType::q4_1, "q4_1", 32, 20, true, true, {.last = 15, .steps = 15, .minimum = true}},
+    {DType::q4_0, "q4_0", 32, 18, true, true, {.last = 15, .steps = 8, .cut = true}},
+    {DType::iq4_nl, "iq4_nl", 32, 18, true, true, k_iq4_nl_codes},
     {DType::q2_k, "q2_K", 256, 84, false, true},
     {DType::q3_k, "q3_K", 256, 110, false, true},
     {DType::q4_k, "q4_K", 256, 144, false, true},
@@ -29,6 +34,14 @@ constexpr TypeInfo k_types[] = {
     {DType::i32, "i32", 1, 4, false, false},
     {DType::f64, "f64", 1, 8, false, false},
 };
+
+std::vector<DType> types_where(bool (*wanted)(const TypeInfo&)) {
+    std::vector<DType> types;
+    for (const TypeInfo& info : k_types) {
+        if (wanted(info)) types.push_back(info.type);
+    }
+    return types;
+}
 
 std::string lower_case(std::string text) {
     for (char& c : text) {
@@ -56,6 +69,24 @@ const TypeInfo& type_info(DType type) {
                 "type number " + std::to_string(int32_t(type)) + " is not one that rotkv knows");
 }
 
+std::span<const DType> cache_types() {
+    static const std::vector<DType> types =
+        types_where([](const TypeInfo& info) { return info.cache; });
+    return types;
+}
+
+std::span<const DType> quantized_types() {
+    static const std::vector<DType> types =
+        types_where([](const TypeInfo& info) { return info.cache && info.block_elements > 1; });
+    return types;
+}
+
+std::span<const DType> weight_types() {
+    static const std::vector<DType> types =
+        types_where([](const TypeInfo& info) { return info.weight; });
+    return types;
+}
+
 DType parse_type(const std::string& name) {
     std::string known;
     for (const TypeInfo& info : k_types) {
@@ -73,6 +104,17 @@ int64_t row_bytes(DType type, int64_t n) {
                                                  " = 0, found n = " + std::to_string(n));
     }
     return checked_product(n / info.block_elements, info.block_bytes);
+}
+
+int64_t block_offset(DType type, int64_t element) {
+    const TypeInfo& info = type_info(type);
+    if (element < 0 || element % info.block_elements != 0) {
+        throw Error(ErrorCode::bad_argument, std::string("a block of ") + info.name +
+                                                 " begins at multiples of " +
+                                                 std::to_string(info.block_elements) +
+                                                 ", found element " + std::to_string(element));
+    }
+    return checked_product(element / info.block_elements, info.block_bytes);
 }
 
 TensorView view(void* data, DType type, std::initializer_list<int64_t> extents) {

@@ -7,11 +7,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 
 namespace rotkv {
 
-/// Element types. Numbers and names are GGUF's (ggml's `enum ggml_type`).
+/// Element types. Numbers and names are GGUF's (ggml's `enum ggml_type`). A switch over them names
+/// each one and has no default: whoever adds a type is told by -Wswitch, and for device code by
+/// tests/check.py, what is left to do.
 enum class DType : int32_t {
     f32 = 0,
     f16 = 1,
@@ -33,7 +36,25 @@ enum class DType : int32_t {
     mxfp4 = 39,
 };
 
-/// What is fixed about a type. A row of n elements takes n / block_elements * block_bytes bytes.
+/// How a block of a cache type counts: each code has a level, and a value is
+/// scale * level (+ minimum). All 0 for plain numbers and for formats that rotkv never writes.
+/// Math:   peak = the first element of largest magnitude; before it is rounded to f16, the scale is
+///           (maximum - minimum) / steps  where a minimum is stored, and code 0 means it,
+///           peak / -steps                where one side is cut: its sign turns the levels,
+///           |peak| / steps               otherwise.
+struct CodeInfo {
+    int32_t first = 0, last = 0;     ///< the codes: first .. last
+    int32_t steps = 0;               ///< of one scale each: to the peak, or across the range
+    bool minimum = false;            ///< a block stores its minimum beside its scale
+    bool cut = false;                ///< levels opposite the peak end before its magnitude
+    const int8_t* levels = nullptr;  ///< of each code, rising; null: even, level = code - zero()
+    bool fitted = false;             ///< the stored scale is fitted to the codes afterwards
+
+    /// The code of level 0 where levels are even.
+    int32_t zero() const { return minimum ? 0 : first + steps; }
+};
+
+/// What is fixed about a type; every list of types and every figure of a format comes from here.
 struct TypeInfo {
     DType type;
     const char* name;
@@ -41,19 +62,34 @@ struct TypeInfo {
     int64_t block_bytes;
     bool cache;   ///< K and V may be stored in it (nine types)
     bool weight;  ///< a GGUF weight may be stored in it
+    CodeInfo codes{};
 };
 
 /// The description of `type`. Throws Error(bad_argument) for a number outside the enum.
 const TypeInfo& type_info(DType type);
 
+/// The types that K and V may be stored in, those of them that are blocks, and the types that a
+/// GGUF weight may be stored in. All listings have their order: plain numbers, the blocks of caches
+/// from the most bytes to the fewest, the blocks of weights alone.
+std::span<const DType> cache_types();
+std::span<const DType> quantized_types();
+std::span<const DType> weight_types();
+
 /// The type called `name` ("q8_0", case ignored). Throws Error(bad_argument) listing the names.
 DType parse_type(const std::string& name);
 
-/// True for formats that store blocks of 32 or 256 elements with their scales.
+/// True for formats that store blocks of 32 or 256 elements with their scales: for all that rotkv
+/// calls quantized.
 inline bool is_block_type(DType type) { return type_info(type).block_elements > 1; }
 
-/// Bytes of one row of n elements; n must be a multiple of the type's block.
+/// Bytes of one row of n elements, and of nothing else: several rows take as many times that, and
+/// a part of a row begins at its block_offset.
+/// Throws: Error(bad_argument) unless n is a multiple of the type's block.
 int64_t row_bytes(DType type, int64_t n);
+
+/// Bytes from the beginning of a row to the block whose first element is `element`.
+/// Throws: Error(bad_argument) where no block begins there.
+int64_t block_offset(DType type, int64_t element);
 
 /// A window on memory that somebody else owns: up to four extents, row-major, the last one
 /// innermost and contiguous.
@@ -86,6 +122,11 @@ struct TensorView {
         return row<E>(0, 0, i2);
     }
 };
+
+/// The int32 numbers of a row of an index view (cells, positions, targets).
+inline const int32_t* ints(const TensorView& view, int64_t i2 = 0) {
+    return view.row<const int32_t>(i2);
+}
 
 /// Which channels form a pair.
 enum class RopePairs {

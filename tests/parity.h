@@ -16,10 +16,6 @@
 
 namespace rotkv::test {
 
-inline constexpr DType k_cache_types[] = {DType::f32,  DType::f16,  DType::bf16,
-                                          DType::q8_0, DType::q5_1, DType::q5_0,
-                                          DType::q4_1, DType::q4_0, DType::iq4_nl};
-
 /// Every backend that is built and has its device here, except the one that is the measure.
 inline std::vector<std::unique_ptr<Backend>> candidates() {
     std::vector<std::unique_ptr<Backend>> result;

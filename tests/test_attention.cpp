@@ -223,8 +223,7 @@ TEST_CASE("attention: V as a view of K, with K's rotation and its signs") {
 
 TEST_CASE("attention: the rotated quantized path is the plain path fed with R^T Q(R k)") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    for (const DType type : {DType::q8_0, DType::q5_1, DType::q5_0, DType::q4_1, DType::q4_0,
-                             DType::iq4_nl, DType::f16, DType::bf16}) {
+    for (const DType type : cache_types()) {
         AttentionCase rotated;
         rotated.type_k = rotated.type_v = type;
         rotated.spec = spec_of("k=signs/64/4 v=sylvester/64");

@@ -180,13 +180,11 @@ TEST_CASE("agreement: the bound of f16 precision holds for operands rounded to f
 
 TEST_CASE("agreement: steps forgives a tie and nothing else") {
     // One block of each type with a value on a tie; a code moved there passes, elsewhere not.
-    for (const DType type : {DType::q8_0, DType::q5_1, DType::q5_0, DType::q4_1, DType::q4_0}) {
+    for (const DType type : quantized_types()) {
+        const CodeInfo& codes_of_type = type_info(type).codes;
+        if (codes_of_type.levels != nullptr) continue;
         std::vector<float> x(32, 0.25f);
-        x[0] = type == DType::q8_0   ? 127.0f
-               : type == DType::q5_1 ? 31.0f
-               : type == DType::q4_1 ? 15.0f
-               : type == DType::q5_0 ? -16.0f
-                                     : -8.0f;
+        x[0] = float(codes_of_type.cut ? -codes_of_type.steps : codes_of_type.steps);
         x[1] = 0;
         x[7] = 3.5f;
         const std::vector<float> none(32, 0.0f);
@@ -199,19 +197,19 @@ TEST_CASE("agreement: steps forgives a tie and nothing else") {
         };
         INFO(type_info(type).name);
         REQUIRE(codes(moved) != codes(x));
-        const Verdict tie = compare_steps(type, codes(x), codes(moved), x, none);
+        const Verdict tie = compare_steps(type, 32, codes(x), codes(moved), x, none);
         CHECK(tie.ok);
         CHECK(tie.words == "1 codes one step off at a tie");
         moved[7] = 2.4f;  // two steps
-        CHECK(!compare_steps(type, codes(x), codes(moved), x, none).ok);
+        CHECK(!compare_steps(type, 32, codes(x), codes(moved), x, none).ok);
         moved = x;
         moved[9] = 1.25f;  // one step, far from a tie
-        CHECK(!compare_steps(type, codes(x), codes(moved), x, none).ok);
+        CHECK(!compare_steps(type, 32, codes(x), codes(moved), x, none).ok);
         std::vector<std::byte> scaled = codes(x);
         scaled[0] = std::byte(uint8_t(scaled[0]) + 1);
-        CHECK(compare_steps(type, codes(x), scaled, x, none).words == "1 scales one f16 off");
+        CHECK(compare_steps(type, 32, codes(x), scaled, x, none).words == "1 scales one f16 off");
         scaled[0] = std::byte(uint8_t(scaled[0]) + 1);
-        CHECK(!compare_steps(type, codes(x), scaled, x, none).ok);
+        CHECK(!compare_steps(type, 32, codes(x), scaled, x, none).ok);
     }
 }
 
@@ -227,18 +225,19 @@ TEST_CASE("agreement: steps of iq4_nl and of plain types") {
     const std::vector<float> none(32, 0.0f);
     std::vector<float> low = x;
     low[7] = 60.9f;
-    CHECK(!compare_steps(DType::iq4_nl, codes(DType::iq4_nl, x), codes(DType::iq4_nl, low), x, none)
+    CHECK(!compare_steps(DType::iq4_nl, 32, codes(DType::iq4_nl, x), codes(DType::iq4_nl, low), x,
+                         none)
                .ok);
     x[7] = 61.0f;
-    const Verdict tie =
-        compare_steps(DType::iq4_nl, codes(DType::iq4_nl, x), codes(DType::iq4_nl, low), x, none);
+    const Verdict tie = compare_steps(DType::iq4_nl, 32, codes(DType::iq4_nl, x),
+                                      codes(DType::iq4_nl, low), x, none);
     INFO(tie.report());
     CHECK(tie.ok);
 
     const std::vector<float> y = {1.0f + 0x1p-11f, 2.0f}, off = {1.0f + 0x1.1p-11f, 2.0f};
     const std::vector<float> error = {0x1p-14f, 0x1p-20f}, small = {0, 0};
-    CHECK(compare_steps(DType::f16, codes(DType::f16, y), codes(DType::f16, off), y, error).ok);
-    CHECK(!compare_steps(DType::f16, codes(DType::f16, y), codes(DType::f16, off), y, small).ok);
+    CHECK(compare_steps(DType::f16, 2, codes(DType::f16, y), codes(DType::f16, off), y, error).ok);
+    CHECK(!compare_steps(DType::f16, 2, codes(DType::f16, y), codes(DType::f16, off), y, small).ok);
 }
 
 TEST_CASE("docs/ops.md is what rotkv-cases page prints") {

@@ -176,7 +176,7 @@ TEST_CASE("cuda: kv_store of a batch that gives each thread several pieces equal
     for (const int64_t block : {64, 256, 512}) {
         const int64_t d = block == 64 ? 192 : block;
         const std::vector<float> x = normal_vector(tokens * heads * d, uint64_t(block));
-        for (const DType type : test::k_cache_types) {
+        for (const DType type : cache_types()) {
             INFO(type_info(type).name << ", N = " << block);
             const bool equal = stored(*device, type, x, heads, d, block) ==
                                stored(*host, type, x, heads, d, block);

@@ -168,29 +168,23 @@ TEST_CASE("law: the squared error of a block is its step squared over 12") {
     //   one scale        step = max |x| / Q,         E = E[max^2] / (12 Q^2) 31 / 32
     //   scale, minimum   step = (max - min) / L,     E = E[range^2] / (12 L^2) 30 / 32
     // Besides, q5_0 and q4_0 cut off the side that the peak is not on (expected_cut).
-    struct Row {
-        DType type;
-        bool minimum;
-        double steps;
-        bool cut;
-    };
     const std::vector<float> x = normal_vector(1 << 20, 2);
     const double peak2 = expected_peak2(32), range2 = expected_range2(32);
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
-        for (const Row& row :
-             {Row{DType::q8_0, false, 127, false}, Row{DType::q5_0, false, 16, true},
-              Row{DType::q4_0, false, 8, true}, Row{DType::q5_1, true, 31, false},
-              Row{DType::q4_1, true, 15, false}}) {
-            const double step2 = (row.minimum ? range2 : peak2) / (row.steps * row.steps);
-            const double expected = step2 / 12 * (row.minimum ? 30 : 31) / 32 +
-                                    (row.cut ? expected_cut(32, row.steps) : 0);
+        for (const DType type : quantized_types()) {
+            const CodeInfo& codes = type_info(type).codes;
+            if (codes.levels != nullptr) continue;  // uneven
+            const double steps = codes.steps;
+            const double step2 = (codes.minimum ? range2 : peak2) / (steps * steps);
+            const double expected = step2 / 12 * (codes.minimum ? 30 : 31) / 32 +
+                                    (codes.cut ? expected_cut(32, steps) : 0);
             // Not in the formula: scale (and minimum) go to f16, each off by at most 2^-11 of what
             // it gives; and the density's slope at the ends of the range, 0.06, where the first and
             // last step are half steps: step^2 times 0.06 (2 / 30 + 2 / 16) of the error at most.
-            const double f16 = 0x1p-22 * (row.minimum ? 2 * range2 : 1);
+            const double f16 = 0x1p-22 * (codes.minimum ? 2 * range2 : 1);
             const double slope = expected * step2 * 0.06 * (2.0 / 30 + 2.0 / 16);
-            const Mean found(block_errors(*backend, row.type, x));
-            INFO(backend->name() << " " << type_info(row.type).name << ": expected " << expected
+            const Mean found(block_errors(*backend, type, x));
+            INFO(backend->name() << " " << type_info(type).name << ": expected " << expected
                                  << ", found " << found.value << " +- " << found.error);
             CHECK(std::fabs(found.value - expected) <= 5 * found.error + f16 + slope);
         }

@@ -14,9 +14,6 @@ using namespace rotkv::test;
 
 namespace {
 
-constexpr DType k_types[] = {DType::f32,  DType::f16,  DType::bf16, DType::q8_0,  DType::q5_1,
-                             DType::q5_0, DType::q4_1, DType::q4_0, DType::iq4_nl};
-
 bool close(double a, double b, double relative = 1e-12) {
     return std::fabs(a - b) <= relative * (std::fabs(a) + std::fabs(b) + 1e-300);
 }
@@ -126,7 +123,7 @@ TEST_CASE("outliers: by law and measured agree on values that lie spread over th
     // range. Its own error: the density's slope within a step, largest for 16 levels.
     std::vector<float> x = normal_vector(64 * 3000, 6);
     for (const bool loud : {false, true}) {
-        for (const DType type : k_types) {
+        for (const DType type : cache_types()) {
             for (const Rotation::Kind kind : {Rotation::Kind::none, Rotation::Kind::sylvester}) {
                 const ErrorPair e = errors_of(type, x, 64, {kind, 64, 0, 0});
                 INFO(type_info(type).name << (loud ? " loud " : " ") << int(kind) << ": "
@@ -140,7 +137,7 @@ TEST_CASE("outliers: by law and measured agree on values that lie spread over th
 
 TEST_CASE("outliers: blocks whose error is known") {
     std::vector<float> x(32, 0.0f);
-    for (const DType type : k_types) CHECK(predicted_square_error(type, x) == 0);
+    for (const DType type : cache_types()) CHECK(predicted_square_error(type, x) == 0);
     x[3] = 8;  // alone: zero is a level, and so is the peak
     for (const DType type : {DType::q8_0, DType::q5_0, DType::q4_0})
         CHECK(predicted_square_error(type, x) == 0);

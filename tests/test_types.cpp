@@ -2,12 +2,18 @@
 // Docs: docs/00-glossary.md
 
 #include "ref/error.h"
+#include "ref/half.h"
 #include "ref/quant.h"
 #include "ref/types.h"
 #include "tests/catch.h"
+#include "tests/random.h"
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <span>
 #include <string>
+#include <vector>
 
 using namespace rotkv;
 
@@ -17,6 +23,27 @@ const DType k_all[] = {DType::f32,    DType::f16,    DType::q4_0, DType::q4_1, D
                        DType::q5_1,   DType::q8_0,   DType::q2_k, DType::q3_k, DType::q4_k,
                        DType::q5_k,   DType::q6_k,   DType::i32,  DType::f64,  DType::bf16,
                        DType::iq4_nl, DType::iq4_xs, DType::mxfp4};
+
+/// What became of a block: its scale, which every format puts first, and its values.
+struct Stored {
+    float scale;
+    std::vector<float> values;
+
+    Stored(DType type, const std::vector<float>& x) : values(k_block) {
+        std::vector<std::byte> bytes(size_t(row_bytes(type, k_block)));
+        ref::quantize_row(type, bytes.data(), x.data(), k_block);
+        uint16_t d;
+        std::memcpy(&d, bytes.data(), sizeof d);
+        scale = f16_to_f32(d);
+        ref::dequantize_row(type, values.data(), bytes.data(), k_block);
+    }
+};
+
+std::string names(std::span<const DType> types) {
+    std::string all;
+    for (const DType type : types) all += std::string(type_info(type).name) + " ";
+    return all;
+}
 
 }  // namespace
 
@@ -31,6 +58,9 @@ TEST_CASE("types: every type has one row, and its name leads back to it", "[type
     }
     CHECK(cache == 9);
     CHECK(weight == 16);
+    CHECK(names(cache_types()) == "f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl ");
+    CHECK(names(quantized_types()) == "q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl ");
+    CHECK(names(weight_types()) == names(cache_types()) + "q2_K q3_K q4_K q5_K q6_K iq4_xs mxfp4 ");
     CHECK(parse_type("Q8_0") == DType::q8_0);
     CHECK(parse_type("q4_k") == DType::q4_k);
     CHECK(std::string(type_info(DType::q4_k).name) == "q4_K");
@@ -65,6 +95,49 @@ TEST_CASE("types: the bytes of a row are those of its block structs", "[types]")
     CHECK_THROWS_AS(row_bytes(DType::f64, INT64_MAX / 4), Error);
 }
 
+TEST_CASE("types: codes are what the row of their type says") {
+    const std::vector<float> normal = test::normal_vector(k_block, 3);
+    for (const DType type : quantized_types()) {
+        INFO(type_info(type).name);
+        const CodeInfo& codes = type_info(type).codes;
+        const auto level = [&](int32_t code) {
+            return float(codes.levels == nullptr ? code - codes.zero() : codes.levels[code]);
+        };
+        const float steps = float(codes.steps);
+
+        // Levels from the first to the last, in steps of 1: nothing is rounded.
+        std::vector<float> x;
+        for (int32_t j = 0; j < k_block; ++j) {
+            x.push_back(level(codes.first + j * (codes.last - codes.first) / 31));
+        }
+        CHECK((Stored(type, x).values == x && Stored(type, x).scale == 1));
+        for (float& value : x) value += 3;
+        CHECK((Stored(type, x).values == x && Stored(type, x).scale == 1) == codes.minimum);
+
+        std::vector<float> ends(k_block, -steps);
+        ends[7] = steps;
+        const float end = codes.cut ? level(codes.last) : steps;
+        if (!codes.fitted) CHECK(Stored(type, ends).values[7] == end);
+
+        const ref::BlockRange range = ref::block_range(normal.data());
+        const float width = codes.minimum ? range.max - range.min
+                            : codes.cut   ? -range.peak
+                                          : std::fabs(range.peak);
+        const float scale = f16_to_f32(f32_to_f16(width / steps));
+        CHECK((Stored(type, normal).scale == scale) == !codes.fitted);
+    }
+}
+
+TEST_CASE("types: a part of a row begins with a block") {
+    CHECK(block_offset(DType::f16, 7) == 14);
+    CHECK(block_offset(DType::q8_0, 64) == 2 * sizeof(BlockQ8_0));
+    CHECK(block_offset(DType::q4_k, 256) == sizeof(BlockQ4_K));
+    CHECK(block_offset(DType::q4_0, 0) == 0);
+    CHECK_THROWS_WITH(block_offset(DType::q4_0, 48),
+                      "a block of q4_0 begins at multiples of 32, found element 48");
+    CHECK_THROWS_AS(block_offset(DType::f32, -1), Error);
+}
+
 TEST_CASE("types: a view's strides, span and description", "[types]") {
     alignas(8) std::byte memory[8] = {};
     const TensorView a = view(memory, DType::f32, {7, 3, 128});
@@ -87,6 +160,10 @@ TEST_CASE("types: a view's strides, span and description", "[types]") {
     CHECK(span_bytes(b) == 500 + 4 * 100 + 36);
     b.stride[1] = 0;  // a repeated source
     CHECK(span_bytes(b) == 4 * 100 + 36);
+
+    const int32_t numbers[2][3] = {{1, 2, 3}, {4, 5, 6}};
+    CHECK(ints(view(numbers, DType::i32, {2, 3}))[2] == 3);
+    CHECK(ints(view(numbers, DType::i32, {2, 3}), 1)[0] == 4);
 
     const TensorView none = view(memory, DType::f16, {0, 8});
     CHECK(none.empty());

@@ -77,10 +77,22 @@ DType parse_cache_type(const std::string& flag, const std::string& name) {
     } catch (const Error&) {
         // An unknown name gets the same answer as a weight type: the list of cache types.
     }
-    throw Error(ErrorCode::usage, flag +
-                                      ": expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 "
-                                      "or iq4_nl, found '" +
-                                      name + "'");
+    std::string expected;
+    for (const DType type : cache_types()) {
+        if (type == cache_types().back()) {
+            expected += " or ";
+        } else if (!expected.empty()) {
+            expected += ", ";
+        }
+        expected += type_info(type).name;
+    }
+    throw Error(ErrorCode::usage, flag + ": expected " + expected + ", found '" + name + "'");
+}
+
+std::vector<DType> usual_cache_types() {
+    std::vector<DType> types = {DType::f16};
+    types.insert(types.end(), quantized_types().begin(), quantized_types().end());
+    return types;
 }
 
 // CLI11 would take -1 for 2^64 - 1.

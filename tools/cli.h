@@ -44,6 +44,9 @@ struct ModelFlags {
 /// A cache type by name. Throws Error(usage) naming `flag` and listing the types.
 DType parse_cache_type(const std::string& flag, const std::string& name);
 
+/// What is compared where nobody says which types: f16, and all that are quantized.
+std::vector<DType> usual_cache_types();
+
 /// -ctk, -ctv, --rot-k, --rot-v, --rot-signs.
 struct CacheFlags {
     std::optional<DType> asked_k, asked_v;

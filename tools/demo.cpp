@@ -43,9 +43,6 @@ struct Flags {
     }
 };
 
-constexpr DType k_types[] = {DType::f16,  DType::q8_0, DType::q5_1,  DType::q5_0,
-                             DType::q4_1, DType::q4_0, DType::iq4_nl};
-
 /// One cache type: measured without rotation, and with it where llama.cpp's policy rotates.
 struct Row {
     DType type;
@@ -150,7 +147,8 @@ int run_demo(const Flags& flags) {
     KvCache exact = make_cache(loaded.model, plan, DType::f32, DType::f32, no_rotation());
     const std::vector<float> base = run_hidden(loaded.model, exact, plan);
     std::vector<Row> rows;
-    for (const DType type : k_types) rows.push_back(measure(loaded.model, plan, type, base));
+    for (const DType type : usual_cache_types())
+        rows.push_back(measure(loaded.model, plan, type, base));
 
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     print_table(out, rows, exact.shape().bytes_per_token());

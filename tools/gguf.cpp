@@ -86,9 +86,6 @@ std::optional<KvShape> cache_shape(const ModelConfig& config, DType type_k, DTyp
     return whole_blocks ? std::optional(shape) : std::nullopt;
 }
 
-constexpr DType k_cache_types[] = {DType::f32,  DType::f16,  DType::bf16, DType::q8_0,  DType::q5_1,
-                                   DType::q5_0, DType::q4_1, DType::q4_0, DType::iq4_nl};
-
 // The model's numbers, or why this file gives none (a vocabulary, an unknown architecture).
 struct MaybeConfig {
     std::optional<ModelConfig> config;
@@ -128,7 +125,7 @@ void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) 
     fmt::print(out, "\ncache: {} layers, {} KV heads of {} (K) and {} (V)\n", config.layers,
                config.kv_heads, config.d_k, config.d_v);
     fmt::print(out, "  K = V   bits per value  bytes per token\n");
-    for (const DType type : k_cache_types) {
+    for (const DType type : cache_types()) {
         const TypeInfo& info = type_info(type);
         const double bits = 8.0 * double(info.block_bytes) / double(info.block_elements);
         const std::optional<KvShape> shape = cache_shape(config, type, type);
@@ -183,7 +180,7 @@ Json json_of_file(const GgufFile& file) {
 
 Json json_of_cache(const Flags& flags, const ModelConfig& config) {
     Json json;
-    for (const DType type : k_cache_types) {
+    for (const DType type : cache_types()) {
         const std::optional<KvShape> shape = cache_shape(config, type, type);
         json["bytes_per_token"][type_info(type).name] =
             shape ? Json(shape->bytes_per_token()) : Json();
@@ -220,6 +217,7 @@ int64_t check_weights(const GgufFile& file) {
     int64_t values = 0;
     for (const GgufTensor& tensor : file.tensors()) {
         const int64_t n = tensor.n[0], rows = tensor.view.rows();
+        ref::check_dequantize_row(tensor.type, n);
         std::vector<float> row(static_cast<std::size_t>(n));
         for (int64_t r = 0; r < rows; ++r) {
             ref::dequantize_row(tensor.type, row.data(),

@@ -17,8 +17,6 @@ namespace rotkv::tools {
 namespace {
 
 constexpr const char* k_tool = "rotkv-outliers";
-constexpr DType k_types[] = {DType::f16,  DType::bf16, DType::q8_0, DType::q5_1,
-                             DType::q5_0, DType::q4_1, DType::q4_0, DType::iq4_nl};
 
 struct Flags {
     ModelFlags model;
@@ -50,17 +48,20 @@ struct Flags {
     }
 };
 
-// The types to judge on one side: the one asked for, or all that a head of d can be stored in.
+// The types to judge on one side: the one asked for, or all that a head of d can be stored in and
+// that change it (f32 does not).
 std::vector<DType> types_of(const std::string& flag, const std::string& asked, int64_t d) {
     std::vector<DType> types;
     if (!asked.empty()) {
         types.push_back(parse_cache_type(flag, asked));
         if (d % type_info(types[0]).block_elements == 0) return types;
         throw Error(ErrorCode::unsupported,
-                    fmt::format("{} {}: a head of {} is not whole blocks of 32", flag, asked, d));
+                    fmt::format("{} {}: a head of {} is not whole blocks of {}", flag, asked, d,
+                                type_info(types[0]).block_elements));
     }
-    for (const DType type : k_types) {
-        if (d % type_info(type).block_elements == 0) types.push_back(type);
+    for (const DType type : cache_types()) {
+        const bool whole_blocks = d % type_info(type).block_elements == 0;
+        if (type != DType::f32 && whole_blocks) types.push_back(type);
     }
     return types;
 }
@@ -73,6 +74,7 @@ void add_k_biases(Survey& survey, const GgufFile& file) {
         const GgufTensor* tensor = file.find_tensor(fmt::format("blk.{}.attn_k.bias", head.layer));
         if (tensor == nullptr) continue;
         std::vector<float> bias(static_cast<std::size_t>(tensor->n[0]));
+        ref::check_dequantize_row(tensor->type, tensor->n[0]);
         ref::dequantize_row(tensor->type, bias.data(), tensor->view.data, tensor->n[0]);
         double square = 0;
         for (int64_t j = 0; j < d; ++j) {

@@ -24,12 +24,21 @@ namespace rotkv::tools {
 namespace {
 
 constexpr const char* k_tool = "rotkv-sweep";
-constexpr const char* k_types = "f16,q8_0,q5_1,q5_0,q4_1,q4_0,iq4_nl";
+
+// "f16,q8_0,...", as the flags have it.
+std::string usual_types() {
+    std::string list;
+    for (const DType type : usual_cache_types()) {
+        list += (list.empty() ? "" : ",") + std::string(type_info(type).name);
+    }
+    return list;
+}
 
 struct Flags {
     ModelFlags model;
     WindowFlags windows;
-    std::string text, base = "k=f32,v=f32", types_k = k_types, types_v = k_types, rot = "off,auto";
+    std::string text, base = "k=f32,v=f32", types_k = usual_types(), types_v = types_k;
+    std::string rot = "off,auto";
     std::string out, plot, json, csv;
     int64_t base_memory = 1024;
     bool quiet = false;

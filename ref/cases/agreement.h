@@ -57,8 +57,9 @@ Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::b
 /// A code may be one step off where the value lies within 1e-5 of the type's largest code of a
 /// tie; a scale or minimum may be one f16 off (of iq4_nl: of the one its own codes give). Plain
 /// types may round any value within `error` of ours.
-/// Shapes: unrounded, error [elements] f32; expected, found as many elements of `type`.
-Verdict compare_steps(DType type, std::span<const std::byte> expected,
+/// Shapes: unrounded, error [rows][d] f32; expected, found as many rows of `type`.
+/// Throws: Error(unsupported) for blocks that no cache stores.
+Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected,
                       std::span<const std::byte> found, std::span<const float> unrounded,
                       std::span<const float> error);
 

@@ -132,6 +132,7 @@ int64_t CaseTensor::size() const { return rows() * extents.back(); }
 int64_t CaseTensor::bytes_of_row() const { return row_bytes(type, extents.back()); }
 
 std::vector<float> CaseTensor::values() const {
+    ref::check_dequantize_row(type, extents.back());
     std::vector<float> result(static_cast<size_t>(size()));
     for (int64_t r = 0; r < rows(); ++r) {
         ref::dequantize_row(type, result.data() + r * extents.back(),
@@ -152,6 +153,7 @@ std::vector<int32_t> CaseTensor::indices() const { return elements_of<int32_t>(b
 std::vector<float> floats_of(std::span<const std::byte> bytes) { return elements_of<float>(bytes); }
 
 void CaseTensor::set(std::span<const float> values) {
+    ref::check_quantize_row(type, extents.back());
     bytes.resize(size_t(rows() * bytes_of_row()));
     for (int64_t r = 0; r < rows(); ++r) {
         ref::quantize_row(type, bytes.data() + r * bytes_of_row(),

@@ -45,53 +45,79 @@ std::vector<float> case_values(const std::string& kind, int64_t rows, int64_t d,
     return values;
 }
 
-// The value halfway between a code and the next, in a block whose step is 1.
-static float tie(DType type, int64_t code) {
-    switch (type) {
-        case DType::f16:
-            return 1 + (float(code) + 0.5f) * 0x1p-10f;
-        case DType::bf16:
-            return 1 + (float(code) + 0.5f) * 0x1p-7f;
-        case DType::iq4_nl:
-            return float(k_iq4_levels[code] + k_iq4_levels[code + 1]) / 2;
-        default:
-            return float(code) + 0.5f;
-    }
+namespace {
+
+// Values halfway between two neighbours that a type stores, and the two ends of a block that make
+// its scale 1.
+struct Ties {
+    std::vector<float> values;
+    float ends[2];
+};
+
+// Of plain numbers: behind sixty of them from `first` on, which lie `apart`.
+Ties plain_ties(float first, float apart) {
+    Ties ties{{}, {1, -1}};
+    for (int n = 0; n < 60; ++n) ties.values.push_back(first + (float(n) + 0.5f) * apart);
+    return ties;
 }
 
+Ties code_ties(const CodeInfo& codes) {
+    const auto level = [&](int32_t code) {
+        return float(codes.levels == nullptr ? code - codes.zero() : codes.levels[code]);
+    };
+    const float lowest = level(codes.first), highest = level(codes.last);
+    // The peak comes first: where one side is cut, the lowest level is its.
+    const bool peak_is_low = codes.minimum || codes.cut;
+    Ties ties{{}, {peak_is_low ? lowest : highest, peak_is_low ? highest : lowest}};
+    for (int32_t code = codes.first; code < codes.last; ++code) {
+        ties.values.push_back((level(code) + level(code + 1)) / 2);
+    }
+    return ties;
+}
+
+Ties ties_of(DType type) {
+    switch (type) {
+        case DType::f16:
+            return plain_ties(1, 0x1p-10f);
+        case DType::bf16:
+            return plain_ties(1, 0x1p-7f);
+        case DType::f32:
+            return plain_ties(0, 1);  // no ties: stored as they are
+        case DType::q8_0:
+        case DType::q5_1:
+        case DType::q5_0:
+        case DType::q4_1:
+        case DType::q4_0:
+        case DType::iq4_nl:
+            return code_ties(type_info(type).codes);
+        case DType::q2_k:
+        case DType::q3_k:
+        case DType::q4_k:
+        case DType::q5_k:
+        case DType::q6_k:
+        case DType::iq4_xs:
+        case DType::mxfp4:
+        case DType::i32:
+        case DType::f64:
+            break;
+    }
+    throw Error(ErrorCode::unsupported,
+                std::string("values=ties: no cache uses ") + type_info(type).name);
+}
+
+}  // namespace
+
 std::vector<float> tie_values(DType type, int64_t rows, int64_t d, uint64_t seed) {
-    // The codes with a neighbour above, and what makes the step of a block 1: its ends.
-    struct Range {
-        int64_t first, count;
-        float ends[2];
-    };
-    const auto range_of = [](DType t) -> Range {
-        switch (t) {
-            case DType::q8_0:
-                return {-127, 254, {127, -127}};
-            case DType::q5_0:
-                return {-16, 31, {-16, 15}};
-            case DType::q4_0:
-                return {-8, 15, {-8, 7}};
-            case DType::q5_1:
-                return {0, 31, {0, 31}};
-            case DType::q4_1:
-                return {0, 15, {0, 15}};
-            case DType::iq4_nl:
-                return {0, 15, {-127, 113}};
-            default:
-                return {0, 60, {1, -1}};
-        }
-    };
-    const Range range = range_of(type);
+    const Ties ties = ties_of(type);
+    const int64_t count = int64_t(ties.values.size());
     Random random(seed);
     std::vector<float> values;
     for (int64_t i = 0; i < rows * d; ++i) {
         const float scale = std::ldexp(1.0f, int(i / d % 5) - 2);  // another power of two each row
         const int64_t place = i % d % k_block;
-        const float value = place == 3    ? range.ends[0]
-                            : place == 17 ? range.ends[1]
-                                          : tie(type, range.first + random.below(range.count));
+        const float value = place == 3    ? ties.ends[0]
+                            : place == 17 ? ties.ends[1]
+                                          : ties.values[size_t(random.below(count))];
         values.push_back(scale * value);
     }
     return values;

@@ -5,6 +5,9 @@
 // field before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
 // Docs: docs/10-testing-your-engine.md
 
+#include "ref/types.h"
+
+#include <span>
 #include <vector>
 
 namespace rotkv {
@@ -14,13 +17,19 @@ struct CaseList {
     std::vector<const char*> words;
 };
 
+inline std::vector<const char*> type_names(std::span<const DType> types) {
+    std::vector<const char*> names;
+    for (const DType type : types) names.push_back(type_info(type).name);
+    return names;
+}
+
 // clang-format off
 inline const CaseList k_case_lists[] = {
-    {"@kv", {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}},
-    {"@block", {"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}},
+    {"@kv", type_names(cache_types())},
+    {"@block", type_names(quantized_types())},
     {"@some", {"f16", "q8_0", "q4_0"}},
     {"@half", {"f16", "bf16"}},
-    {"@weight", {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "mxfp4"}},
+    {"@weight", type_names(weight_types())},
     {"@N", {"1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024"}},
     {"@layout", {"padded", "in_place"}},
     {"@values", {"outlier", "tiny", "huge", "zeros", "inf", "nan"}},

@@ -5,6 +5,7 @@
 #include "ref/half.h"
 #include "ref/quant.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -13,7 +14,7 @@ namespace rotkv {
 
 namespace {
 
-using ref::BlockRange, ref::block_range, ref::block_step, ref::fifth_bit, ref::nibble;
+using ref::BlockRange, ref::block_range, ref::fifth_bit, ref::nibble;
 
 constexpr double k_tie = 1e-5;  // of the type's largest code
 
@@ -23,88 +24,98 @@ struct Parts {
     int code[k_block] = {};
 };
 
-// The fields that a format has; fifth bits and minima only where they exist.
 template <class Block>
-Parts take_apart(const Block& block) {
-    Parts parts;
-    parts.scale = block.d;
-    if constexpr (requires { block.m; }) parts.minimum = block.m;
+Block block_at(const std::byte* bytes) {
+    Block block;
+    std::memcpy(&block, bytes, sizeof block);
+    return block;
+}
+
+// Codes of four bits, and fifth bits `qh` or null.
+Parts parts_of(uint16_t scale, uint16_t minimum, const uint8_t* qs, const uint8_t* qh) {
+    Parts parts{scale, minimum, {}};
     for (int64_t j = 0; j < k_block; ++j) {
-        if constexpr (sizeof block.qs == k_block) {
-            parts.code[j] = block.qs[j];
-        } else {
-            parts.code[j] = nibble(block.qs, j);
-        }
-        if constexpr (requires { block.qh; }) parts.code[j] |= fifth_bit(block.qh, j) << 4;
+        parts.code[j] = nibble(qs, j);
+        if (qh != nullptr) parts.code[j] |= fifth_bit(qh, j) << 4;
     }
     return parts;
 }
 
-template <class Block>
-Parts take_apart_at(const std::byte* bytes) {
-    Block block;
-    std::memcpy(&block, bytes, sizeof block);
-    return take_apart(block);
+Parts parts_of(const BlockQ8_0& block) {
+    Parts parts{block.d, 0, {}};
+    std::copy_n(block.qs, k_block, parts.code);
+    return parts;
 }
 
 Parts take_apart(DType type, const std::byte* bytes) {
     switch (type) {
         case DType::q8_0:
-            return take_apart_at<BlockQ8_0>(bytes);
-        case DType::q5_1:
-            return take_apart_at<BlockQ5_1>(bytes);
-        case DType::q5_0:
-            return take_apart_at<BlockQ5_0>(bytes);
-        case DType::q4_1:
-            return take_apart_at<BlockQ4_1>(bytes);
-        case DType::q4_0:
-            return take_apart_at<BlockQ4_0>(bytes);
-        default:
-            return take_apart_at<BlockIq4Nl>(bytes);
+            return parts_of(block_at<BlockQ8_0>(bytes));
+        case DType::q5_1: {
+            const BlockQ5_1 block = block_at<BlockQ5_1>(bytes);
+            return parts_of(block.d, block.m, block.qs, block.qh);
+        }
+        case DType::q5_0: {
+            const BlockQ5_0 block = block_at<BlockQ5_0>(bytes);
+            return parts_of(block.d, 0, block.qs, block.qh);
+        }
+        case DType::q4_1: {
+            const BlockQ4_1 block = block_at<BlockQ4_1>(bytes);
+            return parts_of(block.d, block.m, block.qs, nullptr);
+        }
+        case DType::q4_0: {
+            const BlockQ4_0 block = block_at<BlockQ4_0>(bytes);
+            return parts_of(block.d, 0, block.qs, nullptr);
+        }
+        case DType::iq4_nl: {
+            const BlockIq4Nl block = block_at<BlockIq4Nl>(bytes);
+            return parts_of(block.d, 0, block.qs, nullptr);
+        }
+        case DType::f32:
+        case DType::f16:
+        case DType::bf16:
+        case DType::q2_k:
+        case DType::q3_k:
+        case DType::q4_k:
+        case DType::q5_k:
+        case DType::q6_k:
+        case DType::iq4_xs:
+        case DType::mxfp4:
+        case DType::i32:
+        case DType::f64:
+            break;
     }
+    throw Error(ErrorCode::unsupported,
+                std::string("compare: ") + type_info(type).name + " has no codes of a cache");
 }
 
-// Where the values of a block lie on the scale of its codes, before they are rounded to them.
+// Where the values of a block lie on the scale of its codes (or of its levels, where those are
+// uneven) before they are rounded to them.
 struct Positions {
     double at[k_block];
-    double largest;  // code of the type
+    double largest;  // code of the type, or level
 };
 
-Positions positions(DType type, const float* x) {
+Positions positions(const CodeInfo& codes, const float* x) {
     const BlockRange range = block_range(x);
-    const float magnitude = std::fabs(range.peak), width = range.max - range.min;
-    float origin = 0, d = 0, zero = 0;  // code = (x - origin) / d + zero
-    Positions result{{}, 127};
-    switch (type) {
-        case DType::q8_0:
-            d = magnitude / 127;
-            break;
-        case DType::q5_0:
-            d = range.peak / -16, zero = 16, result.largest = 31;
-            break;
-        case DType::q4_0:
-            d = range.peak / -8, zero = 8, result.largest = 15;
-            break;
-        case DType::q5_1:
-            d = width / 31, origin = range.min, result.largest = 31;
-            break;
-        case DType::q4_1:
-            d = width / 15, origin = range.min, result.largest = 15;
-            break;
-        default:  // iq4_nl, in units of its levels
-            d = range.peak / -127;
-    }
+    const float steps = float(codes.steps);
+    const float origin = codes.minimum ? range.min : 0.0f;
+    const float d = codes.minimum ? (range.max - range.min) / steps
+                    : codes.cut   ? range.peak / -steps
+                                  : std::fabs(range.peak) / steps;
+    const bool even = codes.levels == nullptr;
+    const double zero = even ? codes.zero() : 0;
+    Positions result{{}, double(even ? codes.last : codes.steps)};
     for (int64_t j = 0; j < k_block; ++j) {
-        result.at[j] =
-            d == 0 ? double(zero) : (double(x[j]) - double(origin)) / double(d) + double(zero);
+        result.at[j] = d == 0 ? zero : (double(x[j]) - double(origin)) / double(d) + zero;
     }
     return result;
 }
 
 // The position between code and code + 1 at which rounding changes from one to the other.
-double tie_above(DType type, int code) {
-    if (type != DType::iq4_nl) return code + 0.5;
-    return (k_iq4_levels[code] + k_iq4_levels[code + 1]) / 2.0;
+double tie_above(const CodeInfo& codes, int code) {
+    if (codes.levels == nullptr) return code + 0.5;
+    return (codes.levels[code] + codes.levels[code + 1]) / 2.0;
 }
 
 int f16_steps(uint16_t a, uint16_t b) {
@@ -112,11 +123,11 @@ int f16_steps(uint16_t a, uint16_t b) {
     return std::abs(ordered(a) - ordered(b));
 }
 
-// The scale that these codes of iq4_nl ask for: the least squares fit, weighted by x^2.
-uint16_t fitted_scale(const Parts& parts, const float* x) {
+// The scale that these codes ask for: the least squares fit to their levels, weighted by x^2.
+uint16_t fitted_scale(const int8_t* levels, const Parts& parts, const float* x) {
     double products = 0, squares = 0;
     for (int64_t j = 0; j < k_block; ++j) {
-        const double w = double(x[j]) * double(x[j]), q = k_iq4_levels[parts.code[j]];
+        const double w = double(x[j]) * double(x[j]), q = levels[parts.code[j]];
         products += w * q * double(x[j]);
         squares += w * q * q;
     }
@@ -125,6 +136,24 @@ uint16_t fitted_scale(const Parts& parts, const float* x) {
 
 struct Counts {
     int64_t codes_off = 0, scales_off = 0, not_judged = 0;
+
+    std::string words() const {
+        std::string text;
+        const auto say = [&](int64_t n, const char* what) {
+            if (n > 0) text += (text.empty() ? "" : ", ") + std::to_string(n) + what;
+        };
+        say(codes_off, " codes one step off at a tie");
+        say(scales_off, " scales one f16 off");
+        say(not_judged, " blocks that are not finite not judged");
+        return text;
+    }
+};
+
+// One row of both engines, and what they had to store.
+struct Row {
+    const std::byte *expected, *found;
+    std::span<const float> unrounded, error;
+    int64_t first;  // its first element's number in the tensor
 };
 
 void wrong(Verdict& verdict, int64_t index, double expected, double found, double allowed) {
@@ -133,24 +162,24 @@ void wrong(Verdict& verdict, int64_t index, double expected, double found, doubl
     if (verdict.first.size() < 10) verdict.first.push_back({index, expected, found, 0, allowed});
 }
 
-void judge_block(DType type, const Parts& ours, const Parts& theirs, const float* x, int64_t first,
-                 Verdict& verdict, Counts& counts) {
-    const Positions position = positions(type, x);
+void judge_block(const CodeInfo& codes, const Parts& ours, const Parts& theirs, const float* x,
+                 int64_t first, Verdict& verdict, Counts& counts) {
+    const Positions position = positions(codes, x);
     bool same_codes = true;
     for (int64_t j = 0; j < k_block; ++j) {
         const int a = ours.code[j], b = theirs.code[j];
         if (a == b) continue;
         same_codes = false;
         const bool neighbours = std::abs(a - b) == 1;
-        const double tie = neighbours ? tie_above(type, std::min(a, b)) : 0;
+        const double tie = neighbours ? tie_above(codes, std::min(a, b)) : 0;
         if (neighbours && std::fabs(position.at[j] - tie) <= k_tie * position.largest) {
             ++counts.codes_off;
         } else {
             wrong(verdict, first + j, a, b, 1);
         }
     }
-    const bool refit = type == DType::iq4_nl && !same_codes;
-    const uint16_t scale = refit ? fitted_scale(theirs, x) : ours.scale;
+    const bool refit = codes.fitted && !same_codes;
+    const uint16_t scale = refit ? fitted_scale(codes.levels, theirs, x) : ours.scale;
     const auto compare = [&](uint16_t expected, uint16_t found) {
         const int steps = f16_steps(expected, found);
         counts.scales_off += steps == 1;
@@ -164,62 +193,67 @@ void judge_block(DType type, const Parts& ours, const Parts& theirs, const float
     compare(ours.minimum, theirs.minimum);
 }
 
-Verdict judge_blocks(DType type, std::span<const std::byte> expected,
-                     std::span<const std::byte> found, std::span<const float> unrounded) {
-    const size_t bytes = size_t(type_info(type).block_bytes);
-    Verdict verdict;
-    Counts counts;
-    verdict.elements = int64_t(unrounded.size());
-    for (int64_t first = 0; first < verdict.elements; first += k_block) {
-        const size_t offset = size_t(first / k_block) * bytes;
-        if (std::memcmp(expected.data() + offset, found.data() + offset, bytes) == 0) continue;
-        const Parts ours = take_apart(type, expected.data() + offset);
+void judge_blocks(DType type, const Row& row, Verdict& verdict, Counts& counts) {
+    const TypeInfo& info = type_info(type);
+    for (int64_t i = 0; i < int64_t(row.unrounded.size()); i += k_block) {
+        const int64_t offset = block_offset(type, i);
+        const std::byte *expected = row.expected + offset, *found = row.found + offset;
+        if (std::memcmp(expected, found, size_t(info.block_bytes)) == 0) continue;
+        const Parts ours = take_apart(type, expected);
         if (!ref::finite_f16(ours.scale)) {  // ggml leaves these bytes undefined
             ++counts.not_judged;
             continue;
         }
-        judge_block(type, ours, take_apart(type, found.data() + offset), unrounded.data() + first,
-                    first, verdict, counts);
+        judge_block(info.codes, ours, take_apart(type, found), row.unrounded.data() + i,
+                    row.first + i, verdict, counts);
     }
-    const auto say = [&](int64_t n, const char* what) {
-        if (n == 0) return;
-        verdict.words += (verdict.words.empty() ? "" : ", ") + std::to_string(n) + what;
-    };
-    say(counts.codes_off, " codes one step off at a tie");
-    say(counts.scales_off, " scales one f16 off");
-    say(counts.not_judged, " blocks that are not finite not judged");
-    return verdict;
 }
 
-// What type a plain number rounds to, as f32.
+// What a plain type rounds a number to.
 float rounded(DType type, float x) {
-    if (type == DType::f16) return f16_to_f32(f32_to_f16(x));
-    if (type == DType::bf16) return bf16_to_f32(f32_to_bf16(x));
+    alignas(float) std::byte stored[sizeof x];
+    ref::quantize_row(type, stored, &x, 1);
+    ref::dequantize_row(type, &x, stored, 1);
     return x;
 }
 
-}  // namespace
-
-Verdict compare_steps(DType type, std::span<const std::byte> expected,
-                      std::span<const std::byte> found, std::span<const float> unrounded,
-                      std::span<const float> error) {
-    const int64_t n = int64_t(unrounded.size());
-    require(expected.size() == found.size() && int64_t(expected.size()) == row_bytes(type, n) &&
-                error.size() == unrounded.size(),
-            ErrorCode::bad_argument, "compare: expected bytes for each of the values");
-    if (is_block_type(type)) return judge_blocks(type, expected, found, unrounded);
-    std::vector<float> values(unrounded.size());
-    ref::dequantize_row(type, values.data(), found.data(), n);
-    Verdict verdict;
-    verdict.elements = n;
-    for (size_t i = 0; i < unrounded.size(); ++i) {
-        const float x = unrounded[i], e = error[i];
+void judge_numbers(DType type, const Row& row, Verdict& verdict) {
+    std::vector<float> values(row.unrounded.size());
+    ref::dequantize_row(type, values.data(), row.found, int64_t(values.size()));
+    for (size_t i = 0; i < values.size(); ++i) {
+        const float x = row.unrounded[i], e = row.error[i];
         const float low = rounded(type, x - e), high = rounded(type, x + e);
         if (values[i] >= low && values[i] <= high) continue;
         if (std::isnan(x) && std::isnan(values[i])) continue;
         if (!std::isfinite(x) && values[i] == x) continue;
-        wrong(verdict, int64_t(i), double(rounded(type, x)), double(values[i]), double(e));
+        wrong(verdict, row.first + int64_t(i), double(rounded(type, x)), double(values[i]),
+              double(e));
     }
+}
+
+}  // namespace
+
+Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected,
+                      std::span<const std::byte> found, std::span<const float> unrounded,
+                      std::span<const float> error) {
+    const size_t n = size_t(d), bytes = size_t(row_bytes(type, d));
+    const size_t rows = n > 0 ? unrounded.size() / n : 0;
+    require(unrounded.size() == rows * n && error.size() == rows * n &&
+                expected.size() == rows * bytes && found.size() == rows * bytes,
+            ErrorCode::bad_argument, "compare: expected bytes for each of the values");
+    Verdict verdict;
+    Counts counts;
+    verdict.elements = int64_t(unrounded.size());
+    for (size_t r = 0; r < rows; ++r) {
+        const Row row{expected.data() + r * bytes, found.data() + r * bytes,
+                      unrounded.subspan(r * n, n), error.subspan(r * n, n), int64_t(r * n)};
+        if (is_block_type(type)) {
+            judge_blocks(type, row, verdict, counts);
+        } else {
+            judge_numbers(type, row, verdict);
+        }
+    }
+    verdict.words = counts.words();
     return verdict;
 }
 

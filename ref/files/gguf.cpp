@@ -69,13 +69,15 @@ std::string shortest(Number number) {
     return {text, std::to_chars(text, text + sizeof text, number).ptr};
 }
 
+size_t length(std::monostate) { return 0; }  // no array at all
+
+template <class T>
+size_t length(const std::vector<T>& elements) {
+    return elements.size();
+}
+
 size_t length(const GgufArray& array) {
-    return std::visit(
-        [](const auto& elements) -> size_t {
-            if constexpr (requires { elements.size(); }) return elements.size();
-            return 0;  // no array at all
-        },
-        array);
+    return std::visit([](const auto& elements) { return length(elements); }, array);
 }
 
 /// Integers, and not bool, which C++ counts among them.

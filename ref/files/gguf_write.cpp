@@ -4,6 +4,7 @@
 #include "ref/error.h"
 #include "ref/files/gguf.h"
 #include "ref/files/output_file.h"
+#include "ref/rows.h"
 
 #include <type_traits>
 
@@ -29,15 +30,17 @@ void append(std::string& out, std::string_view text) {
     out += text;
 }
 
+void append(std::string&, std::monostate) {}  // no array at all
+
+template <class T>
+void append(std::string& out, const std::vector<T>& elements) {
+    append(out, uint64_t(elements.size()));
+    for (const auto& element : elements) append(out, element);
+}
+
 void append(std::string& out, const GgufArray& array) {
     append(out, uint32_t(array.index()));
-    const auto append_elements = [&](const auto& elements) {
-        if constexpr (requires { elements.size(); }) {
-            append(out, uint64_t(elements.size()));
-            for (const auto& element : elements) append(out, element);
-        }
-    };
-    std::visit(append_elements, array);
+    std::visit([&](const auto& elements) { append(out, elements); }, array);
 }
 
 uint64_t data_bytes(const TensorView& tensor) {
@@ -53,13 +56,9 @@ void append_extents(std::string& out, const TensorView& tensor) {
 
 void write_data(OutputFile& out, const TensorView& tensor) {
     const size_t bytes = size_t(row_bytes(tensor.type, tensor.n[3]));
-    for (int64_t i = 0; i < tensor.n[0]; ++i) {
-        for (int64_t j = 0; j < tensor.n[1]; ++j) {
-            for (int64_t k = 0; k < tensor.n[2]; ++k) {
-                out.write({tensor.row<const std::byte>(i, j, k), bytes});
-            }
-        }
-    }
+    for_each_row(tensor, [&](int64_t i0, int64_t i1, int64_t i2) {
+        out.write({tensor.row<const std::byte>(i0, i1, i2), bytes});
+    });
     out.write(std::string(padding(data_bytes(tensor)), '\0'));
 }
 

@@ -117,38 +117,40 @@ double rounding_error(double x, int bits, int lowest) {
     return ulp * ulp / 12;
 }
 
-// Codes to both sides of zero, `steps` of them to the peak's. With `cut` the other side has one
-// less, and its end, if it lies beyond the last level, is stored as that.
-double absmax_error(std::span<const float> x, double steps, bool cut) {
+// Codes to both sides of zero. Where one side is cut it has one step less than the peak's, and its
+// end, if it lies beyond the last level, is stored as that.
+double absmax_error(std::span<const float> x, const CodeInfo& codes) {
     const ref::BlockRange range = ref::block_range(x.data());
+    const double steps = codes.steps;
     const double peak = std::fabs(double(range.peak)), step = peak / steps;
     const double each = step * step / 12,
                  opposite = range.peak > 0 ? -double(range.min) : range.max;
     double error = each * double(k_block - 1);
-    if (cut && opposite > (steps - 0.5) * step) {
+    if (codes.cut && opposite > (steps - 0.5) * step) {
         error += std::pow(opposite - (steps - 1) * step, 2) - each;
     }
     // Zero is a level: nobody is off by more than what it is.
     return std::min(error, sum_of_squares(x) - peak * peak);
 }
 
-double min_max_error(std::span<const float> x, double steps) {
+double min_max_error(std::span<const float> x, const CodeInfo& codes) {
     const ref::BlockRange range = ref::block_range(x.data());
-    const double step = (double(range.max) - double(range.min)) / steps;
+    const double step = (double(range.max) - double(range.min)) / codes.steps;
     return step * step / 12 * double(k_block - 2) +
            double(k_block) * rounding_error(range.min, 10, -14);
 }
 
-double iq4_nl_error(std::span<const float> x) {
-    const double unit = double(ref::block_range(x.data()).peak) / k_iq4_levels[0];
+double uneven_error(std::span<const float> x, const CodeInfo& codes) {
+    const int8_t *levels = codes.levels, *end = levels + codes.last + 1;
+    const double unit = double(ref::block_range(x.data()).peak) / levels[0];
     if (unit == 0) return 0;
     double error = 0;
     for (const float value : x) {
         const double at = double(value) / unit;
-        const int8_t* above = std::upper_bound(k_iq4_levels, k_iq4_levels + 16, at);
-        if (at <= k_iq4_levels[0]) continue;  // the peak
-        const double gap = above == k_iq4_levels + 16 ? (at - above[-1]) * std::sqrt(12.0)
-                                                      : double(above[0] - above[-1]);
+        const int8_t* above = std::upper_bound(levels, end, at);
+        if (at <= levels[0]) continue;  // the peak
+        const double gap =
+            above == end ? (at - above[-1]) * std::sqrt(12.0) : double(above[0] - above[-1]);
         error += gap * gap / 12 * unit * unit;
     }
     return error;
@@ -159,6 +161,7 @@ double iq4_nl_error(std::span<const float> x) {
 double predicted_square_error(DType type, std::span<const float> x) {
     require(!is_block_type(type) || int64_t(x.size()) == k_block, ErrorCode::bad_argument,
             "outliers: expected a block of 32");
+    const CodeInfo& codes = type_info(type).codes;
     double error = 0;
     switch (type) {
         case DType::f32:
@@ -170,21 +173,27 @@ double predicted_square_error(DType type, std::span<const float> x) {
             for (const float value : x) error += rounding_error(value, 7, -126);
             return error;
         case DType::q8_0:
-            return absmax_error(x, 127, false);
         case DType::q5_0:
-            return absmax_error(x, 16, true);
         case DType::q4_0:
-            return absmax_error(x, 8, true);
+            return absmax_error(x, codes);
         case DType::q5_1:
-            return min_max_error(x, 31);
         case DType::q4_1:
-            return min_max_error(x, 15);
+            return min_max_error(x, codes);
         case DType::iq4_nl:
-            return iq4_nl_error(x);
-        default:
-            throw Error(ErrorCode::unsupported,
-                        std::string("outliers: no cache uses ") + type_info(type).name);
+            return uneven_error(x, codes);
+        case DType::q2_k:
+        case DType::q3_k:
+        case DType::q4_k:
+        case DType::q5_k:
+        case DType::q6_k:
+        case DType::iq4_xs:
+        case DType::mxfp4:
+        case DType::i32:
+        case DType::f64:
+            break;
     }
+    throw Error(ErrorCode::unsupported,
+                std::string("outliers: no cache uses ") + type_info(type).name);
 }
 
 TypeErrors::TypeErrors(DType type, int64_t d)
@@ -196,6 +205,7 @@ TypeErrors::TypeErrors(DType type, int64_t d)
       sum2_(back_.size()) {
     require(d % type_info(type).block_elements == 0, ErrorCode::bad_argument,
             "outliers: expected whole blocks");
+    ref::check_quantize_row(type, d);
     packed_.resize(std::size_t(row_bytes(type, d)));
 }
 

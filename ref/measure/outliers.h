@@ -75,7 +75,8 @@ struct ErrorPair {
 /// The error of one type on the rows of one head: by law, and as it is.
 class TypeErrors {
   public:
-    /// Throws Error(bad_argument) where d is not whole blocks of the type.
+    /// Throws Error(bad_argument) where d is not whole blocks of the type, Error(unsupported) for a
+    /// type that no cache uses.
     TypeErrors(DType type, int64_t d);
     void add(std::span<const float> x);
 

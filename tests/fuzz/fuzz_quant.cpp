@@ -11,10 +11,6 @@
 using namespace rotkv;
 using namespace rotkv::test;
 
-static constexpr DType k_types[] = {DType::f32,    DType::f16,  DType::bf16,   DType::q8_0,
-                                    DType::q5_1,   DType::q5_0, DType::q4_1,   DType::q4_0,
-                                    DType::iq4_nl, DType::q2_k, DType::q3_k,   DType::q4_k,
-                                    DType::q5_k,   DType::q6_k, DType::iq4_xs, DType::mxfp4};
 static constexpr size_t k_head = 9;
 static constexpr size_t k_most_floats = 4096;
 
@@ -104,7 +100,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             }
         }
     }
-    for (const DType type : k_types) {
+    for (const DType type : weight_types()) {
         const TypeInfo& info = type_info(type);
         if (info.cache) {
             agree(std::string("quantize ") + info.name,

@@ -149,8 +149,8 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
     const std::vector<double> bound = bound_of(one, expected, tensor);
     if (agreement == Agreement::steps) {
         const std::vector<float> error(bound.begin(), bound.end());
-        return compare_steps(what.type, right, found, one.unrounded(what.name, expected.tensors),
-                             error);
+        return compare_steps(what.type, what.extents.back(), right, found,
+                             one.unrounded(what.name, expected.tensors), error);
     }
     if (agreement == Agreement::nmse) return compare_nmse(right, found, bound.at(0));
     if (bound.empty()) return compare_exact(what.type, right, found);
