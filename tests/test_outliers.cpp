@@ -2,6 +2,7 @@
 #include "ref/error.h"
 #include "ref/hadamard.h"
 #include "ref/measure/outliers.h"
+#include "ref/measure/query_output.h"
 #include "ref/quant.h"
 #include "tests/catch.h"
 #include "tests/laws.h"

@@ -134,12 +134,12 @@ void Survey::judge_outputs(const CapturedRows& q) {
             const std::size_t kv = std::size_t(h / group);
             const Window &keys = keys_[kv], &values = values_[kv];
             const float* query = q.rows.row<float>(i, h);
-            std::vector<double> scores;
-            for (int64_t t = begin; t <= i; ++t) {
-                scores.push_back(scale_ *
-                                 dot(query, &keys.x[std::size_t(t * plan_.d_k)], plan_.d_k));
-            }
-            const QueryOutput output(scores, q.attention->softcap,
+            const std::vector<double> scores =
+                query_scores({query, std::size_t(plan_.d_k)},
+                             std::span(keys.x).subspan(std::size_t(begin * plan_.d_k),
+                                                       std::size_t(count * plan_.d_k)),
+                             scale_);
+            const QueryOutput output(scores, double(q.attention->softcap),
                                      std::span(values.x).subspan(std::size_t(begin * plan_.d_v),
                                                                  std::size_t(count * plan_.d_v)));
             HeadSurvey& key = heads_[first(What::k, q.layer) + kv];

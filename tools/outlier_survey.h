@@ -4,6 +4,7 @@
 // Docs: docs/11-outliers.md
 
 #include "ref/measure/outliers.h"
+#include "ref/measure/query_output.h"
 #include "ref/model.h"
 #include "tools/watch/capture.h"
 

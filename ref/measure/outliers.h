@@ -105,37 +105,6 @@ class TypeErrors {
     std::vector<double> sum_, sum2_;  ///< [D] of e and of e^2
 };
 
-/// One query's attention, and how far errors of the keys and values it reads move its output
-/// o = sum_t p_t v_t, p = softmax(c tanh(s / c)), or softmax(s) where c = 0. Squares of lengths.
-class QueryOutput {
-  public:
-    /// Shapes: scores [n], before the softcap c; values [n][d], which must outlive this.
-    QueryOutput(std::vector<double> scores, float softcap, std::span<const float> values);
-
-    double square() const;  ///< |o|^2
-
-    /// |o' - o|^2 with `noise` [n] added to the scores: exact, whatever its size.
-    double key_error(std::span<const double> noise) const;
-
-    /// |sum_t p_t e_t|^2 for errors [n][d] of the values.
-    double value_error(std::span<const float> errors) const;
-
-    /// What the law expects of the two, to first order, for errors of keys that know nothing of
-    /// each other: sum_t p_t^2 g_t^2 variance_t |v_t - o|^2 with g the softcap's slope, and
-    /// sum_t p_t^2 square_t. `variance` [n] is the noise's, `square` [n] that of |e_t|.
-    double expected_key_error(std::span<const double> variance) const;
-    double expected_value_error(std::span<const double> square) const;
-
-  private:
-    double capped(double score) const;
-    std::vector<double> probabilities(std::span<const double> noise) const;
-
-    std::vector<double> scores_, p_, output_;  ///< [n], [n], [d]
-    std::vector<double> away_;                 ///< [n] |v_t - o|^2
-    double softcap_;
-    std::span<const float> values_;
-};
-
 /// ln(sum of plain / sum of rotated): above 0 rotation gains; and how far that hangs on single
 /// heads: the jackknife's standard error, NaN for fewer than two.
 /// Shapes: plain, rotated [heads], errors of the same heads.

@@ -1,6 +1,7 @@
 #include "tools/compare/explain.h"
 
 #include "ref/error.h"
+#include "ref/measure/query_output.h"
 
 #include <algorithm>
 #include <cmath>
@@ -26,67 +27,26 @@ Vector difference(const Vector& a, const Vector& b) {
 
 double square(const Vector& x) { return dot(x, x); }
 
-// scale q.k of every cell, before the softcap.
-Vector scores(const ObservedQuery& query, std::span<const float> keys) {
-    const std::size_t d = query.q.size();
-    Vector result;
-    for (std::size_t at = 0; at < keys.size(); at += d) {
-        double sum = 0;
-        for (std::size_t j = 0; j < d; ++j) sum += double(query.q[j]) * double(keys[at + j]);
-        result.push_back(query.scale * sum);
-    }
-    return result;
-}
-
-double capped(double score, double softcap) {
-    return softcap > 0 ? softcap * std::tanh(score / softcap) : score;
-}
-
-// d capped(s) / d s
-double cap_slope(double score, double softcap) {
-    if (softcap <= 0) return 1;
-    const double part = std::tanh(score / softcap);
-    return 1 - part * part;
-}
-
-Vector softmax(Vector s, double softcap) {
-    for (double& score : s) score = capped(score, softcap);
-    const double largest = *std::max_element(s.begin(), s.end());
-    double sum = 0;
-    for (double& score : s) sum += score = std::exp(score - largest);
-    for (double& score : s) score /= sum;
-    return s;
-}
-
-// sum_c weight_c v_c
-Vector mix(const Vector& weight, std::span<const float> values) {
-    const std::size_t d = values.size() / weight.size();
-    Vector result(d, 0.0);
-    for (std::size_t c = 0; c < weight.size(); ++c) {
-        for (std::size_t j = 0; j < d; ++j) result[j] += weight[c] * double(values[c * d + j]);
-    }
-    return result;
-}
-
 // How the output moves with the temperature: do / d ln beta.
-Vector temperature_direction(const ObservedQuery& query, const Vector& s, const Vector& p) {
+Vector temperature_direction(const QueryOutput& exact, std::span<const float> values) {
+    const Vector &s = exact.scores(), &p = exact.p();
     Vector move;  // d capped(beta s) / d ln beta, less its mean
-    for (const double score : s) move.push_back(cap_slope(score, query.softcap) * score);
+    for (std::size_t c = 0; c < s.size(); ++c) move.push_back(exact.slope(c) * s[c]);
     const double mean = dot(p, move);
     for (std::size_t c = 0; c < p.size(); ++c) move[c] = p[c] * (move[c] - mean);
-    return mix(move, query.v);
+    return weighted_sum(move, values);
 }
 
 // The share of |e|^2 that lies along g where scores have independent noise of equal variance: each
 // cell then moves the output by p_c w_c (v_c - o) times its own noise.
-double share_by_chance(const ObservedQuery& query, const Vector& s, const Vector& p,
-                       const Vector& o, const Vector& g) {
+double share_by_chance(const QueryOutput& exact, std::span<const float> values, const Vector& g) {
+    const Vector& o = exact.output();
     double along = 0, all = 0;
-    for (std::size_t c = 0; c < p.size(); ++c) {
-        const double weight = p[c] * cap_slope(s[c], query.softcap);
+    for (std::size_t c = 0; c < exact.p().size(); ++c) {
+        const double weight = exact.p()[c] * exact.slope(c);
         Vector u;
         for (std::size_t j = 0; j < o.size(); ++j) {
-            u.push_back(weight * (double(query.v[c * o.size() + j]) - o[j]));
+            u.push_back(weight * (double(values[c * o.size() + j]) - o[j]));
         }
         along += std::pow(dot(u, g), 2);
         all += square(u);
@@ -130,12 +90,14 @@ void OutputErrors::add(const OutputErrors& other) {
 
 OutputErrors split_output_error(const ObservedQuery& query) {
     check_rows(query);
-    const Vector s = scores(query, query.k), stored_s = scores(query, query.stored_k);
-    const Vector p = softmax(s, query.softcap), stored_p = softmax(stored_s, query.softcap);
-    const Vector o = mix(p, query.v);
-    const Vector o_k = mix(stored_p, query.v), o_v = mix(p, query.stored_v);
-    const Vector o_kv = mix(stored_p, query.stored_v);
-    const Vector e = difference(o_k, o), g = temperature_direction(query, s, p);
+    const QueryOutput exact(query_scores(query.q, query.k, query.scale), query.softcap, query.v);
+    const Vector stored_s = query_scores(query.q, query.stored_k, query.scale);
+    const Vector stored_p = exact.probabilities(stored_s);
+    const Vector& o = exact.output();
+    const Vector o_k = weighted_sum(stored_p, query.v);
+    const Vector o_v = weighted_sum(exact.p(), query.stored_v);
+    const Vector o_kv = weighted_sum(stored_p, query.stored_v);
+    const Vector e = difference(o_k, o), g = temperature_direction(exact, query.v);
 
     OutputErrors errors;
     errors.queries = 1;
@@ -146,8 +108,8 @@ OutputErrors split_output_error(const ObservedQuery& query) {
     errors.along = dot(e, g);
     errors.turning = square(g);
     errors.own = errors.temperature();
-    errors.own_by_chance = errors.keys * share_by_chance(query, s, p, o, g);
-    add_score_moments(errors, p, s, stored_s);
+    errors.own_by_chance = errors.keys * share_by_chance(exact, query.v, g);
+    add_score_moments(errors, exact.p(), exact.scores(), stored_s);
     return errors;
 }
 
