@@ -1,29 +1,56 @@
-// What is known about each architecture, and the hyper-parameters of one file.
+// The table of architectures, the keys of a file, and the plan that the two make.
+#include "ref/architecture.h"
+
 #include "ref/error.h"
 #include "ref/files/gguf.h"
-#include "ref/model.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 
 namespace rotkv {
 
 std::span<const Architecture> architectures() {
-    constexpr RopePairs norm = RopePairs::norm, neox = RopePairs::neox;
-    constexpr Activation silu = Activation::silu, gelu = Activation::gelu_tanh;
-    // clang-format off
+    constexpr RopePairs neox = RopePairs::neox;
     static const Architecture table[] = {
-        // name     pairs act  qkv    gate_up qk_norm post   scaled pattern window local base softcaps
-        {"llama",  norm, silu, false, false,  false,  false, false, 0,      0,     0,         0,  0},
-        {"qwen2",  neox, silu, false, false,  false,  false, false, 0,      0,     0,         0,  0},
-        {"qwen3",  neox, silu, false, false,  true,   false, false, 0,      0,     0,         0,  0},
-        {"phi3",   neox, silu, true,  true,   false,  false, false, 0,      0,     0,         0,  0},
-        {"gemma2", neox, gelu, false, false,  false,  true,  true,  2,      4096,  0,         50, 30},
-        {"gemma3", neox, gelu, false, false,  true,   true,  true,  6,      0,     10000,     0,  0},
+        {.name = "llama"},
+        {.name = "qwen2", .pairs = neox},
+        {.name = "qwen3", .pairs = neox, .qk_norm = true},
+        {.name = "phi3", .pairs = neox, .window_on_request = true},
+        {.name = "gemma2",
+         .pairs = neox,
+         .activation = Activation::gelu_tanh,
+         .post_norms = true,
+         .scaled_embedding = true,
+         .window_pattern = 2,
+         .window = 4096,
+         .attention_softcap = 50,
+         .final_softcap = 30,
+         .scaled_by_width = 46},  // the 27B
+        {.name = "gemma3",
+         .pairs = neox,
+         .activation = Activation::gelu_tanh,
+         .qk_norm = true,
+         .post_norms = true,
+         .scaled_embedding = true,
+         .window_pattern = 6,
+         .local_rope_base = 10000,
+         .scaled_by_width = 62},  // the 27B
     };
-    // clang-format on
     return table;
+}
+
+const LayerPlan& ModelConfig::equal_heads(const char* who) const {
+    const auto heads = [](const LayerPlan& layer) {
+        return std::array{layer.heads, layer.kv_heads, layer.d_k, layer.d_v};
+    };
+    for (const LayerPlan& layer : plan) {
+        if (heads(layer) == heads(plan[0])) continue;
+        throw Error(ErrorCode::unsupported,
+                    std::string(who) + ": expected layers of equal heads, this model's differ");
+    }
+    return plan[0];
 }
 
 namespace {
@@ -38,10 +65,40 @@ class Keys {
     bool has(const std::string& name) const { return file_.find(key(name)) != nullptr; }
 
     int64_t count(const std::string& name) const {
-        return in_range(name, file_.get_u32(key(name)));
+        return in_range(name, file_.get_u32(key(name)), 1);
     }
     int64_t count(const std::string& name, int64_t fallback) const {
         return has(name) ? count(name) : fallback;
+    }
+    // A count that may be none.
+    int64_t count_or_0(const std::string& name, int64_t fallback) const {
+        return has(name) ? in_range(name, file_.get_u32(key(name)), 0) : fallback;
+    }
+    // One count a layer: a number for all of them, or a list.
+    std::vector<int64_t> per_layer(const std::string& name, int64_t layers) const {
+        if (!is_list(name)) return std::vector<int64_t>(size_t(layers), count(name));
+        std::vector<int64_t> counts;
+        for (const int32_t value : file_.get_i32s(key(name))) {
+            counts.push_back(in_range(name, value, 1));
+        }
+        check_length(name, counts.size(), layers);
+        return counts;
+    }
+    std::vector<int64_t> per_layer(const std::string& name,
+                                   const std::vector<int64_t>& fallback) const {
+        return has(name) ? per_layer(name, int64_t(fallback.size())) : fallback;
+    }
+    // Which layers have a window: a list of yes and no, or the period of those that have none.
+    std::vector<bool> windows(const std::string& name, int64_t period, int64_t layers) const {
+        if (is_list(name)) {
+            std::vector<bool> list = file_.get_bools(key(name));
+            check_length(name, list.size(), layers);
+            return list;
+        }
+        period = count(name, period);
+        std::vector<bool> list;
+        for (int64_t l = 0; l < layers; ++l) list.push_back(l % period < period - 1);
+        return list;
     }
     float number(const std::string& name, float fallback) const {
         const float value = file_.get_f32(key(name), fallback);
@@ -53,12 +110,22 @@ class Keys {
     std::string_view word(const std::string& name) const { return file_.get_string(key(name), ""); }
 
   private:
+    bool is_list(const std::string& name) const {
+        const GgufValue* value = file_.find(key(name));
+        return value != nullptr && std::holds_alternative<GgufArray>(*value);
+    }
+    void check_length(const std::string& name, size_t found, int64_t layers) const {
+        if (int64_t(found) == layers) return;
+        throw Error(ErrorCode::bad_file, file_.path() + ": " + key(name) + ": expected " +
+                                             std::to_string(layers) + " values, one a layer, " +
+                                             "found " + std::to_string(found));
+    }
     // Extents beyond this are no model's; below it no product of two of them overflows.
-    int64_t in_range(const std::string& name, uint32_t value) const {
-        constexpr uint32_t largest = 1u << 28;
-        if (value >= 1 && value <= largest) return value;
-        throw Error(ErrorCode::bad_file, file_.path() + ": " + key(name) +
-                                             ": expected 1 to 268435456, found " +
+    int64_t in_range(const std::string& name, int64_t value, int64_t least) const {
+        constexpr int64_t largest = int64_t(1) << 28;
+        if (value >= least && value <= largest) return value;
+        throw Error(ErrorCode::bad_file, file_.path() + ": " + key(name) + ": expected " +
+                                             std::to_string(least) + " to 268435456, found " +
                                              std::to_string(value));
     }
 
@@ -95,15 +162,15 @@ std::vector<float> frequency_factors(const GgufFile& file, bool long_context, in
 }
 
 RopeConfig read_rope(const GgufFile& file, const Keys& keys, const ModelConfig& config) {
+    const int64_t d_k = config.plan[0].d_k;
     RopeConfig rope;
     rope.pairs = config.architecture.pairs;
-    rope.n_rot = keys.count("rope.dimension_count", config.d_k);
+    rope.n_rot = keys.count("rope.dimension_count", d_k);
     rope.base = double(keys.number("rope.freq_base", 10000.0f));
-    if (rope.n_rot % 2 != 0 || rope.n_rot > config.d_k || !(rope.base > 0)) {
+    if (rope.n_rot % 2 != 0 || rope.n_rot > d_k || !(rope.base > 0)) {
         throw Error(ErrorCode::bad_file, file.path() + ": RoPE over " + std::to_string(rope.n_rot) +
-                                             " of " + std::to_string(config.d_k) +
-                                             " channels with base " + std::to_string(rope.base) +
-                                             " is not possible");
+                                             " of " + std::to_string(d_k) + " channels with base " +
+                                             std::to_string(rope.base) + " is not possible");
     }
     rope.original_context =
         keys.count("rope.scaling.original_context_length", config.trained_context);
@@ -123,25 +190,47 @@ RopeConfig read_rope(const GgufFile& file, const Keys& keys, const ModelConfig& 
 }
 
 // Which layers look through a window, and with which RoPE.
-void read_windows(const Keys& keys, bool phi3_window, ModelConfig& config) {
+void plan_windows(const Keys& keys, bool on_request, ModelConfig& config) {
     const Architecture& architecture = config.architecture;
-    config.local.assign(size_t(config.layers), false);
-    config.local_rope = config.rope;
+    std::vector<bool> windowed(config.plan.size(), on_request && architecture.window_on_request);
+    int64_t window = 0;
     if (architecture.window_pattern > 0) {
-        config.window = keys.count("attention.sliding_window", architecture.window);
-        const int64_t pattern =
-            keys.count("attention.sliding_window_pattern", architecture.window_pattern);
-        for (int64_t l = 0; l < config.layers && config.window > 0; ++l) {
-            config.local[size_t(l)] = l % pattern < pattern - 1;
-        }
-    } else if (phi3_window && std::string_view(architecture.name) == "phi3") {
-        config.window = keys.count("attention.sliding_window");
-        config.local.assign(size_t(config.layers), true);
+        window = keys.count_or_0("attention.sliding_window", architecture.window);
+        windowed = keys.windows("attention.sliding_window_pattern", architecture.window_pattern,
+                                config.layers);
+    } else if (on_request && architecture.window_on_request) {
+        window = keys.count("attention.sliding_window");
     }
+    config.local_rope = config.rope;
     if (architecture.local_rope_base > 0) {
         config.local_rope.base =
             double(keys.number("rope.freq_base_swa", float(architecture.local_rope_base)));
         config.local_rope.linear_factor = 1.0;  // only full layers were stretched in training
+    }
+    for (size_t l = 0; l < config.plan.size() && window > 0; ++l) {
+        if (!windowed[l]) continue;
+        config.plan[l].window = window;
+        config.plan[l].rope = LayerRope::local;
+    }
+}
+
+// The heads and the feed-forward width of each layer.
+void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+    const std::vector<int64_t> heads = keys.per_layer("attention.head_count", config.layers);
+    const std::vector<int64_t> kv_heads = keys.per_layer("attention.head_count_kv", heads);
+    const std::vector<int64_t> hidden = keys.per_layer("feed_forward_length", config.layers);
+    for (size_t l = 0; l < heads.size(); ++l) {
+        LayerPlan layer{.heads = heads[l], .kv_heads = kv_heads[l], .feed_forward = hidden[l]};
+        layer.d_k = keys.count("attention.key_length", config.width / layer.heads);
+        layer.d_v = keys.count("attention.value_length", config.width / layer.heads);
+        if (layer.heads % layer.kv_heads != 0 || layer.d_k == 0 || layer.d_v == 0) {
+            throw Error(ErrorCode::bad_file, file.path() + ": layer " + std::to_string(l) + " of " +
+                                                 std::to_string(layer.heads) + " query and " +
+                                                 std::to_string(layer.kv_heads) + " KV heads of " +
+                                                 std::to_string(layer.d_k) +
+                                                 " channels is not possible");
+        }
+        config.plan.push_back(layer);
     }
 }
 
@@ -154,37 +243,29 @@ ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window)
     config.name = file.get_string("general.name", "unnamed");
     config.layers = keys.count("block_count");
     config.width = keys.count("embedding_length");
-    config.heads = keys.count("attention.head_count");
-    config.kv_heads = keys.count("attention.head_count_kv", config.heads);
-    config.d_k = keys.count("attention.key_length", config.width / config.heads);
-    config.d_v = keys.count("attention.value_length", config.width / config.heads);
-    config.feed_forward = keys.count("feed_forward_length");
     config.words = file.tensor("token_embd.weight").view.n[2];
     config.context = context;
     config.trained_context = keys.count("context_length");
     config.norm_epsilon = keys.number("attention.layer_norm_rms_epsilon", 1e-5f);
-    if (config.heads % config.kv_heads != 0 || config.d_k == 0 || config.layers > 4096) {
-        throw Error(ErrorCode::bad_file, file.path() + ": " + std::to_string(config.layers) +
-                                             " layers of " + std::to_string(config.heads) +
-                                             " query and " + std::to_string(config.kv_heads) +
-                                             " KV heads of " + std::to_string(config.d_k) +
-                                             " channels is not possible");
+    if (config.layers > 4096) {
+        throw Error(ErrorCode::bad_file, file.path() + ": " + keys.key("block_count") +
+                                             ": expected at most 4096 layers, found " +
+                                             std::to_string(config.layers));
     }
+    plan_shapes(file, keys, config);
 
     const Architecture& architecture = config.architecture;
     if (architecture.scaled_embedding) config.embedding_scale = std::sqrt(float(config.width));
     config.attention_softcap =
         keys.number("attn_logit_softcapping", architecture.attention_softcap);
     config.final_softcap = keys.number("final_logit_softcapping", architecture.final_softcap);
-    // The 27B models of gemma2 (46 layers) and gemma3 (62) scale by the width per head instead.
-    const std::string_view name = architecture.name;
-    const bool by_width =
-        (name == "gemma2" && config.layers == 46) || (name == "gemma3" && config.layers == 62);
-    const int64_t scaled_by = by_width ? config.width / config.heads : config.d_k;
+    const LayerPlan& first = config.plan[0];
+    const bool by_width = config.layers == architecture.scaled_by_width;
+    const int64_t scaled_by = by_width ? config.width / first.heads : first.d_k;
     config.attention_scale = keys.number("attention.scale", 1.0f / std::sqrt(float(scaled_by)));
 
     config.rope = read_rope(file, keys, config);
-    read_windows(keys, phi3_window, config);
+    plan_windows(keys, phi3_window, config);
     return config;
 }
 

@@ -4,6 +4,7 @@
 
 #include "ref/error.h"
 
+#include <algorithm>
 #include <string>
 
 namespace rotkv {
@@ -41,19 +42,21 @@ TensorView repeated(const TensorView& vector, int64_t tokens) {
 
 KvShape Model::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
     KvShape shape;
+    const LayerPlan& layer = config_.equal_heads("cache");
     shape.layers = config_.layers;
     shape.streams = streams;
     shape.cells = cells;
-    shape.kv_heads = config_.kv_heads;
-    shape.d_k = config_.d_k;
-    shape.d_v = config_.d_v;
+    shape.kv_heads = layer.kv_heads;
+    shape.d_k = layer.d_k;
+    shape.d_v = layer.d_v;
     shape.type_k = type_k;
     shape.type_v = type_v;
     return shape;
 }
 
 const RopeConfig& Model::rope(int64_t layer) const {
-    return config_.local[size_t(layer)] ? config_.local_rope : config_.rope;
+    const bool local = config_.plan[size_t(layer)].rope == LayerRope::local;
+    return local ? config_.local_rope : config_.rope;
 }
 
 TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
@@ -125,9 +128,9 @@ void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBat
         normalize(heads.q, heads.q, layer.q_norm);
         normalize(heads.k, heads.k, layer.k_norm);
     }
-    const bool own_table = local_rope_table_.data() != nullptr && config_.local[size_t(layer_)];
     const RopeConfig& turn = rope(layer_);
-    const TensorView table = (own_table ? local_rope_table_ : rope_table_)
+    const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
+    const TensorView table = (local ? local_rope_table_ : rope_table_)
                                  .view(DType::f32, {config_.context, turn.n_rot / 2, 2});
     for (const TensorView& turned : {heads.q, heads.k}) {
         step(RopeArgs{.dst = turned,
@@ -146,12 +149,13 @@ void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBat
 // q, k and v of every token, side by side in one buffer, as heads.
 Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
     const int64_t n_tokens = x.n[2];
-    const int64_t q_width = config_.heads * config_.d_k, k_width = config_.kv_heads * config_.d_k;
-    const int64_t v_width = config_.kv_heads * config_.d_v;
+    const LayerPlan& shape = plan();
+    const int64_t q_width = shape.heads * shape.d_k, k_width = shape.kv_heads * shape.d_k;
+    const int64_t v_width = shape.kv_heads * shape.d_v;
     const TensorView qkv = qkv_.view(DType::f32, {n_tokens, q_width + k_width + v_width});
     const TensorView q = columns(qkv, 0, q_width), k = columns(qkv, q_width, k_width);
     const TensorView v = columns(qkv, q_width + k_width, v_width);
-    if (config_.architecture.fused_qkv) {
+    if (!layer.qkv.empty()) {
         multiply(qkv, layer.qkv, x);
     } else {
         multiply(q, layer.q, x);
@@ -161,13 +165,13 @@ Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
     add_bias(q, layer.q_bias);
     add_bias(k, layer.k_bias);
     add_bias(v, layer.v_bias);
-    return {as_heads(q, config_.heads, config_.d_k), as_heads(k, config_.kv_heads, config_.d_k),
-            as_heads(v, config_.kv_heads, config_.d_v)};
+    return {as_heads(q, shape.heads, shape.d_k), as_heads(k, shape.kv_heads, shape.d_k),
+            as_heads(v, shape.kv_heads, shape.d_v)};
 }
 
 // Stores the batch first, then attends to nothing but the cache; [T][H Dv].
 TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch) {
-    const int64_t n_tokens = batch.cell.n[3];
+    const int64_t n_tokens = batch.cell.n[3], h = plan().heads, d_v = plan().d_v;
     const TensorView k = cache.k(layer_), v = cache.v(layer_);
     const Rotation k_rotation = cache.spec().at(layer_, 0, Side::k);
     const Rotation v_rotation = cache.spec().at(layer_, 0, Side::v);
@@ -179,7 +183,7 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
                      .cell = batch.cell,
                      .k_rotation = k_rotation,
                      .v_rotation = v_rotation});
-    step(AttentionArgs{.dst = attended_.view(DType::f32, {n_tokens, config_.heads, config_.d_v}),
+    step(AttentionArgs{.dst = attended_.view(DType::f32, {n_tokens, h, d_v}),
                        .q = heads.q,
                        .k_cache = k,
                        .v_cache = v,
@@ -189,21 +193,21 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
                        .q_position = batch.position,
                        .scale = config_.attention_scale,
                        .softcap = config_.attention_softcap,
-                       .window = config_.local[size_t(layer_)] ? config_.window : 0,
+                       .window = plan().window,
                        .k_rotation = k_rotation,
                        .v_rotation = v_rotation,
                        .precision = options_.precision.attention});
-    return attended_.view(DType::f32, {n_tokens, config_.heads * config_.d_v});
+    return attended_.view(DType::f32, {n_tokens, h * d_v});
 }
 
 void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
-    const int64_t hidden = config_.feed_forward;
+    const int64_t hidden = plan().feed_forward;
     const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
     normalize(x, residual_.view(DType::f32, {n_tokens, config_.width}), layer.feed_forward_norm);
 
     const TensorView both = gate_up_.view(DType::f32, {n_tokens, 2 * hidden});
     const TensorView gate = columns(both, 0, hidden), up = columns(both, hidden, hidden);
-    if (config_.architecture.fused_gate_up) {
+    if (!layer.gate_up.empty()) {
         multiply(both, layer.gate_up, x);
     } else {
         multiply(gate, layer.gate, x);
@@ -224,19 +228,24 @@ void Model::add_to_residual(const TensorView& x, const TensorView& post_norm) {
     step(AddArgs{.dst = residual, .a = residual, .b = x});
 }
 
-// Makes room for a batch of `tokens`.
+// Makes room for a batch of `tokens`, in the widest layer.
 void Model::reserve(int64_t tokens) {
     if (tokens <= reserved_) return;
+    int64_t qkv = 0, attended = 0, gate_up = 0;  // values per token
+    for (const LayerPlan& layer : config_.plan) {
+        qkv = std::max(qkv, layer.heads * layer.d_k + layer.kv_heads * (layer.d_k + layer.d_v));
+        attended = std::max(attended, layer.heads * layer.d_v);
+        gate_up = std::max(gate_up, 2 * layer.feed_forward);
+    }
     const auto floats = [&](int64_t per_token) {
         return Buffer(backend(), size_t(tokens * per_token) * sizeof(float));
     };
-    const int64_t kv_width = config_.kv_heads * (config_.d_k + config_.d_v);
     tokens_ = Buffer(backend(), size_t(tokens) * sizeof(int32_t));
     residual_ = floats(config_.width);
     normed_ = floats(config_.width);
-    qkv_ = floats(config_.heads * config_.d_k + kv_width);
-    attended_ = floats(config_.heads * config_.d_v);
-    gate_up_ = floats(2 * config_.feed_forward);
+    qkv_ = floats(qkv);
+    attended_ = floats(attended);
+    gate_up_ = floats(gate_up);
     block_output_ = floats(config_.width);
     reserved_ = tokens;
 }

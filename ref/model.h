@@ -1,8 +1,9 @@
 #pragma once
-// A transformer from a GGUF file, on any backend. What differs between architectures is one row of
-// a table (architecture.cpp); what they share is one forward pass, top to bottom (model.cpp).
-// Docs: docs/05-attention.md
+// A transformer from a GGUF file, on any backend. What differs between architectures is a row of a
+// table and a plan of the layers (architecture.h); what they share is one forward pass, top to
+// bottom (model.cpp). Docs: docs/05-attention.md
 
+#include "ref/architecture.h"
 #include "ref/kv_cache.h"
 #include "ref/ops.h"
 
@@ -15,64 +16,19 @@
 
 namespace rotkv {
 
-class GgufFile;  // ref/files/gguf.h
-
-/// What sets one architecture apart from the others.
-struct Architecture {
-    const char* name;  ///< general.architecture
-    RopePairs pairs;
-    Activation activation;
-    bool fused_qkv;          ///< one attn_qkv.weight: Q rows, then K, then V
-    bool fused_gate_up;      ///< one ffn_up.weight: gate rows, then up
-    bool qk_norm;            ///< RMS norm of each q and k head, before RoPE
-    bool post_norms;         ///< RMS norm after attention and after the feed-forward block too
-    bool scaled_embedding;   ///< embeddings times sqrt(E)
-    int64_t window_pattern;  ///< 0: no windows; n: every n-th layer sees everything, the others one
-    int64_t window;          ///< its tokens where the file names none; 0: no windows then
-    double local_rope_base;  ///< RoPE base of window layers; 0: as the others
-    float attention_softcap;  ///< where the file names none; 0: none
-    float final_softcap;
-};
-
-/// The architectures that are known, one row each.
-std::span<const Architecture> architectures();
-
-/// The numbers of one model.
-struct ModelConfig {
-    Architecture architecture;
-    std::string name;
-    int64_t layers = 0, width = 0;    ///< width: E
-    int64_t heads = 0, kv_heads = 0;  ///< H, K
-    int64_t d_k = 0, d_v = 0, feed_forward = 0, words = 0;
-    int64_t context = 0;          ///< positions that can be asked for, 0 .. context - 1
-    int64_t trained_context = 0;  ///< what the file names
-    float norm_epsilon = 0;
-    float embedding_scale = 1;
-    float attention_scale = 0;                       ///< on q . k
-    float attention_softcap = 0, final_softcap = 0;  ///< 0: none
-    int64_t window = 0;                              ///< of the layers in `local`
-    std::vector<bool> local;                         ///< [layers] does this layer have the window?
-    RopeConfig rope, local_rope;                     ///< of layers without and with the window
-};
-
-/// Reads the hyper-parameters for a run of at most `context` positions, which decides between long
-/// and short RoPE factors (phi3). `phi3_window` turns on the sliding window that phi3 files name
-/// and llama.cpp ignores. Throws Error(unsupported) for an unknown architecture, listing those
-/// known, Error(bad_file) for numbers that contradict each other.
-ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);
-
-/// The weights of one layer. Weight matrices are [out][in]; empty views: this model has none.
+/// The weights of one layer. Weight matrices are [out][in]; an empty view: the file has no such
+/// tensor, which decides between one fused matrix and several.
 struct ModelLayer {
     TensorView attention_norm;          ///< [E]
     TensorView q, k, v;                 ///< [H Dk][E], [K Dk][E], [K Dv][E]; empty where fused
-    TensorView qkv;                     ///< [H Dk + K Dk + K Dv][E]
+    TensorView qkv;                     ///< [H Dk + K Dk + K Dv][E]: rows of Q, then K, then V
     TensorView q_bias, k_bias, v_bias;  ///< [H Dk], [K Dk], [K Dv]
     TensorView q_norm, k_norm;          ///< [Dk]
     TensorView attention_output;        ///< [E][H Dv]
     TensorView post_attention_norm;     ///< [E]
     TensorView feed_forward_norm;       ///< [E]
     TensorView gate, up;                ///< [F][E]; empty where fused
-    TensorView gate_up;                 ///< [2 F][E]
+    TensorView gate_up;                 ///< [2 F][E]: rows of gate, then up
     TensorView down;                    ///< [E][F]
     TensorView post_feed_forward_norm;  ///< [E]
 };
@@ -156,6 +112,7 @@ class Model {
     void normalize(const TensorView& y, const TensorView& x, const TensorView& weight);
     void add_bias(const TensorView& x, const TensorView& bias);
     void attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch);
+    const LayerPlan& plan() const { return config_.plan[std::size_t(layer_)]; }
     Heads project(const ModelLayer& layer, const TensorView& x);
     TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
     void feed_forward_block(const ModelLayer& layer, int64_t tokens);
@@ -164,7 +121,7 @@ class Model {
     ModelOptions options_;
     ModelConfig config_;
     std::shared_ptr<const ModelWeights> weights_;
-    Buffer rope_table_, local_rope_table_;  ///< [context][n_rot / 2][2]
+    Buffer rope_table_, local_rope_table_;  ///< [context][n_rot / 2][2]; of LayerRope
     int64_t layer_ = -1;                    ///< at work; -1: none
 
     // Activations of one batch, [T][...] f32, kept from call to call.
@@ -172,7 +129,7 @@ class Model {
     Buffer tokens_;         ///< [T] i32
     Buffer residual_;       ///< [E]
     Buffer normed_;         ///< [E] input of a block; at the end, of the output matrix
-    Buffer qkv_;            ///< [H Dk + K Dk + K Dv]
+    Buffer qkv_;            ///< [H Dk + K Dk + K Dv] of the widest layer, as the next two
     Buffer attended_;       ///< [H Dv]
     Buffer gate_up_;        ///< [2 F]
     Buffer block_output_;   ///< [E]

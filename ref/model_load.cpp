@@ -76,14 +76,15 @@ class Weights {
 
 ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index) {
     const Architecture& architecture = config.architecture;
+    const LayerPlan& plan = config.plan[size_t(index)];
     const std::string prefix = "blk." + std::to_string(index) + ".";
-    const int64_t width = config.width, hidden = config.feed_forward;
-    const int64_t q_rows = config.heads * config.d_k, k_rows = config.kv_heads * config.d_k;
-    const int64_t v_rows = config.kv_heads * config.d_v;
+    const int64_t width = config.width, hidden = plan.feed_forward;
+    const int64_t q_rows = plan.heads * plan.d_k, k_rows = plan.kv_heads * plan.d_k;
+    const int64_t v_rows = plan.kv_heads * plan.d_v;
 
     ModelLayer layer;
     layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
-    if (architecture.fused_qkv) {
+    if (weights.has(prefix + "attn_qkv.weight")) {
         layer.qkv = weights.matrix(prefix + "attn_qkv.weight", q_rows + k_rows + v_rows, width);
     } else {
         layer.q = weights.matrix(prefix + "attn_q.weight", q_rows, width);
@@ -94,14 +95,14 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
     layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
     layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
     if (architecture.qk_norm) {
-        layer.q_norm = weights.vector(prefix + "attn_q_norm.weight", config.d_k);
-        layer.k_norm = weights.vector(prefix + "attn_k_norm.weight", config.d_k);
+        layer.q_norm = weights.vector(prefix + "attn_q_norm.weight", plan.d_k);
+        layer.k_norm = weights.vector(prefix + "attn_k_norm.weight", plan.d_k);
     }
     layer.attention_output =
-        weights.matrix(prefix + "attn_output.weight", width, config.heads * config.d_v);
+        weights.matrix(prefix + "attn_output.weight", width, plan.heads * plan.d_v);
 
     layer.feed_forward_norm = weights.vector(prefix + "ffn_norm.weight", width);
-    if (architecture.fused_gate_up) {
+    if (!weights.has(prefix + "ffn_gate.weight")) {  // gate and up in one matrix
         layer.gate_up = weights.matrix(prefix + "ffn_up.weight", 2 * hidden, width);
     } else {
         layer.gate = weights.matrix(prefix + "ffn_gate.weight", hidden, width);

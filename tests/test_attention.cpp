@@ -1,7 +1,5 @@
 // Rotated attention against attention in f64, and the laws that bind its options to each other.
-#include "ref/hadamard.h"
 #include "ref/kernels.h"
-#include "ref/quant.h"
 #include "tests/attention_case.h"
 #include "tests/catch.h"
 

@@ -63,6 +63,64 @@ TEST_CASE("model: every architecture equals its definition in f64") {
     }
 }
 
+TEST_CASE("model: counts may be lists, one a layer, and matrices fused, in every architecture") {
+    const std::vector<int32_t> tokens = some_tokens(19);
+    for (const Architecture& architecture : architectures()) {
+        TinyModel tiny = TinyModel::make(architecture.name);
+        tiny.lists = true;
+        tiny.fused = !tiny.fused;
+        INFO(architecture.name);
+        CHECK(distance(run_model(tiny, tokens, 19), tiny.forward(tokens)) < 1e-5);
+    }
+}
+
+TEST_CASE("model: lists that do not fit the layers, and counts of none, are refused by key") {
+    const auto refused = [](const char* key, const GgufValue& value) {
+        GgufWriter writer;
+        for (const auto& [name, number] :
+             std::map<std::string, uint32_t>{{"block_count", 2},
+                                             {"embedding_length", 8},
+                                             {"context_length", 64},
+                                             {"attention.head_count", 2},
+                                             {"feed_forward_length", 8}}) {
+            if (name != key) writer.add("gemma3." + name, number);
+        }
+        writer.add("general.architecture", std::string_view("gemma3"));
+        writer.add(std::string("gemma3.") + key, value);
+        const std::vector<float> embedding(8 * 4, 1.0f);
+        writer.add_tensor("token_embd.weight", view(embedding.data(), DType::f32, {4, 8}));
+        const TemporaryFile file("lists.gguf");
+        writer.write(file.path());
+        try {
+            read_config(GgufFile::open(file.path()), 8);
+        } catch (const Error& error) {
+            return std::string(error.what());
+        }
+        return std::string("accepted");
+    };
+    using Ints = std::vector<int32_t>;
+    CHECK(refused("attention.head_count_kv", GgufArray(Ints{1, 2})) == "accepted");
+    CHECK(refused("attention.head_count_kv", GgufArray(Ints{1, 2, 2}))
+              .find("gemma3.attention.head_count_kv: expected 2 values, one a layer, found 3") !=
+          std::string::npos);
+    CHECK(refused("feed_forward_length", GgufArray(Ints{8, 0}))
+              .find("feed_forward_length: expected 1 to 268435456, found 0") != std::string::npos);
+    CHECK(refused("attention.head_count", uint32_t(0)).find("expected 1 to") != std::string::npos);
+    CHECK(refused("attention.head_count_kv", GgufArray(Ints{1, 3}))
+              .find("layer 1 of 2 query and 3 KV heads") != std::string::npos);
+    CHECK(refused("attention.sliding_window", uint32_t(0)) == "accepted");
+    CHECK(refused("attention.sliding_window_pattern", GgufArray(std::vector<bool>{true}))
+              .find("sliding_window_pattern: expected 2 values") != std::string::npos);
+    CHECK(refused("block_count", uint32_t(5000)).find("at most 4096 layers") != std::string::npos);
+}
+
+TEST_CASE("model: layers may differ in their heads, and who cannot tell them apart says so") {
+    ModelConfig config;
+    config.plan = {{.heads = 2, .kv_heads = 1, .d_k = 8, .d_v = 8}, {.heads = 2, .kv_heads = 2}};
+    CHECK_THROWS_WITH(config.equal_heads("rotkv-x"),
+                      "rotkv-x: expected layers of equal heads, this model's differ");
+}
+
 TEST_CASE("model: a longer run than the original context takes the long RoPE factors") {
     const TinyModel tiny = TinyModel::make("phi3");
     TinyModel stretched = tiny;

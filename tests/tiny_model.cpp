@@ -129,17 +129,24 @@ void TinyModel::write(const std::string& path) const {
     writer.add("general.architecture", std::string_view(name));
     number("block_count", layers);
     number("embedding_length", width);
-    number("feed_forward_length", hidden);
+    const auto per_layer = [&](const char* key, int64_t value) {
+        if (!lists) return number(key, uint32_t(value));
+        writer.add(name + "." + key, GgufArray(std::vector<int32_t>(layers, int32_t(value))));
+    };
+    per_layer("feed_forward_length", hidden);
     number("context_length", 4096);
-    number("attention.head_count", heads);
-    number("attention.head_count_kv", kv_heads);
+    per_layer("attention.head_count", heads);
+    per_layer("attention.head_count_kv", kv_heads);
     number("attention.key_length", d);
     number("attention.value_length", d);
     real("attention.layer_norm_rms_epsilon", 1e-6);
     real("rope.freq_base", base);
     if (pattern > 0) {
         number("attention.sliding_window", window);
-        number("attention.sliding_window_pattern", uint32_t(pattern));
+        std::vector<bool> windowed;
+        for (int64_t l = 0; l < layers; ++l) windowed.push_back(l % pattern < pattern - 1);
+        const char* key = "attention.sliding_window_pattern";
+        lists ? writer.add(name + "." + key, GgufArray(windowed)) : number(key, uint32_t(pattern));
     }
     if (attention_softcap > 0) real("attn_logit_softcapping", attention_softcap);
     if (final_softcap > 0) real("final_logit_softcapping", final_softcap);

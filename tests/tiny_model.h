@@ -14,6 +14,7 @@ struct TinyModel {
     std::string name;  ///< general.architecture
     bool qk_norm = false, post_norms = false, biases = false;
     bool fused = false;  ///< phi3: qkv in one matrix, gate and up in one
+    bool lists = false;  ///< counts of heads and widths, and windows, as lists, one value a layer
     bool neox = true;    ///< pairs of RoPE
     bool gelu = false;
     double embedding_scale = 1, base = 10000, local_base = 10000;

@@ -16,19 +16,19 @@ static Work one_token_through_layers(const GgufFile& file) {
 }
 
 // How many cells a query at `position` sees: all up to its own, or a window of them.
-static int64_t visible_cells(const ModelConfig& config, int64_t layer, int64_t position) {
+static int64_t visible_cells(const LayerPlan& layer, int64_t position) {
     const int64_t all = position + 1;
-    return config.local[std::size_t(layer)] ? std::min(all, config.window) : all;
+    return layer.window > 0 ? std::min(all, layer.window) : all;
 }
 
-static Work attention_of_layer(const ModelConfig& config, const KvShape& cache, int64_t layer,
-                               int64_t first, int64_t tokens) {
+static Work attention_of_layer(const LayerPlan& layer, const KvShape& cache, int64_t first,
+                               int64_t tokens) {
     Work work;
     for (int64_t position = first; position < first + tokens; ++position) {
-        work.flops += 2.0 * double(config.heads * (config.d_k + config.d_v)) *
-                      double(visible_cells(config, layer, position));
+        work.flops += 2.0 * double(layer.heads * (layer.d_k + layer.d_v)) *
+                      double(visible_cells(layer, position));
     }
-    const int64_t seen_by_first = visible_cells(config, layer, first);
+    const int64_t seen_by_first = visible_cells(layer, first);
     work.bytes =
         double(seen_by_first + tokens - 1) * double(cache.bytes_per_token()) / double(cache.layers);
     return work;
@@ -38,8 +38,8 @@ Work work_of_pass(const GgufFile& file, const Model& model, const KvShape& cache
                   int64_t tokens, bool with_logits) {
     Work work = one_token_through_layers(file);
     work.flops *= double(tokens);
-    for (int64_t layer = 0; layer < cache.layers; ++layer) {
-        work += attention_of_layer(model.config(), cache, layer, first, tokens);
+    for (const LayerPlan& layer : model.config().plan) {
+        work += attention_of_layer(layer, cache, first, tokens);
     }
     if (with_logits) {
         const TensorView& output = model.weights().output;

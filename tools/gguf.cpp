@@ -73,12 +73,13 @@ std::map<std::string, TypeTotal> totals_by_type(const GgufFile& file) {
 
 // A cache of one token, K and V in the given types; nothing where the head size rules them out.
 std::optional<KvShape> cache_shape(const ModelConfig& config, DType type_k, DType type_v) {
+    const LayerPlan& layer = config.equal_heads("rotkv-gguf");
     KvShape shape;
     shape.layers = config.layers;
     shape.cells = 1;
-    shape.kv_heads = config.kv_heads;
-    shape.d_k = config.d_k;
-    shape.d_v = config.d_v;
+    shape.kv_heads = layer.kv_heads;
+    shape.d_k = layer.d_k;
+    shape.d_v = layer.d_v;
     shape.type_k = type_k;
     shape.type_v = type_v;
     const bool whole_blocks = shape.d_k % type_info(type_k).block_elements == 0 &&
@@ -122,8 +123,9 @@ void print_tensors(std::FILE* out, const GgufFile& file) {
 }
 
 void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) {
+    const LayerPlan& layer = config.equal_heads("rotkv-gguf");
     fmt::print(out, "\ncache: {} layers, {} KV heads of {} (K) and {} (V)\n", config.layers,
-               config.kv_heads, config.d_k, config.d_v);
+               layer.kv_heads, layer.d_k, layer.d_v);
     fmt::print(out, "  K = V   bits per value  bytes per token\n");
     for (const DType type : cache_types()) {
         const TypeInfo& info = type_info(type);
@@ -134,7 +136,7 @@ void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) 
     }
     const DType type_k = flags.cache.type_k(), type_v = flags.cache.type_v();
     const RotationSpec spec =
-        RotationSpec::decide(flags.cache.rotation(), type_k, config.d_k, type_v, config.d_v);
+        RotationSpec::decide(flags.cache.rotation(), type_k, layer.d_k, type_v, layer.d_v);
     const std::optional<KvShape> shape = cache_shape(config, type_k, type_v);
     fmt::print(out, "\nK {}: rotation {}\n", type_info(type_k).name, spec.words(Side::k));
     fmt::print(out, "V {}: rotation {}\n", type_info(type_v).name, spec.words(Side::v));
@@ -185,8 +187,9 @@ Json json_of_cache(const Flags& flags, const ModelConfig& config) {
         json["bytes_per_token"][type_info(type).name] =
             shape ? Json(shape->bytes_per_token()) : Json();
     }
+    const LayerPlan& layer = config.equal_heads("rotkv-gguf");
     json["rotation"] = json_of(RotationSpec::decide(flags.cache.rotation(), flags.cache.type_k(),
-                                                    config.d_k, flags.cache.type_v(), config.d_v));
+                                                    layer.d_k, flags.cache.type_v(), layer.d_v));
     return json;
 }
 

@@ -87,12 +87,13 @@ void add_k_biases(Survey& survey, const GgufFile& file) {
 SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
     SurveyPlan plan;
     plan.layers = config.layers;
-    plan.heads = config.heads;
-    plan.kv_heads = config.kv_heads;
-    plan.d_k = config.d_k;
-    plan.d_v = config.d_v;
-    plan.types_k = types_of("-ctk", flags.type_k, config.d_k);
-    plan.types_v = types_of("-ctv", flags.type_v, config.d_v);
+    const LayerPlan& layer = config.equal_heads(k_tool);
+    plan.heads = layer.heads;
+    plan.kv_heads = layer.kv_heads;
+    plan.d_k = layer.d_k;
+    plan.d_v = layer.d_v;
+    plan.types_k = types_of("-ctk", flags.type_k, layer.d_k);
+    plan.types_v = types_of("-ctv", flags.type_v, layer.d_v);
     plan.keep_rows = !flags.npy.empty();
     return plan;
 }

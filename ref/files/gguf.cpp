@@ -223,6 +223,9 @@ std::string_view GgufFile::get_string(std::string_view key) const {
 const std::vector<float>& GgufFile::get_f32s(std::string_view key) const {
     return get_array<float>(key);
 }
+const std::vector<bool>& GgufFile::get_bools(std::string_view key) const {
+    return get_array<bool>(key);
+}
 const std::vector<std::string_view>& GgufFile::get_strings(std::string_view key) const {
     return get_array<std::string_view>(key);
 }

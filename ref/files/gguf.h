@@ -146,6 +146,7 @@ class GgufFile {
     std::string_view get_string(std::string_view key, std::string_view fallback) const;
     std::vector<int32_t> get_i32s(std::string_view key) const;
     const std::vector<float>& get_f32s(std::string_view key) const;
+    const std::vector<bool>& get_bools(std::string_view key) const;
     const std::vector<std::string_view>& get_strings(std::string_view key) const;
 
   private:

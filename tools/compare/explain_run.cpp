@@ -134,13 +134,14 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
 std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, const Variant& base,
                                  const std::vector<Variant>& variants,
                                  const std::function<void(int64_t windows)>& progress) {
-    const ModelConfig& config = loaded.config();
+    const int64_t layers = loaded.config().layers;
+    const LayerPlan& shape = loaded.config().equal_heads("explain");
     std::vector<KvCache> others;
     std::vector<Explanation> result;
     for (const Variant& variant : variants) {
         others.push_back(make_cache(loaded, plan, variant));
-        result.push_back({variant.name, config.layers, config.heads, config.kv_heads, {}});
-        result.back().errors.resize(std::size_t(config.layers * config.heads));
+        result.push_back({variant.name, layers, shape.heads, shape.kv_heads, {}});
+        result.back().errors.resize(std::size_t(layers * shape.heads));
     }
     const auto look = [&](int64_t layer, const AttentionArgs& args, Backend& backend) {
         const std::vector<int64_t> asked =
@@ -152,7 +153,7 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
             add_output_errors(
                 backend, args, stored, asked,
                 std::span(result[i].errors)
-                    .subspan(std::size_t(layer * config.heads), std::size_t(config.heads)));
+                    .subspan(std::size_t(layer * shape.heads), std::size_t(shape.heads)));
         }
     };
     Model model = observed(loaded, [&](int64_t layer, const Call& call, Backend& backend) {

@@ -1,0 +1,82 @@
+#pragma once
+// What is known about each architecture, and what one file makes of it: a plan of every layer.
+// Docs: docs/05-attention.md
+
+#include "ref/ops.h"
+#include "ref/rope_table.h"
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace rotkv {
+
+class GgufFile;  // ref/files/gguf.h
+
+/// What sets one architecture apart: a row that says nothing but its name is llama. What a file
+/// says itself, by a key or by the presence of a tensor (biases, fused matrices, an output matrix
+/// of its own), needs no field.
+struct Architecture {
+    const char* name = "";  ///< general.architecture
+    RopePairs pairs = RopePairs::norm;
+    Activation activation = Activation::silu;
+    bool qk_norm = false;            ///< RMS norm of each q and k head, before RoPE
+    bool post_norms = false;         ///< RMS norm after attention and after the feed-forward block
+    bool scaled_embedding = false;   ///< embeddings times sqrt(E)
+    int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window
+    int64_t window = 0;              ///< its tokens where the file names none; 0: no windows then
+    bool window_on_request = false;  ///< the file's window counts in all layers, if a run asks
+    double local_rope_base = 0;      ///< RoPE base of layers with a window; 0: as the others
+    float attention_softcap = 0;     ///< where the file names none; 0: none
+    float final_softcap = 0;
+    int64_t scaled_by_width = 0;  ///< models of so many layers scale scores by E / H, not by Dk
+};
+
+/// The architectures that are known, one row each.
+std::span<const Architecture> architectures();
+
+/// Which of a model's two RoPE tables a layer turns by.
+enum class LayerRope {
+    full,   ///< ModelConfig::rope
+    local,  ///< ModelConfig::local_rope
+};
+
+/// One layer, as the row and the file's keys make it.
+struct LayerPlan {
+    int64_t heads = 0, kv_heads = 0;  ///< H, K
+    int64_t d_k = 0, d_v = 0;
+    int64_t feed_forward = 0;  ///< F
+    int64_t window = 0;        ///< tokens that a query sees, its own among them; 0: all
+    LayerRope rope = LayerRope::full;
+
+    bool operator==(const LayerPlan&) const = default;
+};
+
+/// The numbers of one model.
+struct ModelConfig {
+    Architecture architecture;
+    std::string name;
+    int64_t layers = 0, width = 0, words = 0;  ///< width: E, words: V
+    std::vector<LayerPlan> plan;               ///< [layers]
+    int64_t context = 0;          ///< positions that can be asked for, 0 .. context - 1
+    int64_t trained_context = 0;  ///< what the file names
+    float norm_epsilon = 0;
+    float embedding_scale = 1;
+    float attention_scale = 0;                       ///< on q . k
+    float attention_softcap = 0, final_softcap = 0;  ///< 0: none
+    RopeConfig rope, local_rope;                     ///< of the layers that LayerRope says
+
+    /// The heads of every layer, for who cannot tell layers apart.
+    /// Throws: Error(unsupported) naming `who` where layers differ in their heads.
+    const LayerPlan& equal_heads(const char* who) const;
+};
+
+/// Reads the hyper-parameters for a run of at most `context` positions, which decides between long
+/// and short RoPE factors (phi3). `phi3_window` turns on the sliding window that phi3 files name
+/// and llama.cpp ignores. A count of heads or of F may be one number or a list, one a layer.
+/// Throws: Error(unsupported) for an unknown architecture, listing those known; Error(bad_file) for
+///         numbers that contradict each other, by key, expected and found.
+ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);
+
+}  // namespace rotkv
