@@ -101,7 +101,7 @@ TEST_CASE("cases: the memory of a cell notices what a backend must not do") {
         const std::unique_ptr<Case> one = make_case(row.name);
         const Expected expected = expected_results(*one);
         SpoiledBackend backend(row.spoil);
-        const Cell cell = run_cell(*one, expected, backend);
+        const CaseResult cell = run_on(*one, expected, backend);
         INFO(row.name << ", expected '" << row.expected << "' in: " << cell.text);
         CHECK((cell.outcome == Outcome::ok) == std::string(row.expected).empty());
         CHECK(cell.text.find(row.expected) != std::string::npos);

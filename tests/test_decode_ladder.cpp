@@ -55,7 +55,7 @@ TEST_CASE("decode ladder: every version is held to the table") {
     }
     int64_t ok = 0;
     for (const std::string& name : decode_cases()) {
-        const std::vector<Cell> cells = run_case(*make_case(name), versions);
+        const std::vector<CaseResult> cells = run_case(*make_case(name), versions);
         for (size_t i = 0; i < cells.size(); ++i) {
             INFO(versions[i].name << ": " << cells[i].text);
             CHECK(cells[i].outcome != Outcome::fail);
@@ -75,7 +75,7 @@ TEST_CASE("decode ladder: the operation is its last version") {
         // What the last version gives, to the bit.
         Expected expected = expected_results(*one, *last[0].backend);
         for (std::vector<double>& bound : expected.bounds) std::fill(bound.begin(), bound.end(), 0);
-        const Cell cell = run_cell(*one, expected, *operation);
+        const CaseResult cell = run_on(*one, expected, *operation);
         INFO(cell.text);
         CHECK(cell.outcome == Outcome::ok);
     }

@@ -50,7 +50,7 @@ std::vector<int32_t> some_tokens(int32_t n) {
 
 }  // namespace
 
-TEST_CASE("a text is cut into windows", "[evaluate]") {
+TEST_CASE("evaluate: a text is cut into windows", "[evaluate]") {
     const WindowPlan plan = plan_windows(some_tokens(70), 16, 2048, -1, -1);
     CHECK(plan.windows == 4);  // 70 / 16; the rest is left over
     CHECK(plan.batch == 64);   // no more than there is
@@ -68,7 +68,8 @@ TEST_CASE("a text is cut into windows", "[evaluate]") {
     CHECK_THROWS_AS(plan_recorded_windows(some_tokens(15), 16, 16, -1, -1), Error);
 }
 
-TEST_CASE("every scored position comes once, in order, with the next token", "[evaluate]") {
+TEST_CASE("evaluate: every scored position comes once, in order, with the next token",
+          "[evaluate]") {
     SmallLlama tiny;
     for (const int64_t batch : {3, 8, 15, 16, 32, 48}) {
         const WindowPlan plan = plan_windows(some_tokens(48), 16, batch, -1, 5);
@@ -90,7 +91,7 @@ TEST_CASE("every scored position comes once, in order, with the next token", "[e
     }
 }
 
-TEST_CASE("pieces of a window and windows side by side change no number", "[evaluate]") {
+TEST_CASE("evaluate: pieces of a window and windows side by side change no number", "[evaluate]") {
     SmallLlama tiny;
     std::vector<double> expected;
     for (const int64_t batch : {16, 1, 5, 8, 15, 32, 48}) {
@@ -108,7 +109,7 @@ TEST_CASE("pieces of a window and windows side by side change no number", "[eval
     }
 }
 
-TEST_CASE("BOS takes the first place only while evaluating", "[evaluate]") {
+TEST_CASE("evaluate: BOS takes the first place only while evaluating", "[evaluate]") {
     SmallLlama tiny;
     const auto nll = [&](const std::vector<int32_t>& tokens, int32_t bos) {
         const WindowPlan plan = plan_windows(tokens, 16, 16, -1, bos);
@@ -122,7 +123,7 @@ TEST_CASE("BOS takes the first place only while evaluating", "[evaluate]") {
     CHECK(nll(some_tokens(32), 7) != nll(some_tokens(32), -1));
 }
 
-TEST_CASE("a cache compared with itself and with a coarser one", "[evaluate]") {
+TEST_CASE("evaluate: a cache compared with itself and with a coarser one", "[evaluate]") {
     SmallLlama tiny;
     const WindowPlan plan = plan_windows(some_tokens(48), 16, 32, -1, -1);
     KvCache exact = tiny.cache(plan), coarse = tiny.cache(plan, DType::bf16);
@@ -146,7 +147,7 @@ TEST_CASE("a cache compared with itself and with a coarser one", "[evaluate]") {
     CHECK_THROWS_AS(run_nll(tiny.model(), exact, wider, nullptr), Error);  // a stream is missing
 }
 
-TEST_CASE("logits come in slices, and agree with nll", "[evaluate]") {
+TEST_CASE("evaluate: logits come in slices, and agree with nll", "[evaluate]") {
     SmallLlama tiny;
     const WindowPlan plan = plan_windows(some_tokens(48), 16, 48, -1, -1);
     KvCache cache = tiny.cache(plan);
@@ -261,7 +262,8 @@ class GoldenModel {
 
 }  // namespace
 
-TEST_CASE("golden models: the same text gives llama.cpp's probabilities", "[evaluate][golden]") {
+TEST_CASE("evaluate: golden models: the same text gives llama.cpp's probabilities",
+          "[evaluate][golden]") {
     const std::string data = rotkv::test::data_dir();
     if (data.empty()) return rotkv::test::skip("ROTKV_DATA is not set");
     for (const char* name : {"llama-hd64", "llama3-hd128", "qwen3-hd128", "gemma3-hd64"}) {
@@ -284,7 +286,7 @@ TEST_CASE("golden models: the same text gives llama.cpp's probabilities", "[eval
     }
 }
 
-TEST_CASE("golden model with q8_0 weights: as near as llama.cpp's activations allow",
+TEST_CASE("evaluate: golden model with q8_0 weights: as near as llama.cpp's activations allow",
           "[evaluate][golden]") {
     const std::string data = rotkv::test::data_dir();
     if (data.empty()) return rotkv::test::skip("ROTKV_DATA is not set");

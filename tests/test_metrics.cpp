@@ -24,7 +24,7 @@ std::vector<TokenPair> three_tokens() {
 
 }  // namespace
 
-TEST_CASE("a mean and its standard error", "[metrics]") {
+TEST_CASE("metrics: a mean and its standard error", "[metrics]") {
     // deviations 1.5, 0.5, 0.5, 1.5: sum of squares 5, / 4 values / 3
     const Mean mean = mean_of(std::vector<double>{1, 2, 3, 4});
     CHECK(near(mean.value, 2.5));
@@ -38,13 +38,13 @@ TEST_CASE("a mean and its standard error", "[metrics]") {
     CHECK(std::isnan(mean_of({}).value));
 }
 
-TEST_CASE("a small spread around a large mean keeps its error", "[metrics]") {
+TEST_CASE("metrics: a small spread around a large mean keeps its error", "[metrics]") {
     // One pass over x and x^2 would cancel here: the squares differ by 1 part in 1e18.
     const Mean mean = mean_of(std::vector<double>{1e9 - 1, 1e9 + 1, 1e9 - 1, 1e9 + 1});
     CHECK(near(mean.error, std::sqrt(4.0 / 12)));
 }
 
-TEST_CASE("quantiles lie on straight lines between order statistics", "[metrics]") {
+TEST_CASE("metrics: quantiles lie on straight lines between order statistics", "[metrics]") {
     const std::vector<double> x = {4, 1, 3, 2};
     CHECK(near(quantile(x, 0), 1));
     CHECK(near(quantile(x, 0.25), 1.75));
@@ -55,14 +55,14 @@ TEST_CASE("quantiles lie on straight lines between order statistics", "[metrics]
     CHECK(std::isnan(quantile({}, 0.5)));
 }
 
-TEST_CASE("perplexity is the exponential of the mean", "[metrics]") {
+TEST_CASE("metrics: perplexity is the exponential of the mean", "[metrics]") {
     // ln 2 and ln 8: mean ln 4, error sqrt(2 (ln 2)^2 / 2 / 1) = ln 2
     const Mean ppl = perplexity(std::vector<double>{k_ln2, 3 * k_ln2});
     CHECK(near(ppl.value, 4));
     CHECK(near(ppl.error, 4 * k_ln2));
 }
 
-TEST_CASE("a summary of three tokens by hand", "[metrics]") {
+TEST_CASE("metrics: a summary of three tokens by hand", "[metrics]") {
     const KldSummary s = summarize(three_tokens());
     CHECK(near(s.kld.value, 0.2));
     CHECK(near(s.kld.error, std::sqrt(0.02 / 6)));
@@ -95,7 +95,7 @@ TEST_CASE("a summary of three tokens by hand", "[metrics]") {
     CHECK(near(s.same_top.error, 1.0 / 3));
 }
 
-TEST_CASE("the correlation of nll_a and nll_b", "[metrics]") {
+TEST_CASE("metrics: the correlation of nll_a and nll_b", "[metrics]") {
     std::vector<TokenPair> along, against;
     for (int i = 0; i < 10; ++i) {
         const double x = i * i;
@@ -107,7 +107,7 @@ TEST_CASE("the correlation of nll_a and nll_b", "[metrics]") {
     CHECK(near(summarize(against).correlation, -1));
 }
 
-TEST_CASE("a run compared with itself differs by nothing, without error", "[metrics]") {
+TEST_CASE("metrics: a run compared with itself differs by nothing, without error", "[metrics]") {
     std::vector<TokenPair> tokens;
     for (int i = 1; i <= 50; ++i) tokens.push_back({0, 0.1 * i, 0.1 * i, true});
     const KldSummary s = summarize(tokens);

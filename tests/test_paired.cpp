@@ -54,7 +54,7 @@ int false_stops(int trials, bool corrected) {
 
 }  // namespace
 
-TEST_CASE("the error of a mean by windows", "[paired]") {
+TEST_CASE("paired: the error of a mean by windows", "[paired]") {
     // window means 2, 4, 9 of two tokens each: mean 5, squares 9 + 1 + 16 = 26, / 3 windows / 2
     const std::vector<double> x = {1, 3, 4, 4, 0, 18};
     CHECK(window_means(x, 2) == std::vector<double>{2, 4, 9});
@@ -64,7 +64,7 @@ TEST_CASE("the error of a mean by windows", "[paired]") {
     CHECK_THROWS_AS(window_means(x, 4), Error);
 }
 
-TEST_CASE("what two caches share is not in their difference", "[paired]") {
+TEST_CASE("paired: what two caches share is not in their difference", "[paired]") {
     // Each window has a difficulty of its own, a thousand times the difference.
     Random random(3);
     std::vector<double> a, b, by_hand;
@@ -89,7 +89,7 @@ TEST_CASE("what two caches share is not in their difference", "[paired]") {
     CHECK(near(paired_difference(b, a, 5).value, -mean));
 }
 
-TEST_CASE("tokens of a window that move together count as one", "[paired]") {
+TEST_CASE("paired: tokens of a window that move together count as one", "[paired]") {
     std::vector<double> a, b;
     for (const double d : {0.0, 1.0, 2.0, 3.0}) {
         for (int token = 0; token < 100; ++token) {
@@ -100,7 +100,7 @@ TEST_CASE("tokens of a window that move together count as one", "[paired]") {
     CHECK(near(paired_difference(a, b, 100).error, std::sqrt(5.0 / 12)));
 }
 
-TEST_CASE("student's t against its density", "[paired]") {
+TEST_CASE("paired: student's t against its density", "[paired]") {
     for (const int64_t freedom : {1, 2, 3, 4, 7, 10, 63, 200}) {
         for (const double t : {0.1, 1.0, 2.5, 6.0}) {
             CHECK(near(student_p(t, freedom), tails_by_integral(t, double(freedom)), 1e-8));
@@ -111,14 +111,14 @@ TEST_CASE("student's t against its density", "[paired]") {
     CHECK(student_p(0, 5) == 1);
 }
 
-TEST_CASE("what no spread can tell", "[paired]") {
+TEST_CASE("paired: what no spread can tell", "[paired]") {
     CHECK(p_of({1, std::nan("")}, 1) == 1);
     CHECK(p_of({0, 0}, 10) == 1);
     CHECK(p_of({1, 0}, 10) == 0);
     CHECK(near(p_of({2.228138852, 1}, 11), 0.05, 1e-8));
 }
 
-TEST_CASE("the shares of all looks add up to the error that was asked for", "[paired]") {
+TEST_CASE("paired: the shares of all looks add up to the error that was asked for", "[paired]") {
     const StoppingRule rule(0.99);
     double sum = 0;
     for (int64_t k = 1; k <= 100000; ++k) sum += rule.threshold(k);
@@ -126,14 +126,14 @@ TEST_CASE("the shares of all looks add up to the error that was asked for", "[pa
     CHECK(near(rule.threshold(1), 0.005));
 }
 
-TEST_CASE("looking often does not make differences", "[paired]") {
+TEST_CASE("paired: looking often does not make differences", "[paired]") {
     constexpr int k_trials = 2000;
     // At 95 % at most 5 % of trials without a difference may stop, however often one looks.
     CHECK(false_stops(k_trials, true) < k_trials * 5 / 100);
     CHECK(false_stops(k_trials, false) > k_trials * 15 / 100);
 }
 
-TEST_CASE("a real difference stops, but never on fewer than four windows", "[paired]") {
+TEST_CASE("paired: a real difference stops, but never on fewer than four windows", "[paired]") {
     StoppingRule rule(0.99);
     CHECK(!rule.look({1, 0}, 3));
     CHECK(rule.looks() == 0);
@@ -141,7 +141,7 @@ TEST_CASE("a real difference stops, but never on fewer than four windows", "[pai
     CHECK(rule.looks() == 1);
 }
 
-TEST_CASE("positions fall into bins without gaps", "[paired]") {
+TEST_CASE("paired: positions fall into bins without gaps", "[paired]") {
     // Two windows of 7 scored positions, first at 8; the value is the place in the window.
     std::vector<double> x;
     for (int i = 0; i < 14; ++i) x.push_back(i % 7);

@@ -19,9 +19,9 @@ void run_table(const std::string& op) {
     for (const std::string& name : case_names()) {
         const std::unique_ptr<Case> one = make_case(name);
         if (one->op() != op) continue;
-        const std::vector<Cell> cells = run_case(*one, on);
+        const std::vector<CaseResult> cells = run_case(*one, on);
         tally.add(op, cells);
-        for (const Cell& cell : cells) {
+        for (const CaseResult& cell : cells) {
             if (cell.outcome == Outcome::fail) FAIL_CHECK(cell.text);
         }
     }

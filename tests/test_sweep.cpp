@@ -38,7 +38,7 @@ SweepRow unsupported(const std::string& name) {
 
 }  // namespace
 
-TEST_CASE("the Pareto front holds what nothing beats", "[sweep]") {
+TEST_CASE("sweep: the Pareto front holds what nothing beats", "[sweep]") {
     SweepRow twin = row_of("twin", 10, {0.5});
     twin.same_as = "first";
     const std::vector<SweepRow> rows = {
@@ -59,7 +59,7 @@ TEST_CASE("the Pareto front holds what nothing beats", "[sweep]") {
     CHECK(pareto_front(std::vector<SweepRow>{unsupported("x")}).empty());
 }
 
-TEST_CASE("rotation is compared with none, window by window", "[sweep]") {
+TEST_CASE("sweep: rotation is compared with none, window by window", "[sweep]") {
     const std::string turned = "k=sylvester/64 v=sylvester/64";
     SweepRow same = row_of("f16", 32, {0.1, 0.2, 0.3});
     same.rot = "auto";
@@ -87,7 +87,7 @@ TEST_CASE("rotation is compared with none, window by window", "[sweep]") {
     CHECK(changes[1].p < 0.1);
 }
 
-TEST_CASE("a row of a sweep survives its line", "[sweep]") {
+TEST_CASE("sweep: a row of a sweep survives its line", "[sweep]") {
     SweepRow row = row_of("q8_0", 544, {0.25, k_nan}, "k=sylvester/64 v=none");
     row.found->kld_se_window = k_nan;
     row.found->ppl = 21.37222;
@@ -109,7 +109,7 @@ TEST_CASE("a row of a sweep survives its line", "[sweep]") {
     }
 }
 
-TEST_CASE("headers differ where they differ, and names of files do not count", "[sweep]") {
+TEST_CASE("sweep: headers differ where they differ, and names of files do not count", "[sweep]") {
     const nlohmann::ordered_json a = {{"model", "a.gguf"}, {"n_ctx", 512}, {"rot", {"off"}}};
     nlohmann::ordered_json b = a;
     b["model"] = "moved.gguf";

@@ -126,9 +126,9 @@ void Flags::add_to(CLI::App& app) {
 }
 
 // A model that is fed tokens that nobody chose: what they are makes no difference to the time.
-class Feeder {
+class RandomText {
   public:
-    explicit Feeder(Model& model)
+    explicit RandomText(Model& model)
         : model_(model),
           logits_(model.backend(), std::size_t(model.config().words) * sizeof(float)) {}
 
@@ -173,7 +173,7 @@ class Bench {
   private:
     void add_rows(DType type_k, DType type_v, const AskedRotation& asked, int64_t depth);
     void add_row(const BenchRow& row, const std::shared_ptr<KvCache>& cache);
-    Work work_of(const BenchRow& row, const KvShape& shape) const;
+    PassCost work_of(const BenchRow& row, const KvShape& shape) const;
     void run_test(const BenchRow& row, KvCache& cache);
     void print_profiles();
     void say(const std::string& line) const {
@@ -182,13 +182,13 @@ class Bench {
 
     const Flags& flags_;
     LoadedModel loaded_;
-    Feeder feeder_;
+    RandomText text_;
     BenchRun result_;
     std::vector<std::shared_ptr<KvCache>> caches_;  ///< [rows]
 };
 
 Bench::Bench(const Flags& flags)
-    : flags_(flags), loaded_(flags.model, flags.longest()), feeder_(loaded_.model) {
+    : flags_(flags), loaded_(flags.model, flags.longest()), text_(loaded_.model) {
     result_.model = flags.model.path;
     result_.file_bytes = int64_t(loaded_.file.file_bytes());
     result_.backend = loaded_.backend->name();
@@ -224,7 +224,7 @@ void Bench::add_rows(DType type_k, DType type_v, const AskedRotation& asked, int
         say(fmt::format("filling a cache of {}, {} with {} tokens", type_info(type_k).name,
                         type_info(type_v).name, depth));
     }
-    feeder_.feed(*cache, 0, depth, flags_.batch);
+    text_.feed(*cache, 0, depth, flags_.batch);
     for (const int64_t tokens : flags_.prompts) {
         row.prompt = tokens;
         if (tokens > 0) add_row(row, cache);
@@ -243,25 +243,25 @@ void Bench::add_row(const BenchRow& row, const std::shared_ptr<KvCache>& cache) 
 }
 
 // A prompt goes in batches and needs the logits after its last token, generation after each.
-Work Bench::work_of(const BenchRow& row, const KvShape& shape) const {
+PassCost Bench::work_of(const BenchRow& row, const KvShape& shape) const {
     const int64_t step = row.prompt > 0 ? flags_.batch : 1;
-    Work work;
+    PassCost work;
     for (int64_t done = 0; done < row.tokens(); done += step) {
         const int64_t n = std::min(step, row.tokens() - done);
         const bool with_logits = row.prompt == 0 || done + n == row.tokens();
-        work += work_of_pass(loaded_.file, loaded_.model, shape, row.depth + done, n, with_logits);
+        work += cost_of_pass(loaded_.file, loaded_.model, shape, row.depth + done, n, with_logits);
     }
     return work;
 }
 
 void Bench::run_test(const BenchRow& row, KvCache& cache) {
     if (row.prompt > 0) {
-        feeder_.feed(cache, row.depth, row.prompt, flags_.batch);
-        feeder_.logits();
+        text_.feed(cache, row.depth, row.prompt, flags_.batch);
+        text_.logits();
     }
     for (int64_t token = 0; token < row.generated; ++token) {
-        feeder_.feed(cache, row.depth + token, 1, 1);
-        feeder_.logits();
+        text_.feed(cache, row.depth + token, 1, 1);
+        text_.logits();
     }
 }
 
@@ -304,7 +304,7 @@ BenchRun Bench::run() {
     result_.resident_bytes = peak_resident_bytes();
     Machine machine(
         *loaded_.backend, flags_.model.threads,
-        work_of_pass(loaded_.file, loaded_.model, caches_[0]->shape(), 0, 1, true).bytes);
+        cost_of_pass(loaded_.file, loaded_.model, caches_[0]->shape(), 0, 1, true).bytes);
     for (int64_t done = 0; done < flags_.repetitions; ++done) {
         machine.measure();
         round(done, true);

@@ -5,8 +5,8 @@
 namespace rotkv::tools {
 
 // The matrices of all layers: every token goes through each of them once.
-static Work one_token_through_layers(const GgufFile& file) {
-    Work work;
+static PassCost one_token_through_layers(const GgufFile& file) {
+    PassCost work;
     for (const GgufTensor& tensor : file.tensors()) {
         if (tensor.n_dims != 2 || tensor.name.rfind("blk.", 0) != 0) continue;
         work.flops += 2.0 * double(tensor.n[0]) * double(tensor.n[1]);
@@ -21,9 +21,9 @@ static int64_t visible_cells(const LayerPlan& layer, int64_t position) {
     return layer.window > 0 ? std::min(all, layer.window) : all;
 }
 
-static Work attention_of_layer(const LayerPlan& layer, const KvShape& cache, int64_t first,
-                               int64_t tokens) {
-    Work work;
+static PassCost attention_of_layer(const LayerPlan& layer, const KvShape& cache, int64_t first,
+                                   int64_t tokens) {
+    PassCost work;
     for (int64_t position = first; position < first + tokens; ++position) {
         work.flops += 2.0 * double(layer.heads * (layer.d_k + layer.d_v)) *
                       double(visible_cells(layer, position));
@@ -34,9 +34,9 @@ static Work attention_of_layer(const LayerPlan& layer, const KvShape& cache, int
     return work;
 }
 
-Work work_of_pass(const GgufFile& file, const Model& model, const KvShape& cache, int64_t first,
-                  int64_t tokens, bool with_logits) {
-    Work work = one_token_through_layers(file);
+PassCost cost_of_pass(const GgufFile& file, const Model& model, const KvShape& cache, int64_t first,
+                      int64_t tokens, bool with_logits) {
+    PassCost work = one_token_through_layers(file);
     work.flops *= double(tokens);
     for (const LayerPlan& layer : model.config().plan) {
         work += attention_of_layer(layer, cache, first, tokens);

@@ -10,11 +10,11 @@
 
 namespace rotkv::tools {
 
-struct Work {
+struct PassCost {
     double flops = 0;  ///< a product and its sum count as two
     double bytes = 0;  ///< read from weights and cache
 
-    Work& operator+=(const Work& other) {
+    PassCost& operator+=(const PassCost& other) {
         flops += other.flops;
         bytes += other.bytes;
         return *this;
@@ -30,7 +30,7 @@ struct Work {
 ///             + the output matrix for the logits
 /// Left out: norms, activations, RoPE, the rotations (rows with and without count the same work)
 ///       and what is written.
-Work work_of_pass(const GgufFile& file, const Model& model, const KvShape& cache, int64_t first,
-                  int64_t tokens, bool with_logits);
+PassCost cost_of_pass(const GgufFile& file, const Model& model, const KvShape& cache, int64_t first,
+                      int64_t tokens, bool with_logits);
 
 }  // namespace rotkv::tools

@@ -149,7 +149,7 @@ class TimedCase {
             return;
         }
         expected_ = expectations.of(name);
-        const Cell cell = run_cell(*one_, expected_, backend, Alignment::memory);
+        const CaseResult cell = run_on(*one_, expected_, backend, Alignment::memory);
         if (cell.outcome != Outcome::ok) {
             refusal_ = cell.text;
             return;

@@ -22,7 +22,7 @@ struct BenchRow {
     RotationSpec spec;
     int64_t prompt = 0, generated = 0;  ///< tokens; one of them is 0
     int64_t depth = 0;                  ///< tokens in the cache before the test
-    Work work;                          ///< of one repetition
+    PassCost work;                      ///< of one repetition
     std::vector<double> seconds;
 
     int64_t tokens() const { return prompt + generated; }

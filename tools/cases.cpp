@@ -62,7 +62,7 @@ int run(const Flags& flags) {
     nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
     for (const std::string& name : names) {
         const std::unique_ptr<Case> one = make_case(name);
-        const std::vector<Cell> cells = run_case(*one, on);
+        const std::vector<CaseResult> cells = run_case(*one, on);
         tally.add(one->op(), cells);
         for (size_t c = 0; c < cells.size(); ++c) {
             if (cells[c].outcome == Outcome::fail) fmt::print("FAIL {}\n", cells[c].text);

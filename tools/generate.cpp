@@ -102,10 +102,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // One cache: text to `out` as it comes.
 nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, const Flags& flags,
                                 std::FILE* out) {
-    Speaker speaker(loaded, flags.first(), plan.cells());
-    if (!flags.quiet) fmt::print(stderr, "{}", describe_cache(speaker.cache()));
+    Continuation continuation(loaded, flags.first(), plan.cells());
+    if (!flags.quiet) fmt::print(stderr, "{}", describe_cache(continuation.cache()));
     auto start = std::chrono::steady_clock::now();
-    speaker.read(plan.prompt);
+    continuation.read(plan.prompt);
     const double prompt_seconds = seconds_since(start);
 
     Sampler sampler(plan.temperature, plan.seed);
@@ -117,7 +117,7 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
     int32_t before = plan.prompt.back();
     start = std::chrono::steady_clock::now();
     const std::vector<int32_t> tokens =
-        speak(speaker, sampler, plan.count, ending_tokens(loaded), [&](int32_t token) {
+        continue_text(continuation, sampler, plan.count, ending_tokens(loaded), [&](int32_t token) {
             show(gate.push(text_behind(loaded.tokenizer, before, std::span(&token, 1))));
             before = token;
         });
@@ -125,7 +125,7 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
     show(gate.rest() + "\n");
 
     // The first token's choice cost nothing: its logits came with the prompt.
-    const double steps = double(speaker.tokens() - int64_t(plan.prompt.size()));
+    const double steps = double(continuation.tokens() - int64_t(plan.prompt.size()));
     const double prompt_rate = double(plan.prompt.size()) / prompt_seconds;
     const double rate = steps > 0 ? steps / seconds : NAN;
     if (!flags.quiet) {
@@ -134,7 +134,7 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
         fmt::print(stderr, "{}\n", steps > 0 ? fmt::format(", {:.1f} tokens/s", rate) : "");
     }
     const bool ended = int64_t(tokens.size()) < plan.count;
-    return {{"rotation", json_of(speaker.cache().spec())},
+    return {{"rotation", json_of(continuation.cache().spec())},
             {"tokens", tokens},
             {"text", text_behind(loaded.tokenizer, plan.prompt.back(), tokens)},
             {"stopped", ended ? "end of text" : "n"},

@@ -56,19 +56,19 @@ int32_t Sampler::choose(std::span<const double> log_p) {
     return int32_t(chosen - sums.begin());
 }
 
-static KvCache make_speaking_cache(const Model& model, const Variant& variant, int64_t cells) {
+static KvCache make_continued_cache(const Model& model, const Variant& variant, int64_t cells) {
     const KvShape shape = model.cache_shape(1, cells, variant.type_k, variant.type_v);
     return KvCache(model.backend(), shape,
                    RotationSpec::decide(variant.rotation, variant.type_k, shape.d_k, variant.type_v,
                                         shape.d_v));
 }
 
-Speaker::Speaker(LoadedModel& loaded, const Variant& variant, int64_t cells)
+Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells)
     : model_(loaded.model),
-      cache_(make_speaking_cache(loaded.model, variant, cells)),
+      cache_(make_continued_cache(loaded.model, variant, cells)),
       logits_(*loaded.backend, std::size_t(loaded.model.config().words) * sizeof(float)) {}
 
-void Speaker::read(std::span<const int32_t> tokens) {
+void Continuation::read(std::span<const int32_t> tokens) {
     constexpr int64_t k_batch = 512;
     TensorView last;  // [1][E] the last token's row of the residual stream
     while (!tokens.empty()) {
@@ -92,7 +92,7 @@ void Speaker::read(std::span<const int32_t> tokens) {
     log_p_ = log_softmax(logits);
 }
 
-void Speaker::cut(int64_t count) {
+void Continuation::cut(int64_t count) {
     cache_.remove(0, int32_t(count), INT32_MAX);
     tokens_ = count;
 }
@@ -111,16 +111,16 @@ std::set<int32_t> ending_tokens(const LoadedModel& loaded) {
     return endings;
 }
 
-std::vector<int32_t> speak(Speaker& speaker, Sampler& sampler, int64_t count,
-                           const std::set<int32_t>& endings,
-                           const std::function<void(int32_t)>& said) {
+std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler, int64_t count,
+                                   const std::set<int32_t>& endings,
+                                   const std::function<void(int32_t)>& said) {
     std::vector<int32_t> tokens;
     while (int64_t(tokens.size()) < count) {
-        const int32_t token = sampler.choose(speaker.log_p());
+        const int32_t token = sampler.choose(continuation.log_p());
         if (endings.contains(token)) break;
         tokens.push_back(token);
         if (said) said(token);
-        if (int64_t(tokens.size()) < count) speaker.read(std::span(&token, 1));
+        if (int64_t(tokens.size()) < count) continuation.read(std::span(&token, 1));
     }
     return tokens;
 }

@@ -47,9 +47,9 @@ class Sampler {
 };
 
 /// A cache, what was read into it, and what the model expects next.
-class Speaker {
+class Continuation {
   public:
-    Speaker(LoadedModel& loaded, const Variant& variant, int64_t cells);
+    Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells);
 
     /// Appends at least one token, 512 at a time.
     void read(std::span<const int32_t> tokens);
@@ -75,9 +75,9 @@ std::set<int32_t> ending_tokens(const LoadedModel& loaded);
 
 /// Lets the model go on for `count` tokens, or until an ending token, which is not among them.
 /// `said` sees each token when it is chosen.
-std::vector<int32_t> speak(Speaker& speaker, Sampler& sampler, int64_t count,
-                           const std::set<int32_t>& endings,
-                           const std::function<void(int32_t)>& said = {});
+std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler, int64_t count,
+                                   const std::set<int32_t>& endings,
+                                   const std::function<void(int32_t)>& said = {});
 
 /// The text of tokens that follow the token `before`: a space in front belongs to it.
 std::string text_behind(const Tokenizer& tokenizer, int32_t before,

@@ -90,7 +90,7 @@ void print_progress(const LockStep& run, double seconds) {
     const double left =
         seconds * double(run.plan().windows - run.windows()) / double(run.windows());
     fmt::print(stderr, "[{}]", run.windows());
-    for (const Contestant& variant : run.variants()) {
+    for (const MeasuredCache& variant : run.variants()) {
         fmt::print(stderr, " {:.6f}", mean_of(figures_of(variant.pairs, &TokenPair::kld)).value);
     }
     fmt::print(stderr, ", about {:.0f} s left\n", left);
@@ -153,7 +153,7 @@ LockStepOptions options_of(const Flags& flags, int64_t layers) {
 std::vector<Explanation> explain_run(const Flags& flags, const LoadedModel& loaded,
                                      const LockStep& run) {
     std::vector<Variant> variants;
-    for (const Contestant& contestant : run.variants()) variants.push_back(contestant.variant);
+    for (const MeasuredCache& measured : run.variants()) variants.push_back(measured.variant);
     WindowPlan plan = run.plan();
     plan.windows = run.windows();
     return explain(loaded.model, plan, run.base().variant, variants, [&](int64_t windows) {

@@ -126,7 +126,7 @@ void print_error_line(std::FILE* out, const Survey& survey, What side, std::size
         return;
     }
     const SideErrors plain = side_errors(survey, side, type, 0);
-    const Verdict v = survey.verdict(side, type, rotation);
+    const SideAdvice v = survey.verdict(side, type, rotation);
     fmt::print(out, " | {:>5.2f} {:>6} {:>6.2f} {:>6.2f} {:>5.2f} {:>4} of {}\n",
                plain.row.measured / e.row.measured,
                unless(side == What::v, fmt::format("{:.2f}", plain.noise / e.noise)),
@@ -157,7 +157,7 @@ void print_errors(std::FILE* out, const Survey& survey) {
 namespace {
 
 // "q4_0 loses 3.1x less", or what there is instead of a verdict and whose doing that is.
-std::string words_of(const Verdict& v) {
+std::string words_of(const SideAdvice& v) {
     const double gain = std::exp(v.measured.value);
     const std::string name = type_info(v.type).name;
     if (v.advice == Advice::rotate) return fmt::format("{} loses {:.1f}x less", name, gain);
@@ -181,7 +181,7 @@ void print_advice(std::FILE* out, const Survey& survey) {
         std::map<Advice, std::string> lines;
         for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
             if (!is_block_type(types_of(survey, side)[t])) continue;
-            const Verdict v = survey.verdict(side, t, 1);
+            const SideAdvice v = survey.verdict(side, t, 1);
             std::string& line = lines[v.advice];
             line += (line.empty() ? "" : ", ") + words_of(v);
         }
@@ -270,7 +270,7 @@ Json json_of_head(const HeadSurvey& head) {
     return json;
 }
 
-Json json_of_verdict(const Verdict& v) {
+Json json_of_verdict(const SideAdvice& v) {
     return {{"side", name_of(v.side)},
             {"type", type_info(v.type).name},
             {"rotation", k_rotation_names[v.rotation]},

@@ -224,8 +224,8 @@ ErrorPair Survey::score_noise(const HeadSurvey& key, std::size_t type, std::size
     return noise;
 }
 
-Verdict Survey::verdict(What side, std::size_t type, std::size_t rotation) const {
-    Verdict v;
+SideAdvice Survey::verdict(What side, std::size_t type, std::size_t rotation) const {
+    SideAdvice v;
     v.side = side;
     v.type = (side == What::k ? plan_.types_k : plan_.types_v)[type];
     v.rotation = rotation;

@@ -52,7 +52,7 @@ struct HeadSurvey {
 };
 
 /// What one rotation does to one side in one type, over all layers and heads.
-struct Verdict {
+struct SideAdvice {
     CapturedRows::What side;
     DType type;
     std::size_t rotation = 0;      ///< 1 or 2, of k_rotation_names
@@ -77,7 +77,7 @@ class Survey {
 
     /// What type number `type` adds to the scores of the queries that read this key head, logits^2.
     ErrorPair score_noise(const HeadSurvey& key, std::size_t type, std::size_t rotation) const;
-    Verdict verdict(CapturedRows::What side, std::size_t type, std::size_t rotation) const;
+    SideAdvice verdict(CapturedRows::What side, std::size_t type, std::size_t rotation) const;
 
     /// What was kept, [T][heads][D], for keep_rows.
     const std::vector<float>& rows(CapturedRows::What side, int64_t layer) const;

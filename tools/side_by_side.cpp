@@ -15,15 +15,15 @@ namespace {
 constexpr int64_t k_candidates = 5;
 
 // What each says alone from here on; the caches come back as they were.
-Parting part(Speaker& a, Speaker& b, const SpeechPlan& plan, Sampler sampler_a, Sampler sampler_b,
-             const std::set<int32_t>& endings) {
+Parting part(Continuation& a, Continuation& b, const SpeechPlan& plan, Sampler sampler_a,
+             Sampler sampler_b, const std::set<int32_t>& endings) {
     Parting parting;
     parting.kld = divergence(a.log_p(), b.log_p());
     parting.a = most_likely(a.log_p(), k_candidates);
     parting.b = most_likely(b.log_p(), k_candidates);
     const int64_t here = a.tokens();
-    parting.after_a = speak(a, sampler_a, plan.after, endings);
-    parting.after_b = speak(b, sampler_b, plan.after, endings);
+    parting.after_a = continue_text(a, sampler_a, plan.after, endings);
+    parting.after_b = continue_text(b, sampler_b, plan.after, endings);
     a.cut(here);
     b.cut(here);
     return parting;
@@ -37,7 +37,7 @@ SideBySide run_side_by_side(LoadedModel& loaded, const SpeechPlan& plan, const V
     if (plan.force) run.forced.emplace();
     if (plan.count == 0) return run;
     const std::set<int32_t> endings = ending_tokens(loaded);
-    Speaker a(loaded, variant_a, plan.cells()), b(loaded, variant_b, plan.cells());
+    Continuation a(loaded, variant_a, plan.cells()), b(loaded, variant_b, plan.cells());
     Sampler sampler_a(plan.temperature, plan.seed), sampler_b = sampler_a;
     a.read(plan.prompt);
     b.read(plan.prompt);

@@ -188,7 +188,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     return json;
 }
 
-SweepRow empty_row(const SweepCell& cell) {
+SweepRow empty_row(const SweepPoint& cell) {
     SweepRow row;
     row.k = type_info(cell.variant.type_k).name;
     row.v = type_info(cell.variant.type_v).name;
@@ -197,13 +197,13 @@ SweepRow empty_row(const SweepCell& cell) {
     return row;
 }
 
-void describe_cache_of(SweepRow& row, const SweepCell& cell) {
+void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     if (!row.found) return;
     row.rotation = cell.spec.serialize();
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 
-SweepRow measured_row(const SweepCell& cell, SweepRun& run, int64_t per_window,
+SweepRow measured_row(const SweepPoint& cell, SweepRun& run, int64_t per_window,
                       SweepProgress& progress) {
     SweepRow row = empty_row(cell);
     const auto start = std::chrono::steady_clock::now();
@@ -220,7 +220,7 @@ SweepRow measured_row(const SweepCell& cell, SweepRun& run, int64_t per_window,
 }
 
 // A row that needs no computing: taken over from an earlier one, or the reason why there is none.
-SweepRow other_row(const SweepCell& cell, const std::vector<SweepRow>& rows) {
+SweepRow other_row(const SweepPoint& cell, const std::vector<SweepRow>& rows) {
     SweepRow row = empty_row(cell);
     if (!cell.same_as) return row;
     const SweepRow& earlier = rows[*cell.same_as];
@@ -232,7 +232,7 @@ SweepRow other_row(const SweepCell& cell, const std::vector<SweepRow>& rows) {
 }
 
 // The cells that are missing, shared among all processes. Only the first one has the file.
-void compute(SweepFile* file, const std::vector<SweepCell>& cells, SweepRun& run,
+void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& run,
              const WindowPlan& plan, SweepProgress& progress) {
     const int64_t done = from_first(file != nullptr ? int64_t(file->rows().size()) : 0);
     std::vector<std::size_t> missing;
@@ -292,10 +292,10 @@ int run_sweep(const Flags& flags) {
     flags.check();
     Setup setup(flags);
     SweepRun run(setup.loaded.model, setup.plan, setup.base, flags.base_memory << 20);
-    const std::vector<SweepCell> cells =
+    const std::vector<SweepPoint> cells =
         sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations);
     std::vector<std::string> names;
-    for (const SweepCell& cell : cells) names.push_back(cell.variant.name);
+    for (const SweepPoint& cell : cells) names.push_back(cell.variant.name);
     const nlohmann::ordered_json header = header_of(flags, setup, run);
     std::optional<SweepFile> file;
     if (ranks().first()) {

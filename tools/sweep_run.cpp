@@ -12,7 +12,7 @@ namespace rotkv::tools {
 namespace {
 
 // Shape and rotation of the cell's cache, or why there is none.
-void try_cache(SweepCell& cell, const Model& model, const WindowPlan& plan) {
+void try_cache(SweepPoint& cell, const Model& model, const WindowPlan& plan) {
     try {
         const KvCache cache = make_cache(model, plan, cell.variant);
         cell.shape = cache.shape();
@@ -25,22 +25,22 @@ void try_cache(SweepCell& cell, const Model& model, const WindowPlan& plan) {
     }
 }
 
-bool is_same(const SweepCell& a, const SweepCell& b) {
+bool is_same(const SweepPoint& a, const SweepPoint& b) {
     return a.unsupported.empty() && b.unsupported.empty() && a.shape.type_k == b.shape.type_k &&
            a.shape.type_v == b.shape.type_v && a.spec == b.spec;
 }
 
 }  // namespace
 
-std::vector<SweepCell> sweep_cells(const Model& model, const WindowPlan& plan,
-                                   const std::vector<DType>& types_k,
-                                   const std::vector<DType>& types_v,
-                                   const std::vector<AskedRotation>& rotations) {
-    std::vector<SweepCell> cells;
+std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
+                                    const std::vector<DType>& types_k,
+                                    const std::vector<DType>& types_v,
+                                    const std::vector<AskedRotation>& rotations) {
+    std::vector<SweepPoint> cells;
     for (const DType k : types_k) {
         for (const DType v : types_v) {
             for (const AskedRotation& asked : rotations) {
-                SweepCell cell;
+                SweepPoint cell;
                 cell.variant = {fmt::format("k={},v={},rot={}", type_info(k).name,
                                             type_info(v).name, asked.text),
                                 k, v, asked.request};
@@ -48,7 +48,7 @@ std::vector<SweepCell> sweep_cells(const Model& model, const WindowPlan& plan,
                 try_cache(cell, model, plan);
                 const auto earlier =
                     std::find_if(cells.begin(), cells.end(),
-                                 [&](const SweepCell& other) { return is_same(cell, other); });
+                                 [&](const SweepPoint& other) { return is_same(cell, other); });
                 if (earlier != cells.end()) cell.same_as = std::size_t(earlier - cells.begin());
                 cells.push_back(std::move(cell));
             }
@@ -81,7 +81,8 @@ void SweepRun::start() {
     for (int64_t index = 0; index < (keeps_base_ ? groups_of(plan_) : 1); ++index) base_rows(index);
 }
 
-std::vector<TokenPair> SweepRun::measure(const SweepCell& cell, const std::function<void()>& done) {
+std::vector<TokenPair> SweepRun::measure(const SweepPoint& cell,
+                                         const std::function<void()>& done) {
     std::vector<TokenPair> pairs;
     for (int64_t index = 0; index < groups_of(plan_); ++index) {
         const WindowPlan part = group_of(plan_, index);

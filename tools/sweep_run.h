@@ -22,7 +22,7 @@ struct AskedRotation {
 };
 
 /// One cell: what is asked for, and what it comes to on this model.
-struct SweepCell {
+struct SweepPoint {
     Variant variant;  ///< called "k=q8_0,v=q4_0,rot=auto", as in SweepRow::name()
     std::string rot;
     KvShape shape;                       ///< empty if unsupported
@@ -34,10 +34,10 @@ struct SweepCell {
 };
 
 /// The cells in their fixed order: K outermost, then V, then the rotations.
-std::vector<SweepCell> sweep_cells(const Model& model, const WindowPlan& plan,
-                                   const std::vector<DType>& types_k,
-                                   const std::vector<DType>& types_v,
-                                   const std::vector<AskedRotation>& rotations);
+std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
+                                    const std::vector<DType>& types_k,
+                                    const std::vector<DType>& types_v,
+                                    const std::vector<AskedRotation>& rotations);
 
 /// Memory: one cache, the hidden states of one group of windows, and those of the base's scored
 /// positions, windows * scored * E * 4 bytes, where that is not more than `base_bytes`. Where it
@@ -56,7 +56,7 @@ class SweepRun {
 
     /// Compares one cell with the base over all windows; calls `done` after each group.
     /// Throws Error(unsupported) where the backend lacks an operation for the cell's types.
-    std::vector<TokenPair> measure(const SweepCell& cell, const std::function<void()>& done);
+    std::vector<TokenPair> measure(const SweepPoint& cell, const std::function<void()>& done);
 
   private:
     using Hidden = std::vector<float>;  ///< [rows][E]

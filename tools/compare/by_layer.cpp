@@ -48,18 +48,18 @@ std::vector<int64_t> parse_layers(const std::string& text, int64_t layers) {
     return result;
 }
 
-LayerShares layer_shares(const LockStep& run, const Contestant& contestant) {
+LayerShares layer_shares(const LockStep& run, const MeasuredCache& measured) {
     const int64_t per_window = run.plan().scored_per_window();
     const auto mean = [&](std::span<const TokenPair> pairs) {
         return mean_by_windows(figures_of(pairs, &TokenPair::kld), per_window);
     };
     LayerShares shares;
-    for (const LayerRun& layer : contestant.layers) {
+    for (const LayerRun& layer : measured.layers) {
         shares.kld.push_back(mean(layer.pairs));
         shares.sum += shares.kld.back().value;
     }
-    shares.whole = mean(contestant.pairs).value;
-    shares.complete = int64_t(contestant.layers.size()) == contestant.shape.layers;
+    shares.whole = mean(measured.pairs).value;
+    shares.complete = int64_t(measured.layers.size()) == measured.shape.layers;
     return shares;
 }
 

@@ -22,6 +22,6 @@ struct LayerShares {
     double whole = 0;       ///< all layers at once
     bool complete = false;  ///< every layer of the model was run
 };
-LayerShares layer_shares(const LockStep& run, const Contestant& contestant);
+LayerShares layer_shares(const LockStep& run, const MeasuredCache& measured);
 
 }  // namespace rotkv::tools

@@ -57,12 +57,12 @@ LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPla
 
 void LockStep::enter(const Variant& variant) {
     const KvCache cache = make_cache(model_, plan_, variant);
-    Contestant contestant{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}, {}};
-    contestant.jitter.resize(std::size_t(options_.jitter));
-    if (!contestants_.empty()) {
-        for (const int64_t layer : options_.layers) contestant.layers.push_back({layer, {}});
+    MeasuredCache measured{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}, {}};
+    measured.jitter.resize(std::size_t(options_.jitter));
+    if (!caches_.empty()) {
+        for (const int64_t layer : options_.layers) measured.layers.push_back({layer, {}});
     }
-    contestants_.push_back(std::move(contestant));
+    caches_.push_back(std::move(measured));
 }
 
 void LockStep::run(const std::function<bool()>& go_on) {
@@ -77,14 +77,14 @@ void LockStep::run(const std::function<bool()>& go_on) {
 // Whatever is measured, in a fixed order. A group adds its scored positions to each list.
 std::vector<std::vector<TokenPair>*> LockStep::lists() {
     std::vector<std::vector<TokenPair>*> all = {&floor_.pairs};
-    for (std::size_t i = 0; i < contestants_.size(); ++i) {
-        Contestant& contestant = contestants_[i];
-        if (i > 0) all.push_back(&contestant.pairs);
-        for (JitterRun& run : contestant.jitter) {
+    for (std::size_t i = 0; i < caches_.size(); ++i) {
+        MeasuredCache& measured = caches_[i];
+        if (i > 0) all.push_back(&measured.pairs);
+        for (JitterRun& run : measured.jitter) {
             all.push_back(&run.from_base);
             all.push_back(&run.from_itself);
         }
-        for (LayerRun& run : contestant.layers) all.push_back(&run.pairs);
+        for (LayerRun& run : measured.layers) all.push_back(&run.pairs);
     }
     return all;
 }
@@ -94,8 +94,8 @@ std::vector<TokenPair> LockStep::measure(int64_t index) {
     const WindowPlan group = group_of(plan_, index);
     const std::vector<int32_t> target = targets_of(group);
     std::vector<Hidden> hidden;
-    for (const Contestant& contestant : contestants_) {
-        hidden.push_back(run_one(model_, contestant, group));
+    for (const MeasuredCache& measured : caches_) {
+        hidden.push_back(run_one(model_, measured, group));
     }
     compare(hidden, run_floor(group), target);
     run_jitter(hidden, group, target);
@@ -120,16 +120,16 @@ void LockStep::add(std::span<const TokenPair> of_group) {
 }
 
 // The hidden states of the scored positions of a group.
-LockStep::Hidden LockStep::run_one(Model& model, const Contestant& contestant,
+LockStep::Hidden LockStep::run_one(Model& model, const MeasuredCache& measured,
                                    const WindowPlan& group) {
-    KvCache cache(model.backend(), contestant.shape, contestant.spec);
+    KvCache cache(model.backend(), measured.shape, measured.spec);
     return run_hidden(model, cache, group);
 }
 
 LockStep::Hidden LockStep::run_floor(const WindowPlan& group) {
     WindowPlan other = group;
     other.batch = floor_.batch;
-    return run_one(*floor_.model, contestants_.front(), other);
+    return run_one(*floor_.model, caches_.front(), other);
 }
 
 void LockStep::compare(const std::vector<Hidden>& hidden, const Hidden& floor,
@@ -137,7 +137,7 @@ void LockStep::compare(const std::vector<Hidden>& hidden, const Hidden& floor,
     if (!options_.round_base) {
         append(floor_.pairs, compare_hidden(model_, hidden[0], floor, target));
         for (std::size_t i = 1; i < hidden.size(); ++i) {
-            append(contestants_[i].pairs, compare_hidden(model_, hidden[0], hidden[i], target));
+            append(caches_[i].pairs, compare_hidden(model_, hidden[0], hidden[i], target));
         }
         return;
     }
@@ -145,7 +145,7 @@ void LockStep::compare(const std::vector<Hidden>& hidden, const Hidden& floor,
     others.push_back(floor);
     const std::vector<std::vector<TokenPair>> pairs =
         compare_with_rounded(model_, hidden[0], others, target, plan_.scored_per_window());
-    for (std::size_t i = 1; i < hidden.size(); ++i) append(contestants_[i].pairs, pairs[i - 1]);
+    for (std::size_t i = 1; i < hidden.size(); ++i) append(caches_[i].pairs, pairs[i - 1]);
     append(floor_.pairs, pairs.back());
 }
 
@@ -153,9 +153,9 @@ void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& g
                           std::span<const int32_t> target) {
     for (int64_t run = 0; run < options_.jitter; ++run) {
         changed_.choose(run * model_.config().width / options_.jitter);
-        for (std::size_t i = 0; i < contestants_.size(); ++i) {
-            JitterRun& result = contestants_[i].jitter[std::size_t(run)];
-            const Hidden moved = run_one(jittered_, contestants_[i], group);
+        for (std::size_t i = 0; i < caches_.size(); ++i) {
+            JitterRun& result = caches_[i].jitter[std::size_t(run)];
+            const Hidden moved = run_one(jittered_, caches_[i], group);
             append(result.from_base, compare_hidden(model_, hidden[0], moved, target));
             append(result.from_itself, compare_hidden(model_, hidden[i], moved, target));
         }
@@ -167,11 +167,11 @@ void LockStep::run_layers(const Hidden& base, const WindowPlan& group,
     if (options_.layers.empty()) return;
     const int64_t all = int64_t(variants().size() * options_.layers.size());
     int64_t done = 0;
-    for (std::size_t i = 1; i < contestants_.size(); ++i) {
-        Contestant& contestant = contestants_[i];
-        KvCache cache(model_.backend(), contestants_[0].shape, contestants_[0].spec);
-        const KvCache other(model_.backend(), contestant.shape, contestant.spec);
-        for (LayerRun& run : contestant.layers) {
+    for (std::size_t i = 1; i < caches_.size(); ++i) {
+        MeasuredCache& measured = caches_[i];
+        KvCache cache(model_.backend(), caches_[0].shape, caches_[0].spec);
+        const KvCache other(model_.backend(), measured.shape, measured.spec);
+        for (LayerRun& run : measured.layers) {
             one_layer_.replace(other, run.layer);
             const Hidden moved = run_hidden(by_layer_, cache, group);
             append(run.pairs, compare_hidden(model_, base, moved, target));

@@ -40,7 +40,7 @@ struct LayerRun {
 
 /// One cache and what was measured of it so far, window by window. Its memory exists only while it
 /// runs: a long context has room for one cache, not for all of them.
-struct Contestant {
+struct MeasuredCache {
     Variant variant;
     KvShape shape;
     RotationSpec spec;
@@ -79,8 +79,8 @@ class LockStep {
 
     int64_t windows() const { return windows_; }  ///< finished so far
     const WindowPlan& plan() const { return plan_; }
-    const Contestant& base() const { return contestants_.front(); }
-    std::span<const Contestant> variants() const { return std::span(contestants_).subspan(1); }
+    const MeasuredCache& base() const { return caches_.front(); }
+    std::span<const MeasuredCache> variants() const { return std::span(caches_).subspan(1); }
     const Floor& floor() const { return floor_; }
     ModelPrecision precision() const {
         return model_.options().precision;
@@ -93,7 +93,7 @@ class LockStep {
     std::vector<std::vector<TokenPair>*> lists();
     std::vector<TokenPair> measure(int64_t index);
     void add(std::span<const TokenPair> of_group);
-    static Hidden run_one(Model& model, const Contestant& contestant, const WindowPlan& group);
+    static Hidden run_one(Model& model, const MeasuredCache& measured, const WindowPlan& group);
     Hidden run_floor(const WindowPlan& group);
     void compare(const std::vector<Hidden>& hidden, const Hidden& floor,
                  std::span<const int32_t> target);
@@ -104,7 +104,7 @@ class LockStep {
     Model& model_;
     const WindowPlan& plan_;
     LockStepOptions options_;
-    std::vector<Contestant> contestants_;  ///< the base, then the variants
+    std::vector<MeasuredCache> caches_;  ///< the base, then the variants
     Floor floor_;
 
     // The model once more for each way of looking on, all with the same weights.

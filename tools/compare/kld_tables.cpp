@@ -14,8 +14,8 @@ namespace rotkv::tools {
 
 static constexpr int64_t k_position_bins = 8;
 
-static std::vector<double> klds_of(const Contestant& contestant) {
-    return figures_of(contestant.pairs, &TokenPair::kld);
+static std::vector<double> klds_of(const MeasuredCache& measured) {
+    return figures_of(measured.pairs, &TokenPair::kld);
 }
 
 std::vector<PairedResult> compare_variants(const LockStep& run) {
@@ -35,9 +35,9 @@ std::vector<PairedResult> compare_variants(const LockStep& run) {
     return results;
 }
 
-Repeatability repeatability_of(const Contestant& contestant) {
+Repeatability repeatability_of(const MeasuredCache& measured) {
     Repeatability result;
-    for (const JitterRun& run : contestant.jitter) {
+    for (const JitterRun& run : measured.jitter) {
         const auto mean = [](const std::vector<TokenPair>& pairs) {
             return mean_of(figures_of(pairs, &TokenPair::kld)).value;
         };
@@ -139,10 +139,10 @@ void print_repeatability(std::FILE* out, const LockStep& run) {
                runs);
     fmt::print(out, "{:<5} {:<30} {:<30} {}\n", "", "mean KLD from base", "PPL",
                "mean KLD from the unchanged run");
-    const auto line = [&](const std::string& name, const Contestant& contestant) {
-        const Repeatability all = repeatability_of(contestant);
+    const auto line = [&](const std::string& name, const MeasuredCache& measured) {
+        const Repeatability all = repeatability_of(measured);
         fmt::print(out, "{:<5} {:<30} {:<30} {:.6f}\n", name,
-                   &contestant == &run.base() ? "" : spread(all.kld, 6), spread(all.ppl, 4),
+                   &measured == &run.base() ? "" : spread(all.kld, 6), spread(all.ppl, 4),
                    mean_of(all.between).value);
     };
     line("base", run.base());
@@ -159,26 +159,26 @@ nlohmann::ordered_json json_of_mean(const Mean& mean) {
     return {{"value", mean.value}, {"se", mean.error}};
 }
 
-nlohmann::ordered_json json_of_jitter(const Contestant& contestant) {
-    const Repeatability all = repeatability_of(contestant);
+nlohmann::ordered_json json_of_jitter(const MeasuredCache& measured) {
+    const Repeatability all = repeatability_of(measured);
     return {{"kld", all.kld}, {"ppl", all.ppl}, {"kld_from_unchanged", all.between}};
 }
 
-nlohmann::ordered_json json_of_contestant(const Contestant& contestant) {
+nlohmann::ordered_json json_of_contestant(const MeasuredCache& measured) {
     nlohmann::ordered_json json;
-    json["name"] = contestant.variant.name;
-    json["cache"] = json_of(contestant.shape);
-    json["rotation"] = json_of(contestant.spec);
-    if (!contestant.jitter.empty()) json["jitter"] = json_of_jitter(contestant);
+    json["name"] = measured.variant.name;
+    json["cache"] = json_of(measured.shape);
+    json["rotation"] = json_of(measured.spec);
+    if (!measured.jitter.empty()) json["jitter"] = json_of_jitter(measured);
     return json;
 }
 
 // {layers: [{layer, kld, se}], sum}, and where all layers were run {whole, whole_over_sum}.
-static nlohmann::ordered_json json_of_layers(const LockStep& run, const Contestant& contestant) {
-    const LayerShares shares = layer_shares(run, contestant);
+static nlohmann::ordered_json json_of_layers(const LockStep& run, const MeasuredCache& measured) {
+    const LayerShares shares = layer_shares(run, measured);
     nlohmann::ordered_json json;
     for (std::size_t l = 0; l < shares.kld.size(); ++l) {
-        json["layers"].push_back({{"layer", contestant.layers[l].layer},
+        json["layers"].push_back({{"layer", measured.layers[l].layer},
                                   {"kld", shares.kld[l].value},
                                   {"se", shares.kld[l].error}});
     }
@@ -190,23 +190,23 @@ static nlohmann::ordered_json json_of_layers(const LockStep& run, const Contesta
     return json;
 }
 
-nlohmann::ordered_json json_of_variant(const LockStep& run, const Contestant& contestant) {
+nlohmann::ordered_json json_of_variant(const LockStep& run, const MeasuredCache& measured) {
     const WindowPlan& plan = run.plan();
-    nlohmann::ordered_json json = json_of_contestant(contestant);
-    const KldSummary summary = summarize(contestant.pairs);
+    nlohmann::ordered_json json = json_of_contestant(measured);
+    const KldSummary summary = summarize(measured.pairs);
     json["ppl"] = summary.ppl_b.value;
     json["ppl_err"] = summary.ppl_b.error;
     json["kld"] = json_of(summary);
     json["kld"]["se_by_windows"] =
-        mean_by_windows(klds_of(contestant), plan.scored_per_window()).error;
-    for (const PositionBin& bin : by_position(klds_of(contestant), plan.scored_per_window(),
+        mean_by_windows(klds_of(measured), plan.scored_per_window()).error;
+    for (const PositionBin& bin : by_position(klds_of(measured), plan.scored_per_window(),
                                               plan.first_scored(), k_position_bins)) {
         json["by_position"].push_back({{"first", bin.first},
                                        {"last", bin.last},
                                        {"kld", bin.mean.value},
                                        {"se", bin.mean.error}});
     }
-    if (!contestant.layers.empty()) json["by_layer"] = json_of_layers(run, contestant);
+    if (!measured.layers.empty()) json["by_layer"] = json_of_layers(run, measured);
     return json;
 }
 
@@ -246,10 +246,10 @@ static void print_layers(std::FILE* out, const LockStep& run) {
 
 void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop) {
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
-        const Contestant& contestant = run.variants()[i];
+        const MeasuredCache& measured = run.variants()[i];
         fmt::print(out, "{}###### {}: {} ######\n{}", i == 0 ? "" : "\n", letter_of(i),
-                   contestant.variant.name, contestant.words);
-        print_kld_summary(out, summarize(contestant.pairs));
+                   measured.variant.name, measured.words);
+        print_kld_summary(out, summarize(measured.pairs));
     }
     print_overview(out, run);
     print_differences(out, run);
@@ -270,8 +270,8 @@ nlohmann::ordered_json json_of(const LockStep& run, const std::optional<StopResu
                      {"kld", floor.kld.value},
                      {"kld_max", largest(figures_of(run.floor().pairs, &TokenPair::kld))},
                      {"ppl", floor.ppl_b.value}};
-    for (const Contestant& contestant : run.variants()) {
-        json["variants"].push_back(json_of_variant(run, contestant));
+    for (const MeasuredCache& measured : run.variants()) {
+        json["variants"].push_back(json_of_variant(run, measured));
     }
     json["pairs"] = nlohmann::ordered_json::array();
     for (const PairedResult& result : compare_variants(run)) {
@@ -293,16 +293,16 @@ void write_csv(const std::string& path, const LockStep& run) {
     const WindowPlan& plan = run.plan();
     OutputFile file(path);
     file.write(std::string("variant,window,position,target,kld,nll_base,nll,same_top\n"));
-    for (const Contestant& contestant : run.variants()) {
+    for (const MeasuredCache& measured : run.variants()) {
         std::string lines;
-        for (std::size_t i = 0; i < contestant.pairs.size(); ++i) {
-            const TokenPair& pair = contestant.pairs[i];
+        for (std::size_t i = 0; i < measured.pairs.size(); ++i) {
+            const TokenPair& pair = measured.pairs[i];
             const int64_t window = int64_t(i) / plan.scored_per_window();
             const int64_t position = plan.first_scored() + int64_t(i) % plan.scored_per_window();
             const int32_t target = plan.tokens[std::size_t(window * plan.ctx + position + 1)];
-            lines += fmt::format("\"{}\",{},{},{},{:.9g},{:.9g},{:.9g},{}\n",
-                                 contestant.variant.name, window, position, target, pair.kld,
-                                 pair.nll_a, pair.nll_b, int(pair.same_top));
+            lines += fmt::format("\"{}\",{},{},{},{:.9g},{:.9g},{:.9g},{}\n", measured.variant.name,
+                                 window, position, target, pair.kld, pair.nll_a, pair.nll_b,
+                                 int(pair.same_top));
         }
         file.write(lines);
     }

@@ -27,11 +27,11 @@ struct PairedResult {
 };
 std::vector<PairedResult> compare_variants(const LockStep& run);
 
-/// How one contestant repeats: [runs] of the mean over all tokens.
+/// How one measured repeats: [runs] of the mean over all tokens.
 struct Repeatability {
     std::vector<double> kld, ppl, between;  ///< from the base; perplexity; from itself unchanged
 };
-Repeatability repeatability_of(const Contestant& contestant);
+Repeatability repeatability_of(const MeasuredCache& measured);
 
 /// How the run ended where --stop was given.
 struct StopResult {

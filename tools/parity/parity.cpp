@@ -157,7 +157,7 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
     return compare_rounding(what.type, right, found, bound);
 }
 
-static Cell failed(const Case& one, const Backend& backend, const std::string& text) {
+static CaseResult failed(const Case& one, const Backend& backend, const std::string& text) {
     return {Outcome::fail,
             one.name() + " on " + backend.name() + ": " + text +
                 "\n  again: rotkv-cases run --backend " + backend.name() + " --case '" +
@@ -165,7 +165,8 @@ static Cell failed(const Case& one, const Backend& backend, const std::string& t
             0};
 }
 
-Cell run_cell(const Case& one, const Expected& expected, Backend& backend, Alignment alignment) {
+CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
+                  Alignment alignment) {
     std::vector<std::vector<std::byte>> first, second;
     std::string damage;
     try {
@@ -178,7 +179,7 @@ Cell run_cell(const Case& one, const Expected& expected, Backend& backend, Align
         return failed(one, backend, error.what());
     }
     if (!damage.empty()) return failed(one, backend, damage);
-    Cell cell;
+    CaseResult cell;
     for (size_t i = 0; i < expected.tensors.size(); ++i) {
         const char* name = expected.tensors[i].name;
         if (!expected.tensors[i].output) continue;
@@ -219,9 +220,9 @@ std::vector<Column> columns(const std::string& backend) {
     return all;
 }
 
-std::vector<Cell> run_case(const Case& one, const std::vector<Column>& columns) {
+std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& columns) {
     std::optional<Expected> expected;
-    std::vector<Cell> cells;
+    std::vector<CaseResult> cells;
     for (const Column& column : columns) {
         if (column.backend == nullptr) {
             cells.push_back({Outcome::no_device, column.missing, 0});
@@ -233,7 +234,7 @@ std::vector<Cell> run_case(const Case& one, const std::vector<Column>& columns) 
             continue;
         }
         if (!expected) expected = expected_results(one);
-        cells.push_back(run_cell(one, *expected, *column.backend));
+        cells.push_back(run_on(one, *expected, *column.backend));
     }
     return cells;
 }
@@ -247,7 +248,7 @@ Tally::Tally(const std::vector<Column>& columns) {
     for (const Column& column : columns) columns_.push_back(column.name);
 }
 
-void Tally::add(const std::string& op, const std::vector<Cell>& cells) {
+void Tally::add(const std::string& op, const std::vector<CaseResult>& cells) {
     if (rows_.empty() || rows_.back().op != op) {
         rows_.push_back({op, 0,
                          std::vector<std::vector<int64_t>>(columns_.size(),

@@ -20,7 +20,7 @@ enum class Outcome {
 inline constexpr int k_outcomes = 4;
 const char* outcome_name(Outcome outcome);
 
-struct Cell {
+struct CaseResult {
     Outcome outcome = Outcome::ok;
     std::string text;  ///< the reason, or what is wrong and the command that shows it again
     double worst = 0;  ///< the largest |error| / bound of a rounding or nmse case
@@ -77,8 +77,8 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
 /// Memory is laid out with sentinels before and behind every tensor and in every gap. ok means: the
 /// results agree, the sentinels and the inputs are as they were, and a second run gives the same
 /// bits. The backend supports the case.
-Cell run_cell(const Case& one, const Expected& expected, Backend& backend,
-              Alignment alignment = Alignment::element);
+CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
+                  Alignment alignment = Alignment::element);
 
 /// A backend with a number of threads: what a row of the table runs on.
 struct Column {
@@ -92,13 +92,13 @@ struct Column {
 std::vector<Column> columns(const std::string& backend);
 
 /// The case on every column. The reference's results are computed once, if anybody needs them.
-std::vector<Cell> run_case(const Case& one, const std::vector<Column>& columns);
+std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& columns);
 
 /// How many cells ended how, per operation and column.
 class Tally {
   public:
     explicit Tally(const std::vector<Column>& columns);
-    void add(const std::string& op, const std::vector<Cell>& cells);
+    void add(const std::string& op, const std::vector<CaseResult>& cells);
     int64_t count(Outcome outcome) const;
 
     /// The columns that passed nothing although their device is here, and, in words, one for all
