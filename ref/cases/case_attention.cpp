@@ -81,7 +81,7 @@ class AttentionCase : public CaseOf<AttentionArgs, &Backend::attention> {
         if (v_in_k) {
             a.v_cache = a.k_cache;
             a.v_cache.n[3] = d_v;
-            if (a.v_cache.data != nullptr) a.v_cache.data += row_bytes(type_k, v_first);
+            if (a.v_cache.data != nullptr) a.v_cache.data += block_offset(type_k, v_first);
         }
         a.scale = scale();
         a.softcap = float(softcap);
