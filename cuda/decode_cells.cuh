@@ -34,6 +34,10 @@ __device__ inline void add_scaled(float (&x)[4], float a, const float (&y)[4]) {
     for (int j = 0; j < 4; ++j) x[j] = fmaf(a, y[j], x[j]);
 }
 
+// How many blocks Steps of 16 channels are; a head of an odd number has none.
+template <int Steps>
+constexpr int k_blocks_of = Steps % 2 == 0 ? Steps / 2 : 0;
+
 // ---- s[cell][head] = K q: x and y are the rows of cells g and g + 8. Steps of 16 channels ----
 
 template <class Block, int Steps>
@@ -41,7 +45,7 @@ __device__ void score_blocks(float (&s)[4], const uint32_t (&q)[Steps][2],
                              const CodeConstants& constants, const TwoRows& rows) {
     const uint32_t i = lane_of_warp() % 4 * 4;
 #pragma unroll
-    for (int b = 0; b < Steps / 2; ++b) {
+    for (int b = 0; b < k_blocks_of<Steps>; ++b) {
         const Block &x = reinterpret_cast<const Block*>(rows.x)[b],
                     &y = reinterpret_cast<const Block*>(rows.y)[b];
         const Codes of_x = codes_of(x, i, x, i + 2), of_y = codes_of(y, i, y, i + 2);
@@ -89,29 +93,24 @@ __device__ void score_plain(float (&s)[4], const uint32_t (&q)[Steps][2], const 
 template <int Steps>
 __device__ void score_cells(DType type, bool on_words, float (&s)[4], const uint32_t (&q)[Steps][2],
                             const CodeConstants& constants, const TwoRows& rows) {
-    if constexpr (Steps % 2 == 0) {
-        switch (type) {
-            case DType::q8_0:
-                return score_blocks<BlockQ8_0>(s, q, constants, rows);
-            case DType::q5_1:
-                return score_blocks<BlockQ5_1>(s, q, constants, rows);
-            case DType::q5_0:
-                return score_blocks<BlockQ5_0>(s, q, constants, rows);
-            case DType::q4_1:
-                return score_blocks<BlockQ4_1>(s, q, constants, rows);
-            case DType::q4_0:
-                return score_blocks<BlockQ4_0>(s, q, constants, rows);
-            case DType::iq4_nl:
-                return score_blocks<BlockIq4Nl>(s, q, constants, rows);
-            default:
-                break;
-        }
+    // clang-format off
+    switch (type) {
+        case DType::f32: return score_plain<float>(s, q, rows);
+        case DType::f16:
+            return on_words ? score_plain<F16OnWords>(s, q, rows) : score_plain<F16>(s, q, rows);
+        case DType::bf16:
+            return on_words ? score_plain<Bf16OnWords>(s, q, rows) : score_plain<Bf16>(s, q, rows);
+        case DType::q8_0: return score_blocks<BlockQ8_0>(s, q, constants, rows);
+        case DType::q5_1: return score_blocks<BlockQ5_1>(s, q, constants, rows);
+        case DType::q5_0: return score_blocks<BlockQ5_0>(s, q, constants, rows);
+        case DType::q4_1: return score_blocks<BlockQ4_1>(s, q, constants, rows);
+        case DType::q4_0: return score_blocks<BlockQ4_0>(s, q, constants, rows);
+        case DType::iq4_nl: return score_blocks<BlockIq4Nl>(s, q, constants, rows);
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
-    if (type == DType::f32) return score_plain<float>(s, q, rows);
-    if (type == DType::f16) {
-        return on_words ? score_plain<F16OnWords>(s, q, rows) : score_plain<F16>(s, q, rows);
-    }
-    on_words ? score_plain<Bf16OnWords>(s, q, rows) : score_plain<Bf16>(s, q, rows);
+    // clang-format on
+    __trap();  // check() has refused every other type
 }
 
 // ---- o[channel][head] += V^T p: the rows of cells 2t, 2t + 1, 2t + 8, 2t + 9 ----
@@ -125,7 +124,7 @@ __device__ void add_blocks(float (&o)[Steps][4], const uint32_t (&p)[2],
         return reinterpret_cast<const Block*>(row)[b];
     };
 #pragma unroll
-    for (int b = 0; b < Steps / 2; ++b) {
+    for (int b = 0; b < k_blocks_of<Steps>; ++b) {
         const Block &x = block(rows.x, b), &y = block(rows.y, b), &z = block(rows.z, b),
                     &w = block(rows.w, b);
         const Codes xy = codes_of(x, i, y, i), zw = codes_of(z, i, w, i);
@@ -159,29 +158,24 @@ __device__ void add_plain(float (&o)[Steps][4], const uint32_t (&p)[2], const Fo
 template <int Steps>
 __device__ void add_cells(DType type, bool on_words, float (&o)[Steps][4], const uint32_t (&p)[2],
                           const CodeConstants& constants, const FourRows& rows) {
-    if constexpr (Steps % 2 == 0) {
-        switch (type) {
-            case DType::q8_0:
-                return add_blocks<BlockQ8_0>(o, p, constants, rows);
-            case DType::q5_1:
-                return add_blocks<BlockQ5_1>(o, p, constants, rows);
-            case DType::q5_0:
-                return add_blocks<BlockQ5_0>(o, p, constants, rows);
-            case DType::q4_1:
-                return add_blocks<BlockQ4_1>(o, p, constants, rows);
-            case DType::q4_0:
-                return add_blocks<BlockQ4_0>(o, p, constants, rows);
-            case DType::iq4_nl:
-                return add_blocks<BlockIq4Nl>(o, p, constants, rows);
-            default:
-                break;
-        }
+    // clang-format off
+    switch (type) {
+        case DType::f32: return add_plain<float>(o, p, rows);
+        case DType::f16:
+            return on_words ? add_plain<F16OnWords>(o, p, rows) : add_plain<F16>(o, p, rows);
+        case DType::bf16:
+            return on_words ? add_plain<Bf16OnWords>(o, p, rows) : add_plain<Bf16>(o, p, rows);
+        case DType::q8_0: return add_blocks<BlockQ8_0>(o, p, constants, rows);
+        case DType::q5_1: return add_blocks<BlockQ5_1>(o, p, constants, rows);
+        case DType::q5_0: return add_blocks<BlockQ5_0>(o, p, constants, rows);
+        case DType::q4_1: return add_blocks<BlockQ4_1>(o, p, constants, rows);
+        case DType::q4_0: return add_blocks<BlockQ4_0>(o, p, constants, rows);
+        case DType::iq4_nl: return add_blocks<BlockIq4Nl>(o, p, constants, rows);
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
-    if (type == DType::f32) return add_plain<float>(o, p, rows);
-    if (type == DType::f16) {
-        return on_words ? add_plain<F16OnWords>(o, p, rows) : add_plain<F16>(o, p, rows);
-    }
-    on_words ? add_plain<Bf16OnWords>(o, p, rows) : add_plain<Bf16>(o, p, rows);
+    // clang-format on
+    __trap();  // check() has refused every other type
 }
 
 }  // namespace rotkv::cuda

@@ -80,26 +80,24 @@ __device__ inline float4 halves(DType type, const uint16_t* x, uint32_t i, uint3
 /// Channels i .. i + 3 of a cached row of d, in f32; i is a multiple of 4. 0 past the row's end.
 __device__ inline float4 dequantize4(DType type, const std::byte* row, uint32_t i, uint32_t d) {
     if (i >= d) return {0, 0, 0, 0};
+    const float* x = reinterpret_cast<const float*>(row);
+    // clang-format off
     switch (type) {
-        case DType::q8_0:
-            return dequantize_in_row<BlockQ8_0>(row, i, k_block);
-        case DType::q5_1:
-            return dequantize_in_row<BlockQ5_1>(row, i, k_block);
-        case DType::q5_0:
-            return dequantize_in_row<BlockQ5_0>(row, i, k_block);
-        case DType::q4_1:
-            return dequantize_in_row<BlockQ4_1>(row, i, k_block);
-        case DType::q4_0:
-            return dequantize_in_row<BlockQ4_0>(row, i, k_block);
-        case DType::iq4_nl:
-            return dequantize_in_row<BlockIq4Nl>(row, i, k_block);
-        case DType::f32: {
-            const float* x = reinterpret_cast<const float*>(row);
-            return load4(x, i, d, reinterpret_cast<uintptr_t>(x) % 16 == 0);
-        }
-        default:
+        case DType::q8_0: return dequantize_in_row<BlockQ8_0>(row, i, k_block);
+        case DType::q5_1: return dequantize_in_row<BlockQ5_1>(row, i, k_block);
+        case DType::q5_0: return dequantize_in_row<BlockQ5_0>(row, i, k_block);
+        case DType::q4_1: return dequantize_in_row<BlockQ4_1>(row, i, k_block);
+        case DType::q4_0: return dequantize_in_row<BlockQ4_0>(row, i, k_block);
+        case DType::iq4_nl: return dequantize_in_row<BlockIq4Nl>(row, i, k_block);
+        case DType::f32: return load4(x, i, d, reinterpret_cast<uintptr_t>(x) % 16 == 0);
+        case DType::f16: case DType::bf16:
             return halves(type, reinterpret_cast<const uint16_t*>(row), i, d);
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
+    // clang-format on
+    __trap();  // check() has refused every other type
+    return {};
 }
 
 }  // namespace rotkv::cuda

@@ -100,24 +100,21 @@ __device__ float4 dequantize_in_weight(const std::byte* row, uint32_t i, uint32_
 __device__ __forceinline__ float4 weight4(DType type, const std::byte* row, uint32_t i,
                                           uint32_t d) {
     if (i >= d) return {0, 0, 0, 0};
+    // clang-format off
     switch (type) {
-        case DType::q2_k:
-            return dequantize_in_weight<BlockQ2_K>(row, i, k_super);
-        case DType::q3_k:
-            return dequantize_in_weight<BlockQ3_K>(row, i, k_super);
-        case DType::q4_k:
-            return dequantize_in_weight<BlockQ4_K>(row, i, k_super);
-        case DType::q5_k:
-            return dequantize_in_weight<BlockQ5_K>(row, i, k_super);
-        case DType::q6_k:
-            return dequantize_in_weight<BlockQ6_K>(row, i, k_super);
-        case DType::iq4_xs:
-            return dequantize_in_weight<BlockIq4Xs>(row, i, k_super);
-        case DType::mxfp4:
-            return dequantize_in_weight<BlockMxfp4>(row, i, k_block);
-        default:
-            return dequantize4(type, row, i, d);
+        case DType::q2_k: return dequantize_in_weight<BlockQ2_K>(row, i, k_super);
+        case DType::q3_k: return dequantize_in_weight<BlockQ3_K>(row, i, k_super);
+        case DType::q4_k: return dequantize_in_weight<BlockQ4_K>(row, i, k_super);
+        case DType::q5_k: return dequantize_in_weight<BlockQ5_K>(row, i, k_super);
+        case DType::q6_k: return dequantize_in_weight<BlockQ6_K>(row, i, k_super);
+        case DType::iq4_xs: return dequantize_in_weight<BlockIq4Xs>(row, i, k_super);
+        case DType::mxfp4: return dequantize_in_weight<BlockMxfp4>(row, i, k_block);
+        case DType::f32: case DType::f16: case DType::bf16: case DType::q8_0: case DType::q5_1:
+        case DType::q5_0: case DType::q4_1: case DType::q4_0: case DType::iq4_nl:
+        case DType::i32: case DType::f64: break;
     }
+    // clang-format on
+    return dequantize4(type, row, i, d);  // what a cache may have too; nothing else
 }
 
 }  // namespace rotkv::cuda

@@ -28,6 +28,8 @@
 
 #include "cuda/codes.cuh"
 
+#include <cstdlib>
+
 namespace rotkv::cuda {
 
 /// C += A B.
@@ -170,22 +172,20 @@ CodeUnits code_units_of() {
             {k_code, k_code / k_high<Block>}};
 }
 inline CodeUnits code_units(DType type) {
+    // clang-format off
     switch (type) {
-        case DType::q8_0:
-            return code_units_of<BlockQ8_0>();
-        case DType::q5_1:
-            return code_units_of<BlockQ5_1>();
-        case DType::q5_0:
-            return code_units_of<BlockQ5_0>();
-        case DType::q4_1:
-            return code_units_of<BlockQ4_1>();
-        case DType::q4_0:
-            return code_units_of<BlockQ4_0>();
-        case DType::iq4_nl:
-            return code_units_of<BlockIq4Nl>();
-        default:
-            return {};
+        case DType::q8_0: return code_units_of<BlockQ8_0>();
+        case DType::q5_1: return code_units_of<BlockQ5_1>();
+        case DType::q5_0: return code_units_of<BlockQ5_0>();
+        case DType::q4_1: return code_units_of<BlockQ4_1>();
+        case DType::q4_0: return code_units_of<BlockQ4_0>();
+        case DType::iq4_nl: return code_units_of<BlockIq4Nl>();
+        case DType::f32: case DType::f16: case DType::bf16: return {};
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
+    // clang-format on
+    std::abort();  // check() has refused every other type
 }
 
 // ---- Plain numbers ----

@@ -19,6 +19,7 @@
 
 #include <cuda_bf16.h>
 
+#include <cstdlib>
 #include <type_traits>
 
 namespace rotkv::cuda {
@@ -317,16 +318,17 @@ void hadamard_3_shuffles(const HadamardArgs& args, Stream stream) {
 
 void hadamard_4_vectors(const HadamardArgs& args, Stream stream) {
     if (args.src.empty()) return;
+    // clang-format off
     switch (args.src.type) {
-        case DType::f16:
-            launch_halves<F16>(args, stream);
-            break;
-        case DType::bf16:
-            launch_halves<Bf16>(args, stream);
-            break;
-        default:
-            launch_floats(args, stream);
+        case DType::f32: launch_floats(args, stream); break;
+        case DType::f16: launch_halves<F16>(args, stream); break;
+        case DType::bf16: launch_halves<Bf16>(args, stream); break;
+        case DType::q8_0: case DType::q5_1: case DType::q5_0: case DType::q4_1: case DType::q4_0:
+        case DType::iq4_nl: case DType::q2_k: case DType::q3_k: case DType::q4_k:
+        case DType::q5_k: case DType::q6_k: case DType::iq4_xs: case DType::mxfp4:
+        case DType::i32: case DType::f64: std::abort();  // check() has refused these
     }
+    // clang-format on
     require_launched("hadamard_4_vectors");
 }
 

@@ -13,6 +13,8 @@
 #include "cuda/dequant_weight.cuh"
 #include "cuda/kernels.h"
 
+#include <cstdlib>
+
 namespace rotkv::cuda {
 namespace {
 
@@ -181,7 +183,8 @@ void matvec(std::span<const MatmulArgs> calls, const ActMulArgs* then, Stream st
         case DType::q5_k: launch<DType::q5_k>(job, blocks, stream); break;
         case DType::q6_k: launch<DType::q6_k>(job, blocks, stream); break;
         case DType::iq4_xs: launch<DType::iq4_xs>(job, blocks, stream); break;
-        default: launch<DType::mxfp4>(job, blocks, stream);
+        case DType::mxfp4: launch<DType::mxfp4>(job, blocks, stream); break;
+        case DType::i32: case DType::f64: std::abort();  // check() has refused these
     }
     // clang-format on
 }

@@ -328,22 +328,20 @@ __device__ inline void expand_plain(const Side& side, std::byte* tile, const uin
 __device__ inline void expand(const Side& side, std::byte* tile, const std::byte* stage_bytes,
                               const std::byte* rows, uint32_t cells, const Member& me) {
     const uint32_t* stage = reinterpret_cast<const uint32_t*>(stage_bytes);
+    // clang-format off
     switch (side.type) {
-        case DType::q8_0:
-            return expand_blocks<BlockQ8_0>(side, tile, stage, rows, cells, me);
-        case DType::q5_1:
-            return expand_blocks<BlockQ5_1>(side, tile, stage, rows, cells, me);
-        case DType::q5_0:
-            return expand_blocks<BlockQ5_0>(side, tile, stage, rows, cells, me);
-        case DType::q4_1:
-            return expand_blocks<BlockQ4_1>(side, tile, stage, rows, cells, me);
-        case DType::q4_0:
-            return expand_blocks<BlockQ4_0>(side, tile, stage, rows, cells, me);
-        case DType::iq4_nl:
-            return expand_blocks<BlockIq4Nl>(side, tile, stage, rows, cells, me);
-        default:
-            break;
+        case DType::q8_0: return expand_blocks<BlockQ8_0>(side, tile, stage, rows, cells, me);
+        case DType::q5_1: return expand_blocks<BlockQ5_1>(side, tile, stage, rows, cells, me);
+        case DType::q5_0: return expand_blocks<BlockQ5_0>(side, tile, stage, rows, cells, me);
+        case DType::q4_1: return expand_blocks<BlockQ4_1>(side, tile, stage, rows, cells, me);
+        case DType::q4_0: return expand_blocks<BlockQ4_0>(side, tile, stage, rows, cells, me);
+        case DType::iq4_nl: return expand_blocks<BlockIq4Nl>(side, tile, stage, rows, cells, me);
+        case DType::f32: case DType::f16: case DType::bf16: break;
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64:
+            __trap();  // check() has refused these
     }
+    // clang-format on
     if (side.direct) return convert_tile(side, tile, cells, me);
     if (!side.aligned) return expand_plain(side, tile, stage, rows, cells, me);
     expand_floats(side, tile, stage, cells, me);

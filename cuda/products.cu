@@ -6,6 +6,8 @@
 #include "cuda/dequant_weight.cuh"
 #include "cuda/products.h"
 
+#include <cstdlib>
+
 namespace rotkv::cuda {
 namespace {
 
@@ -20,7 +22,9 @@ void require_success(cublasStatus_t result, const char* what) {
 
 cudaDataType_t type_of(DType type) {
     if (type == DType::f32) return CUDA_R_32F;
-    return type == DType::f16 ? CUDA_R_16F : CUDA_R_16BF;
+    if (type == DType::f16) return CUDA_R_16F;
+    if (type == DType::bf16) return CUDA_R_16BF;
+    std::abort();  // no Matrix is made in another type
 }
 
 __global__ void __launch_bounds__(k_threads)
@@ -43,7 +47,7 @@ __global__ void __launch_bounds__(k_threads)
 }  // namespace
 
 int64_t room_for(int64_t elements, DType type) {
-    return (row_bytes(type, elements) + 255) / 256 * 256;
+    return (elements * type_info(type).block_bytes + 255) / 256 * 256;
 }
 
 Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType type, std::byte* room,
@@ -51,7 +55,7 @@ Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType ty
     const int64_t d = tensor.n[3], apart = row_bytes(type, d), step = tensor.stride[2];
     TensorView part = tensor;
     part.data += first * step;
-    const int64_t unit = apart / d;
+    const int64_t unit = type_info(type).block_bytes;
     if (tensor.type == type && step >= apart && step % unit == 0) {
         return {part.data, type, step / unit, rows, d};
     }

@@ -51,7 +51,7 @@ class Products {
 Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType type, std::byte* room,
                  Stream stream);
 
-/// Bytes of `elements`, rounded up so that what follows lies on 256 bytes.
+/// Bytes of `elements` of a Matrix's type, rounded up so that what follows lies on 256 bytes.
 int64_t room_for(int64_t elements, DType type);
 
 }  // namespace rotkv::cuda

@@ -50,7 +50,7 @@ class RowRotation {
 /// Is matmul_bf16 there? It is a primitive of oneDNN 3; version 2 says it in another way.
 bool has_bf16_products();
 
-/// One row into any of the nine cache types. Exact: ref's bytes.
+/// One row into any of the cache types. Exact: ref's bytes.
 void quantize_row(DType type, void* y, const float* x, int64_t n);
 
 /// One row of any cache or weight type to f32. Exact. The formats that only weights use are

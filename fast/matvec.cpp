@@ -11,6 +11,7 @@
 #include "fast/workspace.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace rotkv::fast {
 namespace {
@@ -35,7 +36,7 @@ float dot_rest(const std::byte* w, const float* x, int64_t n) {
     const int64_t whole = n / k_block * k_block, rest = n - whole;
     if (rest == 0) return 0.0f;
     float values[k_block] = {};
-    dequantize_row(type, values, w + row_bytes(type, whole), rest);
+    dequantize_row(type, values, w + block_offset(type, whole), rest);
     float sum = 0.0f;
     for (int64_t i = 0; i < rest; ++i) sum += values[i] * x[whole + i];
     return sum;
@@ -151,9 +152,12 @@ void matvec(const MatmulArgs& args) {
         case DType::q4_k: multiply_packed<DType::q4_k>(args); return;
         case DType::q5_k: multiply_packed<DType::q5_k>(args); return;
         case DType::q6_k: multiply_packed<DType::q6_k>(args); return;
-        default: multiply_expanded(args);
+        case DType::q2_k: case DType::q3_k: case DType::iq4_xs: case DType::mxfp4:
+            multiply_expanded(args); return;
+        case DType::i32: case DType::f64: break;
     }
     // clang-format on
+    std::abort();  // check() has refused these
 }
 
 }  // namespace rotkv::fast

@@ -13,6 +13,7 @@
 #include "fast/simd.h"
 #include "ref/quant.h"
 
+#include <cstdlib>
 #include <cstring>
 
 namespace rotkv::fast {
@@ -238,9 +239,11 @@ inline void with_packed(DType type, Visit visit) {
         case DType::q4_1: return visit(Packed<DType::q4_1>{});
         case DType::q4_0: return visit(Packed<DType::q4_0>{});
         case DType::iq4_nl: return visit(Packed<DType::iq4_nl>{});
-        default: return;  // check() has refused every other type
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
     // clang-format on
+    std::abort();  // check() has refused every other type
 }
 
 }  // namespace rotkv::fast

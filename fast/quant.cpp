@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 
 namespace rotkv::fast {
 namespace {
@@ -344,9 +345,11 @@ void quantize_row(DType type, void* y, const float* x, int64_t n) {
         case DType::q4_1: quantize_blocks<BlockQ4_1>(y, x, n); return;
         case DType::q4_0: quantize_blocks<BlockQ4_0>(y, x, n); return;
         case DType::iq4_nl: quantize_iq4_nl(y, x, n); return;
-        default: return;  // check() has refused every other type
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
     // clang-format on
+    std::abort();  // check() has refused every other type
 }
 
 void dequantize_row(DType type, float* y, const void* x, int64_t n) {
@@ -361,9 +364,13 @@ void dequantize_row(DType type, float* y, const void* x, int64_t n) {
         case DType::q4_1: dequantize_blocks<BlockQ4_1>(y, x, n); return;
         case DType::q4_0: dequantize_blocks<BlockQ4_0>(y, x, n); return;
         case DType::iq4_nl: dequantize_blocks<BlockIq4Nl>(y, x, n); return;
-        default: ref::dequantize_row(type, y, x, n);  // shared: weights only
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4:
+            ref::dequantize_row(type, y, x, n); return;  // shared: weights only
+        case DType::i32: case DType::f64: break;
     }
     // clang-format on
+    std::abort();  // check() has refused these
 }
 
 // One thread owns a whole row.

@@ -107,7 +107,7 @@ TensorView KvCache::v(int64_t layer) const {
     if (shape_.v_in_k) {
         TensorView inside = k(layer);
         inside.n[3] = shape_.d_v;
-        inside.data += row_bytes(shape_.type_k, shape_.v_first);
+        inside.data += block_offset(shape_.type_k, shape_.v_first);
         return inside;
     }
     TensorView one = v_.view(

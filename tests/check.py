@@ -153,6 +153,26 @@ def check_includes(path, lines):
                 fail(path, number, f'"{found[1]}", expected a path from the root that exists')
 
 
+def check_type_switches(path, lines, types):
+    """A switch over DType names every type and has no default, so that a new one is missed where
+    it is missing. The compiler says so too (-Wswitch), but not of code for a device."""
+    first, depth, body = 0, 0, ""
+    for number, line in enumerate(lines, 1):
+        if not depth and re.match(r"\s*switch \(", line):
+            first, body = number, ""
+        if first:
+            body += line + "\n"
+            depth += line.count("{") - line.count("}")
+            if depth > 0:
+                continue
+            named = set(re.findall(r"case DType::(\w+)", body))
+            if named and (missing := sorted(types - named)):
+                fail(path, first, f"a switch without {', '.join(missing)}, expected every DType")
+            if named and re.search(r"\bdefault:", body):
+                fail(path, first, "default: in a switch over DType, expected every type by name")
+            first = 0
+
+
 def check_header(path, lines):
     if "#pragma once" not in lines[:1]:
         fail(path, 1, "no '#pragma once', expected it on the first line")
@@ -303,6 +323,7 @@ def check_operations():
 def main():
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), ".."))
     count = 0
+    types = set(re.findall(r"^    (\w+) = \d+,", "\n".join(read("ref/types.h")), re.M))
     for path in project_files():
         count += 1
         check_names(path)
@@ -312,6 +333,7 @@ def main():
         check_text(path, lines)
         if path.split("/")[0] in ROOMS and path.endswith(SOURCES[:-1]):
             check_includes(path, lines)
+            check_type_switches(path, lines, types)
         if path.endswith((".h", ".cuh")) and path.split("/")[0] in ROOMS:
             check_header(path, lines)
         if path.endswith(".md"):

@@ -18,7 +18,7 @@ namespace {
 // One piece of memory for all tensors of f32, so that any may lie over any other.
 struct Memory {
     static constexpr int64_t floats = 1 << 19;
-    static constexpr int64_t tokens = 12, turning = 16, quantized = 96 * 96;
+    static constexpr int64_t tokens = 12, turning = 16;
 
     std::vector<float> content = normal_vector(floats, 7);
     Buffer all, q8, q4, rows;
@@ -26,14 +26,14 @@ struct Memory {
 
     explicit Memory(Backend& where)
         : all(where, floats * sizeof(float)),
-          q8(where, size_t(row_bytes(DType::q8_0, quantized))),
-          q4(where, size_t(row_bytes(DType::q4_0, quantized))),
+          q8(where, size_t(96 * row_bytes(DType::q8_0, 96))),
+          q4(where, size_t(96 * row_bytes(DType::q4_0, 96))),
           rows(upload(where, std::vector<int32_t>{3, 0, 5, 1, 2, 4, 3, 3, 0, 1, 2, 5})),
           backend(where) {
         reset();
-        const TensorView x = view(0, {quantized});
-        where.run(QuantizeArgs{.dst = q8.view(DType::q8_0, {quantized}), .src = x});
-        where.run(QuantizeArgs{.dst = q4.view(DType::q4_0, {quantized}), .src = x});
+        const TensorView x = view(0, {96, 96});
+        where.run(QuantizeArgs{.dst = weight_q8(), .src = x});
+        where.run(QuantizeArgs{.dst = weight_q4(), .src = x});
     }
     void reset() const { all.upload(std::as_bytes(std::span(content))); }
     std::vector<std::byte> bytes() const { return download(backend, view(0, {floats})); }

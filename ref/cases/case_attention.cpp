@@ -88,7 +88,7 @@ class AttentionCase : public CallCase {
         if (v_in_k) {
             values = v["k_cache"];
             values.n[3] = d_v;
-            if (values.data != nullptr) values.data += row_bytes(type_k, v_first);
+            if (values.data != nullptr) values.data += block_offset(type_k, v_first);
         }
         return AttentionArgs{.dst = v["dst"],
                              .lse = v["lse"],

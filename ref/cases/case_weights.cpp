@@ -1,6 +1,7 @@
 // Cases of what surrounds the cache: norms, activations, products with weights, likelihoods.
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
+#include "ref/error.h"
 #include "ref/quant.h"
 #include "ref/random.h"
 
@@ -24,9 +25,12 @@ void fill_weight(CaseTensor& weight, uint64_t seed) {
         const uint16_t d = uint16_t(0x1400 + random.below(0x400));  // 2^-10 .. 2^-9
         switch (weight.type) {
             case DType::q4_k:
-            case DType::q5_k:
                 put(first, offsetof(BlockQ4_K, d), d);
                 put(first, offsetof(BlockQ4_K, dmin), d);
+                break;
+            case DType::q5_k:
+                put(first, offsetof(BlockQ5_K, d), d);
+                put(first, offsetof(BlockQ5_K, dmin), d);
                 break;
             case DType::q2_k:
                 put(first, offsetof(BlockQ2_K, d), d);
@@ -41,8 +45,23 @@ void fill_weight(CaseTensor& weight, uint64_t seed) {
             case DType::iq4_xs:
                 put(first, offsetof(BlockIq4Xs, d), d);
                 break;
-            default:  // mxfp4: an exponent around 1
+            case DType::mxfp4:  // an exponent around 1
                 weight.bytes[first] = std::byte(120 + random.below(8));
+                break;
+            case DType::f32:
+            case DType::f16:
+            case DType::bf16:
+            case DType::q8_0:
+            case DType::q5_1:
+            case DType::q5_0:
+            case DType::q4_1:
+            case DType::q4_0:
+            case DType::iq4_nl:
+            case DType::i32:
+            case DType::f64:
+                throw Error(ErrorCode::bad_argument, std::string("weight: ") +
+                                                         type_info(weight.type).name +
+                                                         " is no type of weights alone");
         }
     }
 }

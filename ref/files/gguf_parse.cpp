@@ -214,17 +214,21 @@ void read_extents(ByteCursor& cursor, GgufTensor& tensor) {
     }
 }
 
-/// The bytes of the tensor's data, each factor checked before it is multiplied in.
+/// The bytes of the tensor's data: rows times the bytes of one, each factor checked before it is
+/// multiplied in.
 uint64_t tensor_bytes(const ByteCursor& cursor, const GgufTensor& tensor, const TypeInfo& info) {
     if (tensor.n[0] % info.block_elements != 0) {
         cursor.fail("a row of " + std::to_string(tensor.n[0]) +
                     " elements is not whole blocks of " + std::to_string(info.block_elements) +
                     ", as " + info.name + " needs");
     }
-    uint64_t bytes = uint64_t(info.block_bytes);
-    for (const int64_t n :
-         {tensor.n[0] / info.block_elements, tensor.n[1], tensor.n[2], tensor.n[3]}) {
-        if (uint64_t(n) > k_most_bytes / bytes) cursor.fail("the product of the extents overflows");
+    const auto check_product = [&](uint64_t a, uint64_t b) {
+        if (a > k_most_bytes / b) cursor.fail("the product of the extents overflows");
+    };
+    check_product(uint64_t(tensor.n[0] / info.block_elements), uint64_t(info.block_bytes));
+    uint64_t bytes = uint64_t(row_bytes(info.type, tensor.n[0]));
+    for (const int64_t n : {tensor.n[1], tensor.n[2], tensor.n[3]}) {
+        check_product(uint64_t(n), bytes);
         bytes *= uint64_t(n);
     }
     return bytes;
