@@ -38,8 +38,8 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
                               shape.v_first + shape.d_v <= shape.d_k),
             ErrorCode::bad_argument,
             "cache: V as a view of K must have its type and lie inside it");
-    check_side("K", shape.type_k, shape.d_k, spec.at(0, 0, Side::k));
-    check_side("V", shape.type_v, shape.d_v, spec.at(0, 0, Side::v));
+    check_side("K", shape.type_k, shape.d_k, spec.at(0, Side::k));
+    check_side("V", shape.type_v, shape.d_v, spec.at(0, Side::v));
 
     const int64_t strips = shape.streams * shape.cells;
     const int64_t rows = shape.layers * strips * shape.kv_heads;
@@ -155,7 +155,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         args.table = table_memory.view(DType::f32, {1, config.n_rot / 2, 2});
         args.row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
         args.pairs = config.pairs;
-        args.k_rotation = spec_.at(layer, 0, Side::k);
+        args.k_rotation = spec_.at(layer, Side::k);
         backend_.kv_shift(args);
         backend_.synchronize();  // the table goes out of scope
     }

@@ -158,8 +158,8 @@ TensorView Model::store_and_attend(int64_t index, const Heads& heads, KvCache& c
     store.v = heads.v;
     store.stream = batch.stream;
     store.cell = batch.cell;
-    store.k_rotation = cache.spec().at(index, 0, Side::k);
-    store.v_rotation = cache.spec().at(index, 0, Side::v);
+    store.k_rotation = cache.spec().at(index, Side::k);
+    store.v_rotation = cache.spec().at(index, Side::v);
     backend_.kv_store(store);
 
     AttentionArgs attention;

@@ -6,6 +6,7 @@
 #include "ref/kv_cache.h"
 #include "ref/ops.h"
 #include "tests/random.h"
+#include "tests/rotation_of.h"
 
 #include <cstring>
 #include <memory>
@@ -111,8 +112,8 @@ struct AttentionCase {
             }
             args.stream = batch.stream;
             args.cell = batch.cell;
-            args.k_rotation = spec.at(0, 0, Side::k);
-            args.v_rotation = spec.at(0, 0, Side::v);
+            args.k_rotation = spec.at(0, Side::k);
+            args.v_rotation = spec.at(0, Side::v);
             backend.kv_store(args);
             backend.synchronize();
         }
@@ -138,8 +139,8 @@ struct AttentionCase {
         args.scale = scale;
         args.softcap = softcap;
         args.window = window;
-        args.k_rotation = spec.at(0, 0, Side::k);
-        args.v_rotation = spec.at(0, 0, Side::v);
+        args.k_rotation = spec.at(0, Side::k);
+        args.v_rotation = spec.at(0, Side::v);
         backend.attention(args);
         return download_f32(backend, args.dst);
     }

@@ -56,14 +56,13 @@ AttentionCase quantized_case(const char* spec) {
     c.cells = 16;
     c.type_k = DType::q4_0;
     c.type_v = DType::q8_0;
-    c.spec = RotationSpec::parse(spec);
+    c.spec = spec_of(spec);
     return c;
 }
 
 std::vector<AttentionCase> cases() {
-    std::vector<AttentionCase> all = {quantized_case("k=sylvester/64 v=sylvester/64"),
-                                      quantized_case("k=signs/64/7 v=none")};
-    AttentionCase shared = quantized_case("k=signs/32/7 v=signs/32/7/32");
+    std::vector<AttentionCase> all = {quantized_case("k=64 v=64"), quantized_case("k=64:7 v=none")};
+    AttentionCase shared = quantized_case("k=32:7 v=32:7:32");
     shared.d_k = 96;
     shared.type_v = DType::q4_0;
     shared.v_in_k = true;
@@ -157,7 +156,7 @@ TEST_CASE("cache file: attention over a loaded cache equals attention over the s
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
     for (AttentionCase& c : cases()) {
-        INFO(c.spec.serialize());
+        INFO(words_of(c.spec));
         c.fill(3, 12, 5);
         KvCache saved(*ref, c.shape(), c.spec);
         c.store(*ref, saved);
@@ -225,7 +224,7 @@ TEST_CASE("cache file: every layer and stream comes back to its place") {
 TEST_CASE("cache file: what differs is named") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase c = quantized_case("k=sylvester/64 v=sylvester/64");
+    AttentionCase c = quantized_case("k=64 v=64");
     c.fill(2, 12, 5);
     const std::string path = folder.file("chat.rkv");
     {
@@ -234,18 +233,18 @@ TEST_CASE("cache file: what differs is named") {
         save_cache(saved, k_model, path);
     }
     const auto found = [&](const KvShape& shape, const char* spec, uint64_t model = k_model) {
-        KvCache cache(*ref, shape, RotationSpec::parse(spec));
+        KvCache cache(*ref, shape, spec_of(spec));
         fill_bytes(cache, 0x55);
         cache.place(Ints{0}, Ints{3});
         return refusal(*ref, cache, model, path);
     };
-    const char* same = "k=sylvester/64 v=sylvester/64";
+    const char* same = "k=64 v=64";
     CHECK(found(c.shape(), same) == "no error");
     CHECK(found(c.shape(), same, 1) ==
           "model: expected 0x0000000000000001, found 0x0123456789abcdef");
     CHECK(found(c.shape(), "k=none v=none") ==
           "rotation: expected 'k=none v=none', found 'k=sylvester/64 v=sylvester/64'");
-    CHECK(found(c.shape(), "k=sylvester/64 v=sylvester/32") ==
+    CHECK(found(c.shape(), "k=64 v=32") ==
           "rotation: expected 'k=sylvester/64 v=sylvester/32', found "
           "'k=sylvester/64 v=sylvester/64'");
     const auto with = [&](auto change) {

@@ -5,6 +5,7 @@
 #include "ref/kernels.h"
 #include "ref/measure/base_row.h"
 #include "ref/measure/evaluate.h"
+#include "ref/rotation_policy.h"
 #include "ref/text/tokenizer.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
@@ -194,9 +195,8 @@ class GoldenModel {
 
     // One window of each of `type_k.type_v.tag` and of the f32 file.
     Comparison compare(DType type_k, DType type_v, const std::string& tag) {
-        const bool off = tag == "rot0";
-        RotationRequest request;
-        if (off) request.k = request.v = parse_rotation("off", "test");
+        const RotationRequest request =
+            RotationRequest::both(*parse_request(tag == "rot0" ? "off" : "auto", "test"));
         BaseReader reader(path(type_k, type_v, tag)), f32(path(DType::f32, DType::f32, "nofa"));
         const BaseHeader& header = reader.header();
         const WindowPlan plan =
@@ -205,8 +205,7 @@ class GoldenModel {
         CHECK(std::equal(header.tokens.begin(), header.tokens.end(), tokens_.begin()));
 
         const KvShape shape = model_.cache_shape(1, 256, type_k, type_v);
-        KvCache cache(*backend_, shape,
-                      RotationSpec::decide(request, type_k, shape.d_k, type_v, shape.d_v));
+        KvCache cache(*backend_, shape, decide_rotation(request, shape));
         std::vector<std::byte> row(std::size_t(header.row_bytes())), f32_row(row.size());
         std::vector<float> log_prob(static_cast<std::size_t>(header.n_vocab));
         Comparison result;

@@ -72,7 +72,7 @@ std::vector<float> plain_keys(Backend& backend, const KvCache& cache) {
     TensorView used = k;
     used.n[1] = 24;
     backend.dequantize({f32, used});
-    backend.hadamard({f32, f32, cache.spec().at(0, 0, Side::k), true});
+    backend.hadamard({f32, f32, cache.spec().at(0, Side::k), true});
     return download_f32(backend, f32);
 }
 
@@ -121,8 +121,7 @@ TEST_CASE("kv_cache: what does not fit changes nothing") {
     weight.type_v = DType::q4_k;
     CHECK_THROWS_AS(KvCache(*ref, weight, RotationSpec()), Error);
     CHECK_THROWS_AS(KvCache(*ref, shape_of(0, 4), RotationSpec()), Error);
-    CHECK_THROWS_AS(KvCache(*ref, shape_of(1, 4), RotationSpec::parse("k=sylvester/128 v=none")),
-                    Error);
+    CHECK_THROWS_AS(KvCache(*ref, shape_of(1, 4), spec_of("k=128 v=none")), Error);
 }
 
 TEST_CASE("kv_cache: bytes per token") {
@@ -156,8 +155,8 @@ TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of 
 
 TEST_CASE("kv_shift: equals recomputing the keys at their new positions") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    for (const char* text : {"k=none v=none", "k=sylvester/64 v=none", "k=signs/64/2 v=none"}) {
-        const RotationSpec spec = RotationSpec::parse(text);
+    for (const char* text : {"k=none v=none", "k=64 v=none", "k=64:2 v=none"}) {
+        const RotationSpec spec = spec_of(text);
         const TurnedKeys moved(*ref, DType::f32, spec, 100);
         const TurnedKeys target(*ref, DType::f32, spec, 83);
         moved.cache->shift(0, 0, 1000, -17, [](int64_t) { return rope_config(); });
@@ -169,7 +168,7 @@ TEST_CASE("kv_shift: equals recomputing the keys at their new positions") {
 
 TEST_CASE("kv_shift: by a and then by b equals by a + b") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    const RotationSpec spec = RotationSpec::parse("k=signs/64/2 v=none");
+    const RotationSpec spec = spec_of("k=64:2 v=none");
     const auto rope = [](int64_t) { return rope_config(); };
     const TurnedKeys twice(*ref, DType::f32, spec, 50), once(*ref, DType::f32, spec, 50);
     twice.cache->shift(0, 0, 1000, 30, rope);
@@ -180,7 +179,7 @@ TEST_CASE("kv_shift: by a and then by b equals by a + b") {
 
 TEST_CASE("kv_shift: a quantized cache is turned, not garbled") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    const RotationSpec spec = RotationSpec::parse("k=sylvester/64 v=none");
+    const RotationSpec spec = spec_of("k=64 v=none");
     const TurnedKeys moved(*ref, DType::q8_0, spec, 100);
     const TurnedKeys target(*ref, DType::f32, spec, 83);
     moved.cache->shift(0, 0, 1000, -17, [](int64_t) { return rope_config(); });

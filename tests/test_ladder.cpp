@@ -42,14 +42,14 @@ struct Row {
 
 // Groups of 1, 2, 3, 4, 5 and 8 heads; tiles that are full, partly hidden and empty.
 constexpr Row rows[] = {
-    {9, 3, 64, 64, 1, 401, 0, 0, false, false, "k=sylvester/64 v=sylvester/64"},
+    {9, 3, 64, 64, 1, 401, 0, 0, false, false, "k=64 v=64"},
     {5, 1, 64, 64, 3, 40, 0, 0, false, false, "k=none v=none"},
-    {4, 1, 256, 256, 1, 270, 16, 0, false, false, "k=sylvester/256 v=sylvester/64"},
-    {4, 4, 128, 128, 2, 133, 0, 20.0f, true, false, "k=signs/128/1 v=signs/64/1"},
-    {8, 1, 192, 128, 1, 65, 33, 0, true, false, "k=sylvester/64 v=none"},
-    {4, 2, 96, 32, 1, 50, 0, 0, false, false, "k=none v=sylvester/32"},
-    {16, 1, 576, 512, 1, 20, 0, 0, false, true, "k=sylvester/64 v=sylvester/64"},
-    {2, 1, 64, 64, 1, 1, 0, 0, false, false, "k=sylvester/64 v=sylvester/64"},
+    {4, 1, 256, 256, 1, 270, 16, 0, false, false, "k=256 v=64"},
+    {4, 4, 128, 128, 2, 133, 0, 20.0f, true, false, "k=128:1 v=64:1"},
+    {8, 1, 192, 128, 1, 65, 33, 0, true, false, "k=64 v=none"},
+    {4, 2, 96, 32, 1, 50, 0, 0, false, false, "k=none v=32"},
+    {16, 1, 576, 512, 1, 20, 0, 0, false, true, "k=64 v=64"},
+    {2, 1, 64, 64, 1, 1, 0, 0, false, false, "k=64 v=64"},
 };
 
 AttentionCase make_case(const Row& row, DType type) {
@@ -65,7 +65,7 @@ AttentionCase make_case(const Row& row, DType type) {
     c.scale = 1.0f / std::sqrt(float(row.d_k));
     c.type_k = type;
     c.type_v = row.v_in_k ? type : k_cache_types[size_t(row.tokens) % 9];
-    c.spec = RotationSpec::parse(row.spec);
+    c.spec = spec_of(row.spec);
     c.fill(row.streams, row.tokens, 5);
     if (row.sinks) c.sinks = normal_vector(row.heads, 8);
     // Each stream's last token asks, and one that sees nothing.

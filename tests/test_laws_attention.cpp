@@ -16,7 +16,7 @@ AttentionCase as_stored(const AttentionCase& c) {
     plain.type_k = plain.type_v = DType::f32;
     plain.spec = RotationSpec();
     const auto through = [&](std::vector<float>& x, int64_t d, DType type, Side side) {
-        const Rotation rotation = c.spec.at(0, 0, side);
+        const Rotation rotation = c.spec.at(0, side);
         std::vector<std::byte> bytes(size_t(row_bytes(type, d)));
         for (float* row = x.data(); row < x.data() + x.size(); row += d) {
             ref::hadamard_row(row, row, d, rotation, false);
@@ -75,7 +75,7 @@ std::vector<double> attention_rounding(const AttentionCase& c, const AttentionCa
                                        const Backend& backend) {
     const bool f64 = backend.name() == "ref";
     const auto rotating = [&](Side side) {
-        const Rotation rotation = c.spec.at(0, 0, side);
+        const Rotation rotation = c.spec.at(0, side);
         return rotation.on() ? 2 * hadamard_rounding(rotation.block) : 0;
     };
     const double of_score = (f64 ? 0 : double(c.d_k + 4) * k_unit) + rotating(Side::k);
@@ -149,14 +149,14 @@ AttentionCase case_of(DType type_k, DType type_v, const char* spec, uint64_t see
     c.cells = 32;
     c.type_k = type_k;
     c.type_v = type_v;
-    c.spec = RotationSpec::parse(spec);
+    c.spec = spec_of(spec);
     c.fill(2, 24, seed);
     return c;
 }
 
 /// One token's queries over many cells, which a backend may share out among its threads.
 AttentionCase long_case() {
-    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=sylvester/64 v=sylvester/64", 36);
+    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=64 v=64", 36);
     c.kv_heads = 1;
     c.cells = 500;
     c.fill(1, 420, 37);
@@ -167,11 +167,11 @@ AttentionCase long_case() {
 }
 
 std::vector<AttentionCase> mixed_cases() {
-    std::vector<AttentionCase> cases = {
-        case_of(DType::f32, DType::f32, "k=none v=none", 31),
-        case_of(DType::q8_0, DType::q4_0, "k=sylvester/64 v=signs/32/5", 32),
-        case_of(DType::q5_1, DType::f16, "k=signs/64/4 v=none", 33),
-        case_of(DType::iq4_nl, DType::q4_1, "k=sylvester/32 v=sylvester/64", 34), long_case()};
+    std::vector<AttentionCase> cases = {case_of(DType::f32, DType::f32, "k=none v=none", 31),
+                                        case_of(DType::q8_0, DType::q4_0, "k=64 v=32:5", 32),
+                                        case_of(DType::q5_1, DType::f16, "k=64:4 v=none", 33),
+                                        case_of(DType::iq4_nl, DType::q4_1, "k=32 v=64", 34),
+                                        long_case()};
     cases[2].softcap = 20;
     cases[3].sinks = normal_vector(cases[3].heads, 35, 2.0);
     return cases;
@@ -179,7 +179,7 @@ std::vector<AttentionCase> mixed_cases() {
 
 std::string words(const Backend& backend, const AttentionCase& c) {
     return backend.name() + " " + type_info(c.type_k).name + " " + type_info(c.type_v).name + " " +
-           c.spec.serialize();
+           words_of(c.spec);
 }
 
 }  // namespace
@@ -188,7 +188,7 @@ TEST_CASE("law: attention over a rotated cache is plain attention fed with R^T Q
     // q~ . Q(R k) = (R q) . Q(R k) = q . R^T Q(R k), and the same for v: Croci et al. 2024
     // (QuaRot).
     std::vector<AttentionCase> cases = mixed_cases();
-    cases.push_back(case_of(DType::q4_0, DType::q4_0, "k=signs/32/3 v=signs/32/3/32", 36));
+    cases.push_back(case_of(DType::q4_0, DType::q4_0, "k=32:3 v=32:3:32", 36));
     cases.back().v_in_k = true;
     cases.back().v_first = 32;
     cases.back().d_v = 32;
@@ -269,7 +269,7 @@ TEST_CASE("law: damage to K and to V adds up, but for the product of the two") {
     // second order: 16 times finer steps make each error 16 times smaller, and this 256 times.
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
         for (const DType type : {DType::q8_0, DType::q5_0, DType::q4_0}) {
-            AttentionCase none = case_of(DType::f32, DType::f32, "k=sylvester/64 v=signs/64/1", 51);
+            AttentionCase none = case_of(DType::f32, DType::f32, "k=64 v=64:1", 51);
             AttentionCase k_only = none, v_only = none, both = none;
             k_only.type_k = both.type_k = type;
             v_only.type_v = both.type_v = type;

@@ -71,7 +71,7 @@ TEST_CASE("one layer: it alone lies in the other cache, and what follows sees it
         const TensorView k =
             rows.view(DType::f32, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});
         c.backend.dequantize({k, plain.k(replaced)});
-        c.backend.hadamard({k, k, k_turned.at(replaced, 0, Side::k), false});
+        c.backend.hadamard({k, k, k_turned.at(replaced, Side::k), false});
         const Buffer packed(c.backend, c.keys(other, replaced).size());
         const TensorView expected =
             packed.view(DType::bf16, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});

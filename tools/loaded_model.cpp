@@ -1,5 +1,6 @@
 #include "tools/loaded_model.h"
 
+#include "ref/rotation_words.h"
 #include "tools/backends.h"
 
 #include <fmt/format.h>
@@ -31,8 +32,7 @@ std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
                    const RotationRequest& rotation) {
     const KvShape shape = model.cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v);
-    const RotationSpec spec = RotationSpec::decide(rotation, type_k, shape.d_k, type_v, shape.d_v);
-    return KvCache(model.backend(), shape, spec);
+    return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 
 int64_t default_batch(int64_t ctx) {
@@ -44,7 +44,7 @@ std::string describe_cache(const KvCache& cache) {
     const KvShape& shape = cache.shape();
     const auto side = [&](const char* name, DType type, Side which) {
         return fmt::format("{} {}: rotation {}\n", name, type_info(type).name,
-                           cache.spec().words(which));
+                           describe(cache.spec(), 0, which));
     };
     return side("K", shape.type_k, Side::k) + side("V", shape.type_v, Side::v) +
            fmt::format("{} bytes per token in {} layers\n", shape.bytes_per_token(), shape.layers);

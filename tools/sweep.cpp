@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "ref/files/cache_file.h"
 #include "ref/files/fnv1a.h"
+#include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/plot.h"
 #include "tools/sweep_file.h"
@@ -54,7 +55,7 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--cache-type-v", types_v, "(-ctv) types of V")
         ->capture_default_str()
         ->type_name("TYPES");
-    app.add_option("--rot", rot, "rotations of both sides: auto, off, on or a block size")
+    app.add_option("--rot", rot, std::string("rotations of both sides: ") + k_rotation_choices)
         ->capture_default_str()
         ->type_name("LIST");
     app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")
@@ -107,9 +108,7 @@ std::vector<DType> types_of(const char* flag, const std::string& list) {
 std::vector<AskedRotation> rotations_of(const std::string& list) {
     std::vector<AskedRotation> rotations;
     for (const std::string& text : parts_of("--rot", list)) {
-        RotationRequest request;
-        request.k = request.v = parse_rotation(text, "--rot");
-        rotations.push_back({text, request});
+        rotations.push_back(parse_asked_rotation("--rot", text));
     }
     return rotations;
 }
@@ -170,7 +169,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["precision"] = json_of(setup.loaded.model.precision());
     json["base"] = {{"k", type_info(setup.base.type_k).name},
                     {"v", type_info(setup.base.type_v).name},
-                    {"rotation", run.base_spec().serialize()}};
+                    {"rotation", saved_words(run.base_spec(), 0)}};
     json["values_per_token"] = values_per_token(run.base_shape());
     json["k"] = names(setup.types_k);
     json["v"] = names(setup.types_v);
@@ -190,7 +189,7 @@ SweepRow empty_row(const SweepCell& cell) {
 
 void describe_cache_of(SweepRow& row, const SweepCell& cell) {
     if (!row.found) return;
-    row.rotation = cell.spec.serialize();
+    row.rotation = saved_words(cell.spec, 0);
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 

@@ -3,6 +3,7 @@
 #include "ref/cases/case_values.h"
 #include "ref/hadamard.h"
 #include "ref/random.h"
+#include "ref/rope_table.h"
 
 #include <bit>
 

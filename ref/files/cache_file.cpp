@@ -4,6 +4,7 @@
 #include "ref/files/byte_cursor.h"
 #include "ref/files/fnv1a.h"
 #include "ref/files/output_file.h"
+#include "ref/rotation_words.h"
 
 #include <algorithm>
 #include <bit>
@@ -140,7 +141,7 @@ static Bytes pack_head(const KvCache& cache, uint64_t fingerprint) {
     head.put(fingerprint);
     head.put(std::string_view(type_info(shape.type_k).name));
     head.put(std::string_view(type_info(shape.type_v).name));
-    head.put(std::string_view(cache.spec().serialize()));
+    head.put(std::string_view(saved_words(cache.spec(), 0)));
     head.put(shape.cells);
     for (const auto& [name, extent] : extents(shape)) head.put(extent);
     int64_t tokens = 0;
@@ -248,7 +249,7 @@ static uint64_t check_same(ByteCursor& cursor, const KvCache& cache, uint64_t fi
     const std::pair<const char*, std::string> texts[] = {
         {"type of K", type_info(shape.type_k).name},
         {"type of V", type_info(shape.type_v).name},
-        {"rotation", cache.spec().serialize()}};
+        {"rotation", saved_words(cache.spec(), 0)}};
     for (const auto& [what, expected] : texts) {
         const std::string_view found = cursor.string();
         if (found != expected) differs(path, what, in_quotes(expected), in_quotes(found));

@@ -6,7 +6,7 @@
 //   u64      file bytes            all of them, with the checksum
 //   u64      model                 its fingerprint, see model_fingerprint()
 //   string   type of K, type of V  "q8_0"
-//   string   rotation              RotationSpec::serialize(): "k=sylvester/64 v=none"
+//   string   rotation              saved_words(): "k=sylvester/64 v=none"
 //   u64      cells                 that each stream of the saved cache had
 //   u64      layers, streams, kv_heads, d_k, d_v
 //   u64      v_in_k                1: V is a view of K, else 0

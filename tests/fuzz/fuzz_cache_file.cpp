@@ -56,14 +56,12 @@ std::vector<Kind> kinds() {
     shared.type_k = shared.type_v = DType::f16;
     shared.v_in_k = true;
     shared.v_first = 4;
-    return {{plain, "k=none v=none"},
-            {rotated, "k=sylvester/32 v=signs/16/7"},
-            {shared, "k=signs/4/3 v=signs/4/3/4"}};
+    return {{plain, "k=none v=none"}, {rotated, "k=32 v=16:7"}, {shared, "k=4:3 v=4:3:4"}};
 }
 
 // A cache that holds something: one token in each stream, and bytes that no load would write.
 std::unique_ptr<KvCache> make_cache(Backend& backend, const Kind& kind) {
-    auto cache = std::make_unique<KvCache>(backend, kind.shape, RotationSpec::parse(kind.spec));
+    auto cache = std::make_unique<KvCache>(backend, kind.shape, spec_of(kind.spec));
     std::vector<int32_t> positions(size_t(kind.shape.streams * kind.shape.cells), -1);
     for (size_t c = 2; c < positions.size(); c += size_t(kind.shape.cells)) positions[c] = 5;
     cache->set_positions(positions);

@@ -101,8 +101,8 @@ class StoringBackend : public ForwardingBackend {
             KvStoreArgs other = args;
             other.k_cache = cache.k(layer);
             other.v_cache = cache.v(layer);
-            other.k_rotation = cache.spec().at(layer, 0, Side::k);
-            other.v_rotation = cache.spec().at(layer, 0, Side::v);
+            other.k_rotation = cache.spec().at(layer, Side::k);
+            other.v_rotation = cache.spec().at(layer, Side::v);
             real().kv_store(other);
         }
     }
@@ -196,7 +196,7 @@ std::vector<Explanation> explain(const LoadedModel& loaded, const ModelFlags& fl
         for (std::size_t i = 0; i < others.size(); ++i) {
             const RotationSpec& spec = others[i].spec();
             const StoredLayer stored{others[i].k(layer), others[i].v(layer),
-                                     spec.at(layer, 0, Side::k), spec.at(layer, 0, Side::v)};
+                                     spec.at(layer, Side::k), spec.at(layer, Side::v)};
             add_output_errors(
                 real, args, stored, asked,
                 std::span(result[i].errors)

@@ -23,8 +23,8 @@ class OneLayerBackend : public ForwardingBackend {
         keys_ = from.k(layer).data;
         k_cache_ = to.k(layer);
         v_cache_ = to.v(layer);
-        k_rotation_ = to.spec().at(layer, 0, Side::k);
-        v_rotation_ = to.spec().at(layer, 0, Side::v);
+        k_rotation_ = to.spec().at(layer, Side::k);
+        v_rotation_ = to.spec().at(layer, Side::v);
     }
 
   protected:
