@@ -39,17 +39,11 @@ TensorView repeated(const TensorView& vector, int64_t tokens) {
 
 }  // namespace
 
-KvShape Model::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
-    KvShape shape;
-    shape.layers = config_.layers;
-    shape.streams = streams;
-    shape.cells = cells;
-    shape.kv_heads = config_.kv_heads;
-    shape.d_k = config_.d_k;
-    shape.d_v = config_.d_v;
-    shape.type_k = type_k;
-    shape.type_v = type_v;
-    return shape;
+KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
+    const KvLayer layer{
+        .kv_heads = kv_heads, .d_k = d_k, .d_v = d_v, .type_k = type_k, .type_v = type_v};
+    return {
+        .streams = streams, .cells = cells, .layers = std::vector<KvLayer>(size_t(layers), layer)};
 }
 
 const RopeConfig& Model::rope(int64_t layer) const {

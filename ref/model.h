@@ -51,6 +51,9 @@ struct ModelConfig {
     int64_t window = 0;                              ///< of the layers in `local`
     std::vector<bool> local;                         ///< [layers] does this layer have the window?
     RopeConfig rope, local_rope;                     ///< of layers without and with the window
+
+    /// A cache for this model.
+    KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;
 };
 
 /// Reads the hyper-parameters for a run of at most `context` positions, which decides between long
@@ -95,8 +98,9 @@ class Model {
     const ModelConfig& config() const { return config_; }
     Backend& backend() const { return backend_; }
 
-    /// A cache shape for this model.
-    KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;
+    KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
+        return config_.cache_shape(streams, cells, type_k, type_v);
+    }
 
     /// RoPE of one layer, for KvCache::shift.
     const RopeConfig& rope(int64_t layer) const;

@@ -3,6 +3,7 @@
 #include "ref/random.h"
 
 #include <cmath>
+#include <utility>
 
 namespace rotkv {
 
@@ -12,9 +13,12 @@ float rotation_sign(uint64_t seed, int64_t i) {
 
 float rotation_scale(int64_t block) { return 1.0f / std::sqrt(float(block)); }
 
+RotationSpec::RotationSpec(std::vector<Layer> layers) : layers_(std::move(layers)) {
+    while (layers_.size() > 1 && layers_.back() == layers_[layers_.size() - 2]) layers_.pop_back();
+}
+
 bool RotationSpec::operator==(const RotationSpec& other) const {
-    const size_t layers = std::max(layers_.size(), other.layers_.size());
-    for (int64_t l = 0; l < int64_t(layers); ++l) {
+    for (int64_t l = 0; l < std::max(entries(), other.entries()); ++l) {
         for (const Side side : {Side::k, Side::v}) {
             if (at(l, side) != other.at(l, side)) return false;
         }

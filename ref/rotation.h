@@ -10,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace rotkv {
@@ -44,14 +43,16 @@ enum class Side { k, v };
 class RotationSpec {
   public:
     struct Layer {
-        Rotation k, v;
-        std::string k_reason = "not asked for", v_reason = k_reason;  ///< for people
+        Rotation k = {}, v = {};
+        std::string k_reason = "not asked for", v_reason = "not asked for";  ///< for people
+
+        bool operator==(const Layer&) const = default;
     };
 
     RotationSpec() = default;  ///< none in any layer
 
-    /// One entry a layer; any layers behind the last entry are as that one. Not empty.
-    explicit RotationSpec(std::vector<Layer> layers) : layers_(std::move(layers)) {}
+    /// One entry a layer, at least one; layers behind the last entry are like that one.
+    explicit RotationSpec(std::vector<Layer> layers);
 
     /// The same in every layer.
     static RotationSpec of(const Rotation& k, const Rotation& v) {
@@ -64,6 +65,9 @@ class RotationSpec {
     const std::string& reason(int64_t layer, Side side) const {
         return side == Side::k ? entry(layer).k_reason : entry(layer).v_reason;
     }
+
+    /// The entries: 1 where all layers are alike, reasons included.
+    int64_t entries() const { return int64_t(layers_.size()); }
 
     /// Equal if every layer is rotated alike; reasons do not count.
     bool operator==(const RotationSpec& other) const;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
+#include <vector>
 
 namespace rotkv {
 
@@ -13,8 +15,8 @@ using PerSide = RotationRequest::PerSide;
 
 std::optional<PerSide> parse_request(std::string_view text, const std::string& origin) {
     if (text == "auto") return PerSide{};
-    if (text == "off") return PerSide{.mode = Mode::off, .value = {}, .origin = origin};
-    if (text == "on") return PerSide{.mode = Mode::on, .value = {}, .origin = origin};
+    if (text == "off") return PerSide{.mode = Mode::off, .origin = origin};
+    if (text == "on") return PerSide{.mode = Mode::on, .origin = origin};
     const std::optional<Rotation> value = parse_rotation(text);
     if (!value) return std::nullopt;
     return PerSide{.mode = Mode::value, .value = *value, .origin = origin};
@@ -71,7 +73,7 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType 
 }
 
 // V as a view of K: what K was given, if the view begins and ends where K's blocks do.
-Decision decide_view(const RotationRequest& request, const KvShape& shape, const Decision& k) {
+Decision decide_view(const RotationRequest& request, const KvLayer& layer, const Decision& k) {
     const bool differs = request.v.mode != Mode::automatic &&
                          (request.v.mode != request.k.mode || request.v.value != request.k.value);
     if (differs) {
@@ -79,28 +81,34 @@ Decision decide_view(const RotationRequest& request, const KvShape& shape, const
                     request.v.origin + ": V is a view of K here and takes K's rotation");
     }
     const int64_t step = std::max<int64_t>(k.rotation.on() ? k.rotation.block : 1,
-                                           type_info(shape.type_k).block_elements);
-    if (shape.v_first % step != 0 || shape.d_v % step != 0) {
+                                           type_info(layer.type_k).block_elements);
+    if (layer.v_first % step != 0 || layer.d_v % step != 0) {
         throw Error(ErrorCode::usage,
-                    "V is a view of K's channels " + std::to_string(shape.v_first) + " .. " +
-                        std::to_string(shape.v_first + shape.d_v) +
+                    "V is a view of K's channels " + std::to_string(layer.v_first) + " .. " +
+                        std::to_string(layer.v_first + layer.d_v) +
                         ", expected borders of blocks of " + std::to_string(step));
     }
     Decision v{k.rotation, "V is a view of K; " + k.reason};
-    if (v.rotation.kind == Rotation::Kind::signs) v.rotation.first = shape.v_first;
+    if (v.rotation.kind == Rotation::Kind::signs) v.rotation.first = layer.v_first;
     return v;
+}
+
+RotationSpec::Layer decide_layer(const RotationRequest& request, const KvLayer& layer) {
+    if (layer.kv_heads == 0) return {.k_reason = "no cache", .v_reason = "no cache"};
+    const Decision k = decide_side(request.k, request.signs, layer.type_k, layer.d_k,
+                                   largest_power_of_two_divisor(layer.d_k));
+    const Decision v = layer.v_in_k
+                           ? decide_view(request, layer, k)
+                           : decide_side(request.v, request.signs, layer.type_v, layer.d_v, 64);
+    return {.k = k.rotation, .v = v.rotation, .k_reason = k.reason, .v_reason = v.reason};
 }
 
 }  // namespace
 
 RotationSpec decide_rotation(const RotationRequest& request, const KvShape& shape) {
-    const Decision k = decide_side(request.k, request.signs, shape.type_k, shape.d_k,
-                                   largest_power_of_two_divisor(shape.d_k));
-    const Decision v = shape.v_in_k
-                           ? decide_view(request, shape, k)
-                           : decide_side(request.v, request.signs, shape.type_v, shape.d_v, 64);
-    return RotationSpec({RotationSpec::Layer{
-        .k = k.rotation, .v = v.rotation, .k_reason = k.reason, .v_reason = v.reason}});
+    std::vector<RotationSpec::Layer> layers;
+    for (const KvLayer& layer : shape.layers) layers.push_back(decide_layer(request, layer));
+    return RotationSpec(std::move(layers));
 }
 
 }  // namespace rotkv

@@ -22,21 +22,22 @@ struct RotationRequest {
     };
     struct PerSide {
         Mode mode = Mode::automatic;
-        Rotation value;                 ///< of Mode::value
+        Rotation value = {};            ///< of Mode::value
         std::string origin = "policy";  ///< who asked: "policy", a flag, an environment variable
     };
     PerSide k, v;
-    std::optional<uint64_t> signs;  ///< seed of random signs, where a value does not name its own
+    std::optional<uint64_t> signs =
+        {};  ///< seed of random signs, where a value does not name its own
 
     /// The same for both sides.
-    static RotationRequest both(const PerSide& side) { return {.k = side, .v = side, .signs = {}}; }
+    static RotationRequest both(const PerSide& side) { return {.k = side, .v = side}; }
 };
 
 /// Reads "auto", "off", "on" or a rotation as parse_rotation() does; nothing for any other text.
 std::optional<RotationRequest::PerSide> parse_request(std::string_view text,
                                                       const std::string& origin);
 
-/// Decides both sides.
+/// Decides both sides of every layer, from that layer's types and head sizes.
 /// Policy: block of K = the largest power of two dividing D_k; block of V = 64. Where V is a view
 ///         of K it takes K's rotation, its signs from the channel where it starts.
 /// Throws: Error(usage), beginning with who asked, for `on` with D % 64 != 0, a block that is no

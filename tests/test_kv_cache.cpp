@@ -14,13 +14,9 @@ using namespace rotkv::test;
 namespace {
 
 KvShape shape_of(int64_t streams, int64_t cells) {
-    KvShape shape;
-    shape.layers = 2;
-    shape.streams = streams;
-    shape.cells = cells;
-    shape.kv_heads = 1;
-    shape.d_k = shape.d_v = 64;
-    return shape;
+    return {.streams = streams,
+            .cells = cells,
+            .layers = std::vector<KvLayer>(2, {.kv_heads = 1, .d_k = 64, .d_v = 64})};
 }
 
 std::vector<int32_t> ints(Backend& backend, const TensorView& tensor) {
@@ -114,26 +110,30 @@ TEST_CASE("kv_cache: what does not fit changes nothing") {
     CHECK(ints(*ref, cache.positions()) == before);
 
     KvShape block = shape_of(1, 4);
-    block.type_k = DType::q4_0;
-    block.d_k = 80;
+    block.layers[1].type_k = DType::q4_0;
+    block.layers[1].d_k = 80;
     CHECK_THROWS_AS(KvCache(*ref, block, RotationSpec()), Error);
     KvShape weight = shape_of(1, 4);
-    weight.type_v = DType::q4_k;
+    weight.layers[0].type_v = DType::q4_k;
     CHECK_THROWS_AS(KvCache(*ref, weight, RotationSpec()), Error);
     CHECK_THROWS_AS(KvCache(*ref, shape_of(0, 4), RotationSpec()), Error);
     CHECK_THROWS_AS(KvCache(*ref, shape_of(1, 4), spec_of("k=128 v=none")), Error);
 }
 
 TEST_CASE("kv_cache: bytes per token") {
-    KvShape shape = shape_of(1, 1);
-    shape.layers = 30;
-    shape.kv_heads = 3;
-    CHECK(shape.bytes_per_token() == 30 * 3 * (64 + 64) * 2);
-    shape.type_k = DType::q4_0;
-    shape.type_v = DType::q8_0;
-    CHECK(shape.bytes_per_token() == 30 * 3 * (2 * 18 + 2 * 34));
-    shape.v_in_k = true;
-    CHECK(shape.bytes_per_token() == 30 * 3 * 2 * 18);
+    KvLayer layer{.kv_heads = 3, .d_k = 64, .d_v = 64};
+    const auto of_30 = [&] { return KvShape{.layers = std::vector(30, layer)}.bytes_per_token(); };
+    CHECK(of_30() == 30 * 3 * (64 + 64) * 2);
+    layer.type_k = DType::q4_0;
+    layer.type_v = DType::q8_0;
+    CHECK(of_30() == 30 * 3 * (2 * 18 + 2 * 34));
+    layer.v_in_k = true;
+    CHECK(of_30() == 30 * 3 * 2 * 18);
+
+    KvShape shape{.layers = {layer, {.kv_heads = 2, .d_k = 8, .d_v = 4}, {}, layer}};
+    CHECK(shape.bytes_per_token() == 2 * 3 * 2 * 18 + 2 * (8 + 4) * 2);
+    shape.layers[3].source = 0;  // the first layer's rows again
+    CHECK(shape.bytes_per_token() == 3 * 2 * 18 + 2 * (8 + 4) * 2);
 }
 
 TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of K") {

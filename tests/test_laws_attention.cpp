@@ -130,9 +130,10 @@ void permute_cells(KvCache& cache, Random& random) {
         const int32_t* strip = cache.host_positions().data() + stream * shape.cells;
         for (size_t c = 0; c < cells; ++c) positions[size_t(stream) * cells + c] = strip[from[c]];
         for (const Side side : {Side::k, Side::v}) {
-            const int64_t row = side == Side::k ? row_bytes(shape.type_k, shape.d_k)
-                                                : row_bytes(shape.type_v, shape.d_v);
-            const size_t cell_bytes = size_t(shape.kv_heads * row);
+            const KvLayer& layer = shape.layers[0];
+            const int64_t row = side == Side::k ? row_bytes(layer.type_k, layer.d_k)
+                                                : row_bytes(layer.type_v, layer.d_v);
+            const size_t cell_bytes = size_t(layer.kv_heads * row);
             std::vector<std::byte> before(cells * cell_bytes), after(before.size());
             cache.read_cells(0, stream, side, before);
             for (size_t c = 0; c < cells; ++c)

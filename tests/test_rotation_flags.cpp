@@ -45,9 +45,9 @@ TEST_CASE("rotation_flags: a flag that says nothing is named") {
 }
 
 TEST_CASE("rotation_flags: the environment, as llama.cpp reads it, and its overrides") {
-    KvShape shape;
-    shape.d_k = shape.d_v = 64;
-    shape.type_k = shape.type_v = DType::q4_0;
+    const KvShape shape{
+        .layers = {
+            {.kv_heads = 1, .d_k = 64, .d_v = 64, .type_k = DType::q4_0, .type_v = DType::q4_0}}};
     const auto now = [&] { return decide_rotation(rotation_from_environment(), shape); };
     CHECK(words_of(now()) == "k=64 v=64");
     {

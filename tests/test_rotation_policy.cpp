@@ -12,31 +12,24 @@ using rotkv::test::words_of;
 namespace {
 
 RotationRequest asked(const char* k, const char* v) {
-    return {.k = parse_request(k, "--rot-k").value(),
-            .v = parse_request(v, "--rot-v").value(),
-            .signs = {}};
+    return {.k = parse_request(k, "--rot-k").value(), .v = parse_request(v, "--rot-v").value()};
 }
 
-KvShape shape_of(DType type_k, int64_t d_k, DType type_v, int64_t d_v) {
-    KvShape shape;
-    shape.type_k = type_k;
-    shape.d_k = d_k;
-    shape.type_v = type_v;
-    shape.d_v = d_v;
-    return shape;
+KvLayer layer_of(DType type_k, int64_t d_k, DType type_v, int64_t d_v) {
+    return {.kv_heads = 1, .d_k = d_k, .d_v = d_v, .type_k = type_k, .type_v = type_v};
 }
 
 std::string decided(const char* k, DType type_k, int64_t d_k, const char* v, DType type_v,
                     int64_t d_v) {
-    return words_of(decide_rotation(asked(k, v), shape_of(type_k, d_k, type_v, d_v)));
+    return words_of(decide_rotation(asked(k, v), {.layers = {layer_of(type_k, d_k, type_v, d_v)}}));
 }
 
 // K of 576 channels, V its channels first .. first + 512.
 KvShape latent(int64_t first) {
-    KvShape shape = shape_of(DType::q8_0, 576, DType::q8_0, 512);
-    shape.v_in_k = true;
-    shape.v_first = first;
-    return shape;
+    KvLayer layer = layer_of(DType::q8_0, 576, DType::q8_0, 512);
+    layer.v_in_k = true;
+    layer.v_first = first;
+    return {.layers = {layer}};
 }
 
 }  // namespace
@@ -71,7 +64,7 @@ TEST_CASE("rotation_policy: what a user asks for wins over it") {
     CHECK(decided("none", DType::q4_0, 64, "32:7", DType::f16, 64) == "k=none v=32:7");
     RotationRequest request = asked("auto", "off");
     request.signs = 7;
-    const KvShape shape = shape_of(DType::q4_0, 64, DType::q4_0, 64);
+    const KvShape shape{.layers = {layer_of(DType::q4_0, 64, DType::q4_0, 64)}};
     const RotationSpec spec = decide_rotation(request, shape);
     CHECK(words_of(spec) == "k=64:7 v=none");
     CHECK(describe(spec, 0, Side::k) ==
@@ -80,6 +73,34 @@ TEST_CASE("rotation_policy: what a user asks for wins over it") {
     request = asked("32:5", "32");  // a value that names its seed keeps it
     request.signs = 7;
     CHECK(words_of(decide_rotation(request, shape)) == "k=32:5 v=32:7");
+}
+
+TEST_CASE("rotation_policy: every layer by its own types and head sizes") {
+    KvShape shape{.layers = {layer_of(DType::q8_0, 256, DType::q4_0, 256),
+                             layer_of(DType::q8_0, 512, DType::q4_0, 512),
+                             {},
+                             layer_of(DType::f16, 512, DType::q4_0, 96)}};
+    const auto words = [&](const RotationSpec& spec) {
+        std::string all;
+        for (int64_t l = 0; l < shape.n_layers(); ++l) {
+            all += rotation_name(spec.at(l, Side::k)) + " " + rotation_name(spec.at(l, Side::v)) +
+                   (l + 1 < shape.n_layers() ? ", " : "");
+        }
+        return all;
+    };
+    const RotationSpec spec = decide_rotation({}, shape);
+    CHECK(words(spec) == "256 64, 512 64, none none, none none");
+    CHECK(spec.reason(0, Side::k) == "policy: q8_0 is quantized, D = 256");
+    CHECK(spec.reason(2, Side::k) == "no cache");
+    CHECK(spec.reason(3, Side::k) == "policy: f16 is not quantized");
+    CHECK(spec.reason(3, Side::v) == "policy: D = 96 is no multiple of 64");
+    CHECK(words(decide_rotation(asked("32:5", "off"), shape)) ==
+          "32:5 none, 32:5 none, none none, 32:5 none");
+    CHECK_THROWS_AS(decide_rotation(asked("auto", "on"), shape), Error);  // 96
+    shape.layers.resize(2);
+    CHECK(decide_rotation({}, shape).entries() == 2);
+    shape.layers[1] = shape.layers[0];
+    CHECK(decide_rotation({}, shape).entries() == 1);
 }
 
 TEST_CASE("rotation_policy: what cannot be is refused, with who asked") {

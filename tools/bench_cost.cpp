@@ -29,8 +29,8 @@ static Work attention_of_layer(const ModelConfig& config, const KvShape& cache, 
                       double(visible_cells(config, layer, position));
     }
     const int64_t seen_by_first = visible_cells(config, layer, first);
-    work.bytes =
-        double(seen_by_first + tokens - 1) * double(cache.bytes_per_token()) / double(cache.layers);
+    work.bytes = double(seen_by_first + tokens - 1) *
+                 double(cache.layers[std::size_t(layer)].bytes_per_token());
     return work;
 }
 
@@ -38,7 +38,7 @@ Work work_of_pass(const GgufFile& file, const Model& model, const KvShape& cache
                   int64_t tokens, bool with_logits) {
     Work work = one_token_through_layers(file);
     work.flops *= double(tokens);
-    for (int64_t layer = 0; layer < cache.layers; ++layer) {
+    for (int64_t layer = 0; layer < model.config().layers; ++layer) {
         work += attention_of_layer(model.config(), cache, layer, first, tokens);
     }
     if (with_logits) {

@@ -54,8 +54,8 @@ struct Row {
     std::optional<KldMeans> on;
 };
 
-const RotationRequest k_no_rotation = RotationRequest::both(
-    {.mode = RotationRequest::Mode::off, .value = {}, .origin = "comparison"});
+const RotationRequest k_no_rotation =
+    RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = "comparison"});
 
 WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
     std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));

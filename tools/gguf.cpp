@@ -72,24 +72,14 @@ std::map<std::string, TypeTotal> totals_by_type(const GgufFile& file) {
     return totals;
 }
 
-// A cache of one token, K and V in the given types.
-KvShape cache_shape(const ModelConfig& config, DType type_k, DType type_v) {
-    KvShape shape;
-    shape.layers = config.layers;
-    shape.cells = 1;
-    shape.kv_heads = config.kv_heads;
-    shape.d_k = config.d_k;
-    shape.d_v = config.d_v;
-    shape.type_k = type_k;
-    shape.type_v = type_v;
-    return shape;
-}
-
-// What a token takes in it; nothing where the head size rules its types out.
+// What a token takes in a cache; nothing where a head size rules the types out.
 std::optional<int64_t> bytes_per_token(const KvShape& shape) {
-    const bool whole_blocks = shape.d_k % type_info(shape.type_k).block_elements == 0 &&
-                              shape.d_v % type_info(shape.type_v).block_elements == 0;
-    return whole_blocks ? std::optional(shape.bytes_per_token()) : std::nullopt;
+    for (const KvLayer& layer : shape.layers) {
+        const bool whole_blocks = layer.d_k % type_info(layer.type_k).block_elements == 0 &&
+                                  layer.d_v % type_info(layer.type_v).block_elements == 0;
+        if (!whole_blocks) return std::nullopt;
+    }
+    return shape.bytes_per_token();
 }
 
 constexpr DType k_cache_types[] = {DType::f32,  DType::f16,  DType::bf16, DType::q8_0,  DType::q5_1,
@@ -137,12 +127,12 @@ void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) 
     for (const DType type : k_cache_types) {
         const TypeInfo& info = type_info(type);
         const double bits = 8.0 * double(info.block_bytes) / double(info.block_elements);
-        const std::optional<int64_t> bytes = bytes_per_token(cache_shape(config, type, type));
+        const std::optional<int64_t> bytes = bytes_per_token(config.cache_shape(1, 1, type, type));
         fmt::print(out, "  {:<6}  {:>14.1f}  {:>15}\n", info.name, bits,
                    bytes ? std::to_string(*bytes) : "-");
     }
     const DType type_k = flags.cache.type_k(), type_v = flags.cache.type_v();
-    const KvShape shape = cache_shape(config, type_k, type_v);
+    const KvShape shape = config.cache_shape(1, 1, type_k, type_v);
     const RotationSpec spec = decide_rotation(flags.cache.rotation(), shape);
     const std::optional<int64_t> bytes = bytes_per_token(shape);
     fmt::print(out, "\nK {}: rotation {}\n", type_info(type_k).name, describe(spec, 0, Side::k));
@@ -190,11 +180,12 @@ Json json_of_file(const GgufFile& file) {
 Json json_of_cache(const Flags& flags, const ModelConfig& config) {
     Json json;
     for (const DType type : k_cache_types) {
-        const std::optional<int64_t> bytes = bytes_per_token(cache_shape(config, type, type));
+        const std::optional<int64_t> bytes = bytes_per_token(config.cache_shape(1, 1, type, type));
         json["bytes_per_token"][type_info(type).name] = bytes ? Json(*bytes) : Json();
     }
-    json["rotation"] = json_of(decide_rotation(
-        flags.cache.rotation(), cache_shape(config, flags.cache.type_k(), flags.cache.type_v())));
+    json["rotation"] = json_of(
+        decide_rotation(flags.cache.rotation(),
+                        config.cache_shape(1, 1, flags.cache.type_k(), flags.cache.type_v())));
     return json;
 }
 

@@ -111,7 +111,7 @@ WindowPlan run_text(const Flags& flags, const GgufFile& file, const ModelConfig&
                    backend.name(), backend.description(), plan.windows, plan.ctx);
     }
     const RotationRequest off =
-        RotationRequest::both({.mode = RotationRequest::Mode::off, .value = {}, .origin = k_tool});
+        RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = k_tool});
     KvCache cache = make_cache(model, plan, DType::f32, DType::f32, off);
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
         if (flags.quiet) return;

@@ -27,8 +27,7 @@ RotationRequest rotation_from_environment() {
     RotationRequest request;
     const char* disable = std::getenv("LLAMA_ATTN_ROT_DISABLE");
     if (disable != nullptr && std::atoi(disable) != 0) {
-        request = RotationRequest::both(
-            {.mode = Mode::off, .value = {}, .origin = "LLAMA_ATTN_ROT_DISABLE"});
+        request = RotationRequest::both({.mode = Mode::off, .origin = "LLAMA_ATTN_ROT_DISABLE"});
     }
     const auto override_side = [](const char* name, RotationRequest::PerSide& side) {
         const char* value = std::getenv(name);
@@ -38,23 +37,30 @@ RotationRequest rotation_from_environment() {
             throw Error(ErrorCode::usage,
                         std::string(name) + ": expected 0 or 1, found '" + value + "'");
         }
-        side = {.mode = text == "1" ? Mode::on : Mode::off, .value = {}, .origin = name};
+        side = {.mode = text == "1" ? Mode::on : Mode::off, .origin = name};
     };
     override_side("LLAMA_ATTN_ROT_K_OVERRIDE", request.k);
     override_side("LLAMA_ATTN_ROT_V_OVERRIDE", request.v);
     return request;
 }
 
-static nlohmann::ordered_json json_of_side(const RotationSpec& spec, Side side) {
-    const Rotation& rotation = spec.at(0, side);
+using Json = nlohmann::ordered_json;
+
+static Json json_of_side(const RotationSpec& spec, int64_t layer, Side side) {
+    const Rotation& rotation = spec.at(layer, side);
     return {{"kind", kind_name(rotation.kind)},
             {"block", rotation.block},
             {"seed", rotation.seed},
-            {"reason", spec.reason(0, side)}};
+            {"reason", spec.reason(layer, side)}};
 }
 
-nlohmann::ordered_json json_of(const RotationSpec& spec) {
-    return {{"k", json_of_side(spec, Side::k)}, {"v", json_of_side(spec, Side::v)}};
+Json json_of(const RotationSpec& spec) {
+    Json layers;
+    for (int64_t l = 0; l < spec.entries(); ++l) {
+        layers.push_back(
+            {{"k", json_of_side(spec, l, Side::k)}, {"v", json_of_side(spec, l, Side::v)}});
+    }
+    return spec.entries() == 1 ? layers[0] : layers;
 }
 
 }  // namespace rotkv::tools

@@ -29,7 +29,7 @@ AskedRotation parse_asked_rotation(const std::string& flag, const std::string& t
 /// Throws Error(usage) for an override that is neither.
 RotationRequest rotation_from_environment();
 
-/// {"k": {kind, block, seed, reason}, "v": ...}
+/// {"k": {kind, block, seed, reason}, "v": ...}; a list of them, one a layer, where layers differ.
 nlohmann::ordered_json json_of(const RotationSpec& spec);
 
 }  // namespace rotkv::tools

@@ -3,8 +3,8 @@
 // Docs: docs/12-sweeps.md
 
 #include "ref/error.h"
-#include "ref/files/cache_file.h"
 #include "ref/files/fnv1a.h"
+#include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/plot.h"
@@ -135,7 +135,21 @@ struct Setup {
 };
 
 int64_t values_per_token(const KvShape& shape) {
-    return shape.layers * shape.kv_heads * (shape.d_k + shape.d_v);
+    int64_t values = 0;
+    for (const KvLayer& layer : shape.layers) {
+        const int64_t of_head = layer.d_k + (layer.v_in_k ? 0 : layer.d_v);
+        if (!layer.source) values += layer.kv_heads * of_head;
+    }
+    return values;
+}
+
+// "k=sylvester/64 v=none"; where layers differ, once for each that begins another rotation.
+std::string words_of(const RotationSpec& spec) {
+    std::string words = saved_words(spec, 0);
+    for (int64_t l = 1; l < spec.entries(); ++l) {
+        words += fmt::format(", from layer {} {}", l, saved_words(spec, l));
+    }
+    return words;
 }
 
 // Everything that a figure depends on: rows under another first line are another sweep's.
@@ -169,7 +183,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["precision"] = json_of(setup.loaded.model.precision());
     json["base"] = {{"k", type_info(setup.base.type_k).name},
                     {"v", type_info(setup.base.type_v).name},
-                    {"rotation", saved_words(run.base_spec(), 0)}};
+                    {"rotation", words_of(run.base_spec())}};
     json["values_per_token"] = values_per_token(run.base_shape());
     json["k"] = names(setup.types_k);
     json["v"] = names(setup.types_v);
@@ -189,7 +203,7 @@ SweepRow empty_row(const SweepCell& cell) {
 
 void describe_cache_of(SweepRow& row, const SweepCell& cell) {
     if (!row.found) return;
-    row.rotation = saved_words(cell.spec, 0);
+    row.rotation = words_of(cell.spec);
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 

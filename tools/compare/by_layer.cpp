@@ -59,7 +59,7 @@ LayerShares layer_shares(const LockStep& run, const Contestant& contestant) {
         shares.sum += shares.kld.back().value;
     }
     shares.whole = mean(contestant.pairs).value;
-    shares.complete = int64_t(contestant.layers.size()) == contestant.shape.layers;
+    shares.complete = int64_t(contestant.layers.size()) == contestant.shape.n_layers();
     return shares;
 }
 
