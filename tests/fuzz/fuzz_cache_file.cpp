@@ -8,7 +8,6 @@
 #include "tests/fuzz/temporary_path.h"
 
 #include <stdexcept>
-#include <utility>
 
 using namespace rotkv;
 using namespace rotkv::test;
@@ -47,8 +46,13 @@ std::vector<Kind> kinds() {
     reading.source = 0;
     const RotationSpec::Layer turned{.k = *parse_rotation("32"), .v = *parse_rotation("16:7")};
     std::vector<Kind> all;
-    const auto add = [&](int64_t streams, std::vector<KvLayer> layers, const RotationSpec& spec) {
-        all.push_back({{.streams = streams, .cells = 4, .layers = std::move(layers)}, spec});
+    const auto add = [&](int64_t streams, const std::vector<KvLayer>& layers,
+                         const RotationSpec& spec) {
+        Kind& kind = all.emplace_back();
+        kind.shape.streams = streams;
+        kind.shape.cells = 4;
+        kind.shape.layers = layers;
+        kind.spec = spec;
     };
     add(2, {f32}, RotationSpec());
     add(1, {rotated, rotated}, RotationSpec({turned}));
