@@ -53,6 +53,18 @@ const LayerPlan& ModelConfig::equal_heads(const char* who) const {
     return plan[0];
 }
 
+KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
+    KvShape shape{.streams = streams, .cells = cells};
+    for (const LayerPlan& layer : plan) {
+        shape.layers.push_back({.kv_heads = layer.kv_heads,
+                                .d_k = layer.d_k,
+                                .d_v = layer.d_v,
+                                .type_k = type_k,
+                                .type_v = type_v});
+    }
+    return shape;
+}
+
 namespace {
 
 // Reads "ARCHITECTURE.name" keys and checks their ranges.

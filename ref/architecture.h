@@ -2,6 +2,7 @@
 // What is known about each architecture, and what one file makes of it: a plan of every layer.
 // Docs: docs/05-attention.md
 
+#include "ref/kv_cache.h"
 #include "ref/ops.h"
 #include "ref/rope_table.h"
 
@@ -70,6 +71,9 @@ struct ModelConfig {
     /// The heads of every layer, for who cannot tell layers apart.
     /// Throws: Error(unsupported) naming `who` where layers differ in their heads.
     const LayerPlan& equal_heads(const char* who) const;
+
+    /// A cache for this model.
+    KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;
 };
 
 /// Reads the hyper-parameters for a run of at most `context` positions, which decides between long

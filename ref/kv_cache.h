@@ -1,6 +1,6 @@
 #pragma once
 // The cache of keys and values: who sits in which cell, at which position.
-//   K, V: [layer][stream][cell][kv head][D], one strip of cells per stream, no ring
+//   K, V of a layer: [stream][cell][kv head][D], one strip of cells per stream, no ring
 //   positions: one int32 [stream][cell] shared by all layers, -1 for an empty cell
 // The class picks and bounds-checks cells on the host and owns the memory; kv_store and attention
 // work on the views it hands out.
@@ -12,22 +12,39 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 namespace rotkv {
 
-/// The extents and types of a cache.
-struct KvShape {
-    int64_t layers = 0, streams = 1, cells = 0;
-    int64_t kv_heads = 0;  ///< K
+/// What one layer keeps of a token.
+struct KvLayer {
+    int64_t kv_heads = 0;  ///< K; 0: this layer keeps no keys and values
     int64_t d_k = 0, d_v = 0;
     DType type_k = DType::f16, type_v = DType::f16;
     bool v_in_k = false;  ///< V is a view of K's channels v_first .. v_first + d_v (MLA)
     int64_t v_first = 0;
+    std::optional<int64_t> source =
+        {};  ///< an earlier layer, alike, whose rows it reads; none: its own
 
-    /// Bytes that one token takes in all layers, K and V.
+    bool operator==(const KvLayer&) const = default;
+
+    /// Bytes of one token's rows, K and V.
+    int64_t bytes_per_token() const;
+};
+
+/// The extents and types of a cache.
+struct KvShape {
+    int64_t streams = 1, cells = 0;
+    std::vector<KvLayer> layers;  ///< all alike: std::vector<KvLayer>(count, layer)
+
+    bool operator==(const KvShape&) const = default;
+
+    int64_t n_layers() const { return int64_t(layers.size()); }
+
+    /// Bytes that one token takes in all layers.
     int64_t bytes_per_token() const;
 };
 
@@ -41,7 +58,8 @@ struct KvBatch {
 class KvCache {
   public:
     /// Throws Error(unsupported) for a block type with D % 32 != 0, Error(bad_argument) for extents
-    /// that are not positive or a spec whose block does not divide D.
+    /// that are not positive, a spec whose block does not divide D, or a layer that is not like the
+    /// one whose rows it reads.
     KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec);
 
     const KvShape& shape() const { return shape_; }
@@ -50,16 +68,19 @@ class KvCache {
     /// Gives every token a cell of its stream and writes the positions.
     /// Throws Error(bad_argument), and changes nothing, for an unknown stream, a negative position
     /// or a full stream.
+    /// Cost: the batch, and what lies between its cells; not the cells in use.
     KvBatch place(std::span<const int32_t> streams, std::span<const int32_t> positions);
 
+    // Of the layer that `source` names, where there is one; empty where a layer keeps nothing.
     TensorView k(int64_t layer) const;  ///< [S][C][K][Dk]
     TensorView v(int64_t layer) const;  ///< [S][C][K][Dv]
     TensorView positions() const;       ///< [S][C] i32
     TensorView used() const;            ///< [S] i32
 
     /// Moves the tokens of `stream` at positions [from, to) by `difference` and turns their keys.
-    /// `rope` gives the position embedding of each layer. Tokens that would get a negative position
-    /// are an error, and nothing is changed.
+    /// `rope` gives the position embedding of each layer; one with n_rot = 0 does not turn.
+    /// Throws, and changes nothing: Error(bad_argument) for tokens that would get a negative
+    /// position, Error(unsupported) naming a layer whose V would turn with its K.
     void shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                const std::function<RopeConfig(int64_t layer)>& rope);
 
@@ -75,7 +96,8 @@ class KvCache {
     std::span<const int32_t> host_positions() const { return position_; }
 
     /// Copies the first cells of a stream out of one layer, or into it: as many as `bytes` holds,
-    /// [cell][kv head][D] in the type of that side. Side::v only where V has memory of its own.
+    /// [cell][kv head][D] in the type of that side. Only of layers with rows of their own, Side::v
+    /// only where V does not lie in K.
     void read_cells(int64_t layer, int64_t stream, Side side, std::span<std::byte> bytes) const;
     void write_cells(int64_t layer, int64_t stream, Side side, std::span<const std::byte> bytes);
 
@@ -84,14 +106,23 @@ class KvCache {
     void set_positions(std::span<const int32_t> positions);
 
   private:
-    void upload_positions();
+    const KvLayer& layer_at(int64_t layer) const { return shape_.layers[size_t(layer)]; }
+    TensorView rows(int64_t layer, int64_t begin, DType type, int64_t d) const;
+    std::vector<int32_t> choose_cells(std::span<const int32_t> streams,
+                                      std::span<const int32_t> positions,
+                                      std::vector<int64_t>& next) const;
+    std::vector<int64_t> turning_layers(const std::function<RopeConfig(int64_t)>& rope) const;
+    void upload_positions(int64_t stream, int64_t begin, int64_t end) const;
+    void upload_used() const;
 
     Backend& backend_;
     KvShape shape_;
     RotationSpec spec_;
-    std::vector<int32_t> position_;  ///< [S][C], the host's copy
-    std::vector<int32_t> used_;      ///< [S]: one past the last cell in use
-    Buffer k_, v_, position_memory_, used_memory_, batch_memory_;
+    std::vector<int32_t> position_;           ///< [S][C], the host's copy
+    std::vector<int32_t> used_;               ///< [S]: one past the last cell in use
+    std::vector<int64_t> taken_;              ///< [S]: no cell before this one is empty
+    std::vector<int64_t> k_begin_, v_begin_;  ///< [layers]: where its rows begin in rows_, in bytes
+    Buffer rows_, position_memory_, used_memory_, batch_memory_;
 };
 
 }  // namespace rotkv

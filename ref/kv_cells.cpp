@@ -8,9 +8,15 @@
 
 namespace rotkv {
 
-int64_t KvShape::bytes_per_token() const {
+int64_t KvLayer::bytes_per_token() const {
     const int64_t k = row_bytes(type_k, d_k), v = v_in_k ? 0 : row_bytes(type_v, d_v);
-    return layers * kv_heads * (k + v);
+    return kv_heads * (k + v);
+}
+
+int64_t KvShape::bytes_per_token() const {
+    int64_t bytes = 0;
+    for (const KvLayer& layer : layers) bytes += layer.source ? 0 : layer.bytes_per_token();
+    return bytes;
 }
 
 static void check_side(const char* side, DType type, int64_t d, const Rotation& rotation) {
@@ -29,34 +35,71 @@ static void check_side(const char* side, DType type, int64_t d, const Rotation& 
     }
 }
 
-KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec)
-    : backend_(backend), shape_(shape), spec_(spec) {
-    require(shape.layers > 0 && shape.streams > 0 && shape.cells > 0 && shape.kv_heads > 0 &&
-                shape.d_k > 0 && shape.d_v > 0,
-            ErrorCode::bad_argument, "cache: every extent must be positive");
-    require(!shape.v_in_k || (shape.type_k == shape.type_v && shape.v_first >= 0 &&
-                              shape.v_first + shape.d_v <= shape.d_k),
+static void check_layer(const KvShape& shape, int64_t index, const RotationSpec& spec) {
+    const KvLayer& layer = shape.layers[size_t(index)];
+    if (layer.source) {
+        const int64_t source = *layer.source;
+        KvLayer own = layer;
+        own.source.reset();
+        const bool alike = source >= 0 && source < index && shape.layers[size_t(source)] == own &&
+                           spec.at(source, Side::k) == spec.at(index, Side::k) &&
+                           spec.at(source, Side::v) == spec.at(index, Side::v);
+        if (!alike) {
+            throw Error(ErrorCode::bad_argument, "cache: layer " + std::to_string(index) +
+                                                     " must be like the earlier one it reads");
+        }
+    }
+    if (layer.kv_heads == 0) return;
+    require(layer.kv_heads > 0 && layer.d_k > 0 && layer.d_v > 0, ErrorCode::bad_argument,
+            "cache: every extent must be positive");
+    require(!layer.v_in_k || (layer.type_k == layer.type_v && layer.v_first >= 0 &&
+                              layer.v_first + layer.d_v <= layer.d_k),
             ErrorCode::bad_argument,
             "cache: V as a view of K must have its type and lie inside it");
-    check_side("K", shape.type_k, shape.d_k, spec.at(0, 0, Side::k));
-    check_side("V", shape.type_v, shape.d_v, spec.at(0, 0, Side::v));
-
-    const int64_t strips = shape.streams * shape.cells;
-    const int64_t rows = shape.layers * strips * shape.kv_heads;
-    k_ = Buffer(backend, size_t(rows * row_bytes(shape.type_k, shape.d_k)));
-    if (!shape.v_in_k) v_ = Buffer(backend, size_t(rows * row_bytes(shape.type_v, shape.d_v)));
-    position_memory_ = Buffer(backend, size_t(strips) * sizeof(int32_t));
-    used_memory_ = Buffer(backend, size_t(shape.streams) * sizeof(int32_t));
-    position_.assign(size_t(strips), -1);
-    used_.assign(size_t(shape.streams), 0);
-    upload_positions();
+    check_side("K", layer.type_k, layer.d_k, spec.at(index, Side::k));
+    check_side("V", layer.type_v, layer.d_v, spec.at(index, Side::v));
 }
 
-KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t> positions) {
-    require(streams.size() == positions.size() && !streams.empty(), ErrorCode::bad_argument,
-            "cache: expected one stream and one position per token");
-    std::vector<int32_t> position = position_, used = used_, cells;
-    std::vector<int64_t> next(size_t(shape_.streams), 0);  // cells below are known to be taken
+KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec)
+    : backend_(backend), shape_(shape), spec_(spec) {
+    require(!shape.layers.empty() && shape.streams > 0 && shape.cells > 0, ErrorCode::bad_argument,
+            "cache: every extent must be positive");
+    int64_t bytes = 0;
+    // Room for one side of a layer, aligned like memory of its own.
+    const auto take = [&](int64_t bytes_of_cell) {
+        constexpr int64_t k_alignment = 256;
+        const int64_t begin = bytes, size = shape.streams * shape.cells * bytes_of_cell;
+        bytes += (size + k_alignment - 1) / k_alignment * k_alignment;
+        return begin;
+    };
+    for (int64_t l = 0; l < shape.n_layers(); ++l) {
+        check_layer(shape, l, spec);
+        const KvLayer& layer = shape.layers[size_t(l)];
+        if (layer.source) {
+            k_begin_.push_back(k_begin_[size_t(*layer.source)]);
+            v_begin_.push_back(v_begin_[size_t(*layer.source)]);
+            continue;
+        }
+        k_begin_.push_back(take(layer.kv_heads * row_bytes(layer.type_k, layer.d_k)));
+        const int64_t v_row = layer.v_in_k ? 0 : row_bytes(layer.type_v, layer.d_v);
+        v_begin_.push_back(take(layer.kv_heads * v_row));
+    }
+    const int64_t strips = shape.streams * shape.cells;
+    rows_ = Buffer(backend, size_t(bytes));
+    position_memory_ = Buffer(backend, size_t(strips) * sizeof(int32_t));
+    used_memory_ = Buffer(backend, size_t(shape.streams) * sizeof(int32_t));
+    position_.resize(size_t(strips));
+    used_.resize(size_t(shape.streams));
+    taken_.resize(size_t(shape.streams));
+    clear();
+}
+
+// An empty cell for every token; those of a stream in ascending order, from next[stream] on, which
+// moves behind them.
+std::vector<int32_t> KvCache::choose_cells(std::span<const int32_t> streams,
+                                           std::span<const int32_t> positions,
+                                           std::vector<int64_t>& next) const {
+    std::vector<int32_t> cells;
     for (size_t t = 0; t < streams.size(); ++t) {
         const int64_t stream = streams[t];
         if (stream < 0 || stream >= shape_.streams || positions[t] < 0) {
@@ -65,7 +108,7 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
                                                      " of " + std::to_string(shape_.streams) +
                                                      ", position " + std::to_string(positions[t]));
         }
-        int32_t* strip = position.data() + stream * shape_.cells;
+        const int32_t* strip = position_.data() + stream * shape_.cells;
         int64_t& cell = next[size_t(stream)];
         while (cell < shape_.cells && strip[cell] >= 0) ++cell;
         if (cell == shape_.cells) {
@@ -73,13 +116,16 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
                                                      " is full (" + std::to_string(shape_.cells) +
                                                      " cells)");
         }
-        strip[cell] = positions[t];
-        used[size_t(stream)] = std::max(used[size_t(stream)], int32_t(cell + 1));
-        cells.push_back(int32_t(cell));
+        cells.push_back(int32_t(cell++));
     }
-    position_ = std::move(position);
-    used_ = std::move(used);
-    upload_positions();
+    return cells;
+}
+
+KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t> positions) {
+    require(streams.size() == positions.size() && !streams.empty(), ErrorCode::bad_argument,
+            "cache: expected one stream and one position per token");
+    std::vector<int64_t> next = taken_;
+    const std::vector<int32_t> cells = choose_cells(streams, positions, next);
 
     const int64_t tokens = int64_t(streams.size());
     std::vector<int32_t> packed(streams.begin(), streams.end());  // [3][T]: stream, cell, position
@@ -88,33 +134,47 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
     const std::span<const std::byte> bytes = std::as_bytes(std::span(packed));
     if (batch_memory_.bytes() < bytes.size()) batch_memory_ = Buffer(backend_, bytes.size());
     batch_memory_.upload(bytes);
+
+    // From here on nothing fails. Of each stream only what lies between its new cells is uploaded.
+    std::vector<int64_t> first = next;  // [S] the first new cell
+    for (size_t t = streams.size(); t-- > 0;) {
+        first[size_t(streams[t])] = cells[t];
+        position_[size_t(streams[t] * shape_.cells + cells[t])] = positions[t];
+    }
+    for (int64_t stream = 0; stream < shape_.streams; ++stream) {
+        const int64_t begin = first[size_t(stream)], end = next[size_t(stream)];
+        if (begin == end) continue;
+        int32_t& used = used_[size_t(stream)];
+        used = std::max(used, int32_t(end));
+        upload_positions(stream, begin, end);
+    }
+    taken_ = std::move(next);
+    upload_used();
+
     std::byte* memory = batch_memory_.data();
     const int64_t step = tokens * int64_t(sizeof(int32_t));
     return {view(memory, DType::i32, {tokens}), view(memory + step, DType::i32, {tokens}),
             view(memory + 2 * step, DType::i32, {tokens})};
 }
 
+// [S][C][K][D]; empty for a layer that keeps nothing.
+TensorView KvCache::rows(int64_t layer, int64_t begin, DType type, int64_t d) const {
+    const int64_t kv_heads = layer_at(layer).kv_heads;
+    if (kv_heads == 0) return {};
+    return view(rows_.data() + begin, type, {shape_.streams, shape_.cells, kv_heads, d});
+}
+
 TensorView KvCache::k(int64_t layer) const {
-    const TensorView all = k_.view(
-        shape_.type_k, {shape_.layers * shape_.streams, shape_.cells, shape_.kv_heads, shape_.d_k});
-    TensorView one = all;
-    one.n[0] = shape_.streams;
-    one.data += layer * shape_.streams * all.stride[0];
-    return one;
+    return rows(layer, k_begin_[size_t(layer)], layer_at(layer).type_k, layer_at(layer).d_k);
 }
 
 TensorView KvCache::v(int64_t layer) const {
-    if (shape_.v_in_k) {
-        TensorView inside = k(layer);
-        inside.n[3] = shape_.d_v;
-        inside.data += block_offset(shape_.type_k, shape_.v_first);
-        return inside;
-    }
-    TensorView one = v_.view(
-        shape_.type_v, {shape_.layers * shape_.streams, shape_.cells, shape_.kv_heads, shape_.d_v});
-    one.n[0] = shape_.streams;
-    one.data += layer * shape_.streams * one.stride[0];
-    return one;
+    const KvLayer& of = layer_at(layer);
+    if (!of.v_in_k) return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
+    TensorView inside = k(layer);
+    inside.n[3] = of.d_v;
+    inside.data += block_offset(of.type_k, of.v_first);
+    return inside;
 }
 
 TensorView KvCache::positions() const {
@@ -123,10 +183,27 @@ TensorView KvCache::positions() const {
 
 TensorView KvCache::used() const { return used_memory_.view(DType::i32, {shape_.streams}); }
 
+// The layers whose own keys turn, one after the other.
+std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int64_t)>& rope) const {
+    std::vector<int64_t> layers;
+    for (int64_t l = 0; l < shape_.n_layers(); ++l) {
+        const KvLayer& layer = layer_at(l);
+        if (layer.source || layer.kv_heads == 0 || rope(l).n_rot == 0) continue;
+        if (layer.v_in_k) {
+            throw Error(ErrorCode::unsupported,
+                        "cache: layer " + std::to_string(l) +
+                            " cannot be shifted, its V is a view of the keys that would turn");
+        }
+        layers.push_back(l);
+    }
+    return layers;
+}
+
 void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                     const std::function<RopeConfig(int64_t)>& rope) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
             "cache: shift of an unknown stream");
+    const std::vector<int64_t> layers = turning_layers(rope);
     std::vector<int32_t> moved = position_;
     std::vector<int32_t> row(position_.size(), -1);  // of the table with one row: `difference`
     for (int64_t c = stream * shape_.cells; c < (stream + 1) * shape_.cells; ++c) {
@@ -144,9 +221,8 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
     const Buffer row_memory(backend_, row.size() * sizeof(int32_t));
     row_memory.upload(std::as_bytes(std::span(row)));
     const int32_t differences[] = {difference};
-    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    for (const int64_t layer : layers) {
         const RopeConfig config = rope(layer);
-        if (config.n_rot == 0) continue;
         const std::vector<float> table = rope_shift_table(config, differences);
         const Buffer table_memory(backend_, table.size() * sizeof(float));
         table_memory.upload(std::as_bytes(std::span(table)));
@@ -154,11 +230,11 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
                                  .table = table_memory.view(DType::f32, {1, config.n_rot / 2, 2}),
                                  .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
                                  .pairs = config.pairs,
-                                 .k_rotation = spec_.at(layer, 0, Side::k)});
+                                 .k_rotation = spec_.at(layer, Side::k)});
         backend_.synchronize();  // the table goes out of scope
     }
     position_ = std::move(moved);
-    upload_positions();
+    upload_positions(stream, 0, shape_.cells);
 }
 
 void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
@@ -172,11 +248,7 @@ void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     set_positions(left);
 }
 
-void KvCache::clear() {
-    std::fill(position_.begin(), position_.end(), -1);
-    std::fill(used_.begin(), used_.end(), 0);
-    upload_positions();
-}
+void KvCache::clear() { set_positions(std::vector<int32_t>(position_.size(), -1)); }
 
 void KvCache::read_cells(int64_t layer, int64_t stream, Side side,
                          std::span<std::byte> bytes) const {
@@ -196,16 +268,25 @@ void KvCache::set_positions(std::span<const int32_t> positions) {
     position_.assign(positions.begin(), positions.end());
     for (int64_t stream = 0; stream < shape_.streams; ++stream) {
         const int32_t* strip = position_.data() + stream * shape_.cells;
-        int64_t last = shape_.cells;
+        int64_t last = shape_.cells, taken = 0;
         while (last > 0 && strip[last - 1] < 0) --last;
+        while (taken < last && strip[taken] >= 0) ++taken;
         used_[size_t(stream)] = int32_t(last);
+        taken_[size_t(stream)] = taken;
+        upload_positions(stream, 0, shape_.cells);
     }
-    upload_positions();
+    upload_used();
 }
 
-void KvCache::upload_positions() {
-    position_memory_.upload(std::as_bytes(std::span(position_)));
-    used_memory_.upload(std::as_bytes(std::span(used_)));
+// Brings cells begin .. end of a stream to the backend.
+void KvCache::upload_positions(int64_t stream, int64_t begin, int64_t end) const {
+    const int64_t first = stream * shape_.cells + begin;
+    const std::span<const int32_t> cells =
+        std::span(position_).subspan(size_t(first), size_t(end - begin));
+    std::byte* memory = position_memory_.data() + first * int64_t(sizeof(int32_t));
+    backend_.upload(memory, std::as_bytes(cells));
 }
+
+void KvCache::upload_used() const { used_memory_.upload(std::as_bytes(std::span(used_))); }
 
 }  // namespace rotkv

@@ -40,20 +40,6 @@ TensorView repeated(const TensorView& vector, int64_t tokens) {
 
 }  // namespace
 
-KvShape Model::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
-    KvShape shape;
-    const LayerPlan& layer = config_.equal_heads("cache");
-    shape.layers = config_.layers;
-    shape.streams = streams;
-    shape.cells = cells;
-    shape.kv_heads = layer.kv_heads;
-    shape.d_k = layer.d_k;
-    shape.d_v = layer.d_v;
-    shape.type_k = type_k;
-    shape.type_v = type_v;
-    return shape;
-}
-
 const RopeConfig& Model::rope(int64_t layer) const {
     const bool local = config_.plan[size_t(layer)].rope == LayerRope::local;
     return local ? config_.local_rope : config_.rope;
@@ -173,8 +159,8 @@ Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
 TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch) {
     const int64_t n_tokens = batch.cell.n[3], h = plan().heads, d_v = plan().d_v;
     const TensorView k = cache.k(layer_), v = cache.v(layer_);
-    const Rotation k_rotation = cache.spec().at(layer_, 0, Side::k);
-    const Rotation v_rotation = cache.spec().at(layer_, 0, Side::v);
+    const Rotation k_rotation = cache.spec().at(layer_, Side::k);
+    const Rotation v_rotation = cache.spec().at(layer_, Side::v);
     step(KvStoreArgs{.k_cache = k,
                      .v_cache = v,
                      .k = heads.k,

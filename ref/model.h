@@ -83,9 +83,6 @@ class Model {
     const ModelWeights& weights() const { return *weights_; }
     Backend& backend() const { return weights_->backend; }
 
-    /// A cache shape for this model.
-    KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;
-
     /// RoPE of one layer, for KvCache::shift.
     const RopeConfig& rope(int64_t layer) const;
 

@@ -6,17 +6,21 @@
 
 namespace rotkv {
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// Output i, from 0, of the generator SplitMix64 started at `seed`.
+/// Source: Steele, Lea, Flood 2014.
+inline uint64_t splitmix64(uint64_t seed, uint64_t i) {
+    uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/// Its outputs one after the other.
 class Random {
   public:
-    explicit Random(uint64_t seed) : state_(seed) {}
+    explicit Random(uint64_t seed) : seed_(seed) {}
 
-    uint64_t bits() {
-        uint64_t z = state_ += 0x9E3779B97F4A7C15u;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        return z ^ (z >> 31);
-    }
+    uint64_t bits() { return splitmix64(seed_, next_++); }
 
     /// In [0, 1), a multiple of 2^-53.
     double uniform() { return double(bits() >> 11) * 0x1p-53; }
@@ -25,7 +29,7 @@ class Random {
     int64_t below(int64_t n) { return int64_t(bits() % uint64_t(n)); }
 
   private:
-    uint64_t state_;
+    uint64_t seed_, next_ = 0;
 };
 
 }  // namespace rotkv

@@ -6,6 +6,7 @@
 #include "ref/kv_cache.h"
 #include "ref/ops.h"
 #include "tests/random.h"
+#include "tests/rotation_of.h"
 
 #include <cstring>
 #include <memory>
@@ -75,18 +76,19 @@ struct AttentionCase {
         q = normal_vector(stored * heads * d_k, seed + 2);
     }
 
+    KvLayer layer() const {
+        return {.kv_heads = kv_heads,
+                .d_k = d_k,
+                .d_v = d_v,
+                .type_k = type_k,
+                .type_v = type_v,
+                .v_in_k = v_in_k,
+                .v_first = v_first};
+    }
+
     KvShape shape() const {
-        KvShape shape;
+        KvShape shape{.streams = 1, .cells = cells, .layers = {layer()}};
         for (const int32_t s : streams) shape.streams = std::max(shape.streams, int64_t(s) + 1);
-        shape.layers = 1;
-        shape.cells = cells;
-        shape.kv_heads = kv_heads;
-        shape.d_k = d_k;
-        shape.d_v = d_v;
-        shape.type_k = type_k;
-        shape.type_v = type_v;
-        shape.v_in_k = v_in_k;
-        shape.v_first = v_first;
         return shape;
     }
 
@@ -97,29 +99,36 @@ struct AttentionCase {
             const size_t count = std::min(step, streams.size() - first);
             const KvBatch batch = cache.place(std::span(streams).subspan(first, count),
                                               std::span(positions).subspan(first, count));
-            const auto rows = [&](const std::vector<float>& x, int64_t d) {
-                const auto begin = x.begin() + int64_t(first) * kv_heads * d;
-                return upload(backend,
-                              std::vector<float>(begin, begin + int64_t(count) * kv_heads * d));
-            };
-            const Buffer k_rows = rows(k, d_k), v_rows = rows(v, d_v);
-            KvStoreArgs args{.k_cache = cache.k(0),
-                             .k = k_rows.view(DType::f32, {int64_t(count), kv_heads, d_k}),
-                             .stream = batch.stream,
-                             .cell = batch.cell,
-                             .k_rotation = spec.at(0, 0, Side::k),
-                             .v_rotation = spec.at(0, 0, Side::v)};
-            if (!v_in_k) {
-                args.v_cache = cache.v(0);
-                args.v = v_rows.view(DType::f32, {int64_t(count), kv_heads, d_v});
-            }
-            backend.run(args);
-            backend.synchronize();
+            store_rows(backend, cache, batch, first, count);
         }
     }
 
+    /// Stores the keys and values of tokens first .. first + count, which have their cells, in one
+    /// layer.
+    void store_rows(Backend& backend, KvCache& cache, const KvBatch& batch, size_t first,
+                    size_t count, int64_t layer = 0) const {
+        const auto rows = [&](const std::vector<float>& x, int64_t d) {
+            const auto begin = x.begin() + int64_t(first) * kv_heads * d;
+            return upload(backend,
+                          std::vector<float>(begin, begin + int64_t(count) * kv_heads * d));
+        };
+        const Buffer k_rows = rows(k, d_k), v_rows = rows(v, d_v);
+        KvStoreArgs args{.k_cache = cache.k(layer),
+                         .k = k_rows.view(DType::f32, {int64_t(count), kv_heads, d_k}),
+                         .stream = batch.stream,
+                         .cell = batch.cell,
+                         .k_rotation = spec.at(layer, Side::k),
+                         .v_rotation = spec.at(layer, Side::v)};
+        if (!v_in_k) {
+            args.v_cache = cache.v(layer);
+            args.v = v_rows.view(DType::f32, {int64_t(count), kv_heads, d_v});
+        }
+        backend.run(args);
+        backend.synchronize();
+    }
+
     /// The queries' outputs [T][H][Dv], and their lse [T][H] if it is asked for.
-    std::vector<float> attend(Backend& backend, const KvCache& cache,
+    std::vector<float> attend(Backend& backend, const KvCache& cache, int64_t layer = 0,
                               std::vector<float>* lse = nullptr) const {
         const int64_t tokens = int64_t(q_streams.size());
         const Buffer q_rows = upload(backend, q);
@@ -129,8 +138,8 @@ struct AttentionCase {
         const Buffer sink = upload(backend, sinks.empty() ? std::vector<float>{0.0f} : sinks);
         AttentionArgs args{.dst = dst.view(DType::f32, {tokens, heads, d_v}),
                            .q = q_rows.view(DType::f32, {tokens, heads, d_k}),
-                           .k_cache = cache.k(0),
-                           .v_cache = cache.v(0),
+                           .k_cache = cache.k(layer),
+                           .v_cache = cache.v(layer),
                            .position = cache.positions(),
                            .used = cache.used(),
                            .q_stream = stream.view(DType::i32, {tokens}),
@@ -139,8 +148,8 @@ struct AttentionCase {
                            .softcap = softcap,
                            .window = window,
                            .bounds = bounds,
-                           .k_rotation = spec.at(0, 0, Side::k),
-                           .v_rotation = spec.at(0, 0, Side::v)};
+                           .k_rotation = spec.at(layer, Side::k),
+                           .v_rotation = spec.at(layer, Side::v)};
         if (!sinks.empty()) args.sinks = sink.view(DType::f32, {heads});
         if (lse != nullptr) args.lse = sums.view(DType::f32, {tokens, heads});
         backend.run(args);

@@ -16,9 +16,11 @@ inline std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
         all.insert(all.end(), bytes.begin(), bytes.end());
     };
     append(cache.used());
-    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
-        append(cache.k(layer));
-        if (!cache.shape().v_in_k) append(cache.v(layer));  // else it lies in K
+    for (int64_t l = 0; l < cache.shape().n_layers(); ++l) {
+        const KvLayer& layer = cache.shape().layers[size_t(l)];
+        if (layer.source) continue;
+        append(cache.k(l));
+        if (!layer.v_in_k) append(cache.v(l));  // else it lies in K
     }
     return all;
 }

@@ -6,6 +6,7 @@
 #include "ref/hadamard.h"
 #include "ref/quant.h"
 #include "tests/laws.h"
+#include "tests/rotation_of.h"
 
 namespace rotkv::test {
 
@@ -15,7 +16,7 @@ inline AttentionCase as_stored(const AttentionCase& c) {
     plain.type_k = plain.type_v = DType::f32;
     plain.spec = RotationSpec();
     const auto through = [&](std::vector<float>& x, int64_t d, DType type, Side side) {
-        const Rotation rotation = c.spec.at(0, 0, side);
+        const Rotation rotation = c.spec.at(0, side);
         std::vector<std::byte> bytes(size_t(row_bytes(type, d)));
         for (float* row = x.data(); row < x.data() + x.size(); row += d) {
             ref::hadamard_row(row, row, d, rotation, false);
@@ -74,7 +75,7 @@ struct AttentionRounding {
     AttentionRounding(const AttentionCase& c, const Backend& backend) {
         const bool f64 = backend.name() == "ref";
         const auto rotating = [&](Side side) {
-            const Rotation rotation = c.spec.at(0, 0, side);
+            const Rotation rotation = c.spec.at(0, side);
             return rotation.on() ? 2 * hadamard_rounding(rotation.block) : 0;
         };
         score = (f64 ? 0 : double(c.d_k + 4) * k_unit) + rotating(Side::k);
@@ -149,14 +150,14 @@ inline AttentionCase case_of(DType type_k, DType type_v, const char* spec, uint6
     c.cells = 32;
     c.type_k = type_k;
     c.type_v = type_v;
-    c.spec = RotationSpec::parse(spec);
+    c.spec = spec_of(spec);
     c.fill(2, 24, seed);
     return c;
 }
 
 /// One token's queries over many cells, which a backend may share out among its threads.
 inline AttentionCase long_case() {
-    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=sylvester/64 v=sylvester/64", 36);
+    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=64 v=64", 36);
     c.kv_heads = 1;
     c.cells = 500;
     c.fill(1, 420, 37);
@@ -167,11 +168,11 @@ inline AttentionCase long_case() {
 }
 
 inline std::vector<AttentionCase> mixed_cases() {
-    std::vector<AttentionCase> cases = {
-        case_of(DType::f32, DType::f32, "k=none v=none", 31),
-        case_of(DType::q8_0, DType::q4_0, "k=sylvester/64 v=signs/32/5", 32),
-        case_of(DType::q5_1, DType::f16, "k=signs/64/4 v=none", 33),
-        case_of(DType::iq4_nl, DType::q4_1, "k=sylvester/32 v=sylvester/64", 34), long_case()};
+    std::vector<AttentionCase> cases = {case_of(DType::f32, DType::f32, "k=none v=none", 31),
+                                        case_of(DType::q8_0, DType::q4_0, "k=64 v=32:5", 32),
+                                        case_of(DType::q5_1, DType::f16, "k=64:4 v=none", 33),
+                                        case_of(DType::iq4_nl, DType::q4_1, "k=32 v=64", 34),
+                                        long_case()};
     cases[2].softcap = 20;
     cases[3].sinks = normal_vector(cases[3].heads, 35, 2.0);
     return cases;
@@ -179,7 +180,7 @@ inline std::vector<AttentionCase> mixed_cases() {
 
 inline std::string words(const Backend& backend, const AttentionCase& c) {
     return backend.name() + " " + type_info(c.type_k).name + " " + type_info(c.type_v).name + " " +
-           c.spec.serialize();
+           words_of(c.spec);
 }
 
 }  // namespace rotkv::test

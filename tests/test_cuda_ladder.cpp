@@ -59,7 +59,7 @@ test::AttentionCase long_case(DType type_k, DType type_v, int64_t d, int64_t hea
     c.type_k = type_k;
     c.type_v = type_v;
     c.scale = 1.0f / std::sqrt(float(d));
-    c.spec = RotationSpec::parse("k=sylvester/32 v=signs/32/7");
+    c.spec = spec_of("k=32 v=32:7");
     c.fill(streams, 2051, uint64_t(d));
     c.sinks = normal_vector(heads, 8);
     c.q_streams.clear();

@@ -29,7 +29,8 @@ std::vector<float> run_model(Backend& backend, const TinyModel& tiny,
     tiny.write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
     Model model(gguf, backend, {.context = 64});
-    KvCache cache(backend, model.cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
+    KvCache cache(backend, model.config().cache_shape(1, 32, DType::f32, DType::f32),
+                  RotationSpec());
     std::vector<float> result;
     for (size_t first = 0; first < tokens.size();) {
         const size_t count = first == 0 ? 12 : 1;

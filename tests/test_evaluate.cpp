@@ -5,6 +5,7 @@
 #include "ref/kernels.h"
 #include "ref/measure/base_row.h"
 #include "ref/measure/evaluate.h"
+#include "ref/rotation_policy.h"
 #include "ref/text/tokenizer.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
@@ -31,7 +32,8 @@ class SmallLlama {
     Model& model() { return *model_; }
 
     KvCache cache(const WindowPlan& plan, DType type = DType::f32) {
-        const KvShape shape = model_->cache_shape(plan.windows_at_once(), plan.ctx, type, type);
+        const KvShape shape =
+            model_->config().cache_shape(plan.windows_at_once(), plan.ctx, type, type);
         return KvCache(*backend_, shape, RotationSpec{});
     }
 
@@ -195,9 +197,8 @@ class GoldenModel {
 
     // One window of each of `type_k.type_v.tag` and of the f32 file.
     Comparison compare(DType type_k, DType type_v, const std::string& tag) {
-        const bool off = tag == "rot0";
-        RotationRequest request;
-        if (off) request.k = request.v = parse_rotation("off", "test");
+        const RotationRequest request =
+            RotationRequest::both(*parse_request(tag == "rot0" ? "off" : "auto", "test"));
         BaseReader reader(path(type_k, type_v, tag)), f32(path(DType::f32, DType::f32, "nofa"));
         const BaseHeader& header = reader.header();
         const WindowPlan plan =
@@ -205,9 +206,8 @@ class GoldenModel {
         REQUIRE(tokens_.size() >= header.tokens.size());
         CHECK(std::equal(header.tokens.begin(), header.tokens.end(), tokens_.begin()));
 
-        const KvShape shape = model_.cache_shape(1, 256, type_k, type_v);
-        KvCache cache(*backend_, shape,
-                      RotationSpec::decide(request, type_k, shape.d_k, type_v, shape.d_v));
+        const KvShape shape = model_.config().cache_shape(1, 256, type_k, type_v);
+        KvCache cache(*backend_, shape, decide_rotation(request, shape));
         std::vector<std::byte> row(std::size_t(header.row_bytes())), f32_row(row.size());
         std::vector<float> log_prob(static_cast<std::size_t>(header.n_vocab));
         Comparison result;

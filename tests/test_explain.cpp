@@ -72,8 +72,8 @@ struct Asked {
                .scale = c.scale,
                .softcap = c.softcap,
                .window = c.window,
-               .k_rotation = c.spec.at(0, 0, Side::k),
-               .v_rotation = c.spec.at(0, 0, Side::v)} {}
+               .k_rotation = c.spec.at(0, Side::k),
+               .v_rotation = c.spec.at(0, Side::v)} {}
 };
 
 // Layers of one head with the errors given.
@@ -212,8 +212,8 @@ TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
     exact.store(*backend, a);
     coarse.store(*backend, b);
     const Asked asked(*backend, exact, a);
-    const StoredLayer stored{b.k(0), b.v(0), coarse.spec.at(0, 0, Side::k),
-                             coarse.spec.at(0, 0, Side::v)};
+    const StoredLayer stored{b.k(0), b.v(0), coarse.spec.at(0, Side::k),
+                             coarse.spec.at(0, Side::v)};
     std::vector<int64_t> rows;
     for (int64_t t = 1; t < int64_t(exact.q_streams.size()); t += 3) rows.push_back(t);
     std::vector<OutputErrors> sums(static_cast<size_t>(exact.heads));

@@ -14,13 +14,9 @@ using namespace rotkv::test;
 namespace {
 
 KvShape shape_of(int64_t streams, int64_t cells) {
-    KvShape shape;
-    shape.layers = 2;
-    shape.streams = streams;
-    shape.cells = cells;
-    shape.kv_heads = 1;
-    shape.d_k = shape.d_v = 64;
-    return shape;
+    return {.streams = streams,
+            .cells = cells,
+            .layers = std::vector<KvLayer>(2, {.kv_heads = 1, .d_k = 64, .d_v = 64})};
 }
 
 std::vector<int32_t> ints(Backend& backend, const TensorView& tensor) {
@@ -73,7 +69,7 @@ std::vector<float> plain_keys(Backend& backend, const KvCache& cache) {
     used.n[1] = 24;
     backend.run(DequantizeArgs{.dst = f32, .src = used});
     backend.run(HadamardArgs{
-        .dst = f32, .src = f32, .rotation = cache.spec().at(0, 0, Side::k), .inverse = true});
+        .dst = f32, .src = f32, .rotation = cache.spec().at(0, Side::k), .inverse = true});
     return download_f32(backend, f32);
 }
 
@@ -115,27 +111,30 @@ TEST_CASE("kv_cache: what does not fit changes nothing") {
     CHECK(ints(*ref, cache.positions()) == before);
 
     KvShape block = shape_of(1, 4);
-    block.type_k = DType::q4_0;
-    block.d_k = 80;
+    block.layers[1].type_k = DType::q4_0;
+    block.layers[1].d_k = 80;
     CHECK_THROWS_AS(KvCache(*ref, block, RotationSpec()), Error);
     KvShape weight = shape_of(1, 4);
-    weight.type_v = DType::q4_k;
+    weight.layers[0].type_v = DType::q4_k;
     CHECK_THROWS_AS(KvCache(*ref, weight, RotationSpec()), Error);
     CHECK_THROWS_AS(KvCache(*ref, shape_of(0, 4), RotationSpec()), Error);
-    CHECK_THROWS_AS(KvCache(*ref, shape_of(1, 4), RotationSpec::parse("k=sylvester/128 v=none")),
-                    Error);
+    CHECK_THROWS_AS(KvCache(*ref, shape_of(1, 4), spec_of("k=128 v=none")), Error);
 }
 
 TEST_CASE("kv_cache: bytes per token") {
-    KvShape shape = shape_of(1, 1);
-    shape.layers = 30;
-    shape.kv_heads = 3;
-    CHECK(shape.bytes_per_token() == 30 * 3 * (64 + 64) * 2);
-    shape.type_k = DType::q4_0;
-    shape.type_v = DType::q8_0;
-    CHECK(shape.bytes_per_token() == 30 * 3 * (2 * 18 + 2 * 34));
-    shape.v_in_k = true;
-    CHECK(shape.bytes_per_token() == 30 * 3 * 2 * 18);
+    KvLayer layer{.kv_heads = 3, .d_k = 64, .d_v = 64};
+    const auto of_30 = [&] { return KvShape{.layers = std::vector(30, layer)}.bytes_per_token(); };
+    CHECK(of_30() == 30 * 3 * (64 + 64) * 2);
+    layer.type_k = DType::q4_0;
+    layer.type_v = DType::q8_0;
+    CHECK(of_30() == 30 * 3 * (2 * 18 + 2 * 34));
+    layer.v_in_k = true;
+    CHECK(of_30() == 30 * 3 * 2 * 18);
+
+    KvShape shape{.layers = {layer, {.kv_heads = 2, .d_k = 8, .d_v = 4}, {}, layer}};
+    CHECK(shape.bytes_per_token() == 2 * 3 * 2 * 18 + 2 * (8 + 4) * 2);
+    shape.layers[3].source = 0;  // the first layer's rows again
+    CHECK(shape.bytes_per_token() == 3 * 2 * 18 + 2 * (8 + 4) * 2);
 }
 
 TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of K") {
@@ -156,8 +155,8 @@ TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of 
 
 TEST_CASE("kv_shift: equals recomputing the keys at their new positions") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    for (const char* text : {"k=none v=none", "k=sylvester/64 v=none", "k=signs/64/2 v=none"}) {
-        const RotationSpec spec = RotationSpec::parse(text);
+    for (const char* text : {"k=none v=none", "k=64 v=none", "k=64:2 v=none"}) {
+        const RotationSpec spec = spec_of(text);
         const TurnedKeys moved(*ref, DType::f32, spec, 100);
         const TurnedKeys target(*ref, DType::f32, spec, 83);
         moved.cache->shift(0, 0, 1000, -17, [](int64_t) { return rope_config(); });
@@ -169,7 +168,7 @@ TEST_CASE("kv_shift: equals recomputing the keys at their new positions") {
 
 TEST_CASE("kv_shift: by a and then by b equals by a + b") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    const RotationSpec spec = RotationSpec::parse("k=signs/64/2 v=none");
+    const RotationSpec spec = spec_of("k=64:2 v=none");
     const auto rope = [](int64_t) { return rope_config(); };
     const TurnedKeys twice(*ref, DType::f32, spec, 50), once(*ref, DType::f32, spec, 50);
     twice.cache->shift(0, 0, 1000, 30, rope);
@@ -180,7 +179,7 @@ TEST_CASE("kv_shift: by a and then by b equals by a + b") {
 
 TEST_CASE("kv_shift: a quantized cache is turned, not garbled") {
     const std::unique_ptr<Backend> ref = ref::make_backend();
-    const RotationSpec spec = RotationSpec::parse("k=sylvester/64 v=none");
+    const RotationSpec spec = spec_of("k=64 v=none");
     const TurnedKeys moved(*ref, DType::q8_0, spec, 100);
     const TurnedKeys target(*ref, DType::f32, spec, 83);
     moved.cache->shift(0, 0, 1000, -17, [](int64_t) { return rope_config(); });

@@ -22,9 +22,10 @@ void permute_cells(KvCache& cache, Random& random) {
         const int32_t* strip = cache.host_positions().data() + stream * shape.cells;
         for (size_t c = 0; c < cells; ++c) positions[size_t(stream) * cells + c] = strip[from[c]];
         for (const Side side : {Side::k, Side::v}) {
-            const int64_t row = side == Side::k ? row_bytes(shape.type_k, shape.d_k)
-                                                : row_bytes(shape.type_v, shape.d_v);
-            const size_t cell_bytes = size_t(shape.kv_heads * row);
+            const KvLayer& layer = shape.layers[0];
+            const int64_t row = side == Side::k ? row_bytes(layer.type_k, layer.d_k)
+                                                : row_bytes(layer.type_v, layer.d_v);
+            const size_t cell_bytes = size_t(layer.kv_heads * row);
             std::vector<std::byte> before(cells * cell_bytes), after(before.size());
             cache.read_cells(0, stream, side, before);
             for (size_t c = 0; c < cells; ++c)
@@ -41,7 +42,7 @@ TEST_CASE("law: attention over a rotated cache is plain attention fed with R^T Q
     // q~ . Q(R k) = (R q) . Q(R k) = q . R^T Q(R k), and the same for v: Croci et al. 2024
     // (QuaRot).
     std::vector<AttentionCase> cases = mixed_cases();
-    cases.push_back(case_of(DType::q4_0, DType::q4_0, "k=signs/32/3 v=signs/32/3/32", 36));
+    cases.push_back(case_of(DType::q4_0, DType::q4_0, "k=32:3 v=32:3:32", 36));
     cases.back().v_in_k = true;
     cases.back().v_first = 32;
     cases.back().d_v = 32;
@@ -82,7 +83,7 @@ TEST_CASE("law: damage to K and to V adds up, but for the product of the two") {
     // second order: 16 times finer steps make each error 16 times smaller, and this 256 times.
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
         for (const DType type : {DType::q8_0, DType::q5_0, DType::q4_0}) {
-            AttentionCase none = case_of(DType::f32, DType::f32, "k=sylvester/64 v=signs/64/1", 51);
+            AttentionCase none = case_of(DType::f32, DType::f32, "k=64 v=64:1", 51);
             AttentionCase k_only = none, v_only = none, both = none;
             k_only.type_k = both.type_k = type;
             v_only.type_v = both.type_v = type;

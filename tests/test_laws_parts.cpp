@@ -144,18 +144,18 @@ TEST_CASE("law: three parts of the cells, merged by their lse, are the whole") {
 
 TEST_CASE("law: parts rotated differently, each in a cache of its own, are the whole unrotated") {
     // Rows come back from their rotation before they are merged: R_i^T sum p (R_i v) = sum p v.
-    const char* specs[] = {"k=none v=none", "k=sylvester/64 v=signs/32/5", "k=signs/32/4 v=none"};
+    const char* specs[] = {"k=none v=none", "k=64 v=32:5", "k=32:4 v=none"};
     std::vector<AttentionCase> cases(3, case_of(DType::f32, DType::f32, specs[0], 61));
     cases[1].sinks = normal_vector(cases[1].heads, 62, 2.0);
     cases[2] = long_case();
     cases[2].type_k = cases[2].type_v = DType::f32;
-    cases[2].spec = RotationSpec::parse(specs[0]);
+    cases[2].spec = spec_of(specs[0]);
     for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
         for (const AttentionCase& c : cases) {
             std::vector<AttentionCase> parts(3, c);
             std::vector<Sums> sums;
             for (size_t i = 0; i < 3; ++i) {
-                parts[i].spec = RotationSpec::parse(specs[i]);
+                parts[i].spec = spec_of(specs[i]);
                 parts[i].bounds = three_parts(4, 8)[i];
                 if (i > 0) parts[i].sinks.clear();
                 sums.emplace_back(*backend, parts[i]);

@@ -27,7 +27,7 @@ std::vector<float> run_model(const TinyModel& tiny, const std::vector<int32_t>& 
     const GgufFile gguf = GgufFile::open(file.path());
     const std::unique_ptr<Backend> ref = ref::make_backend();
     Model model(gguf, *ref, {.context = context, .phi3_window = phi3_window});
-    KvCache cache(*ref, model.cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
+    KvCache cache(*ref, model.config().cache_shape(1, 32, DType::f32, DType::f32), RotationSpec());
     std::vector<float> result;
     for (size_t first = 0; first < tokens.size(); first += per_call) {
         const size_t count = std::min(per_call, tokens.size() - first);
@@ -166,7 +166,7 @@ TEST_CASE("model: tokens and positions outside their ranges change nothing") {
     const GgufFile gguf = GgufFile::open(file.path());
     const std::unique_ptr<Backend> ref = ref::make_backend();
     Model model(gguf, *ref, {.context = 8});
-    KvCache cache(*ref, model.cache_shape(1, 4, DType::f32, DType::f32), RotationSpec());
+    KvCache cache(*ref, model.config().cache_shape(1, 4, DType::f32, DType::f32), RotationSpec());
     using Ints = std::vector<int32_t>;
     CHECK_THROWS_AS(model.forward(cache, Ints{53}, Ints{0}, Ints{0}), Error);
     CHECK_THROWS_AS(model.forward(cache, Ints{-1}, Ints{0}, Ints{0}), Error);

@@ -29,7 +29,7 @@ struct OneLayerCase {
     Model model{gguf, backend, {.context = 64, .observer = one_layer.observer()}};
 
     KvCache cache(DType type, const RotationSpec& spec) {
-        return KvCache(backend, model.cache_shape(1, k_tokens, type, type), spec);
+        return KvCache(backend, model.config().cache_shape(1, k_tokens, type, type), spec);
     }
 
     std::vector<float> run(KvCache& cache) {
@@ -74,8 +74,7 @@ TEST_CASE("one layer: it alone lies in the other cache, and what follows sees it
         const TensorView k =
             rows.view(DType::f32, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});
         c.backend.run(DequantizeArgs{.dst = k, .src = plain.k(replaced)});
-        c.backend.run(
-            HadamardArgs{.dst = k, .src = k, .rotation = k_turned.at(replaced, 0, Side::k)});
+        c.backend.run(HadamardArgs{.dst = k, .src = k, .rotation = k_turned.at(replaced, Side::k)});
         const Buffer packed(c.backend, c.keys(other, replaced).size());
         const TensorView expected =
             packed.view(DType::bf16, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});

@@ -1,142 +1,93 @@
-// Which side is rotated and why: the policy, the switches, the saved form.
-#include "ref/error.h"
-#include "ref/rotation.h"
+// The value: its signs, and the words it is written in and read from.
+#include "ref/random.h"
 #include "tests/catch.h"
+#include "tests/rotation_of.h"
 
-#include <cstdlib>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 using namespace rotkv;
+using rotkv::test::spec_of;
 
-namespace {
-
-RotationRequest asked(const char* k, const char* v) {
-    RotationRequest request;
-    request.k = parse_rotation(k, "--rot-k");
-    request.v = parse_rotation(v, "--rot-v");
-    return request;
-}
-
-std::string decided(const char* k, DType type_k, int64_t d_k, const char* v, DType type_v,
-                    int64_t d_v) {
-    return RotationSpec::decide(asked(k, v), type_k, d_k, type_v, d_v).serialize();
-}
-
-// Sets a variable for the life of the object.
-class Environment {
-  public:
-    Environment(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-    ~Environment() { unsetenv(name_); }
-
-  private:
-    const char* name_;
-};
-
-}  // namespace
-
-TEST_CASE("rotation: the policy, side by side") {
-    struct Row {
-        DType k;
-        int64_t d_k;
-        DType v;
-        int64_t d_v;
-        const char* expected;
-    };
-    const Row rows[] = {
-        {DType::q8_0, 64, DType::q8_0, 64, "k=sylvester/64 v=sylvester/64"},
-        {DType::q4_0, 128, DType::f16, 128, "k=sylvester/128 v=none"},
-        {DType::f16, 256, DType::q4_1, 256, "k=none v=sylvester/64"},
-        {DType::q5_0, 192, DType::iq4_nl, 192, "k=sylvester/64 v=sylvester/64"},
-        {DType::q5_1, 320, DType::q5_1, 576, "k=sylvester/64 v=sylvester/64"},
-        {DType::q4_0, 96, DType::q4_0, 32, "k=none v=none"},
-        {DType::f32, 64, DType::bf16, 64, "k=none v=none"},
-    };
-    for (const Row& row : rows) {
-        INFO("D = " << row.d_k << ", " << row.d_v);
-        CHECK(decided("auto", row.k, row.d_k, "auto", row.v, row.d_v) == row.expected);
+TEST_CASE("rotation: signs are bits of SplitMix64, counted or in a row") {
+    std::string signs;
+    for (int64_t i = 0; i < 12; ++i) signs += rotation_sign(0, i) < 0 ? '-' : '+';
+    CHECK(signs == "-++-+++-+-+-");
+    CHECK(splitmix64(0, 0) == 0xE220A8397B1DCDAF);
+    Random random(7);
+    for (int64_t i = 0; i < 100; ++i) {
+        CHECK(rotation_sign(7, i) == (random.bits() >> 63 != 0 ? -1.0f : 1.0f));
     }
 }
 
-TEST_CASE("rotation: what a user asks for wins over the policy") {
-    CHECK(decided("off", DType::q4_0, 64, "auto", DType::q4_0, 64) == "k=none v=sylvester/64");
-    CHECK(decided("on", DType::f16, 128, "on", DType::f32, 128) ==
-          "k=sylvester/128 v=sylvester/64");
-    CHECK(decided("32", DType::q4_0, 96, "16", DType::f16, 80) == "k=sylvester/32 v=sylvester/16");
-    RotationRequest request = asked("auto", "off");
-    request.signs = 7;
-    const RotationSpec spec = RotationSpec::decide(request, DType::q4_0, 64, DType::q4_0, 64);
-    CHECK(spec.serialize() == "k=signs/64/7 v=none");
-    CHECK(spec.words(Side::k) == "signs, block 64, seed 7 (policy: q4_0 is quantized, D = 64)");
-    CHECK(spec.words(Side::v) == "off (--rot-v)");
-}
-
-TEST_CASE("rotation: what cannot be is refused, with who asked") {
-    const auto refused = [](const char* k, int64_t d) -> std::string {
-        try {
-            decided(k, DType::q4_0, d, "off", DType::f16, d);
-        } catch (const Error& error) {
-            CHECK(error.code() == ErrorCode::usage);
-            return error.what();
-        }
-        return "accepted";
-    };
-    CHECK(refused("on", 96).find("--rot-k: 'on' needs") == 0);
-    CHECK(refused("64", 96).find("power of two that divides D = 96, found 64") !=
-          std::string::npos);
-    CHECK(refused("24", 96).find("found 24") != std::string::npos);
-    CHECK(refused("0", 64).find("found 0") != std::string::npos);
-    CHECK(refused("-64", 64).find("found '-64'") != std::string::npos);
-    CHECK(refused("99999999999999999999", 64).find("--rot-k") == 0);
-    CHECK(refused("", 64).find("found ''") != std::string::npos);
-    CHECK(refused("32", 64) == "accepted");
-}
-
-TEST_CASE("rotation: the environment, as llama.cpp reads it, and its overrides") {
-    const auto now = [] {
-        return RotationSpec::decide(rotation_from_environment(), DType::q4_0, 64, DType::q4_0, 64);
-    };
-    CHECK(now().serialize() == "k=sylvester/64 v=sylvester/64");
-    {
-        const Environment disable("LLAMA_ATTN_ROT_DISABLE", "1");
-        CHECK(now().serialize() == "k=none v=none");
-        CHECK(now().words(Side::k) == "off (LLAMA_ATTN_ROT_DISABLE)");
-        const Environment k("LLAMA_ATTN_ROT_K_OVERRIDE", "1");
-        CHECK(now().serialize() == "k=sylvester/64 v=none");
-    }
-    {
-        const Environment disable("LLAMA_ATTN_ROT_DISABLE", "no");  // atoi gives 0
-        CHECK(now().serialize() == "k=sylvester/64 v=sylvester/64");
-        const Environment v("LLAMA_ATTN_ROT_V_OVERRIDE", "0");
-        CHECK(now().serialize() == "k=sylvester/64 v=none");
-    }
-    const Environment k("LLAMA_ATTN_ROT_K_OVERRIDE", "yes");
-    CHECK_THROWS_AS(rotation_from_environment(), Error);
-}
-
-TEST_CASE("rotation: V as a view of K takes K's rotation, signs included") {
-    RotationRequest request = asked("auto", "auto");
-    request.signs = 3;
-    const RotationSpec spec = RotationSpec::decide_shared(request, DType::q8_0, 576, 64, 512);
-    CHECK(spec.serialize() == "k=signs/64/3 v=signs/64/3/64");
-    const RotationSpec plain =
-        RotationSpec::decide_shared(asked("auto", "auto"), DType::q8_0, 576, 64, 512);
-    CHECK(RotationSpec::parse(plain.serialize()) == plain);
-    CHECK_THROWS_AS(RotationSpec::decide_shared(request, DType::q8_0, 576, 32, 512), Error);
-    CHECK_THROWS_AS(RotationSpec::decide_shared(asked("auto", "off"), DType::q8_0, 576, 0, 512),
-                    Error);
-}
-
-TEST_CASE("rotation: the saved form comes back, and nothing else does") {
-    for (const char* text : {"k=none v=none", "k=sylvester/128 v=none", "k=none v=signs/64/0",
-                             "k=signs/64/18446744073709551615 v=signs/64/5/64"}) {
-        CHECK(RotationSpec::parse(text).serialize() == text);
-    }
-    for (const char* text :
-         {"", "k=none", "k=none v=", "k=sylvester v=none", "k=sylvester/48 v=none",
-          "k=signs/64 v=none", "k=signs/64/-1 v=none", "k=signs/64/18446744073709551616 v=none",
-          "k=none/64 v=none", "k=haar/64 v=none", "v=none k=none", "k=none v=none v=none"}) {
+TEST_CASE("rotation: what is written is read back") {
+    const Rotation signs{.kind = Rotation::Kind::signs, .block = 64, .seed = UINT64_MAX};
+    const Rotation inside{.kind = Rotation::Kind::signs, .block = 32, .seed = 0, .first = 96};
+    CHECK(rotation_name(Rotation{}) == "none");
+    CHECK(rotation_name({.kind = Rotation::Kind::sylvester, .block = 128}) == "128");
+    CHECK(rotation_name(signs) == "64:18446744073709551615");
+    CHECK(rotation_name(inside) == "32:0:96");
+    for (const char* text : {"none", "1", "64", "128", "64:0", "64:7", "64:18446744073709551615",
+                             "64:5:64", "32:0:96"}) {
+        const std::optional<Rotation> rotation = parse_rotation(text);
         INFO(text);
-        CHECK_THROWS_AS(RotationSpec::parse(text), Error);
+        REQUIRE(rotation.has_value());
+        CHECK(rotation_name(*rotation) == text);
     }
-    CHECK(RotationSpec::parse("k=signs/64/1 v=none") != RotationSpec::parse("k=signs/64/2 v=none"));
+    CHECK(parse_rotation("64:18446744073709551615") == signs);
+    CHECK(parse_rotation("32:0:96") == inside);
+    CHECK(parse_rotation("64")->kind == Rotation::Kind::sylvester);
+    CHECK(parse_rotation("64:0")->kind == Rotation::Kind::signs);
+}
+
+TEST_CASE("rotation: nothing else is read") {
+    for (const char* text : {"",
+                             ":",
+                             "auto",
+                             "sylvester/64",
+                             "64:",
+                             "64:7:",
+                             "64:7:32:",
+                             "64:7:32:1",
+                             ":7",
+                             "64::32",
+                             "-64",
+                             "64:-1",
+                             "64 ",
+                             " 64",
+                             "64,7",
+                             "0x40",
+                             "64:18446744073709551616",
+                             "9223372036854775808",
+                             "64:7:9223372036854775808",
+                             "none:7",
+                             "None"}) {
+        INFO(text);
+        CHECK(!parse_rotation(text).has_value());
+    }
+}
+
+TEST_CASE("rotation: layers may differ, and those behind the last entry are like it") {
+    const RotationSpec::Layer a{.k = *parse_rotation("64"), .v = {}, .k_reason = "a"};
+    const RotationSpec::Layer b{.k = *parse_rotation("64"), .v = *parse_rotation("32:5")};
+    const RotationSpec spec({a, b});
+    CHECK(rotation_name(spec.at(0, Side::v)) == "none");
+    CHECK(rotation_name(spec.at(1, Side::v)) == "32:5");
+    CHECK(rotation_name(spec.at(7, Side::v)) == "32:5");
+    CHECK(spec.reason(0, Side::k) == "a");
+    CHECK(spec == RotationSpec({a, b, b}));
+    CHECK(spec != RotationSpec({a, b, a}));
+    CHECK(RotationSpec({a, a}) == spec_of("k=64 v=none"));  // reasons do not count
+    CHECK(RotationSpec() == spec_of("k=none v=none"));
+    CHECK(spec_of("k=64:1 v=none") != spec_of("k=64:2 v=none"));
+}
+
+TEST_CASE("rotation: the older spelling of files, and the words for people") {
+    const RotationSpec spec = spec_of("k=64 v=64:5:64");
+    CHECK(saved_words(spec, 0) == "k=sylvester/64 v=signs/64/5/64");
+    CHECK(saved_words(spec_of("k=none v=64:0"), 0) == "k=none v=signs/64/0");
+    CHECK(describe(spec, 0, Side::k) == "sylvester, block 64 (not asked for)");
+    CHECK(describe(spec, 0, Side::v) == "signs, block 64, seed 5 (not asked for)");
+    CHECK(describe(RotationSpec(), 0, Side::k) == "off (not asked for)");
 }

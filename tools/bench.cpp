@@ -26,11 +26,6 @@ namespace {
 constexpr const char* k_tool = "rotkv-bench";
 constexpr int64_t k_most_tokens = int64_t(1) << 20;
 
-struct AskedRotation {
-    std::string text;
-    RotationRequest request;
-};
-
 std::vector<std::string> split(const std::string& list) {
     std::vector<std::string> parts(1);
     for (const char c : list) {
@@ -59,9 +54,7 @@ DType parse_type_of(const std::string& text, const char* flag) {
 }
 
 AskedRotation parse_asked(const std::string& text, const char* flag) {
-    AskedRotation asked{text, {}};
-    asked.request.k = asked.request.v = parse_rotation(text, flag);
-    return asked;
+    return parse_asked_rotation(flag, text);
 }
 
 struct Flags {
@@ -107,8 +100,8 @@ void Flags::add_to(CLI::App& app) {
              "(-ctk) types of K in the cache (f16)", "TYPE,...");
     add_list("--cache-type-v", "-ctv", types_v, parse_type_of,
              "(-ctv) types of V in the cache (f16)", "TYPE,...");
-    add_list("--rot", "--rot", rotations, parse_asked,
-             "rotation of K and V: auto, off, on or a block size (auto)", "WHAT,...");
+    const std::string what = fmt::format("rotation of K and V: {} (auto)", k_rotation_choices);
+    add_list("--rot", "--rot", rotations, parse_asked, what.c_str(), "WHAT,...");
     app.add_option("-b,--batch-size", batch, "tokens of a prompt at once, llama.cpp's -ub")
         ->capture_default_str()
         ->check(CLI::Range(int64_t(1), k_most_tokens))
@@ -212,12 +205,12 @@ Bench::Bench(const Flags& flags)
 void Bench::add_rows(DType type_k, DType type_v, const AskedRotation& asked, int64_t depth) {
     const int64_t room =
         flags_.longest() - *std::max_element(flags_.depths.begin(), flags_.depths.end());
-    const KvShape shape = loaded_.model.cache_shape(1, depth + room, type_k, type_v);
+    const KvShape shape = loaded_.model.config().cache_shape(1, depth + room, type_k, type_v);
     BenchRow row;
     row.type_k = type_k;
     row.type_v = type_v;
     row.rot = asked.text;
-    row.spec = RotationSpec::decide(asked.request, type_k, shape.d_k, type_v, shape.d_v);
+    row.spec = decide_rotation(asked.request, shape);
     row.depth = depth;
     const auto cache = std::make_shared<KvCache>(*loaded_.backend, shape, row.spec);
     if (depth > 0) {

@@ -21,7 +21,7 @@ static int64_t visible_cells(const LayerPlan& layer, int64_t position) {
     return layer.window > 0 ? std::min(all, layer.window) : all;
 }
 
-static PassCost attention_of_layer(const LayerPlan& layer, const KvShape& cache, int64_t first,
+static PassCost attention_of_layer(const LayerPlan& layer, const KvLayer& kept, int64_t first,
                                    int64_t tokens) {
     PassCost work;
     for (int64_t position = first; position < first + tokens; ++position) {
@@ -29,8 +29,7 @@ static PassCost attention_of_layer(const LayerPlan& layer, const KvShape& cache,
                       double(visible_cells(layer, position));
     }
     const int64_t seen_by_first = visible_cells(layer, first);
-    work.bytes =
-        double(seen_by_first + tokens - 1) * double(cache.bytes_per_token()) / double(cache.layers);
+    work.bytes = double(seen_by_first + tokens - 1) * double(kept.bytes_per_token());
     return work;
 }
 
@@ -38,8 +37,9 @@ PassCost cost_of_pass(const GgufFile& file, const Model& model, const KvShape& c
                       int64_t tokens, bool with_logits) {
     PassCost work = one_token_through_layers(file);
     work.flops *= double(tokens);
-    for (const LayerPlan& layer : model.config().plan) {
-        work += attention_of_layer(layer, cache, first, tokens);
+    for (int64_t layer = 0; layer < model.config().layers; ++layer) {
+        work += attention_of_layer(model.config().plan[std::size_t(layer)],
+                                   cache.layers[std::size_t(layer)], first, tokens);
     }
     if (with_logits) {
         const TensorView& output = model.weights().output;

@@ -1,5 +1,6 @@
 #include "tools/bench_report.h"
 
+#include "ref/rotation_words.h"
 #include "tools/cli.h"
 #include "tools/compare/precision_floor.h"
 
@@ -43,10 +44,10 @@ double bytes_per_second(const BenchRow& row) { return row.work.bytes / row.media
 
 // "K 64, V 64": the sides that are rotated, with their blocks.
 std::string rotation_words(const RotationSpec& spec) {
-    const Rotation k = spec.at(0, 0, Side::k), v = spec.at(0, 0, Side::v);
+    const Rotation &k = spec.at(0, Side::k), &v = spec.at(0, Side::v);
     std::string words;
-    if (k.on()) words = fmt::format("K {}", k.block);
-    if (v.on()) words += fmt::format("{}V {}", words.empty() ? "" : ", ", v.block);
+    if (k.on()) words = fmt::format("K {}", rotation_name(k));
+    if (v.on()) words += fmt::format("{}V {}", words.empty() ? "" : ", ", rotation_name(v));
     return words.empty() ? "off" : words;
 }
 

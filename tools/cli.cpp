@@ -2,13 +2,13 @@
 
 #include "ref/error.h"
 #include "ref/files/output_file.h"
+#include "ref/rotation_words.h"
 #include "tools/backends.h"
 #include "tools/loaded_model.h"
 
 #include <algorithm>
 #include <cctype>
 #include <cfenv>
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -95,15 +95,6 @@ std::vector<DType> usual_cache_types() {
     return types;
 }
 
-// CLI11 would take -1 for 2^64 - 1.
-static uint64_t parse_seed(const std::string& text) {
-    uint64_t seed = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-    if (error == std::errc() && end == text.data() + text.size()) return seed;
-    throw Error(ErrorCode::usage,
-                "--rot-signs: expected a number from 0 to 2^64 - 1, found '" + text + "'");
-}
-
 void CacheFlags::add_to(CLI::App& app) {
     const auto add_type = [&app](const char* name, const char* flag, const char* side,
                                  std::optional<DType>& type) {
@@ -118,9 +109,9 @@ void CacheFlags::add_to(CLI::App& app) {
         app.add_option_function<std::string>(
                name,
                [name, &rotation](const std::string& text) {
-                   rotation = parse_rotation(text, name);
+                   rotation = parse_rotation_flag(name, text);
                },
-               std::string("rotation of ") + side + ": auto, off, on or a block size")
+               std::string("rotation of ") + side + ": " + k_rotation_choices)
             ->type_name("WHAT");
     };
     add_type("--cache-type-k", "-ctk", "K", asked_k);
@@ -128,7 +119,14 @@ void CacheFlags::add_to(CLI::App& app) {
     add_rotation("--rot-k", "K", rot_k);
     add_rotation("--rot-v", "V", rot_v);
     app.add_option_function<std::string>(
-           "--rot-signs", [this](const std::string& text) { signs = parse_seed(text); },
+           "--rot-signs",
+           [this](const std::string& text) {
+               signs = parse_seed(text);
+               if (signs) return;
+               throw Error(
+                   ErrorCode::usage,
+                   "--rot-signs: expected a number from 0 to 2^64 - 1, found '" + text + "'");
+           },
            "random signs before the Hadamard matrix, from this seed (default: none)")
         ->type_name("SEED");
 }
@@ -358,21 +356,6 @@ void write_json(const std::string& path, const nlohmann::ordered_json& document)
     OutputFile file(path);
     file.write(text);
     file.finish();
-}
-
-static nlohmann::ordered_json json_of_side(const RotationSpec& spec, Side side) {
-    const Rotation rotation = spec.at(0, 0, side);
-    const char* kind = "none";
-    if (rotation.kind == Rotation::Kind::sylvester) kind = "sylvester";
-    if (rotation.kind == Rotation::Kind::signs) kind = "signs";
-    return {{"kind", kind},
-            {"block", rotation.block},
-            {"seed", rotation.seed},
-            {"reason", spec.reason(side)}};
-}
-
-nlohmann::ordered_json json_of(const RotationSpec& spec) {
-    return {{"k", json_of_side(spec, Side::k)}, {"v", json_of_side(spec, Side::v)}};
 }
 
 std::string read_text(const std::string& path) {

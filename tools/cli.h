@@ -9,9 +9,9 @@
 // Docs: tools/README.md
 
 #include "ref/model.h"
-#include "ref/rotation.h"
 #include "ref/types.h"
 #include "tools/ranks.h"
+#include "tools/rotation_flags.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -104,9 +104,6 @@ Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
 /// Writes the document, indented; invalid UTF-8 is replaced, a NaN becomes null.
 /// Throws Error(io). Does nothing for an empty path.
 void write_json(const std::string& path, const nlohmann::ordered_json& document);
-
-/// {"k": {kind, block, seed, reason}, "v": ...}
-nlohmann::ordered_json json_of(const RotationSpec& spec);
 
 /// The bytes of a text file. Throws Error(io).
 std::string read_text(const std::string& path);

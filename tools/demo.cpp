@@ -51,11 +51,8 @@ struct Row {
     std::optional<KldMeans> on;
 };
 
-RotationRequest no_rotation() {
-    RotationRequest request;
-    request.k = request.v = parse_rotation("off", "comparison");
-    return request;
-}
+const RotationRequest k_no_rotation =
+    RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = "comparison"});
 
 WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
     std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
@@ -73,7 +70,7 @@ Row measure(Model& model, const WindowPlan& plan, DType type, std::span<const fl
     const auto run = [&](KvCache& cache) {
         return summarize_means(run_kld(model, cache, plan, base));
     };
-    KvCache plain = make_cache(model, plan, type, type, no_rotation());
+    KvCache plain = make_cache(model, plan, type, type, k_no_rotation);
     Row row{type, plain.shape().bytes_per_token(), run(plain), std::nullopt};
     KvCache rotated = make_cache(model, plan, type, type, RotationRequest{});
     if (!(rotated.spec() == plain.spec())) row.on = run(rotated);
@@ -144,7 +141,7 @@ int run_demo(const Flags& flags) {
                loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
 
     fmt::print(stderr, "  f32, which the others are compared with ...\n");
-    KvCache exact = make_cache(loaded.model, plan, DType::f32, DType::f32, no_rotation());
+    KvCache exact = make_cache(loaded.model, plan, DType::f32, DType::f32, k_no_rotation);
     const std::vector<float> base = run_hidden(loaded.model, exact, plan);
     std::vector<Row> rows;
     for (const DType type : usual_cache_types())

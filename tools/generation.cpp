@@ -57,10 +57,8 @@ int32_t Sampler::choose(std::span<const double> log_p) {
 }
 
 static KvCache make_continued_cache(const Model& model, const Variant& variant, int64_t cells) {
-    const KvShape shape = model.cache_shape(1, cells, variant.type_k, variant.type_v);
-    return KvCache(model.backend(), shape,
-                   RotationSpec::decide(variant.rotation, variant.type_k, shape.d_k, variant.type_v,
-                                        shape.d_v));
+    const KvShape shape = model.config().cache_shape(1, cells, variant.type_k, variant.type_v);
+    return KvCache(model.backend(), shape, decide_rotation(variant.rotation, shape));
 }
 
 Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells)

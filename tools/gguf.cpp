@@ -5,6 +5,7 @@
 #include "ref/kernels.h"
 #include "ref/model.h"
 #include "ref/quant.h"
+#include "ref/rotation_words.h"
 #include "ref/text/tokenizer.h"
 #include "tools/cli.h"
 
@@ -71,20 +72,14 @@ std::map<std::string, TypeTotal> totals_by_type(const GgufFile& file) {
     return totals;
 }
 
-// A cache of one token, K and V in the given types; nothing where the head size rules them out.
-std::optional<KvShape> cache_shape(const ModelConfig& config, DType type_k, DType type_v) {
-    const LayerPlan& layer = config.equal_heads("rotkv-gguf");
-    KvShape shape;
-    shape.layers = config.layers;
-    shape.cells = 1;
-    shape.kv_heads = layer.kv_heads;
-    shape.d_k = layer.d_k;
-    shape.d_v = layer.d_v;
-    shape.type_k = type_k;
-    shape.type_v = type_v;
-    const bool whole_blocks = shape.d_k % type_info(type_k).block_elements == 0 &&
-                              shape.d_v % type_info(type_v).block_elements == 0;
-    return whole_blocks ? std::optional(shape) : std::nullopt;
+// What a token takes in a cache; nothing where a head size rules the types out.
+std::optional<int64_t> bytes_per_token(const KvShape& shape) {
+    for (const KvLayer& layer : shape.layers) {
+        const bool whole_blocks = layer.d_k % type_info(layer.type_k).block_elements == 0 &&
+                                  layer.d_v % type_info(layer.type_v).block_elements == 0;
+        if (!whole_blocks) return std::nullopt;
+    }
+    return shape.bytes_per_token();
 }
 
 // The model's numbers, or why this file gives none (a vocabulary, an unknown architecture).
@@ -130,18 +125,18 @@ void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) 
     for (const DType type : cache_types()) {
         const TypeInfo& info = type_info(type);
         const double bits = 8.0 * double(info.block_bytes) / double(info.block_elements);
-        const std::optional<KvShape> shape = cache_shape(config, type, type);
+        const std::optional<int64_t> bytes = bytes_per_token(config.cache_shape(1, 1, type, type));
         fmt::print(out, "  {:<6}  {:>14.1f}  {:>15}\n", info.name, bits,
-                   shape ? std::to_string(shape->bytes_per_token()) : "-");
+                   bytes ? std::to_string(*bytes) : "-");
     }
     const DType type_k = flags.cache.type_k(), type_v = flags.cache.type_v();
-    const RotationSpec spec =
-        RotationSpec::decide(flags.cache.rotation(), type_k, layer.d_k, type_v, layer.d_v);
-    const std::optional<KvShape> shape = cache_shape(config, type_k, type_v);
-    fmt::print(out, "\nK {}: rotation {}\n", type_info(type_k).name, spec.words(Side::k));
-    fmt::print(out, "V {}: rotation {}\n", type_info(type_v).name, spec.words(Side::v));
+    const KvShape shape = config.cache_shape(1, 1, type_k, type_v);
+    const RotationSpec spec = decide_rotation(flags.cache.rotation(), shape);
+    const std::optional<int64_t> bytes = bytes_per_token(shape);
+    fmt::print(out, "\nK {}: rotation {}\n", type_info(type_k).name, describe(spec, 0, Side::k));
+    fmt::print(out, "V {}: rotation {}\n", type_info(type_v).name, describe(spec, 0, Side::v));
     fmt::print(out, "together {}\n",
-               shape ? fmt::format("{} bytes per token", shape->bytes_per_token())
+               bytes ? fmt::format("{} bytes per token", *bytes)
                      : "impossible: the head is not whole blocks of 32");
 }
 
@@ -183,13 +178,12 @@ Json json_of_file(const GgufFile& file) {
 Json json_of_cache(const Flags& flags, const ModelConfig& config) {
     Json json;
     for (const DType type : cache_types()) {
-        const std::optional<KvShape> shape = cache_shape(config, type, type);
-        json["bytes_per_token"][type_info(type).name] =
-            shape ? Json(shape->bytes_per_token()) : Json();
+        const std::optional<int64_t> bytes = bytes_per_token(config.cache_shape(1, 1, type, type));
+        json["bytes_per_token"][type_info(type).name] = bytes ? Json(*bytes) : Json();
     }
-    const LayerPlan& layer = config.equal_heads("rotkv-gguf");
-    json["rotation"] = json_of(RotationSpec::decide(flags.cache.rotation(), flags.cache.type_k(),
-                                                    layer.d_k, flags.cache.type_v(), layer.d_v));
+    json["rotation"] = json_of(
+        decide_rotation(flags.cache.rotation(),
+                        config.cache_shape(1, 1, flags.cache.type_k(), flags.cache.type_v())));
     return json;
 }
 

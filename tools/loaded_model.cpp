@@ -1,10 +1,14 @@
 #include "tools/loaded_model.h"
 
+#include "ref/rotation_words.h"
 #include "tools/backends.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace rotkv::tools {
 
@@ -32,9 +36,9 @@ std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text
 
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
                    const RotationRequest& rotation) {
-    const KvShape shape = model.cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v);
-    const RotationSpec spec = RotationSpec::decide(rotation, type_k, shape.d_k, type_v, shape.d_v);
-    return KvCache(model.backend(), shape, spec);
+    const KvShape shape =
+        model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v);
+    return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 
 int64_t default_batch(int64_t ctx) {
@@ -42,19 +46,51 @@ int64_t default_batch(int64_t ctx) {
     return ctx > k_most ? k_most : k_most / ctx * ctx;
 }
 
+static DType type_of(const KvLayer& layer, Side side) {
+    return side == Side::k ? layer.type_k : layer.type_v;
+}
+
+// One line, or one for each way in which layers store this side.
+static std::string describe_side(const KvCache& cache, const char* name, Side side) {
+    std::vector<std::pair<std::string, std::string>> ways;  // in words, and the layers
+    for (std::size_t l = 0; l < cache.shape().layers.size(); ++l) {
+        const KvLayer& layer = cache.shape().layers[l];
+        if (layer.kv_heads == 0) continue;
+        const std::string words =
+            fmt::format("{} {}: rotation {}", name, type_info(type_of(layer, side)).name,
+                        describe(cache.spec(), int64_t(l), side));
+        auto way = std::ranges::find(ways, words, &std::pair<std::string, std::string>::first);
+        if (way == ways.end()) way = ways.insert(way, {words, ""});
+        way->second += fmt::format(" {}", l);
+    }
+    std::string lines;
+    for (const auto& [words, layers] : ways) {
+        lines += words + (ways.size() == 1 ? "" : ", in layers" + layers) + "\n";
+    }
+    return lines;
+}
+
 std::string describe_cache(const KvCache& cache) {
     const KvShape& shape = cache.shape();
-    const auto side = [&](const char* name, DType type, Side which) {
-        return fmt::format("{} {}: rotation {}\n", name, type_info(type).name,
-                           cache.spec().words(which));
-    };
-    return side("K", shape.type_k, Side::k) + side("V", shape.type_v, Side::v) +
-           fmt::format("{} bytes per token in {} layers\n", shape.bytes_per_token(), shape.layers);
+    return describe_side(cache, "K", Side::k) + describe_side(cache, "V", Side::v) +
+           fmt::format("{} bytes per token in {} layers\n", shape.bytes_per_token(),
+                       shape.n_layers());
+}
+
+// "q8_0", or every type that some layer has.
+static std::string types_of(const KvShape& shape, Side side) {
+    std::string types;
+    for (const KvLayer& layer : shape.layers) {
+        const char* name = type_info(type_of(layer, side)).name;
+        if (layer.kv_heads == 0 || types.find(name) != std::string::npos) continue;
+        types += (types.empty() ? "" : "+") + std::string(name);
+    }
+    return types;
 }
 
 nlohmann::ordered_json json_of(const KvShape& shape) {
-    return {{"k", type_info(shape.type_k).name},
-            {"v", type_info(shape.type_v).name},
+    return {{"k", types_of(shape, Side::k)},
+            {"v", types_of(shape, Side::v)},
             {"bytes_per_token", shape.bytes_per_token()}};
 }
 

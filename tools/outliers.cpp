@@ -109,8 +109,8 @@ WindowPlan run_text(const Flags& flags, const LoadedModel& loaded, Survey& surve
         fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
                    loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
     }
-    RotationRequest off;
-    off.k = off.v = parse_rotation("off", k_tool);
+    const RotationRequest off =
+        RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = k_tool});
     KvCache cache = make_cache(model, plan, DType::f32, DType::f32, off);
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
         if (flags.quiet) return;

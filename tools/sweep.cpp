@@ -3,8 +3,9 @@
 // Docs: docs/12-sweeps.md
 
 #include "ref/error.h"
-#include "ref/files/cache_file.h"
 #include "ref/files/fnv1a.h"
+#include "ref/files/model_fingerprint.h"
+#include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/plot.h"
 #include "tools/sweep_file.h"
@@ -63,7 +64,7 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--cache-type-v", types_v, "(-ctv) types of V")
         ->capture_default_str()
         ->type_name("TYPES");
-    app.add_option("--rot", rot, "rotations of both sides: auto, off, on or a block size")
+    app.add_option("--rot", rot, std::string("rotations of both sides: ") + k_rotation_choices)
         ->capture_default_str()
         ->type_name("LIST");
     app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")
@@ -116,9 +117,7 @@ std::vector<DType> types_of(const char* flag, const std::string& list) {
 std::vector<AskedRotation> rotations_of(const std::string& list) {
     std::vector<AskedRotation> rotations;
     for (const std::string& text : parts_of("--rot", list)) {
-        RotationRequest request;
-        request.k = request.v = parse_rotation(text, "--rot");
-        rotations.push_back({text, request});
+        rotations.push_back(parse_asked_rotation("--rot", text));
     }
     return rotations;
 }
@@ -145,7 +144,21 @@ struct Setup {
 };
 
 int64_t values_per_token(const KvShape& shape) {
-    return shape.layers * shape.kv_heads * (shape.d_k + shape.d_v);
+    int64_t values = 0;
+    for (const KvLayer& layer : shape.layers) {
+        const int64_t of_head = layer.d_k + (layer.v_in_k ? 0 : layer.d_v);
+        if (!layer.source) values += layer.kv_heads * of_head;
+    }
+    return values;
+}
+
+// "k=sylvester/64 v=none"; where layers differ, once for each that begins another rotation.
+std::string words_of(const RotationSpec& spec) {
+    std::string words = saved_words(spec, 0);
+    for (int64_t l = 1; l < spec.entries(); ++l) {
+        words += fmt::format(", from layer {} {}", l, saved_words(spec, l));
+    }
+    return words;
 }
 
 // Everything that a figure depends on: rows under another first line are another sweep's.
@@ -179,7 +192,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["precision"] = json_of(setup.loaded.model.options().precision);
     json["base"] = {{"k", type_info(setup.base.type_k).name},
                     {"v", type_info(setup.base.type_v).name},
-                    {"rotation", run.base_spec().serialize()}};
+                    {"rotation", words_of(run.base_spec())}};
     json["values_per_token"] = values_per_token(run.base_shape());
     json["k"] = names(setup.types_k);
     json["v"] = names(setup.types_v);
@@ -199,7 +212,7 @@ SweepRow empty_row(const SweepPoint& cell) {
 
 void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     if (!row.found) return;
-    row.rotation = cell.spec.serialize();
+    row.rotation = words_of(cell.spec);
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 

@@ -26,8 +26,7 @@ void try_cache(SweepPoint& cell, const Model& model, const WindowPlan& plan) {
 }
 
 bool is_same(const SweepPoint& a, const SweepPoint& b) {
-    return a.unsupported.empty() && b.unsupported.empty() && a.shape.type_k == b.shape.type_k &&
-           a.shape.type_v == b.shape.type_v && a.spec == b.spec;
+    return a.unsupported.empty() && b.unsupported.empty() && a.shape == b.shape && a.spec == b.spec;
 }
 
 }  // namespace

@@ -15,12 +15,6 @@
 
 namespace rotkv::tools {
 
-/// One request for a rotation of both sides: "off", "auto", "on" or a block.
-struct AskedRotation {
-    std::string text;
-    RotationRequest request;
-};
-
 /// One cell: what is asked for, and what it comes to on this model.
 struct SweepPoint {
     Variant variant;  ///< called "k=q8_0,v=q4_0,rot=auto", as in SweepRow::name()

@@ -5,11 +5,13 @@
 #include "ref/cases/cases.h"
 #include "ref/error.h"
 #include "ref/quant.h"
+#include "ref/rotation_words.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <numeric>
+#include <optional>
 
 namespace rotkv {
 
@@ -100,21 +102,11 @@ DType Fields::type(const char* key) {
 }
 
 Rotation Fields::rotation(const char* key) {
-    std::string text = "none";
+    std::string text = rotation_name(Rotation{});
     if (!take(key, text)) return {};
-    const size_t colon = text.find(':');
-    Rotation rotation;
-    const auto number = [&](size_t begin, size_t end) {
-        uint64_t value = 0;
-        const char* last = text.data() + end;
-        const auto [stop, error] = std::from_chars(text.data() + begin, last, value);
-        if (error != std::errc() || stop != last) refuse(key, "BLOCK or BLOCK:SEED", text);
-        return value;
-    };
-    rotation.kind = colon == std::string::npos ? Rotation::Kind::sylvester : Rotation::Kind::signs;
-    rotation.block = int64_t(number(0, std::min(colon, text.size())));
-    if (colon != std::string::npos) rotation.seed = number(colon + 1, text.size());
-    return rotation;
+    const std::optional<Rotation> rotation = parse_rotation(text);
+    if (!rotation) refuse(key, "BLOCK or BLOCK:SEED", text);
+    return *rotation;
 }
 
 void Fields::finish() const {

@@ -291,8 +291,13 @@ class RestoreCase : public Case {
                                             .v_rotation = shape.v_rotation});
     }
     void run(Backend& backend, const Views& views) const override {
-        const KvShape kv{1,         shape.streams, shape.cells,  shape.kv_heads, shape.d_k,
-                         shape.d_v, shape.type_k,  shape.type_v, false,          0};
+        const KvShape kv{.streams = shape.streams,
+                         .cells = shape.cells,
+                         .layers = {{.kv_heads = shape.kv_heads,
+                                     .d_k = shape.d_k,
+                                     .d_v = shape.d_v,
+                                     .type_k = shape.type_k,
+                                     .type_v = shape.type_v}}};
         const RotationSpec spec = RotationSpec::of(shape.k_rotation, shape.v_rotation);
         const std::string path = (std::filesystem::temp_directory_path() /
                                   ("rotkv-case-" + std::to_string(std::random_device()())))

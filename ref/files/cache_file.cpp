@@ -2,8 +2,11 @@
 
 #include "ref/error.h"
 #include "ref/files/byte_cursor.h"
+#include "ref/files/byte_packer.h"
 #include "ref/files/fnv1a.h"
+#include "ref/files/gguf.h"
 #include "ref/files/output_file.h"
+#include "ref/rotation_words.h"
 
 #include <algorithm>
 #include <bit>
@@ -13,8 +16,8 @@
 #include <fstream>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace rotkv {
@@ -22,77 +25,11 @@ namespace rotkv {
 static_assert(std::endian::native == std::endian::little, "saved caches are little endian");
 
 static constexpr std::string_view k_magic = "rotkv-kv";
-static constexpr uint32_t k_version = 1;
+static constexpr uint32_t k_version = 2, k_alike_version = 1;  // of layers that are all alike
 static constexpr std::size_t k_file_bytes_offset = k_magic.size() + sizeof k_version;
 static constexpr std::size_t k_checksum_bytes = 8;
-static constexpr std::size_t k_sample_bytes = 4096;  // of a tensor, for the fingerprint
 
 using Bytes = std::vector<std::byte>;
-
-namespace {
-
-// Bytes under construction: numbers as they lie in memory, texts after their length.
-class Packer {
-  public:
-    void put(std::span<const std::byte> more) {
-        bytes.insert(bytes.end(), more.begin(), more.end());
-    }
-    template <class Number>
-    requires std::is_arithmetic_v<Number>
-    void put(Number number) { put(std::as_bytes(std::span(&number, 1))); }
-    void put(std::string_view text) {
-        put(uint64_t(text.size()));
-        put(std::as_bytes(std::span(text)));
-    }
-    template <class Element>
-    void put(const std::vector<Element>& elements) {
-        put(uint64_t(elements.size()));
-        for (const Element element : elements) put(element);
-    }
-    void put(const GgufArray& array) {
-        put(uint32_t(array.index()));
-        std::visit([this](const auto& elements) { put(elements); }, array);
-    }
-    void put(std::monostate) {}
-
-    Bytes bytes;
-};
-
-}  // namespace
-
-uint64_t model_fingerprint(const GgufFile& model) {
-    Fnv1a hash;
-    for (const GgufEntry& entry : model.metadata()) {
-        if (entry.key.starts_with("general.") || entry.key.starts_with("tokenizer.")) continue;
-        Packer packer;
-        packer.put(std::string_view(entry.key));
-        packer.put(uint32_t(entry.value.index()));
-        std::visit([&](const auto& value) { packer.put(value); }, entry.value);
-        hash.add(packer.bytes);
-    }
-    for (const GgufTensor& tensor : model.tensors()) {
-        Packer packer;
-        packer.put(std::string_view(tensor.name));
-        packer.put(int32_t(tensor.type));
-        for (const int64_t extent : tensor.n) packer.put(extent);
-        const std::size_t sample = std::min(k_sample_bytes, std::size_t(tensor.bytes));
-        packer.put(std::span<const std::byte>(tensor.view.data, sample));
-        hash.add(packer.bytes);
-    }
-    return hash.sum();
-}
-
-// The extents that two caches must share, in the order in which they stand in the file. The number
-// of cells is not among them.
-static std::vector<std::pair<const char*, int64_t>> extents(const KvShape& shape) {
-    return {{"layers", shape.layers},
-            {"streams", shape.streams},
-            {"kv_heads", shape.kv_heads},
-            {"d_k", shape.d_k},
-            {"d_v", shape.d_v},
-            {"v_in_k", shape.v_in_k},
-            {"v_first", shape.v_in_k ? shape.v_first : 0}};
-}
 
 namespace {
 
@@ -108,10 +45,16 @@ struct Strip {
     }
 };
 
-// K or V of a layer, and the bytes that one token takes in it.
+// K or V of a layer, and the bytes that one token takes in it; none where a layer keeps nothing.
 struct Part {
     Side side;
     std::size_t token_bytes;
+};
+
+// Something that gives the bytes their meaning, as it stands in the file: a number or a text.
+struct Field {
+    const char* name;
+    std::variant<int64_t, std::string> value;
 };
 
 }  // namespace
@@ -121,28 +64,56 @@ static Strip strip_of(const KvCache& cache, int64_t stream) {
     return Strip(cache.host_positions().subspan(std::size_t(stream) * cells, cells));
 }
 
-static std::vector<Part> parts(const KvShape& shape) {
+static std::vector<Part> parts_of(const KvLayer& layer) {
+    if (layer.source) return {};
     const auto bytes = [&](DType type, int64_t d) {
-        return std::size_t(shape.kv_heads * row_bytes(type, d));
+        return std::size_t(layer.kv_heads * row_bytes(type, d));
     };
-    std::vector<Part> parts = {{Side::k, bytes(shape.type_k, shape.d_k)}};
-    if (!shape.v_in_k) parts.push_back({Side::v, bytes(shape.type_v, shape.d_v)});
+    std::vector<Part> parts = {{Side::k, bytes(layer.type_k, layer.d_k)}};
+    if (!layer.v_in_k) parts.push_back({Side::v, bytes(layer.type_v, layer.d_v)});
     return parts;
+}
+
+static std::vector<Field> extents_of(const KvLayer& layer) {
+    return {{"kv_heads", layer.kv_heads},
+            {"d_k", layer.d_k},
+            {"d_v", layer.d_v},
+            {"v_in_k", int64_t(layer.v_in_k)},
+            {"v_first", layer.v_in_k ? layer.v_first : 0}};
+}
+
+static std::vector<Field> types_of(const KvLayer& layer) {
+    return {{"type of K", type_info(layer.type_k).name},
+            {"type of V", type_info(layer.type_v).name}};
+}
+
+// All of a layer, in the order of the file.
+static std::vector<Field> fields_of(const KvCache& cache, int64_t index) {
+    const KvLayer& layer = cache.shape().layers[std::size_t(index)];
+    std::vector<Field> fields = extents_of(layer);
+    fields.push_back({"source", layer.source.value_or(index)});
+    for (const Field& type : types_of(layer)) fields.push_back(type);
+    fields.push_back({"rotation of K", rotation_name(cache.spec().at(index, Side::k))});
+    fields.push_back({"rotation of V", rotation_name(cache.spec().at(index, Side::v))});
+    return fields;
 }
 
 // Everything before the keys and values.
 static Bytes pack_head(const KvCache& cache, uint64_t fingerprint) {
     const KvShape& shape = cache.shape();
-    Packer head;
+    BytePacker head;
     head.put(std::as_bytes(std::span(k_magic)));
     head.put(k_version);
     head.put(uint64_t(0));  // of the file's bytes, known below
     head.put(fingerprint);
-    head.put(std::string_view(type_info(shape.type_k).name));
-    head.put(std::string_view(type_info(shape.type_v).name));
-    head.put(std::string_view(cache.spec().serialize()));
     head.put(shape.cells);
-    for (const auto& [name, extent] : extents(shape)) head.put(extent);
+    head.put(shape.streams);
+    head.put(shape.n_layers());
+    for (int64_t l = 0; l < shape.n_layers(); ++l) {
+        for (const Field& field : fields_of(cache, l)) {
+            std::visit([&](const auto& value) { head.put(value); }, field.value);
+        }
+    }
     int64_t tokens = 0;
     for (int64_t stream = 0; stream < shape.streams; ++stream) {
         const Strip strip = strip_of(cache, stream);
@@ -164,10 +135,10 @@ void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& p
         file.write(bytes);
     };
     write(pack_head(cache, fingerprint));
-    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
+    for (int64_t layer = 0; layer < cache.shape().n_layers(); ++layer) {
         for (int64_t stream = 0; stream < cache.shape().streams; ++stream) {
             const Strip strip = strip_of(cache, stream);
-            for (const Part& part : parts(cache.shape())) {
+            for (const Part& part : parts_of(cache.shape().layers[std::size_t(layer)])) {
                 Bytes cells(strip.position.size() * part.token_bytes);
                 cache.read_cells(layer, stream, part.side, cells);
                 for (std::size_t c = 0; c < strip.position.size(); ++c) {
@@ -200,7 +171,7 @@ static std::string hexadecimal(uint64_t number) {
     return text;
 }
 
-// That the bytes are a whole saved cache of this version; returns them without the checksum.
+// That the bytes are a whole saved cache of a known version; returns them without the checksum.
 static std::span<const std::byte> check_whole(std::span<const std::byte> bytes,
                                               const std::string& path) {
     ByteCursor cursor(bytes, path);
@@ -209,9 +180,9 @@ static std::span<const std::byte> check_whole(std::span<const std::byte> bytes,
         cursor.fail("expected \"rotkv-kv\": not a saved cache");
     }
     const uint32_t version = cursor.number<uint32_t>("version");
-    if (version != k_version) {
-        cursor.fail("expected version " + std::to_string(k_version) + ", found " +
-                    std::to_string(version));
+    if (version != k_version && version != k_alike_version) {
+        cursor.fail("expected version " + std::to_string(k_alike_version) + " or " +
+                    std::to_string(k_version) + ", found " + std::to_string(version));
     }
     const uint64_t file_bytes = cursor.number<uint64_t>("file's size");
     if (file_bytes != bytes.size()) {
@@ -238,25 +209,67 @@ static std::span<const std::byte> check_whole(std::span<const std::byte> bytes,
                 path + ": " + what + ": expected " + expected + ", found " + found);
 }
 
+// The next field of the file, of the same name and kind as `like`.
+static Field read_field(ByteCursor& cursor, const Field& like) {
+    if (std::holds_alternative<std::string>(like.value)) {
+        return {like.name, std::string(cursor.string())};
+    }
+    return {like.name, cursor.number<int64_t>(like.name)};
+}
+
+static void require_same(const Field& expected, const Field& found, const std::string& of,
+                         const std::string& path) {
+    if (found.value == expected.value) return;
+    const auto words = [](const Field& field) {
+        const std::string* text = std::get_if<std::string>(&field.value);
+        return text != nullptr ? in_quotes(*text) : std::to_string(std::get<int64_t>(field.value));
+    };
+    differs(path, of + expected.name, words(expected), words(found));
+}
+
+static std::string name_of_layer(int64_t index) { return "layer " + std::to_string(index) + ": "; }
+
 // What gives the bytes their meaning, field by field against the cache at hand. Returns the number
 // of cells that the saved cache had.
-static uint64_t check_same(ByteCursor& cursor, const KvCache& cache, uint64_t fingerprint,
-                           const std::string& path) {
+static uint64_t check_same(ByteCursor& cursor, const KvCache& cache, const std::string& path) {
     const KvShape& shape = cache.shape();
-    const uint64_t model = cursor.number<uint64_t>("model");
-    if (model != fingerprint) differs(path, "model", hexadecimal(fingerprint), hexadecimal(model));
-    const std::pair<const char*, std::string> texts[] = {
-        {"type of K", type_info(shape.type_k).name},
-        {"type of V", type_info(shape.type_v).name},
-        {"rotation", cache.spec().serialize()}};
-    for (const auto& [what, expected] : texts) {
-        const std::string_view found = cursor.string();
-        if (found != expected) differs(path, what, in_quotes(expected), in_quotes(found));
-    }
     const uint64_t cells = cursor.number<uint64_t>("cells");
-    for (const auto& [what, expected] : extents(shape)) {
-        const int64_t found = cursor.number<int64_t>(what);
-        if (found != expected) differs(path, what, std::to_string(expected), std::to_string(found));
+    const Field all[] = {{"streams", shape.streams}, {"layers", shape.n_layers()}};
+    for (const Field& field : all) require_same(field, read_field(cursor, field), "", path);
+    for (int64_t l = 0; l < shape.n_layers(); ++l) {
+        for (const Field& field : fields_of(cache, l)) {
+            require_same(field, read_field(cursor, field), name_of_layer(l), path);
+        }
+    }
+    return cells;
+}
+
+// The same for version 1, which says once what holds for all layers.
+static uint64_t check_alike(ByteCursor& cursor, const KvCache& cache, const std::string& path) {
+    const KvShape& shape = cache.shape();
+    const auto texts_of = [&](int64_t l) {
+        std::vector<Field> texts = types_of(shape.layers[std::size_t(l)]);
+        texts.push_back({"rotation", saved_words(cache.spec(), l)});
+        return texts;
+    };
+    std::vector<Field> texts, extents;
+    for (const Field& like : texts_of(0)) texts.push_back(read_field(cursor, like));
+    const uint64_t cells = cursor.number<uint64_t>("cells");
+    const Field all[] = {{"layers", shape.n_layers()}, {"streams", shape.streams}};
+    for (const Field& field : all) require_same(field, read_field(cursor, field), "", path);
+    for (const Field& like : extents_of({})) extents.push_back(read_field(cursor, like));
+
+    const auto require_all = [&](const std::vector<Field>& expected,
+                                 const std::vector<Field>& found, int64_t l) {
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            require_same(expected[i], found[i], name_of_layer(l), path);
+        }
+    };
+    for (int64_t l = 0; l < shape.n_layers(); ++l) {
+        const KvLayer& layer = shape.layers[std::size_t(l)];
+        require_all(texts_of(l), texts, l);
+        require_all(extents_of(layer), extents, l);
+        require_all({{"source", layer.source.value_or(l)}}, {{"source", l}}, l);
     }
     return cells;
 }
@@ -286,10 +299,10 @@ static void read_positions(ByteCursor& cursor, uint64_t saved_cells, std::span<i
 static void restore(KvCache& cache, std::span<const int32_t> positions,
                     std::span<const std::byte> data) {
     cache.set_positions(positions);
-    for (int64_t layer = 0; layer < cache.shape().layers; ++layer) {
+    for (int64_t layer = 0; layer < cache.shape().n_layers(); ++layer) {
         for (int64_t stream = 0; stream < cache.shape().streams; ++stream) {
             const Strip strip = strip_of(cache, stream);
-            for (const Part& part : parts(cache.shape())) {
+            for (const Part& part : parts_of(cache.shape().layers[std::size_t(layer)])) {
                 Bytes cells(strip.position.size() * part.token_bytes);
                 for (std::size_t c = 0; c < strip.position.size(); ++c) {
                     if (strip.position[c] < 0) continue;
@@ -307,8 +320,13 @@ void load_cache(KvCache& cache, uint64_t fingerprint, const std::string& path) {
     const Bytes file = read_file(path);
     const std::span<const std::byte> body = check_whole(file, path);
     ByteCursor cursor(body, path);
-    cursor.take(k_file_bytes_offset + sizeof(uint64_t), "beginning");
-    const uint64_t saved_cells = check_same(cursor, cache, fingerprint, path);
+    cursor.take(k_magic.size(), "magic");
+    const uint32_t version = cursor.number<uint32_t>("version");
+    cursor.take(sizeof(uint64_t), "file's size");
+    const uint64_t model = cursor.number<uint64_t>("model");
+    if (model != fingerprint) differs(path, "model", hexadecimal(fingerprint), hexadecimal(model));
+    const uint64_t saved_cells =
+        version == k_version ? check_same(cursor, cache, path) : check_alike(cursor, cache, path);
 
     const KvShape& shape = cache.shape();
     std::vector<int32_t> positions(cache.host_positions().size(), -1);

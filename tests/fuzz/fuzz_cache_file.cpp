@@ -30,44 +30,44 @@ Bytes with_right_sums(Bytes file) {
     return file;
 }
 
-// The caches that the seeds were saved from: several streams, a rotation, V inside K.
+// The caches that the seeds were saved from: several streams, a rotation, V inside K, unlike layers
+// of which one reads another's rows and one keeps nothing.
 struct Kind {
     KvShape shape;
-    const char* spec;
+    RotationSpec spec;
 };
 std::vector<Kind> kinds() {
-    KvShape plain;
-    plain.layers = plain.kv_heads = 1;
-    plain.streams = 2;
-    plain.cells = 4;
-    plain.d_k = plain.d_v = 2;
-    plain.type_k = plain.type_v = DType::f32;
-
-    KvShape rotated = plain;
-    rotated.layers = rotated.kv_heads = 2;
-    rotated.streams = 1;
-    rotated.d_k = rotated.d_v = 32;
-    rotated.type_k = DType::q8_0;
-    rotated.type_v = DType::q4_0;
-
-    KvShape shared = plain;
-    shared.d_k = 8;
-    shared.d_v = 4;
-    shared.type_k = shared.type_v = DType::f16;
-    shared.v_in_k = true;
-    shared.v_first = 4;
-    return {{plain, "k=none v=none"},
-            {rotated, "k=sylvester/32 v=signs/16/7"},
-            {shared, "k=signs/4/3 v=signs/4/3/4"}};
+    const KvLayer f32{
+        .kv_heads = 1, .d_k = 2, .d_v = 2, .type_k = DType::f32, .type_v = DType::f32};
+    const KvLayer rotated{
+        .kv_heads = 2, .d_k = 32, .d_v = 32, .type_k = DType::q8_0, .type_v = DType::q4_0};
+    const KvLayer shared{.kv_heads = 1, .d_k = 8, .d_v = 4, .v_in_k = true, .v_first = 4};
+    KvLayer reading = rotated;
+    reading.source = 0;
+    const RotationSpec::Layer turned{.k = *parse_rotation("32"), .v = *parse_rotation("16:7")};
+    std::vector<Kind> all;
+    const auto add = [&](int64_t streams, const std::vector<KvLayer>& layers,
+                         const RotationSpec& spec) {
+        Kind& kind = all.emplace_back();
+        kind.shape.streams = streams;
+        kind.shape.cells = 4;
+        kind.shape.layers = layers;
+        kind.spec = spec;
+    };
+    add(2, {f32}, RotationSpec());
+    add(1, {rotated, rotated}, RotationSpec({turned}));
+    add(2, {shared}, spec_of("k=4:3 v=4:3:4"));
+    add(1, {rotated, f32, reading, {}}, RotationSpec({turned, {}, turned, {}}));
+    return all;
 }
 
 // A cache that holds something: one token in each stream, and bytes that no load would write.
 std::unique_ptr<KvCache> make_cache(Backend& backend, const Kind& kind) {
-    auto cache = std::make_unique<KvCache>(backend, kind.shape, RotationSpec::parse(kind.spec));
+    auto cache = std::make_unique<KvCache>(backend, kind.shape, kind.spec);
     std::vector<int32_t> positions(size_t(kind.shape.streams * kind.shape.cells), -1);
     for (size_t c = 2; c < positions.size(); c += size_t(kind.shape.cells)) positions[c] = 5;
     cache->set_positions(positions);
-    for (int64_t layer = 0; layer < kind.shape.layers; ++layer) {
+    for (int64_t layer = 0; layer < kind.shape.n_layers(); ++layer) {
         for (const TensorView& tensor : {cache->k(layer), cache->v(layer)}) {
             backend.upload(tensor.data,
                            std::vector<std::byte>(size_t(span_bytes(tensor)), std::byte(0x55)));

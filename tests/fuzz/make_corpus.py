@@ -141,36 +141,67 @@ def base_file_seeds():
     write("base_file", "header", b"_logits_" + struct.pack("<3i", 512, 32000, 100))
 
 
-def saved_cache(spec, types, cells, extents, positions, token_bytes):
-    """extents: layers, streams, kv_heads, d_k, d_v, v_in_k, v_first; positions: one list a stream.
-    The caches that these belong to are those of fuzz_cache_file.cpp."""
-    text = b"".join(gguf_string(name) for name in (*types, spec))
-    head = struct.pack("<Q", 0x0123456789abcdef) + text + struct.pack("<8Q", cells, *extents)
-    for stream in positions:
-        head += struct.pack(f"<Q{len(stream)}i", len(stream), *stream)
-    tokens = sum(position >= 0 for stream in positions for position in stream)
-    body = head + bytes(i % 251 for i in range(extents[0] * tokens * token_bytes))
-    file = b"rotkv-kv" + struct.pack("<IQ", 1, 20 + len(body) + 8) + body
+def sealed_cache(version, body):
+    file = b"rotkv-kv" + struct.pack("<IQ", version, 20 + len(body) + 8) + body
     checksum = 0xcbf29ce484222325  # FNV-1a
     for byte in file:
         checksum = (checksum ^ byte) * 0x100000001b3 % 2**64
     return file + struct.pack("<Q", checksum)
 
 
+def cells_of(positions, token_bytes):
+    """positions: one list a stream; token_bytes: one number a layer."""
+    text = b"".join(struct.pack(f"<Q{len(stream)}i", len(stream), *stream) for stream in positions)
+    tokens = sum(position >= 0 for stream in positions for position in stream)
+    return text + b"".join(bytes(i % 251 for i in range(tokens * size)) for size in token_bytes)
+
+
+def saved_cache_1(spec, types, cells, extents, positions, token_bytes):
+    """A file of version 1. extents: layers, streams, kv_heads, d_k, d_v, v_in_k, v_first."""
+    head = struct.pack("<Q", 0x0123456789abcdef)
+    head += b"".join(gguf_string(name) for name in (*types, spec))
+    head += struct.pack("<8Q", cells, *extents)
+    tokens = sum(position >= 0 for stream in positions for position in stream)
+    rows = bytes(i % 251 for i in range(extents[0] * tokens * token_bytes))
+    return sealed_cache(1, head + cells_of(positions, []) + rows)
+
+
+def saved_cache(cells, layers, positions, token_bytes):
+    """layers: (kv_heads, d_k, d_v, v_in_k, v_first, source), types and rotations of K and V.
+    The caches that these belong to are those of fuzz_cache_file.cpp."""
+    head = struct.pack("<4Q", 0x0123456789abcdef, cells, len(positions), len(layers))
+    for extents, words in layers:
+        head += struct.pack("<6Q", *extents) + b"".join(gguf_string(word) for word in words)
+    return sealed_cache(2, head + cells_of(positions, token_bytes))
+
+
 def cache_file_seeds():
     plain = "k=none v=none", ("f32", "f32")
     two_streams = 1, 2, 1, 2, 2, 0, 0
-    write("cache_file", "plain", saved_cache(*plain, 4, two_streams, [[7, -1, 8], [9]], 16))
-    write("cache_file", "empty", saved_cache(*plain, 4, two_streams, [[], []], 16))
-    write("cache_file", "full", saved_cache(
+    write("cache_file", "plain", saved_cache_1(*plain, 4, two_streams, [[7, -1, 8], [9]], 16))
+    write("cache_file", "empty", saved_cache_1(*plain, 4, two_streams, [[], []], 16))
+    write("cache_file", "full", saved_cache_1(
         *plain, 9, two_streams, [[0, 1, 2, 3], [-1, -1, -1, 2**31 - 1]], 16))
-    write("cache_file", "too-long", saved_cache(
+    write("cache_file", "too-long", saved_cache_1(
         *plain, 9, two_streams, [[0], [0, 1, 2, 3, 4]], 16))  # for a cache of four cells
-    write("cache_file", "rotated", saved_cache(
+    write("cache_file", "rotated", saved_cache_1(
         "k=sylvester/32 v=signs/16/7", ("q8_0", "q4_0"), 4, (2, 1, 2, 32, 32, 0, 0), [[0, 1, -1, 2]],
         2 * (34 + 18)))
-    write("cache_file", "shared", saved_cache(
+    write("cache_file", "shared", saved_cache_1(
         "k=signs/4/3 v=signs/4/3/4", ("f16", "f16"), 4, (1, 2, 1, 8, 4, 1, 4), [[3], [-1, 4]], 16))
+    f32 = ("f32", "f32", "none", "none")
+    rotated = ("q8_0", "q4_0", "32", "16:7")
+    write("cache_file", "2-plain", saved_cache(
+        4, [((1, 2, 2, 0, 0, 0), f32)], [[7, -1, 8], [9]], [16]))
+    write("cache_file", "2-rotated", saved_cache(
+        4, [((2, 32, 32, 0, 0, layer), rotated) for layer in (0, 1)], [[0, 1, -1, 2]],
+        [2 * (34 + 18)] * 2))
+    write("cache_file", "2-shared", saved_cache(
+        4, [((1, 8, 4, 1, 4, 0), ("f16", "f16", "4:3", "4:3:4"))], [[3], [-1, 4]], [16]))
+    write("cache_file", "2-unlike", saved_cache(
+        4, [((2, 32, 32, 0, 0, 0), rotated), ((1, 2, 2, 0, 0, 1), f32),
+            ((2, 32, 32, 0, 0, 0), rotated), ((0, 0, 0, 0, 0, 3), ("f16", "f16", "none", "none"))],
+        [[5, -1, 6]], [2 * (34 + 18), 16]))
 
 
 if __name__ == "__main__":

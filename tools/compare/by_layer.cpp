@@ -59,7 +59,7 @@ LayerShares layer_shares(const LockStep& run, const MeasuredCache& measured) {
         shares.sum += shares.kld.back().value;
     }
     shares.whole = mean(measured.pairs).value;
-    shares.complete = int64_t(measured.layers.size()) == measured.shape.layers;
+    shares.complete = int64_t(measured.layers.size()) == measured.shape.n_layers();
     return shares;
 }
 

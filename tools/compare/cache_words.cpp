@@ -1,13 +1,14 @@
 #include "tools/compare/cache_words.h"
 
 #include "ref/error.h"
+#include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
+#include <optional>
 
 namespace rotkv::tools {
 
@@ -47,13 +48,8 @@ DType cache_type(const std::string& flag, const std::string& text, const std::st
 }
 
 uint64_t seed_of(const std::string& flag, const std::string& text, const std::string& number) {
-    uint64_t seed = 0;
-    const char* last = number.data() + number.size();
-    const auto [end, error] = std::from_chars(number.data(), last, seed);
-    if (error != std::errc() || end != last) {
-        wrong(flag, text, fmt::format("signs: expected 0 to 2^64 - 1, found '{}'", number));
-    }
-    return seed;
+    if (const std::optional<uint64_t> seed = parse_seed(number)) return *seed;
+    wrong(flag, text, fmt::format("signs: expected 0 to 2^64 - 1, found '{}'", number));
 }
 
 }  // namespace
@@ -61,7 +57,9 @@ uint64_t seed_of(const std::string& flag, const std::string& text, const std::st
 Variant parse_variant(const std::string& flag, const std::string& text, const Variant& otherwise) {
     Variant variant{text, otherwise.type_k, otherwise.type_v, rotation_from_environment()};
     const std::map<std::string, std::string> fields = fields_of(flag, text);
-    const auto rotation = [&](const std::string& value) { return parse_rotation(value, flag); };
+    const auto rotation = [&](const std::string& value) {
+        return parse_rotation_flag(flag, value);
+    };
     if (const auto rot = fields.find("rot"); rot != fields.end()) {
         variant.rotation.k = variant.rotation.v = rotation(rot->second);
     }

@@ -19,7 +19,7 @@ struct Variant {
 
 /// Parses fields KEY=VALUE, separated by commas, each at most once:
 ///   k, v           cache types; a side that is not named has `otherwise`'s
-///   rot            both sides: auto, on, off or a block
+///   rot            both sides: auto, on, off, a block or BLOCK:SEED
 ///   rot-k, rot-v   one side; wins over rot
 ///   signs          seed of random signs
 /// What is not said about rotation is as the environment and the policy have it.

@@ -73,8 +73,8 @@ void store_too(Backend& backend, const KvStoreArgs& args, const KvCache& cache, 
     KvStoreArgs other = args;
     other.k_cache = cache.k(layer);
     other.v_cache = cache.v(layer);
-    other.k_rotation = cache.spec().at(layer, 0, Side::k);
-    other.v_rotation = cache.spec().at(layer, 0, Side::v);
+    other.k_rotation = cache.spec().at(layer, Side::k);
+    other.v_rotation = cache.spec().at(layer, Side::v);
     backend.run(other);
 }
 
@@ -149,7 +149,7 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
         for (std::size_t i = 0; i < others.size(); ++i) {
             const RotationSpec& spec = others[i].spec();
             const StoredLayer stored{others[i].k(layer), others[i].v(layer),
-                                     spec.at(layer, 0, Side::k), spec.at(layer, 0, Side::v)};
+                                     spec.at(layer, Side::k), spec.at(layer, Side::v)};
             add_output_errors(
                 backend, args, stored, asked,
                 std::span(result[i].errors)

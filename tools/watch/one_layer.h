@@ -40,8 +40,8 @@ class OneLayer {
     Args replaced(Args args) const {
         args.k_cache = to_->k(layer_);
         args.v_cache = to_->v(layer_);
-        args.k_rotation = to_->spec().at(layer_, 0, Side::k);
-        args.v_rotation = to_->spec().at(layer_, 0, Side::v);
+        args.k_rotation = to_->spec().at(layer_, Side::k);
+        args.v_rotation = to_->spec().at(layer_, Side::v);
         return args;
     }
 

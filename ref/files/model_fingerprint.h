@@ -1,0 +1,20 @@
+#pragma once
+// Which model a file belongs to, in one number.
+// Docs: docs/04-kv-cache.md
+
+#include "ref/files/gguf.h"
+
+#include <cstdint>
+
+namespace rotkv {
+
+/// A number that differs for models whose keys and values differ, without reading all weights.
+/// Math:   FNV-1a (64 bits) of the metadata outside "general." and "tokenizer." (key, type and
+///         value), then of every tensor's name, type, extents and first 4096 bytes, in file order.
+///         Texts and arrays are preceded by their length as a u64.
+/// Exact:  equal on every machine. Two fine-tunes of a model differ, as long as training changed
+///         the beginning of one tensor; a template or a name in the metadata changes nothing.
+/// Cost:   one page of each tensor.
+uint64_t model_fingerprint(const GgufFile& model);
+
+}  // namespace rotkv

@@ -1,0 +1,47 @@
+#pragma once
+// Which rotation a cache gets, and why: llama.cpp's rule, and what a user asks for instead.
+// Docs: docs/04-kv-cache.md
+
+#include "ref/kv_cache.h"
+#include "ref/rotation.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace rotkv {
+
+/// What a user asked for, per side; `automatic` follows the policy.
+struct RotationRequest {
+    enum class Mode {
+        automatic,  ///< on exactly if the type is quantized and D % 64 = 0 (llama.cpp's rule)
+        off,
+        on,    ///< the policy's block, whatever the type
+        value  ///< this rotation, whatever the type
+    };
+    struct PerSide {
+        Mode mode = Mode::automatic;
+        Rotation value = {};            ///< of Mode::value
+        std::string origin = "policy";  ///< who asked: "policy", a flag, an environment variable
+    };
+    PerSide k, v;
+    std::optional<uint64_t> signs =
+        {};  ///< seed of random signs, where a value does not name its own
+
+    /// The same for both sides.
+    static RotationRequest both(const PerSide& side) { return {.k = side, .v = side}; }
+};
+
+/// Reads "auto", "off", "on" or a rotation as parse_rotation() does; nothing for any other text.
+std::optional<RotationRequest::PerSide> parse_request(std::string_view text,
+                                                      const std::string& origin);
+
+/// Decides both sides of every layer, from that layer's types and head sizes.
+/// Policy: block of K = the largest power of two dividing D_k; block of V = 64. Where V is a view
+///         of K it takes K's rotation, its signs from the channel where it starts.
+/// Throws: Error(usage), beginning with who asked, for `on` with D % 64 != 0, a block that is no
+///         power of two dividing D, or a view of K that K's blocks cut.
+RotationSpec decide_rotation(const RotationRequest& request, const KvShape& shape);
+
+}  // namespace rotkv

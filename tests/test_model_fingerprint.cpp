@@ -1,0 +1,51 @@
+// What changes the number of a model, and what does not.
+#include "ref/files/model_fingerprint.h"
+#include "tests/catch.h"
+#include "tests/temporary_folder.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+using namespace rotkv;
+using namespace rotkv::test;
+
+namespace {
+
+std::string model_bytes(float epsilon, const char* name, float weight) {
+    const TemporaryFolder folder;
+    std::vector<float> weights(4096, 1.0f);
+    weights[0] = weight;
+    GgufWriter writer;
+    writer.add("general.architecture", std::string_view("llama"));
+    writer.add("general.name", std::string_view(name));
+    writer.add("llama.epsilon", epsilon);
+    writer.add("llama.list", GgufArray(std::vector<bool>{true, false}));
+    writer.add_tensor("a", view(weights.data(), DType::f32, {64, 64}));
+    writer.write(folder.file("m.gguf"));
+    return read_all(folder.file("m.gguf"));
+}
+
+uint64_t fingerprint_of(const std::string& bytes) {
+    std::vector<uint64_t> aligned((bytes.size() + 7) / 8);
+    std::memcpy(aligned.data(), bytes.data(), bytes.size());
+    return model_fingerprint(
+        GgufFile::parse(std::as_bytes(std::span(aligned)).first(bytes.size()), "m.gguf"));
+}
+
+}  // namespace
+
+TEST_CASE("model_fingerprint: what a model computes counts, names do not") {
+    const std::string model = model_bytes(1e-5f, "a", 0.5f);
+    CHECK(fingerprint_of(model) == fingerprint_of(model_bytes(1e-5f, "another name", 0.5f)));
+    CHECK(fingerprint_of(model) != fingerprint_of(model_bytes(1e-6f, "a", 0.5f)));
+    CHECK(fingerprint_of(model) != fingerprint_of(model_bytes(1e-5f, "a", 0.25f)));
+    std::string bytes = model;
+    const size_t array = bytes.find("llama.list") + 10 + 4 + 4 + 8;
+    bytes[array + 1] = 1;  // {true, false} becomes {true, true}
+    CHECK(fingerprint_of(model) != fingerprint_of(bytes));
+
+    // By hand: no metadata that counts and no tensors, which leaves FNV's beginning.
+    const std::string empty = std::string("GGUF\3", 5) + std::string(3 + 8 + 8 + 8, '\0');
+    CHECK(fingerprint_of(empty) == 0xcbf29ce484222325u);
+}

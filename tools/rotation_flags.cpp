@@ -1,0 +1,66 @@
+#include "tools/rotation_flags.h"
+
+#include "ref/error.h"
+#include "ref/rotation_words.h"
+
+#include <cstdlib>
+#include <optional>
+#include <string_view>
+
+namespace rotkv::tools {
+
+using Mode = RotationRequest::Mode;
+
+RotationRequest::PerSide parse_rotation_flag(const std::string& flag, const std::string& text) {
+    if (const std::optional<RotationRequest::PerSide> side = parse_request(text, flag)) {
+        return *side;
+    }
+    throw Error(ErrorCode::usage,
+                flag + ": expected " + k_rotation_choices + ", found '" + text + "'");
+}
+
+AskedRotation parse_asked_rotation(const std::string& flag, const std::string& text) {
+    return {.text = text, .request = RotationRequest::both(parse_rotation_flag(flag, text))};
+}
+
+RotationRequest rotation_from_environment() {
+    RotationRequest request;
+    const char* disable = std::getenv("LLAMA_ATTN_ROT_DISABLE");
+    if (disable != nullptr && std::atoi(disable) != 0) {
+        request = RotationRequest::both({.mode = Mode::off, .origin = "LLAMA_ATTN_ROT_DISABLE"});
+    }
+    const auto override_side = [](const char* name, RotationRequest::PerSide& side) {
+        const char* value = std::getenv(name);
+        if (value == nullptr) return;
+        const std::string_view text = value;
+        if (text != "0" && text != "1") {
+            throw Error(ErrorCode::usage,
+                        std::string(name) + ": expected 0 or 1, found '" + value + "'");
+        }
+        side = {.mode = text == "1" ? Mode::on : Mode::off, .origin = name};
+    };
+    override_side("LLAMA_ATTN_ROT_K_OVERRIDE", request.k);
+    override_side("LLAMA_ATTN_ROT_V_OVERRIDE", request.v);
+    return request;
+}
+
+using Json = nlohmann::ordered_json;
+
+static Json json_of_side(const RotationSpec& spec, int64_t layer, Side side) {
+    const Rotation& rotation = spec.at(layer, side);
+    return {{"kind", kind_name(rotation.kind)},
+            {"block", rotation.block},
+            {"seed", rotation.seed},
+            {"reason", spec.reason(layer, side)}};
+}
+
+Json json_of(const RotationSpec& spec) {
+    Json layers;
+    for (int64_t l = 0; l < spec.entries(); ++l) {
+        layers.push_back(
+            {{"k", json_of_side(spec, l, Side::k)}, {"v", json_of_side(spec, l, Side::v)}});
+    }
+    return spec.entries() == 1 ? layers[0] : layers;
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,35 @@
+#pragma once
+// Rotations at the border of a tool: as flags, variants and the environment ask for them, and as
+// JSON reports them.
+// Docs: docs/04-kv-cache.md
+
+#include "ref/rotation_policy.h"
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+namespace rotkv::tools {
+
+/// What every flag that asks for a rotation takes, for its line in --help.
+inline constexpr const char* k_rotation_choices = "auto, off, on, a block size or BLOCK:SEED";
+
+/// What `flag` says of one side. Throws Error(usage) naming the flag.
+RotationRequest::PerSide parse_rotation_flag(const std::string& flag, const std::string& text);
+
+/// A rotation of both sides, as its flag spells it.
+struct AskedRotation {
+    std::string text;
+    RotationRequest request;
+};
+AskedRotation parse_asked_rotation(const std::string& flag, const std::string& text);
+
+/// A request from the environment: LLAMA_ATTN_ROT_DISABLE (both sides, read with atoi as llama.cpp
+/// does), then LLAMA_ATTN_ROT_K_OVERRIDE and _V_OVERRIDE (0 off, 1 on), which win over it.
+/// Throws Error(usage) for an override that is neither.
+RotationRequest rotation_from_environment();
+
+/// {"k": {kind, block, seed, reason}, "v": ...}; a list of them, one a layer, where layers differ.
+nlohmann::ordered_json json_of(const RotationSpec& spec);
+
+}  // namespace rotkv::tools
