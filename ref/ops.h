@@ -170,6 +170,20 @@ struct AttentionArgs {
     bool operator==(const AttentionArgs&) const = default;
 };
 
+/// Two parts of an attention made one: lse = log(exp(lse_a) + exp(lse_b)) and
+/// y = exp(lse_a - lse) a + exp(lse_b - lse) b. Where lse is -inf, because nothing took part in
+/// either, y is 0.
+struct MergeArgs {
+    static constexpr const char* name = "merge";
+
+    TensorView dst;           ///< [T][H][Dv] f32; may be a
+    TensorView lse;           ///< [T][H] f32; may be lse_a
+    TensorView a, b;          ///< like dst, rotated back
+    TensorView lse_a, lse_b;  ///< like lse
+
+    bool operator==(const MergeArgs&) const = default;
+};
+
 /// Moves cached keys to other positions: to f32, back, RoPE by the difference, forward, store.
 struct KvShiftArgs {
     static constexpr const char* name = "kv_shift";
@@ -268,8 +282,8 @@ struct LogitsArgs {
 
 /// THE LIST: whoever handles every operation visits this.
 using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
-                          MatmulArgs, KvStoreArgs, AttentionArgs, KvShiftArgs, ActMulArgs, AddArgs,
-                          EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+                          MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
+                          ActMulArgs, AddArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// The operation's name: "hadamard", "kv_store".
 inline const char* name_of(const Call& call) {
