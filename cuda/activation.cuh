@@ -2,7 +2,7 @@
 // What stands between the two products of a feed-forward block, as act_mul and the product of gate
 // and up use it. Docs: docs/05-attention.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 namespace rotkv::cuda {
 

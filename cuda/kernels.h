@@ -4,7 +4,7 @@
 // Arguments have passed check() and supports(). A function launches its kernels on the stream and
 // returns; results are there after a download or synchronize. Docs: docs/08-backends.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <cstddef>
 #include <span>

@@ -5,7 +5,7 @@
 
 #include "cuda/hadamard.cuh"
 #include "cuda/prefill_tile.cuh"
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 namespace rotkv::cuda {
 

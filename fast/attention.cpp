@@ -16,6 +16,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -288,6 +289,31 @@ void attention(const AttentionArgs& args) {
                 }
                 rows.store_output(v_rotation);
             }
+        }
+    }
+}
+
+// Weights in f64, as in ref; rows in vectors.
+void merge(const MergeArgs& args) {
+    const int64_t heads = args.dst.n[2], d = args.dst.n[3], rows = args.dst.n[1] * heads;
+#pragma omp parallel for if (rows * d >= k_parallel_from)
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t t = r / heads, h = r % heads;
+        const double lse_a = double(args.lse_a.row<const float>(t)[h]);
+        const double lse_b = double(args.lse_b.row<const float>(t)[h]);
+        const double unit = std::max(lse_a, lse_b);
+        const bool none = unit == -INFINITY;
+        const double exp_a = none ? 0.0 : std::exp(lse_a - unit);
+        const double exp_b = none ? 0.0 : std::exp(lse_b - unit);
+        const double sum = exp_a + exp_b;
+        args.lse.row<float>(t)[h] = float(unit + std::log(sum));
+        const Vec weight_a(none ? 0.0f : float(exp_a / sum));
+        const Vec weight_b(none ? 0.0f : float(exp_b / sum));
+        const float *a = args.a.row<const float>(t, h), *b = args.b.row<const float>(t, h);
+        float* const y = args.dst.row<float>(t, h);
+        for (int64_t j = 0; j < d; j += k_lanes) {
+            const Vec of_b = load_part(b + j, d - j) * weight_b;
+            store_part(y + j, fma(load_part(a + j, d - j), weight_a, of_b), d - j);
         }
     }
 }

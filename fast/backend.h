@@ -3,7 +3,7 @@
 // that the compiler was told of.
 // Docs: docs/08-backends.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <memory>
 #include <set>

@@ -4,7 +4,7 @@
 // check(). Every operation opens its own OpenMP region and uses all threads it is given.
 // Docs: docs/08-backends.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <cstdint>
 #include <vector>
@@ -24,14 +24,15 @@ void embed(const EmbedArgs& args);            // matmul.cpp
 void kv_store(const KvStoreArgs& args);       // kv_cache.cpp
 void kv_shift(const KvShiftArgs& args);       // kv_cache.cpp
 void attention(const AttentionArgs& args);    // attention.cpp
+void merge(const MergeArgs& args);            // attention.cpp
 void nll(const NllArgs& args);                // nll.cpp
 void kld(const KldArgs& args);                // nll.cpp
 void logits(const LogitsArgs& args);          // nll.cpp
 
 /// All of them: what the backend runs a call through.
-inline constexpr Operations k_operations{hadamard, quantize,  dequantize, rope,  rms_norm,
-                                         act_mul,  add,       matmul,     embed, kv_store,
-                                         kv_shift, attention, nll,        kld,   logits};
+inline constexpr Operations k_operations{
+    hadamard, quantize, dequantize, rope,      rms_norm, act_mul, add, matmul,
+    embed,    kv_store, kv_shift,   attention, merge,    nll,     kld, logits};
 
 /// A rotation made ready for many rows of d channels: signs are drawn once, not per row.
 /// Exact: equal to ref's hadamard_row in every bit. y may be x.

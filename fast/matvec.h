@@ -2,7 +2,7 @@
 // A product with a weight for few tokens, where the weight's bytes set the pace.
 // Docs: docs/08-backends.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <cstdint>
 

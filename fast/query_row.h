@@ -3,7 +3,7 @@
 // softmax knows so far, and how softmax ends.
 // Docs: docs/05-attention.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <algorithm>
 #include <cmath>

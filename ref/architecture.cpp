@@ -54,7 +54,7 @@ const LayerPlan& ModelConfig::equal_heads(const char* who) const {
 }
 
 KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
-    KvShape shape{.streams = streams, .cells = cells};
+    KvShape shape{.streams = streams, .cells = cells, .layers = {}};
     for (const LayerPlan& layer : plan) {
         shape.layers.push_back({.kv_heads = layer.kv_heads,
                                 .d_k = layer.d_k,

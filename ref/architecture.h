@@ -2,8 +2,8 @@
 // What is known about each architecture, and what one file makes of it: a plan of every layer.
 // Docs: docs/05-attention.md
 
+#include "ref/backend.h"
 #include "ref/kv_cache.h"
-#include "ref/ops.h"
 #include "ref/rope_table.h"
 
 #include <cstdint>

@@ -13,7 +13,7 @@
 // Everything between rounds once: reductions run in f64.
 //
 // A call may be about some of the cells only (args.bounds). Its lse, the log of step 3's
-// denominator, is then what the outputs of all such calls are weighed by to make one.
+// denominator, is then what merge() weighs the outputs of two such calls by.
 #include "ref/hadamard.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
@@ -106,6 +106,29 @@ void attention(const AttentionArgs& args) {
         const int32_t q_position = args.q_position.row<const int32_t>(0)[t];
         const std::vector<int64_t> cells = visible_cells(args, stream, q_position);
         for (int64_t h = 0; h < heads; ++h) attend(args, t, h, h / group, stream, cells);
+    }
+}
+
+// An output times its denominator exp(lse) is a sum over cells, and sums of parts add up. All is
+// counted in units of exp(the larger lse): a part where nothing took part weighs exp(-inf) = 0.
+void merge(const MergeArgs& args) {
+    for (int64_t t = 0; t < args.dst.n[1]; ++t) {
+        for (int64_t h = 0; h < args.dst.n[2]; ++h) {
+            const double lse_a = double(args.lse_a.row<const float>(t)[h]);
+            const double lse_b = double(args.lse_b.row<const float>(t)[h]);
+            const double unit = std::max(lse_a, lse_b);
+            const bool none = unit == -INFINITY;
+            const double exp_a = none ? 0.0 : std::exp(lse_a - unit);
+            const double exp_b = none ? 0.0 : std::exp(lse_b - unit);
+            const double sum = exp_a + exp_b;
+            args.lse.row<float>(t)[h] = float(unit + std::log(sum));
+            const float* a = args.a.row<const float>(t, h);
+            const float* b = args.b.row<const float>(t, h);
+            float* y = args.dst.row<float>(t, h);
+            for (int64_t j = 0; j < args.dst.n[3]; ++j) {
+                y[j] = none ? 0.0f : float((exp_a * double(a[j]) + exp_b * double(b[j])) / sum);
+            }
+        }
     }
 }
 

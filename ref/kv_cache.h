@@ -6,7 +6,7 @@
 // work on the views it hands out.
 // Docs: docs/04-kv-cache.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 #include "ref/rope_table.h"
 #include "ref/rotation.h"
 

@@ -4,8 +4,8 @@
 // bottom (model.cpp). Docs: docs/05-attention.md
 
 #include "ref/architecture.h"
+#include "ref/backend.h"
 #include "ref/kv_cache.h"
-#include "ref/ops.h"
 
 #include <cstdint>
 #include <functional>

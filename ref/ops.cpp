@@ -1,6 +1,5 @@
 // What every backend shares: a call is checked, asked for, then run; and Buffer.
-#include "ref/ops.h"
-
+#include "ref/backend.h"
 #include "ref/error.h"
 
 #include <utility>

@@ -1,9 +1,6 @@
 #pragma once
-// THE INTERFACE: the operations of a transformer with a rotated cache, one struct of arguments
-// each; Call, the list of them all; and class Backend, which every room (ref, fast, cuda, metal)
-// derives.
-//
-// Every call goes: check(call) -> supports(call) -> the backend. The checks live once, in
+// THE OPERATIONS of a transformer with a rotated cache: one struct of arguments each, and Call, the
+// list of them all. What runs them is a Backend (backend.h). The shape rules live once, in
 // ops_check.cpp, so that all backends refuse the same inputs with the same words.
 //
 // Whatever changes from step to step (positions, cells, lengths, targets) is an int32 view in the
@@ -14,16 +11,10 @@
 #include "ref/rotation.h"
 #include "ref/types.h"
 
-#include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory>
-#include <span>
 #include <string>
-#include <tuple>
-#include <type_traits>
 #include <variant>
-#include <vector>
 
 namespace rotkv {
 
@@ -174,6 +165,20 @@ struct AttentionArgs {
     bool operator==(const AttentionArgs&) const = default;
 };
 
+/// Two parts of an attention made one: lse = log(exp(lse_a) + exp(lse_b)) and
+/// y = exp(lse_a - lse) a + exp(lse_b - lse) b. Where lse is -inf, because nothing took part in
+/// either, y is 0.
+struct MergeArgs {
+    static constexpr const char* name = "merge";
+
+    TensorView dst;           ///< [T][H][Dv] f32; may be a
+    TensorView lse;           ///< [T][H] f32; may be lse_a
+    TensorView a, b;          ///< like dst, rotated back
+    TensorView lse_a, lse_b;  ///< like lse
+
+    bool operator==(const MergeArgs&) const = default;
+};
+
 /// Moves cached keys to other positions: to f32, back, RoPE by the difference, forward, store.
 struct KvShiftArgs {
     static constexpr const char* name = "kv_shift";
@@ -272,8 +277,8 @@ struct LogitsArgs {
 
 /// THE LIST: whoever handles every operation visits this.
 using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
-                          MatmulArgs, KvStoreArgs, AttentionArgs, KvShiftArgs, ActMulArgs, AddArgs,
-                          EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+                          MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
+                          ActMulArgs, AddArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// The operation's name: "hadamard", "kv_store".
 inline const char* name_of(const Call& call) {
@@ -282,114 +287,5 @@ inline const char* name_of(const Call& call) {
 
 /// Throws Error(bad_argument) naming operation, argument, expected and found.
 void check(const Call& call);
-
-/// Yes, or no with a reason.
-struct Support {
-    bool yes = true;
-    std::string reason;
-};
-
-/// Memory and operations of one kind of processor.
-/// Operations may be asynchronous and run in the order of their calls; download() waits for them.
-class Backend {
-  public:
-    virtual ~Backend() = default;
-    virtual std::string name() const = 0;         ///< "ref", "fast", "cuda", ...
-    virtual std::string description() const = 0;  ///< one line: instruction set, threads, device
-
-    // Memory. import() makes existing bytes (a mapped file) readable for operations: host backends
-    // alias them, devices copy; they are released by free_memory().
-    virtual std::byte* allocate(std::size_t bytes) = 0;
-    virtual void free_memory(std::byte* memory) = 0;
-    virtual std::byte* import(std::span<const std::byte> bytes) = 0;
-    virtual void upload(std::byte* dst, std::span<const std::byte> src) = 0;
-    virtual void download(std::span<std::byte> dst, const std::byte* src) = 0;
-    virtual void synchronize() = 0;
-
-    /// Is its memory the host's, so that import() aliases?
-    virtual bool in_host_memory() const = 0;
-
-    /// Can the call be run? Its data pointers may be null. Rows of a block type must be whole
-    /// blocks everywhere; the rest is the backend's own answer.
-    Support supports(const Call& call) const;
-
-    /// Runs one operation.
-    /// Throws: as check(); Error(unsupported) with the reason of supports(): no other path or
-    ///         backend is taken in silence.
-    void run(const Call& call);
-
-  protected:
-    /// What this backend cannot do, although rows are whole blocks.
-    virtual Support answer(const Call& call) const = 0;
-
-    /// The operation itself: `call` has passed check() and supports().
-    virtual void execute(const Call& call) = 0;
-};
-
-/// What a room has written: one function for each struct that it takes.
-template <class... Args>
-struct Operations {
-    std::tuple<void (*)(const Args&)...> functions;
-
-    constexpr Operations(void (*... function)(const Args&)) : functions(function...) {}
-
-    template <class One>
-    static constexpr bool has = (std::is_same_v<One, Args> || ...);
-
-    /// Yes, or no because there is no function.
-    Support written(const Call& call) const {
-        return std::visit(
-            [](const auto& args) -> Support {
-                if constexpr (has<std::decay_t<decltype(args)>>) return {};
-                return {false, "not written here"};
-            },
-            call);
-    }
-
-    /// Calls the function; none where there is none.
-    void run(const Call& call) const {
-        std::visit(
-            [this](const auto& args) {
-                using One = std::decay_t<decltype(args)>;
-                if constexpr (has<One>) std::get<void (*)(const One&)>(functions)(args);
-            },
-            call);
-    }
-};
-
-/// No with a reason for products or attention with rounded factors (Precision).
-Support unrounded_only(const Call& call);
-
-/// A block of a backend's memory, freed with the object.
-class Buffer {
-  public:
-    Buffer() = default;
-    Buffer(Backend& backend, std::size_t bytes);
-    ~Buffer();
-    Buffer(Buffer&& other) noexcept;
-    Buffer& operator=(Buffer&& other) noexcept;
-
-    std::byte* data() const { return data_; }
-    std::size_t bytes() const { return bytes_; }
-
-    /// A view of the block's beginning. Throws Error(bad_argument) if it is larger than the block.
-    TensorView view(DType type, std::initializer_list<int64_t> extents) const;
-
-    void upload(std::span<const std::byte> src) const;
-    void download(std::span<std::byte> dst) const;
-
-  private:
-    Backend* backend_ = nullptr;
-    std::byte* data_ = nullptr;
-    std::size_t bytes_ = 0;
-};
-
-/// The contents of a view without gaps, on the host.
-template <class E>
-std::vector<E> contents(Backend& backend, const TensorView& tensor) {
-    std::vector<E> values(std::size_t(span_bytes(tensor)) / sizeof(E));
-    backend.download(std::as_writable_bytes(std::span(values)), tensor.data);
-    return values;
-}
 
 }  // namespace rotkv

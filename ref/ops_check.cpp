@@ -233,6 +233,18 @@ void check_one(const AttentionArgs& args) {
     rules.rotation("v_rotation", args.v_rotation, args.dst.n[3]);
 }
 
+void check_one(const MergeArgs& args) {
+    const Rules rules(args.name);
+    rules.f32("dst", args.dst, {1, -1, -1, -1});
+    rules.writable("dst", args.dst);
+    rules.f32("lse", args.lse, {1, 1, args.dst.n[1], args.dst.n[2]});
+    rules.writable("lse", args.lse);
+    rules.like("a", args.a, args.dst);
+    rules.like("b", args.b, args.dst);
+    rules.like("lse_a", args.lse_a, args.lse);
+    rules.like("lse_b", args.lse_b, args.lse);
+}
+
 void check_one(const KvShiftArgs& args) {
     const Rules rules(args.name);
     rules.cache_type("k_cache", args.k_cache);

@@ -3,8 +3,8 @@
 // queries. The laws run it on the reference; parity runs it on every backend and compares.
 // Docs: docs/05-attention.md
 
+#include "ref/backend.h"
 #include "ref/kv_cache.h"
-#include "ref/ops.h"
 #include "tests/random.h"
 #include "tests/rotation_of.h"
 

@@ -2,7 +2,7 @@
 // A backend that is another one, so that a test can change what one operation does.
 // Docs: docs/08-backends.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <memory>
 #include <string>

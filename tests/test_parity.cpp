@@ -40,6 +40,7 @@ TEST_CASE("parity: kv_store") { run_table("kv_store"); }
 TEST_CASE("parity: kv_shift") { run_table("kv_shift"); }
 TEST_CASE("parity: restore") { run_table("restore"); }
 TEST_CASE("parity: attention") { run_table("attention"); }
+TEST_CASE("parity: merge") { run_table("merge"); }
 TEST_CASE("parity: rms_norm") { run_table("rms_norm"); }
 TEST_CASE("parity: act_mul") { run_table("act_mul"); }
 TEST_CASE("parity: add") { run_table("add"); }

@@ -2,7 +2,7 @@
 // Which backends this build holds, and how a tool picks one by name.
 // Docs: docs/08-backends.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <memory>
 #include <string>

@@ -3,7 +3,7 @@
 // GFLOP/s and GB/s are held against.
 // Docs: docs/performance.md
 
-#include "ref/ops.h"
+#include "ref/backend.h"
 
 #include <cstddef>
 #include <cstdint>

@@ -7,8 +7,8 @@
 // has one name.
 // Docs: docs/10-testing-your-engine.md
 
+#include "ref/backend.h"
 #include "ref/cases/agreement.h"
-#include "ref/ops.h"
 
 #include <memory>
 #include <span>

@@ -1,4 +1,4 @@
-// Cases of what works on rows by themselves: hadamard, quantize, dequantize, rope.
+// Cases of what works on rows by themselves: hadamard, quantize, dequantize, rope, merge.
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
 #include "ref/hadamard.h"
@@ -223,6 +223,86 @@ class RopeCase : public CallCase {
     bool neox;
 };
 
+class MergeCase : public CallCase {
+  public:
+    explicit MergeCase(Fields& f)
+        : tokens(f.number("T", 7)),
+          heads(f.number("H", 4)),
+          d(f.number("D", 64)),
+          spread(f.real("spread", 2)) {
+        read_layout(f, true);
+    }
+    Agreement agreement() const override { return Agreement::rounding; }
+    std::vector<CaseTensor> tensors() const override {
+        return {
+            out("dst", DType::f32, {tokens, heads, d}), in("a", DType::f32, {tokens, heads, d}),
+            out("lse", DType::f32, {tokens, heads}),    in("lse_a", DType::f32, {tokens, heads}),
+            in("b", DType::f32, {tokens, heads, d}),    in("lse_b", DType::f32, {tokens, heads})};
+    }
+    // Nothing took part in every fifth row of a and every third of b, hence in neither now and
+    // then; such rows are 0. Every seventh row of b counts for nothing beside a's.
+    void fill(std::vector<CaseTensor>& tensors) const override {
+        const int64_t rows = tokens * heads;
+        std::vector<float> x[2], lse[2];
+        for (size_t i = 0; i < 2; ++i) {
+            x[i] = case_values("normal", rows, d, seed() + i);
+            lse[i] = case_values("normal", rows, 1, seed() + 2 + i);
+            for (int64_t r = 0; r < rows; ++r) {
+                float& of_row = lse[i][size_t(r)];
+                of_row = float(spread * double(of_row)) - (i == 1 && r % 7 == 6 ? 200.0f : 0.0f);
+                if (r % (i == 0 ? 5 : 3) != 1) continue;
+                of_row = -INFINITY;
+                std::fill_n(x[i].begin() + r * d, d, 0.0f);
+            }
+        }
+        named(tensors, "a").set(x[0]);
+        named(tensors, "b").set(x[1]);
+        named(tensors, "lse_a").set(lse[0]);
+        named(tensors, "lse_b").set(lse[1]);
+    }
+    // In f32 the difference of an lse to the larger one rounds by u times itself, its exp and a log
+    // by 4 u, each sum, quotient and product by u, and the reference by another: a weight w_i is
+    // off by u (12 + lse - lse_i) w_i, lse by u (8 + 2 |lse|).
+    std::vector<double> bound(const std::string& name, std::span<const CaseTensor> filled,
+                              std::span<const float> expected) const override {
+        const std::vector<float> x[] = {named(filled, "a").values(), named(filled, "b").values()};
+        const std::vector<float> lse[] = {named(filled, "lse_a").values(),
+                                          named(filled, "lse_b").values()};
+        std::vector<double> all(expected.size(), 0.0);
+        for (size_t i = 0; i < all.size(); ++i) {
+            const size_t row = name == "lse" ? i : i / size_t(d);
+            const double a = double(lse[0][row]), b = double(lse[1][row]);
+            const double top = std::max(a, b);
+            if (!std::isfinite(top)) continue;
+            const double sum = top + std::log(std::exp(a - top) + std::exp(b - top));
+            if (name == "lse") {
+                all[i] = k_unit * (8 + 2 * std::fabs(sum));
+                continue;
+            }
+            for (size_t part = 0; part < 2; ++part) {
+                const double gap = sum - double(lse[part][row]);
+                const double size = std::exp(-gap) * std::fabs(double(x[part][i]));
+                if (size > 0) all[i] += k_unit * (12 + gap) * size;
+            }
+        }
+        return all;
+    }
+
+  protected:
+    Call call(const Views& v) const override {
+        return MergeArgs{.dst = v["dst"],
+                         .lse = v["lse"],
+                         .a = v["a"],
+                         .b = v["b"],
+                         .lse_a = v["lse_a"],
+                         .lse_b = v["lse_b"]};
+    }
+
+  private:
+    int64_t tokens, heads, d;
+    double spread;  ///< of lse
+};
+
 }  // namespace
 
 std::span<const CaseOp> row_case_ops() {
@@ -233,6 +313,10 @@ std::span<const CaseOp> row_case_ops() {
         {"quantize", "exact", "steps", make<QuantizeCase>},
         {"dequantize", "exact", "rounding: 2 u |y|", make<DequantizeCase>},
         {"rope", "exact", "rounding: 6 u max |x|", make<RopeCase>},
+        {"merge",
+         "rounding: u sum w_i (12 + lse - lse_i) |x_i|, w_i = exp(lse_i - lse); lse: u (8 + 2 "
+         "|lse|)",
+         "the same", make<MergeCase>},
     };
     return ops;
 }

@@ -288,6 +288,15 @@ inline constexpr const char* k_cases[] = {
     "attention/k=@some/v=@same/T=37/C=113/H=12/K=1/rot-k=64/rot-v=64/sinks=1/precision=f16/from=4/far=16/lse=1",
     "attention/k=@some/v=@same/T=9/C=113/rot-k=64/rot-v=64/precision=f16/to=4/lse=1/layout=padded",
 
+    // merge: rows of both parts, of one, of neither
+    "merge/default",
+    "merge/T=0",
+    "merge/T=1/H=1/D=1",
+    "merge/T=113/H=1/D=7",
+    "merge/T=37/H=9/D=128",
+    "merge/T=3/H=32/D=576/spread=40",
+    "merge/T=9/D=96/layout=@layout",
+
     // rms_norm
     "rms_norm/default",
     "rms_norm/rows=0",
