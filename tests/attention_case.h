@@ -160,7 +160,7 @@ struct AttentionCase {
     std::vector<float> run(Backend& backend, std::vector<float>* lse = nullptr) const {
         KvCache cache(backend, shape(), spec);
         store(backend, cache);
-        return attend(backend, cache, lse);
+        return attend(backend, cache, 0, lse);
     }
 };
 
