@@ -283,7 +283,7 @@ TEST_CASE("outliers: the rule knows the sources of chapter 1") {
 }
 
 TEST_CASE("capture: queries are shown once, so that attention in parts is refused") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const Buffer memory(*ref, 4 * sizeof(float));
     AttentionArgs args;
     args.q = args.dst = memory.view(DType::f32, {0, 1, 4});  // no tokens: nothing to compute

@@ -5,7 +5,7 @@
 #include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 
 #include <unistd.h>
@@ -62,7 +62,7 @@ std::vector<Vector> split(const Vector& x, int64_t d) {
 TinyModel TinyModel::make(const std::string& name) {
     TinyModel m;
     m.name = name;
-    m.neox = name != "llama";
+    m.neox = name.starts_with("qwen") || name.starts_with("gemma") || name == "phi3";
     m.biases = name == "qwen2";
     m.qk_norm = name == "qwen3" || name == "gemma3";
     m.fused = name == "phi3";
