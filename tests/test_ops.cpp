@@ -124,6 +124,24 @@ TEST_CASE("ops: malformed arguments are refused by name") {
                               .target = i32({2})});
          },
          "nll: expected nll of type f64"},
+        {[&] {
+             ref->run(MergeArgs{.dst = f32({2, 3, 8}),
+                                .lse = f32({3, 2}),
+                                .a = f32({2, 3, 8}),
+                                .b = f32({2, 3, 8}),
+                                .lse_a = f32({3, 2}),
+                                .lse_b = f32({3, 2})});
+         },
+         "merge: expected lse [1][1][2][3], found f32 [1][1][3][2]"},
+        {[&] {
+             ref->run(MergeArgs{.dst = f32({2, 3, 8}),
+                                .lse = f32({2, 3}),
+                                .a = f32({2, 3, 8}),
+                                .b = f32({3, 8}),
+                                .lse_a = f32({2, 3}),
+                                .lse_b = f32({2, 3})});
+         },
+         "merge: expected b"},
     };
     for (const Row& row : rows) {
         const std::string text = refusal(row.call, ErrorCode::bad_argument);
