@@ -95,10 +95,7 @@ struct Limits {
     Support operator()(const NllArgs& args) const { return countable("hidden", args.hidden); }
     Support operator()(const KldArgs& args) const { return countable("hidden", args.hidden_a); }
     Support operator()(const LogitsArgs& args) const { return countable("dst", args.dst); }
-    template <class Args>
-    Support operator()(const Args&) const {
-        return refusal("not written here");
-    }
+    Support operator()(const MergeArgs&) const { return refusal("not written for cuda yet"); }
 };
 
 }  // namespace

@@ -162,8 +162,7 @@ struct Launch {
     void operator()(const NllArgs& args) const { nll(args, products); }
     void operator()(const KldArgs& args) const { kld(args, products); }
     void operator()(const LogitsArgs& args) const { logits(args, products); }
-    template <class Args>
-    void operator()(const Args&) const {}  // not written here: CudaBackend refuses it
+    void operator()(const MergeArgs&) const {}  // CudaBackend refuses it
 };
 
 }  // namespace

@@ -118,7 +118,7 @@ class Buffer {
     std::size_t bytes_ = 0;
 };
 
-/// The contents of a view without gaps, on the host.
+/// What lies from a view's first element to its last, on the host, gaps included.
 template <class E>
 std::vector<E> contents(Backend& backend, const TensorView& tensor) {
     std::vector<E> values(std::size_t(span_bytes(tensor)) / sizeof(E));

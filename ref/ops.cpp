@@ -46,10 +46,13 @@ struct WholeBlocks {
     Support operator()(const NllArgs& args) const { return whole("weight", args.weight); }
     Support operator()(const KldArgs& args) const { return whole("weight", args.weight); }
     Support operator()(const LogitsArgs& args) const { return whole("weight", args.weight); }
-    template <class Plain>
-    Support operator()(const Plain&) const {  // plain numbers only, as check() found
-        return {};
-    }
+    // Plain numbers only, as check() found.
+    Support operator()(const HadamardArgs&) const { return {}; }
+    Support operator()(const RopeArgs&) const { return {}; }
+    Support operator()(const RmsNormArgs&) const { return {}; }
+    Support operator()(const MergeArgs&) const { return {}; }
+    Support operator()(const ActMulArgs&) const { return {}; }
+    Support operator()(const AddArgs&) const { return {}; }
 };
 
 }  // namespace

@@ -299,6 +299,9 @@ def check_room_pages():
             name = os.path.basename(path)
             if path.endswith(SOURCES) and f"`{name}`" not in text:
                 fail(f"{room}/README.md", 1, f"no word of {name}, expected every file of the room")
+    for path in sorted(glob.glob("tools/**/*.h", recursive=True)):
+        if f"`{path[6:]}`" not in "\n".join(read("tools/README.md")):
+            fail("tools/README.md", 1, f"no word of {path[6:]}, expected every header of tools/")
     page = "docs/CONTRIBUTING.md"
     if f"Files up to {MAX_LINES} lines" not in "\n".join(read(page)):
         fail(page, 1, f"another limit of lines, expected 'Files up to {MAX_LINES} lines'")

@@ -83,7 +83,7 @@ std::string with_number(std::string bytes, std::size_t offset, int32_t number) {
 
 }  // namespace
 
-TEST_CASE("base file: two words: codes at both ends of the scale", "[base_file]") {
+TEST_CASE("base_file: two words: codes at both ends of the scale", "[base_file]") {
     const std::vector<std::byte> row = encode({0, std::log(3.0f)});
     CHECK(code(row, 0) == 0);
     CHECK(code(row, 1) == 65535);
@@ -92,7 +92,7 @@ TEST_CASE("base file: two words: codes at both ends of the scale", "[base_file]"
     CHECK(std::abs(log_prob[1] - std::log(0.75f)) < 1e-6f);
 }
 
-TEST_CASE("base file: what lies 16 nats below the top is all the same", "[base_file]") {
+TEST_CASE("base_file: what lies 16 nats below the top is all the same", "[base_file]") {
     const std::vector<float> logits = {0, -20, -16, -8};
     const std::vector<std::byte> row = encode(logits);
     CHECK(code(row, 0) == 65535);
@@ -106,7 +106,7 @@ TEST_CASE("base file: what lies 16 nats below the top is all the same", "[base_f
     CHECK(std::abs(log_prob[1] - (-16 - log_total)) < 1e-5f);
 }
 
-TEST_CASE("base file: rows of one value, of an odd number of words, with a NaN", "[base_file]") {
+TEST_CASE("base_file: rows of one value, of an odd number of words, with a NaN", "[base_file]") {
     const std::vector<std::byte> flat = encode({2, 2, 2});
     CHECK(flat.size() == 8 + 2 * 4);
     for (std::size_t v = 0; v < 4; ++v) CHECK(code(flat, v) == 0);  // the last one is padding
@@ -122,7 +122,7 @@ TEST_CASE("base file: rows of one value, of an odd number of words, with a NaN",
     CHECK(code(encode({0, 6.5e-35f}), 1) == 65535);
 }
 
-TEST_CASE("base file: a row compared with logits, by hand", "[base_file]") {
+TEST_CASE("base_file: a row compared with logits, by hand", "[base_file]") {
     // p_a = 1/4, 3/4 and p_b = 1/2, 1/2
     const std::vector<std::byte> row = encode({0, std::log(3.0f)});
     const TokenPair pair = compare_with_base_row(row, std::vector<float>{5, 5}, 1);
@@ -135,7 +135,7 @@ TEST_CASE("base file: a row compared with logits, by hand", "[base_file]") {
     CHECK(same.same_top);
 }
 
-TEST_CASE("base file: words below the floor of 16 nats do not count", "[base_file]") {
+TEST_CASE("base_file: words below the floor of 16 nats do not count", "[base_file]") {
     // Word 1 has log p = -16 for a and is far less likely for b: with it, kld would be 0.011.
     const std::vector<std::byte> row = encode({0, -30});
     const TokenPair pair = compare_with_base_row(row, std::vector<float>{0, -1e5f}, 1);
@@ -144,7 +144,7 @@ TEST_CASE("base file: words below the floor of 16 nats do not count", "[base_fil
     CHECK(std::abs(pair.nll_b - 1e5) < 1e-5);
 }
 
-TEST_CASE("base file: a base file is read as it was written, and equal logits make equal files",
+TEST_CASE("base_file: a base file is read as it was written, and equal logits make equal files",
           "[base_file]") {
     const TemporaryFolder folder;
     write_small(folder.file("a.kld"));
@@ -166,7 +166,7 @@ TEST_CASE("base file: a base file is read as it was written, and equal logits ma
     CHECK_THROWS_AS(reader.read(std::span(rows).first(1)), Error);
 }
 
-TEST_CASE("base file: a base file that was not finished leaves nothing behind", "[base_file]") {
+TEST_CASE("base_file: a base file that was not finished leaves nothing behind", "[base_file]") {
     const TemporaryFolder folder;
     {
         BaseWriter writer(folder.file("a.kld"), small_header());
@@ -181,7 +181,7 @@ TEST_CASE("base file: a base file that was not finished leaves nothing behind", 
     CHECK_THROWS_AS(BaseWriter(folder.file("no/such/folder.kld"), small_header()), Error);
 }
 
-TEST_CASE("base file: a full disk is found out with the header", "[base_file]") {
+TEST_CASE("base_file: a full disk is found out with the header", "[base_file]") {
     if (!fs::exists("/dev/full")) return rotkv::test::skip("no /dev/full here");
     try {
         BaseWriter writer("/dev/full", small_header());
@@ -194,7 +194,7 @@ TEST_CASE("base file: a full disk is found out with the header", "[base_file]") 
     CHECK(!fs::exists("/dev/full.partial"));
 }
 
-TEST_CASE("base file: broken base files", "[base_file]") {
+TEST_CASE("base_file: broken base files", "[base_file]") {
     const TemporaryFolder folder;
     write_small(folder.file("good.kld"));
     const std::string good = read_all(folder.file("good.kld"));
@@ -220,7 +220,7 @@ TEST_CASE("base file: broken base files", "[base_file]") {
     CHECK_THROWS_AS(BaseReader(folder.path.string()), Error);
 }
 
-TEST_CASE("base file: base files that llama.cpp wrote", "[base_file]") {
+TEST_CASE("base_file: base files that llama.cpp wrote", "[base_file]") {
     const std::string data = rotkv::test::data_dir();
     if (data.empty()) return rotkv::test::skip("ROTKV_DATA is not set");
     int64_t files = 0;

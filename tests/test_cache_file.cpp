@@ -54,7 +54,7 @@ void fill_small(KvCache& cache) {
 
 }  // namespace
 
-TEST_CASE("cache file: attention over a loaded cache equals attention over the saved one") {
+TEST_CASE("cache_file: attention over a loaded cache equals attention over the saved one") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     for (CachedAttention& c : cases()) {
@@ -80,7 +80,7 @@ TEST_CASE("cache file: attention over a loaded cache equals attention over the s
     }
 }
 
-TEST_CASE("cache file: the bytes are those that the header of the format lists") {
+TEST_CASE("cache_file: the bytes are those that the header of the format lists") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::string path = folder.file("a.rkv");
@@ -101,7 +101,7 @@ TEST_CASE("cache file: the bytes are those that the header of the format lists")
     CHECK(read_all(folder.file("b.rkv")) == read_all(path));
 }
 
-TEST_CASE("cache file: every layer and stream comes back to its place") {
+TEST_CASE("cache_file: every layer and stream comes back to its place") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     KvShape shape = small_shape();
@@ -123,7 +123,7 @@ TEST_CASE("cache file: every layer and stream comes back to its place") {
     CHECK(contents(*ref, loaded) == contents(*ref, saved));
 }
 
-TEST_CASE("cache file: what differs is named") {
+TEST_CASE("cache_file: what differs is named") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     CachedAttention c = quantized_case("k=64 v=64");
@@ -179,7 +179,7 @@ TEST_CASE("cache file: what differs is named") {
     CHECK(refusal(*ref, apart, k_model, path) == "layer 0: v_in_k: expected 0, found 1");
 }
 
-TEST_CASE("cache file: the layer that differs is named, whose rows it reads too") {
+TEST_CASE("cache_file: the layer that differs is named, whose rows it reads too") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::string path = folder.file("a.rkv");
@@ -209,7 +209,7 @@ TEST_CASE("cache file: the layer that differs is named, whose rows it reads too"
     CHECK(found(changed, same) == "layer 3: kv_heads: expected 1, found 0");
 }
 
-TEST_CASE("cache file: no shorter, longer or changed file is read") {
+TEST_CASE("cache_file: no shorter, longer or changed file is read") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
@@ -237,7 +237,7 @@ TEST_CASE("cache file: no shorter, longer or changed file is read") {
     CHECK_THROWS_AS(load_cache(cache, k_model, folder.path.string()), Error);
 }
 
-TEST_CASE("cache file: numbers that lie under a checksum that is right") {
+TEST_CASE("cache_file: numbers that lie under a checksum that is right") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
@@ -269,7 +269,7 @@ TEST_CASE("cache file: numbers that lie under a checksum that is right") {
     CHECK(says(std::string(head).replace(108, 2, "\n\x1b") + rest, "layer 0: type of K: "));
 }
 
-TEST_CASE("cache file: a full disk is one clear line") {
+TEST_CASE("cache_file: a full disk is one clear line") {
     if (!fs::exists("/dev/full")) return skip("no /dev/full here");
     const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());

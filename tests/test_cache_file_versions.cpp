@@ -21,7 +21,7 @@ std::string small_head_of_version_1() {
 }
 }  // namespace
 
-TEST_CASE("cache file: files of version 1 are read as ever") {
+TEST_CASE("cache_file: files of version 1 are read as ever") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     // Written when version 1 was the only one: 2 streams of 16 cells with 12 tokens, of which the
@@ -72,7 +72,7 @@ TEST_CASE("cache file: files of version 1 are read as ever") {
     CHECK(found(changed, "k=64:7 v=32") == "layers: expected 2, found 1");
 }
 
-TEST_CASE("cache file: version 1 knows no layers that differ or read another's rows") {
+TEST_CASE("cache_file: version 1 knows no layers that differ or read another's rows") {
     const TemporaryFolder folder;
     const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::string path = folder.file("a.rkv");

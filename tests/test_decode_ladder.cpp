@@ -48,7 +48,7 @@ std::vector<std::string> decode_cases() {
 
 }  // namespace
 
-TEST_CASE("decode ladder: every version is held to the table") {
+TEST_CASE("decode_ladder: every version is held to the table") {
     std::vector<Column> versions;
     for (const fast::DecodeVersion& version : fast::k_decode_versions) {
         versions.push_back({version.name, std::make_unique<OneVersion>(version), ""});
@@ -65,7 +65,7 @@ TEST_CASE("decode ladder: every version is held to the table") {
     CHECK(ok >= 100 * int64_t(versions.size()));
 }
 
-TEST_CASE("decode ladder: the operation is its last version") {
+TEST_CASE("decode_ladder: the operation is its last version") {
     std::vector<Column> last;
     last.push_back(
         {"last", std::make_unique<OneVersion>(*std::rbegin(fast::k_decode_versions)), ""});

@@ -2,9 +2,9 @@
 
 #include "ref/error.h"
 #include "ref/files/output_file.h"
+#include "ref/measure/evaluate.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
-#include "tools/loaded_model.h"
 
 #include <algorithm>
 #include <cctype>

@@ -8,6 +8,7 @@
 #include "ref/rotation_words.h"
 #include "ref/text/tokenizer.h"
 #include "tools/cli.h"
+#include "tools/loaded_model.h"
 
 #include <fmt/format.h>
 
@@ -117,10 +118,25 @@ void print_tensors(std::FILE* out, const GgufFile& file) {
     }
 }
 
+// "30 layers, 3 KV heads of 64 (K) and 64 (V)", once for each kind of layer.
+std::string words_of_layers(const KvShape& shape) {
+    std::string words;
+    for (std::size_t first = 0; first < shape.layers.size();) {
+        const KvLayer& layer = shape.layers[first];
+        std::size_t end = first;
+        while (end < shape.layers.size() && shape.layers[end] == layer) ++end;
+        words +=
+            fmt::format("{}{} layers, {} KV heads of {} (K) and {} (V)", words.empty() ? "" : "; ",
+                        end - first, layer.kv_heads, layer.d_k, layer.d_v);
+        first = end;
+    }
+    return words;
+}
+
 void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) {
-    const LayerPlan& layer = config.equal_heads("rotkv-gguf");
-    fmt::print(out, "\ncache: {} layers, {} KV heads of {} (K) and {} (V)\n", config.layers,
-               layer.kv_heads, layer.d_k, layer.d_v);
+    const DType type_k = flags.cache.type_k(), type_v = flags.cache.type_v();
+    const KvShape shape = config.cache_shape(1, 1, type_k, type_v);
+    fmt::print(out, "\ncache: {}\n", words_of_layers(shape));
     fmt::print(out, "  K = V   bits per value  bytes per token\n");
     for (const DType type : cache_types()) {
         const TypeInfo& info = type_info(type);
@@ -129,12 +145,10 @@ void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) 
         fmt::print(out, "  {:<6}  {:>14.1f}  {:>15}\n", info.name, bits,
                    bytes ? std::to_string(*bytes) : "-");
     }
-    const DType type_k = flags.cache.type_k(), type_v = flags.cache.type_v();
-    const KvShape shape = config.cache_shape(1, 1, type_k, type_v);
     const RotationSpec spec = decide_rotation(flags.cache.rotation(), shape);
     const std::optional<int64_t> bytes = bytes_per_token(shape);
-    fmt::print(out, "\nK {}: rotation {}\n", type_info(type_k).name, describe(spec, 0, Side::k));
-    fmt::print(out, "V {}: rotation {}\n", type_info(type_v).name, describe(spec, 0, Side::v));
+    fmt::print(out, "\n{}{}", describe_side(shape, spec, Side::k),
+               describe_side(shape, spec, Side::v));
     fmt::print(out, "together {}\n",
                bytes ? fmt::format("{} bytes per token", *bytes)
                      : "impossible: the head is not whole blocks of 32");

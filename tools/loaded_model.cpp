@@ -1,5 +1,6 @@
 #include "tools/loaded_model.h"
 
+#include "ref/error.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
 
@@ -25,6 +26,8 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
 
 Model observed(const Model& model, const Observer& observer) {
     ModelOptions options = model.options();
+    require(!options.observer, ErrorCode::usage,
+            "--profile: this run looks on in another way already");
     options.observer = observer;
     return Model(model, options);
 }
@@ -41,24 +44,18 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DTy
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 
-int64_t default_batch(int64_t ctx) {
-    constexpr int64_t k_most = 2048;
-    return ctx > k_most ? k_most : k_most / ctx * ctx;
-}
-
 static DType type_of(const KvLayer& layer, Side side) {
     return side == Side::k ? layer.type_k : layer.type_v;
 }
 
-// One line, or one for each way in which layers store this side.
-static std::string describe_side(const KvCache& cache, const char* name, Side side) {
+std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side side) {
     std::vector<std::pair<std::string, std::string>> ways;  // in words, and the layers
-    for (std::size_t l = 0; l < cache.shape().layers.size(); ++l) {
-        const KvLayer& layer = cache.shape().layers[l];
+    for (int64_t l = 0; l < shape.n_layers(); ++l) {
+        const KvLayer& layer = shape.layers[std::size_t(l)];
         if (layer.kv_heads == 0) continue;
         const std::string words =
-            fmt::format("{} {}: rotation {}", name, type_info(type_of(layer, side)).name,
-                        describe(cache.spec(), int64_t(l), side));
+            fmt::format("{} {}: rotation {}", side == Side::k ? "K" : "V",
+                        type_info(type_of(layer, side)).name, describe(spec, l, side));
         auto way = std::ranges::find(ways, words, &std::pair<std::string, std::string>::first);
         if (way == ways.end()) way = ways.insert(way, {words, ""});
         way->second += fmt::format(" {}", l);
@@ -72,7 +69,8 @@ static std::string describe_side(const KvCache& cache, const char* name, Side si
 
 std::string describe_cache(const KvCache& cache) {
     const KvShape& shape = cache.shape();
-    return describe_side(cache, "K", Side::k) + describe_side(cache, "V", Side::v) +
+    return describe_side(shape, cache.spec(), Side::k) +
+           describe_side(shape, cache.spec(), Side::v) +
            fmt::format("{} bytes per token in {} layers\n", shape.bytes_per_token(),
                        shape.n_layers());
 }

@@ -29,7 +29,7 @@ struct LoadedModel {
     int32_t bos_of_windows() const { return tokenizer.adds_bos() ? tokenizer.bos() : -1; }
 };
 
-/// The same weights, with an observer on every call.
+/// The same weights, with an observer on every call. Throws Error(usage) if one looks on already.
 Model observed(const Model& model, const Observer& observer);
 
 /// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, special
@@ -42,11 +42,11 @@ std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
                    const RotationRequest& rotation);
 
-/// A batch when none was asked for: as many whole windows as fit into 2048 tokens.
-int64_t default_batch(int64_t ctx);
+/// A line on one side: "K q8_0: rotation sylvester, block 64 (policy: ...)"; where layers differ,
+/// one for each way in which they store it.
+std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side side);
 
-/// Three lines on what is measured: "K q8_0: rotation sylvester, block 64 (policy: ...)", the same
-/// for V, and the bytes per token.
+/// These lines of K and V, and the bytes per token.
 std::string describe_cache(const KvCache& cache);
 
 /// {k, v, bytes_per_token}

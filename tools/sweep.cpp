@@ -154,9 +154,11 @@ int64_t values_per_token(const KvShape& shape) {
 
 // "k=sylvester/64 v=none"; where layers differ, once for each that begins another rotation.
 std::string words_of(const RotationSpec& spec) {
-    std::string words = saved_words(spec, 0);
+    std::string words = saved_words(spec, 0), last = words;
     for (int64_t l = 1; l < spec.entries(); ++l) {
-        words += fmt::format(", from layer {} {}", l, saved_words(spec, l));
+        const std::string here = saved_words(spec, l);
+        if (here != last) words += fmt::format(", from layer {} {}", l, here);
+        last = here;
     }
     return words;
 }

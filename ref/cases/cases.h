@@ -1,8 +1,8 @@
 #pragma once
 // THE TABLE: every case on which a backend, or another engine, is held to the reference. A row is
-// an operation and its fields (ref/cases/case.h says what a name means, ref/case_*.cpp what each
-// field of an operation does); "@list" makes one case per word of the list, "@same" repeats the
-// field before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
+// an operation and its fields (ref/cases/case.h says what a name means, ref/cases/case_*.cpp what
+// each field of an operation does); "@list" makes one case per word of the list, "@same" repeats
+// the field before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/types.h"

@@ -8,6 +8,11 @@
 
 namespace rotkv {
 
+int64_t default_batch(int64_t ctx) {
+    constexpr int64_t k_most = 2048;
+    return ctx > k_most ? k_most : k_most / ctx * ctx;
+}
+
 WindowPlan plan_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch, int64_t chunks,
                         int32_t bos) {
     const int64_t n_tokens = int64_t(tokens.size());

@@ -38,6 +38,9 @@ struct ScoredRows {
     std::vector<int32_t> target;  ///< [rows] the next original tokens
 };
 
+/// A batch when none is asked for: as many whole windows as fit into 2048 tokens.
+int64_t default_batch(int64_t ctx);
+
 /// Cuts a text into windows: at most `chunks` (or all, if <= 0) of ctx tokens. A batch larger than
 /// all windows together is cut to them.
 /// Throws Error(usage) for a text shorter than 2 ctx tokens (as llama-perplexity refuses it), a ctx

@@ -177,6 +177,7 @@ void LockStep::run_layers(const Hidden& base, const WindowPlan& group,
             append(run.pairs, compare_hidden(model_, base, moved, target));
             if (options_.layer_done) options_.layer_done(++done, all);
         }
+        one_layer_.restore();  // `other` ends here
     }
 }
 

@@ -82,9 +82,8 @@ class LockStep {
     const MeasuredCache& base() const { return caches_.front(); }
     std::span<const MeasuredCache> variants() const { return std::span(caches_).subspan(1); }
     const Floor& floor() const { return floor_; }
-    ModelPrecision precision() const {
-        return model_.options().precision;
-    }  ///< of all but the floor
+    /// Of all but the floor.
+    ModelPrecision precision() const { return model_.options().precision; }
 
   private:
     using Hidden = std::vector<float>;  ///< [rows][E]

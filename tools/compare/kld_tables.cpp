@@ -164,7 +164,7 @@ nlohmann::ordered_json json_of_jitter(const MeasuredCache& measured) {
     return {{"kld", all.kld}, {"ppl", all.ppl}, {"kld_from_unchanged", all.between}};
 }
 
-nlohmann::ordered_json json_of_contestant(const MeasuredCache& measured) {
+nlohmann::ordered_json json_of_cache(const MeasuredCache& measured) {
     nlohmann::ordered_json json;
     json["name"] = measured.variant.name;
     json["cache"] = json_of(measured.shape);
@@ -192,7 +192,7 @@ static nlohmann::ordered_json json_of_layers(const LockStep& run, const Measured
 
 nlohmann::ordered_json json_of_variant(const LockStep& run, const MeasuredCache& measured) {
     const WindowPlan& plan = run.plan();
-    nlohmann::ordered_json json = json_of_contestant(measured);
+    nlohmann::ordered_json json = json_of_cache(measured);
     const KldSummary summary = summarize(measured.pairs);
     json["ppl"] = summary.ppl_b.value;
     json["ppl_err"] = summary.ppl_b.error;
@@ -263,7 +263,7 @@ void print_results(std::FILE* out, const LockStep& run, const std::optional<Stop
 nlohmann::ordered_json json_of(const LockStep& run, const std::optional<StopResult>& stop) {
     nlohmann::ordered_json json;
     const KldMeans floor = summarize_means(run.floor().pairs);
-    json["base"] = json_of_contestant(run.base());
+    json["base"] = json_of_cache(run.base());
     json["base"]["ppl"] = floor.ppl_a.value;
     json["floor"] = {{"threads", run.floor().threads},
                      {"n_batch", run.floor().batch},

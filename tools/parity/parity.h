@@ -101,8 +101,8 @@ class Tally {
     void add(const std::string& op, const std::vector<CaseResult>& cells);
     int64_t count(Outcome outcome) const;
 
-    /// The columns that passed nothing although their device is here, and, in words, one for all
-    /// where there is none but the reference's own: judged against itself it proves nothing.
+    /// The columns that were judged and passed nothing, and, in words, one for all where none
+    /// passed but the reference's own: judged against itself it proves nothing.
     std::vector<std::string> without_proof() const;
 
     /// One line per operation and column: cases, outcomes, how much of the bounds was used.

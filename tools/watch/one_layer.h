@@ -21,6 +21,9 @@ class OneLayer {
         layer_ = layer;
     }
 
+    /// From now on every layer is the model's own.
+    void restore() { layer_ = -1; }
+
     /// For ModelOptions; this must outlive the model.
     Observer observer() {
         return [this](int64_t layer, const Call& call, Backend& backend) {
