@@ -10,7 +10,7 @@ import sys
 
 SOURCES = (".h", ".cpp", ".cu", ".cuh", ".metal", ".mm", ".py")
 MAX_LINES = 400
-MAX_PAGE = {"docs/CONTRIBUTING.md": 70}  # pages that must stay short, and their lines
+MAX_PAGE = {"docs/CONTRIBUTING.md": 80}  # pages that must stay short, and their lines
 PAGES_WITHOUT_CODE_LINE = ["docs/CONTRIBUTING.md"]
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
 # Spelled in two halves, so that this file passes its own check.
