@@ -49,3 +49,12 @@ TEST_CASE("model_fingerprint: what a model computes counts, names do not") {
     const std::string empty = std::string("GGUF\3", 5) + std::string(3 + 8 + 8 + 8, '\0');
     CHECK(fingerprint_of(empty) == 0xcbf29ce484222325u);
 }
+
+TEST_CASE("model_fingerprint: of files that stay, it is what saved caches carry since version 1") {
+    const auto of = [](const char* name) {
+        return model_fingerprint(
+            GgufFile::open(ROTKV_GOLDEN_DIR "/../corpus_gguf/" + std::string(name)));
+    };
+    CHECK(of("gemma3") == 0x84c7f2f8bfe5cd1f);
+    CHECK(of("every-value") == 0xd8db4ce4e1d9124f);
+}
