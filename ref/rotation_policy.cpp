@@ -4,7 +4,6 @@
 #include "ref/rotation_words.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 #include <vector>
 
@@ -64,10 +63,9 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType 
             break;
     }
     if (!asked.value.on()) return {Rotation{}, asked.origin};
-    const int64_t block = asked.value.block;
-    if (!std::has_single_bit(uint64_t(block)) || d % block != 0) {
+    if (!asked.value.fits(d)) {
         throw Error(ErrorCode::usage, asked.origin + ": expected a power of two that divides " +
-                                          head + ", found " + std::to_string(block));
+                                          head + ", found " + std::to_string(asked.value.block));
     }
     return rotate(asked.value, asked.origin);
 }
