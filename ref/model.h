@@ -33,20 +33,32 @@ struct ModelLayer {
     TensorView post_feed_forward_norm;  ///< [E]
 };
 
+/// Memory that a backend imported, released with the object.
+class Imports {
+  public:
+    explicit Imports(Backend& backend) : backend_(backend) {}
+    ~Imports();
+    Imports(const Imports&) = delete;
+    Imports& operator=(const Imports&) = delete;
+
+    std::byte* import(std::span<const std::byte> bytes);
+
+  private:
+    Backend& backend_;
+    std::vector<std::byte*> memory_;
+};
+
 /// All weights of a file in one backend's memory, read-only: several models may share them.
 struct ModelWeights {
     const GgufFile& file;
     Backend& backend;
     TensorView embedding, output_norm, output;  ///< [V][E], [E], [V][E]
     std::vector<ModelLayer> layers;
-    std::vector<std::byte*> imported;
+    Imports imported;
 
     /// Checks every tensor's presence and shape against `config`, refuses tensors it would not use,
     /// then imports. `file` must outlive this: host backends read weights where it is mapped.
     ModelWeights(const GgufFile& file, Backend& backend, const ModelConfig& config);
-    ~ModelWeights();
-    ModelWeights(const ModelWeights&) = delete;
-    ModelWeights& operator=(const ModelWeights&) = delete;
 };
 
 /// How a model's operations compute where they may choose.

@@ -15,8 +15,7 @@ namespace {
 // Hands out the file's tensors by name, as views in the backend's memory.
 class Weights {
   public:
-    Weights(const GgufFile& file, Backend& backend, std::vector<std::byte*>& imported)
-        : file_(file), backend_(backend), imported_(imported) {}
+    Weights(const GgufFile& file, Imports& imported) : file_(file), imported_(imported) {}
 
     bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
 
@@ -63,14 +62,12 @@ class Weights {
         }
         used_.insert(tensor.name);
         TensorView weight = tensor.view;
-        weight.data = backend_.import({tensor.view.data, tensor.bytes});
-        imported_.push_back(weight.data);
+        weight.data = imported_.import({tensor.view.data, tensor.bytes});
         return weight;
     }
 
     const GgufFile& file_;
-    Backend& backend_;
-    std::vector<std::byte*>& imported_;
+    Imports& imported_;
     std::set<std::string> used_;
 };
 
@@ -129,9 +126,18 @@ Buffer upload_rope_table(Backend& backend, const RopeConfig& config, int64_t con
 
 }  // namespace
 
+Imports::~Imports() {
+    for (std::byte* memory : memory_) backend_.free_memory(memory);
+}
+
+std::byte* Imports::import(std::span<const std::byte> bytes) {
+    memory_.push_back(backend_.import(bytes));
+    return memory_.back();
+}
+
 ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig& config)
-    : file(from), backend(on) {
-    Weights weights(file, backend, imported);
+    : file(from), backend(on), imported(on) {
+    Weights weights(file, imported);
     embedding = weights.matrix("token_embd.weight", config.words, config.width);
     output_norm = weights.vector("output_norm.weight", config.width);
     output = weights.has("output.weight")
@@ -143,10 +149,6 @@ ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig&
         weights.use(name);  // read by read_config
     }
     weights.refuse_unused(config.architecture.name);
-}
-
-ModelWeights::~ModelWeights() {
-    for (std::byte* memory : imported) backend.free_memory(memory);
 }
 
 static ModelConfig config_of(const GgufFile& file, const ModelOptions& options) {

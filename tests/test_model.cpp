@@ -5,6 +5,7 @@
 #include "ref/model.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "tests/forwarding_backend.h"
 #include "tests/tiny_model.h"
 
 using namespace rotkv;
@@ -157,6 +158,32 @@ TEST_CASE("model: a file that is not what it says is refused by tensor and key")
     TinyModel more = TinyModel::make("llama");
     more.weights["blk.0.attn_q_norm.weight"] = std::vector<float>(16, 1.0f);
     CHECK(failure(more).find("blk.0.attn_q_norm.weight has no place") != std::string::npos);
+}
+
+TEST_CASE("model: weights of a file that is refused are released") {
+    class Counting : public ForwardingBackend {
+      public:
+        Counting() : ForwardingBackend(make_ref_backend()) {}
+        std::byte* import(std::span<const std::byte> bytes) override {
+            ++imported;
+            return ForwardingBackend::import(bytes);
+        }
+        void free_memory(std::byte* memory) override {
+            ++freed;
+            ForwardingBackend::free_memory(memory);
+        }
+        int imported = 0, freed = 0;
+    };
+    TinyModel tiny = TinyModel::make("llama");
+    tiny.weights["blk.0.attn_sinks.weight"] = std::vector<float>(48, 1.0f);
+    const TemporaryFile file("refused.gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    Counting backend;
+    CHECK_THROWS_WITH(Model(gguf, backend, {.context = 8}),
+                      Catch::Contains("blk.0.attn_sinks.weight has no place"));
+    CHECK(backend.imported > 0);
+    CHECK(backend.freed == backend.imported);
 }
 
 TEST_CASE("model: tokens and positions outside their ranges change nothing") {
