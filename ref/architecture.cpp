@@ -13,30 +13,33 @@ namespace rotkv {
 
 std::span<const Architecture> architectures() {
     constexpr RopePairs neox = RopePairs::neox;
+    constexpr const char* q_norm = "attn_q_norm.weight";
+    constexpr const char* k_norm = "attn_k_norm.weight";
+    constexpr const char* post_attention = "post_attention_norm.weight";
+    constexpr const char* post_feed_forward = "post_ffw_norm.weight";
     static const Architecture table[] = {
         {.name = "llama"},
         {.name = "qwen2", .pairs = neox},
-        {.name = "qwen3", .pairs = neox, .qk_norm = true},
+        {.name = "qwen3", .pairs = neox, .norms = {q_norm, k_norm}},
         {.name = "phi3", .pairs = neox, .window_on_request = true},
         {.name = "gemma2",
          .pairs = neox,
          .activation = Activation::gelu_tanh,
-         .post_norms = true,
          .scaled_embedding = true,
          .window_pattern = 2,
          .window = 4096,
          .attention_softcap = 50,
          .final_softcap = 30,
-         .scaled_by_width = 46},  // the 27B
+         .scaled_by_width = 46,  // the 27B
+         .norms = {post_attention, post_feed_forward}},
         {.name = "gemma3",
          .pairs = neox,
          .activation = Activation::gelu_tanh,
-         .qk_norm = true,
-         .post_norms = true,
          .scaled_embedding = true,
          .window_pattern = 6,
          .local_rope_base = 10000,
-         .scaled_by_width = 62},  // the 27B
+         .scaled_by_width = 62,  // the 27B
+         .norms = {q_norm, k_norm, post_attention, post_feed_forward}},
     };
     return table;
 }

@@ -16,14 +16,12 @@ namespace rotkv {
 class GgufFile;  // ref/files/gguf.h
 
 /// What sets one architecture apart: a row that says nothing but its name is llama. What a file
-/// says itself, by a key or by the presence of a tensor (biases, fused matrices, an output matrix
-/// of its own), needs no field.
+/// says itself, by a key or by the presence of a tensor (biases, norms, fused matrices, an output
+/// matrix of its own), needs no field.
 struct Architecture {
     const char* name = "";  ///< general.architecture
     RopePairs pairs = RopePairs::norm;
     Activation activation = Activation::silu;
-    bool qk_norm = false;            ///< RMS norm of each q and k head, before RoPE
-    bool post_norms = false;         ///< RMS norm after attention and after the feed-forward block
     bool scaled_embedding = false;   ///< embeddings times sqrt(E)
     int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window
     int64_t window = 0;              ///< its tokens where the file names none; 0: no windows then
@@ -32,6 +30,7 @@ struct Architecture {
     float attention_softcap = 0;     ///< where the file names none; 0: none
     float final_softcap = 0;
     int64_t scaled_by_width = 0;  ///< models of so many layers scale scores by E / H, not by Dk
+    std::vector<const char*> norms{};  ///< tensors that other files may lack, in every layer here
 };
 
 /// The architectures that are known, one row each.

@@ -114,10 +114,8 @@ void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBat
     const Heads heads = project(layer, x);
 
     // Head by head: norm, position. The rotation comes after both, in kv_store and attention.
-    if (config_.architecture.qk_norm) {
-        normalize(heads.q, heads.q, layer.q_norm);
-        normalize(heads.k, heads.k, layer.k_norm);
-    }
+    if (!layer.q_norm.empty()) normalize(heads.q, heads.q, layer.q_norm);
+    if (!layer.k_norm.empty()) normalize(heads.k, heads.k, layer.k_norm);
     const RopeConfig& turn = rope(layer_);
     const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
     const TensorView table = (local ? local_rope_table_ : rope_table_)

@@ -19,6 +19,9 @@ class Weights {
 
     bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
 
+    // Throws where the file has no such tensor.
+    void expect(const std::string& name) const { file_.tensor(name); }
+
     // A matrix [out][in] of any weight type.
     TensorView matrix(const std::string& name, int64_t out, int64_t in) {
         return take(file_.tensor(name), out, in);
@@ -72,12 +75,13 @@ class Weights {
 };
 
 ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index) {
-    const Architecture& architecture = config.architecture;
     const LayerPlan& plan = config.plan[size_t(index)];
     const std::string prefix = "blk." + std::to_string(index) + ".";
     const int64_t width = config.width, hidden = plan.feed_forward;
     const int64_t q_rows = plan.heads * plan.d_k, k_rows = plan.kv_heads * plan.d_k;
     const int64_t v_rows = plan.kv_heads * plan.d_v;
+
+    for (const char* name : config.architecture.norms) weights.expect(prefix + name);
 
     ModelLayer layer;
     layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
@@ -91,10 +95,8 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
     layer.q_bias = weights.optional_vector(prefix + "attn_q.bias", q_rows);
     layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
     layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
-    if (architecture.qk_norm) {
-        layer.q_norm = weights.vector(prefix + "attn_q_norm.weight", plan.d_k);
-        layer.k_norm = weights.vector(prefix + "attn_k_norm.weight", plan.d_k);
-    }
+    layer.q_norm = weights.optional_vector(prefix + "attn_q_norm.weight", plan.d_k);
+    layer.k_norm = weights.optional_vector(prefix + "attn_k_norm.weight", plan.d_k);
     layer.attention_output =
         weights.matrix(prefix + "attn_output.weight", width, plan.heads * plan.d_v);
 
@@ -106,10 +108,9 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
         layer.up = weights.matrix(prefix + "ffn_up.weight", hidden, width);
     }
     layer.down = weights.matrix(prefix + "ffn_down.weight", width, hidden);
-    if (architecture.post_norms) {
-        layer.post_attention_norm = weights.vector(prefix + "post_attention_norm.weight", width);
-        layer.post_feed_forward_norm = weights.vector(prefix + "post_ffw_norm.weight", width);
-    }
+    layer.post_attention_norm =
+        weights.optional_vector(prefix + "post_attention_norm.weight", width);
+    layer.post_feed_forward_norm = weights.optional_vector(prefix + "post_ffw_norm.weight", width);
     return layer;
 }
 

@@ -156,8 +156,33 @@ TEST_CASE("model: a file that is not what it says is refused by tensor and key")
           std::string::npos);
 
     TinyModel more = TinyModel::make("llama");
-    more.weights["blk.0.attn_q_norm.weight"] = std::vector<float>(16, 1.0f);
-    CHECK(failure(more).find("blk.0.attn_q_norm.weight has no place") != std::string::npos);
+    more.weights["blk.0.attn_norm_2.weight"] = std::vector<float>(48, 1.0f);
+    CHECK(failure(more).find("blk.0.attn_norm_2.weight has no place") != std::string::npos);
+}
+
+TEST_CASE("model: norms are where the file has them, and where the architecture needs them") {
+    for (const char* name : {"qwen3", "gemma2", "gemma3"}) {
+        for (const auto& [tensor, values] : TinyModel::make(name).weights) {
+            const bool of_heads = tensor.find("_q_norm") != std::string::npos ||
+                                  tensor.find("_k_norm") != std::string::npos;
+            if (!of_heads && tensor.find(".post_") == std::string::npos) continue;
+            TinyModel without = TinyModel::make(name);
+            without.weights.erase(tensor);
+            INFO(name << " without " << tensor);
+            CHECK(failure(without).find(tensor) != std::string::npos);
+        }
+    }
+    TinyModel more = TinyModel::make("qwen2");
+    const TinyModel from = TinyModel::make("qwen3");
+    for (const auto& [tensor, values] : from.weights) {
+        if (tensor.find("_q_norm") == std::string::npos &&
+            tensor.find("_k_norm") == std::string::npos)
+            continue;
+        more.weights[tensor] = values;
+    }
+    more.qk_norm = true;
+    const std::vector<int32_t> tokens = some_tokens(19);
+    CHECK(distance(run_model(more, tokens, 19), more.forward(tokens)) < 1e-5);
 }
 
 TEST_CASE("model: weights of a file that is refused are released") {
