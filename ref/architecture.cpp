@@ -246,6 +246,12 @@ void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
                                                  " channels is not possible");
         }
         config.plan.push_back(layer);
+        const int64_t d_k = config.plan[0].d_k;  // one RoPE and one scale serve all layers
+        if (layer.d_k == d_k) continue;
+        throw Error(ErrorCode::unsupported,
+                    file.path() + ": " + keys.key("attention.head_count") + ": expected heads of " +
+                        std::to_string(d_k) + " channels in every layer, found " +
+                        std::to_string(layer.d_k) + " in layer " + std::to_string(l));
     }
 }
 
@@ -274,9 +280,9 @@ ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window)
     config.attention_softcap =
         keys.number("attn_logit_softcapping", architecture.attention_softcap);
     config.final_softcap = keys.number("final_logit_softcapping", architecture.final_softcap);
-    const LayerPlan& first = config.plan[0];
     const bool by_width = config.layers == architecture.scaled_by_width;
-    const int64_t scaled_by = by_width ? config.width / first.heads : first.d_k;
+    const int64_t scaled_by =
+        by_width ? config.width / config.equal_heads("a scale by E / H").heads : config.plan[0].d_k;
     config.attention_scale = keys.number("attention.scale", 1.0f / std::sqrt(float(scaled_by)));
 
     config.rope = read_rope(file, keys, config);

@@ -78,8 +78,9 @@ struct ModelConfig {
 /// Reads the hyper-parameters for a run of at most `context` positions, which decides between long
 /// and short RoPE factors (phi3). `phi3_window` turns on the sliding window that phi3 files name
 /// and llama.cpp ignores. A count of heads or of F may be one number or a list, one a layer.
-/// Throws: Error(unsupported) for an unknown architecture, listing those known; Error(bad_file) for
-///         numbers that contradict each other, by key, expected and found.
+/// Throws: Error(unsupported) for an unknown architecture, listing those known, and for layers
+///         whose heads differ in Dk; Error(bad_file) for numbers that contradict each other, by
+///         key, expected and found.
 ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);
 
 }  // namespace rotkv

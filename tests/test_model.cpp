@@ -109,6 +109,10 @@ TEST_CASE("model: lists that do not fit the layers, and counts of none, are refu
     CHECK(refused("attention.head_count", uint32_t(0)).find("expected 1 to") != std::string::npos);
     CHECK(refused("attention.head_count_kv", GgufArray(Ints{1, 3}))
               .find("layer 1 of 2 query and 3 KV heads") != std::string::npos);
+    CHECK(
+        refused("attention.head_count", GgufArray(Ints{2, 4}))
+            .find("head_count: expected heads of 4 channels in every layer, found 2 in layer 1") !=
+        std::string::npos);
     CHECK(refused("attention.sliding_window", uint32_t(0)) == "accepted");
     CHECK(refused("attention.sliding_window_pattern", GgufArray(std::vector<bool>{true}))
               .find("sliding_window_pattern: expected 2 values") != std::string::npos);
