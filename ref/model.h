@@ -102,8 +102,10 @@ class Model {
     /// output norm, ready for logits and nll.
     /// Shapes: tokens, streams, positions [T]; result [T][E] f32 in backend memory, valid until
     ///         the next call.
-    /// Throws: Error(bad_argument) for a token outside the vocabulary, a position from
-    ///         config().context on, or a full cache; the cache is then as before.
+    /// Throws: Error(bad_argument) for a cache of other layers than config().cache_shape() has, a
+    ///         token outside the vocabulary, a position from config().context on, or a full cache;
+    ///         what the backend throws. Every token is then in the cell where it was before, none
+    ///         of the batch in any.
     TensorView forward(KvCache& cache, std::span<const int32_t> tokens,
                        std::span<const int32_t> streams, std::span<const int32_t> positions);
 
@@ -114,6 +116,7 @@ class Model {
     struct Heads {
         TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]
     };
+    TensorView run_layers(KvCache& cache, std::span<const int32_t> tokens, const KvBatch& batch);
     void reserve(int64_t tokens);
     void run_in(int64_t layer, const Call& call);
     void step(const Call& call) { run_in(layer_, call); }

@@ -231,3 +231,61 @@ TEST_CASE("model: tokens and positions outside their ranges change nothing") {
     CHECK_THROWS_AS(model.forward(cache, Ints(5, 1), Ints(5, 0), Ints{0, 1, 2, 3, 4}), Error);
     CHECK(download(*ref, cache.used()) == std::vector<std::byte>(4));
 }
+
+TEST_CASE("model: a cache of another model is refused, and nothing is placed") {
+    const TinyModel tiny = TinyModel::make("llama");
+    const TemporaryFile file("caches.gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    Model model(gguf, *ref, {.context = 8});
+    const auto refused = [&](const std::function<void(KvShape&)>& change) {
+        KvShape shape = model.config().cache_shape(1, 4, DType::f16, DType::f16);
+        change(shape);
+        KvCache cache(*ref, shape, RotationSpec());
+        using Ints = std::vector<int32_t>;
+        try {
+            model.forward(cache, Ints{1}, Ints{0}, Ints{0});
+        } catch (const Error& error) {
+            CHECK(cache.host_positions()[0] == -1);
+            return std::string(error.what());
+        }
+        CHECK(cache.host_positions()[0] == 0);
+        return std::string("accepted");
+    };
+    CHECK(refused([](KvShape&) {}) == "accepted");
+    CHECK(refused([](KvShape& s) { s.layers[1].type_k = DType::bf16; }) == "accepted");
+    CHECK(refused([](KvShape& s) { s.layers.pop_back(); }) ==
+          "model: expected a cache of 4 layers, found 3");
+    CHECK(refused([](KvShape& s) { s.layers.push_back(s.layers[0]); }) ==
+          "model: expected a cache of 4 layers, found 5");
+    CHECK(refused([](KvShape& s) { s.layers[2].kv_heads = 1; }) ==
+          "model: layer 2 of the cache: expected 2 heads of 16 and 16 channels in rows of its own, "
+          "found 1 heads of 16 and 16 channels");
+    CHECK(refused([](KvShape& s) { s.layers[1].source = 0; }).find("in shared ones") !=
+          std::string::npos);
+    CHECK(refused([](KvShape& s) { s.layers[3].v_in_k = true; }).find("in shared ones") !=
+          std::string::npos);
+    for (int64_t KvLayer::*extent : {&KvLayer::d_k, &KvLayer::d_v}) {
+        CHECK(refused([&](KvShape& s) { s.layers[3].*extent = 32; }).find("layer 3") !=
+              std::string::npos);
+    }
+}
+
+TEST_CASE("model: a batch whose operations are refused leaves no token in any cell") {
+    const TinyModel tiny = TinyModel::make("llama");
+    const TemporaryFile file("batches.gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    Model model(gguf, *ref, {.context = 8});
+    Model refusing(model, {.context = 8, .precision = {.attention = Precision::f16}});
+    KvCache cache(*ref, model.config().cache_shape(1, 6, DType::f32, DType::f32), RotationSpec());
+    using Ints = std::vector<int32_t>;
+    model.forward(cache, Ints{1, 2}, Ints{0, 0}, Ints{0, 1});
+    CHECK_THROWS_WITH(refusing.forward(cache, Ints{3, 4}, Ints{0, 0}, Ints{1, 2}),
+                      Catch::Contains("f16 attention"));
+    const std::span<const int32_t> left = cache.host_positions();
+    CHECK(Ints(left.begin(), left.end()) == Ints{0, 1, -1, -1, -1, -1});
+    CHECK(contents<int32_t>(*ref, cache.used()) == Ints{2});
+}
