@@ -58,8 +58,9 @@ struct KvBatch {
 class KvCache {
   public:
     /// Throws Error(unsupported) for a block type with D % 32 != 0, Error(bad_argument) for extents
-    /// that are not positive, a spec whose block does not divide D, or a layer that is not like the
-    /// one whose rows it reads.
+    /// that are not positive, a spec whose block does not divide D, a V inside K that is not turned
+    /// as K is or cuts a block of K's type or rotation, or a layer that is not like the one whose
+    /// rows it reads.
     KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec);
 
     const KvShape& shape() const { return shape_; }

@@ -1,6 +1,7 @@
 // Class KvCache: which token sits in which cell, at which position, and where its rows lie.
 #include "ref/error.h"
 #include "ref/kv_cache.h"
+#include "ref/rotation_words.h"
 
 #include <algorithm>
 #include <string>
@@ -28,11 +29,33 @@ static void check_side(const char* side, DType type, int64_t d, const Rotation& 
                                                 std::to_string(info.block_elements) + ", found " +
                                                 std::to_string(d));
     }
-    if (rotation.on() && d % rotation.block != 0) {
+    if (!rotation.fits(d)) {
         throw Error(ErrorCode::bad_argument,
                     what + ": rotation block " + std::to_string(rotation.block) +
-                        " does not divide the head size " + std::to_string(d));
+                        " is no power of two that divides the head size " + std::to_string(d));
     }
+}
+
+// V as a view of K: K's rows are what is stored, so that V is turned as they are, in whole blocks.
+static void check_view(const KvLayer& layer, const Rotation& k, const Rotation& v) {
+    require(layer.type_k == layer.type_v && layer.v_first >= 0 &&
+                layer.v_first <= layer.d_k - layer.d_v,
+            ErrorCode::bad_argument,
+            "cache: V as a view of K must have its type and lie inside it");
+    Rotation expected = k;
+    if (k.kind == Rotation::Kind::signs) expected.first = layer.v_first;
+    if (v != expected) {
+        throw Error(ErrorCode::bad_argument, "cache V as a view of K: expected its rotation " +
+                                                 rotation_name(expected) + ", found " +
+                                                 rotation_name(v));
+    }
+    const int64_t step =
+        std::max<int64_t>(k.on() ? k.block : 1, type_info(layer.type_k).block_elements);
+    if (layer.v_first % step == 0 && layer.d_v % step == 0) return;
+    throw Error(ErrorCode::bad_argument,
+                "cache V as a view of K: expected channels in whole blocks of " +
+                    std::to_string(step) + ", found " + std::to_string(layer.d_v) + " from " +
+                    std::to_string(layer.v_first));
 }
 
 static void check_layer(const KvShape& shape, int64_t index, const RotationSpec& spec) {
@@ -52,12 +75,10 @@ static void check_layer(const KvShape& shape, int64_t index, const RotationSpec&
     if (layer.kv_heads == 0) return;
     require(layer.kv_heads > 0 && layer.d_k > 0 && layer.d_v > 0, ErrorCode::bad_argument,
             "cache: every extent must be positive");
-    require(!layer.v_in_k || (layer.type_k == layer.type_v && layer.v_first >= 0 &&
-                              layer.v_first + layer.d_v <= layer.d_k),
-            ErrorCode::bad_argument,
-            "cache: V as a view of K must have its type and lie inside it");
-    check_side("K", layer.type_k, layer.d_k, spec.at(index, Side::k));
-    check_side("V", layer.type_v, layer.d_v, spec.at(index, Side::v));
+    const Rotation &k = spec.at(index, Side::k), &v = spec.at(index, Side::v);
+    check_side("K", layer.type_k, layer.d_k, k);
+    check_side("V", layer.type_v, layer.d_v, v);
+    if (layer.v_in_k) check_view(layer, k, v);
 }
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec)
@@ -170,7 +191,8 @@ TensorView KvCache::k(int64_t layer) const {
 
 TensorView KvCache::v(int64_t layer) const {
     const KvLayer& of = layer_at(layer);
-    if (!of.v_in_k) return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
+    if (!of.v_in_k || of.kv_heads == 0)
+        return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
     TensorView inside = k(layer);
     inside.n[3] = of.d_v;
     inside.data += block_offset(of.type_k, of.v_first);
