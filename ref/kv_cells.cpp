@@ -221,6 +221,32 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
     return layers;
 }
 
+// Turns the keys of these layers by `difference` in the cells whose row is 0, not -1: in all of the
+// layers or, where one of the calls is refused, in none.
+void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
+                        int32_t difference, const std::function<RopeConfig(int64_t)>& rope) const {
+    const Buffer row_memory(backend_, row.size_bytes());
+    row_memory.upload(std::as_bytes(row));
+    const int32_t differences[] = {difference};
+    std::vector<std::vector<float>> tables;
+    std::vector<Buffer> table_memory;
+    std::vector<KvShiftArgs> calls;
+    for (const int64_t layer : layers) {
+        const RopeConfig config = rope(layer);
+        tables.push_back(rope_shift_table(config, differences));
+        table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
+        table_memory.back().upload(std::as_bytes(std::span(tables.back())));
+        calls.push_back({.k_cache = k(layer),
+                         .table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2}),
+                         .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
+                         .pairs = config.pairs,
+                         .k_rotation = spec_.at(layer, Side::k)});
+        backend_.require_supported(calls.back());
+    }
+    for (const KvShiftArgs& call : calls) backend_.run(call);
+    backend_.synchronize();  // the tables go out of scope
+}
+
 void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                     const std::function<RopeConfig(int64_t)>& rope) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
@@ -240,21 +266,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         position = int32_t(target);
         row[size_t(c)] = 0;
     }
-    const Buffer row_memory(backend_, row.size() * sizeof(int32_t));
-    row_memory.upload(std::as_bytes(std::span(row)));
-    const int32_t differences[] = {difference};
-    for (const int64_t layer : layers) {
-        const RopeConfig config = rope(layer);
-        const std::vector<float> table = rope_shift_table(config, differences);
-        const Buffer table_memory(backend_, table.size() * sizeof(float));
-        table_memory.upload(std::as_bytes(std::span(table)));
-        backend_.run(KvShiftArgs{.k_cache = k(layer),
-                                 .table = table_memory.view(DType::f32, {1, config.n_rot / 2, 2}),
-                                 .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
-                                 .pairs = config.pairs,
-                                 .k_rotation = spec_.at(layer, Side::k)});
-        backend_.synchronize();  // the table goes out of scope
-    }
+    turn_keys(layers, row, difference, rope);
     position_ = std::move(moved);
     upload_positions(stream, 0, shape_.cells);
 }

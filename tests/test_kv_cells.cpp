@@ -169,6 +169,36 @@ TEST_CASE("kv_cells: what cannot be shifted is named, and nothing has moved") {
     CHECK(ints(*ref, cache.positions()) == Ints{1, 2, -1, -1});
 }
 
+TEST_CASE("kv_cells: a shift that the backend refuses in one layer moves no other") {
+    class Without : public ForwardingBackend {  // kv_shift of heads of 128
+      public:
+        Without() : ForwardingBackend(make_ref_backend()) {}
+
+      protected:
+        Support answer(const Call& call) const override {
+            const auto* shift = std::get_if<KvShiftArgs>(&call);
+            if (shift != nullptr && shift->k_cache.n[3] == 128) return {false, "not of 128"};
+            return ForwardingBackend::answer(call);
+        }
+    };
+    const Mixed m;
+    Without backend;
+    KvCache cache(backend, m.shape(), m.spec());
+    m.store(backend, cache);
+    const std::vector<std::byte> before = contents(backend, cache);
+    CHECK(refusal_of([&] { cache.shift(0, 0, 20, 7, rope_of); }) == "ref: kv_shift: not of 128");
+    CHECK(contents(backend, cache) == before);
+    CHECK(refusal_of([&] {  // more channels than layer 1 has
+              cache.shift(0, 0, 20, 7, [](int64_t layer) {
+                  RopeConfig config = rope_of(layer);
+                  if (layer == 1) config.n_rot = 256;
+                  return config;
+              });
+          })
+              .find("kv_shift: expected") == 0);
+    CHECK(contents(backend, cache) == before);
+}
+
 TEST_CASE("kv_cells: a layer that reads another's rows is like it, and comes later") {
     const Mixed m;
     const std::unique_ptr<Backend> ref = make_ref_backend();
