@@ -33,17 +33,17 @@ struct Softmax {
 
 /// Ends softmax for head h of token t, where a sink is one more score with no value: writes the
 /// row's lse if it is asked for, and returns what its sum of values must be multiplied by: one over
-/// the total, 0 if no cell took part.
+/// the total in units of exp(seen.largest), 0 if no cell took part.
 inline float end_softmax(const AttentionArgs& args, int64_t t, int64_t h, const Softmax& seen) {
-    const bool none = seen.total == 0.0f;
-    double largest = double(seen.largest), total = double(seen.total);
+    double largest = double(seen.largest), total = double(seen.total), unit = 1;
     if (!args.sinks.empty()) {
         const double sink = double(args.sinks.row<const float>(0)[h]);
-        if (none) largest = sink;
-        total += std::exp(sink - largest);
+        largest = std::max(largest, sink);  // no exp of a positive number: it may be infinite
+        unit = std::exp(double(seen.largest) - largest);
+        total = total * unit + std::exp(sink - largest);
     }
     if (!args.lse.empty()) args.lse.row<float>(t)[h] = float(largest + std::log(total));
-    return none ? 0.0f : float(1.0 / total);
+    return seen.total == 0.0f ? 0.0f : float(unit / total);
 }
 
 }  // namespace rotkv::fast

@@ -13,30 +13,33 @@ namespace rotkv {
 
 std::span<const Architecture> architectures() {
     constexpr RopePairs neox = RopePairs::neox;
+    constexpr const char* q_norm = "attn_q_norm.weight";
+    constexpr const char* k_norm = "attn_k_norm.weight";
+    constexpr const char* post_attention = "post_attention_norm.weight";
+    constexpr const char* post_feed_forward = "post_ffw_norm.weight";
     static const Architecture table[] = {
         {.name = "llama"},
         {.name = "qwen2", .pairs = neox},
-        {.name = "qwen3", .pairs = neox, .qk_norm = true},
+        {.name = "qwen3", .pairs = neox, .norms = {q_norm, k_norm}},
         {.name = "phi3", .pairs = neox, .window_on_request = true},
         {.name = "gemma2",
          .pairs = neox,
          .activation = Activation::gelu_tanh,
-         .post_norms = true,
          .scaled_embedding = true,
          .window_pattern = 2,
          .window = 4096,
          .attention_softcap = 50,
          .final_softcap = 30,
-         .scaled_by_width = 46},  // the 27B
+         .scaled_by_width = 46,  // the 27B
+         .norms = {post_attention, post_feed_forward}},
         {.name = "gemma3",
          .pairs = neox,
          .activation = Activation::gelu_tanh,
-         .qk_norm = true,
-         .post_norms = true,
          .scaled_embedding = true,
          .window_pattern = 6,
          .local_rope_base = 10000,
-         .scaled_by_width = 62},  // the 27B
+         .scaled_by_width = 62,  // the 27B
+         .norms = {q_norm, k_norm, post_attention, post_feed_forward}},
     };
     return table;
 }
@@ -243,6 +246,12 @@ void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
                                                  " channels is not possible");
         }
         config.plan.push_back(layer);
+        const int64_t d_k = config.plan[0].d_k;  // one RoPE and one scale serve all layers
+        if (layer.d_k == d_k) continue;
+        throw Error(ErrorCode::unsupported,
+                    file.path() + ": " + keys.key("attention.head_count") + ": expected heads of " +
+                        std::to_string(d_k) + " channels in every layer, found " +
+                        std::to_string(layer.d_k) + " in layer " + std::to_string(l));
     }
 }
 
@@ -271,9 +280,9 @@ ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window)
     config.attention_softcap =
         keys.number("attn_logit_softcapping", architecture.attention_softcap);
     config.final_softcap = keys.number("final_logit_softcapping", architecture.final_softcap);
-    const LayerPlan& first = config.plan[0];
     const bool by_width = config.layers == architecture.scaled_by_width;
-    const int64_t scaled_by = by_width ? config.width / first.heads : first.d_k;
+    const int64_t scaled_by =
+        by_width ? config.width / config.equal_heads("a scale by E / H").heads : config.plan[0].d_k;
     config.attention_scale = keys.number("attention.scale", 1.0f / std::sqrt(float(scaled_by)));
 
     config.rope = read_rope(file, keys, config);

@@ -16,14 +16,12 @@ namespace rotkv {
 class GgufFile;  // ref/files/gguf.h
 
 /// What sets one architecture apart: a row that says nothing but its name is llama. What a file
-/// says itself, by a key or by the presence of a tensor (biases, fused matrices, an output matrix
-/// of its own), needs no field.
+/// says itself, by a key or by the presence of a tensor (biases, norms, fused matrices, an output
+/// matrix of its own), needs no field.
 struct Architecture {
     const char* name = "";  ///< general.architecture
     RopePairs pairs = RopePairs::norm;
     Activation activation = Activation::silu;
-    bool qk_norm = false;            ///< RMS norm of each q and k head, before RoPE
-    bool post_norms = false;         ///< RMS norm after attention and after the feed-forward block
     bool scaled_embedding = false;   ///< embeddings times sqrt(E)
     int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window
     int64_t window = 0;              ///< its tokens where the file names none; 0: no windows then
@@ -32,6 +30,7 @@ struct Architecture {
     float attention_softcap = 0;     ///< where the file names none; 0: none
     float final_softcap = 0;
     int64_t scaled_by_width = 0;  ///< models of so many layers scale scores by E / H, not by Dk
+    std::vector<const char*> norms{};  ///< tensors that other files may lack, in every layer here
 };
 
 /// The architectures that are known, one row each.
@@ -79,8 +78,9 @@ struct ModelConfig {
 /// Reads the hyper-parameters for a run of at most `context` positions, which decides between long
 /// and short RoPE factors (phi3). `phi3_window` turns on the sliding window that phi3 files name
 /// and llama.cpp ignores. A count of heads or of F may be one number or a list, one a layer.
-/// Throws: Error(unsupported) for an unknown architecture, listing those known; Error(bad_file) for
-///         numbers that contradict each other, by key, expected and found.
+/// Throws: Error(unsupported) for an unknown architecture, listing those known, and for layers
+///         whose heads differ in Dk; Error(bad_file) for numbers that contradict each other, by
+///         key, expected and found.
 ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);
 
 }  // namespace rotkv

@@ -24,8 +24,12 @@ class RefBackend final : public Backend {
 
     std::byte* allocate(std::size_t bytes) override { return new std::byte[bytes]; }
     void free_memory(std::byte* memory) override {
-        // Imported bytes belong to their owner: only what allocate() gave is freed here.
-        if (imported_.erase(memory) == 0) delete[] memory;
+        const auto imported = imported_.find(memory);
+        if (imported != imported_.end()) {  // its owner frees it; another import of it may live on
+            imported_.erase(imported);
+            return;
+        }
+        delete[] memory;
     }
     std::byte* import(std::span<const std::byte> bytes) override {
         // Weights are only read; the view type has no read-only twin.

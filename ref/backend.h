@@ -47,9 +47,11 @@ class Backend {
     /// blocks everywhere; the rest is the backend's own answer.
     Support supports(const Call& call) const;
 
-    /// Runs one operation.
     /// Throws: as check(); Error(unsupported) with the reason of supports(): no other path or
     ///         backend is taken in silence.
+    void require_supported(const Call& call) const;
+
+    /// Runs one operation. Throws as require_supported(), before anything is computed.
     void run(const Call& call);
 
   protected:

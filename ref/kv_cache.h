@@ -58,8 +58,9 @@ struct KvBatch {
 class KvCache {
   public:
     /// Throws Error(unsupported) for a block type with D % 32 != 0, Error(bad_argument) for extents
-    /// that are not positive, a spec whose block does not divide D, or a layer that is not like the
-    /// one whose rows it reads.
+    /// that are not positive, a spec whose block does not divide D, a V inside K that is not turned
+    /// as K is or cuts a block of K's type or rotation, or a layer that is not like the one whose
+    /// rows it reads.
     KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec);
 
     const KvShape& shape() const { return shape_; }
@@ -80,7 +81,8 @@ class KvCache {
     /// Moves the tokens of `stream` at positions [from, to) by `difference` and turns their keys.
     /// `rope` gives the position embedding of each layer; one with n_rot = 0 does not turn.
     /// Throws, and changes nothing: Error(bad_argument) for tokens that would get a negative
-    /// position, Error(unsupported) naming a layer whose V would turn with its K.
+    /// position, Error(unsupported) naming a layer whose V would turn with its K; what the backend
+    /// refuses in one of the layers.
     void shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                const std::function<RopeConfig(int64_t layer)>& rope);
 
@@ -112,6 +114,8 @@ class KvCache {
                                       std::span<const int32_t> positions,
                                       std::vector<int64_t>& next) const;
     std::vector<int64_t> turning_layers(const std::function<RopeConfig(int64_t)>& rope) const;
+    void turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
+                   int32_t difference, const std::function<RopeConfig(int64_t)>& rope) const;
     void upload_positions(int64_t stream, int64_t begin, int64_t end) const;
     void upload_used() const;
 

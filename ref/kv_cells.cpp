@@ -1,6 +1,7 @@
 // Class KvCache: which token sits in which cell, at which position, and where its rows lie.
 #include "ref/error.h"
 #include "ref/kv_cache.h"
+#include "ref/rotation_words.h"
 
 #include <algorithm>
 #include <string>
@@ -28,11 +29,33 @@ static void check_side(const char* side, DType type, int64_t d, const Rotation& 
                                                 std::to_string(info.block_elements) + ", found " +
                                                 std::to_string(d));
     }
-    if (rotation.on() && d % rotation.block != 0) {
+    if (!rotation.fits(d)) {
         throw Error(ErrorCode::bad_argument,
                     what + ": rotation block " + std::to_string(rotation.block) +
-                        " does not divide the head size " + std::to_string(d));
+                        " is no power of two that divides the head size " + std::to_string(d));
     }
+}
+
+// V as a view of K: K's rows are what is stored, so that V is turned as they are, in whole blocks.
+static void check_view(const KvLayer& layer, const Rotation& k, const Rotation& v) {
+    require(layer.type_k == layer.type_v && layer.v_first >= 0 &&
+                layer.v_first <= layer.d_k - layer.d_v,
+            ErrorCode::bad_argument,
+            "cache: V as a view of K must have its type and lie inside it");
+    Rotation expected = k;
+    if (k.kind == Rotation::Kind::signs) expected.first = layer.v_first;
+    if (v != expected) {
+        throw Error(ErrorCode::bad_argument, "cache V as a view of K: expected its rotation " +
+                                                 rotation_name(expected) + ", found " +
+                                                 rotation_name(v));
+    }
+    const int64_t step =
+        std::max<int64_t>(k.on() ? k.block : 1, type_info(layer.type_k).block_elements);
+    if (layer.v_first % step == 0 && layer.d_v % step == 0) return;
+    throw Error(ErrorCode::bad_argument,
+                "cache V as a view of K: expected channels in whole blocks of " +
+                    std::to_string(step) + ", found " + std::to_string(layer.d_v) + " from " +
+                    std::to_string(layer.v_first));
 }
 
 static void check_layer(const KvShape& shape, int64_t index, const RotationSpec& spec) {
@@ -52,12 +75,10 @@ static void check_layer(const KvShape& shape, int64_t index, const RotationSpec&
     if (layer.kv_heads == 0) return;
     require(layer.kv_heads > 0 && layer.d_k > 0 && layer.d_v > 0, ErrorCode::bad_argument,
             "cache: every extent must be positive");
-    require(!layer.v_in_k || (layer.type_k == layer.type_v && layer.v_first >= 0 &&
-                              layer.v_first + layer.d_v <= layer.d_k),
-            ErrorCode::bad_argument,
-            "cache: V as a view of K must have its type and lie inside it");
-    check_side("K", layer.type_k, layer.d_k, spec.at(index, Side::k));
-    check_side("V", layer.type_v, layer.d_v, spec.at(index, Side::v));
+    const Rotation &k = spec.at(index, Side::k), &v = spec.at(index, Side::v);
+    check_side("K", layer.type_k, layer.d_k, k);
+    check_side("V", layer.type_v, layer.d_v, v);
+    if (layer.v_in_k) check_view(layer, k, v);
 }
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec)
@@ -170,7 +191,8 @@ TensorView KvCache::k(int64_t layer) const {
 
 TensorView KvCache::v(int64_t layer) const {
     const KvLayer& of = layer_at(layer);
-    if (!of.v_in_k) return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
+    if (!of.v_in_k || of.kv_heads == 0)
+        return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
     TensorView inside = k(layer);
     inside.n[3] = of.d_v;
     inside.data += block_offset(of.type_k, of.v_first);
@@ -199,6 +221,32 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
     return layers;
 }
 
+// Turns the keys of these layers by `difference` in the cells whose row is 0, not -1: in all of the
+// layers or, where one of the calls is refused, in none.
+void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
+                        int32_t difference, const std::function<RopeConfig(int64_t)>& rope) const {
+    const Buffer row_memory(backend_, row.size_bytes());
+    row_memory.upload(std::as_bytes(row));
+    const int32_t differences[] = {difference};
+    std::vector<std::vector<float>> tables;
+    std::vector<Buffer> table_memory;
+    std::vector<KvShiftArgs> calls;
+    for (const int64_t layer : layers) {
+        const RopeConfig config = rope(layer);
+        tables.push_back(rope_shift_table(config, differences));
+        table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
+        table_memory.back().upload(std::as_bytes(std::span(tables.back())));
+        calls.push_back({.k_cache = k(layer),
+                         .table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2}),
+                         .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
+                         .pairs = config.pairs,
+                         .k_rotation = spec_.at(layer, Side::k)});
+        backend_.require_supported(calls.back());
+    }
+    for (const KvShiftArgs& call : calls) backend_.run(call);
+    backend_.synchronize();  // the tables go out of scope
+}
+
 void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                     const std::function<RopeConfig(int64_t)>& rope) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
@@ -218,21 +266,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         position = int32_t(target);
         row[size_t(c)] = 0;
     }
-    const Buffer row_memory(backend_, row.size() * sizeof(int32_t));
-    row_memory.upload(std::as_bytes(std::span(row)));
-    const int32_t differences[] = {difference};
-    for (const int64_t layer : layers) {
-        const RopeConfig config = rope(layer);
-        const std::vector<float> table = rope_shift_table(config, differences);
-        const Buffer table_memory(backend_, table.size() * sizeof(float));
-        table_memory.upload(std::as_bytes(std::span(table)));
-        backend_.run(KvShiftArgs{.k_cache = k(layer),
-                                 .table = table_memory.view(DType::f32, {1, config.n_rot / 2, 2}),
-                                 .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
-                                 .pairs = config.pairs,
-                                 .k_rotation = spec_.at(layer, Side::k)});
-        backend_.synchronize();  // the table goes out of scope
-    }
+    turn_keys(layers, row, difference, rope);
     position_ = std::move(moved);
     upload_positions(stream, 0, shape_.cells);
 }

@@ -38,6 +38,35 @@ TensorView repeated(const TensorView& vector, int64_t tokens) {
     return rows;
 }
 
+// A cache has rows of its own for every layer, of the plan's heads; types are its own business.
+void check_cache(const KvCache& cache, const ModelConfig& config) {
+    const KvShape& shape = cache.shape();
+    if (shape.n_layers() != config.layers) {
+        throw Error(ErrorCode::bad_argument, "model: expected a cache of " +
+                                                 std::to_string(config.layers) + " layers, found " +
+                                                 std::to_string(shape.n_layers()));
+    }
+    for (size_t l = 0; l < config.plan.size(); ++l) {
+        const LayerPlan& plan = config.plan[l];
+        const KvLayer& layer = shape.layers[l];
+        const KvLayer own{.kv_heads = plan.kv_heads,
+                          .d_k = plan.d_k,
+                          .d_v = plan.d_v,
+                          .type_k = layer.type_k,
+                          .type_v = layer.type_v};
+        if (layer == own) continue;
+        const auto words = [](int64_t heads, int64_t d_k, int64_t d_v) {
+            return std::to_string(heads) + " heads of " + std::to_string(d_k) + " and " +
+                   std::to_string(d_v) + " channels";
+        };
+        throw Error(ErrorCode::bad_argument,
+                    "model: layer " + std::to_string(l) + " of the cache: expected " +
+                        words(own.kv_heads, own.d_k, own.d_v) + " in rows of its own, found " +
+                        words(layer.kv_heads, layer.d_k, layer.d_v) +
+                        (layer.source || layer.v_in_k ? " in shared ones" : ""));
+    }
+}
+
 }  // namespace
 
 const RopeConfig& Model::rope(int64_t layer) const {
@@ -62,7 +91,19 @@ TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
         }
     }
 
-    const KvBatch batch = cache.place(streams, positions);
+    check_cache(cache, config_);
+    const std::vector<int32_t> before(cache.host_positions().begin(), cache.host_positions().end());
+    try {
+        return run_layers(cache, tokens, cache.place(streams, positions));
+    } catch (...) {  // what should have come into the batch's cells may not be there
+        cache.set_positions(before);
+        throw;
+    }
+}
+
+// Embedding, layers, output norm, for tokens that have their cells.
+TensorView Model::run_layers(KvCache& cache, std::span<const int32_t> tokens,
+                             const KvBatch& batch) {
     const int64_t n_tokens = int64_t(tokens.size());
     reserve(n_tokens);
     tokens_.upload(std::as_bytes(tokens));
@@ -114,10 +155,8 @@ void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBat
     const Heads heads = project(layer, x);
 
     // Head by head: norm, position. The rotation comes after both, in kv_store and attention.
-    if (config_.architecture.qk_norm) {
-        normalize(heads.q, heads.q, layer.q_norm);
-        normalize(heads.k, heads.k, layer.k_norm);
-    }
+    if (!layer.q_norm.empty()) normalize(heads.q, heads.q, layer.q_norm);
+    if (!layer.k_norm.empty()) normalize(heads.k, heads.k, layer.k_norm);
     const RopeConfig& turn = rope(layer_);
     const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
     const TensorView table = (local ? local_rope_table_ : rope_table_)

@@ -33,20 +33,32 @@ struct ModelLayer {
     TensorView post_feed_forward_norm;  ///< [E]
 };
 
+/// Memory that a backend imported, released with the object.
+class Imports {
+  public:
+    explicit Imports(Backend& backend) : backend_(backend) {}
+    ~Imports();
+    Imports(const Imports&) = delete;
+    Imports& operator=(const Imports&) = delete;
+
+    std::byte* import(std::span<const std::byte> bytes);
+
+  private:
+    Backend& backend_;
+    std::vector<std::byte*> memory_;
+};
+
 /// All weights of a file in one backend's memory, read-only: several models may share them.
 struct ModelWeights {
     const GgufFile& file;
     Backend& backend;
     TensorView embedding, output_norm, output;  ///< [V][E], [E], [V][E]
     std::vector<ModelLayer> layers;
-    std::vector<std::byte*> imported;
+    Imports imported;
 
     /// Checks every tensor's presence and shape against `config`, refuses tensors it would not use,
     /// then imports. `file` must outlive this: host backends read weights where it is mapped.
     ModelWeights(const GgufFile& file, Backend& backend, const ModelConfig& config);
-    ~ModelWeights();
-    ModelWeights(const ModelWeights&) = delete;
-    ModelWeights& operator=(const ModelWeights&) = delete;
 };
 
 /// How a model's operations compute where they may choose.
@@ -90,8 +102,10 @@ class Model {
     /// output norm, ready for logits and nll.
     /// Shapes: tokens, streams, positions [T]; result [T][E] f32 in backend memory, valid until
     ///         the next call.
-    /// Throws: Error(bad_argument) for a token outside the vocabulary, a position from
-    ///         config().context on, or a full cache; the cache is then as before.
+    /// Throws: Error(bad_argument) for a cache of other layers than config().cache_shape() has, a
+    ///         token outside the vocabulary, a position from config().context on, or a full cache;
+    ///         what the backend throws. Every token is then in the cell where it was before, none
+    ///         of the batch in any.
     TensorView forward(KvCache& cache, std::span<const int32_t> tokens,
                        std::span<const int32_t> streams, std::span<const int32_t> positions);
 
@@ -102,6 +116,7 @@ class Model {
     struct Heads {
         TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]
     };
+    TensorView run_layers(KvCache& cache, std::span<const int32_t> tokens, const KvBatch& batch);
     void reserve(int64_t tokens);
     void run_in(int64_t layer, const Call& call);
     void step(const Call& call) { run_in(layer_, call); }

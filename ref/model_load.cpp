@@ -15,10 +15,12 @@ namespace {
 // Hands out the file's tensors by name, as views in the backend's memory.
 class Weights {
   public:
-    Weights(const GgufFile& file, Backend& backend, std::vector<std::byte*>& imported)
-        : file_(file), backend_(backend), imported_(imported) {}
+    Weights(const GgufFile& file, Imports& imported) : file_(file), imported_(imported) {}
 
     bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
+
+    // Throws where the file has no such tensor.
+    void expect(const std::string& name) const { file_.tensor(name); }
 
     // A matrix [out][in] of any weight type.
     TensorView matrix(const std::string& name, int64_t out, int64_t in) {
@@ -63,24 +65,23 @@ class Weights {
         }
         used_.insert(tensor.name);
         TensorView weight = tensor.view;
-        weight.data = backend_.import({tensor.view.data, tensor.bytes});
-        imported_.push_back(weight.data);
+        weight.data = imported_.import({tensor.view.data, tensor.bytes});
         return weight;
     }
 
     const GgufFile& file_;
-    Backend& backend_;
-    std::vector<std::byte*>& imported_;
+    Imports& imported_;
     std::set<std::string> used_;
 };
 
 ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index) {
-    const Architecture& architecture = config.architecture;
     const LayerPlan& plan = config.plan[size_t(index)];
     const std::string prefix = "blk." + std::to_string(index) + ".";
     const int64_t width = config.width, hidden = plan.feed_forward;
     const int64_t q_rows = plan.heads * plan.d_k, k_rows = plan.kv_heads * plan.d_k;
     const int64_t v_rows = plan.kv_heads * plan.d_v;
+
+    for (const char* name : config.architecture.norms) weights.expect(prefix + name);
 
     ModelLayer layer;
     layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
@@ -94,10 +95,8 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
     layer.q_bias = weights.optional_vector(prefix + "attn_q.bias", q_rows);
     layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
     layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
-    if (architecture.qk_norm) {
-        layer.q_norm = weights.vector(prefix + "attn_q_norm.weight", plan.d_k);
-        layer.k_norm = weights.vector(prefix + "attn_k_norm.weight", plan.d_k);
-    }
+    layer.q_norm = weights.optional_vector(prefix + "attn_q_norm.weight", plan.d_k);
+    layer.k_norm = weights.optional_vector(prefix + "attn_k_norm.weight", plan.d_k);
     layer.attention_output =
         weights.matrix(prefix + "attn_output.weight", width, plan.heads * plan.d_v);
 
@@ -109,10 +108,9 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
         layer.up = weights.matrix(prefix + "ffn_up.weight", hidden, width);
     }
     layer.down = weights.matrix(prefix + "ffn_down.weight", width, hidden);
-    if (architecture.post_norms) {
-        layer.post_attention_norm = weights.vector(prefix + "post_attention_norm.weight", width);
-        layer.post_feed_forward_norm = weights.vector(prefix + "post_ffw_norm.weight", width);
-    }
+    layer.post_attention_norm =
+        weights.optional_vector(prefix + "post_attention_norm.weight", width);
+    layer.post_feed_forward_norm = weights.optional_vector(prefix + "post_ffw_norm.weight", width);
     return layer;
 }
 
@@ -129,9 +127,18 @@ Buffer upload_rope_table(Backend& backend, const RopeConfig& config, int64_t con
 
 }  // namespace
 
+Imports::~Imports() {
+    for (std::byte* memory : memory_) backend_.free_memory(memory);
+}
+
+std::byte* Imports::import(std::span<const std::byte> bytes) {
+    memory_.push_back(backend_.import(bytes));
+    return memory_.back();
+}
+
 ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig& config)
-    : file(from), backend(on) {
-    Weights weights(file, backend, imported);
+    : file(from), backend(on), imported(on) {
+    Weights weights(file, imported);
     embedding = weights.matrix("token_embd.weight", config.words, config.width);
     output_norm = weights.vector("output_norm.weight", config.width);
     output = weights.has("output.weight")
@@ -143,10 +150,6 @@ ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig&
         weights.use(name);  // read by read_config
     }
     weights.refuse_unused(config.architecture.name);
-}
-
-ModelWeights::~ModelWeights() {
-    for (std::byte* memory : imported) backend.free_memory(memory);
 }
 
 static ModelConfig config_of(const GgufFile& file, const ModelOptions& options) {

@@ -62,11 +62,16 @@ Support Backend::supports(const Call& call) const {
     return blocks.yes ? answer(call) : blocks;
 }
 
-void Backend::run(const Call& call) {
+void Backend::require_supported(const Call& call) const {
     check(call);
     const Support support = supports(call);
-    if (support.yes) return execute(call);
+    if (support.yes) return;
     throw Error(ErrorCode::unsupported, name() + ": " + name_of(call) + ": " + support.reason);
+}
+
+void Backend::run(const Call& call) {
+    require_supported(call);
+    execute(call);
 }
 
 Support unrounded_only(const Call& call) {

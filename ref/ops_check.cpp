@@ -81,11 +81,9 @@ class Rules {
     }
 
     void rotation(const char* name, const Rotation& rotation, int64_t d) const {
-        if (!rotation.on()) return;
-        const int64_t n = rotation.block;
-        if (n > 0 && (n & (n - 1)) == 0 && d % n == 0 && rotation.first >= 0) return;
+        if (rotation.fits(d) && rotation.first >= 0) return;
         refuse(op_, std::string(name) + " block a power of two that divides " + std::to_string(d),
-               std::to_string(n));
+               std::to_string(rotation.block));
     }
 
     void holds(bool good, const std::string& expected, const std::string& found) const {

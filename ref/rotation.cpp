@@ -1,5 +1,6 @@
 #include "ref/rotation.h"
 
+#include "ref/error.h"
 #include "ref/random.h"
 
 #include <cmath>
@@ -14,6 +15,8 @@ float rotation_sign(uint64_t seed, int64_t i) {
 float rotation_scale(int64_t block) { return 1.0f / std::sqrt(float(block)); }
 
 RotationSpec::RotationSpec(std::vector<Layer> layers) : layers_(std::move(layers)) {
+    require(!layers_.empty(), ErrorCode::bad_argument,
+            "rotation: expected one entry a layer, at least one, found none");
     while (layers_.size() > 1 && layers_.back() == layers_[layers_.size() - 2]) layers_.pop_back();
 }
 

@@ -22,11 +22,16 @@ struct Rotation {
         signs,      ///< random signs first, then H ("randomized Hadamard")
     };
     Kind kind = Kind::none;
-    int64_t block = 0;  ///< N, a power of two that divides the head size
+    int64_t block = 0;  ///< N, a power of two that divides the head size: fits()
     uint64_t seed = 0;  ///< of the signs
     int64_t first = 0;  ///< channel of the head where the row starts; not 0 only for a V inside K
 
     bool on() const { return kind != Kind::none; }
+
+    /// Can heads of d channels be turned by it?
+    bool fits(int64_t d) const {
+        return !on() || (block > 0 && (block & (block - 1)) == 0 && d % block == 0);
+    }
     bool operator==(const Rotation&) const = default;
 };
 
@@ -51,7 +56,8 @@ class RotationSpec {
 
     RotationSpec() = default;  ///< none in any layer
 
-    /// One entry a layer, at least one; layers behind the last entry are like that one.
+    /// One entry a layer; layers behind the last entry are like that one.
+    /// Throws Error(bad_argument) where there is none.
     explicit RotationSpec(std::vector<Layer> layers);
 
     /// The same in every layer.

@@ -4,7 +4,6 @@
 #include "ref/rotation_words.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 #include <vector>
 
@@ -18,7 +17,7 @@ std::optional<PerSide> parse_request(std::string_view text, const std::string& o
     if (text == "off") return PerSide{.mode = Mode::off, .origin = origin};
     if (text == "on") return PerSide{.mode = Mode::on, .origin = origin};
     const std::optional<Rotation> value = parse_rotation(text);
-    if (!value) return std::nullopt;
+    if (!value || !value->on() || value->first != 0) return std::nullopt;
     return PerSide{.mode = Mode::value, .value = *value, .origin = origin};
 }
 
@@ -63,11 +62,9 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType 
         case Mode::value:
             break;
     }
-    if (!asked.value.on()) return {Rotation{}, asked.origin};
-    const int64_t block = asked.value.block;
-    if (!std::has_single_bit(uint64_t(block)) || d % block != 0) {
+    if (!asked.value.fits(d)) {
         throw Error(ErrorCode::usage, asked.origin + ": expected a power of two that divides " +
-                                          head + ", found " + std::to_string(block));
+                                          head + ", found " + std::to_string(asked.value.block));
     }
     return rotate(asked.value, asked.origin);
 }

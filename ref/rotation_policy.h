@@ -18,7 +18,7 @@ struct RotationRequest {
         automatic,  ///< on exactly if the type is quantized and D % 64 = 0 (llama.cpp's rule)
         off,
         on,    ///< the policy's block, whatever the type
-        value  ///< this rotation, whatever the type
+        value  ///< this rotation, which is one, whatever the type
     };
     struct PerSide {
         Mode mode = Mode::automatic;
@@ -33,7 +33,8 @@ struct RotationRequest {
     static RotationRequest both(const PerSide& side) { return {.k = side, .v = side}; }
 };
 
-/// Reads "auto", "off", "on" or a rotation as parse_rotation() does; nothing for any other text.
+/// Reads "auto", "off", "on", BLOCK or BLOCK:SEED; nothing for any other text: where V starts in K
+/// is no request, and to ask for none is "off".
 std::optional<RotationRequest::PerSide> parse_request(std::string_view text,
                                                       const std::string& origin);
 

@@ -4,6 +4,7 @@
 //   64               H alone, in blocks of 64 channels
 //   64:7             the random signs of seed 7, then H
 //   64:7:32          the same for a row that starts at channel 32 of its head (V inside K)
+// Only the two in the middle can be asked for: rotation_policy.h.
 // Docs: docs/04-kv-cache.md
 
 #include "ref/rotation.h"

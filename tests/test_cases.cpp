@@ -70,6 +70,50 @@ TEST_CASE("cases: a name that says a default, an unknown field or the wrong orde
     CHECK(refusal("transmogrify/default").find("expected one of hadamard") != std::string::npos);
 }
 
+TEST_CASE("cases: values that no operation could run with are refused by field") {
+    const auto refused = [](const std::string& name, const std::string& why) {
+        INFO(name << ": " << refusal(name));
+        CHECK(refusal(name).find(why) != std::string::npos);
+    };
+    for (const char* block : {"0", "48", "128", "0:7", "64:7:32", "064"}) {
+        refused("hadamard/rot=" + std::string(block), ": rot: expected ");
+        refused("kv_store/k=f16/v=f16/rot-v=" + std::string(block), ": rot-v: expected ");
+        refused("kv_shift/k=f16/rot-k=" + std::string(block), ": rot-k: expected ");
+        refused("attention/k=f16/v=f16/rot-k=" + std::string(block), ": rot-k: expected ");
+    }
+    for (const char* field : {"S=0", "C=-1", "K=0", "H=0", "D=0", "Dv=0", "T=-1", "window=-1"}) {
+        const std::string key = std::string(field).substr(0, std::string(field).find('='));
+        refused("attention/k=f16/v=f16/" + std::string(field), ": " + key + ": expected ");
+    }
+    refused("attention/k=f16/v=f16/H=3", "H: expected a multiple of 2");
+    refused("attention/k=f16/v=f16/v-in-k=1/v-first=32", "Dv: expected channels inside K's 64");
+    refused("kv_store/k=f16/v=f16/T=10", "T: expected a cell for each token");
+    refused("rms_norm/rows=-1", "rows: expected 0 or more, found -1");
+    refused("matmul/type=f32/in=0", "in: expected 1 or more");
+    refused("nll/type=f32/V=0", "V: expected 1 or more");
+    for (const char* n_rot : {"0", "7", "66"}) {
+        refused("rope/n_rot=" + std::string(n_rot), "n_rot: expected ");
+        refused("kv_shift/k=f16/n_rot=" + std::string(n_rot), "n_rot: expected ");
+    }
+    refused("rope/D=32", "n_rot: expected an even number up to 32, found 64");
+    refused("add/rows=1000000000", "expected tensors of at most 536870912 elements");
+    refused("add/rows=0/D=1000000000000", "expected tensors of at most 536870912 elements");
+    refused("attention/k=f16/v=f16/S=4294967296/C=4294967296", "at most 536870912 elements");
+}
+
+TEST_CASE("cases: a value has one spelling") {
+    CHECK(refusal("merge/spread=0") == "accepted");
+    CHECK(refusal("merge/spread=0.5") == "accepted");
+    for (const char* name :
+         {"merge/spread=2", "merge/spread=2.0", "merge/spread=4.0", "merge/spread=nan",
+          "merge/spread=x", "merge/spread=", "act_mul/spread=1", "attention/k=f16/v=f16/loud=1",
+          "attention/k=f16/v=f16/softcap=0", "hadamard/rows=07", "hadamard/rows=08",
+          "quantize/type=Q8_0"}) {
+        INFO(name);
+        CHECK(refusal(name) != "accepted");
+    }
+}
+
 TEST_CASE("cases: the memory of a cell notices what a backend must not do") {
     struct Row {
         const char* name;

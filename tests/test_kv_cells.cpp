@@ -169,6 +169,36 @@ TEST_CASE("kv_cells: what cannot be shifted is named, and nothing has moved") {
     CHECK(ints(*ref, cache.positions()) == Ints{1, 2, -1, -1});
 }
 
+TEST_CASE("kv_cells: a shift that the backend refuses in one layer moves no other") {
+    class Without : public ForwardingBackend {  // kv_shift of heads of 128
+      public:
+        Without() : ForwardingBackend(make_ref_backend()) {}
+
+      protected:
+        Support answer(const Call& call) const override {
+            const auto* shift = std::get_if<KvShiftArgs>(&call);
+            if (shift != nullptr && shift->k_cache.n[3] == 128) return {false, "not of 128"};
+            return ForwardingBackend::answer(call);
+        }
+    };
+    const Mixed m;
+    Without backend;
+    KvCache cache(backend, m.shape(), m.spec());
+    m.store(backend, cache);
+    const std::vector<std::byte> before = contents(backend, cache);
+    CHECK(refusal_of([&] { cache.shift(0, 0, 20, 7, rope_of); }) == "ref: kv_shift: not of 128");
+    CHECK(contents(backend, cache) == before);
+    CHECK(refusal_of([&] {  // more channels than layer 1 has
+              cache.shift(0, 0, 20, 7, [](int64_t layer) {
+                  RopeConfig config = rope_of(layer);
+                  if (layer == 1) config.n_rot = 256;
+                  return config;
+              });
+          })
+              .find("kv_shift: expected") == 0);
+    CHECK(contents(backend, cache) == before);
+}
+
 TEST_CASE("kv_cells: a layer that reads another's rows is like it, and comes later") {
     const Mixed m;
     const std::unique_ptr<Backend> ref = make_ref_backend();
@@ -188,6 +218,39 @@ TEST_CASE("kv_cells: a layer that reads another's rows is like it, and comes lat
     CHECK(refusal_of([&] {
               KvCache(*ref, m.shape(), RotationSpec({{}, {}, {.k = *parse_rotation("64")}, {}}));
           }) == unlike);
+}
+
+TEST_CASE("kv_cells: V inside K is turned as K is, in whole blocks, or not there") {
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    const auto refused = [&](int64_t first, int64_t d_v, DType type, const char* words) {
+        const KvLayer latent{.kv_heads = 1,
+                             .d_k = 192,
+                             .d_v = d_v,
+                             .type_k = type,
+                             .type_v = type,
+                             .v_in_k = true,
+                             .v_first = first};
+        return refusal_of([&] { KvCache(*ref, {.cells = 4, .layers = {latent}}, spec_of(words)); });
+    };
+    const std::string view = "cache V as a view of K: expected ";
+    CHECK(refused(64, 128, DType::q8_0, "k=64:5 v=64:5:64") == "no error");
+    CHECK(refused(64, 128, DType::q8_0, "k=64 v=64") == "no error");
+    CHECK(refused(17, 5, DType::f16, "k=none v=none") == "no error");
+    CHECK(refused(64, 128, DType::q8_0, "k=64:5 v=64:5") ==
+          view + "its rotation 64:5:64, found 64:5");
+    CHECK(refused(64, 128, DType::q8_0, "k=64 v=none") == view + "its rotation 64, found none");
+    CHECK(refused(64, 128, DType::q8_0, "k=none v=64") == view + "its rotation none, found 64");
+    CHECK(refused(64, 128, DType::q8_0, "k=64 v=32") == view + "its rotation 64, found 32");
+    CHECK(refused(32, 128, DType::q8_0, "k=64 v=64") ==
+          view + "channels in whole blocks of 64, found 128 from 32");
+    CHECK(refused(16, 128, DType::q8_0, "k=none v=none") ==
+          view + "channels in whole blocks of 32, found 128 from 16");
+    CHECK(refused(96, 128, DType::f16, "k=none v=none").find("lie inside it") != std::string::npos);
+    CHECK(refused(0, 192, DType::f16, "k=48 v=48").find("no power of two") != std::string::npos);
+
+    const KvLayer nothing{.d_k = 64, .d_v = 32, .v_in_k = true, .v_first = 32};
+    const KvCache cache(*ref, {.cells = 4, .layers = {nothing}}, RotationSpec());
+    CHECK(cache.v(0) == TensorView{});
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include "ref/model.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "tests/forwarding_backend.h"
 #include "tests/tiny_model.h"
 
 using namespace rotkv;
@@ -108,6 +109,10 @@ TEST_CASE("model: lists that do not fit the layers, and counts of none, are refu
     CHECK(refused("attention.head_count", uint32_t(0)).find("expected 1 to") != std::string::npos);
     CHECK(refused("attention.head_count_kv", GgufArray(Ints{1, 3}))
               .find("layer 1 of 2 query and 3 KV heads") != std::string::npos);
+    CHECK(
+        refused("attention.head_count", GgufArray(Ints{2, 4}))
+            .find("head_count: expected heads of 4 channels in every layer, found 2 in layer 1") !=
+        std::string::npos);
     CHECK(refused("attention.sliding_window", uint32_t(0)) == "accepted");
     CHECK(refused("attention.sliding_window_pattern", GgufArray(std::vector<bool>{true}))
               .find("sliding_window_pattern: expected 2 values") != std::string::npos);
@@ -155,8 +160,59 @@ TEST_CASE("model: a file that is not what it says is refused by tensor and key")
           std::string::npos);
 
     TinyModel more = TinyModel::make("llama");
-    more.weights["blk.0.attn_q_norm.weight"] = std::vector<float>(16, 1.0f);
-    CHECK(failure(more).find("blk.0.attn_q_norm.weight has no place") != std::string::npos);
+    more.weights["blk.0.attn_norm_2.weight"] = std::vector<float>(48, 1.0f);
+    CHECK(failure(more).find("blk.0.attn_norm_2.weight has no place") != std::string::npos);
+}
+
+TEST_CASE("model: norms are where the file has them, and where the architecture needs them") {
+    for (const char* name : {"qwen3", "gemma2", "gemma3"}) {
+        for (const auto& [tensor, values] : TinyModel::make(name).weights) {
+            const bool of_heads = tensor.find("_q_norm") != std::string::npos ||
+                                  tensor.find("_k_norm") != std::string::npos;
+            if (!of_heads && tensor.find(".post_") == std::string::npos) continue;
+            TinyModel without = TinyModel::make(name);
+            without.weights.erase(tensor);
+            INFO(name << " without " << tensor);
+            CHECK(failure(without).find(tensor) != std::string::npos);
+        }
+    }
+    TinyModel more = TinyModel::make("qwen2");
+    const TinyModel from = TinyModel::make("qwen3");
+    for (const auto& [tensor, values] : from.weights) {
+        if (tensor.find("_q_norm") == std::string::npos &&
+            tensor.find("_k_norm") == std::string::npos)
+            continue;
+        more.weights[tensor] = values;
+    }
+    more.qk_norm = true;
+    const std::vector<int32_t> tokens = some_tokens(19);
+    CHECK(distance(run_model(more, tokens, 19), more.forward(tokens)) < 1e-5);
+}
+
+TEST_CASE("model: weights of a file that is refused are released") {
+    class Counting : public ForwardingBackend {
+      public:
+        Counting() : ForwardingBackend(make_ref_backend()) {}
+        std::byte* import(std::span<const std::byte> bytes) override {
+            ++imported;
+            return ForwardingBackend::import(bytes);
+        }
+        void free_memory(std::byte* memory) override {
+            ++freed;
+            ForwardingBackend::free_memory(memory);
+        }
+        int imported = 0, freed = 0;
+    };
+    TinyModel tiny = TinyModel::make("llama");
+    tiny.weights["blk.0.attn_sinks.weight"] = std::vector<float>(48, 1.0f);
+    const TemporaryFile file("refused.gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    Counting backend;
+    CHECK_THROWS_WITH(Model(gguf, backend, {.context = 8}),
+                      Catch::Contains("blk.0.attn_sinks.weight has no place"));
+    CHECK(backend.imported > 0);
+    CHECK(backend.freed == backend.imported);
 }
 
 TEST_CASE("model: tokens and positions outside their ranges change nothing") {
@@ -174,4 +230,62 @@ TEST_CASE("model: tokens and positions outside their ranges change nothing") {
     CHECK_THROWS_AS(model.forward(cache, Ints{1, 2}, Ints{0, 0}, Ints{0}), Error);
     CHECK_THROWS_AS(model.forward(cache, Ints(5, 1), Ints(5, 0), Ints{0, 1, 2, 3, 4}), Error);
     CHECK(download(*ref, cache.used()) == std::vector<std::byte>(4));
+}
+
+TEST_CASE("model: a cache of another model is refused, and nothing is placed") {
+    const TinyModel tiny = TinyModel::make("llama");
+    const TemporaryFile file("caches.gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    Model model(gguf, *ref, {.context = 8});
+    const auto refused = [&](const std::function<void(KvShape&)>& change) {
+        KvShape shape = model.config().cache_shape(1, 4, DType::f16, DType::f16);
+        change(shape);
+        KvCache cache(*ref, shape, RotationSpec());
+        using Ints = std::vector<int32_t>;
+        try {
+            model.forward(cache, Ints{1}, Ints{0}, Ints{0});
+        } catch (const Error& error) {
+            CHECK(cache.host_positions()[0] == -1);
+            return std::string(error.what());
+        }
+        CHECK(cache.host_positions()[0] == 0);
+        return std::string("accepted");
+    };
+    CHECK(refused([](KvShape&) {}) == "accepted");
+    CHECK(refused([](KvShape& s) { s.layers[1].type_k = DType::bf16; }) == "accepted");
+    CHECK(refused([](KvShape& s) { s.layers.pop_back(); }) ==
+          "model: expected a cache of 4 layers, found 3");
+    CHECK(refused([](KvShape& s) { s.layers.push_back(s.layers[0]); }) ==
+          "model: expected a cache of 4 layers, found 5");
+    CHECK(refused([](KvShape& s) { s.layers[2].kv_heads = 1; }) ==
+          "model: layer 2 of the cache: expected 2 heads of 16 and 16 channels in rows of its own, "
+          "found 1 heads of 16 and 16 channels");
+    CHECK(refused([](KvShape& s) { s.layers[1].source = 0; }).find("in shared ones") !=
+          std::string::npos);
+    CHECK(refused([](KvShape& s) { s.layers[3].v_in_k = true; }).find("in shared ones") !=
+          std::string::npos);
+    for (int64_t KvLayer::*extent : {&KvLayer::d_k, &KvLayer::d_v}) {
+        CHECK(refused([&](KvShape& s) { s.layers[3].*extent = 32; }).find("layer 3") !=
+              std::string::npos);
+    }
+}
+
+TEST_CASE("model: a batch whose operations are refused leaves no token in any cell") {
+    const TinyModel tiny = TinyModel::make("llama");
+    const TemporaryFile file("batches.gguf");
+    tiny.write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    Model model(gguf, *ref, {.context = 8});
+    Model refusing(model, {.context = 8, .precision = {.attention = Precision::f16}});
+    KvCache cache(*ref, model.config().cache_shape(1, 6, DType::f32, DType::f32), RotationSpec());
+    using Ints = std::vector<int32_t>;
+    model.forward(cache, Ints{1, 2}, Ints{0, 0}, Ints{0, 1});
+    CHECK_THROWS_WITH(refusing.forward(cache, Ints{3, 4}, Ints{0, 0}, Ints{1, 2}),
+                      Catch::Contains("f16 attention"));
+    const std::span<const int32_t> left = cache.host_positions();
+    CHECK(Ints(left.begin(), left.end()) == Ints{0, 1, -1, -1, -1, -1});
+    CHECK(contents<int32_t>(*ref, cache.used()) == Ints{2});
 }

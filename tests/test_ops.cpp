@@ -4,6 +4,7 @@
 #include "ref/kernels.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "tests/laws.h"
 
 #include <cmath>
 #include <functional>
@@ -36,6 +37,21 @@ TensorView i32(std::initializer_list<int64_t> extents) {
 }
 
 }  // namespace
+
+TEST_CASE("ops: imported memory is its owner's, imported once or twice") {
+    for (const std::unique_ptr<Backend>& backend : all_backends()) {
+        INFO(backend->name());
+        const std::vector<std::byte> owned(64, std::byte(7));
+        std::byte* const first = backend->import(owned);
+        std::byte* const second = backend->import(owned);
+        backend->free_memory(first);
+        std::vector<std::byte> read(owned.size());
+        backend->download(read, second);
+        CHECK(read == owned);
+        backend->free_memory(second);
+        CHECK(owned == std::vector<std::byte>(64, std::byte(7)));
+    }
+}
 
 TEST_CASE("ops: malformed arguments are refused by name") {
     const std::unique_ptr<Backend> ref = make_ref_backend();

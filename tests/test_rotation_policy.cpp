@@ -61,7 +61,7 @@ TEST_CASE("rotation_policy: what a user asks for wins over it") {
     CHECK(decided("off", DType::q4_0, 64, "auto", DType::q4_0, 64) == "k=none v=64");
     CHECK(decided("on", DType::f16, 128, "on", DType::f32, 128) == "k=128 v=64");
     CHECK(decided("32", DType::q4_0, 96, "16", DType::f16, 80) == "k=32 v=16");
-    CHECK(decided("none", DType::q4_0, 64, "32:7", DType::f16, 64) == "k=none v=32:7");
+    CHECK(decided("off", DType::q4_0, 64, "32:7", DType::f16, 64) == "k=none v=32:7");
     RotationRequest request = asked("auto", "off");
     request.signs = 7;
     const KvShape shape{.layers = {layer_of(DType::q4_0, 64, DType::q4_0, 64)}};
@@ -120,7 +120,9 @@ TEST_CASE("rotation_policy: what cannot be is refused, with who asked") {
     CHECK(refused("0", 64).find("found 0") != std::string::npos);
     CHECK(refused("0:7", 64).find("found 0") != std::string::npos);
     CHECK(refused("32", 64) == "accepted");
-    CHECK(!parse_request("yes", "--rot-k").has_value());
+    for (const char* text : {"yes", "none", "64:7:32", "64:7:"}) {
+        CHECK(!parse_request(text, "--rot-k").has_value());
+    }
 }
 
 TEST_CASE("rotation_policy: V as a view of K takes K's rotation, signs included") {

@@ -10,9 +10,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <optional>
+#include <sstream>
 
 namespace rotkv {
 
@@ -49,13 +51,20 @@ bool Fields::take(const char* key, std::string& value) {
     return given;
 }
 
-int64_t Fields::number(const char* key, int64_t standard) {
+int64_t Fields::number(const char* key, int64_t standard, int64_t least) {
     std::string text = std::to_string(standard);
     take(key, text);
     int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) {
-        refuse(key, "a number", text);
+    std::from_chars(text.data(), text.data() + text.size(), value);
+    if (std::to_string(value) != text) refuse(key, "a number", text);
+    if (value < least) refuse(key, std::to_string(least) + " or more", text);
+    return value;
+}
+
+int64_t Fields::n_rot(int64_t d) {
+    const int64_t value = number("n_rot", 64, 2);
+    if (value % 2 != 0 || value > d) {
+        refuse("n_rot", "an even number up to " + std::to_string(d), std::to_string(value));
     }
     return value;
 }
@@ -67,15 +76,20 @@ bool Fields::flag(const char* key) {
     return text == "1";
 }
 
+// As %g writes it: "20", "0.1".
+static std::string real_name(double value) {
+    std::ostringstream text;
+    text << value;
+    return text.str();
+}
+
 double Fields::real(const char* key, double standard) {
-    std::string text = "0";
-    if (!take(key, text)) {
-        read_.back().second = standard == 0 ? "0" : std::to_string(standard);
-        return standard;
+    std::string text = real_name(standard);
+    take(key, text);
+    const double value = std::strtod(text.c_str(), nullptr);
+    if (!std::isfinite(value) || real_name(value) != text) {
+        refuse(key, "a number of at most six digits", text);
     }
-    char* end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
-    if (end != text.c_str() + text.size()) refuse(key, "a number", text);
     return value;
 }
 
@@ -99,14 +113,21 @@ Precision Fields::precision(std::initializer_list<const char*> allowed) {
 DType Fields::type(const char* key) {
     std::string text;
     if (!take(key, text)) refuse(key, "a type", "nothing");
-    return parse_type(text);
+    const DType type = parse_type(text);
+    if (type_info(type).name != text) refuse(key, type_info(type).name, text);
+    return type;
 }
 
-Rotation Fields::rotation(const char* key) {
+Rotation Fields::rotation(const char* key, int64_t d) {
     std::string text = rotation_name(Rotation{});
-    if (!take(key, text)) return {};
+    take(key, text);
     const std::optional<Rotation> rotation = parse_rotation(text);
-    if (!rotation) refuse(key, "BLOCK or BLOCK:SEED", text);
+    if (!rotation || rotation->first != 0 || rotation_name(*rotation) != text) {
+        refuse(key, "BLOCK or BLOCK:SEED", text);
+    }
+    if (!rotation->fits(d)) {
+        refuse(key, "a block of a power of two that divides " + std::to_string(d), text);
+    }
     return *rotation;
 }
 
@@ -202,6 +223,23 @@ std::span<const CaseOp> case_ops() {
     return all;
 }
 
+// Whoever runs a case holds its tensors several times over, most of them as f32.
+static void check_size(const std::string& name, const std::vector<CaseTensor>& tensors) {
+    constexpr int64_t most = int64_t(1) << 29;
+    int64_t elements = 0;
+    for (const CaseTensor& tensor : tensors) {
+        int64_t size = 1;
+        for (const int64_t n : tensor.extents) {  // a tensor of no rows may have long ones
+            size =
+                std::max<int64_t>(n, 1) > most / size ? most + 1 : size * std::max<int64_t>(n, 1);
+        }
+        elements = std::min(elements + size, most + 1);
+    }
+    if (elements <= most) return;
+    throw Error(ErrorCode::bad_argument, "case " + name + ": expected tensors of at most " +
+                                             std::to_string(most) + " elements, found more");
+}
+
 std::unique_ptr<Case> make_case(std::string_view name) {
     Fields fields(name);
     std::string known;
@@ -210,6 +248,7 @@ std::unique_ptr<Case> make_case(std::string_view name) {
         if (fields.op() != op.name) continue;
         std::unique_ptr<Case> result = op.make(fields);
         fields.finish();
+        check_size(std::string(name), result->tensors());
         result->name_ = name;
         result->op_ = op.name;
         result->fields_ = fields.read();

@@ -20,23 +20,30 @@
 namespace rotkv {
 
 /// Reads the fields of a name in the order in which an operation asks for them.
-/// Every reader throws Error(bad_argument) for a value it cannot use, and for one that spells out
-/// the default, so that no two names mean the same case.
+/// Every reader throws Error(bad_argument) for a value it cannot use, for one that spells out the
+/// default, and for another spelling of a value (08, 2.0), so that no two names mean the same case.
 class Fields {
   public:
     explicit Fields(std::string_view name);
 
     const std::string& op() const { return op_; }
 
-    int64_t number(const char* key, int64_t standard);
+    int64_t number(const char* key, int64_t standard, int64_t least);
+    /// Key "n_rot", 64: channels of a head of d that turn, an even number.
+    int64_t n_rot(int64_t d);
     bool flag(const char* key);  ///< 1, or not there
     double real(const char* key, double standard);
     std::string word(const char* key, const std::string& standard,
                      std::initializer_list<const char*> allowed);
     DType type(const char* key);                                      ///< always there
     Precision precision(std::initializer_list<const char*> allowed);  ///< of key "precision"
-    /// "64": sylvester in blocks of 64; "64:7": with the signs of seed 7; not there: none.
-    Rotation rotation(const char* key);
+    /// "64": sylvester in blocks of 64, which divide the head size d; "64:7": with the signs of
+    /// seed 7; not there: none.
+    Rotation rotation(const char* key, int64_t d);
+
+    /// For what only an operation knows of a value that it read.
+    [[noreturn]] void refuse(const char* key, const std::string& expected,
+                             const std::string& found) const;
 
     /// Throws Error(bad_argument) for a field that nobody asked for, or one out of order.
     void finish() const;
@@ -46,8 +53,6 @@ class Fields {
 
   private:
     bool take(const char* key, std::string& value);
-    [[noreturn]] void refuse(const char* key, const std::string& expected,
-                             const std::string& found) const;
 
     std::string name_, op_;
     std::vector<std::pair<std::string, std::string>> given_, read_;
@@ -156,7 +161,7 @@ class Case {
 };
 
 /// The case called `name`, in the table or not.
-/// Throws: Error(bad_argument) that says which field is wrong.
+/// Throws: Error(bad_argument) that says which field is wrong, or that the tensors are too large.
 std::unique_ptr<Case> make_case(std::string_view name);
 
 /// The names of all cases of the table, in its order, every list written out.

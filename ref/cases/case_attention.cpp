@@ -17,8 +17,8 @@ constexpr int64_t k_most_sampled = 128;  // rows whose energy is looked at: the 
 CellBounds read_bounds(Fields& f) {
     CellBounds bounds;
     const auto read = [&](const char* from, const char* to, Range& range) {
-        range.from = f.number(from, 0);
-        const int64_t end = f.number(to, 0);
+        range.from = f.number(from, 0, 0);
+        const int64_t end = f.number(to, 0, 0);
         if (end > 0) range.to = end;
     };
     read("from", "to", bounds.position);
@@ -31,20 +31,20 @@ class AttentionCase : public CallCase {
     explicit AttentionCase(Fields& f)
         : type_k(f.type("k")),
           type_v(f.type("v")),
-          tokens(f.number("T", 3)),
-          streams(f.number("S", 1)),
-          cells(f.number("C", 40)),
-          heads(f.number("H", 4)),
-          kv_heads(f.number("K", 2)),
-          d_k(f.number("D", 64)),
+          tokens(f.number("T", 3, 0)),
+          streams(f.number("S", 1, 1)),
+          cells(f.number("C", 40, 1)),
+          heads(f.number("H", 4, 1)),
+          kv_heads(f.number("K", 2, 1)),
+          d_k(f.number("D", 64, 1)),
           v_in_k(f.flag("v-in-k")),
-          v_first(v_in_k ? f.number("v-first", 0) : 0),
-          d_v(f.number("Dv", d_k)),
-          k_rotation(f.rotation("rot-k")),
-          v_rotation(f.rotation("rot-v")),
-          window(f.number("window", 0)),
+          v_first(v_in_k ? f.number("v-first", 0, 0) : 0),
+          d_v(f.number("Dv", d_k, 1)),
+          k_rotation(f.rotation("rot-k", d_k)),
+          v_rotation(f.rotation("rot-v", d_v)),
+          window(f.number("window", 0, 0)),
           softcap(f.real("softcap", 0)),
-          sinks(f.flag("sinks")),
+          sinks(f.real("sinks", 0)),
           loud(f.real("loud", 1)),
           dense(is_dense(f)),
           sees(f.word("sees", "past", {"past", "last", "all", "nothing"})),
@@ -52,7 +52,14 @@ class AttentionCase : public CallCase {
           bounds(read_bounds(f)),
           lse(f.flag("lse")) {
         read_layout(f, false);
-        if (v_in_k) v_rotation.first = v_first;
+        if (heads % kv_heads != 0) {
+            f.refuse("H", "a multiple of " + std::to_string(kv_heads), std::to_string(heads));
+        }
+        if (!v_in_k) return;
+        v_rotation.first = v_first;
+        if (v_first > d_k - d_v) {
+            f.refuse("Dv", "channels inside K's " + std::to_string(d_k), std::to_string(d_v));
+        }
     }
     Agreement agreement() const override {
         return precision == Precision::f16 ? Agreement::nmse : Agreement::rounding;
@@ -140,8 +147,8 @@ class AttentionCase : public CallCase {
     Rotation k_rotation, v_rotation;
     int64_t window;
     double softcap;
-    bool sinks;
-    double loud;  ///< the scale of the scores, times sqrt(D)
+    double sinks;  ///< how far apart they lie; 0: none
+    double loud;   ///< the scale of the scores, times sqrt(D)
     bool dense;
     std::string sees;  ///< last: the queries are the last tokens of their streams
     Precision precision;
@@ -159,7 +166,7 @@ std::vector<CaseTensor> AttentionCase::tensors() const {
     all.push_back(in("used", DType::i32, {streams}));
     all.push_back(in("q_stream", DType::i32, {tokens}));
     all.push_back(in("q_position", DType::i32, {tokens}));
-    if (sinks) {
+    if (sinks != 0) {
         all.push_back(in("sinks", DType::f32, {heads}));
         all.back().rigid = true;
     }
@@ -218,7 +225,10 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
     named(tensors, "used").set(std::vector<int32_t>(size_t(streams), int32_t(used())));
     named(tensors, "q_stream").set(q_stream);
     named(tensors, "q_position").set(q_position);
-    if (sinks) named(tensors, "sinks").set(case_values("normal", 1, heads, seed() + 4));
+    if (sinks == 0) return;
+    std::vector<float> sink = case_values("normal", 1, heads, seed() + 4);
+    for (float& one : sink) one *= float(sinks);
+    named(tensors, "sinks").set(sink);
 }
 
 std::vector<float> AttentionCase::cached_row(const CaseTensor& cache, int64_t stream, int64_t cell,
@@ -268,10 +278,10 @@ AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, 
 std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> filled, int64_t t,
                                                  int64_t h, const Scores& s) const {
     const CaseTensor& cache = named(filled, v_in_k ? "k_cache" : "v_cache");
-    const float sink = sinks ? named(filled, "sinks").values()[size_t(h)] : -INFINITY;
+    const float sink = sinks != 0 ? named(filled, "sinks").values()[size_t(h)] : -INFINITY;
     double top = double(sink);
     for (const auto& [c, score] : s.of_cell) top = std::max(top, score);
-    double sum = sinks ? std::exp(double(sink) - top) : 0;
+    double sum = sinks != 0 ? std::exp(double(sink) - top) : 0;
     for (const auto& [c, score] : s.of_cell) sum += std::exp(score - top);
     std::vector<float> weighted(size_t(d_v), 0.0f);  // sum_c p_c |v_c|
     for (const auto& [c, score] : s.of_cell) {
@@ -296,7 +306,8 @@ std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> fil
 // Rounding of lse, for one head of one token. The sum is off like a probability's denominator, by
 // u (walk(C) + 6 + (walk(D) + 6) S) of itself, and its log by as much, absolutely. The log is taken
 // in units of exp(largest) and lies within |lse| + |largest| of 0, |largest| <= S: 2 u of that are
-// its own; adding the largest score is u |lse|, and the reference's one rounding another.
+// its own; adding the largest score is u |lse|, and the reference's one rounding another. A sink
+// that is the largest lies within log(C + 1) of lse, and so does the log then.
 double AttentionCase::bound_of_lse(const Scores& s, float expected) const {
     if (!std::isfinite(expected)) return 0;
     return k_unit *

@@ -24,15 +24,19 @@ struct CacheShape {
     explicit CacheShape(Fields& f)
         : type_k(f.type("k")),
           type_v(f.type("v")),
-          tokens(f.number("T", 7)),
-          streams(f.number("S", 1)),
-          cells(f.number("C", 9)),
-          kv_heads(f.number("K", 2)),
-          d_k(f.number("D", 64)),
-          d_v(f.number("Dv", d_k)),
-          k_rotation(f.rotation("rot-k")),
-          v_rotation(f.rotation("rot-v")),
-          dense(is_dense(f)) {}
+          tokens(f.number("T", 7, 0)),
+          streams(f.number("S", 1, 1)),
+          cells(f.number("C", 9, 1)),
+          kv_heads(f.number("K", 2, 1)),
+          d_k(f.number("D", 64, 1)),
+          d_v(f.number("Dv", d_k, 1)),
+          k_rotation(f.rotation("rot-k", d_k)),
+          v_rotation(f.rotation("rot-v", d_v)),
+          dense(is_dense(f)) {
+        if (tokens > 0 && (tokens - 1) / streams >= cells) {
+            f.refuse("T", "a cell for each token", std::to_string(tokens));
+        }
+    }
 
     // The stream and cell of each token: streams in turn, cells in no order.
     std::vector<int32_t> stream() const {
@@ -162,13 +166,13 @@ class KvShiftCase : public CallCase {
   public:
     explicit KvShiftCase(Fields& f)
         : type(f.type("k")),
-          streams(f.number("S", 1)),
-          cells(f.number("C", 9)),
-          kv_heads(f.number("K", 2)),
-          d(f.number("D", 64)),
-          rotation(f.rotation("rot-k")),
+          streams(f.number("S", 1, 1)),
+          cells(f.number("C", 9, 1)),
+          kv_heads(f.number("K", 2, 1)),
+          d(f.number("D", 64, 1)),
+          rotation(f.rotation("rot-k", d)),
           dense(is_dense(f)),
-          n_rot(f.number("n_rot", 64)),
+          n_rot(f.n_rot(d)),
           neox(f.word("pairs", "norm", {"norm", "neox"}) == "neox") {
         read_layout(f, false);
     }

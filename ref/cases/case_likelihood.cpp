@@ -14,9 +14,9 @@ struct Likelihood {
 
     explicit Likelihood(Fields& f)
         : type(f.type("type")),
-          tokens(f.number("T", 7)),
-          words(f.number("V", 301)),
-          width(f.number("E", 96)),
+          tokens(f.number("T", 7, 0)),
+          words(f.number("V", 301, 1)),
+          width(f.number("E", 96, 1)),
           softcap(f.real("softcap", 0)) {}
 
     CaseTensor weight() const { return in("weight", type, {words, width}); }

@@ -39,9 +39,9 @@ std::vector<double> by_rows(const std::vector<float>& values, int64_t d, const B
 class HadamardCase : public CallCase {
   public:
     explicit HadamardCase(Fields& f)
-        : rows(f.number("rows", 7)),
-          d(f.number("D", 64)),
-          rotation(f.rotation("rot")),
+        : rows(f.number("rows", 7, 0)),
+          d(f.number("D", 64, 1)),
+          rotation(f.rotation("rot", d)),
           inverse(f.flag("inverse")),
           type(parse_type(f.word("type", "f32", {"f32", "f16", "bf16"}))),
           kind(f.word("values", "normal", k_value_kinds)) {
@@ -94,8 +94,8 @@ class QuantizeCase : public CallCase {
   public:
     explicit QuantizeCase(Fields& f)
         : type(f.type("type")),
-          rows(f.number("rows", 7)),
-          d(f.number("D", 64)),
+          rows(f.number("rows", 7, 0)),
+          d(f.number("D", 64, 1)),
           kind(f.word("values", "normal", k_value_kinds)) {
         read_layout(f, false);
     }
@@ -133,8 +133,8 @@ class DequantizeCase : public CallCase {
   public:
     explicit DequantizeCase(Fields& f)
         : type(f.type("type")),
-          rows(f.number("rows", 7)),
-          d(f.number("D", 256)),
+          rows(f.number("rows", 7, 0)),
+          d(f.number("D", 256, 1)),
           any_bits(f.word("values", "bits", {"bits", "normal"}) == "bits") {
         read_layout(f, false);
     }
@@ -173,10 +173,10 @@ class DequantizeCase : public CallCase {
 class RopeCase : public CallCase {
   public:
     explicit RopeCase(Fields& f)
-        : tokens(f.number("T", 7)),
-          heads(f.number("H", 3)),
-          d(f.number("D", 64)),
-          n_rot(f.number("n_rot", 64)),
+        : tokens(f.number("T", 7, 0)),
+          heads(f.number("H", 3, 1)),
+          d(f.number("D", 64, 1)),
+          n_rot(f.n_rot(d)),
           neox(f.word("pairs", "norm", {"norm", "neox"}) == "neox") {
         read_layout(f, true);
     }
@@ -226,9 +226,9 @@ class RopeCase : public CallCase {
 class MergeCase : public CallCase {
   public:
     explicit MergeCase(Fields& f)
-        : tokens(f.number("T", 7)),
-          heads(f.number("H", 4)),
-          d(f.number("D", 64)),
+        : tokens(f.number("T", 7, 0)),
+          heads(f.number("H", 4, 1)),
+          d(f.number("D", 64, 1)),
           spread(f.real("spread", 2)) {
         read_layout(f, true);
     }

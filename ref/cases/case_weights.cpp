@@ -96,8 +96,8 @@ std::vector<double> relative(std::span<const float> y, double units) {
 class RmsNormCase : public CallCase {
   public:
     explicit RmsNormCase(Fields& f)
-        : rows(f.number("rows", 7)),
-          d(f.number("D", 64)),
+        : rows(f.number("rows", 7, 0)),
+          d(f.number("D", 64, 1)),
           kind(f.word("values", "normal", k_value_kinds)) {
         read_layout(f, true);
     }
@@ -130,8 +130,8 @@ class ActMulCase : public CallCase {
   public:
     explicit ActMulCase(Fields& f)
         : silu(f.word("act", "silu", {"silu", "gelu_tanh"}) == "silu"),
-          rows(f.number("rows", 7)),
-          d(f.number("D", 64)),
+          rows(f.number("rows", 7, 0)),
+          d(f.number("D", 64, 1)),
           spread(f.real("spread", 1)) {
         read_layout(f, true);
     }
@@ -168,7 +168,7 @@ class ActMulCase : public CallCase {
 class AddCase : public CallCase {
   public:
     explicit AddCase(Fields& f)
-        : rows(f.number("rows", 7)), d(f.number("D", 64)), bias(f.flag("bias")) {
+        : rows(f.number("rows", 7, 0)), d(f.number("D", 64, 1)), bias(f.flag("bias")) {
         read_layout(f, true);
     }
     Agreement agreement() const override { return Agreement::exact; }
@@ -200,9 +200,9 @@ class MatmulCase : public CallCase {
   public:
     explicit MatmulCase(Fields& f)
         : type(f.type("type")),
-          tokens(f.number("T", 7)),
-          n_in(f.number("in", 256)),
-          n_out(f.number("out", 67)),
+          tokens(f.number("T", 7, 0)),
+          n_in(f.number("in", 256, 1)),
+          n_out(f.number("out", 67, 1)),
           precision(f.precision({"f32", "f16", "bf16"})) {
         read_layout(f, false);
     }
@@ -273,9 +273,9 @@ class EmbedCase : public CallCase {
   public:
     explicit EmbedCase(Fields& f)
         : type(f.type("type")),
-          tokens(f.number("T", 7)),
-          words(f.number("V", 67)),
-          width(f.number("E", 256)) {
+          tokens(f.number("T", 7, 0)),
+          words(f.number("V", 67, 1)),
+          width(f.number("E", 256, 1)) {
         read_layout(f, false);
     }
     Agreement agreement() const override { return Agreement::exact; }

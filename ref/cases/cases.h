@@ -270,6 +270,8 @@ inline constexpr const char* k_cases[] = {
     "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/window=7/softcap=5/sinks=1/near=3/far=9/lse=1",
     "attention/k=@some/v=@same/T=5/C=80/rot-k=64/rot-v=64/window=16/near=16/lse=1",
     "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/sinks=1/to=1/lse=1",
+    "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/sinks=2000/lse=1",
+    "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/sinks=2000/lse=1",
     "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/sinks=1/from=4000/lse=1",
     "attention/k=@some/v=@same/T=9/sinks=1/sees=nothing/lse=1",
     "attention/k=@some/v=@same/T=9/sees=nothing/to=4/lse=1",
