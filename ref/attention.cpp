@@ -28,8 +28,8 @@ namespace {
 // A query's view of its stream: the cells that take part, in the order of the cells.
 std::vector<int64_t> visible_cells(const AttentionArgs& args, int64_t stream, int32_t q_position) {
     std::vector<int64_t> cells;
-    const int32_t* position = args.position.row<const int32_t>(stream);
-    const int32_t used = args.used.row<const int32_t>(0)[stream];
+    const int32_t* position = ints(args.position, stream);
+    const int32_t used = ints(args.used)[stream];
     for (int64_t c = 0; c < used; ++c) {
         if (args.takes_part(position[c], q_position)) cells.push_back(c);
     }
@@ -102,8 +102,8 @@ void attention(const AttentionArgs& args) {
     const int64_t tokens = args.q.n[1], heads = args.q.n[2], kv_heads = args.k_cache.n[2];
     const int64_t group = heads / kv_heads;  // query heads that share one KV head (GQA)
     for (int64_t t = 0; t < tokens; ++t) {
-        const int32_t stream = args.q_stream.row<const int32_t>(0)[t];
-        const int32_t q_position = args.q_position.row<const int32_t>(0)[t];
+        const int32_t stream = ints(args.q_stream)[t];
+        const int32_t q_position = ints(args.q_position)[t];
         const std::vector<int64_t> cells = visible_cells(args, stream, q_position);
         for (int64_t h = 0; h < heads; ++h) attend(args, t, h, h / group, stream, cells);
     }

@@ -52,6 +52,10 @@ class RefBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend() { return std::make_unique<RefBackend>(); }
-
 }  // namespace rotkv::ref
+
+namespace rotkv {
+
+std::unique_ptr<Backend> make_ref_backend() { return std::make_unique<ref::RefBackend>(); }
+
+}  // namespace rotkv

@@ -36,7 +36,11 @@ inline constexpr Operations k_operations{
 void rope_row(float* y, const float* x, int64_t d, const float* table, int64_t n_rot,
               RopePairs pairs);
 
-/// The backend "ref": plain loops on one thread.
-std::unique_ptr<Backend> make_backend();
-
 }  // namespace rotkv::ref
+
+namespace rotkv {
+
+/// The backend "ref": plain loops on one thread.
+std::unique_ptr<Backend> make_ref_backend();
+
+}  // namespace rotkv

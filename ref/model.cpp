@@ -67,6 +67,7 @@ TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
     reserve(n_tokens);
     tokens_.upload(std::as_bytes(tokens));
 
+    // The residual stream [T][E]: every block reads it through a norm and adds to it.
     const TensorView residual = residual_.view(DType::f32, {n_tokens, config_.width});
     run(EmbedArgs{.dst = residual,
                   .weight = weights_->embedding,
@@ -94,6 +95,7 @@ void Model::multiply(const TensorView& y, const TensorView& weight, const Tensor
         MatmulArgs{.dst = y, .weight = weight, .src = x, .precision = options_.precision.products});
 }
 
+// y[t] = x[t] / rms(x[t]) * weight, row by row: tokens, or heads of tokens
 void Model::normalize(const TensorView& y, const TensorView& x, const TensorView& weight) {
     step(RmsNormArgs{.dst = y, .src = x, .weight = weight, .epsilon = config_.norm_epsilon});
 }
@@ -103,6 +105,8 @@ void Model::add_bias(const TensorView& x, const TensorView& bias) {
     if (!bias.empty()) step(AddArgs{.dst = x, .a = x, .b = repeated(bias, x.n[2])});
 }
 
+// residual += W_o attention(q, k, v), with q [T][H][Dk], k [T][K][Dk], v [T][K][Dv] of the normed
+// residual
 void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch) {
     const int64_t n_tokens = batch.cell.n[3];
     const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
@@ -132,7 +136,7 @@ void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBat
     add_to_residual(output, layer.post_attention_norm);
 }
 
-// q, k and v of every token, side by side in one buffer, as heads.
+// q, k and v of every token, side by side in one buffer [T][H Dk + K Dk + K Dv], as heads.
 Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
     const int64_t n_tokens = x.n[2];
     const LayerPlan& shape = plan();
@@ -186,6 +190,7 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
     return attended_.view(DType::f32, {n_tokens, h * d_v});
 }
 
+// residual += W_down (act(W_gate x) * W_up x), x [T][E] the normed residual, the product [T][F]
 void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
     const int64_t hidden = plan().feed_forward;
     const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});

@@ -2,7 +2,7 @@
 // Whether a cache is as it was: all its bytes, on the host.
 // Docs: docs/04-kv-cache.md
 
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 
 #include <vector>
 

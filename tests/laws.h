@@ -12,7 +12,7 @@ inline constexpr double k_unit = 0x1p-24;  ///< u: half the distance from 1 to t
 /// The reference and every other backend that is built.
 inline std::vector<std::unique_ptr<Backend>> all_backends() {
     std::vector<std::unique_ptr<Backend>> result = candidates();
-    result.insert(result.begin(), ref::make_backend());
+    result.insert(result.begin(), make_ref_backend());
     return result;
 }
 

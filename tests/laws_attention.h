@@ -11,8 +11,8 @@
 namespace rotkv::test {
 
 /// The case that a quantized, rotated cache stands for: plain f32 with R^T Q(R k) for k and v.
-inline AttentionCase as_stored(const AttentionCase& c) {
-    AttentionCase plain = c;
+inline CachedAttention as_stored(const CachedAttention& c) {
+    CachedAttention plain = c;
     plain.type_k = plain.type_v = DType::f32;
     plain.spec = RotationSpec();
     const auto through = [&](std::vector<float>& x, int64_t d, DType type, Side side) {
@@ -31,7 +31,7 @@ inline AttentionCase as_stored(const AttentionCase& c) {
 }
 
 /// Scores of every stored token for query i and head h, in f64; -inf where it is not visible.
-inline std::vector<double> scores(const AttentionCase& c, size_t i, int64_t h) {
+inline std::vector<double> scores(const CachedAttention& c, size_t i, int64_t h) {
     const int64_t kv = h / (c.heads / c.kv_heads);
     const float* q = c.q.data() + (int64_t(i) * c.heads + h) * c.d_k;
     std::vector<double> result(c.streams.size(), -INFINITY);
@@ -57,7 +57,7 @@ inline double log_sum_exp(const std::vector<double>& x) {
 }
 
 /// What the stored tokens get of query i and head h, the sink's share left out.
-inline std::vector<double> probabilities(const AttentionCase& c, size_t i, int64_t h) {
+inline std::vector<double> probabilities(const CachedAttention& c, size_t i, int64_t h) {
     std::vector<double> p = scores(c, i, h), all = p;
     if (!c.sinks.empty()) all.push_back(double(c.sinks[size_t(h)]));
     const double sum = log_sum_exp(all);
@@ -72,7 +72,7 @@ inline std::vector<double> probabilities(const AttentionCase& c, size_t i, int64
 struct AttentionRounding {
     double score, sums, value;
 
-    AttentionRounding(const AttentionCase& c, const Backend& backend) {
+    AttentionRounding(const CachedAttention& c, const Backend& backend) {
         const bool f64 = backend.name() == "ref";
         const auto rotating = [&](Side side) {
             const Rotation rotation = c.spec.at(0, side);
@@ -88,7 +88,8 @@ struct AttentionRounding {
 /// of a row; `plain` is what the cache stands for. A score is off by ds, in proportion to
 /// scale |q| |k|, so that the row is off by sum p ds |v| + sum p ds max |v|; and by sum p |v| times
 /// the rest.
-inline std::vector<double> attention_rounding(const AttentionCase& c, const AttentionCase& plain,
+inline std::vector<double> attention_rounding(const CachedAttention& c,
+                                              const CachedAttention& plain,
                                               const Backend& backend) {
     const AttentionRounding of(c, backend);
     std::vector<double> bounds;
@@ -116,7 +117,7 @@ inline std::vector<double> attention_rounding(const AttentionCase& c, const Atte
 /// How far rounding can move each row's lse, whatever part of the cells it is about: as far as a
 /// score, and as the sum relative to itself; and by rounding the log and lse, each of which lies
 /// within a score, a sink and log C of 0, once.
-inline std::vector<double> lse_rounding(const AttentionCase& c, const AttentionCase& plain,
+inline std::vector<double> lse_rounding(const CachedAttention& c, const CachedAttention& plain,
                                         const Backend& backend) {
     const AttentionRounding of(c, backend);
     std::vector<double> bounds;
@@ -145,8 +146,8 @@ inline double times_bound(const std::vector<A>& a, const std::vector<B>& b,
 }
 
 /// Two streams of 24 tokens in 32 cells, more query heads than KV heads.
-inline AttentionCase case_of(DType type_k, DType type_v, const char* spec, uint64_t seed) {
-    AttentionCase c;
+inline CachedAttention case_of(DType type_k, DType type_v, const char* spec, uint64_t seed) {
+    CachedAttention c;
     c.cells = 32;
     c.type_k = type_k;
     c.type_v = type_v;
@@ -156,8 +157,8 @@ inline AttentionCase case_of(DType type_k, DType type_v, const char* spec, uint6
 }
 
 /// One token's queries over many cells, which a backend may share out among its threads.
-inline AttentionCase long_case() {
-    AttentionCase c = case_of(DType::q8_0, DType::q5_0, "k=64 v=64", 36);
+inline CachedAttention long_case() {
+    CachedAttention c = case_of(DType::q8_0, DType::q5_0, "k=64 v=64", 36);
     c.kv_heads = 1;
     c.cells = 500;
     c.fill(1, 420, 37);
@@ -167,18 +168,18 @@ inline AttentionCase long_case() {
     return c;
 }
 
-inline std::vector<AttentionCase> mixed_cases() {
-    std::vector<AttentionCase> cases = {case_of(DType::f32, DType::f32, "k=none v=none", 31),
-                                        case_of(DType::q8_0, DType::q4_0, "k=64 v=32:5", 32),
-                                        case_of(DType::q5_1, DType::f16, "k=64:4 v=none", 33),
-                                        case_of(DType::iq4_nl, DType::q4_1, "k=32 v=64", 34),
-                                        long_case()};
+inline std::vector<CachedAttention> mixed_cases() {
+    std::vector<CachedAttention> cases = {case_of(DType::f32, DType::f32, "k=none v=none", 31),
+                                          case_of(DType::q8_0, DType::q4_0, "k=64 v=32:5", 32),
+                                          case_of(DType::q5_1, DType::f16, "k=64:4 v=none", 33),
+                                          case_of(DType::iq4_nl, DType::q4_1, "k=32 v=64", 34),
+                                          long_case()};
     cases[2].softcap = 20;
     cases[3].sinks = normal_vector(cases[3].heads, 35, 2.0);
     return cases;
 }
 
-inline std::string words(const Backend& backend, const AttentionCase& c) {
+inline std::string words(const Backend& backend, const CachedAttention& c) {
     return backend.name() + " " + type_info(c.type_k).name + " " + type_info(c.type_v).name + " " +
            words_of(c.spec);
 }

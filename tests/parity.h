@@ -3,7 +3,7 @@
 // compared. Docs: docs/08-backends.md
 
 #include "ref/error.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tools/backends.h"
 

@@ -22,7 +22,7 @@ namespace rotkv::test {
 class SpoiledBackend : public ForwardingBackend {
   public:
     explicit SpoiledBackend(std::function<void(const HadamardArgs&)> spoil)
-        : ForwardingBackend(ref::make_backend()), spoil_(std::move(spoil)) {}
+        : ForwardingBackend(make_ref_backend()), spoil_(std::move(spoil)) {}
     std::string name() const override { return "spoiled"; }
 
   protected:

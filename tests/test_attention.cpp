@@ -1,6 +1,6 @@
 // Rotated attention against attention in f64, and the laws that bind its options to each other.
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 
 #include <cmath>
@@ -22,7 +22,7 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 }  // namespace
 
 TEST_CASE("attention: equals the definition in f64, for every option and rotation") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     struct Row {
         int64_t heads, kv_heads, d_k, d_v, window;
         float softcap;
@@ -40,7 +40,7 @@ TEST_CASE("attention: equals the definition in f64, for every option and rotatio
         {3, 1, 64, 128, 0, 0, true, "k=16:2 v=64"},
     };
     for (const Row& row : rows) {
-        AttentionCase c;
+        CachedAttention c;
         c.heads = row.heads;
         c.kv_heads = row.kv_heads;
         c.d_k = row.d_k;
@@ -57,14 +57,14 @@ TEST_CASE("attention: equals the definition in f64, for every option and rotatio
 }
 
 TEST_CASE("attention: a query group equals its KV head repeated") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase grouped;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention grouped;
     grouped.heads = 6;
     grouped.kv_heads = 2;
     grouped.type_k = grouped.type_v = DType::q8_0;
     grouped.spec = spec_of("k=64 v=64");
     grouped.fill(1, 20, 1);
-    AttentionCase repeated = grouped;
+    CachedAttention repeated = grouped;
     repeated.kv_heads = 6;
     const auto repeat = [](const std::vector<float>& x, size_t d) {
         std::vector<float> y;
@@ -81,15 +81,15 @@ TEST_CASE("attention: a query group equals its KV head repeated") {
 }
 
 TEST_CASE("attention: a window equals removing what lies outside it") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase c;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention c;
     c.type_k = c.type_v = DType::q4_0;
     c.spec = spec_of("k=64 v=64");
     c.fill(1, 40, 2);
     c.q_streams = {0};
     c.q_positions = {39};
     c.q = normal_vector(c.heads * c.d_k, 9);
-    AttentionCase removed = c;
+    CachedAttention removed = c;
     c.window = 12;  // positions 28 .. 39, the query's own among them
 
     KvCache cache(*ref, removed.shape(), removed.spec);
@@ -101,15 +101,15 @@ TEST_CASE("attention: a window equals removing what lies outside it") {
 }
 
 TEST_CASE("attention: streams do not see each other") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase both;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention both;
     both.type_k = DType::q5_1;
     both.type_v = DType::q4_1;
     both.spec = spec_of("k=64 v=64");
     both.fill(2, 16, 3);
     const std::vector<float> together = both.run(*ref);
     for (int32_t s = 0; s < 2; ++s) {
-        AttentionCase one = both;
+        CachedAttention one = both;
         const size_t half = both.streams.size() / 2;
         const auto part = [&](const std::vector<float>& x) {
             const auto begin = x.begin() + s * int64_t(x.size()) / 2;
@@ -126,8 +126,8 @@ TEST_CASE("attention: streams do not see each other") {
 }
 
 TEST_CASE("attention: storing in several calls does not matter") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase c;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention c;
     c.type_k = c.type_v = DType::q8_0;
     c.spec = spec_of("k=64 v=64");
     c.fill(1, 32, 4);
@@ -139,14 +139,14 @@ TEST_CASE("attention: storing in several calls does not matter") {
 }
 
 TEST_CASE("attention: a sink equals a cell with that score and no value") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase c;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention c;
     c.heads = c.kv_heads = 1;
     c.fill(1, 8, 5);
     c.q_streams = {0};
     c.q_positions = {8};
     c.q = normal_vector(c.d_k, 6);
-    AttentionCase with_cell = c;
+    CachedAttention with_cell = c;
     c.sinks = {1.5f};
     // A ninth key along q whose score is 1.5, with value 0.
     double squares = 0;
@@ -159,8 +159,8 @@ TEST_CASE("attention: a sink equals a cell with that score and no value") {
 }
 
 TEST_CASE("attention: nothing visible gives zero") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase c;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention c;
     c.type_k = c.type_v = DType::q4_0;
     c.spec = spec_of("k=64 v=64");
     c.fill(1, 4, 8);
@@ -176,9 +176,9 @@ TEST_CASE("attention: nothing visible gives zero") {
 }
 
 TEST_CASE("attention: V as a view of K, with K's rotation and its signs") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     for (const char* text : {"k=none v=none", "k=64 v=64", "k=64:3 v=64:3:64"}) {
-        AttentionCase c;
+        CachedAttention c;
         c.heads = 4;
         c.kv_heads = 1;
         c.d_k = 192;
@@ -191,7 +191,7 @@ TEST_CASE("attention: V as a view of K, with K's rotation and its signs") {
         CHECK(distance(c.run(*ref), dense_attention(c)) < k_rounding);
     }
     // With signs counted from the view's own first channel the values would come back wrong.
-    AttentionCase wrong;
+    CachedAttention wrong;
     wrong.heads = 4;
     wrong.kv_heads = 1;
     wrong.d_k = 192;
@@ -204,9 +204,9 @@ TEST_CASE("attention: V as a view of K, with K's rotation and its signs") {
 }
 
 TEST_CASE("attention: with loud channels, rotation lowers the error of a 4-bit cache") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const auto error = [&](const char* text) {
-        AttentionCase c;
+        CachedAttention c;
         c.type_k = c.type_v = DType::q4_0;
         c.spec = spec_of(text);
         c.fill(1, 48, 21);

@@ -16,8 +16,8 @@ namespace {
 namespace fs = std::filesystem;
 using Ints = std::vector<int32_t>;
 
-AttentionCase quantized_case(const char* spec) {
-    AttentionCase c;
+CachedAttention quantized_case(const char* spec) {
+    CachedAttention c;
     c.cells = 16;
     c.type_k = DType::q4_0;
     c.type_v = DType::q8_0;
@@ -25,15 +25,16 @@ AttentionCase quantized_case(const char* spec) {
     return c;
 }
 
-std::vector<AttentionCase> cases() {
-    std::vector<AttentionCase> all = {quantized_case("k=64 v=64"), quantized_case("k=64:7 v=none")};
-    AttentionCase shared = quantized_case("k=32:7 v=32:7:32");
+std::vector<CachedAttention> cases() {
+    std::vector<CachedAttention> all = {quantized_case("k=64 v=64"),
+                                        quantized_case("k=64:7 v=none")};
+    CachedAttention shared = quantized_case("k=32:7 v=32:7:32");
     shared.d_k = 96;
     shared.type_v = DType::q4_0;
     shared.v_in_k = true;
     shared.v_first = 32;
     all.push_back(shared);
-    AttentionCase plain;
+    CachedAttention plain;
     plain.cells = 16;
     plain.type_k = plain.type_v = DType::f16;
     all.push_back(plain);
@@ -55,8 +56,8 @@ void fill_small(KvCache& cache) {
 
 TEST_CASE("cache file: attention over a loaded cache equals attention over the saved one") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    for (AttentionCase& c : cases()) {
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    for (CachedAttention& c : cases()) {
         INFO(words_of(c.spec));
         c.fill(3, 12, 5);
         KvCache saved(*ref, c.shape(), c.spec);
@@ -81,7 +82,7 @@ TEST_CASE("cache file: attention over a loaded cache equals attention over the s
 
 TEST_CASE("cache file: the bytes are those that the header of the format lists") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::string path = folder.file("a.rkv");
     KvCache cache(*ref, small_shape(), RotationSpec());
     fill_small(cache);
@@ -102,7 +103,7 @@ TEST_CASE("cache file: the bytes are those that the header of the format lists")
 
 TEST_CASE("cache file: every layer and stream comes back to its place") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvShape shape = small_shape();
     shape.layers.resize(3, shape.layers[0]);
     KvCache saved(*ref, shape, RotationSpec()), loaded(*ref, shape, RotationSpec());
@@ -124,8 +125,8 @@ TEST_CASE("cache file: every layer and stream comes back to its place") {
 
 TEST_CASE("cache file: what differs is named") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
-    AttentionCase c = quantized_case("k=64 v=64");
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    CachedAttention c = quantized_case("k=64 v=64");
     c.fill(2, 12, 5);
     const std::string path = folder.file("chat.rkv");
     {
@@ -180,7 +181,7 @@ TEST_CASE("cache file: what differs is named") {
 
 TEST_CASE("cache file: the layer that differs is named, whose rows it reads too") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::string path = folder.file("a.rkv");
     KvShape shape = small_shape();
     KvLayer other{.kv_heads = 2, .d_k = 32, .d_v = 64, .type_k = DType::q4_0}, reading = other;
@@ -210,7 +211,7 @@ TEST_CASE("cache file: the layer that differs is named, whose rows it reads too"
 
 TEST_CASE("cache file: no shorter, longer or changed file is read") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
     fill_bytes(cache, 0x55);
     cache.place(Ints{1}, Ints{3});
@@ -238,7 +239,7 @@ TEST_CASE("cache file: no shorter, longer or changed file is read") {
 
 TEST_CASE("cache file: numbers that lie under a checksum that is right") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
     fill_bytes(cache, 0x55);
     const std::string path = folder.file("hostile.rkv");
@@ -270,7 +271,7 @@ TEST_CASE("cache file: numbers that lie under a checksum that is right") {
 
 TEST_CASE("cache file: a full disk is one clear line") {
     if (!fs::exists("/dev/full")) return skip("no /dev/full here");
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, small_shape(), RotationSpec());
     fill_small(cache);
     try {

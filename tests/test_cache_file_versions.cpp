@@ -23,7 +23,7 @@ std::string small_head_of_version_1() {
 
 TEST_CASE("cache file: files of version 1 are read as ever") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     // Written when version 1 was the only one: 2 streams of 16 cells with 12 tokens, of which the
     // first has lost 3, 4 and 5, the second the last three.
     const std::string path = std::string(ROTKV_GOLDEN_DIR) + "/cache_version_1.rkv";
@@ -74,7 +74,7 @@ TEST_CASE("cache file: files of version 1 are read as ever") {
 
 TEST_CASE("cache file: version 1 knows no layers that differ or read another's rows") {
     const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::string path = folder.file("a.rkv");
     std::string head = small_head_of_version_1();
     write_all(path, sealed(head + small_positions() + small_data()));

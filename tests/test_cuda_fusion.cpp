@@ -4,7 +4,7 @@
 #include "cuda/fusion.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/parity.h"
 
@@ -313,7 +313,7 @@ std::vector<List> lists(const Memory& memory) {
 }  // namespace
 
 TEST_CASE("cuda fusion: calls are joined where that is certain to change nothing") {
-    const std::unique_ptr<Backend> host = ref::make_backend();
+    const std::unique_ptr<Backend> host = make_ref_backend();
     const Memory memory(*host);
     for (const List& list : lists(memory)) {
         for (const Call& call : list.calls) host->run(call);  // they are calls

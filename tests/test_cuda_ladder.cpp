@@ -4,7 +4,7 @@
 #include "ref/error.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/forwarding_backend.h"
 #include "tests/parity.h"
@@ -49,9 +49,9 @@ class OneVersion final : public test::ForwardingBackend {
 };
 
 // The last token of each stream asks, after so many that many blocks share its cells.
-test::AttentionCase long_case(DType type_k, DType type_v, int64_t d, int64_t heads,
-                              int64_t streams) {
-    test::AttentionCase c;
+test::CachedAttention long_case(DType type_k, DType type_v, int64_t d, int64_t heads,
+                                int64_t streams) {
+    test::CachedAttention c;
     c.heads = heads;
     c.kv_heads = 2;
     c.d_k = c.d_v = d;
@@ -171,7 +171,7 @@ std::vector<std::byte> stored(Backend& backend, DType type, const std::vector<fl
 TEST_CASE("cuda: kv_store of a batch that gives each thread several pieces equals ref") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
-    const std::unique_ptr<Backend> host = ref::make_backend();
+    const std::unique_ptr<Backend> host = make_ref_backend();
     const int64_t tokens = 2051, heads = 4;  // the table's batches are smaller
     for (const int64_t block : {64, 256, 512}) {
         const int64_t d = block == 64 ? 192 : block;
@@ -197,7 +197,7 @@ TEST_CASE("cuda hadamard ladder: every version equals ref") {
 
 TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {
     if (device_or_skip() == nullptr) return;
-    const std::unique_ptr<Backend> host = ref::make_backend();
+    const std::unique_ptr<Backend> host = make_ref_backend();
     struct Row {
         DType k, v;
         int64_t d, heads, streams;
@@ -208,7 +208,7 @@ TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {
                         {DType::q4_1, DType::f32, 96, 22, 1},
                         {DType::q5_0, DType::q8_0, 256, 16, 3}};
     for (const Row& row : rows) {
-        const test::AttentionCase c = long_case(row.k, row.v, row.d, row.heads, row.streams);
+        const test::CachedAttention c = long_case(row.k, row.v, row.d, row.heads, row.streams);
         const std::vector<float> expected = c.run(*host);
         for (const cuda::DecodeVersion& version : cuda::k_decode_ladder) {
             OneVersion device(tools::make_backend("cuda", 0), version);

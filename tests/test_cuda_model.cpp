@@ -2,7 +2,7 @@
 #include "cuda/backend.h"
 #include "ref/error.h"
 #include "ref/model.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/parity.h"
 #include "tests/tiny_model.h"

@@ -7,7 +7,7 @@
 #include "ref/measure/evaluate.h"
 #include "ref/rotation_policy.h"
 #include "ref/text/tokenizer.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
 
@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 // A small random llama on the reference, with room for windows of 16 tokens.
 class SmallLlama {
   public:
-    SmallLlama() : file_("evaluate.gguf"), backend_(ref::make_backend()) {
+    SmallLlama() : file_("evaluate.gguf"), backend_(make_ref_backend()) {
         rotkv::test::TinyModel::make("llama").write(file_.path());
         gguf_ = std::make_unique<GgufFile>(GgufFile::open(file_.path()));
         model_ = std::make_unique<Model>(*gguf_, *backend_, ModelOptions{.context = 16});
@@ -250,7 +250,7 @@ class GoldenModel {
     GoldenModel(const fs::path& folder, const std::string& name)
         : folder_(folder),
           name_(name),
-          backend_(ref::make_backend()),
+          backend_(make_ref_backend()),
           file_(GgufFile::open((folder / (name + ".gguf")).string())),
           tokenizer_(Tokenizer::from_gguf(file_)),
           model_(file_, *backend_, ModelOptions{.context = 256}) {

@@ -2,7 +2,7 @@
 // beside what attention itself computes.
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tools/compare/by_layer.h"
 #include "tools/compare/explain_report.h"
@@ -39,8 +39,8 @@ void add_noise(std::vector<float>& x, double size, uint64_t seed) {
 }
 
 // Two streams, a window and a softcap; either side as an exact cache or a coarse one has it.
-AttentionCase stored_as(bool coarse_k, bool coarse_v) {
-    AttentionCase c;
+CachedAttention stored_as(bool coarse_k, bool coarse_v) {
+    CachedAttention c;
     c.softcap = 20;
     c.window = 9;
     c.fill(2, 21, 5);
@@ -57,7 +57,7 @@ struct Asked {
     Buffer q, streams, positions;
     AttentionArgs args;
 
-    Asked(Backend& backend, const AttentionCase& c, const KvCache& cache)
+    Asked(Backend& backend, const CachedAttention& c, const KvCache& cache)
         : q(upload(backend, c.q)),
           streams(upload(backend, c.q_streams)),
           positions(upload(backend, c.q_positions)),
@@ -226,8 +226,8 @@ TEST_CASE("explain: rows that do not fit are refused") {
 }
 
 TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
-    const std::unique_ptr<Backend> backend = ref::make_backend();
-    const AttentionCase exact = stored_as(false, false), coarse = stored_as(true, true);
+    const std::unique_ptr<Backend> backend = make_ref_backend();
+    const CachedAttention exact = stored_as(false, false), coarse = stored_as(true, true);
     KvCache a(*backend, exact.shape(), exact.spec), b(*backend, coarse.shape(), coarse.spec);
     exact.store(*backend, a);
     coarse.store(*backend, b);

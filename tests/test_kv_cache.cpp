@@ -2,7 +2,7 @@
 #include "ref/error.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 
 #include <cmath>
@@ -39,7 +39,7 @@ RopeConfig rope_config() {
 struct TurnedKeys {
     TurnedKeys(Backend& backend, DType type, const RotationSpec& spec, int32_t first) {
         constexpr int64_t tokens = 24;
-        AttentionCase c;
+        CachedAttention c;
         c.heads = c.kv_heads = 2;
         c.cells = 32;
         c.type_k = c.type_v = type;
@@ -76,7 +76,7 @@ std::vector<float> plain_keys(Backend& backend, const KvCache& cache) {
 }  // namespace
 
 TEST_CASE("kv_cache: cells are given in order, positions are shared by all layers") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, shape_of(2, 4), RotationSpec());
     const KvBatch first = cache.place(Ints{0, 0, 1}, Ints{5, 6, 9});
     CHECK(ints(*ref, first.cell) == Ints{0, 1, 0});
@@ -98,7 +98,7 @@ TEST_CASE("kv_cache: cells are given in order, positions are shared by all layer
 }
 
 TEST_CASE("kv_cache: what does not fit changes nothing") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, shape_of(2, 4), RotationSpec());
     cache.place(Ints{0, 0, 1}, Ints{0, 1, 0});
     const Ints before = ints(*ref, cache.positions());
@@ -138,7 +138,7 @@ TEST_CASE("kv_cache: bytes per token") {
 }
 
 TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of K") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const Buffer cache = upload(*ref, std::vector<float>(3 * 64, 7.0f));
     const std::vector<float> x = normal_vector(2 * 64, 1);
     const Buffer k = upload(*ref, x), stream = upload(*ref, Ints{0, 0}),
@@ -154,7 +154,7 @@ TEST_CASE("kv_store: a cell of -1 is skipped, V stays out where it is a view of 
 }
 
 TEST_CASE("kv_shift: equals recomputing the keys at their new positions") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     for (const char* text : {"k=none v=none", "k=64 v=none", "k=64:2 v=none"}) {
         const RotationSpec spec = spec_of(text);
         const TurnedKeys moved(*ref, DType::f32, spec, 100);
@@ -167,7 +167,7 @@ TEST_CASE("kv_shift: equals recomputing the keys at their new positions") {
 }
 
 TEST_CASE("kv_shift: by a and then by b equals by a + b") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const RotationSpec spec = spec_of("k=64:2 v=none");
     const auto rope = [](int64_t) { return rope_config(); };
     const TurnedKeys twice(*ref, DType::f32, spec, 50), once(*ref, DType::f32, spec, 50);
@@ -178,7 +178,7 @@ TEST_CASE("kv_shift: by a and then by b equals by a + b") {
 }
 
 TEST_CASE("kv_shift: a quantized cache is turned, not garbled") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const RotationSpec spec = spec_of("k=64 v=none");
     const TurnedKeys moved(*ref, DType::q8_0, spec, 100);
     const TurnedKeys target(*ref, DType::f32, spec, 83);
@@ -188,7 +188,7 @@ TEST_CASE("kv_shift: a quantized cache is turned, not garbled") {
 }
 
 TEST_CASE("kv_shift: only the named positions move, and none below 0") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const TurnedKeys keys(*ref, DType::f32, RotationSpec(), 10);
     const std::vector<float> before = plain_keys(*ref, *keys.cache);
     const auto rope = [](int64_t) { return rope_config(); };

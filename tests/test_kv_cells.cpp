@@ -29,7 +29,7 @@ Ints ints(Backend& backend, const TensorView& tensor) {
 
 // Layers 0 and 1 differ in everything, 2 reads what 0 stores, 3 keeps nothing.
 struct Mixed {
-    AttentionCase a, b;
+    CachedAttention a, b;
 
     Mixed() {
         a.cells = b.cells = 32;
@@ -77,7 +77,7 @@ struct Mixed {
 
 std::vector<std::unique_ptr<Backend>> all_backends() {
     std::vector<std::unique_ptr<Backend>> all = candidates();
-    all.push_back(ref::make_backend());
+    all.push_back(make_ref_backend());
     return all;
 }
 
@@ -136,7 +136,7 @@ TEST_CASE("kv_cells: unlike layers store, answer, shift and come back as they wo
 
 TEST_CASE("kv_cells: a layer that does not turn keeps its keys when others are shifted") {
     const Mixed m;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvCache cache(*ref, m.shape(), m.spec());
     m.store(*ref, cache);
     const std::vector<std::byte> k0 = download(*ref, cache.k(0)), k1 = download(*ref, cache.k(1));
@@ -151,7 +151,7 @@ TEST_CASE("kv_cells: a layer that does not turn keeps its keys when others are s
 }
 
 TEST_CASE("kv_cells: what cannot be shifted is named, and nothing has moved") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const KvLayer plain{.kv_heads = 1, .d_k = 64, .d_v = 64};
     const KvLayer latent{.kv_heads = 1, .d_k = 96, .d_v = 64, .v_in_k = true, .v_first = 32};
     KvCache cache(*ref, {.streams = 1, .cells = 4, .layers = {plain, latent}}, RotationSpec());
@@ -171,7 +171,7 @@ TEST_CASE("kv_cells: what cannot be shifted is named, and nothing has moved") {
 
 TEST_CASE("kv_cells: a layer that reads another's rows is like it, and comes later") {
     const Mixed m;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const auto with = [&](auto change) {
         KvShape shape = m.shape();
         change(shape);
@@ -231,7 +231,7 @@ struct PlainCells {
 }  // namespace
 
 TEST_CASE("kv_cells: any order of placing and removing leaves everybody where the rule says") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const KvShape shape{.streams = 3, .cells = 13, .layers = {{.kv_heads = 1, .d_k = 2, .d_v = 2}}};
     KvCache cache(*ref, shape, RotationSpec());
     PlainCells plain{std::vector<Ints>(3, Ints(13, -1))};
@@ -270,7 +270,7 @@ TEST_CASE("kv_cells: any order of placing and removing leaves everybody where th
 
 TEST_CASE("kv_cells: no byte belongs to two layers, sides or streams") {
     const Mixed m;
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     KvShape shape = m.shape();
     shape.streams = 3;
     const KvCache cache(*ref, shape, m.spec());
@@ -291,7 +291,7 @@ TEST_CASE("kv_cells: no byte belongs to two layers, sides or streams") {
 }
 
 TEST_CASE("kv_cells: placing a token uploads its own few numbers") {
-    CountingBackend backend(ref::make_backend());
+    CountingBackend backend(make_ref_backend());
     const KvShape shape{
         .streams = 2, .cells = 4096, .layers = {{.kv_heads = 1, .d_k = 2, .d_v = 2}}};
     KvCache cache(backend, shape, RotationSpec());

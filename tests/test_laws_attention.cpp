@@ -41,14 +41,14 @@ void permute_cells(KvCache& cache, Random& random) {
 TEST_CASE("law: attention over a rotated cache is plain attention fed with R^T Q(R k)") {
     // q~ . Q(R k) = (R q) . Q(R k) = q . R^T Q(R k), and the same for v: Croci et al. 2024
     // (QuaRot).
-    std::vector<AttentionCase> cases = mixed_cases();
+    std::vector<CachedAttention> cases = mixed_cases();
     cases.push_back(case_of(DType::q4_0, DType::q4_0, "k=32:3 v=32:3:32", 36));
     cases.back().v_in_k = true;
     cases.back().v_first = 32;
     cases.back().d_v = 32;
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
-        for (const AttentionCase& c : cases) {
-            const AttentionCase plain = as_stored(c);
+        for (const CachedAttention& c : cases) {
+            const CachedAttention plain = as_stored(c);
             INFO(words(*backend, c));
             CHECK(times_bound(c.run(*backend), plain.run(*backend),
                               attention_rounding(c, plain, *backend)) <= 2);
@@ -60,7 +60,7 @@ TEST_CASE("law: attention does not know which cell a token lies in") {
     // A sum over a set: any permutation of the cells of a stream, holes among them, changes
     // nothing.
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
-        for (const AttentionCase& c : mixed_cases()) {
+        for (const CachedAttention& c : mixed_cases()) {
             KvCache cache(*backend, c.shape(), c.spec);
             fill(*backend, cache.k(0), std::byte(0xFF));  // NaN in the empty cells
             fill(*backend, cache.v(0), std::byte(0xFF));
@@ -83,11 +83,11 @@ TEST_CASE("law: damage to K and to V adds up, but for the product of the two") {
     // second order: 16 times finer steps make each error 16 times smaller, and this 256 times.
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
         for (const DType type : {DType::q8_0, DType::q5_0, DType::q4_0}) {
-            AttentionCase none = case_of(DType::f32, DType::f32, "k=64 v=64:1", 51);
-            AttentionCase k_only = none, v_only = none, both = none;
+            CachedAttention none = case_of(DType::f32, DType::f32, "k=64 v=64:1", 51);
+            CachedAttention k_only = none, v_only = none, both = none;
             k_only.type_k = both.type_k = type;
             v_only.type_v = both.type_v = type;
-            const AttentionCase plain = as_stored(none), stored = as_stored(both);
+            const CachedAttention plain = as_stored(none), stored = as_stored(both);
             const std::vector<float> o = none.run(*backend), o_k = k_only.run(*backend);
             const std::vector<float> o_v = v_only.run(*backend), o_kv = both.run(*backend);
             std::vector<double> rest(o.size()), product(o.size(), 0.0);

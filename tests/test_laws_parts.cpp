@@ -35,14 +35,14 @@ struct Sums {
     std::vector<float> out, lse;
 };
 
-Sums sums_of(Backend& backend, const AttentionCase& c) {
+Sums sums_of(Backend& backend, const CachedAttention& c) {
     Sums sums;
     sums.out = c.run(backend, &sums.lse);
     return sums;
 }
 
 /// All parts, one after the other merged into the first, where it lies.
-Sums merged(Backend& backend, const std::vector<Sums>& parts, const AttentionCase& c) {
+Sums merged(Backend& backend, const std::vector<Sums>& parts, const CachedAttention& c) {
     const int64_t tokens = int64_t(c.q_streams.size());
     std::vector<Buffer> rows, logs;
     for (const Sums& part : parts) {
@@ -82,12 +82,12 @@ constexpr double k_rows_merged = 2 * 13 * k_unit, k_lse_merged = 2 * 8 * k_unit;
 /// How far the merged rows of parts can be from those of one call: the rounding of both and of the
 /// merges, and that of the weights, which are off by two lse each in each merge, times the longest
 /// value.
-std::vector<double> merged_rounding(const std::vector<AttentionCase>& parts,
-                                    const AttentionCase& whole, const AttentionCase& plain,
+std::vector<double> merged_rounding(const std::vector<CachedAttention>& parts,
+                                    const CachedAttention& whole, const CachedAttention& plain,
                                     const Backend& backend) {
     std::vector<double> bounds = attention_rounding(whole, plain, backend);
     std::vector<double> shares(bounds.size(), 0.0), weights(bounds.size(), 0.0);
-    for (const AttentionCase& part : parts) {
+    for (const CachedAttention& part : parts) {
         const std::vector<double> of_rows = attention_rounding(part, plain, backend);
         const std::vector<double> of_lse = lse_rounding(part, plain, backend);
         for (size_t row = 0; row < bounds.size(); ++row) {
@@ -106,12 +106,12 @@ std::vector<double> merged_rounding(const std::vector<AttentionCase>& parts,
 TEST_CASE("law: lse is the log of what softmax divides by, in every part of the cells") {
     // log(exp(sink) + sum exp(s)), -inf for an empty sum.
     for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
-        for (AttentionCase c : mixed_cases()) {
+        for (CachedAttention c : mixed_cases()) {
             std::vector<CellBounds> bounds = three_parts(4, 8);
             bounds.push_back({});
             for (const CellBounds& part : bounds) {
                 c.bounds = part;
-                const AttentionCase plain = as_stored(c);
+                const CachedAttention plain = as_stored(c);
                 std::vector<double> lse;
                 dense_attention(plain, &lse);
                 INFO(words(*backend, c));
@@ -126,8 +126,8 @@ TEST_CASE("law: three parts of the cells, merged by their lse, are the whole") {
     // The first tokens, the recent ones, the rest; a sink belongs to one of them, whichever.
     // Milakov and Gimelshein 2018 (online softmax); Ye et al. 2024 (states of FlashInfer).
     for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
-        for (const AttentionCase& c : mixed_cases()) {
-            const AttentionCase plain = as_stored(c);
+        for (const CachedAttention& c : mixed_cases()) {
+            const CachedAttention plain = as_stored(c);
             const Sums whole = sums_of(*backend, c);
             const std::vector<double> rounding = merged_rounding({c}, c, plain, *backend);
             std::vector<double> of_lse = lse_rounding(c, plain, *backend);
@@ -137,7 +137,7 @@ TEST_CASE("law: three parts of the cells, merged by their lse, are the whole") {
                 for (size_t owner = 0; owner < (c.sinks.empty() ? 1 : 3); ++owner) {
                     std::vector<Sums> sums;
                     for (size_t i = 0; i < 3; ++i) {
-                        AttentionCase part = c;
+                        CachedAttention part = c;
                         part.bounds = three_parts(first, recent)[i];
                         if (i != owner) part.sinks.clear();
                         sums.push_back(sums_of(*backend, part));
@@ -156,14 +156,14 @@ TEST_CASE("law: three parts of the cells, merged by their lse, are the whole") {
 TEST_CASE("law: parts rotated differently, each in a cache of its own, are the whole unrotated") {
     // Rows come back from their rotation before they are merged: R_i^T sum p (R_i v) = sum p v.
     const char* specs[] = {"k=none v=none", "k=64 v=32:5", "k=32:4 v=none"};
-    std::vector<AttentionCase> cases(3, case_of(DType::f32, DType::f32, specs[0], 61));
+    std::vector<CachedAttention> cases(3, case_of(DType::f32, DType::f32, specs[0], 61));
     cases[1].sinks = normal_vector(cases[1].heads, 62, 2.0);
     cases[2] = long_case();
     cases[2].type_k = cases[2].type_v = DType::f32;
     cases[2].spec = spec_of(specs[0]);
     for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
-        for (const AttentionCase& c : cases) {
-            std::vector<AttentionCase> parts(3, c);
+        for (const CachedAttention& c : cases) {
+            std::vector<CachedAttention> parts(3, c);
             std::vector<Sums> sums;
             for (size_t i = 0; i < 3; ++i) {
                 parts[i].spec = spec_of(specs[i]);
@@ -182,14 +182,14 @@ TEST_CASE("law: two halves of a cache, merged by their sums, are the whole") {
     // With Z = sum exp(s): o = (Z_a o_a + Z_b o_b) / (Z_a + Z_b). A sink belongs to one half.
     // Milakov and Gimelshein 2018 (online softmax); Dao et al. 2022.
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
-        for (const AttentionCase& c : mixed_cases()) {
-            const AttentionCase plain = as_stored(c);
+        for (const CachedAttention& c : mixed_cases()) {
+            const CachedAttention plain = as_stored(c);
             const std::vector<double> bounds = attention_rounding(c, plain, *backend);
             const int32_t end = c.positions.back() + 1;
             for (const int32_t cut : {1, 9, end / 2, end - 1}) {
                 std::vector<float> part[2];
                 for (int half = 0; half < 2; ++half) {
-                    AttentionCase only = c;
+                    CachedAttention only = c;
                     if (half == 1) only.sinks.clear();
                     KvCache cache(*backend, c.shape(), c.spec);
                     c.store(*backend, cache);

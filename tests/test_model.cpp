@@ -3,7 +3,7 @@
 #include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/rotation_of.h"
 #include "tests/tiny_model.h"
@@ -27,7 +27,7 @@ std::vector<int32_t> some_tokens(int64_t n) {
 struct Opened {
     TemporaryFile file;
     GgufFile gguf;
-    std::unique_ptr<Backend> ref = ref::make_backend();
+    std::unique_ptr<Backend> ref = make_ref_backend();
 
     explicit Opened(const TinyModel& tiny)
         : file(tiny.name + ".gguf"), gguf(written(tiny, file.path())) {}
@@ -287,7 +287,7 @@ TEST_CASE("model: tokens and positions outside their ranges change nothing") {
     const TemporaryFile file("ranges.gguf");
     tiny.write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     Model model(gguf, *ref, {.context = 8});
     KvCache cache(*ref, model.config().cache_shape(1, 4, DType::f32, DType::f32), RotationSpec());
     using Ints = std::vector<int32_t>;

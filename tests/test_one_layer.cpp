@@ -2,7 +2,7 @@
 #include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
 #include "tools/watch/one_layer.h"
@@ -23,7 +23,7 @@ GgufFile written(const std::string& path) {
 struct OneLayerCase {
     TemporaryFile file{"one_layer.gguf"};
     GgufFile gguf = written(file.path());
-    std::unique_ptr<Backend> ref = ref::make_backend();
+    std::unique_ptr<Backend> ref = make_ref_backend();
     Backend& backend = *ref;
     OneLayer one_layer;
     Model model{gguf, backend, {.context = 64, .observer = one_layer.observer()}};

@@ -2,7 +2,7 @@
 // names the operation, and what is well formed but not handled is said to be unsupported.
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 
 #include <cmath>
@@ -38,7 +38,7 @@ TensorView i32(std::initializer_list<int64_t> extents) {
 }  // namespace
 
 TEST_CASE("ops: malformed arguments are refused by name") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const Rotation odd{Rotation::Kind::sylvester, 48, 0, 0};
     TensorView repeated = f32({4, 64}), gap = f32({4, 64});
     repeated.stride[2] = 0;
@@ -133,7 +133,7 @@ TEST_CASE("ops: malformed arguments are refused by name") {
 }
 
 TEST_CASE("ops: attention's arguments must agree with each other") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const AttentionArgs good{.dst = f32({2, 4, 8}),
                              .q = f32({2, 4, 8}),
                              .k_cache = f32({1, 3, 2, 8}),
@@ -275,7 +275,7 @@ TEST_CASE("ops: the two sides of kld are of one shape, and so are its results") 
 }
 
 TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, with the reason") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     AttentionArgs args;
     args.k_cache = view(memory, DType::q4_0, {1, 3, 2, 64});
     args.v_cache = args.k_cache;
@@ -300,7 +300,7 @@ TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, w
 }
 
 TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const Buffer x = upload(*ref, std::vector<float>{3, 4}),
                  w = upload(*ref, std::vector<float>{1, 2});
     const Buffer y(*ref, 8);
@@ -341,7 +341,7 @@ TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
 }
 
 TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     // Words 0 and 1 are the same; logits of a are 2, 2, 0, of b 0, 0, 1.
     const Buffer weight = upload(*ref, std::vector<float>{1, 0, 1, 0, 0, 1});
     const Buffer a = upload(*ref, std::vector<float>{2, 0}),

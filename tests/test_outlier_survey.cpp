@@ -2,7 +2,7 @@
 // makes of them, by definition.
 #include "ref/hadamard.h"
 #include "ref/quant.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tools/outlier_survey.h"
 

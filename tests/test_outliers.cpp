@@ -296,7 +296,7 @@ TEST_CASE("outliers: the rule knows the sources of chapter 1") {
 }
 
 TEST_CASE("capture: keys and values are shown as they come, and stored all the same") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const std::vector<float> k = normal_vector(2 * 8, 1), v = normal_vector(2 * 4, 2);
     const Buffer k_rows = upload(*ref, k), v_rows = upload(*ref, v);
     const Buffer streams = upload(*ref, std::vector<int32_t>{0, 0});
@@ -323,7 +323,7 @@ TEST_CASE("capture: keys and values are shown as they come, and stored all the s
 }
 
 TEST_CASE("capture: queries are shown once, so that attention in parts is refused") {
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const Buffer memory(*ref, 4 * sizeof(float));
     AttentionArgs args;
     args.q = args.dst = memory.view(DType::f32, {0, 1, 4});  // no tokens: nothing to compute

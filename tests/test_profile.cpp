@@ -1,6 +1,6 @@
 // How the time of a run divides among operations, on a backend whose operations take their time.
 #include "ref/kernels.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/forwarding_backend.h"
 #include "tools/watch/profile.h"
@@ -54,7 +54,7 @@ std::vector<Line> lines_of(const std::string& table) {
 }  // namespace
 
 TEST_CASE("profile: the longest comes first, and what lies between is the rest of all") {
-    SlowBackend backend(ref::make_backend());
+    SlowBackend backend(make_ref_backend());
     const Buffer memory = upload(backend, std::vector<float>(64, 1.0f));
     const TensorView x = memory.view(DType::f32, {64});
     tools::Profile profile;

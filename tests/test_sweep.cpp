@@ -142,7 +142,7 @@ TEST_CASE("sweep: cells are one where types and rotations are", "[sweep]") {
     const rotkv::test::TemporaryFile file("sweep.gguf");
     rotkv::test::TinyModel::make("llama").write(file.path());
     const GgufFile gguf = GgufFile::open(file.path());
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     const Model model(gguf, *ref, {.context = 8});
     const WindowPlan plan = plan_windows(std::vector<int32_t>(16, 1), 8, 8, -1, -1);
     std::vector<AskedRotation> rotations;

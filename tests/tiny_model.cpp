@@ -5,7 +5,7 @@
 #include "ref/files/gguf.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 
 #include <unistd.h>
@@ -65,7 +65,7 @@ TinyModel TinyModel::make(const std::string& name, bool uneven) {
     m.lists = uneven;
     m.d_v = uneven ? d / 2 : d;
     m.hidden = uneven ? std::vector<int64_t>{40, 24, 56, 32} : std::vector<int64_t>(layers, 40);
-    m.neox = name != "llama";
+    m.neox = name.starts_with("qwen") || name.starts_with("gemma") || name == "phi3";
     m.biases = name == "qwen2";
     m.qk_norm = name == "qwen3" || name == "gemma3";
     m.fused = name == "phi3";

@@ -13,12 +13,12 @@
 
 namespace rotkv::tools {
 
-static std::unique_ptr<Backend> make_ref(int /*threads*/) { return ref::make_backend(); }
+static std::unique_ptr<Backend> make_ref(int /*threads*/) { return make_ref_backend(); }
 
 const std::vector<BackendEntry>& backends() {
     static const std::vector<BackendEntry> entries = {
         {"ref", make_ref, nullptr},
-        {"fast", make_fast_backend, nullptr},
+        {"fast", make_fast_backend, nullptr, true},
 #ifdef ROTKV_HAS_CUDA
         {"cuda", make_cuda_backend, nullptr},
 #else

@@ -15,6 +15,7 @@ struct BackendEntry {
     const char* name;
     std::unique_ptr<Backend> (*make)(int threads);  ///< null: not built
     const char* not_built;                          ///< why, if so
+    bool threaded = false;                          ///< does it obey the number of threads?
 };
 
 /// Every room, in the order ref, fast, cuda, metal.

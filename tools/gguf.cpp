@@ -258,7 +258,7 @@ int check(const Flags& flags) {
         report("tokenizer", verdict([&]() { Tokenizer::from_gguf(file); }));
     }
     if (!file.tensors().empty()) {
-        const std::unique_ptr<Backend> backend = ref::make_backend();
+        const std::unique_ptr<Backend> backend = make_ref_backend();
         report("model", verdict([&]() { Model(file, *backend, {.context = 1}); }));
     }
     fmt::print(out, "ok\n");

@@ -4,6 +4,7 @@
 #include "ref/cases/case_of.h"
 #include "ref/cases/cases.h"
 #include "ref/error.h"
+#include "ref/files/fnv1a.h"
 #include "ref/quant.h"
 #include "ref/rotation_words.h"
 
@@ -183,9 +184,9 @@ void Case::read_layout(Fields& fields, bool in_place) {
 }
 
 uint64_t Case::seed() const {
-    uint64_t hash = 0xCBF29CE484222325u;  // FNV-1a
-    for (const char c : name_) hash = (hash ^ uint8_t(c)) * 0x100000001B3u;
-    return hash;
+    Fnv1a hash;
+    hash.add(std::as_bytes(std::span(name_)));
+    return hash.sum();
 }
 
 std::span<const CaseOp> case_ops() {

@@ -77,7 +77,7 @@ std::unique_ptr<KvCache> make_cache(Backend& backend, const Kind& kind) {
 }
 
 void load(const Kind& kind, const std::string& path, const TemporaryPath& again) {
-    static const std::unique_ptr<Backend> backend = ref::make_backend();
+    static const std::unique_ptr<Backend> backend = make_ref_backend();
     const std::unique_ptr<KvCache> cache = make_cache(*backend, kind);
     const std::vector<std::byte> before = contents(*backend, *cache);
     try {

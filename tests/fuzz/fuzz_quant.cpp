@@ -1,7 +1,7 @@
 // Every backend against the reference on any bit patterns: the codes of every cache type, the
 // values of every stored type, the Hadamard transform of any size under any seed of signs.
 // Input: byte 0 the transform's size 2^(byte mod 9), bytes 1 to 8 the seed, then floats.
-#include "tests/attention_case.h"
+#include "tests/cached_attention.h"
 #include "tools/backends.h"
 
 #include <cmath>

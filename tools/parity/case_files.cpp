@@ -196,7 +196,7 @@ int64_t dump_cases(const std::string& folder, const std::vector<std::string>& na
         throw Error(ErrorCode::io, folder + ": cannot be made: " +
                                        (error ? error.message() : std::string("it exists")));
     }
-    const std::unique_ptr<Backend> ref = ref::make_backend();
+    const std::unique_ptr<Backend> ref = make_ref_backend();
     Json cases = Json::array();
     for (const std::string& name : names) {
         const std::unique_ptr<Case> one = make_case(name);

@@ -132,7 +132,7 @@ Expected expected_results(const Case& one, Backend& against) {
     return expected;
 }
 
-Expected expected_results(const Case& one) { return expected_results(one, *ref::make_backend()); }
+Expected expected_results(const Case& one) { return expected_results(one, *make_ref_backend()); }
 
 Verdict judge(const Case& one, const Expected& expected, size_t tensor,
               std::span<const std::byte> found, bool foreign) {
@@ -210,12 +210,12 @@ std::vector<Column> columns(const std::string& backend) {
     for (const BackendEntry& entry : backends()) {
         if (entry.make == nullptr || (!backend.empty() && backend != entry.name)) continue;
         const std::string name = entry.name;
-        if (name != "fast") {
+        if (!entry.threaded) {
             add(entry, name, 0);
             continue;
         }
-        add(entry, "fast, 1 thread", 1);
-        add(entry, "fast, 3 threads", 3);
+        add(entry, name + ", 1 thread", 1);
+        add(entry, name + ", 3 threads", 3);
     }
     return all;
 }

@@ -40,7 +40,7 @@ inline std::vector<float> download_f32(Backend& backend, const TensorView& tenso
     return values;
 }
 
-struct AttentionCase {
+struct CachedAttention {
     int64_t heads = 4, kv_heads = 2, d_k = 64, d_v = 64;
     int64_t cells = 64;
     DType type_k = DType::f32, type_v = DType::f32;
@@ -160,14 +160,14 @@ struct AttentionCase {
     std::vector<float> run(Backend& backend, std::vector<float>* lse = nullptr) const {
         KvCache cache(backend, shape(), spec);
         store(backend, cache);
-        return attend(backend, cache, lse);
+        return attend(backend, cache, 0, lse);
     }
 };
 
 /// Attention in f64 straight from its definition: no cache, no rotation, no quantization.
 /// o = sum_t p_t v_t, p_t = exp(s_t) / (exp(sink) + sum exp(s_t)), s_t = cap(scale q . k_t).
 /// lse [T][H], if it is asked for: log(exp(sink) + sum exp(s_t)).
-inline std::vector<double> dense_attention(const AttentionCase& c,
+inline std::vector<double> dense_attention(const CachedAttention& c,
                                            std::vector<double>* lse = nullptr) {
     const int64_t group = c.heads / c.kv_heads;
     const auto value = [&](size_t t, int64_t kv, int64_t j) {
