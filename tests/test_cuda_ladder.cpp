@@ -13,6 +13,7 @@
 using namespace rotkv;
 using rotkv::test::floats_equal;
 using rotkv::test::normal_vector;
+using rotkv::test::spec_of;
 
 namespace {
 

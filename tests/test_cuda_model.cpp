@@ -1,6 +1,7 @@
 // Whole models on an NVIDIA GPU, and calls that are recorded there and replayed.
 #include "cuda/backend.h"
 #include "ref/error.h"
+#include "ref/files/gguf.h"
 #include "ref/model.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
