@@ -133,6 +133,9 @@ TEST_CASE("base_file: a row compared with logits, by hand", "[base_file]") {
 
     const TokenPair same = compare_with_base_row(row, std::vector<float>{-1, 3}, 0);
     CHECK(same.same_top);
+    const std::vector<std::byte> even = encode({1, 1});  // in the file too the first of equals
+    CHECK(compare_with_base_row(even, std::vector<float>{2, 1}, 0).same_top);
+    CHECK(!compare_with_base_row(even, std::vector<float>{1, 2}, 0).same_top);
 }
 
 TEST_CASE("base_file: words below the floor of 16 nats do not count", "[base_file]") {
@@ -171,6 +174,12 @@ TEST_CASE("base_file: a base file that was not finished leaves nothing behind", 
     {
         BaseWriter writer(folder.file("a.kld"), small_header());
         writer.write(std::span<const std::byte>(small_rows()).first(20));
+        CHECK_THROWS_AS(writer.finish(), Error);
+    }
+    {
+        BaseWriter writer(folder.file("a.kld"), small_header());
+        writer.write(small_rows());
+        writer.write(std::span<const std::byte>(small_rows()).first(20));  // a row too many
         CHECK_THROWS_AS(writer.finish(), Error);
     }
     CHECK(fs::is_empty(folder.path));
@@ -212,6 +221,9 @@ TEST_CASE("base_file: broken base files", "[base_file]") {
         CHECK(error_of(folder, with_number(good, 16, number)) == ErrorCode::bad_file);
     }
     CHECK(error_of(folder, with_number(with_number(good, 8, most), 16, most)) ==
+          ErrorCode::bad_file);
+    // One window of two tokens scores nothing, so that not a row is missing.
+    CHECK(error_of(folder, with_number(with_number(good.substr(0, 28), 8, 2), 16, 1)) ==
           ErrorCode::bad_file);
     CHECK(error_of(folder, with_number(good, 20, 5)) == ErrorCode::bad_file);   // a token
     CHECK(error_of(folder, with_number(good, 24, -1)) == ErrorCode::bad_file);  // another

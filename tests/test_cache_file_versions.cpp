@@ -93,6 +93,10 @@ TEST_CASE("cache_file: version 1 knows no layers that differ or read another's r
     two.layers[1].source = 0;
     KvCache reading(*ref, two, RotationSpec());
     CHECK(refusal(*ref, reading, k_model, path) == "layer 1: source: expected 0, found 1");
+    two.layers[1] = two.layers[0];
+    two.layers[1].d_v = 4;
+    KvCache wider(*ref, two, RotationSpec());
+    CHECK(refusal(*ref, wider, k_model, path) == "layer 1: d_v: expected 4, found 2");
     two.layers[1] = {};
     KvCache lacking(*ref, two, RotationSpec());
     CHECK(refusal(*ref, lacking, k_model, path).starts_with("layer 1: "));

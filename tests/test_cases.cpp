@@ -155,6 +155,23 @@ TEST_CASE("cases: the memory of a cell notices what a backend must not do") {
     }
 }
 
+TEST_CASE("cases: a backend that ran nothing has proved nothing, and neither has ref alone") {
+    std::vector<Column> on;
+    for (const char* name : {"ref", "fast, 1 thread", "cuda"}) on.push_back({name, nullptr, ""});
+    const CaseResult ok, refused{Outcome::unsupported, "", 0}, none{Outcome::no_device, "", 0};
+    using Names = std::vector<std::string>;
+    const auto idle = [&](const std::vector<std::vector<CaseResult>>& rows) {
+        Tally tally(on);
+        for (const std::vector<CaseResult>& row : rows) tally.add("hadamard", row);
+        return tally.without_proof();
+    };
+    CHECK(idle({{ok, ok, none}}) == Names{});
+    CHECK(idle({{ok, refused, none}, {ok, ok, none}}) == Names{});
+    CHECK(idle({{ok, ok, refused}}) == Names{"cuda"});
+    CHECK(idle({{ok, refused, none}}) == Names{"fast, 1 thread", "any backend but ref"});
+    CHECK(idle({{ok, none, none}}) == Names{"any backend but ref"});
+}
+
 TEST_CASE("agreement: exact means bytes, and one NaN is as good as another") {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const std::vector<float> a = {1, nan, 0.0f, 4}, same = {1, -nan, 0.0f, 4};

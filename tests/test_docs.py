@@ -149,10 +149,17 @@ class Docs(unittest.TestCase):
                 self.assertNotEqual(tests_named_like(name), [])
 
     def test_mutants_name_tests(self):
-        """The last column of chapter 9's table."""
-        rows = re.findall(r"^\| ([\w-]+) \| .* \| (.*) \|$", read("docs/09-proof.md"), re.M)[1:]
+        """The last column of chapter 9's first table, and, of kernels, of its second."""
+        host, kernels = read("docs/09-proof.md").split("| mutant of a kernel |")
+        rows = re.findall(r"^\| ([\w-]+) \| .* \| (.*) \|$", host, re.M)[1:]
         self.assertGreater(len(rows), 0)
         self.assertEqual({test for _, test in rows} - set(tests_named_like(".")), set())
+        cases = re.findall(r"^\| ([\w-]+) \| .* \| `(.*)` \|$", kernels, re.M)
+        self.assertGreater(len(cases), 0)
+        for name, case in cases:
+            with self.subTest(name):
+                self.assertIn(f"\ncases: {case}\n", read(f"tests/mutants/cuda/{name}.patch"))
+                self.assertNotEqual(cases_named_like(case), [])
 
     def test_commands_select_cases(self):
         command = re.compile(r"rotkv-cases (?:list|run|dump)\b[^\n`|]*? --case '?([^\s'`]+)")

@@ -7,6 +7,7 @@
 #include "ref/measure/evaluate.h"
 #include "ref/rotation_policy.h"
 #include "ref/text/tokenizer.h"
+#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
 
@@ -167,6 +168,70 @@ TEST_CASE("evaluate: logits come in slices, and agree with nll", "[evaluate]") {
             }
         });
     });
+}
+
+TEST_CASE("evaluate: groups hold every window once, in order", "[evaluate]") {
+    const WindowPlan plan = plan_windows(some_tokens(84), 16, 32, -1, 5);
+    REQUIRE(plan.windows == 5);
+    REQUIRE(groups_of(plan) == 3);  // two at once, the last one alone
+    std::vector<int32_t> tokens;
+    for (int64_t index = 0; index < 3; ++index) {
+        const WindowPlan group = group_of(plan, index);
+        CHECK(group.windows == (index < 2 ? 2 : 1));
+        CHECK(group.batch == 16 * group.windows);
+        CHECK(group.ctx == 16);
+        CHECK(group.bos == 5);
+        tokens.insert(tokens.end(), group.tokens.begin(), group.tokens.end());
+    }
+    CHECK(tokens == some_tokens(80));
+    CHECK(groups_of(plan_windows(some_tokens(84), 16, 7, -1, -1)) == 5);
+    CHECK(groups_of(plan_windows(some_tokens(84), 16, 2048, -1, -1)) == 1);
+}
+
+TEST_CASE("evaluate: logits of more rows than a slice has are those of each row", "[evaluate]") {
+    SmallLlama tiny;
+    Model& model = tiny.model();
+    const int64_t n_rows = 2 * k_max_logit_rows + 5, width = model.config().width;
+    const std::vector<float> x = rotkv::test::normal_vector(n_rows * width, 3);
+    const Buffer memory = rotkv::test::upload(model.backend(), x);
+    ScoredRows rows;
+    rows.hidden = memory.view(DType::f32, {n_rows, width});
+    int64_t seen = 0;
+    for_each_logits(model, rows, [&](int64_t first, std::span<const float> logits) {
+        CHECK(first == seen);
+        for (std::size_t i = 0; i < logits.size(); ++i) {
+            const int64_t row = first + int64_t(i) / 53;
+            const float* w = model.weights().output.row<const float>(int64_t(i) % 53);
+            double sum = 0;
+            for (int64_t j = 0; j < width; ++j) sum += double(w[j]) * double(x[row * width + j]);
+            REQUIRE(std::abs(double(logits[i]) - sum) < 1e-4);
+        }
+        seen += int64_t(logits.size()) / 53;
+    });
+    CHECK(seen == n_rows);
+}
+
+TEST_CASE("evaluate: many rows are compared as each would be alone", "[evaluate]") {
+    SmallLlama tiny;
+    const std::size_t rows = 600, width = 48;  // more than go to the backend at once
+    const std::vector<float> a = rotkv::test::normal_vector(int64_t(rows * width), 5);
+    std::vector<float> b = rotkv::test::normal_vector(int64_t(rows * width), 6);
+    for (std::size_t i = 0; i < b.size(); ++i) b[i] = a[i] + 0.1f * b[i];
+    const std::vector<int32_t> target = some_tokens(int32_t(rows));
+    const std::vector<TokenPair> pairs = compare_hidden(tiny.model(), a, b, target);
+    REQUIRE(pairs.size() == rows);
+    for (const std::size_t row : {0, 1, 511, 512, 513, 599}) {
+        const auto one = [&](const std::vector<float>& x) {
+            return std::span(x).subspan(row * width, width);
+        };
+        const TokenPair alone =
+            compare_hidden(tiny.model(), one(a), one(b), std::span(target).subspan(row, 1)).at(0);
+        INFO("row " << row);
+        CHECK(pairs[row].kld == alone.kld);
+        CHECK(pairs[row].nll_a == alone.nll_a);
+        CHECK(pairs[row].nll_b == alone.nll_b);
+        CHECK(pairs[row].same_top == alone.same_top);
+    }
 }
 
 // Whole models, tokenizer to logits, against files that llama.cpp wrote.

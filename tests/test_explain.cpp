@@ -181,16 +181,36 @@ TEST_CASE("explain: of two cells and one value each, by hand") {
 }
 
 TEST_CASE("explain: independent noise lies along the temperature as often as chance says") {
-    OutputErrors sum;
-    for (uint64_t seed = 0; seed < 2000; ++seed) {
-        Rows rows;
-        add_noise(rows.stored_k, 1e-3, 100 + seed);
-        sum.add(rows.split());
+    for (const double softcap : {0.0, 3.0}) {
+        OutputErrors sum;
+        for (uint64_t seed = 0; seed < 2000; ++seed) {
+            Rows rows;
+            rows.softcap = softcap;
+            add_noise(rows.stored_k, 1e-3, 100 + seed);
+            sum.add(rows.split());
+        }
+        INFO("softcap " << softcap);
+        CHECK(sum.own / sum.keys > 0.01);
+        // A mean of squares of one normal variable each: sqrt(2 / 2000) is its standard error.
+        CHECK(sum.own / sum.own_by_chance == Approx(1).margin(4 * std::sqrt(2.0 / 2000)));
+        CHECK(sum.temperature() / sum.keys < 10.0 / 2000);
     }
-    CHECK(sum.own / sum.keys > 0.05);
-    // A mean of squares of one normal variable each: sqrt(2 / 2000) is its standard error.
-    CHECK(sum.own / sum.own_by_chance == Approx(1).margin(4 * std::sqrt(2.0 / 2000)));
-    CHECK(sum.temperature() / sum.keys < 10.0 / 2000);
+}
+
+TEST_CASE("explain: sums add up each figure apart") {
+    OutputErrors sum{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    sum.add({100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1100});
+    CHECK(sum.queries == 101);
+    CHECK(sum.output == 202);
+    CHECK(sum.both == 303);
+    CHECK(sum.keys == 404);
+    CHECK(sum.values == 505);
+    CHECK(sum.along == 606);
+    CHECK(sum.turning == 707);
+    CHECK(sum.own == 808);
+    CHECK(sum.own_by_chance == 909);
+    CHECK(sum.covariance == 1010);
+    CHECK(sum.score_variance == 1111);
 }
 
 TEST_CASE("explain: rows that do not fit are refused") {

@@ -118,6 +118,62 @@ class Kld(Tools):
         turned = self.json_of(variants=(EIGHT, PLAIN))["pairs"][0]
         self.assertLess(turned["kld"]["value"], 0)
 
+    def test_every_figure_follows_from_the_table(self):
+        arguments = ("--csv", self.path("all.csv"), "--json", self.path("all.json"))
+        shown = self.kld(*arguments, variants=(FOUR, EIGHT)).stdout
+        with open(self.path("all.json")) as file:
+            found = json.load(file)
+        with open(self.path("all.csv"), newline="") as file:
+            table = list(csv.DictReader(file))
+        with open(self.text, "rb") as file:
+            text = file.read()
+        for row in table:  # each byte is a token
+            place = int(row["window"]) * CTX + int(row["position"]) + 1
+            self.assertEqual(int(row["target"]), text[place])
+        for letter, one in zip("AB", found["variants"]):
+            rows = [row for row in table if row["variant"] == one["name"]]
+            for key, value in figures_of(rows).items():
+                self.assertAlmostEqual(one["kld"][key], value, msg=key,
+                                       delta=1e-7 * max(1, abs(value)))
+            self.assertAlmostEqual(one["kld"]["se_by_windows"], error_by_windows(rows), delta=1e-8)
+            self.check_overview(shown, letter, one, rows)
+            for part in one["by_position"]:
+                there = [row for row in rows
+                         if part["first"] <= int(row["position"]) <= part["last"]]
+                klds = [float(row["kld"]) for row in there]
+                self.assertAlmostEqual(part["kld"], statistics.fmean(klds), delta=1e-8)
+                self.assertAlmostEqual(part["se"], error_by_windows(there), delta=1e-8)
+        self.check_shown_pair(shown, found["pairs"][0])
+        self.check_shown_positions(shown, *found["variants"])
+
+    def check_overview(self, shown, letter, one, rows):
+        line = re.search(rf"^{letter} +(\S+) +(\S+) \u00B1 (\S+) +(\S+) +(\S+) % +"
+                         + re.escape(one["name"]) + "$", shown.split("Overview")[1], re.M)
+        figures = figures_of(rows)
+        self.assertAlmostEqual(float(line[1]), one["ppl"], delta=5.1e-5)
+        self.assertAlmostEqual(float(line[2]), figures["mean"], delta=6e-7)
+        self.assertAlmostEqual(float(line[3]), figures["se"], delta=6e-7)
+        self.assertAlmostEqual(float(line[4]), error_by_windows(rows), delta=6e-7)
+        self.assertAlmostEqual(float(line[5]), 100 * figures["same_top"], delta=0.0051)
+
+    def check_shown_pair(self, shown, pair):
+        line = re.search(r"^A - B +(\S+) \u00B1 (\S+) +(\S+) +(\S+) \u00B1 (\S+)$", shown, re.M)
+        self.assertAlmostEqual(float(line[1]), pair["kld"]["value"], delta=6e-7)
+        self.assertAlmostEqual(float(line[2]), pair["kld"]["se"], delta=6e-7)
+        self.assertAlmostEqual(float(line[3]), pair["p"], delta=0.06 * pair["p"])
+        self.assertAlmostEqual(float(line[4]), pair["log_ratio"]["value"], delta=6e-7)
+        self.assertAlmostEqual(float(line[5]), pair["log_ratio"]["se"], delta=6e-7)
+
+    def check_shown_positions(self, shown, *variants):
+        lines = re.findall(r"^(\d+) \.\. (\d+) +(\S+) \u00B1 (\S+) +(\S+) \u00B1 (\S+) *$",
+                           shown.split("by position in the window")[1], re.M)
+        self.assertEqual(len(lines), len(variants[0]["by_position"]))
+        for line, *parts in zip(lines, *(one["by_position"] for one in variants)):
+            self.assertEqual((int(line[0]), int(line[1])), (parts[0]["first"], parts[0]["last"]))
+            for i, part in enumerate(parts):
+                self.assertAlmostEqual(float(line[2 + 2 * i]), part["kld"], delta=6e-7)
+                self.assertAlmostEqual(float(line[3 + 2 * i]), part["se"], delta=6e-7)
+
     def test_the_floor_lies_below_everything(self):
         for backend in ("ref", "fast"):
             found = self.json_of("-t", "1", "--backend", backend, variants=("k=f32", EIGHT))
@@ -147,6 +203,8 @@ class Kld(Tools):
             self.assertTrue(all(abs(kld) < 0.01 for kld in jitter["kld_from_unchanged"]))
             for kld in jitter["kld"] if "kld" in a else ():
                 self.assertLess(abs(kld / a["kld"]["mean"] - 1), 0.2)
+            for kld in jitter["kld_from_unchanged"] if "kld" in a else ():
+                self.assertLess(abs(kld), a["kld"]["mean"] / 2)  # nearer to itself than to the base
         shown = self.kld(*arguments, "--jitter", "2", variants=(FOUR,)).stdout
         self.assertIn("Repeatability: 2 runs", shown)
 
@@ -272,6 +330,44 @@ class Kld(Tools):
         self.assertAlmostEqual(ppl / found["variants"][1]["ppl"], 1, delta=1e-6)
         self.assertEqual({int(row["position"]) for row in table}, set(range(CTX // 2, CTX - 1)))
         self.assertIn("[", self.kld(variants=(EIGHT,)).stderr)
+
+
+def quantile(x, q):
+    """On straight lines between the sorted values."""
+    x, place = sorted(x), q * (len(x) - 1)
+    below = int(place)
+    above = min(below + 1, len(x) - 1)
+    return x[below] + (place - below) * (x[above] - x[below])
+
+
+def error_by_windows(rows):
+    windows = {}
+    for row in rows:
+        windows.setdefault(row["window"], []).append(float(row["kld"]))
+    means = [statistics.fmean(window) for window in windows.values()]
+    return statistics.stdev(means) / math.sqrt(len(means))
+
+
+def figures_of(rows):
+    """The figures of JSON's "kld", by their definitions."""
+    def mean_of(key, x):
+        return {key: statistics.fmean(x), key + "_se": statistics.stdev(x) / math.sqrt(len(x))}
+    kld, base, nll, top = ([float(row[key]) for row in rows]
+                           for key in ("kld", "nll_base", "nll", "same_top"))
+    dp = [math.exp(-b) - math.exp(-a) for a, b in zip(base, nll)]
+    figures = {"mean": statistics.fmean(kld), "se": statistics.stdev(kld) / math.sqrt(len(kld))}
+    for key, q in [("min", 0), ("p001", .001), ("p01", .01), ("p05", .05), ("p10", .1),
+                   ("median", .5), ("p90", .9), ("p95", .95), ("p99", .99), ("p999", .999),
+                   ("max", 1)]:
+        figures[key] = quantile(kld, q)
+    figures |= {"dp_min": min(dp), "dp_median": quantile(dp, .5), "dp_max": max(dp)}
+    figures |= mean_of("same_top", top) | mean_of("dp_mean", dp)
+    figures |= mean_of("log_ratio", [b - a for a, b in zip(base, nll)])
+    figures["dp_rms"] = math.sqrt(statistics.fmean(x * x for x in dp))
+    figures["ppl_base"] = math.exp(statistics.fmean(base))
+    figures["ratio"] = math.exp(figures["log_ratio"])
+    figures["difference"] = math.exp(statistics.fmean(nll)) - figures["ppl_base"]
+    return figures
 
 
 def block_of(text):

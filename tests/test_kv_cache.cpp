@@ -200,7 +200,12 @@ TEST_CASE("kv_shift: only the named positions move, and none below 0") {
     const Ints positions = ints(*ref, keys.cache->positions());
     CHECK(positions[9] == 19);
     CHECK(positions[10] == 25);
+    CHECK(positions[19] == 34);
+    CHECK(positions[20] == 30);  // the end is not among them
     const std::vector<float> after = plain_keys(*ref, *keys.cache);
     CHECK(std::memcmp(before.data(), after.data(), 10 * 128 * sizeof(float)) == 0);
-    CHECK(std::memcmp(&before[10 * 128], &after[10 * 128], 14 * 128 * sizeof(float)) != 0);
+    for (size_t row = 10 * 128; row < 20 * 128; row += 128) {
+        CHECK(std::memcmp(&before[row], &after[row], 128 * sizeof(float)) != 0);
+    }
+    CHECK(std::memcmp(&before[20 * 128], &after[20 * 128], 4 * 128 * sizeof(float)) == 0);
 }

@@ -331,6 +331,28 @@ TEST_CASE("kv_cells: any order of placing and removing leaves everybody where th
     CHECK(refused > 10);
 }
 
+TEST_CASE("kv_cells: no byte belongs to two layers, sides or streams") {
+    const Mixed m;
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    KvShape shape = m.shape();
+    shape.streams = 3;
+    const KvCache cache(*ref, shape, m.spec());
+    std::vector<std::pair<const std::byte*, const std::byte*>> strips;
+    for (const int64_t layer : {0, 1}) {
+        for (const TensorView& side : {cache.k(layer), cache.v(layer)}) {
+            for (int64_t stream = 0; stream < 3; ++stream) {
+                TensorView strip = side;
+                strip.data += stream * side.stride[0];
+                strip.n[0] = 1;
+                strips.emplace_back(strip.data, strip.data + span_bytes(strip));
+            }
+        }
+    }
+    std::ranges::sort(strips);
+    REQUIRE(strips.size() == 12);
+    for (size_t i = 1; i < strips.size(); ++i) CHECK(strips[i - 1].second <= strips[i].first);
+}
+
 TEST_CASE("kv_cells: placing a token uploads its own few numbers") {
     CountingBackend backend(make_ref_backend());
     const KvShape shape{

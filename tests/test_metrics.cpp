@@ -95,6 +95,41 @@ TEST_CASE("metrics: a summary of three tokens by hand", "[metrics]") {
     CHECK(near(s.same_top.error, 1.0 / 3));
 }
 
+TEST_CASE("metrics: each percentile stands under its own name", "[metrics]") {
+    // KLDs 0 .. 1000 in no order, changes of p from -500 / 1002 to 500 / 1002: whatever share of
+    // the tokens lies below is the figure itself.
+    std::vector<TokenPair> tokens;
+    for (int i = 0; i <= 1000; ++i) {
+        const double x = 3 * i % 1001;
+        tokens.push_back({x, -std::log((1001 - x) / 1002), k_ln2, true});
+    }
+    const KldSummary s = summarize(tokens);
+    CHECK(near(s.kld_min, 0));
+    CHECK(near(s.kld_01, 1));
+    CHECK(near(s.kld_1, 10));
+    CHECK(near(s.kld_5, 50));
+    CHECK(near(s.kld_10, 100));
+    CHECK(near(s.kld_median, 500));
+    CHECK(near(s.kld_90, 900));
+    CHECK(near(s.kld_95, 950));
+    CHECK(near(s.kld_99, 990));
+    CHECK(near(s.kld_999, 999));
+    CHECK(near(s.kld_max, 1000));
+    CHECK(near(s.dp_min, -500.0 / 1002));
+    CHECK(near(s.dp_01, -499.0 / 1002));
+    CHECK(near(s.dp_1, -490.0 / 1002));
+    CHECK(near(s.dp_5, -450.0 / 1002));
+    CHECK(near(s.dp_10, -400.0 / 1002));
+    CHECK(near(s.dp_25, -250.0 / 1002));
+    CHECK(near(s.dp_median, 0));
+    CHECK(near(s.dp_75, 250.0 / 1002));
+    CHECK(near(s.dp_90, 400.0 / 1002));
+    CHECK(near(s.dp_95, 450.0 / 1002));
+    CHECK(near(s.dp_99, 490.0 / 1002));
+    CHECK(near(s.dp_999, 499.0 / 1002));
+    CHECK(near(s.dp_max, 500.0 / 1002));
+}
+
 TEST_CASE("metrics: the correlation of nll_a and nll_b", "[metrics]") {
     std::vector<TokenPair> along, against;
     for (int i = 0; i < 10; ++i) {

@@ -12,7 +12,7 @@ using namespace rotkv::test;
 
 namespace {
 
-std::string model_bytes(float epsilon, const char* name, float weight) {
+std::string model_bytes(float epsilon, const char* name, float weight, int64_t rows = 64) {
     const TemporaryFolder folder;
     std::vector<float> weights(4096, 1.0f);
     weights[0] = weight;
@@ -21,7 +21,7 @@ std::string model_bytes(float epsilon, const char* name, float weight) {
     writer.add("general.name", std::string_view(name));
     writer.add("llama.epsilon", epsilon);
     writer.add("llama.list", GgufArray(std::vector<bool>{true, false}));
-    writer.add_tensor("a", view(weights.data(), DType::f32, {64, 64}));
+    writer.add_tensor("a", view(weights.data(), DType::f32, {rows, 4096 / rows}));
     writer.write(folder.file("m.gguf"));
     return read_all(folder.file("m.gguf"));
 }
@@ -40,6 +40,7 @@ TEST_CASE("model_fingerprint: what a model computes counts, names do not") {
     CHECK(fingerprint_of(model) == fingerprint_of(model_bytes(1e-5f, "another name", 0.5f)));
     CHECK(fingerprint_of(model) != fingerprint_of(model_bytes(1e-6f, "a", 0.5f)));
     CHECK(fingerprint_of(model) != fingerprint_of(model_bytes(1e-5f, "a", 0.25f)));
+    CHECK(fingerprint_of(model) != fingerprint_of(model_bytes(1e-5f, "a", 0.5f, 32)));
     std::string bytes = model;
     const size_t array = bytes.find("llama.list") + 10 + 4 + 4 + 8;
     bytes[array + 1] = 1;  // {true, false} becomes {true, true}

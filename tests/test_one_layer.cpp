@@ -42,13 +42,30 @@ struct OneLayerCase {
             backend, model.forward(cache, tokens, std::vector<int32_t>(k_tokens, 0), positions));
     }
 
-    std::vector<std::byte> keys(const KvCache& cache, int64_t layer) {
-        return download(backend, cache.k(layer));
+    static TensorView view_of(const KvCache& cache, int64_t layer, Side side) {
+        return side == Side::k ? cache.k(layer) : cache.v(layer);
     }
+    std::vector<std::byte> bytes_of(const KvCache& cache, int64_t layer, Side side) {
+        return download(backend, view_of(cache, layer, side));
+    }
+
+    // What a bf16 cache holds of rows that lie in an f32 cache, under k_turned.
+    std::vector<std::byte> turned(const KvCache& plain, int64_t layer, Side side);
 };
 
 const RotationSpec k_turned =
     RotationSpec::of({Rotation::Kind::signs, 16, 3, 0}, {Rotation::Kind::sylvester, 8, 0, 0});
+
+std::vector<std::byte> OneLayerCase::turned(const KvCache& plain, int64_t layer, Side side) {
+    const TensorView rows = view_of(plain, layer, side);
+    const Buffer memory(backend, size_t(span_bytes(rows))), packed(backend, memory.bytes() / 2);
+    const TensorView x = memory.view(DType::f32, {rows.n[0], rows.n[1], rows.n[2], rows.n[3]});
+    const TensorView y = packed.view(DType::bf16, {rows.n[0], rows.n[1], rows.n[2], rows.n[3]});
+    backend.run(DequantizeArgs{.dst = x, .src = rows});
+    backend.run(HadamardArgs{.dst = x, .src = x, .rotation = k_turned.at(layer, side)});
+    backend.run(QuantizeArgs{.dst = y, .src = x});
+    return download(backend, y);
+}
 
 }  // namespace
 
@@ -63,23 +80,16 @@ TEST_CASE("one layer: it alone lies in the other cache, and what follows sees it
         const std::vector<float> hidden = c.run(base);
         INFO("layer " << replaced);
         CHECK(hidden != exact);
-        for (int64_t layer = 0; layer < TinyModel::layers; ++layer) {
-            INFO("layer " << layer);
-            const bool before = layer < replaced;
-            const bool same = c.keys(base, layer) == c.keys(plain, layer);
-            CHECK(same == before);
+        for (const Side side : {Side::k, Side::v}) {
+            for (int64_t layer = 0; layer < TinyModel::layers; ++layer) {
+                INFO("layer " << layer << (side == Side::k ? " k" : " v"));
+                const bool before = layer < replaced;
+                const bool same = c.bytes_of(base, layer, side) == c.bytes_of(plain, layer, side);
+                CHECK(same == before);
+            }
+            // The layers before it are exact, so the other cache holds the plain run's very rows.
+            CHECK(c.turned(plain, replaced, side) == c.bytes_of(other, replaced, side));
         }
-        // The layers before it are exact, so the other cache holds the plain run's very keys.
-        const Buffer rows(c.backend, c.keys(plain, replaced).size());
-        const TensorView k =
-            rows.view(DType::f32, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});
-        c.backend.run(DequantizeArgs{.dst = k, .src = plain.k(replaced)});
-        c.backend.run(HadamardArgs{.dst = k, .src = k, .rotation = k_turned.at(replaced, Side::k)});
-        const Buffer packed(c.backend, c.keys(other, replaced).size());
-        const TensorView expected =
-            packed.view(DType::bf16, {1, k_tokens, TinyModel::kv_heads, TinyModel::d});
-        c.backend.run(QuantizeArgs{.dst = expected, .src = k});
-        CHECK(download(c.backend, expected) == c.keys(other, replaced));
     }
 }
 

@@ -5,38 +5,13 @@
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/laws.h"
+#include "tests/refused_call.h"
 
 #include <cmath>
-#include <functional>
 #include <string>
 
 using namespace rotkv;
 using namespace rotkv::test;
-
-namespace {
-
-std::string refusal(const std::function<void()>& call, ErrorCode code) {
-    try {
-        call();
-    } catch (const Error& error) {
-        CHECK(error.code() == code);
-        return error.what();
-    }
-    return "accepted";
-}
-
-float memory[4096];
-int32_t indices[64];
-
-TensorView f32(std::initializer_list<int64_t> extents) { return view(memory, DType::f32, extents); }
-TensorView half(std::initializer_list<int64_t> extents) {
-    return view(memory, DType::f16, extents);
-}
-TensorView i32(std::initializer_list<int64_t> extents) {
-    return view(indices, DType::i32, extents);
-}
-
-}  // namespace
 
 TEST_CASE("ops: imported memory is its owner's, imported once or twice") {
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
@@ -217,7 +192,7 @@ TEST_CASE("ops: attention's arguments must agree with each other") {
 TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, with the reason") {
     const std::unique_ptr<Backend> ref = make_ref_backend();
     AttentionArgs args;
-    args.k_cache = view(memory, DType::q4_0, {1, 3, 2, 64});
+    args.k_cache = view(unread, DType::q4_0, {1, 3, 2, 64});
     args.v_cache = args.k_cache;
     args.k_cache.n[3] = args.v_cache.n[3] = 80;
     CHECK(!ref->supports(args).yes);
@@ -229,7 +204,7 @@ TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, w
     MatmulArgs bf16;
     bf16.precision = Precision::bf16;
     CHECK(ref->supports(bf16).reason == "bf16 products: f32 only here");
-    TensorView codes = view(memory, DType::q4_0, {1, 64});
+    TensorView codes = view(unread, DType::q4_0, {1, 64});
     codes.n[3] = 80;
     const std::string text = refusal(
         [&] {

@@ -61,6 +61,11 @@ TEST_CASE("outliers: figures of rows whose figures are known") {
     CHECK(std::isnan(crest_factor(zeros)));
     CHECK(std::isnan(participation(zeros)));
     CHECK(std::isnan(offset_share(zeros)));
+    HeadStatistics head(4);  // channels of rms 1, 2, 3 and 8: 2.5 is the median
+    head.add(std::vector<float>{1, -2, 3, 8});
+    head.add(std::vector<float>{-1, 2, 3, -8});
+    CHECK(close(head.figures().channel_ratio, 8 / 2.5));
+    CHECK(head.figures().loudest == 3);
 }
 
 TEST_CASE("outliers: figures of a head are the formulas over all its rows") {
@@ -149,6 +154,11 @@ TEST_CASE("outliers: blocks whose error is known") {
     CHECK(close(predicted_square_error(DType::q4_1, x),
                 30 * std::pow(16.0 / 15, 2) / 12 + 32 * std::pow(0x1p-7, 2) / 12));
     CHECK(close(predicted_square_error(DType::f16, x), (30 * 0x1p-20 + 2 * 0x1p-14) / 12));
+    x[1] = -7.25f;  // rounds to the last level, 7, as others round
+    CHECK(close(predicted_square_error(DType::q4_0, x), 31.0 / 12));
+    x[0] = 100, x[1] = -1;  // the minimum is rounded as -1 is: ulp 2^-10
+    CHECK(close(predicted_square_error(DType::q5_1, x),
+                30 * std::pow(101.0 / 31, 2) / 12 + 32 * std::pow(0x1p-10, 2) / 12));
     CHECK_THROWS_AS(predicted_square_error(DType::q4_k, x), Error);
     CHECK_THROWS_AS(predicted_square_error(DType::q4_0, std::span(x).first(31)), Error);
     CHECK_THROWS_AS(TypeErrors(DType::q4_0, 48), Error);
@@ -202,6 +212,9 @@ TEST_CASE("outliers: errors of keys and values in an attention output") {
     CHECK(close(even.expected_value_error(std::vector<double>{1, 3}), 1));
     const QueryOutput sure({100, 0}, 0, values);  // one key has it all: noise on scores is nothing
     CHECK(sure.key_error(std::vector<double>{3, -3}) < 1e-30);
+    const QueryOutput far({0, 1000}, 0, values), near({1000, 1000 + std::log(3.0)}, 0, values);
+    CHECK(close(far.square(), 1));  // beyond what exp can give
+    CHECK(close(near.square(), 10.0 / 16, 1e-9));
     const QueryOutput capped({100, 0}, 2, values);  // 2 tanh(50) = 2: p = e^2 / (e^2 + 1)
     const double p = std::exp(2.0) / (std::exp(2.0) + 1);
     CHECK(close(capped.square(), p * p + (1 - p) * (1 - p)));
@@ -280,6 +293,33 @@ TEST_CASE("outliers: the rule knows the sources of chapter 1") {
         CHECK(advise(log_gain(measured[0], measured[1]), log_gain(predicted[0], predicted[1])) ==
               expected);
     }
+}
+
+TEST_CASE("capture: keys and values are shown as they come, and stored all the same") {
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    const std::vector<float> k = normal_vector(2 * 8, 1), v = normal_vector(2 * 4, 2);
+    const Buffer k_rows = upload(*ref, k), v_rows = upload(*ref, v);
+    const Buffer streams = upload(*ref, std::vector<int32_t>{0, 0});
+    const Buffer cells = upload(*ref, std::vector<int32_t>{0, 1});
+    const Buffer k_cache(*ref, k.size() * sizeof(float)), v_cache(*ref, v.size() * sizeof(float));
+    KvStoreArgs args{.k_cache = k_cache.view(DType::f32, {1, 2, 1, 8}),
+                     .v_cache = v_cache.view(DType::f32, {1, 2, 1, 4}),
+                     .k = k_rows.view(DType::f32, {2, 1, 8}),
+                     .v = v_rows.view(DType::f32, {2, 1, 4}),
+                     .stream = streams.view(DType::i32, {2}),
+                     .cell = cells.view(DType::i32, {2}),
+                     .k_rotation = {Rotation::Kind::sylvester, 8, 0, 0}};
+    using What = tools::CapturedRows::What;
+    std::vector<std::pair<What, std::vector<float>>> shown;
+    const Observer observer = tools::capture([&](const tools::CapturedRows& rows) {
+        CHECK(rows.layer == 3);
+        CHECK(rows.attention == nullptr);
+        shown.emplace_back(rows.what, download_f32(*ref, rows.rows));
+    });
+    observer(3, args, *ref);
+    CHECK(shown == std::vector<std::pair<What, std::vector<float>>>{{What::k, k}, {What::v, v}});
+    CHECK(download_f32(*ref, args.v_cache) == v);
+    CHECK(download_f32(*ref, args.k_cache) != k);  // rotated on its way, after it was shown
 }
 
 TEST_CASE("capture: queries are shown once, so that attention in parts is refused") {

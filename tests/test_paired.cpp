@@ -155,4 +155,7 @@ TEST_CASE("paired: positions fall into bins without gaps", "[paired]") {
     CHECK(near(bins[1].mean.value, 2.5));
     CHECK(near(bins[2].mean.value, 5));
     CHECK(by_position(x, 7, 8, 100).size() == 7);
+    CHECK(bins[2].mean.error == 0);  // the windows are equal, whatever differs within them
+    for (int i = 7; i < 14; ++i) x[size_t(i)] += 2;
+    CHECK(near(by_position(x, 7, 8, 3)[2].mean.error, 1));  // means that are 2 apart
 }

@@ -132,6 +132,19 @@ TEST_CASE("pretokenizer: names") {
     CHECK_FALSE(find_pre_type("qwen2")->ignore_merges);
     CHECK_FALSE(find_pre_type("qwen2")->add_bos);
     CHECK(find_pre_type("gpt-5\n") == nullptr);
+    // Llama 3's family and Mistral's tekken take whole words first and begin with BOS.
+    for (const char* name : {"llama-bpe", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0",
+                             "lfm2", "tekken"}) {
+        INFO(name);
+        CHECK(find_pre_type(name)->ignore_merges);
+        CHECK(find_pre_type(name)->add_bos);
+    }
+    for (const char* name : {"default", "gpt-2", "smollm", "dbrx", "smaug-bpe", "qwen2", "qwen35",
+                             "gpt-4o", "falcon", "deepseek-llm", "deepseek-v3"}) {
+        INFO(name);
+        CHECK_FALSE(find_pre_type(name)->ignore_merges);
+        CHECK_FALSE(find_pre_type(name)->add_bos);
+    }
     try {
         PreTokenizer unknown("gpt-5\n");
         FAIL("an unknown pre-type was accepted");

@@ -1,10 +1,19 @@
 // What a sweep concludes from its rows, on small tables whose answers can be seen; and its lines.
+#include "ref/files/gguf.h"
+#include "ref/kernels.h"
 #include "tests/catch.h"
+#include "tests/temporary_folder.h"
+#include "tests/tiny_model.h"
 #include "tools/sweep_file.h"
 #include "tools/sweep_report.h"
+#include "tools/sweep_run.h"
 
 #include <cmath>
+#include <cstdio>
+#include <iterator>
 #include <limits>
+#include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -26,6 +35,48 @@ SweepRow row_of(const std::string& name, int64_t bytes, std::vector<double> klds
     found.kld = mean_of(klds);
     found.kld_windows = klds;
     return row;
+}
+
+// Two types of K, three of V, two rotations; each figure says which cell it is of.
+SweepResult six_pairs() {
+    SweepResult result{{"f16", "q8_0"}, {"f16", "q8_0", "q4_0"}, {"off", "auto"}, 64, 2, {}};
+    for (int k = 0; k < 2; ++k) {
+        for (int v = 0; v < 3; ++v) {
+            for (int rot = 0; rot < 2; ++rot) {
+                const double x = k + 0.1 * v + 0.01 * rot + 0.001;
+                SweepRow row = row_of(result.k[size_t(k)], 100 - 10 * k - v, {x, x});
+                row.v = result.v[size_t(v)];
+                row.rot = result.rot[size_t(rot)];
+                row.found->log_ratio.value = std::log(2 + x);
+                result.rows.push_back(row);
+            }
+        }
+    }
+    return result;
+}
+
+std::string printed(const SweepResult& result) {
+    const rotkv::test::TemporaryFolder folder;
+    std::FILE* file = std::fopen(folder.file("sweep.txt").c_str(), "w");
+    REQUIRE(file != nullptr);
+    print_sweep(file, result);
+    std::fclose(file);
+    return rotkv::test::read_all(folder.file("sweep.txt"));
+}
+
+// The words of the lines below a title, as many lines as are asked for.
+std::vector<std::vector<std::string>> words_below(const std::string& text, const std::string& title,
+                                                  int lines) {
+    const std::size_t at = text.find(title);
+    REQUIRE(at != std::string::npos);
+    std::istringstream stream(text.substr(text.find('\n', at) + 1));
+    std::vector<std::vector<std::string>> all;
+    for (std::string line; lines > 0 && std::getline(stream, line); --lines) {
+        std::istringstream words(line);
+        all.emplace_back(std::istream_iterator<std::string>(words),
+                         std::istream_iterator<std::string>());
+    }
+    return all;
 }
 
 SweepRow unsupported(const std::string& name) {
@@ -87,6 +138,29 @@ TEST_CASE("sweep: rotation is compared with none, window by window", "[sweep]") 
     CHECK(changes[1].p < 0.1);
 }
 
+TEST_CASE("sweep: cells are one where types and rotations are", "[sweep]") {
+    const rotkv::test::TemporaryFile file("sweep.gguf");
+    rotkv::test::TinyModel::make("llama").write(file.path());
+    const GgufFile gguf = GgufFile::open(file.path());
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    const Model model(gguf, *ref, {.context = 8});
+    const WindowPlan plan = plan_windows(std::vector<int32_t>(16, 1), 8, 8, -1, -1);
+    std::vector<AskedRotation> rotations;
+    for (const char* text : {"off", "auto", "16"}) {  // auto leaves what is not quantized alone
+        rotations.push_back({text, RotationRequest::both(*parse_request(text, "test"))});
+    }
+    const std::vector<SweepPoint> cells =
+        sweep_cells(model, plan, {DType::f32, DType::bf16}, {DType::f32, DType::q8_0}, rotations);
+    REQUIRE(cells.size() == 12);
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+        INFO(cells[i].variant.name);
+        const bool fits = i % 6 < 3;  // heads of 16 are no blocks of q8_0
+        CHECK(cells[i].unsupported.empty() == fits);
+        CHECK(cells[i].same_as.has_value() == (fits && cells[i].rot == "auto"));
+        if (cells[i].same_as) CHECK(*cells[i].same_as == i - 1);
+    }
+}
+
 TEST_CASE("sweep: a row of a sweep survives its line", "[sweep]") {
     SweepRow row = row_of("q8_0", 544, {0.25, k_nan}, "k=sylvester/64 v=none");
     row.found->kld_se_window = k_nan;
@@ -120,4 +194,96 @@ TEST_CASE("sweep: headers differ where they differ, and names of files do not co
     b["more"] = 1;
     CHECK(difference_of(a, b) == "more: the file has nothing, this run 1");
     CHECK(difference_of(b, a) == "more: the file has 1, this run nothing");
+}
+
+TEST_CASE("sweep: the matrices have K down and V across", "[sweep]") {
+    const std::string text = printed(six_pairs());
+    using Table = std::vector<std::vector<std::string>>;
+    CHECK(words_below(text, "Mean KLD, rotation auto: K down, V across", 3) ==
+          Table{{"f16", "q8_0", "q4_0"},
+                {"f16", "0.011000", "0.111000", "0.211000"},
+                {"q8_0", "1.011000", "1.111000", "1.211000"}});
+    CHECK(words_below(text, "PPL / PPL of the base, rotation off: K down, V across", 3) ==
+          Table{{"f16", "q8_0", "q4_0"},
+                {"f16", "2.0010", "2.1010", "2.2010"},
+                {"q8_0", "3.0010", "3.1010", "3.2010"}});
+}
+
+TEST_CASE("sweep: what helps, hurts and is not certain is counted apart", "[sweep]") {
+    const std::string turned = "k=sylvester/64 v=sylvester/64";
+    SweepResult result{{"q8", "q5", "q4"}, {"q8"}, {"off", "auto"}, 64, 3, {}};
+    result.rows = {
+        row_of("q8", 16, {1.0, 2.0, 3.0}), row_of("q8", 16, {0.9, 1.9, 2.9}, turned),  // helps
+        row_of("q5", 12, {1.0, 2.0, 3.0}), row_of("q5", 12, {1.1, 2.3, 3.2}, turned),  // who knows
+        row_of("q4", 8, {1.0, 2.0, 3.0}),  row_of("q4", 8, {1.1, 2.1, 3.1}, turned),   // hurts
+    };
+    const std::string text = printed(result);
+    CHECK(text.find("Rotation against none: 3 pairs, by windows, p < 0.01") != std::string::npos);
+    CHECK(text.find("helps in 1, hurts in 1; of the 1 not certain 1 have a larger KLD rotated") !=
+          std::string::npos);
+    CHECK(text.find("hurts: k=q4,v=q4,rot=auto") != std::string::npos);
+    CHECK(text.find("hurts: k=q5") == std::string::npos);
+}
+
+TEST_CASE("sweep: each column of the table is what its title says", "[sweep]") {
+    SweepResult result{{"f16"}, {"f16"}, {"off"}, 64, 2, {row_of("f16", 128, {0.25})}};
+    SweepFigures& found = *result.rows[0].found;
+    found.ppl = 12.5;
+    found.log_ratio = {0.125, 0.0625};
+    found.kld = {0.25, 0.5};
+    found.kld_se_window = 0.75;
+    found.kld_median = 0.375;
+    found.kld_99 = 4;
+    found.same_top = 0.875;
+    const rotkv::test::TemporaryFolder folder;
+    write_csv(folder.file("cells.csv"), result);
+    std::istringstream lines(rotkv::test::read_all(folder.file("cells.csv")));
+    std::string titles, values;
+    std::getline(lines, titles);
+    std::getline(lines, values);
+    std::istringstream title(titles), value(values);
+    std::map<std::string, std::string> row;
+    for (std::string name, figure; std::getline(title, name, ',');) {
+        std::getline(value, figure, ',');
+        row[name] = figure;
+    }
+    CHECK(row == std::map<std::string, std::string>{{"k", "f16"},
+                                                    {"v", "f16"},
+                                                    {"rot", "off"},
+                                                    {"rotation", "k=none v=none"},
+                                                    {"bytes_per_token", "128"},
+                                                    {"bits", "16.0000"},
+                                                    {"ppl", "12.5"},
+                                                    {"log_ratio", "0.125"},
+                                                    {"log_ratio_se", "0.0625"},
+                                                    {"kld", "0.25"},
+                                                    {"kld_se", "0.5"},
+                                                    {"kld_se_window", "0.75"},
+                                                    {"kld_median", "0.375"},
+                                                    {"kld_99", "4"},
+                                                    {"same_top", "0.875"},
+                                                    {"same_as", "\"\""},
+                                                    {"unsupported", ""}});
+}
+
+TEST_CASE("sweep: a row has the figures of its scored positions", "[sweep]") {
+    std::vector<TokenPair> pairs;
+    for (int i = 0; i < 200; ++i) {
+        pairs.push_back({0.001 * i * i, 0.01 * i, 0.01 * i + 0.002 * (i % 7), i % 3 != 0});
+    }
+    const SweepFigures found = sweep_figures(pairs, 50);
+    const KldSummary all = summarize(pairs);
+    CHECK(found.ppl == Approx(all.ppl_b.value).epsilon(1e-6));
+    CHECK(found.log_ratio.value == Approx(all.log_ratio.value).epsilon(1e-6));
+    CHECK(found.log_ratio.error == Approx(all.log_ratio.error).epsilon(1e-6));
+    CHECK(found.kld.value == Approx(all.kld.value).epsilon(1e-6));
+    CHECK(found.kld.error == Approx(all.kld.error).epsilon(1e-6));
+    CHECK(found.kld_median == Approx(all.kld_median).epsilon(1e-6));
+    CHECK(found.kld_99 == Approx(all.kld_99).epsilon(1e-6));
+    CHECK(found.same_top == Approx(all.same_top.value).epsilon(1e-6));
+    REQUIRE(found.kld_windows.size() == 4);
+    double first = 0;
+    for (int i = 0; i < 50; ++i) first += 0.001 * i * i / 50;
+    CHECK(found.kld_windows[0] == Approx(first).epsilon(1e-6));
+    CHECK(found.kld_se_window == Approx(mean_of(found.kld_windows).error).epsilon(1e-5));
 }

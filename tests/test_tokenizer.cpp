@@ -166,7 +166,7 @@ TEST_CASE("tokenizer: whole words first where the vocabulary ignores merges") {
 TEST_CASE("tokenizer: merges that name no tokens") {
     // "ab" and "x " are no tokens; merges go through them all the same.
     Vocab vocab = bpe_vocab({});
-    vocab.merges = {"a b", "ab c", "x \u00E9", "q q", "\u0120 z"};
+    vocab.merges = {"a b", "ab c", "x \u00E9", "q q", "\u0120 z", "! ~"};
     add_token(vocab, "abc", TokenType::normal);
     const Tokenizer tokenizer(vocab);
     const auto pieces = [&](const char* text) {
@@ -175,6 +175,7 @@ TEST_CASE("tokenizer: merges that name no tokens") {
     CHECK(pieces("abc") == Texts{"abc"});
     CHECK(pieces("abd") == Texts{"a", "b", "d"});
     CHECK(pieces("qqq") == Texts{"q", "q", "q"});
+    CHECK(pieces("!~") == Texts{"!", "~"});        // the first and the last that print
     CHECK(pieces("z z") == Texts{"z", "z"});       // of no token " z", llama.cpp keeps the ASCII
     CHECK(pieces("a\u00E9b") == Texts{"a", "b"});  // no token for these bytes
 }
@@ -210,6 +211,23 @@ TEST_CASE("tokenizer: SentencePiece merges by score, then from the left") {
         CHECK(prefixed.decode(prefixed.encode(text, false)) == text);
     }
     CHECK(prefixed.decode(prefixed.encode("a", true)) == "<s> a");
+}
+
+TEST_CASE("tokenizer: a merge of SentencePiece makes new pairs on both sides") {
+    Vocab vocab = spm_vocab();
+    vocab.add_space_prefix = false;
+    for (const char* text : {"a", "b", "c", "d", "bc"}) {
+        add_token(vocab, text, TokenType::normal, -1);
+    }
+    add_token(vocab, "abc", TokenType::normal, -2);
+    add_token(vocab, "bcd", TokenType::normal, -3);
+    const Tokenizer tokenizer(vocab);
+    const auto pieces = [&](const char* text) {
+        return texts(tokenizer, tokenizer.encode(text, false));
+    };
+    CHECK(pieces("abc") == Texts{"abc"});
+    CHECK(pieces("bcd") == Texts{"bcd"});
+    CHECK(pieces("abcd") == Texts{"abc", "d"});  // the better score
 }
 
 TEST_CASE("tokenizer: bytes without a token") {

@@ -59,9 +59,12 @@ std::vector<Vector> split(const Vector& x, int64_t d) {
 
 }  // namespace
 
-TinyModel TinyModel::make(const std::string& name) {
+TinyModel TinyModel::make(const std::string& name, bool uneven) {
     TinyModel m;
     m.name = name;
+    m.lists = uneven;
+    m.d_v = uneven ? d / 2 : d;
+    m.hidden = uneven ? std::vector<int64_t>{40, 24, 56, 32} : std::vector<int64_t>(layers, 40);
     m.neox = name.starts_with("qwen") || name.starts_with("gemma") || name == "phi3";
     m.biases = name == "qwen2";
     m.qk_norm = name == "qwen3" || name == "gemma3";
@@ -96,15 +99,15 @@ TinyModel TinyModel::make(const std::string& name) {
         gains(blk(l, "ffn_norm.weight"), width);
         matrix(blk(l, "attn_q.weight"), heads * d, width, 2);
         matrix(blk(l, "attn_k.weight"), kv_heads * d, width, 2);
-        matrix(blk(l, "attn_v.weight"), kv_heads * d, width, 1);
-        matrix(blk(l, "attn_output.weight"), width, heads * d, 1);
-        matrix(blk(l, "ffn_gate.weight"), hidden, width, 1);
-        matrix(blk(l, "ffn_up.weight"), hidden, width, 1);
-        matrix(blk(l, "ffn_down.weight"), width, hidden, 1);
+        matrix(blk(l, "attn_v.weight"), kv_heads * m.d_v, width, 1);
+        matrix(blk(l, "attn_output.weight"), width, heads * m.d_v, 1);
+        matrix(blk(l, "ffn_gate.weight"), m.hidden[size_t(l)], width, 1);
+        matrix(blk(l, "ffn_up.weight"), m.hidden[size_t(l)], width, 1);
+        matrix(blk(l, "ffn_down.weight"), width, m.hidden[size_t(l)], 1);
         if (m.biases) {
             matrix(blk(l, "attn_q.bias"), heads * d, 1, 0.5);
             matrix(blk(l, "attn_k.bias"), kv_heads * d, 1, 3);
-            matrix(blk(l, "attn_v.bias"), kv_heads * d, 1, 0.5);
+            matrix(blk(l, "attn_v.bias"), kv_heads * m.d_v, 1, 0.5);
         }
         if (m.qk_norm) {
             gains(blk(l, "attn_q_norm.weight"), d);
@@ -129,16 +132,16 @@ void TinyModel::write(const std::string& path) const {
     writer.add("general.architecture", std::string_view(name));
     number("block_count", layers);
     number("embedding_length", width);
-    const auto per_layer = [&](const char* key, int64_t value) {
-        if (!lists) return number(key, uint32_t(value));
-        writer.add(name + "." + key, GgufArray(std::vector<int32_t>(layers, int32_t(value))));
+    const auto per_layer = [&](const char* key, const std::vector<int64_t>& values) {
+        if (!lists) return number(key, uint32_t(values[0]));
+        writer.add(name + "." + key, GgufArray(std::vector<int32_t>(values.begin(), values.end())));
     };
     per_layer("feed_forward_length", hidden);
     number("context_length", 4096);
-    per_layer("attention.head_count", heads);
-    per_layer("attention.head_count_kv", kv_heads);
+    per_layer("attention.head_count", std::vector<int64_t>(layers, heads));
+    per_layer("attention.head_count_kv", std::vector<int64_t>(layers, kv_heads));
     number("attention.key_length", d);
-    number("attention.value_length", d);
+    number("attention.value_length", uint32_t(d_v));
     real("attention.layer_norm_rms_epsilon", 1e-6);
     real("rope.freq_base", base);
     if (pattern > 0) {
@@ -166,22 +169,21 @@ void TinyModel::write(const std::string& path) const {
              {blk(l, "attn_q.weight"), blk(l, "attn_k.weight"), blk(l, "attn_v.weight")});
         fuse(blk(l, "ffn_up.weight"), {blk(l, "ffn_gate.weight"), blk(l, "ffn_up.weight")});
     }
-    if (!factors.empty()) {
+    if (name == "phi3") {
         stored["rope_factors_short.weight"] = factors;
         stored["rope_factors_long.weight"] = std::vector<float>(factors.size(), 9.0f);
+    } else if (!factors.empty()) {
+        stored["rope_freqs.weight"] = factors;
     }
     for (const auto& [tensor, values] : stored) {
         const bool vector = tensor.find("norm") != std::string::npos ||
                             tensor.find("bias") != std::string::npos ||
                             tensor.find("rope") != std::string::npos;
-        const bool from_heads = tensor.find("attn_output") != std::string::npos;
-        const bool from_hidden = tensor.find("ffn_down") != std::string::npos;
-        const int64_t in = vector        ? int64_t(values.size())
-                           : from_heads  ? heads * d
-                           : from_hidden ? hidden
-                                         : width;
-        writer.add_tensor(tensor,
-                          view(values.data(), DType::f32, {int64_t(values.size()) / in, in}));
+        const bool to_width = tensor.find("attn_output") != std::string::npos ||
+                              tensor.find("ffn_down") != std::string::npos;
+        const int64_t size = int64_t(values.size());
+        const int64_t in = vector ? size : to_width ? size / width : width;
+        writer.add_tensor(tensor, view(values.data(), DType::f32, {size / in, in}));
     }
     writer.write(path);
 }
@@ -224,7 +226,7 @@ class Definition {
     std::vector<Vector> project(int64_t l, const std::string& which, const Vector& h) const {
         return split(product(weight(blk(l, ("attn_" + which + ".weight").c_str())), h,
                              optional(blk(l, ("attn_" + which + ".bias").c_str()))),
-                     TinyModel::d);
+                     which == "v" ? m_.d_v : TinyModel::d);
     }
 
     // Norm and position of one head: pairs as complex numbers times magnitude exp(i angle).
@@ -263,7 +265,7 @@ class Definition {
 
     // softmax(q . k / sqrt(d)) v over the positions from `from` on.
     Vector mix(const Vector& q, const std::vector<Remembered>& past, size_t from, size_t kv) const {
-        Vector sum(q.size(), 0.0);
+        Vector sum(static_cast<size_t>(m_.d_v), 0.0);
         double total = 0;
         for (size_t s = from; s < past.size(); ++s) {
             double score = 0;
@@ -272,7 +274,7 @@ class Definition {
             const double cap = m_.attention_softcap;
             if (cap > 0) score = cap * std::tanh(score / cap);
             total += std::exp(score);
-            for (size_t i = 0; i < q.size(); ++i) sum[i] += std::exp(score) * past[s].v[kv][i];
+            for (size_t i = 0; i < sum.size(); ++i) sum[i] += std::exp(score) * past[s].v[kv][i];
         }
         for (double& value : sum) value /= total;
         return sum;

@@ -15,7 +15,9 @@ struct TinyModel {
     bool qk_norm = false, post_norms = false, biases = false;
     bool fused = false;  ///< phi3: qkv in one matrix, gate and up in one
     bool lists = false;  ///< counts of heads and widths, and windows, as lists, one value a layer
-    bool neox = true;    ///< pairs of RoPE
+    int64_t d_v = d;     ///< channels of a value
+    std::vector<int64_t> hidden;  ///< F of each layer
+    bool neox = true;             ///< pairs of RoPE
     bool gelu = false;
     double embedding_scale = 1, base = 10000, local_base = 10000;
     double attention_softcap = 0, final_softcap = 0;
@@ -23,13 +25,14 @@ struct TinyModel {
     double magnitude = 1;
     std::vector<float> factors;  ///< RoPE frequency factors
 
-    static constexpr int64_t layers = 4, width = 48, heads = 4, kv_heads = 2, d = 16, hidden = 40,
-                             words = 53, window = 5;
+    static constexpr int64_t layers = 4, width = 48, heads = 4, kv_heads = 2, d = 16, words = 53,
+                             window = 5;
 
     std::map<std::string, std::vector<float>> weights;  ///< by GGUF name, never fused
 
-    /// One of "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3".
-    static TinyModel make(const std::string& name);
+    /// One of "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3". Uneven: values are narrower
+    /// than keys, and each layer has an F of its own.
+    static TinyModel make(const std::string& name, bool uneven = false);
 
     /// Writes the GGUF file.
     void write(const std::string& path) const;

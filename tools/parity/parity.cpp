@@ -276,13 +276,13 @@ std::vector<std::string> Tally::without_proof() const {
     bool others = false;
     for (size_t c = 0; c < columns_.size(); ++c) {
         if (columns_[c] == "ref") continue;
-        int64_t ok = 0, judged = 0;  // what a column refuses stands in a file of its own
+        int64_t ok = 0, no_device = 0;
         for (const Row& row : rows_) {
             ok += row.outcomes[c][size_t(Outcome::ok)];
-            judged += row.outcomes[c][size_t(Outcome::fail)];
+            no_device += row.outcomes[c][size_t(Outcome::no_device)];
         }
         others = others || ok > 0;
-        if (ok == 0 && judged > 0) idle.push_back(columns_[c]);
+        if (ok == 0 && no_device == 0) idle.push_back(columns_[c]);
     }
     if (!others) idle.push_back("any backend but ref");
     return idle;
