@@ -1,5 +1,6 @@
 // What the keys of a file make of each architecture, against what was published of the models.
 #include "ref/architecture.h"
+#include "ref/error.h"
 #include "ref/files/gguf.h"
 #include "tests/catch.h"
 #include "tests/tiny_model.h"
