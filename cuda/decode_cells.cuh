@@ -110,7 +110,7 @@ __device__ void score_cells(DType type, bool on_words, float (&s)[4], const uint
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
     // clang-format on
-    __trap();  // check() has refused every other type
+    __builtin_unreachable();  // check() has refused every other type
 }
 
 // ---- o[channel][head] += V^T p: the rows of cells 2t, 2t + 1, 2t + 8, 2t + 9 ----
@@ -175,7 +175,7 @@ __device__ void add_cells(DType type, bool on_words, float (&o)[Steps][4], const
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
     // clang-format on
-    __trap();  // check() has refused every other type
+    __builtin_unreachable();  // check() has refused every other type
 }
 
 }  // namespace rotkv::cuda

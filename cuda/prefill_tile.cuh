@@ -339,7 +339,7 @@ __device__ inline void expand(const Side& side, std::byte* tile, const std::byte
         case DType::f32: case DType::f16: case DType::bf16: break;
         case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64:
-            __trap();  // check() has refused these
+            __builtin_unreachable();  // check() has refused these
     }
     // clang-format on
     if (side.direct) return convert_tile(side, tile, cells, me);

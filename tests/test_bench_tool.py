@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""rotkv-bench and tools/compare.py as a user meets them: which rows come out, what their figures
+"""rotkv-bench, rotkv-bench-ops and tools/compare.py as a user meets them: which rows come out, what their figures
 are made of, and what is refused.
 
 Usage: tests/test_bench_tool.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
@@ -128,6 +128,43 @@ class Bench(Tools):
                 ((*m, "--backend", "abacus"), "abacus")]:
             self.assertEqual(self.bad(2, "bench", *arguments, says=says).stdout, "")
         self.bad(1, "bench", "-m", self.path("missing.gguf"), says="missing.gguf")
+
+
+class BenchOps(Tools):
+    CASES = ["hadamard/rows=64/rot=64", "attention/k=q8_0/v=q8_0/T=1/C=80", "matmul/type=q4_0/T=1"]
+
+    def timed(self, *arguments):
+        return self.good("bench-ops", *arguments, "--backend", "fast", "-t", "1", "-r", "1",
+                         "--seconds", "0.001").stdout
+
+    def test_json(self):
+        result = json.loads(self.timed(*self.CASES, "--format", "json"))
+        self.assertEqual(result["context"]["validated against"], "ref")
+        self.assertTrue(result["context"]["backend"].startswith("fast, "))
+        rows = result["benchmarks"]
+        self.assertEqual([row["name"].split("/min_time")[0] for row in rows], self.CASES)
+        for row in rows:
+            for figure in ("real_time", "GB/s", "GFLOP/s", "x_memcpy"):
+                self.assertGreater(row[figure], 0)
+        # Each f32 is read and written, 8 bytes, and passes log2(64) = 6 stages.
+        self.assertAlmostEqual(rows[0]["GB/s"] / rows[0]["GFLOP/s"], 8 / 6, places=4)
+
+    def test_other_formats_and_files(self):
+        table = self.timed("--case", "quantize/type=q4_0", "--json", self.path("ops.json"),
+                           "--format", "csv")
+        with open(self.path("ops.json")) as file:
+            names = [row["name"] for row in json.load(file)["benchmarks"]]
+        self.assertTrue(names)
+        for name in names:
+            self.assertIn("quantize/type=q4_0", name)
+            self.assertIn(f'"{name}",', table)
+        self.assertIn("hadamard/rows=64/rot=64", self.timed(self.CASES[0]))
+
+    def test_refusals(self):
+        for arguments, says in [(["hadamard/rows=64/D=65/rot=64"], "divides 65, found 64"),
+                                (["hadamard/rows=-1"], "rows"),
+                                (["sort/rows=1"], "sort")]:
+            self.bad(1, "bench-ops", *arguments, says=says)
 
 
 class Compare(Tools):
