@@ -98,6 +98,8 @@ class Tools(unittest.TestCase):
 
     def run_tool(self, name, *arguments, env=None, stdout=subprocess.PIPE):
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("ROTKV_", "LLAMA_"))}
+        # The pictures are drawn by the Python that runs the tests, which is known to have numpy.
+        keep["PATH"] = os.path.dirname(sys.executable) + os.pathsep + keep["PATH"]
         return subprocess.run([os.path.join(self.folder, "rotkv-" + name), *arguments],
                               stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=ENDLESS,
                               env={**keep, **(env or {})})
