@@ -288,33 +288,26 @@ TEST_CASE("model: weights of a file that is refused are released") {
 }
 
 TEST_CASE("model: tokens and positions outside their ranges change nothing") {
-    const TinyModel tiny = TinyModel::make("llama");
-    const TemporaryFile file("ranges.gguf");
-    tiny.write(file.path());
-    const GgufFile gguf = GgufFile::open(file.path());
-    const std::unique_ptr<Backend> ref = make_ref_backend();
-    Model model(gguf, *ref, {.context = 8});
-    KvCache cache(*ref, model.config().cache_shape(1, 4, DType::f32, DType::f32), RotationSpec());
+    Opened opened(TinyModel::make("llama"));
+    Model model(opened.gguf, *opened.ref, {.context = 8});
+    KvCache cache(*opened.ref, model.config().cache_shape(1, 4, DType::f32, DType::f32),
+                  RotationSpec());
     using Ints = std::vector<int32_t>;
     CHECK_THROWS_AS(model.forward(cache, Ints{53}, Ints{0}, Ints{0}), Error);
     CHECK_THROWS_AS(model.forward(cache, Ints{-1}, Ints{0}, Ints{0}), Error);
     CHECK_THROWS_AS(model.forward(cache, Ints{1}, Ints{0}, Ints{8}), Error);
     CHECK_THROWS_AS(model.forward(cache, Ints{1, 2}, Ints{0, 0}, Ints{0}), Error);
     CHECK_THROWS_AS(model.forward(cache, Ints(5, 1), Ints(5, 0), Ints{0, 1, 2, 3, 4}), Error);
-    CHECK(download(*ref, cache.used()) == std::vector<std::byte>(4));
+    CHECK(download(*opened.ref, cache.used()) == std::vector<std::byte>(4));
 }
 
 TEST_CASE("model: a cache of another model is refused, and nothing is placed") {
-    const TinyModel tiny = TinyModel::make("llama");
-    const TemporaryFile file("caches.gguf");
-    tiny.write(file.path());
-    const GgufFile gguf = GgufFile::open(file.path());
-    const std::unique_ptr<Backend> ref = make_ref_backend();
-    Model model(gguf, *ref, {.context = 8});
+    Opened opened(TinyModel::make("llama"));
+    Model model(opened.gguf, *opened.ref, {.context = 8});
     const auto refused = [&](const std::function<void(KvShape&)>& change) {
         KvShape shape = model.config().cache_shape(1, 4, DType::f16, DType::f16);
         change(shape);
-        KvCache cache(*ref, shape, RotationSpec());
+        KvCache cache(*opened.ref, shape, RotationSpec());
         using Ints = std::vector<int32_t>;
         try {
             model.forward(cache, Ints{1}, Ints{0}, Ints{0});
@@ -345,19 +338,16 @@ TEST_CASE("model: a cache of another model is refused, and nothing is placed") {
 }
 
 TEST_CASE("model: a batch whose operations are refused leaves no token in any cell") {
-    const TinyModel tiny = TinyModel::make("llama");
-    const TemporaryFile file("batches.gguf");
-    tiny.write(file.path());
-    const GgufFile gguf = GgufFile::open(file.path());
-    const std::unique_ptr<Backend> ref = make_ref_backend();
-    Model model(gguf, *ref, {.context = 8});
+    Opened opened(TinyModel::make("llama"));
+    Model model(opened.gguf, *opened.ref, {.context = 8});
     Model refusing(model, {.context = 8, .precision = {.attention = Precision::f16}});
-    KvCache cache(*ref, model.config().cache_shape(1, 6, DType::f32, DType::f32), RotationSpec());
+    KvCache cache(*opened.ref, model.config().cache_shape(1, 6, DType::f32, DType::f32),
+                  RotationSpec());
     using Ints = std::vector<int32_t>;
     model.forward(cache, Ints{1, 2}, Ints{0, 0}, Ints{0, 1});
     CHECK_THROWS_WITH(refusing.forward(cache, Ints{3, 4}, Ints{0, 0}, Ints{1, 2}),
                       Catch::Contains("f16 attention"));
     const std::span<const int32_t> left = cache.host_positions();
     CHECK(Ints(left.begin(), left.end()) == Ints{0, 1, -1, -1, -1, -1});
-    CHECK(contents<int32_t>(*ref, cache.used()) == Ints{2});
+    CHECK(contents<int32_t>(*opened.ref, cache.used()) == Ints{2});
 }
