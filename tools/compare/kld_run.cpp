@@ -30,14 +30,14 @@ LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPla
     : model_(loaded.model),
       plan_(plan),
       options_(options),
-      changed_(model_),
-      jittered_(observed(model_, changed_.observer())),
-      by_layer_(observed(model_, one_layer_.observer())) {
+      changed_(model_) {
     if (options.jitter > model_.config().width) {
         throw Error(ErrorCode::usage, "--jitter: expected at most " +
                                           std::to_string(model_.config().width) +
                                           ", one run for each weight of the first norm");
     }
+    if (options.jitter > 0) jittered_.emplace(observed(model_, changed_.observer()));
+    if (!options.layers.empty()) by_layer_.emplace(observed(model_, one_layer_.observer()));
     enter(base);
     for (const Variant& variant : variants) enter(variant);
     floor_.threads = flags.threads > 1 ? flags.threads - 1 : 2;
@@ -155,7 +155,7 @@ void LockStep::run_jitter(const std::vector<Hidden>& hidden, const WindowPlan& g
         changed_.choose(run * model_.config().width / options_.jitter);
         for (std::size_t i = 0; i < caches_.size(); ++i) {
             JitterRun& result = caches_[i].jitter[std::size_t(run)];
-            const Hidden moved = run_one(jittered_, caches_[i], group);
+            const Hidden moved = run_one(*jittered_, caches_[i], group);
             append(result.from_base, compare_hidden(model_, hidden[0], moved, target));
             append(result.from_itself, compare_hidden(model_, hidden[i], moved, target));
         }
@@ -173,7 +173,7 @@ void LockStep::run_layers(const Hidden& base, const WindowPlan& group,
         const KvCache other(model_.backend(), measured.shape, measured.spec);
         for (LayerRun& run : measured.layers) {
             one_layer_.replace(other, run.layer);
-            const Hidden moved = run_hidden(by_layer_, cache, group);
+            const Hidden moved = run_hidden(*by_layer_, cache, group);
             append(run.pairs, compare_hidden(model_, base, moved, target));
             if (options_.layer_done) options_.layer_done(++done, all);
         }

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -106,11 +107,11 @@ class LockStep {
     std::vector<MeasuredCache> caches_;  ///< the base, then the variants
     Floor floor_;
 
-    // The model once more for each way of looking on, all with the same weights.
+    // The model once more for each way of looking on that was asked for, all with the same weights.
     ChangedBit changed_;
-    Model jittered_;
+    std::optional<Model> jittered_;
     OneLayer one_layer_;
-    Model by_layer_;
+    std::optional<Model> by_layer_;
     int64_t windows_ = 0;
 };
 
