@@ -162,7 +162,12 @@ void CudaBackend::free_memory(std::byte* memory) {
 
 std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
     std::byte* memory = allocate(bytes.size());
-    upload(memory, bytes);
+    try {
+        upload(memory, bytes);
+    } catch (...) {
+        free_memory(memory);
+        throw;
+    }
     return memory;
 }
 

@@ -44,14 +44,14 @@ std::span<const Architecture> architectures() {
     return table;
 }
 
-const LayerPlan& ModelConfig::equal_heads(const char* who) const {
+const LayerPlan& ModelConfig::equal_heads(const std::string& who) const {
     const auto heads = [](const LayerPlan& layer) {
         return std::array{layer.heads, layer.kv_heads, layer.d_k, layer.d_v};
     };
     for (const LayerPlan& layer : plan) {
         if (heads(layer) == heads(plan[0])) continue;
         throw Error(ErrorCode::unsupported,
-                    std::string(who) + ": expected layers of equal heads, this model's differ");
+                    who + ": expected layers of equal heads, this model's differ");
     }
     return plan[0];
 }
@@ -207,13 +207,18 @@ RopeConfig read_rope(const GgufFile& file, const Keys& keys, const ModelConfig& 
 // Which layers look through a window, and with which RoPE.
 void plan_windows(const Keys& keys, bool on_request, ModelConfig& config) {
     const Architecture& architecture = config.architecture;
-    std::vector<bool> windowed(config.plan.size(), on_request && architecture.window_on_request);
+    if (on_request && !architecture.window_on_request) {
+        throw Error(
+            ErrorCode::usage,
+            std::string("phi3_window: expected architecture phi3, found ") + architecture.name);
+    }
+    std::vector<bool> windowed(config.plan.size(), on_request);
     int64_t window = 0;
     if (architecture.window_pattern > 0) {
         window = keys.count_or_0("attention.sliding_window", architecture.window);
         windowed = keys.windows("attention.sliding_window_pattern", architecture.window_pattern,
                                 config.layers);
-    } else if (on_request && architecture.window_on_request) {
+    } else if (on_request) {
         window = keys.count("attention.sliding_window");
     }
     config.local_rope = config.rope;

@@ -69,7 +69,7 @@ struct ModelConfig {
 
     /// The heads of every layer, for who cannot tell layers apart.
     /// Throws: Error(unsupported) naming `who` where layers differ in their heads.
-    const LayerPlan& equal_heads(const char* who) const;
+    const LayerPlan& equal_heads(const std::string& who) const;
 
     /// A cache for this model.
     KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;

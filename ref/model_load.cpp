@@ -19,8 +19,17 @@ class Weights {
 
     bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
 
-    // Throws where the file has no such tensor.
+    // These throw where the file has no such tensor.
     void expect(const std::string& name) const { file_.tensor(name); }
+    int64_t rows(const std::string& name) const { return file_.tensor(name).view.n[2]; }
+
+    // Whether it has the first of two tensors; throws where it has neither.
+    bool has_one_of(const std::string& prefix, const char* first, const char* second) const {
+        if (has(prefix + first)) return true;
+        if (has(prefix + second)) return false;
+        throw Error(ErrorCode::bad_file, file_.path() + ": expected a tensor '" + prefix + first +
+                                             "' or '" + prefix + second + "', found none");
+    }
 
     // A matrix [out][in] of any weight type.
     TensorView matrix(const std::string& name, int64_t out, int64_t in) {
@@ -85,7 +94,7 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
 
     ModelLayer layer;
     layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
-    if (weights.has(prefix + "attn_qkv.weight")) {
+    if (weights.has_one_of(prefix, "attn_qkv.weight", "attn_q.weight")) {
         layer.qkv = weights.matrix(prefix + "attn_qkv.weight", q_rows + k_rows + v_rows, width);
     } else {
         layer.q = weights.matrix(prefix + "attn_q.weight", q_rows, width);
@@ -101,7 +110,7 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
         weights.matrix(prefix + "attn_output.weight", width, plan.heads * plan.d_v);
 
     layer.feed_forward_norm = weights.vector(prefix + "ffn_norm.weight", width);
-    if (!weights.has(prefix + "ffn_gate.weight")) {  // gate and up in one matrix
+    if (weights.rows(prefix + "ffn_up.weight") == 2 * hidden) {  // gate and up in one matrix
         layer.gate_up = weights.matrix(prefix + "ffn_up.weight", 2 * hidden, width);
     } else {
         layer.gate = weights.matrix(prefix + "ffn_gate.weight", hidden, width);

@@ -145,8 +145,20 @@ class CaseFiles(unittest.TestCase):
         done = run(CASES, "run", "--case", name, "--backend", "ref")
         self.assertEqual(done.stdout.splitlines()[0], name + " on ref: ok")
         self.assertEqual(done.returncode, 0)
-        self.assertIn("unsupported, K: q4_0 needs rows of a multiple of 32",
-                      run(CASES, "run", "--case", "attention/k=q4_0/v=q4_0/D=80").stdout)
+        refused = run(CASES, "run", "--case", "attention/k=q4_0/v=q4_0/D=80")
+        self.assertIn("unsupported, K: q4_0 needs rows of a multiple of 32", refused.stdout)
+        self.assertEqual(refused.returncode, 1)  # nothing was proven
+
+    def test_json_has_standard_output_for_itself(self):
+        name = "hadamard/D=192/rot=64"
+        done = run(CASES, "run", "--case", name, "--json", "-")
+        self.assertEqual({cell["case"] for cell in json.loads(done.stdout)}, {name})
+        self.assertIn(" cells: ", done.stderr)
+        self.dump(name)
+        engine(self.folder)
+        done = self.check("--json", "-")
+        self.assertIn(name, json.dumps(json.loads(done.stdout)))
+        self.assertIn("1 cases: 1 ok", done.stderr)
 
 
 if __name__ == "__main__":

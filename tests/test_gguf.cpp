@@ -268,10 +268,13 @@ TEST_CASE("gguf: a value of another type or range is an error that names it", "[
           at + "'string': expected array of string, found string 'line one\\x0aline two'");
     CHECK(error([&] { file.get_f32s("array.f64"); }) ==
           at + "'array.f64': expected array of f32, found array of 2 f64");
-    for (const char* key : {"u32", "array.u32", "array.i64", "array.bool", "array.empty"}) {
+    CHECK(error([&] { file.get_i32s("array.i64"); }) ==
+          at + "'array.i64': expected array of signed integers of 32 bits, found 1099511627776 in "
+               "place 1");
+    for (const char* key : {"u32", "array.f64", "array.bool", "array.empty"}) {
         INFO(key);
         CHECK(error([&] { file.get_i32s(key); }) ==
-              at + in_quotes(key) + ": expected array of integers of 32 bits, found " +
+              at + in_quotes(key) + ": expected array of signed integers of 32 bits, found " +
                   describe(*file.find(key)));
     }
     CHECK(in_quotes(std::string(200, 'x')) == "'" + std::string(80, 'x') + "...'");

@@ -236,6 +236,29 @@ TEST_CASE("model: a file that is not what it says is refused by tensor and key")
     CHECK(failure(more).find("blk.0.attn_norm_2.weight has no place") != std::string::npos);
 }
 
+TEST_CASE("model: of matrices that may be one, the one that is missing or too many is named") {
+    TinyModel no_gate = TinyModel::make("llama");
+    no_gate.weights.erase("blk.1.ffn_gate.weight");
+    CHECK(failure(no_gate).find("expected a tensor 'blk.1.ffn_gate.weight', found none") !=
+          std::string::npos);
+
+    TinyModel gate_twice = TinyModel::make("llama");
+    gate_twice.weights["blk.1.ffn_up.weight"].resize(
+        2 * gate_twice.weights["blk.1.ffn_gate.weight"].size());
+    CHECK(failure(gate_twice).find("blk.1.ffn_gate.weight has no place") != std::string::npos);
+
+    TinyModel no_queries = TinyModel::make("llama");
+    no_queries.weights.erase("blk.3.attn_q.weight");
+    CHECK(failure(no_queries)
+              .find("expected a tensor 'blk.3.attn_qkv.weight' or 'blk.3.attn_q.weight', found "
+                    "none") != std::string::npos);
+}
+
+TEST_CASE("model: a window on request is refused where none can be asked for") {
+    CHECK_THROWS_WITH(run_model(TinyModel::make("llama"), {0}, 1, 64, true),
+                      Catch::Contains("phi3_window: expected architecture phi3, found llama"));
+}
+
 TEST_CASE("model: norms are where the file has them, and where the architecture needs them") {
     for (const char* name : {"qwen3", "gemma2", "gemma3"}) {
         for (const auto& [tensor, values] : TinyModel::make(name).weights) {

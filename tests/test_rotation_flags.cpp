@@ -2,6 +2,7 @@
 #include "ref/error.h"
 #include "tests/catch.h"
 #include "tests/rotation_of.h"
+#include "tools/loaded_model.h"
 #include "tools/rotation_flags.h"
 
 #include <cstdlib>
@@ -67,4 +68,16 @@ TEST_CASE("rotation_flags: the environment, as llama.cpp reads it, and its overr
     }
     const Environment k("LLAMA_ATTN_ROT_K_OVERRIDE", "yes");
     CHECK_THROWS_AS(rotation_from_environment(), Error);
+}
+
+TEST_CASE("rotation_flags: a side is described once for all layers that store it alike") {
+    const KvLayer coarse{.kv_heads = 1, .d_k = 64, .type_k = DType::q4_0};
+    const KvLayer fine{.kv_heads = 1, .d_k = 64, .type_k = DType::q8_0};
+    const KvLayer none{.kv_heads = 0};
+    const RotationSpec off;
+    CHECK(describe_side({.layers = {fine, none, fine}}, off, Side::k) ==
+          "K q8_0: rotation off (not asked for)\n");
+    CHECK(describe_side({.layers = {coarse, fine, none, coarse}}, off, Side::k) ==
+          "K q4_0: rotation off (not asked for), in layers 0 3\n"
+          "K q8_0: rotation off (not asked for), in layer 1\n");
 }

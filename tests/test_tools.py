@@ -28,6 +28,8 @@ def gguf_value(value):
         return struct.pack("<I", STRING) + gguf_string(value)
     if isinstance(value, float):
         return struct.pack("<If", F32, value)
+    if isinstance(value, list) and isinstance(value[0], int):
+        return struct.pack(f"<IIQ{len(value)}I", ARRAY, U32, len(value), *value)
     if isinstance(value, list):
         strings = [gguf_string(text) for text in value]
         return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(strings)
@@ -41,7 +43,7 @@ def byte_tokens():
     return [chr(byte) if byte in plain else next(others) for byte in range(256)]
 
 
-def write_model(path, head=64, words=256, seed=1, extra=None):
+def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1)):
     """A llama of two layers with random weights: 2 query heads, 1 KV head, byte tokens."""
     rng = random.Random(seed)
     width, hidden = 2 * head, 96
@@ -49,14 +51,16 @@ def write_model(path, head=64, words=256, seed=1, extra=None):
         "general.architecture": "llama", "general.name": "made by a test",
         "llama.block_count": 2, "llama.context_length": 256, "llama.embedding_length": width,
         "llama.feed_forward_length": hidden, "llama.attention.head_count": 2,
-        "llama.attention.head_count_kv": 1, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.attention.head_count_kv": list(kv_heads) if len(set(kv_heads)) > 1 else kv_heads[0],
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": byte_tokens() + [f"<{i}>" for i in range(256, words)],
         "tokenizer.ggml.merges": ["a b"], **(extra or {})}
     extents = {"token_embd.weight": (words, width), "output_norm.weight": (width,)}
     for layer in range(2):
         block = {"attn_norm": (width,), "ffn_norm": (width,), "attn_q": (width, width),
-                 "attn_k": (head, width), "attn_v": (head, width), "attn_output": (width, width),
+                 "attn_k": (kv_heads[layer] * head, width),
+                 "attn_v": (kv_heads[layer] * head, width), "attn_output": (width, width),
                  "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden)}
         extents.update({f"blk.{layer}.{name}.weight": e for name, e in block.items()})
     infos, data = [], []
@@ -166,6 +170,17 @@ class EveryTool(Tools):
         self.bad(1, "perplexity", "-m", self.model, "-f", self.path("missing.txt"),
                  says="missing.txt")
         self.bad(1, "perplexity", "-m", self.model, "-f", self.temporary.name)
+
+    def test_layers_of_unequal_heads(self):
+        """Where figures per head need layers of equal heads, that is said before any is taken."""
+        uneven = self.path("uneven.gguf")
+        write_model(uneven, kv_heads=(1, 2))
+        arguments = ("-m", uneven, "-f", self.text, "-c", "32")
+        self.good("perplexity", *arguments)
+        says = uneven + ": --explain: expected layers of equal heads"
+        found = self.bad(1, "kld", *arguments, "--variant", "k=q4_0", "--explain", says=says)
+        self.assertNotIn("windows", found.stderr)
+        self.bad(1, "outliers", *arguments, says=uneven + ": expected layers of equal heads")
 
     def test_a_head_of_80_has_no_blocks_of_32(self):
         odd = self.path("head80.gguf")

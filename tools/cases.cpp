@@ -9,14 +9,19 @@
 
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 namespace rotkv::tools {
 namespace {
 
 struct Flags {
     std::vector<std::string> names;
-    std::string pattern, backend, refused_by, folder, json;
+    std::string pattern, backend, folder, json;
+    std::optional<std::string> refused_by;
     bool quiet = false, exact = false;
+
+    /// Where the text goes: standard output takes one of text and JSON.
+    std::FILE* results() const { return json == "-" ? stderr : stdout; }
 };
 
 std::vector<std::string> selected(const std::string& pattern) {
@@ -29,7 +34,7 @@ std::vector<std::string> selected(const std::string& pattern) {
 
 int list(const Flags& flags) {
     const std::unique_ptr<Backend> judge =
-        flags.refused_by.empty() ? nullptr : make_backend(flags.refused_by, 1);
+        flags.refused_by ? make_backend(*flags.refused_by, 1) : nullptr;
     for (const std::string& name : selected(flags.pattern)) {
         const Support support = judge == nullptr ? Support{} : make_case(name)->supports(*judge);
         if (judge == nullptr) {
@@ -65,10 +70,12 @@ int run(const Flags& flags) {
         const std::vector<CaseResult> cells = run_case(*one, on);
         tally.add(one->op(), cells);
         for (size_t c = 0; c < cells.size(); ++c) {
-            if (cells[c].outcome == Outcome::fail) fmt::print("FAIL {}\n", cells[c].text);
-            if (names.size() == 1 && cells[c].outcome != Outcome::fail) {
-                fmt::print("{} on {}: {}{}{}\n", name, on[c].name, outcome_name(cells[c].outcome),
-                           cells[c].text.empty() ? "" : ", ", cells[c].text);
+            if (cells[c].outcome == Outcome::fail) {
+                fmt::print(flags.results(), "FAIL {}\n", cells[c].text);
+            } else if (names.size() == 1) {
+                fmt::print(flags.results(), "{} on {}: {}{}{}\n", name, on[c].name,
+                           outcome_name(cells[c].outcome), cells[c].text.empty() ? "" : ", ",
+                           cells[c].text);
             }
             if (flags.json.empty()) continue;
             cells_json.push_back({{"case", name},
@@ -78,10 +85,10 @@ int run(const Flags& flags) {
                                   {"bound_used", cells[c].worst}});
         }
     }
-    if (names.size() > 1) fmt::print("{}", tally.table());
-    fmt::print("{}\n", tally.line());
+    if (names.size() > 1) fmt::print(flags.results(), "{}", tally.table());
+    fmt::print(flags.results(), "{}\n", tally.line());
     write_json(flags.json, cells_json);
-    return tally.count(Outcome::fail) == 0 ? k_good : k_failed;
+    return tally.count(Outcome::fail) == 0 && tally.count(Outcome::ok) > 0 ? k_good : k_failed;
 }
 
 int page() {
@@ -97,11 +104,12 @@ int dump(const Flags& flags) {
 
 int check(const Flags& flags) {
     const CheckReport report = check_cases(flags.folder, flags.pattern, flags.exact);
-    for (const std::string& text : report.failures) fmt::print("FAIL {}\n", text);
+    std::FILE* const out = flags.results();
+    for (const std::string& text : report.failures) fmt::print(out, "FAIL {}\n", text);
     if (!flags.quiet) {
-        for (const std::string& text : report.notes) fmt::print("{}\n", text);
+        for (const std::string& text : report.notes) fmt::print(out, "{}\n", text);
     }
-    fmt::print("{} cases: {} ok ({} to the bit), {} FAIL, {} without results\n", report.cases,
+    fmt::print(out, "{} cases: {} ok ({} to the bit), {} FAIL, {} without results\n", report.cases,
                report.ok, report.exact, report.failures.size(), report.missing);
     write_json(flags.json, report.json);
     return report.failures.empty() && report.ok > 0 ? k_good : k_failed;

@@ -49,20 +49,25 @@ static DType type_of(const KvLayer& layer, Side side) {
 }
 
 std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side side) {
-    std::vector<std::pair<std::string, std::string>> ways;  // in words, and the layers
+    std::vector<std::pair<std::string, std::vector<int64_t>>> ways;  // in words, and the layers
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
         const KvLayer& layer = shape.layers[std::size_t(l)];
         if (layer.kv_heads == 0) continue;
         const std::string words =
             fmt::format("{} {}: rotation {}", side == Side::k ? "K" : "V",
                         type_info(type_of(layer, side)).name, describe(spec, l, side));
-        auto way = std::ranges::find(ways, words, &std::pair<std::string, std::string>::first);
-        if (way == ways.end()) way = ways.insert(way, {words, ""});
-        way->second += fmt::format(" {}", l);
+        auto way = std::ranges::find(ways, words, [](const auto& known) { return known.first; });
+        if (way == ways.end()) way = ways.insert(way, {words, {}});
+        way->second.push_back(l);
     }
     std::string lines;
     for (const auto& [words, layers] : ways) {
-        lines += words + (ways.size() == 1 ? "" : ", in layers" + layers) + "\n";
+        lines += words;
+        if (ways.size() > 1) {
+            lines += fmt::format(", in layer{} {}", layers.size() == 1 ? "" : "s",
+                                 fmt::join(layers, " "));
+        }
+        lines += "\n";
     }
     return lines;
 }

@@ -4,6 +4,7 @@
 
 #include "ref/error.h"
 #include "ref/quant.h"
+#include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
 #include "tools/outlier_report.h"
 #include "tools/plot.h"
@@ -87,7 +88,7 @@ void add_k_biases(Survey& survey, const GgufFile& file) {
 SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
     SurveyPlan plan;
     plan.layers = config.layers;
-    const LayerPlan& layer = config.equal_heads(k_tool);
+    const LayerPlan& layer = config.equal_heads(flags.model.path);
     plan.heads = layer.heads;
     plan.kv_heads = layer.kv_heads;
     plan.d_k = layer.d_k;
@@ -132,10 +133,15 @@ int run_outliers(const Flags& flags) {
     add_k_biases(survey, loaded.file);
 
     std::FILE* out = flags.json == "-" || flags.csv == "-" ? stderr : stdout;
+    const ModelPrecision precision = loaded.model.options().precision;
+    if (precision != ModelPrecision{}) fmt::print(out, "model with {}\n", words_of(precision));
     if (!flags.quiet) print_heads(out, survey);
     print_errors(out, survey);
     print_advice(out, survey);
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"backend", loaded.backend->name()},
+                                   {"device", loaded.backend->description()},
+                                   {"precision", json_of(precision)},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},
                                    {"tokens", plan.ctx * plan.windows}};

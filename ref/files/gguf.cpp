@@ -198,16 +198,19 @@ uint32_t GgufFile::get_u32(std::string_view key) const {
 }
 
 std::vector<int32_t> GgufFile::get_i32s(std::string_view key) const {
-    const char* expected = "array of integers of 32 bits";
+    const std::string expected = "array of signed integers of 32 bits";
     const GgufArray* array = std::get_if<GgufArray>(&value(key));
     if (array == nullptr) wrong_type(key, expected);
     return std::visit(
         [&](const auto& numbers) -> std::vector<int32_t> {
             if constexpr (k_holds_integers<std::decay_t<decltype(numbers)>>) {
-                const bool fits = std::all_of(numbers.begin(), numbers.end(), [](auto number) {
-                    return std::in_range<int32_t>(number);
-                });
-                if (fits) return {numbers.begin(), numbers.end()};
+                const auto large = std::ranges::find_if_not(
+                    numbers, [](auto number) { return std::in_range<int32_t>(number); });
+                if (large == numbers.end()) return {numbers.begin(), numbers.end()};
+                throw Error(ErrorCode::bad_file, path_ + ": metadata key " + in_quotes(key) +
+                                                     ": expected " + expected + ", found " +
+                                                     std::to_string(*large) + " in place " +
+                                                     std::to_string(large - numbers.begin()));
             }
             wrong_type(key, expected);
         },
