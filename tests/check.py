@@ -6,6 +6,7 @@ Usage: tests/check.py [ROOT]"""
 import glob
 import os
 import re
+import subprocess
 import sys
 
 SOURCES = (".h", ".cpp", ".cu", ".cuh", ".metal", ".mm", ".py")
@@ -263,13 +264,20 @@ def check_markdown(path, lines):
 
 
 def check_mutants():
-    """Every mutant has its line in the page that lists them, and every line its mutant."""
+    """Every mutant has its line in the page that lists them, every line its mutant, and every
+    mutant the code that it changes."""
     page = "docs/09-proof.md"
     listed = set(re.findall(r"^\| ([\w-]+) \|", "\n".join(read(page)), re.M)) - {"mutant"}
     there = {os.path.basename(path)[:-6] for path in glob.glob("tests/mutants/**/*.patch",
                                                                recursive=True)}
     for name in sorted(listed ^ there):
         fail(page, 1, f"mutant {name}, expected both in the table and in tests/mutants")
+    for path in sorted(glob.glob("tests/mutants/**/*.patch", recursive=True)):
+        done = subprocess.run(["git", "apply", "--check", "--unidiff-zero", path],
+                              capture_output=True, text=True)
+        if done.returncode != 0:
+            fail(path, 1, "expected a patch of the sources as they are, found " +
+                 done.stderr.partition("\n")[0])
 
 
 def check_chapters():
