@@ -66,6 +66,7 @@ struct ModelConfig {
     float attention_scale = 0;                       ///< on q . k
     float attention_softcap = 0, final_softcap = 0;  ///< 0: none
     RopeConfig rope, local_rope;                     ///< of the layers that LayerRope says
+    std::vector<std::string> notices;  ///< what was assumed of the file, or not taken from it
 
     /// The heads of every layer, for who cannot tell layers apart.
     /// Throws: Error(unsupported) naming `who` where layers differ in their heads.

@@ -183,6 +183,7 @@ class Bench {
 Bench::Bench(const Flags& flags)
     : flags_(flags), loaded_(flags.model, flags.longest()), text_(loaded_.model) {
     result_.model = flags.model.path;
+    result_.notices = loaded_.notices;
     result_.file_bytes = int64_t(loaded_.file.file_bytes());
     result_.backend = loaded_.backend->name();
     result_.device = loaded_.backend->description();

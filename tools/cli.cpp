@@ -47,6 +47,7 @@ static void add_precision(CLI::App& app, const char* flag, Precision& precision,
 }
 
 void ModelFlags::add_to(CLI::App& app) {
+    tool = app.get_name();
     threads = cores_per_rank();
     app.add_option("-m,--model", path, "model, a GGUF file")->required()->type_name("FILE");
     app.add_option("-t,--threads", threads, "threads of the CPU backends")

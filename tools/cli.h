@@ -30,6 +30,7 @@ inline constexpr int k_good = 0, k_failed = 1, k_wrong_usage = 2;
 
 /// -m, -t, --backend, and --profile where a tool has it.
 struct ModelFlags {
+    std::string tool;  ///< its name, for notes
     std::string path;
     int threads = 0;      ///< cores_per_rank(), unless given
     std::string backend;  ///< empty: ROTKV_BACKEND or fast

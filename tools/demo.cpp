@@ -151,6 +151,7 @@ int run_demo(const Flags& flags) {
     print_table(out, rows, exact.shape().bytes_per_token());
     fmt::print(out, k_legend, plan.windows * plan.scored_per_window());
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},

@@ -176,6 +176,7 @@ int run_generate(const Flags& flags) {
     check_room(plan, flags.ctx);
 
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"device", loaded.backend->description()},
                                    {"k", type_info(flags.cache.type_k()).name},

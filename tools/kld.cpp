@@ -123,6 +123,7 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
                    const std::vector<Explanation>& explanations, double seconds) {
     nlohmann::ordered_json json;
     json["model"] = flags.model.path;
+    json["notices"] = loaded.notices;
     json["backend"] = loaded.backend->name();
     json["device"] = loaded.backend->description();
     json["precision"] = json_of(run.precision());

@@ -22,7 +22,14 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
             {.context = context,
              .precision = flags.precision,
              .phi3_window = flags.phi3_window,
-             .observer = profile != nullptr ? profile->observer() : Observer()}) {}
+             .observer = profile != nullptr ? profile->observer() : Observer()}),
+      notices(tokenizer.vocab().notices) {
+    const std::vector<std::string>& of_model = model.config().notices;
+    notices.insert(notices.end(), of_model.begin(), of_model.end());
+    for (const std::string& notice : notices) {
+        fmt::print(stderr, "{}: note: {}: {}\n", flags.tool, flags.path, notice);
+    }
+}
 
 Model observed(const Model& model, const Observer& observer) {
     ModelOptions options = model.options();

@@ -19,8 +19,10 @@ struct LoadedModel {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Profile> profile;  ///< null unless the flags ask for one
     Model model;
+    std::vector<std::string> notices;  ///< of the vocabulary, then of the model; JSON carries them
 
-    /// `context`: the longest sequence that will be run.
+    /// `context`: the longest sequence that will be run. Says every notice on stderr, under --quiet
+    /// too: a figure that rests on an assumption is not read without it.
     LoadedModel(const ModelFlags& flags, int64_t context);
     LoadedModel(const LoadedModel&) = delete;
     LoadedModel& operator=(const LoadedModel&) = delete;

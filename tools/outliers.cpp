@@ -139,6 +139,7 @@ int run_outliers(const Flags& flags) {
     print_errors(out, survey);
     print_advice(out, survey);
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"device", loaded.backend->description()},
                                    {"precision", json_of(precision)},

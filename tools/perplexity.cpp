@@ -98,7 +98,7 @@ class Clock {
 };
 
 struct Run {
-    Model& model;
+    LoadedModel& loaded;
     KvCache& cache;
     const WindowPlan& plan;
     const Flags& flags;
@@ -125,7 +125,7 @@ Outcome measure(Run& run) {
     share<double>(
         groups_of(run.plan),
         [&](int64_t group) {
-            return run_nll(run.model, run.cache, group_of(run.plan, group), {}).nll;
+            return run_nll(run.loaded.model, run.cache, group_of(run.plan, group), {}).nll;
         },
         [&](int64_t, std::span<const double> of_group) {
             for (; !of_group.empty(); of_group = of_group.subspan(scored)) {
@@ -163,8 +163,8 @@ Outcome measure_and_write(Run& run, int32_t n_vocab) {
     const std::size_t row_bytes = std::size_t(header.row_bytes()), words = std::size_t(n_vocab);
     std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
     std::vector<double> nll;
-    for_each_scored(run.model, run.cache, run.plan, [&](const ScoredRows& rows) {
-        for_each_logits(run.model, rows, [&](int64_t first, std::span<const float> logits) {
+    for_each_scored(run.loaded.model, run.cache, run.plan, [&](const ScoredRows& rows) {
+        for_each_logits(run.loaded.model, rows, [&](int64_t first, std::span<const float> logits) {
             const std::size_t count = logits.size() / words, before = nll.size();
             nll.resize(before + count);
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
@@ -191,8 +191,8 @@ Outcome compare(Run& run, BaseReader& reader) {
     std::vector<TokenPair> pairs;
     std::FILE* out = run.flags.results();
     print_kld_header(out);
-    for_each_scored(run.model, run.cache, run.plan, [&](const ScoredRows& rows) {
-        for_each_logits(run.model, rows, [&](int64_t first, std::span<const float> logits) {
+    for_each_scored(run.loaded.model, run.cache, run.plan, [&](const ScoredRows& rows) {
+        for_each_logits(run.loaded.model, rows, [&](int64_t first, std::span<const float> logits) {
             const std::size_t count = logits.size() / words, before = pairs.size();
             pairs.resize(before + count);
             reader.read(std::span(encoded).first(count * row_bytes));
@@ -243,12 +243,13 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     json["n_ctx"] = run.plan.ctx;
     json["n_batch"] = run.plan.batch;
     json["chunks"] = run.plan.windows;
-    json["backend"] = run.model.backend().name();
-    json["device"] = run.model.backend().description();
+    json["backend"] = run.loaded.model.backend().name();
+    json["device"] = run.loaded.model.backend().description();
     json["model"] = run.flags.model.path;
+    json["notices"] = run.loaded.notices;
     json["cache"] = json_of(run.cache.shape());
     json["rotation"] = json_of(run.cache.spec());
-    json["precision"] = json_of(run.model.options().precision);
+    json["precision"] = json_of(run.loaded.model.options().precision);
     if (outcome.floor) json["precision"]["floor"] = json_of(*outcome.floor);
     if (outcome.kld) json["kld"] = json_of(*outcome.kld);
     write_json(run.flags.json, json);
@@ -280,7 +281,7 @@ int run_perplexity(const Flags& flags) {
                           flags.model.path, loaded.backend->name(), loaded.backend->description(),
                           describe_cache(cache), plan.windows, plan.ctx, plan.windows_at_once()));
 
-    Run run{loaded.model, cache, plan, flags, Clock(plan, flags)};
+    Run run{loaded, cache, plan, flags, Clock(plan, flags)};
     Outcome outcome = flags.compare ? compare(run, *reader)
                       : flags.base.empty()
                           ? measure(run)

@@ -179,6 +179,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["rotkv_sweep"] = 1;
     json["version"] = version_of_build();
     json["model"] = file_name(flags.model.path);
+    json["notices"] = setup.loaded.notices;
     json["model_bytes"] = setup.loaded.file.file_bytes();
     json["model_hash"] = fmt::format("{:016x}", model_fingerprint(setup.loaded.file));
     json["text"] = file_name(flags.text);

@@ -49,6 +49,7 @@ struct Vocab {
     bool add_space_prefix = false;  ///< llama: text starts with a space, behind special tokens too
     bool ignore_merges = false;     ///< gpt2: a word that is a token is taken whole
     bool strip_after_special = false;  ///< special tokens swallow white space behind them (Phi-3)
+    std::vector<std::string> notices;  ///< what was assumed of the file
 };
 
 /// tokenizer.ggml.*, with what llama.cpp assumes where the file is silent or known to be wrong.
