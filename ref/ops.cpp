@@ -11,10 +11,8 @@ const char* precision_name(Precision precision) {
 }
 
 bool AttentionArgs::takes_part(int64_t pos_cell, int64_t pos_q) const {
-    const int64_t distance = pos_q - pos_cell;
-    if (pos_cell < 0 || distance < 0) return false;  // empty, or the future
-    if (window > 0 && distance >= window) return false;
-    return bounds.hold(pos_cell, pos_q);
+    if (window > 0 && pos_q - pos_cell >= window) return false;
+    return bounds.hold(pos_cell, pos_q);  // from 0 on: no empty cell (-1), and not the future
 }
 
 namespace {
