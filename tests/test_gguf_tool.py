@@ -31,7 +31,7 @@ class Gguf(Tools):
         found = self.run_tool("gguf", "--check", path, "--json", "-")
         self.assertEqual(found.returncode, 1)
         found = json.loads(found.stdout)
-        self.assertEqual(found["result"], last_lines[-1])
+        self.assertEqual((found["result"], found["notices"]), (last_lines[-1], []))
         return found
 
     def test_show(self):
@@ -175,6 +175,22 @@ class Gguf(Tools):
         found = self.not_ok(rows, "format ok, model refused")
         self.assertIn("expected 257 rows, one for each token of the vocabulary, found 256",
                       found["model"])
+
+    def test_what_is_assumed_of_a_file_is_said(self):
+        """The same words as from a program that runs the model."""
+        silent = self.edited("silent.gguf", lambda f: [f.keys.pop(name, None) for name in (
+            "tokenizer.ggml.pre", "llama.rope.freq_base", "tokenizer.ggml.bos_token_id")])
+        def notices(result):
+            return [line.partition(": note: ")[2] for line in result.stderr.splitlines()
+                    if ": note: " in line]
+        said = notices(self.good("perplexity", "-m", silent, "-f", self.text, "-c", "32"))
+        for arguments in ((silent,), ("--check", silent)):
+            result = self.good("gguf", *arguments, "--json", self.path("notices.json"))
+            self.assertEqual(notices(result), said)
+            self.assertRegex(result.stdout, r"\n(ok|together 512 bytes per token)\n$")
+            with open(self.path("notices.json")) as file:
+                found = json.load(file)
+            self.assertEqual([f"{silent}: {notice}" for notice in found["notices"]], said)
 
     def test_empty_arrays_are_of_every_type(self):
         empty = self.edited("merges.gguf", lambda f: f.keys.update(
