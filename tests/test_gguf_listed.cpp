@@ -117,8 +117,8 @@ TEST_CASE("gguf: a tensor of a type that is not read here has bytes and no view"
     };
     for (const Row& row :
          {Row{4, "type 4 (Q4_2)"}, Row{16, "type 16 (IQ2_XXS)"}, Row{21, "type 21 (IQ3_S)"},
-          Row{26, "type 26 (I32)"}, Row{41, "type 41 (Q1_0)"}, Row{42, "type 42"},
-          Row{105, "type 105"}, Row{0xFFFFFFFF, "type 4294967295"}}) {
+          Row{26, "type 26 (I32)"}, Row{41, "type 41 (Q1_0)"}, Row{42, "type 42 (Q2_0)"},
+          Row{43, "type 43"}, Row{105, "type 105"}, Row{0xFFFFFFFF, "type 4294967295"}}) {
         INFO(row.type);
         parse(beside_a_weight({256}, row.type, 110), [&](const GgufFile& file) {
             const GgufTensor* odd = file.find_listed("odd");
@@ -136,7 +136,7 @@ TEST_CASE("gguf: a tensor of a type that is not read here has bytes and no view"
           [](const GgufFile& file) { CHECK(file.tensors()[0].bytes == 110); });  // or to the end
     parse(beside_a_weight({0}, 42, 0), [](const GgufFile& file) {
         CHECK(file.tensors()[0].bytes == 0);
-        CHECK(describe_type(file.tensors()[0]) == "type 42");
+        CHECK(describe_type(file.tensors()[0]) == "type 42 (Q2_0)");
     });
     parse(beside_a_weight({32}, 8, 34),
           [](const GgufFile& file) { CHECK(describe_type(file.tensor("odd")) == "q8_0"); });
