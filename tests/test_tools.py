@@ -319,46 +319,6 @@ class Perplexity(Tools):
         self.good("perplexity", "-m", self.model, "--kl-divergence", "--kl-divergence-base", base)
 
 
-class Gguf(Tools):
-    def test_show(self):
-        shown = self.good("gguf", self.model, "-ctk", "q8_0").stdout
-        for part in ("GGUF version 3", "llama.block_count = u32 2", "array of 256 string",
-                     "blk.1.ffn_down.weight", "96 x 128", "K q8_0: rotation sylvester, block 64",
-                     "V f16: rotation off (policy: f16 is not quantized)"):
-            self.assertIn(part, shown)
-        self.assertRegex(shown, r"(?m)^  q8_0 +8\.5 +272$")  # 2 layers * (K 68 + V 68)
-        found = json.loads(self.good("gguf", self.model, "--json", "-").stdout)
-        self.assertEqual(found["metadata"]["llama.attention.head_count_kv"], 1)
-        self.assertEqual(found["cache"]["bytes_per_token"]["f16"], 512)
-        self.assertEqual(found["tensors"][0]["shape"], [128, 256])
-
-    def test_nothing_in_a_file_reaches_the_terminal_as_a_command(self):
-        evil = self.path("evil.gguf")
-        write_model(evil, extra={"a\x1b[2Jb": "c\x1b[2Jd\r\n"})
-        self.assertNotRegex(self.good("gguf", evil).stdout, r"[\x00-\x09\x0b-\x1f\x7f]")
-
-    def test_check(self):
-        self.assertTrue(self.good("gguf", "--check", self.model).stdout.endswith("\nok\n"))
-        with open(self.model, "rb") as file:
-            data = bytearray(file.read())
-        data[-4:] = struct.pack("<f", float("nan"))
-        broken = self.path("nan.gguf")
-        with open(broken, "wb") as file:
-            file.write(data)
-        self.bad(1, "gguf", "--check", broken, says="blk.1.ffn_down.weight")
-
-    def test_diff(self):
-        self.assertEqual(self.good("gguf", "--diff", self.model, self.model).stdout,
-                         "no difference\n")
-        other = self.path("other.gguf")
-        write_model(other, seed=2, extra={"general.name": "another", "new.key": 5})
-        result = self.run_tool("gguf", "--diff", self.model, other)
-        self.assertEqual(result.returncode, 1)
-        self.assertIn("general.name: string 'made by a test' | string 'another'", result.stdout)
-        self.assertIn("new.key: absent | u32 5", result.stdout)
-        self.assertRegex(result.stdout, r"token_embd\.weight: .* bytes differ")
-
-
 class Demo(Tools):
     def test_table(self):
         result = self.good("demo", "-m", self.model, "--file", self.text, "--windows", "2", "-c",

@@ -45,10 +45,10 @@ uint64_t model_fingerprint(const GgufFile& model) {
     for (const GgufTensor& tensor : model.tensors()) {
         ValuePacker packer;
         packer.put(std::string_view(tensor.name));
-        packer.put(int32_t(tensor.type));
+        packer.put(tensor.type_number);
         for (const int64_t extent : tensor.n) packer.put(extent);
         const std::size_t sample = std::min(k_sample_bytes, std::size_t(tensor.bytes));
-        packer.put(std::span<const std::byte>(tensor.view.data, sample));
+        packer.put(model.data(tensor).first(sample));
         hash.add(packer.bytes);
     }
     return hash.sum();
