@@ -130,7 +130,7 @@ void print_failures(std::FILE* out, const CheckReport& report) {
                    "in full\n",
                    n - in_all);
     }
-    for (const std::string& sentence : report.in_common) fmt::print(out, "{}\n", sentence);
+    for (const std::string& sentence : report.shared_fields) fmt::print(out, "{}\n", sentence);
 }
 
 int check(const Flags& flags) {

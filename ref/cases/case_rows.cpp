@@ -159,7 +159,7 @@ class DequantizeCase : public CallCase {
         // The products are exact (quant.h), so that only the sum rounds; one more for another
         // order.
         std::vector<double> bound;
-        for (const float y : expected) bound.push_back(2 * k_unit * std::fabs(double(y)));
+        for (const float y : expected) bound.push_back(2 * k_unit * std::fabs(double(y)) + k_least);
         return bound;
     }
 

@@ -4,8 +4,8 @@
 #include "ref/files/output_file.h"
 #include "ref/kernels.h"
 #include "tools/cli.h"
-#include "tools/parity/in_common.h"
 #include "tools/parity/parity.h"
+#include "tools/parity/shared_fields.h"
 
 #include <fmt/format.h>
 #include <xtensor/xadapt.hpp>
@@ -352,7 +352,7 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
                                {"exact", judged.exact},
                                {"text", judged.text}});
     }
-    report.in_common = in_common(failed, passed);
+    report.shared_fields = shared_fields(failed, passed);
     return report;
 }
 

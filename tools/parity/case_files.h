@@ -32,8 +32,8 @@ struct CheckReport {
         std::string line;  ///< the same without them
     };
     std::vector<Failure> failures;
-    std::vector<std::string> in_common;  ///< of the cases that fail
-    std::vector<std::string> notes;      ///< what agrees, but not to the bit
+    std::vector<std::string> shared_fields;  ///< of the cases that fail
+    std::vector<std::string> notes;          ///< what agrees, but not to the bit
     nlohmann::ordered_json json;
 };
 

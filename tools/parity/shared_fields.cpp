@@ -1,4 +1,4 @@
-#include "tools/parity/in_common.h"
+#include "tools/parity/shared_fields.h"
 
 #include <fmt/format.h>
 
@@ -142,8 +142,8 @@ std::string op_of(const std::string& name) { return name.substr(0, name.find('/'
 
 }  // namespace
 
-std::vector<std::string> in_common(std::span<const std::string> failed,
-                                   std::span<const std::string> passed) {
+std::vector<std::string> shared_fields(std::span<const std::string> failed,
+                                       std::span<const std::string> passed) {
     std::vector<std::string> ops, sentences;
     for (const std::string& name : failed) {
         if (std::find(ops.begin(), ops.end(), op_of(name)) == ops.end()) ops.push_back(op_of(name));

@@ -13,7 +13,7 @@ namespace rotkv::tools {
 /// "attention: every case with rot-v fails, every one without passes". A field counts as there
 /// where a name spells it out, that is, where it is not its default. All sentences are true of the
 /// cases given and of no others.
-std::vector<std::string> in_common(std::span<const std::string> failed,
-                                   std::span<const std::string> passed);
+std::vector<std::string> shared_fields(std::span<const std::string> failed,
+                                       std::span<const std::string> passed);
 
 }  // namespace rotkv::tools
