@@ -62,6 +62,7 @@ std::vector<std::string> asked(const Flags& flags) {
 
 int run(const Flags& flags) {
     const std::vector<std::string> names = asked(flags);
+    check_paths({}, {{"--json", flags.json}});
     const std::vector<Column> on = columns(flags.backend);
     Tally tally(on);
     nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
@@ -103,6 +104,7 @@ int dump(const Flags& flags) {
 }
 
 int check(const Flags& flags) {
+    check_paths({{"DIR", flags.folder + "/index.json"}}, {{"--json", flags.json}});
     const CheckReport report = check_cases(flags.folder, flags.pattern, flags.exact);
     std::FILE* const out = flags.results();
     for (const std::string& text : report.failures) fmt::print(out, "FAIL {}\n", text);

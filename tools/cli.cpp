@@ -50,10 +50,7 @@ void ModelFlags::add_to(CLI::App& app) {
     tool = app.get_name();
     threads = cores_per_rank();
     app.add_option("-m,--model", path, "model, a GGUF file")->required()->type_name("FILE");
-    app.add_option("-t,--threads", threads, "threads of the CPU backends")
-        ->capture_default_str()
-        ->check(CLI::Range(1, 1024))
-        ->type_name("N");
+    add_whole(app, "-t,--threads", threads, 1, 1024, "threads of the CPU backends");
     app.add_option("--backend", backend,
                    "ref, fast, cuda or metal (default: ROTKV_BACKEND, or fast)")
         ->type_name("NAME");
@@ -137,21 +134,23 @@ RotationRequest CacheFlags::rotation() const {
     if (rot_k) request.k = *rot_k;
     if (rot_v) request.v = *rot_v;
     request.signs = signs;
+    require_use_of_signs("--rot-signs", request, type_k(), type_v());
     return request;
 }
 
 void WindowFlags::add_to(CLI::App& app) {
-    app.add_option_function<int64_t>(
-           "-c,--ctx-size", [this](const int64_t& n) { asked_ctx = n; },
-           "tokens per window (default 512)")
-        ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+    const int64_t most = int64_t(1) << 20;
+    add_whole(app, "-c,--ctx-size", asked_ctx, 3, most, "tokens per window (default 512)");
+    add_whole(app, "-b,--batch-size", asked_batch, 1, most,
+              "tokens at once: less than a window, or a multiple (default 2048)");
+    add_chunks_to(app, chunks, "windows at most (default: all)");
+}
+
+void WindowFlags::add_chunks_to(CLI::App& app, int64_t& chunks, const std::string& what) {
+    app.add_option_function<std::string>(
+           "--chunks",
+           [&chunks](const std::string& text) { chunks = parse_limit("--chunks", text); }, what)
         ->type_name("N");
-    app.add_option_function<int64_t>(
-           "-b,--batch-size", [this](const int64_t& n) { asked_batch = n; },
-           "tokens at once: less than a window, or a multiple (default 2048)")
-        ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-        ->type_name("N");
-    app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
 }
 
 int64_t WindowFlags::batch(int64_t ctx) const { return asked_batch.value_or(default_batch(ctx)); }
@@ -220,8 +219,12 @@ bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0;
 
 bool is_long(const std::string& text) { return text.size() > 2 && text.substr(0, 2) == "--"; }
 
+bool is_short(const std::string& text) {
+    return text.size() == 2 && text[0] == '-' && is_letter(text[1]);
+}
+
 bool is_negative_number(const std::string& text) {
-    return text.size() > 1 && text[0] == '-' && is_digit(text[1]);
+    return text.size() > 1 && text[0] == '-' && (is_digit(text[1]) || text[1] == '.');
 }
 
 }  // namespace
@@ -249,8 +252,9 @@ Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
             throw Error(ErrorCode::usage, name + ": models are not fetched; name a file with -m");
         } else if (text.size() > 2 && text[0] == '-' && is_letter(text[1])) {
             throw Error(ErrorCode::usage, text + ": unknown flag");
-        } else if (is_negative_number(text) && !out.empty() && is_long(out.back())) {
-            out.back() += "=" + text;  // CLI11 takes "-1" alone for a flag
+        } else if (is_negative_number(text) && !out.empty() &&
+                   (is_long(out.back()) || is_short(out.back()))) {
+            out.back() += (is_long(out.back()) ? "=" : "") + text;  // "-1" alone would be a flag
         } else {
             out.push_back(text);
         }
@@ -334,6 +338,8 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     app.set_version_flag("--version", tool + " " + version_of_build());
     try {
         join_ranks(program);
+        note_on_environment(tool);
+        remove_partial_files_on_signals();
         const int code = parse_and_run(app, argc, argv, body);
         check_standard_output();
         leave_ranks();

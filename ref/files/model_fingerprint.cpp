@@ -2,6 +2,7 @@
 
 #include "ref/files/byte_packer.h"
 #include "ref/files/fnv1a.h"
+#include "ref/files/xxh64.h"
 
 #include <algorithm>
 #include <span>
@@ -30,17 +31,22 @@ struct ValuePacker : BytePacker {
     void put(std::monostate) {}
 };
 
+// Key, type and value.
+std::vector<std::byte> packed(const GgufEntry& entry) {
+    ValuePacker packer;
+    packer.put(std::string_view(entry.key));
+    packer.put(uint32_t(entry.value.index()));
+    std::visit([&](const auto& value) { packer.put(value); }, entry.value);
+    return packer.bytes;
+}
+
 }  // namespace
 
 uint64_t model_fingerprint(const GgufFile& model) {
     Fnv1a hash;
     for (const GgufEntry& entry : model.metadata()) {
         if (entry.key.starts_with("general.") || entry.key.starts_with("tokenizer.")) continue;
-        ValuePacker packer;
-        packer.put(std::string_view(entry.key));
-        packer.put(uint32_t(entry.value.index()));
-        std::visit([&](const auto& value) { packer.put(value); }, entry.value);
-        hash.add(packer.bytes);
+        hash.add(packed(entry));
     }
     for (const GgufTensor& tensor : model.tensors()) {
         ValuePacker packer;
@@ -52,6 +58,25 @@ uint64_t model_fingerprint(const GgufFile& model) {
         hash.add(packer.bytes);
     }
     return hash.sum();
+}
+
+uint64_t model_hash(const GgufFile& model) {
+    uint64_t hash = 0;
+    for (const GgufEntry& entry : model.metadata()) {
+        const bool names_something =
+            entry.key.starts_with("general.") || entry.key.starts_with("tokenizer.");
+        if (names_something && entry.key != "general.architecture") continue;
+        hash = xxh64(packed(entry), hash);
+    }
+    for (const GgufTensor& tensor : model.tensors()) {
+        BytePacker packer;
+        packer.put(std::string_view(tensor.name));
+        packer.put(int32_t(tensor.type));
+        for (const int64_t extent : tensor.n) packer.put(extent);
+        hash = xxh64(packer.bytes, hash);
+        hash = xxh64({tensor.view.data, std::size_t(tensor.bytes)}, hash);
+    }
+    return hash;
 }
 
 }  // namespace rotkv

@@ -1,5 +1,5 @@
 #pragma once
-// Which model a file belongs to, in one number.
+// Which model a file belongs to, in one number: quickly, or to the last byte.
 // Docs: docs/04-kv-cache.md
 
 #include "ref/files/gguf.h"
@@ -16,5 +16,15 @@ namespace rotkv {
 ///         the beginning of one tensor; a template or a name in the metadata changes nothing.
 /// Cost:   one page of each tensor.
 uint64_t model_fingerprint(const GgufFile& model);
+
+/// A number that differs for models that compute something else, if only in one weight.
+/// Math:   xxh64, seeded with the result before it, of the same metadata and
+/// "general.architecture",
+///         entry by entry, then of every tensor's name, type and extents, and of all its bytes, in
+///         file order.
+/// Exact:  equal on every machine. It is against mistakes: two models agree by chance once in 2^64,
+///         by intent whenever somebody wants it.
+/// Cost:   reads the whole file: some 10 GB/s where it is in memory.
+uint64_t model_hash(const GgufFile& model);
 
 }  // namespace rotkv
