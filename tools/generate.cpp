@@ -61,7 +61,7 @@ void Flags::add_to(CLI::App& app) {
            "0: the most likely word; T: drawn from p^(1/T)")
         ->default_str("0")
         ->type_name("T");
-    add_whole(app, "-s,--seed", seed, 0, INT64_MAX, "of the draws; needs --temp")->type_name("S");
+    add_whole(app, "--seed,-s", seed, 0, INT64_MAX, "of the draws; needs --temp")->type_name("S");
     app.add_option("--against", against,
                    "another cache beside the first, until their choices differ: "
                    "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED; once per cache")

@@ -194,10 +194,10 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["text"] = file_name(flags.text);
     json["text_bytes"] = setup.text.size();
     json["text_hash"] = fmt::format("{:016x}", text_hash.sum());
-    json["tokens_hash"] = fmt::format("{:016x}", hash_of_windows(setup.plan));
     json["n_ctx"] = setup.plan.ctx;
     json["windows"] = setup.plan.windows;
     json["scored"] = setup.plan.windows * setup.plan.scored_per_window();
+    json["tokens_hash"] = fmt::format("{:016x}", hash_of_windows(setup.plan));
     json["n_batch"] = setup.plan.batch;
     json["phi3_window"] = flags.model.phi3_window;
     json["backend"] = setup.loaded.backend->name();
