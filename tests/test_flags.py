@@ -80,6 +80,12 @@ class Paths(Flags):
         for name in ("kld", "outliers", "sweep"):
             self.refused(name, *self.tools[name], "--json", same, "--csv",
                          os.path.join(self.temporary.name, ".", "new.json"), says="that of --json")
+        self.refused("outliers", *self.mt, "--npy", same, "--csv", same, says="that of --npy")
+        here = os.getcwd()
+        os.chdir(self.temporary.name)
+        self.addCleanup(os.chdir, here)
+        self.refused("kld", *self.tools["kld"], "--json", "new.json", "--csv", "./new.json",
+                     says="that of --json")
         self.refused("perplexity", *self.mt, "--json", same, "--kl-divergence-base", same,
                      says="--kl-divergence-base")
         self.refused("sweep", *self.tools["sweep"][:-1], out, "--json", out, says="that of --out")

@@ -125,7 +125,7 @@ int run_outliers(const Flags& flags) {
     if (!flags.plot.empty() && flags.npy.empty()) {
         throw Error(ErrorCode::usage, "--plot draws the rows that --npy DIR writes");
     }
-    check_paths({{"-m", flags.model.path}, {"-f", flags.text}},
+    check_paths({{"-m", flags.model.path}, {"-f", flags.text}, {"--npy", flags.npy}},
                 {{"--json", flags.json}, {"--csv", flags.csv}, {"--plot", flags.picture()}});
     check_new_folder({"--npy", flags.npy});
     std::optional<Plotter> plotter;

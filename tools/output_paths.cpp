@@ -30,6 +30,12 @@ std::optional<struct stat> status_of(const std::string& path) {
     return status;
 }
 
+// Where a file that is not there would be.
+fs::path place_of(const std::string& path) {
+    std::error_code error;
+    return fs::weakly_canonical(fs::absolute(path, error), error);
+}
+
 // Devices such as /dev/null take any number of outputs.
 bool same_file(const std::string& a, const std::string& b) {
     const std::optional<struct stat> of_a = status_of(a), of_b = status_of(b);
@@ -37,8 +43,7 @@ bool same_file(const std::string& a, const std::string& b) {
         return of_a->st_dev == of_b->st_dev && of_a->st_ino == of_b->st_ino &&
                !S_ISCHR(of_a->st_mode);
     }
-    std::error_code error;
-    return !of_a && !of_b && fs::weakly_canonical(a, error) == fs::weakly_canonical(b, error);
+    return !of_a && !of_b && place_of(a) == place_of(b);
 }
 
 void require_other_file(const NamedPath& output, const NamedPath& other) {

@@ -24,7 +24,7 @@ uint64_t model_fingerprint(const GgufFile& model);
 ///         file order.
 /// Exact:  equal on every machine. It is against mistakes: two models agree by chance once in 2^64,
 ///         by intent whenever somebody wants it.
-/// Cost:   reads the whole file: some 10 GB/s where it is in memory.
+/// Cost:   reads the whole file: a third of a second a GiB where it is in memory.
 uint64_t model_hash(const GgufFile& model);
 
 }  // namespace rotkv
