@@ -51,15 +51,17 @@ class Flags(Tools):
 
 class Paths(Flags):
     def test_outputs_are_no_inputs(self):
-        link, hard = self.path("link.gguf"), self.path("hard.gguf")
+        link, hard, linked = (self.path(name) for name in ("link.gguf", "hard.gguf", "linked.txt"))
         os.symlink("model.gguf", link)
+        os.symlink("text.txt", linked)
         os.link(self.model, hard)
         around = os.path.join(self.temporary.name, "..", os.path.basename(self.temporary.name))
         for name, words in self.tools.items():
             for path in (self.model, link, hard, os.path.join(around, "model.gguf")):
-                self.refused(name, *words, "--json", path, says=f"--json {path}")
-            if "-f" in words:
-                self.refused(name, *words, "--json", self.text, says=f"that of -f {self.text}")
+                self.refused(name, *words, "--json", path,
+                             says=f"--json {path}: expected a file of its own, found that of -m")
+            for path in (self.text, linked) if "-f" in words else ():
+                self.refused(name, *words, "--json", path, says=f"that of -f {self.text}")
         for name in ("kld", "outliers", "sweep"):
             self.refused(name, *self.tools[name], "--csv", self.text, says="--csv")
         self.refused("gguf", self.model, "--json", self.model, says="that of FILE")
