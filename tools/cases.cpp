@@ -76,6 +76,7 @@ std::string backend_asked(const Flags& flags) {
 
 int run(const Flags& flags) {
     const std::vector<std::string> names = asked(flags);
+    check_paths({}, {{"--json", flags.json}});
     const std::vector<Column> on = columns(backend_asked(flags));
     Tally tally(on);
     nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
@@ -134,6 +135,7 @@ void print_failures(std::FILE* out, const CheckReport& report) {
 }
 
 int check(const Flags& flags) {
+    check_paths({{"DIR", flags.folder + "/index.json"}}, {{"--json", flags.json}});
     const CheckReport report = check_cases(flags.folder, flags.pattern, flags.exact);
     std::FILE* const out = flags.results();
     print_failures(out, report);

@@ -3,6 +3,7 @@
 // Docs: docs/07-measuring.md
 
 #include "ref/error.h"
+#include "tools/beside_program.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
@@ -10,35 +11,27 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
-
-#ifndef ROTKV_DEMO_TEXT
-#define ROTKV_DEMO_TEXT "tools/demo.txt"
-#endif
 
 namespace rotkv::tools {
 namespace {
 
 struct Flags {
     ModelFlags model;
-    std::string text = ROTKV_DEMO_TEXT, json;
+    std::string text, json;
     int64_t ctx = 512, windows = 4;
 
     void add_to(CLI::App& app) {
         model.add_to(app);
-        app.add_option("-f,--file", text, "the text, of at least windows * ctx tokens")
-            ->capture_default_str()
+        app.add_option("-f,--file", text,
+                       "the text, of at least windows * ctx tokens (default: demo.txt, beside this "
+                       "program)")
             ->type_name("FILE");
-        app.add_option("-c,--ctx-size", ctx, "tokens per window")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option("--windows", windows, "windows of the text")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(2), int64_t(1) << 20))
-            ->type_name("N");
+        add_whole(app, "-c,--ctx-size", ctx, 3, int64_t(1) << 20, "tokens per window");
+        add_whole(app, "--windows", windows, 2, int64_t(1) << 20, "windows of the text");
         add_json_flag(app, json);
     }
 };
@@ -53,6 +46,14 @@ struct Row {
 
 const RotationRequest k_no_rotation =
     RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = "comparison"});
+
+// The build puts the text beside the program, which may have been moved without it.
+std::string path_of_text(const Flags& flags) {
+    if (!flags.text.empty()) return flags.text;
+    const std::string path = beside_program("demo.txt");
+    if (std::filesystem::exists(path)) return path;
+    throw Error(ErrorCode::io, path + ": no such file; name a text with -f FILE");
+}
 
 WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
     std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
@@ -133,8 +134,10 @@ nlohmann::ordered_json json_of_row(const Row& row) {
     return json;
 }
 
-int run_demo(const Flags& flags) {
+int run_demo(Flags flags) {
     const auto start = std::chrono::steady_clock::now();
+    flags.text = path_of_text(flags);
+    check_paths({{"-m", flags.model.path}, {"-f", flags.text}}, {{"--json", flags.json}});
     LoadedModel loaded(flags.model, flags.ctx);
     const WindowPlan plan = plan_of(flags, loaded);
     fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,

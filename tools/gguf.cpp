@@ -237,6 +237,16 @@ int run_gguf(const Flags& flags) {
     if (flags.path.empty() == flags.diff.empty()) {
         throw Error(ErrorCode::usage, "expected one FILE, or --diff A B");
     }
+    if (flags.check && !flags.diff.empty()) {
+        throw Error(ErrorCode::usage, "--check and --diff: expected one of them");
+    }
+    if ((flags.check || !flags.diff.empty()) && flags.cache.asked_any()) {
+        throw Error(ErrorCode::usage,
+                    "--check and --diff look at no cache: expected no -ctk, -ctv or --rot-*");
+    }
+    std::vector<NamedPath> inputs{{"FILE", flags.path}};
+    for (const std::string& path : flags.diff) inputs.push_back({"--diff", path});
+    check_paths(inputs, {{"--json", flags.json}});
     if (!flags.diff.empty()) return diff(flags);
     return flags.check ? check(flags) : show(flags);
 }

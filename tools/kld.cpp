@@ -50,14 +50,13 @@ struct Flags {
             ->type_name("LIST");
         app.add_flag("--explain", explain,
                      "split the error of attention outputs: keys, values, temperature");
-        app.add_option("--jitter", options.jitter,
-                       "repeat every cache N times, each with one bit of the first norm changed")
-            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option_function<double>(
-               "--stop", [this](const double& percent) { stop = percent; },
+        add_whole(app, "--jitter", options.jitter, 1, int64_t(1) << 20,
+                  "repeat every cache N times, each with one bit of the first norm changed")
+            ->default_str("");
+        app.add_option_function<std::string>(
+               "--stop",
+               [this](const std::string& text) { stop = parse_real("--stop", text, 50, 99.9999); },
                "stop when the first two variants differ with this certainty in per cent")
-            ->check(CLI::Range(50.0, 99.9999))
             ->type_name("P");
         app.add_flag("--round-base", options.round_base,
                      "round the base's log-probabilities to 16 bits, as a base file does");
@@ -75,6 +74,7 @@ struct Flags {
             throw Error(ErrorCode::usage, "--layers says which of --by-layer, which is missing");
         }
         static_cast<void>(results());
+        check_paths({{"-m", model.path}, {"-f", text}}, {{"--json", json}, {"--csv", csv}});
     }
 
     std::FILE* results() const { return results_beside(json, csv); }
@@ -170,11 +170,19 @@ int run_kld_tool(const Flags& flags) {
         variants.push_back(parse_variant("--variant", text, base));
     }
     if (flags.by_side) variants = with_single_sides(variants, base);
+    if (flags.by_side && variants.size() == flags.variants.size()) {
+        fmt::print(
+            stderr,
+            "{}: note: --by-side changes nothing: no variant has both K and V of other types "
+            "than the base\n",
+            k_tool);
+    }
     LoadedModel loaded(flags.model, flags.windows.ctx());
     if (flags.explain) loaded.model.config().equal_heads(flags.model.path + ": --explain");
     const WindowPlan plan = plan_windows(
         tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.windows.ctx(),
         flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
+    require_same_everywhere(loaded, plan);
     LockStep run(loaded, flags.model, plan, base, variants,
                  options_of(flags, loaded.model.config().layers));
     if (!flags.quiet) {

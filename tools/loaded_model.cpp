@@ -1,6 +1,8 @@
 #include "tools/loaded_model.h"
 
 #include "ref/error.h"
+#include "ref/files/fnv1a.h"
+#include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
 
@@ -42,6 +44,25 @@ Model observed(const Model& model, const Observer& observer) {
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {
     if (!text.empty() && text.back() == '\n') text.pop_back();
     return tokenizer.encode(text, true);
+}
+
+uint64_t hash_of_windows(const WindowPlan& plan) {
+    std::vector<int32_t> tokens(plan.tokens.begin(), plan.tokens.begin() + plan.windows * plan.ctx);
+    for (int64_t w = 0; plan.bos >= 0 && w < plan.windows; ++w) {
+        tokens[std::size_t(w * plan.ctx)] = plan.bos;
+    }
+    Fnv1a hash;
+    hash.add(std::as_bytes(std::span(tokens)));
+    return hash.sum();
+}
+
+void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan) {
+    if (ranks().size == 1) return;
+    const uint64_t mine = model_hash(loaded.file) ^ hash_of_windows(plan);
+    const uint64_t of_first = uint64_t(from_first(int64_t(mine)));
+    if (of_first == mine) return;
+    throw Error(ErrorCode::bad_file,
+                loaded.file.path() + ": expected the first process's model and text, found others");
 }
 
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,

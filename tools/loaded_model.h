@@ -38,6 +38,15 @@ Model observed(const Model& model, const Observer& observer);
 /// tokens are added as the vocabulary asks and not looked for in the text.
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text);
 
+/// FNV-1a of the tokens that the model reads, BOS included: it carries every setting of the
+/// tokenizer that a figure depends on.
+uint64_t hash_of_windows(const WindowPlan& plan);
+
+/// That every process of the run has the first one's weights and windows: files of one name on two
+/// machines may be two. Throws Error(bad_file). Cost: reads the whole model where there are
+/// several.
+void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan);
+
 /// An empty cache with room for all windows of the plan that run at once.
 /// Throws Error(usage) for a rotation that the head size rules out, Error(unsupported) for a block
 /// type on such a head.

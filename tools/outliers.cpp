@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <optional>
 
 namespace rotkv::tools {
 namespace {
@@ -25,16 +26,13 @@ struct Flags {
     int64_t ctx = 512, chunks = 4;
     bool quiet = false;
 
+    std::string picture() const { return plot.empty() ? "" : plot + "-outliers.png"; }
+
     void add_to(CLI::App& app) {
         model.add_to(app);
         app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
-        app.add_option("-c,--ctx-size", ctx, "tokens per window")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option("--chunks", chunks, "windows at most; -1: all")
-            ->capture_default_str()
-            ->type_name("N");
+        add_whole(app, "-c,--ctx-size", ctx, 3, int64_t(1) << 20, "tokens per window");
+        WindowFlags::add_chunks_to(app, chunks, "windows at most; -1: all (default 4)");
         app.add_option("--cache-type-k", type_k, "(-ctk) judge K in this type (default: in all)")
             ->type_name("TYPE");
         app.add_option("--cache-type-v", type_v, "(-ctv) judge V in this type (default: in all)")
@@ -127,6 +125,11 @@ int run_outliers(const Flags& flags) {
     if (!flags.plot.empty() && flags.npy.empty()) {
         throw Error(ErrorCode::usage, "--plot draws the rows that --npy DIR writes");
     }
+    check_paths({{"-m", flags.model.path}, {"-f", flags.text}, {"--npy", flags.npy}},
+                {{"--json", flags.json}, {"--csv", flags.csv}, {"--plot", flags.picture()}});
+    check_new_folder({"--npy", flags.npy});
+    std::optional<Plotter> plotter;
+    if (!flags.plot.empty()) plotter.emplace();
     const LoadedModel loaded(flags.model, flags.ctx);
     Survey survey(survey_plan(flags, loaded.model.config()));
     const WindowPlan plan = run_text(flags, loaded, survey);
@@ -150,12 +153,12 @@ int run_outliers(const Flags& flags) {
     write_json(flags.json, json);
     if (!flags.csv.empty()) write_csv(flags.csv, survey);
     if (!flags.npy.empty()) write_npy(flags.npy, survey);
-    if (!flags.plot.empty()) {
+    if (plotter) {
         const auto block = [&](CapturedRows::What side) {
             return std::to_string(survey.plan().block(side));
         };
-        draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
-              block(CapturedRows::What::v)});
+        plotter->draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
+                       block(CapturedRows::What::v)});
     }
     return k_good;
 }

@@ -56,6 +56,21 @@ struct Flags {
         if (base == "-" && (compare || json == "-")) {
             throw Error(ErrorCode::usage, "--kl-divergence-base: standard output is not free");
         }
+        check_files();
+    }
+
+    // One flag names the base to be read and the base to be written: what it replaces is said.
+    void check_files() const {
+        const NamedPath of_base{"--kl-divergence-base", base};
+        std::vector<NamedPath> inputs{{"-m", model.path}, {"-f", text}};
+        std::vector<NamedPath> outputs{{"--json", json}};
+        (compare ? inputs : outputs).push_back(of_base);
+        check_paths(inputs, outputs);
+        if (compare || !replaces(of_base, "_logits_", "a base file")) return;
+        fmt::print(stderr,
+                   "{}: note: {}: a base file is there and will be replaced; --kl-divergence "
+                   "compares with it\n",
+                   k_tool, base);
     }
 
     /// Where results for people go: not where a file was asked for.
@@ -275,6 +290,7 @@ int run_perplexity(const Flags& flags) {
     }
     LoadedModel loaded(flags.model, ctx);
     const WindowPlan plan = plan_of(flags, loaded, reader ? &*reader : nullptr, ctx);
+    require_same_everywhere(loaded, plan);
     KvCache cache = make_cache(loaded.model, plan, flags.cache.type_k(), flags.cache.type_v(),
                                flags.cache.rotation());
     flags.say(fmt::format("{} on {} ({})\n{}{} windows of {} tokens, {} at once\n",

@@ -46,13 +46,24 @@ struct Flags {
 
     void add_to(CLI::App& app);
 
-    void check() const { static_cast<void>(results()); }
+    void check() const;
 
     std::FILE* results() const { return results_beside(json, csv); }
 
   private:
     void add_outputs(CLI::App& app);
 };
+
+void Flags::check() const {
+    static_cast<void>(results());
+    std::vector<NamedPath> outputs{{"--out", out}, {"--json", json}, {"--csv", csv}};
+    if (!plot.empty()) {
+        for (const char* end : {"-ppl.png", "-kld.png", "-pareto.png"}) {
+            outputs.push_back({"--plot", plot + end});
+        }
+    }
+    check_paths({{"-m", model.path}, {"-f", text}}, outputs);
+}
 
 void Flags::add_to(CLI::App& app) {
     model.add_to(app);
@@ -70,11 +81,9 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")
         ->capture_default_str()
         ->type_name("CACHE");
-    app.add_option("--base-memory", base_memory,
-                   "MiB that the base's hidden states may take; where they need more, every cell "
-                   "computes them again")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(0), int64_t(1) << 30))
+    add_whole(app, "--base-memory", base_memory, 0, int64_t(1) << 30,
+              "MiB that the base's hidden states may take; where they need more, every cell "
+              "computes them again")
         ->type_name("MIB");
     add_outputs(app);
 }
@@ -181,13 +190,14 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["model"] = file_name(flags.model.path);
     json["notices"] = setup.loaded.notices;
     json["model_bytes"] = setup.loaded.file.file_bytes();
-    json["model_hash"] = fmt::format("{:016x}", model_fingerprint(setup.loaded.file));
+    json["model_hash"] = fmt::format("{:016x}", model_hash(setup.loaded.file));
     json["text"] = file_name(flags.text);
     json["text_bytes"] = setup.text.size();
     json["text_hash"] = fmt::format("{:016x}", text_hash.sum());
     json["n_ctx"] = setup.plan.ctx;
     json["windows"] = setup.plan.windows;
     json["scored"] = setup.plan.windows * setup.plan.scored_per_window();
+    json["tokens_hash"] = fmt::format("{:016x}", hash_of_windows(setup.plan));
     json["n_batch"] = setup.plan.batch;
     json["phi3_window"] = flags.model.phi3_window;
     json["backend"] = setup.loaded.backend->name();
@@ -306,7 +316,10 @@ void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& ru
 
 int run_sweep(const Flags& flags) {
     flags.check();
+    std::optional<Plotter> plotter;
+    if (!flags.plot.empty() && ranks().first()) plotter.emplace();
     Setup setup(flags);
+    require_same_everywhere(setup.loaded, setup.plan);
     SweepRun run(setup.loaded.model, setup.plan, setup.base, flags.base_memory << 20);
     const std::vector<SweepPoint> cells =
         sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations);
@@ -330,7 +343,7 @@ int run_sweep(const Flags& flags) {
     json.update(json_of(result));
     write_json(flags.json, json);
     write_csv(flags.csv, result);
-    if (!flags.plot.empty()) draw({"sweep", flags.out, flags.plot});
+    if (plotter) plotter->draw({"sweep", flags.out, flags.plot});
     return k_good;
 }
 
