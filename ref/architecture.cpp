@@ -183,9 +183,11 @@ void read_scaling(const GgufFile& file, const Keys& keys, ModelConfig& config) {
         assume(keys, "rope.scaling.original_context_length", std::to_string(rope.original_context),
                config);
     }
-    if (longrope && rope.frequency_factors.empty()) {
-        config.notices.push_back("rope.scaling.type is longrope, but there is no tensor '" +
-                                 factors + "': factors of 1 are assumed");
+    const bool half = file.find_tensor("rope_factors_long.weight") != nullptr ||
+                      file.find_tensor("rope_factors_short.weight") != nullptr;
+    if (rope.frequency_factors.empty() && (longrope || half)) {
+        config.notices.push_back("no tensor " + (factors.empty() ? "of RoPE factors" : factors) +
+                                 ", factors of 1 are assumed");
     }
 }
 

@@ -58,8 +58,9 @@ TEST_CASE("architecture: what a file lacks is assumed aloud, or asked for") {
           Words{"no key llama.rope.scaling.factor, 1 is assumed",
                 "no key llama.rope.scaling.original_context_length, 64 is assumed"});
     CHECK(notices("llama", {{"rope.scaling.type", std::string_view("longrope")}}) ==
-          Words{"rope.scaling.type is longrope, but there is no tensor "
-                "'rope_factors_short.weight': factors of 1 are assumed"});
+          Words{"no tensor rope_factors_short.weight, factors of 1 are assumed"});
+    CHECK(config_of("phi3", {}, 8, {{"rope_factors_long.weight", {1, 1, 1, 1}}}).notices ==
+          Words{"no tensor rope_factors_short.weight, factors of 1 are assumed"});
     CHECK(notices("gemma3", {}) ==
           Words{"no key gemma3.attention.sliding_window, no window is assumed"});
     CHECK(notices("gemma2", {}) ==
