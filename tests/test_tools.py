@@ -53,7 +53,7 @@ def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1)):
         "llama.block_count": 2, "llama.context_length": 256, "llama.embedding_length": width,
         "llama.feed_forward_length": hidden, "llama.attention.head_count": 2,
         "llama.attention.head_count_kv": list(kv_heads) if len(set(kv_heads)) > 1 else kv_heads[0],
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 10000.0,
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": byte_tokens() + [f"<{i}>" for i in range(256, words)],
         "tokenizer.ggml.merges": ["a b"], **(extra or {})}

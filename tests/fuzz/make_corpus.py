@@ -51,7 +51,7 @@ def gguf(entries, tensors=(), alignment=32, version=3):
 def architecture(name, **numbers):
     counts = {"block_count": 2, "embedding_length": 32, "attention.head_count": 2,
               "attention.head_count_kv": 1, "feed_forward_length": 32, "context_length": 128,
-              **numbers}
+              "attention.layer_norm_rms_epsilon": 1e-5, **numbers}
     return [("general.architecture", STRING, name)] + [
         (f"{name}.{key.replace('__', '.')}", UINT32 if isinstance(value, int) else FLOAT32, value)
         for key, value in counts.items()]
