@@ -48,10 +48,14 @@ void find_cause(NotNumbers& found, const Model& model, const WindowPlan& plan, K
     FirstNotFinite first;
     ModelOptions options = model.options();
     options.observer = first.observer();
-    Model watched(model, options);
-    KvCache cache(model.backend(), shape, spec);
-    run_nll(watched, cache, one, {});
-    found.cause = first.words();
+    try {
+        Model watched(model, options);
+        KvCache cache(model.backend(), shape, spec);
+        run_nll(watched, cache, one, {});
+        found.cause = first.words();
+    } catch (const Error&) {
+        found.cause.clear();  // what was measured is worth more than its cause
+    }
 }
 
 std::string words_of(const NotNumbers& found) {
