@@ -186,16 +186,21 @@ class NotNumbers(Tools):
         self.assertEqual(again.stdout, result.stdout)
 
     def test_outliers(self):
-        result = self.over_text("outliers", "--chunks", "2", "--quiet", "-ctk", "q4_1,q8_0", "-ctv",
-                                "q8_0", "--json", self.path("outliers.json"), says="K in q4_1")
-        self.assertIn("\nK: only rotated is finite: q4_1 (not a number: 1 heads of 2 plain, 0 "
-                      "rotated)", result.stdout)
+        result = self.over_text("outliers", "--chunks", "2", "--quiet", "-ctk", "q4_1", "-ctv", "q8_0",
+                                "--json", self.path("outliers.json"), "--csv",
+                                self.path("outliers.csv"), says="K in q4_1")
+        self.assertIn("\nK: only rotated is finite: q4_1 (not a number: 1 plain, 0 rotated "
+                      "of 2 heads)", result.stdout)
         self.assertNotIn("no clear difference: q4_1", result.stdout)
         verdicts = {(v["side"], v["type"], v["rotation"]): v for v in
                     json.loads(self.file_of("outliers.json"))["verdicts"]}
         self.assertEqual(verdicts["k", "q4_1", "sylvester"]["advice"], "only_rotated")
         self.assertIsNone(verdicts["k", "q4_1", "sylvester"]["decisive"])
-        self.assertNotEqual(verdicts["k", "q8_0", "sylvester"]["advice"], "only_rotated")
+        self.assertIn(verdicts["v", "q8_0", "sylvester"]["advice"],
+                      ("rotate", "indifferent", "hurts"))
+        for row in csv.DictReader(io.StringIO(self.file_of("outliers.csv"))):
+            broken = (row["layer"], row["side"], row["rotation"]) == ("0", "k", "none")
+            self.assertEqual(row["q4_1_output_measured"] == "nan", broken, row)
 
     def test_demo(self):
         result = self.over_text("demo", "--windows", "2", "--json", self.path("demo.json"))

@@ -179,8 +179,8 @@ std::string words_of(const SideAdvice& v) {
     const double gain = std::exp(v.measured.value);
     const std::string name = type_info(v.type).name;
     if (!has_gain(v)) {
-        return fmt::format("{} (not a number: {} heads of {} plain, {} rotated)", name,
-                           v.plain_not_numbers, v.heads, v.rotated_not_numbers);
+        return fmt::format("{} (not a number: {} plain, {} rotated of {} heads)", name,
+                           v.plain_not_numbers, v.rotated_not_numbers, v.heads);
     }
     if (v.advice == Advice::rotate) return fmt::format("{} loses {:.1f}x less", name, gain);
     if (v.advice == Advice::hurts) return fmt::format("{} loses {:.1f}x more", name, 1 / gain);

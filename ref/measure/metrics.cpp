@@ -113,6 +113,9 @@ KldMeans summarize_means(std::span<const TokenPair> tokens) {
     const double rms = std::sqrt(square.value);
     s.dp_rms = {rms, rms > 0 ? square.error / (2 * rms) : square.error};
     compare_perplexities(s, nll_a, nll_b);
+    if (s.not_numbers == 0) return s;
+    s.log_ratio = s.ratio = s.difference = {k_unknown, k_unknown};
+    s.correlation = k_unknown;
     return s;
 }
 

@@ -76,9 +76,8 @@ void HeadStatistics::add(std::span<const float> x) {
     p4_ += participation(x);
     offset_ += offset_share(x);
     for_each_block(x, [&](std::span<const float> block) {
-        const double crest = crest_factor(block);
-        if (std::isnan(crest)) return;
-        crest_ += crest;
+        if (sum_of_squares(block) == 0) return;
+        crest_ += crest_factor(block);
         ++blocks_not_zero_;
     });
 }
