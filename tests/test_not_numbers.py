@@ -184,6 +184,8 @@ class NotNumbers(Tools):
                                                                  False])
         again = self.over_text("sweep", *arguments)  # from the file alone
         self.assertEqual(again.stdout, result.stdout)
+        self.over_text("sweep", "--chunks", "2", "-ctk", "f16", "-ctv", "f16", "--quiet", "--out",
+                       self.path("none.jsonl"), "--plot", self.path("none"), says=CAUSE)
 
     def test_outliers(self):
         result = self.over_text("outliers", "--chunks", "2", "--quiet", "-ctk", "q4_1", "-ctv", "q8_0",

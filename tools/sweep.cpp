@@ -343,8 +343,11 @@ int run_sweep(const Flags& flags) {
     json.update(json_of(result));
     write_json(flags.json, json);
     write_csv(flags.csv, result);
-    if (!flags.plot.empty()) draw({"sweep", flags.out, flags.plot});
-    end_without_numbers(not_number_lines(result.rows));
+    const std::vector<std::string> lines = not_number_lines(result.rows);
+    // Where nothing is a number there is nothing to draw, and that is what should be said.
+    const bool nothing = !lines.empty() && std::ranges::none_of(result.rows, &SweepRow::is_number);
+    if (!flags.plot.empty() && !nothing) draw({"sweep", flags.out, flags.plot});
+    end_without_numbers(lines);
     return k_good;
 }
 
