@@ -42,6 +42,7 @@ TEST_CASE("generation: log-probabilities and their divergence") {
     CHECK(divergence(p, p) == 0);
     CHECK_THROWS_AS(log_softmax(std::vector<float>{0, NAN}), Error);
     CHECK_THROWS_AS(log_softmax(std::vector<float>{0, INFINITY}), Error);
+    CHECK_THROWS_AS(log_softmax(std::vector<float>{0, -INFINITY}), Error);  // KLDs would be NaN
 }
 
 TEST_CASE("generation: draws follow p^(1/T)") {

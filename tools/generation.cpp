@@ -8,13 +8,13 @@
 
 namespace rotkv::tools {
 
-std::vector<double> log_softmax(std::span<const float> logits) {
+std::vector<double> log_softmax(std::span<const float> logits, const std::string& where) {
+    if (!std::ranges::all_of(logits, [](float x) { return std::isfinite(x); })) {
+        throw Error(ErrorCode::bad_file, "the model's logits are not finite numbers" + where);
+    }
     const double max = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (const float x : logits) sum += std::exp(double(x) - max);
-    if (!std::isfinite(sum)) {
-        throw Error(ErrorCode::bad_file, "the model's logits are not finite numbers");
-    }
     std::vector<double> log_p(logits.size());
     for (std::size_t v = 0; v < logits.size(); ++v) {
         log_p[v] = double(logits[v]) - max - std::log(sum);
@@ -63,11 +63,13 @@ static KvCache make_continued_cache(const Model& model, const Variant& variant, 
 
 Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells)
     : model_(loaded.model),
+      name_(variant.name),
       cache_(make_continued_cache(loaded.model, variant, cells)),
       logits_(*loaded.backend, std::size_t(loaded.model.config().words) * sizeof(float)) {}
 
 void Continuation::read(std::span<const int32_t> tokens) {
     constexpr int64_t k_batch = 512;
+    const int32_t newest = tokens.back();
     TensorView last;  // [1][E] the last token's row of the residual stream
     while (!tokens.empty()) {
         const auto batch = tokens.first(std::min(tokens.size(), std::size_t(k_batch)));
@@ -87,7 +89,8 @@ void Continuation::read(std::span<const int32_t> tokens) {
                           .softcap = model_.config().final_softcap});
     std::vector<float> logits(static_cast<std::size_t>(words));
     logits_.download(std::as_writable_bytes(std::span(logits)));
-    log_p_ = log_softmax(logits);
+    log_p_ = log_softmax(logits, " behind token " + std::to_string(tokens_ - 1) + " (from 0), id " +
+                                     std::to_string(newest) + ", cache " + name_);
 }
 
 void Continuation::cut(int64_t count) {

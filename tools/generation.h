@@ -17,8 +17,8 @@
 namespace rotkv::tools {
 
 /// Math:   x - max - ln(sum exp(x - max)) in f64: the log-probability of every word.
-/// Throws: Error(bad_file) for logits that are not finite.
-std::vector<double> log_softmax(std::span<const float> logits);
+/// Throws: Error(bad_file) for logits that are not finite, which says `where` they were found.
+std::vector<double> log_softmax(std::span<const float> logits, const std::string& where = "");
 
 /// sum_v p_a (ln p_a - ln p_b) of two lists of log-probabilities, in nats.
 double divergence(std::span<const double> a, std::span<const double> b);
@@ -63,6 +63,7 @@ class Continuation {
 
   private:
     Model& model_;
+    std::string name_;  ///< of the cache
     KvCache cache_;
     Buffer logits_;
     int64_t tokens_ = 0;

@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "tools/compare/by_layer.h"
 #include "tools/compare/explain_report.h"
+#include "tools/compare/kld_not_numbers.h"
 #include "tools/compare/kld_tables.h"
 #include "tools/compare/precision_floor.h"
 
@@ -111,6 +112,8 @@ std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start)
             return figures_of(run.variants()[i].pairs, &TokenPair::kld);
         };
         const Mean difference = paired_difference(klds(0), klds(1), run.plan().scored_per_window());
+        stop->not_a_number = !is_number(difference.value);
+        if (stop->not_a_number) return false;
         stop->stopped = rule->look(difference, run.windows());
         stop->looks = rule->looks();
         return !stop->stopped;
@@ -119,7 +122,7 @@ std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start)
 }
 
 void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep& run,
-                   const std::optional<StopResult>& stop,
+                   const std::optional<StopResult>& stop, const RunNotNumbers& not_numbers,
                    const std::vector<Explanation>& explanations, double seconds) {
     nlohmann::ordered_json json;
     json["model"] = flags.model.path;
@@ -134,6 +137,7 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
     json["round_base"] = flags.options.round_base;
     json["seconds"] = seconds;
     json.update(json_of(run, stop));
+    add_to(json, not_numbers);
     if (flags.explain) json["explain"] = json_of(explanations);
     write_json(flags.json, json);
     write_csv(flags.csv, run);
@@ -197,8 +201,12 @@ int run_kld_tool(const Flags& flags) {
     std::vector<Explanation> explanations;
     if (flags.explain) explanations = explain_run(flags, loaded, run);
     print_explanations(flags.results(), explanations);
-    write_results(flags, loaded, run, stop, explanations, seconds_since(start));
+    RunNotNumbers not_numbers = find_not_numbers(run, loaded.model);
+    add_lines(not_numbers.lines, explanations);
+    print_not_numbers(flags.results(), not_numbers);
+    write_results(flags, loaded, run, stop, not_numbers, explanations, seconds_since(start));
     if (!flags.quiet) fmt::print(stderr, "{}: {:.1f} s\n", k_tool, seconds_since(start));
+    end_without_numbers(not_numbers.lines);
     return k_good;
 }
 

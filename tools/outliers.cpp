@@ -4,6 +4,7 @@
 
 #include "ref/error.h"
 #include "ref/quant.h"
+#include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
 #include "tools/outlier_report.h"
@@ -141,6 +142,8 @@ int run_outliers(const Flags& flags) {
     if (!flags.quiet) print_heads(out, survey);
     print_errors(out, survey);
     print_advice(out, survey);
+    const std::vector<std::string> lines = not_number_lines(survey);
+    for (const std::string& line : lines) fmt::print(out, "{}\n", line);
     nlohmann::ordered_json json = {{"model", flags.model.path},
                                    {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
@@ -160,6 +163,7 @@ int run_outliers(const Flags& flags) {
         plotter->draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
                        block(CapturedRows::What::v)});
     }
+    end_without_numbers(lines);
     return k_good;
 }
 

@@ -9,6 +9,7 @@
 #include "ref/files/base_file.h"
 #include "ref/measure/base_row.h"
 #include "tools/compare/kld_block.h"
+#include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
 
@@ -21,6 +22,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace rotkv::tools {
 namespace {
@@ -84,8 +86,9 @@ struct Flags {
 struct Outcome {
     Mean ppl;
     int64_t scored = 0;
-    std::optional<KldSummary> kld;
-    std::optional<PrecisionFloor> floor;
+    NotNumbers not_numbers{};
+    std::optional<KldSummary> kld{};
+    std::optional<PrecisionFloor> floor{};
 };
 
 // Says on stderr how long it will take, once the first windows are done.
@@ -130,7 +133,7 @@ Outcome finish_ppl(const Run& run, std::span<const double> nll) {
     fmt::print(run.flags.results(), "\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", ppl.value,
                ppl.error);
     std::fflush(run.flags.results());
-    return {ppl, int64_t(nll.size()), std::nullopt, std::nullopt};
+    return {ppl, int64_t(nll.size()), not_numbers_of(nll, run.plan)};
 }
 
 // Groups of windows, shared among all processes.
@@ -225,7 +228,7 @@ Outcome compare(Run& run, BaseReader& reader) {
     const KldSummary summary = summarize(pairs);
     print_kld_summary(out, summary);
     std::fflush(out);
-    return {summary.ppl_b, int64_t(pairs.size()), summary, std::nullopt};
+    return {summary.ppl_b, int64_t(pairs.size()), not_numbers_of(pairs, run.plan), summary};
 }
 
 // The windows of this run: of the base file that is compared with, or of the text.
@@ -252,6 +255,7 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     json["ppl"] = outcome.ppl.value;
     json["ppl_err"] = outcome.ppl.error;
     json["scored"] = outcome.scored;
+    json["not_numbers"] = json_of(outcome.not_numbers);
     json["tokens"] = tokens;
     json["seconds"] = seconds;
     json["tokens_per_second"] = double(tokens) / seconds;
@@ -268,6 +272,23 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     if (outcome.floor) json["precision"]["floor"] = json_of(*outcome.floor);
     if (outcome.kld) json["kld"] = json_of(*outcome.kld);
     write_json(run.flags.json, json);
+}
+
+// The lines about what is not a number, among the results too. None if there is nothing to say.
+std::vector<std::string> lines_of(const Run& run, Outcome& outcome) {
+    std::vector<std::string> lines;
+    NotNumbers& found = outcome.not_numbers;
+    if (found.in_base) {
+        found.cause = run.flags.base + " holds none there";
+    } else {
+        find_cause(found, run.loaded.model, run.plan, run.cache.shape(), run.cache.spec());
+    }
+    if (found.any()) lines.push_back(words_of(found));
+    if (!found.any() && outcome.floor && !is_number(outcome.floor->kld.value)) {
+        lines.push_back("the floor is not a number");
+    }
+    for (const std::string& line : lines) fmt::print(run.flags.results(), "{}\n", line);
+    return lines;
 }
 
 int run_perplexity(const Flags& flags) {
@@ -310,7 +331,9 @@ int run_perplexity(const Flags& flags) {
     if (loaded.profile != nullptr) fmt::print(stderr, "{}", loaded.profile->table(seconds));
     outcome.floor = measure_precision_floor(loaded.model, cache, plan);
     if (outcome.floor) fmt::print(flags.results(), "{}\n", words_of(*outcome.floor));
+    const std::vector<std::string> lines = lines_of(run, outcome);
     write_results(run, outcome, seconds);
+    end_without_numbers(lines);
     return k_good;
 }
 

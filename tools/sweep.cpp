@@ -229,12 +229,26 @@ void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 
-SweepRow measured_row(const SweepPoint& cell, SweepRun& run, int64_t per_window,
+// What is not a number in a cell, and why.
+NotNumbers not_numbers_of_cell(const SweepPoint& cell, std::span<const TokenPair> pairs,
+                               const Setup& setup) {
+    NotNumbers found = not_numbers_of(pairs, setup.plan);
+    if (found.in_base) {
+        found.cause = "the base is none there";
+    } else {
+        find_cause(found, setup.loaded.model, setup.plan, cell.shape, cell.spec);
+    }
+    return found;
+}
+
+SweepRow measured_row(const SweepPoint& cell, SweepRun& run, const Setup& setup,
                       SweepProgress& progress) {
     SweepRow row = empty_row(cell);
     const auto start = std::chrono::steady_clock::now();
     try {
-        row.found = sweep_figures(run.measure(cell, [&]() { progress.group_done(); }), per_window);
+        const std::vector<TokenPair> pairs = run.measure(cell, [&]() { progress.group_done(); });
+        row.found = sweep_figures(pairs, setup.plan.scored_per_window());
+        row.found->not_numbers = not_numbers_of_cell(cell, pairs, setup);
     } catch (const Error& error) {
         if (error.code() != ErrorCode::unsupported) throw;
         row.unsupported = error.what();
@@ -259,7 +273,7 @@ SweepRow other_row(const SweepPoint& cell, const std::vector<SweepRow>& rows) {
 
 // The cells that are missing, shared among all processes. Only the first one has the file.
 void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& run,
-             const WindowPlan& plan, SweepProgress& progress) {
+             const Setup& setup, SweepProgress& progress) {
     const int64_t done = from_first(file != nullptr ? int64_t(file->rows().size()) : 0);
     std::vector<std::size_t> missing;
     for (std::size_t i = std::size_t(done); i < cells.size(); ++i) {
@@ -267,7 +281,7 @@ void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& ru
     }
     if (!missing.empty()) run.start();
     const int64_t rounds = (int64_t(missing.size()) + ranks().size - 1) / ranks().size;
-    progress.start(rounds * groups_of(plan));
+    progress.start(rounds * groups_of(setup.plan));
     const auto append = [&](const SweepRow& row) {
         file->append(row);
         progress.row_done(file->rows().size() - 1, row);
@@ -282,8 +296,7 @@ void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& ru
         [&](int64_t i) {
             const std::size_t index = missing[std::size_t(i)];
             progress.begin_cell(index, cells[index].variant.name);
-            const std::string line =
-                line_of(measured_row(cells[index], run, plan.scored_per_window(), progress));
+            const std::string line = line_of(measured_row(cells[index], run, setup, progress));
             return std::vector<char>(line.begin(), line.end());
         },
         [&](int64_t i, std::span<const char> line) {
@@ -332,7 +345,7 @@ int run_sweep(const Flags& flags) {
         say_what_happens(flags, setup, run, *file, cells.size());
     }
     SweepProgress progress(flags.quiet, cells.size(), groups_of(setup.plan));
-    compute(file ? &*file : nullptr, cells, run, setup.plan, progress);
+    compute(file ? &*file : nullptr, cells, run, setup, progress);
     if (!file) return k_good;
 
     const SweepResult result{header["k"],        header["v"],
@@ -343,7 +356,11 @@ int run_sweep(const Flags& flags) {
     json.update(json_of(result));
     write_json(flags.json, json);
     write_csv(flags.csv, result);
-    if (plotter) plotter->draw({"sweep", flags.out, flags.plot});
+    const std::vector<std::string> lines = not_number_lines(result.rows);
+    // Where nothing is a number there is nothing to draw, and that is what should be said.
+    const bool nothing = !lines.empty() && std::ranges::none_of(result.rows, &SweepRow::is_number);
+    if (plotter && !nothing) plotter->draw({"sweep", flags.out, flags.plot});
+    end_without_numbers(lines);
     return k_good;
 }
 
