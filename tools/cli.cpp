@@ -148,7 +148,7 @@ void WindowFlags::add_to(CLI::App& app) {
         ->type_name("N");
     app.add_option_function<int64_t>(
            "-b,--batch-size", [this](const int64_t& n) { asked_batch = n; },
-           "tokens at once: less than a window, or a multiple (default 2048)")
+           "tokens at once: part of a window, or as many whole ones as fit (default 2048)")
         ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
         ->type_name("N");
     app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");

@@ -23,6 +23,7 @@ struct Flags {
     ModelFlags model;
     std::string type_k, type_v, text, json, csv, npy, plot;
     int64_t ctx = 512, chunks = 4;
+    bool asked_chunks = false;
     bool quiet = false;
 
     void add_to(CLI::App& app) {
@@ -34,6 +35,7 @@ struct Flags {
             ->type_name("N");
         app.add_option("--chunks", chunks, "windows at most; -1: all")
             ->capture_default_str()
+            ->each([this](const std::string&) { asked_chunks = true; })
             ->type_name("N");
         app.add_option("--cache-type-k", type_k, "(-ctk) judge K in this type (default: in all)")
             ->type_name("TYPE");
@@ -100,15 +102,16 @@ SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
 }
 
 // Runs the text with an exact cache, so that what is measured is the model and not the damage.
-WindowPlan run_text(const Flags& flags, const LoadedModel& loaded, Survey& survey) {
+WindowPlan run_text(const Flags& flags, LoadedModel& loaded, Survey& survey) {
     Model model =
         observed(loaded.model, capture([&](const CapturedRows& rows) { survey.add(rows); }));
     const WindowPlan plan =
         plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
                      flags.chunks, loaded.bos_of_windows());
+    loaded.note_windows(plan, flags.asked_chunks ? flags.chunks : 0);
     if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
-                   loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
+        fmt::print(stderr, "{} on {} ({}), {}\n", flags.model.path, loaded.backend->name(),
+                   loaded.backend->description(), describe_windows(plan));
     }
     const RotationRequest off =
         RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = k_tool});
@@ -127,7 +130,7 @@ int run_outliers(const Flags& flags) {
     if (!flags.plot.empty() && flags.npy.empty()) {
         throw Error(ErrorCode::usage, "--plot draws the rows that --npy DIR writes");
     }
-    const LoadedModel loaded(flags.model, flags.ctx);
+    LoadedModel loaded(flags.model, flags.ctx);
     Survey survey(survey_plan(flags, loaded.model.config()));
     const WindowPlan plan = run_text(flags, loaded, survey);
     add_k_biases(survey, loaded.file);
@@ -145,6 +148,7 @@ int run_outliers(const Flags& flags) {
                                    {"precision", json_of(precision)},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},
+                                   {"bos", bos_of(plan)},
                                    {"tokens", plan.ctx * plan.windows}};
     json.update(json_of(survey));
     write_json(flags.json, json);
