@@ -156,6 +156,10 @@ class Notices(Tools):
             for chunks in (str(there), "-1"):
                 found = self.run_windows(tool, self.model, "--chunks", chunks)
                 self.assertEqual(found[1]["notices"], [])
+        out = ("--out", self.path("again.jsonl"))  # the same windows are the same sweep
+        for chunks in (there + 1, there, -1):
+            self.good("sweep", "-m", self.model, "-f", self.text, "-c", "32", "--quiet", *CACHE,
+                      *out, "--chunks", str(chunks))
         base = self.path("four.kld")
         self.run_windows("perplexity", self.model, "--chunks", "4", "--kl-divergence-base", base)
         found = self.compare(self.model, base, "--chunks", "9")

@@ -75,7 +75,7 @@ void Flags::add_to(CLI::App& app) {
     app.add_flag("--force", plan.force,
                  "then go on with the first one's tokens in both caches, and count");
     add_json_flag(app, json);
-    app.add_flag("--quiet", quiet, "no notices");
+    app.add_flag("--quiet", quiet, "no word of caches and speed");
 }
 
 // As llama.cpp reads a prompt: control tokens are found in it.

@@ -45,7 +45,7 @@ struct Flags {
             ->type_name("FILE");
         app.add_flag("--kl-divergence", compare, "compare with the predictions of a base file");
         add_json_flag(app, json);
-        app.add_flag("--quiet", quiet, "results and errors only");
+        app.add_flag("--quiet", quiet, "results, notices and errors only");
     }
 
     void check() const {

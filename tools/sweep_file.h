@@ -45,7 +45,8 @@ class SweepFile {
     std::size_t torn_ = 0;
 };
 
-/// Keys of a header that are for people: a file may be moved and renamed.
+/// Keys of a header that are for people: a file may be moved and renamed, and what is noted also
+/// depends on how a run was asked for.
 bool only_for_people(const std::string& key);
 
 /// "n_ctx: the file has 512, this run 32": the first key in which two headers differ, or nothing.
