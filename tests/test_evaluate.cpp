@@ -63,10 +63,15 @@ TEST_CASE("evaluate: a text is cut into windows", "[evaluate]") {
     CHECK(plan_windows(some_tokens(70), 16, 32, 3, -1).windows == 3);
     CHECK(plan_windows(some_tokens(70), 16, 5, 3, -1).windows_at_once() == 1);
     CHECK(plan_recorded_windows(some_tokens(16), 16, 16, -1, -1).windows == 1);
+    for (const int64_t batch : {17, 31, 32, 40, 47, 48}) {  // whole windows only
+        const WindowPlan whole = plan_windows(some_tokens(70), 16, batch, -1, -1);
+        CHECK(whole.batch == batch / 16 * 16);
+        CHECK(whole.windows_at_once() == batch / 16);
+    }
+    CHECK(plan_windows(some_tokens(40), 16, 40, -1, -1).batch == 32);
 
     CHECK_THROWS_AS(plan_windows(some_tokens(31), 16, 16, -1, -1), Error);
     CHECK_THROWS_AS(plan_windows(some_tokens(70), 2, 2, -1, -1), Error);
-    CHECK_THROWS_AS(plan_windows(some_tokens(70), 16, 40, -1, -1), Error);
     CHECK_THROWS_AS(plan_windows(some_tokens(70), 16, 0, -1, -1), Error);
     CHECK_THROWS_AS(plan_recorded_windows(some_tokens(15), 16, 16, -1, -1), Error);
 }
@@ -97,7 +102,7 @@ TEST_CASE("evaluate: every scored position comes once, in order, with the next t
 TEST_CASE("evaluate: pieces of a window and windows side by side change no number", "[evaluate]") {
     SmallLlama tiny;
     std::vector<double> expected;
-    for (const int64_t batch : {16, 1, 5, 8, 15, 32, 48}) {
+    for (const int64_t batch : {16, 1, 5, 8, 15, 32, 40, 48}) {
         const WindowPlan plan = plan_windows(some_tokens(50), 16, batch, -1, 5);
         KvCache cache = tiny.cache(plan, DType::bf16);
         int64_t calls = 0;

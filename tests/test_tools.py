@@ -56,6 +56,7 @@ def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1)):
         "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 10000.0,
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": byte_tokens() + [f"<{i}>" for i in range(256, words)],
+        "tokenizer.ggml.token_type": [1] * words, "tokenizer.ggml.eos_token_id": 11,
         "tokenizer.ggml.merges": ["a b"], **(extra or {})}
     extents = {"token_embd.weight": (words, width), "output_norm.weight": (width,)}
     for layer in range(2):
@@ -148,7 +149,7 @@ class EveryTool(Tools):
                 ((), "--model"), (("-m", self.model), "-f FILE"), ((*m, "--nonsense"), "nonsense"),
                 ((*m, "-xyz"), "-xyz"), ((*files, "-c", "many"), "many"),
                 ((*files, "-c", "2"), "2"), ((*files, "-c", "4096"), "4096"),
-                ((*m, "-t", "0"), "0"), ((*m, "-b", "48"), "48"),
+                ((*m, "-t", "0"), "0"), ((*m, "-b", "0"), "0"),
                 ((*m, "-ctk", "q9_0"), "q9_0"), ((*m, "-ctv", "q6_K"), "q6_K"), ((*m, "-ctk"), ""),
                 ((*m, "--rot-k", "48"), "48"), ((*m, "--rot-v", "sideways"), "sideways"),
                 ((*m, "--rot-signs", "-3"), ""), ((*m, "--backend", "abacus"), "abacus"),

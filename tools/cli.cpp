@@ -140,7 +140,7 @@ void WindowFlags::add_to(CLI::App& app) {
     const int64_t most = int64_t(1) << 20;
     add_whole(app, "-c,--ctx-size", asked_ctx, 3, most, "tokens per window (default 512)");
     add_whole(app, "-b,--batch-size", asked_batch, 1, most,
-              "tokens at once: less than a window, or a multiple (default 2048)");
+              "tokens at once: part of a window, or as many whole ones as fit (default 2048)");
     add_chunks_to(app, chunks, "windows at most (default: all)");
 }
 

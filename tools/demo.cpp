@@ -176,8 +176,9 @@ int run_demo(Flags flags) {
     check_paths({{"-m", flags.model.path}, {"-f", flags.text}}, {{"--json", flags.json}});
     LoadedModel loaded(flags.model, flags.ctx);
     const WindowPlan plan = plan_of(flags, loaded);
-    fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
-               loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
+    loaded.note_windows(plan, flags.windows);
+    fmt::print(stderr, "{} on {} ({}), {}\n", flags.model.path, loaded.backend->name(),
+               loaded.backend->description(), describe_windows(plan));
 
     fmt::print(stderr, "  f32, which the others are compared with ...\n");
     KvCache exact = make_cache(loaded.model, plan, DType::f32, DType::f32, k_no_rotation);
@@ -196,6 +197,7 @@ int run_demo(Flags flags) {
                                    {"backend", loaded.backend->name()},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},
+                                   {"bos", bos_of(plan)},
                                    {"ppl_f32", rows[0].off.ppl_a.value}};
     for (const Row& row : rows) json["rows"].push_back(json_of_row(row));
     write_json(flags.json, json);

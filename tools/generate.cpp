@@ -72,15 +72,20 @@ void Flags::add_to(CLI::App& app) {
     app.add_flag("--force", plan.force,
                  "then go on with the first one's tokens in both caches, and count");
     add_json_flag(app, json);
-    app.add_flag("--quiet", quiet, "no notices");
+    app.add_flag("--quiet", quiet, "no word of caches and speed");
 }
 
 // As llama.cpp reads a prompt: control tokens are found in it.
-std::vector<int32_t> read_prompt(const Flags& flags, const Tokenizer& tokenizer) {
+std::vector<int32_t> read_prompt(const Flags& flags, LoadedModel& loaded) {
     std::string text = flags.prompt ? *flags.prompt : read_text(flags.file);
     if (!flags.prompt && text.ends_with('\n')) text.pop_back();
-    const std::vector<int32_t> tokens = tokenizer.encode(text, tokenizer.adds_bos(), true);
+    const std::vector<int32_t> tokens = loaded.tokenizer.encode_beginning(text, true);
     if (tokens.empty()) throw Error(ErrorCode::usage, "the prompt is empty: nothing to go on from");
+    const int32_t bos = loaded.bos_of_windows();
+    if (bos >= 0 && tokens.size() > 1 && tokens[1] == bos) {
+        loaded.note(fmt::format(
+            "the prompt begins with BOS {}, and the vocabulary adds one: now there are two", bos));
+    }
     return tokens;
 }
 
@@ -113,8 +118,8 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
     };
     int32_t before = plan.prompt.back();
     start = std::chrono::steady_clock::now();
-    const std::vector<int32_t> tokens =
-        continue_text(continuation, sampler, plan.count, ending_tokens(loaded), [&](int32_t token) {
+    const std::vector<int32_t> tokens = continue_text(
+        continuation, sampler, plan.count, loaded.tokenizer.vocab().ends, [&](int32_t token) {
             show(gate.push(text_behind(loaded.tokenizer, before, std::span(&token, 1))));
             before = token;
         });
@@ -181,8 +186,9 @@ int run_generate(const Flags& flags) {
     SpeechPlan plan = flags.plan;
     plan.seed = uint64_t(flags.seed.value_or(0));
     plan.after = against.empty() ? 0 : flags.after.value_or(plan.after);
-    plan.prompt = read_prompt(flags, loaded.tokenizer);
+    plan.prompt = read_prompt(flags, loaded);
     check_room(plan, flags.ctx);
+    loaded.note_length(plan.cells());
 
     nlohmann::ordered_json json = {{"model", flags.model.path},
                                    {"notices", loaded.notices},

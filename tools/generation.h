@@ -70,10 +70,6 @@ class Continuation {
     std::vector<double> log_p_;
 };
 
-/// Tokens behind which a text is over: EOS, the file's EOT, and control tokens that models spell
-/// like one ("<|im_end|>", "<end_of_turn>", ...).
-std::set<int32_t> ending_tokens(const LoadedModel& loaded);
-
 /// Lets the model go on for `count` tokens, or until an ending token, which is not among them.
 /// `said` sees each token when it is chosen.
 std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler, int64_t count,
@@ -84,7 +80,8 @@ std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler,
 std::string text_behind(const Tokenizer& tokenizer, int32_t before,
                         std::span<const int32_t> tokens);
 
-/// Holds back the beginning of a UTF-8 character whose other bytes come with the next token.
+/// Holds back the beginning of a UTF-8 character whose other bytes come with the next tokens. What
+/// cannot become one, whatever follows, is not held.
 class Utf8Gate {
   public:
     /// What can be shown now.

@@ -133,6 +133,7 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
     json["n_ctx"] = run.plan().ctx;
     json["n_batch"] = run.plan().batch;
     json["chunks"] = run.windows();
+    json["bos"] = bos_of(run.plan());
     json["scored"] = run.windows() * run.plan().scored_per_window();
     json["round_base"] = flags.options.round_base;
     json["seconds"] = seconds;
@@ -187,12 +188,13 @@ int run_kld_tool(const Flags& flags) {
         tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.windows.ctx(),
         flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
     require_same_everywhere(loaded, plan);
+    loaded.note_windows(plan, flags.windows.chunks);
     LockStep run(loaded, flags.model, plan, base, variants,
                  options_of(flags, loaded.model.config().layers));
     if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{} windows of {} tokens, {} at once\n",
-                   flags.model.path, loaded.backend->name(), loaded.backend->description(),
-                   base.name, run.base().words, plan.windows, plan.ctx, plan.windows_at_once());
+        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{}\n", flags.model.path,
+                   loaded.backend->name(), loaded.backend->description(), base.name,
+                   run.base().words, describe_windows(plan));
     }
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);

@@ -24,7 +24,8 @@ constexpr const char* k_tool = "rotkv-outliers";
 struct Flags {
     ModelFlags model;
     std::string type_k, type_v, text, json, csv, npy, plot;
-    int64_t ctx = 512, chunks = 4;
+    int64_t ctx = 512;
+    int64_t asked_chunks = 0;  ///< 0: not asked for
     bool quiet = false;
 
     std::string picture() const { return plot.empty() ? "" : plot + "-outliers.png"; }
@@ -33,7 +34,7 @@ struct Flags {
         model.add_to(app);
         app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
         add_whole(app, "-c,--ctx-size", ctx, 3, int64_t(1) << 20, "tokens per window");
-        WindowFlags::add_chunks_to(app, chunks, "windows at most; -1: all (default 4)");
+        WindowFlags::add_chunks_to(app, asked_chunks, "windows at most; -1: all (default 4)");
         app.add_option("--cache-type-k", type_k, "(-ctk) judge K in this type (default: in all)")
             ->type_name("TYPE");
         app.add_option("--cache-type-v", type_v, "(-ctv) judge V in this type (default: in all)")
@@ -99,15 +100,16 @@ SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
 }
 
 // Runs the text with an exact cache, so that what is measured is the model and not the damage.
-WindowPlan run_text(const Flags& flags, const LoadedModel& loaded, Survey& survey) {
+WindowPlan run_text(const Flags& flags, LoadedModel& loaded, Survey& survey) {
     Model model =
         observed(loaded.model, capture([&](const CapturedRows& rows) { survey.add(rows); }));
     const WindowPlan plan =
         plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
-                     flags.chunks, loaded.bos_of_windows());
+                     flags.asked_chunks == 0 ? 4 : flags.asked_chunks, loaded.bos_of_windows());
+    loaded.note_windows(plan, flags.asked_chunks);
     if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
-                   loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
+        fmt::print(stderr, "{} on {} ({}), {}\n", flags.model.path, loaded.backend->name(),
+                   loaded.backend->description(), describe_windows(plan));
     }
     const RotationRequest off =
         RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = k_tool});
@@ -131,7 +133,7 @@ int run_outliers(const Flags& flags) {
     check_new_folder({"--npy", flags.npy});
     std::optional<Plotter> plotter;
     if (!flags.plot.empty()) plotter.emplace();
-    const LoadedModel loaded(flags.model, flags.ctx);
+    LoadedModel loaded(flags.model, flags.ctx);
     Survey survey(survey_plan(flags, loaded.model.config()));
     const WindowPlan plan = run_text(flags, loaded, survey);
     add_k_biases(survey, loaded.file);
@@ -151,6 +153,7 @@ int run_outliers(const Flags& flags) {
                                    {"precision", json_of(precision)},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},
+                                   {"bos", bos_of(plan)},
                                    {"tokens", plan.ctx * plan.windows}};
     json.update(json_of(survey));
     write_json(flags.json, json);

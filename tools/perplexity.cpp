@@ -47,7 +47,7 @@ struct Flags {
             ->type_name("FILE");
         app.add_flag("--kl-divergence", compare, "compare with the predictions of a base file");
         add_json_flag(app, json);
-        app.add_flag("--quiet", quiet, "results and errors only");
+        app.add_flag("--quiet", quiet, "results, notices and errors only");
     }
 
     void check() const {
@@ -202,23 +202,35 @@ Outcome measure_and_write(Run& run, int32_t n_vocab) {
     return finish_ppl(run, nll);
 }
 
+void note_ties(const Run& run, int64_t tied, int64_t rows) {
+    if (tied == 0) return;
+    run.loaded.note(
+        fmt::format("at {} of {} positions the 16 bits of the base file do not tell "
+                    "its most likely words apart: 'Same top p' takes the first of them",
+                    tied, rows));
+}
+
 Outcome compare(Run& run, BaseReader& reader) {
     const std::size_t row_bytes = std::size_t(reader.header().row_bytes());
     const std::size_t words = std::size_t(reader.header().n_vocab);
     std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
     std::vector<TokenPair> pairs;
+    std::vector<char> tied;  // each base row: several words share its largest code
     std::FILE* out = run.flags.results();
     print_kld_header(out);
     for_each_scored(run.loaded.model, run.cache, run.plan, [&](const ScoredRows& rows) {
         for_each_logits(run.loaded.model, rows, [&](int64_t first, std::span<const float> logits) {
             const std::size_t count = logits.size() / words, before = pairs.size();
             pairs.resize(before + count);
+            tied.resize(before + count);
             reader.read(std::span(encoded).first(count * row_bytes));
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
                 const std::size_t i = std::size_t(row);
-                pairs[before + i] = compare_with_base_row(
-                    std::span(encoded).subspan(i * row_bytes, row_bytes),
-                    logits.subspan(i * words, words), rows.target[std::size_t(first) + i]);
+                const std::span<const std::byte> base =
+                    std::span(encoded).subspan(i * row_bytes, row_bytes);
+                pairs[before + i] = compare_with_base_row(base, logits.subspan(i * words, words),
+                                                          rows.target[std::size_t(first) + i]);
+                tied[before + i] = tied_at_top(base, int64_t(words));
             });
         });
         if (!rows.ends_window) return;
@@ -228,12 +240,23 @@ Outcome compare(Run& run, BaseReader& reader) {
     const KldSummary summary = summarize(pairs);
     print_kld_summary(out, summary);
     std::fflush(out);
+    note_ties(run, std::count(tied.begin(), tied.end(), 1), int64_t(tied.size()));
     return {summary.ppl_b, int64_t(pairs.size()), not_numbers_of(pairs, run.plan), summary};
 }
 
+// A base file does not say whether its windows began with BOS, but its text's first token does.
+void note_other_beginning(LoadedModel& loaded, const std::vector<int32_t>& tokens) {
+    const int32_t bos = loaded.tokenizer.bos();
+    const bool has = !tokens.empty() && tokens[0] == bos, adds = loaded.tokenizer.adds_bos();
+    if (bos < 0 || tokens.empty() || has == adds) return;
+    loaded.note(
+        fmt::format("the text of the base file begins {} BOS {}, windows here begin {} it: "
+                    "part of the difference may be that",
+                    has ? "with" : "without", bos, adds ? "with" : "without"));
+}
+
 // The windows of this run: of the base file that is compared with, or of the text.
-WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseReader* reader,
-                   int64_t ctx) {
+WindowPlan plan_of(const Flags& flags, LoadedModel& loaded, const BaseReader* reader, int64_t ctx) {
     const int64_t batch = flags.windows.batch(ctx);
     const int32_t bos = loaded.bos_of_windows();
     if (reader == nullptr) {
@@ -246,6 +269,7 @@ WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseRead
                     fmt::format("{}: offset 12: {} words, expected the {} of {}", flags.base,
                                 header.n_vocab, loaded.model.config().words, flags.model.path));
     }
+    note_other_beginning(loaded, header.tokens);
     return plan_recorded_windows(header.tokens, ctx, batch, flags.windows.chunks, bos);
 }
 
@@ -262,6 +286,7 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     json["n_ctx"] = run.plan.ctx;
     json["n_batch"] = run.plan.batch;
     json["chunks"] = run.plan.windows;
+    json["bos"] = bos_of(run.plan);
     json["backend"] = run.loaded.model.backend().name();
     json["device"] = run.loaded.model.backend().description();
     json["model"] = run.flags.model.path;
@@ -312,11 +337,12 @@ int run_perplexity(const Flags& flags) {
     LoadedModel loaded(flags.model, ctx);
     const WindowPlan plan = plan_of(flags, loaded, reader ? &*reader : nullptr, ctx);
     require_same_everywhere(loaded, plan);
+    loaded.note_windows(plan, flags.windows.chunks);
     KvCache cache = make_cache(loaded.model, plan, flags.cache.type_k(), flags.cache.type_v(),
                                flags.cache.rotation());
-    flags.say(fmt::format("{} on {} ({})\n{}{} windows of {} tokens, {} at once\n",
-                          flags.model.path, loaded.backend->name(), loaded.backend->description(),
-                          describe_cache(cache), plan.windows, plan.ctx, plan.windows_at_once()));
+    flags.say(fmt::format("{} on {} ({})\n{}{}\n", flags.model.path, loaded.backend->name(),
+                          loaded.backend->description(), describe_cache(cache),
+                          describe_windows(plan)));
 
     Run run{loaded, cache, plan, flags, Clock(plan, flags)};
     Outcome outcome = flags.compare ? compare(run, *reader)

@@ -149,7 +149,9 @@ struct Setup {
           loaded(flags.model, flags.windows.ctx()),
           plan(plan_windows(tokens_of_text(loaded.tokenizer, text), flags.windows.ctx(),
                             flags.windows.batch(flags.windows.ctx()), flags.windows.chunks,
-                            loaded.bos_of_windows())) {}
+                            loaded.bos_of_windows())) {
+        loaded.note_windows(plan, flags.windows.chunks);
+    }
 };
 
 int64_t values_per_token(const KvShape& shape) {
@@ -198,6 +200,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["windows"] = setup.plan.windows;
     json["scored"] = setup.plan.windows * setup.plan.scored_per_window();
     json["tokens_hash"] = fmt::format("{:016x}", hash_of_windows(setup.plan));
+    json["bos"] = bos_of(setup.plan);
     json["n_batch"] = setup.plan.batch;
     json["phi3_window"] = flags.model.phi3_window;
     json["backend"] = setup.loaded.backend->name();
@@ -314,9 +317,9 @@ void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& ru
                    flags.out, file.torn_bytes());
     }
     if (flags.quiet) return;
-    fmt::print(stderr, "{} on {} ({})\nbase {}, {} windows of {} tokens, {} at once\n",
-               flags.model.path, setup.loaded.backend->name(), setup.loaded.backend->description(),
-               setup.base.name, setup.plan.windows, setup.plan.ctx, setup.plan.windows_at_once());
+    fmt::print(stderr, "{} on {} ({})\nbase {}, {}\n", flags.model.path,
+               setup.loaded.backend->name(), setup.loaded.backend->description(), setup.base.name,
+               describe_windows(setup.plan));
     if (!run.keeps_base()) {
         fmt::print(stderr, "the base does not fit into --base-memory {}: computed for every cell\n",
                    flags.base_memory);
