@@ -138,7 +138,7 @@ class BenchOps(Tools):
                          "--seconds", "0.001").stdout
 
     def test_json(self):
-        result = json.loads(self.timed(*self.CASES, "--format", "json"))
+        result = json.loads(self.timed(*self.CASES, "--output", "json"))
         self.assertEqual(result["context"]["validated against"], "ref")
         self.assertTrue(result["context"]["backend"].startswith("fast, "))
         rows = result["benchmarks"]
@@ -153,7 +153,7 @@ class BenchOps(Tools):
 
     def test_other_formats_and_files(self):
         table = self.timed("--case", "quantize/type=q4_0", "--json", self.path("ops.json"),
-                           "--format", "csv")
+                           "-o", "csv")
         with open(self.path("ops.json")) as file:
             names = [row["name"] for row in json.load(file)["benchmarks"]]
         self.assertTrue(names)

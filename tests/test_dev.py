@@ -74,9 +74,9 @@ class Dev(unittest.TestCase):
 
     def test_demo_says_what_comes_and_fetches_before_it_builds(self):
         self.expect(b"a small model")
-        done = self.dev("demo", "--windows", "2")
+        done = self.dev("demo", "--chunks", "2")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("ran --windows 2 --file ", done.stdout)
+        self.assertIn("ran --chunks 2 --file ", done.stdout)
         self.assertIn(f"--model {self.at}/cache/{SMOLLM2}\n", done.stdout)
         first = done.stderr.split("\n")[0]
         for word in "minutes", "150 MB", "98 MB", "1 GB of disk":

@@ -33,7 +33,7 @@ class Flags(Tools):
         cls.mt = ("-m", cls.model, "-f", cls.text, *CTX)
         cls.tools = {  # each with all that it needs
             "perplexity": cls.mt, "kld": (*cls.mt, "--variant", "k=q4_0"),
-            "outliers": cls.mt, "demo": (*cls.mt, "--windows", "2"),
+            "outliers": cls.mt, "demo": (*cls.mt, "--chunks", "2"),
             "generate": (*cls.mt[:4], "-n", "1", "-c", "2048"),
             "sweep": (*cls.mt, *CACHE, "--out", cls.path("sweep.jsonl")),
             "bench": ("-m", cls.model, "-p", "8", "-n", "0", "-r", "1")}
@@ -140,11 +140,37 @@ class Paths(Flags):
                      "--json", base, says="that of --kl-divergence-base")
 
 
+class Spellings(Flags):
+    def test_the_other_spelling_is_refused_with_the_right_one(self):
+        for name, flags, right in [
+                ("sweep", ("--rot-k", "off"), "--rot-k: expected --rot LIST"),
+                ("bench", ("--rot-v=off",), "--rot-v: expected --rot LIST"),
+                ("sweep", ("--rot-signs", "3"), "--rot-signs: expected --rot BLOCK:SEED"),
+                ("perplexity", ("--rot", "off"), "--rot: expected --rot-k WHAT and --rot-v WHAT"),
+                ("generate", ("--rot", "off"), "--rot: expected --rot-k WHAT and --rot-v WHAT"),
+                ("kld", ("--rot", "off"), "--rot: expected rot=WHAT in --variant"),
+                ("kld", ("--rot-k", "off"), "--rot-k: expected rot-k=WHAT in --variant"),
+                ("kld", ("--rot-signs", "3"), "--rot-signs: expected signs=SEED in --variant"),
+                ("kld", ("-ctk", "q4_0"), "-ctk: expected k=TYPE in --variant"),
+                ("demo", ("--windows", "2"), "--windows: expected --chunks N"),
+                ("outliers", ("--windows", "2"), "--windows: expected --chunks N"),
+                ("bench", ("--format", "csv"), "--format: expected -o FORMAT")]:
+            self.refused(name, *self.tools[name], *flags, says=right)
+        self.bad(2, "bench-ops", "--format", "csv", says="--format: expected -o FORMAT")
+        self.bad(2, "gguf", self.model, "--rot", "off", says="--rot-k WHAT and --rot-v WHAT")
+
+    def test_every_help_lists_the_types(self):
+        for name in (*self.tools, "gguf", "cases", "bench-ops"):
+            self.assertIn("\nCache types: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl\n"
+                          "Rotations: auto, off, on, a block size or BLOCK:SEED\n",
+                          self.good(name, "--help").stdout)
+
+
 class Numbers(Flags):
     def test_what_is_no_number(self):
         wholes = [("perplexity", self.mt, ("-c", "-b", "-t", "--chunks")),
                   ("kld", self.tools["kld"], ("--jitter", "--chunks")),
-                  ("outliers", self.mt, ("-c", "--chunks")), ("demo", self.mt, ("--windows",)),
+                  ("outliers", self.mt, ("-c", "--chunks")), ("demo", self.mt, ("--chunks",)),
                   ("generate", self.tools["generate"], ("-n", "-c", "-s", "--after")),
                   ("sweep", self.tools["sweep"], ("--base-memory",)),
                   ("bench", self.tools["bench"], ("-p", "-n", "-d", "-b", "-r", "-t")),
@@ -247,7 +273,7 @@ class Elsewhere(Flags):
         here = os.getcwd()
         os.chdir(self.temporary.name)
         self.addCleanup(os.chdir, here)
-        words = ("-m", self.model, *CTX, "--windows", "2")
+        words = ("-m", self.model, *CTX, "--chunks", "2")
         self.assertIn("How to read it", self.good("demo", *words).stdout)
         moved = self.path("moved")
         os.makedirs(moved)

@@ -53,7 +53,7 @@ class Kld(Tools):
                      "rot=sideways", "rot-k=-1", "signs=-3", "signs=x", "sideways=1"):
             result = self.bad(2, "kld", *files, "--variant=" + text)
             self.assertEqual(result.stdout, "")
-        self.bad(2, "kld", *files, "--variant", "k=q9_0", says="q9_0")
+        self.bad(2, "kld", *files, "--variant", "k=q9_0", says="'k=q9_0': expected f32, f16, bf16")
         self.bad(2, "kld", *files, "--variant", "sideways=1", says="sideways")
         self.bad(2, "kld", *files, "--variant", EIGHT, "--base", "k=q9_0", says="--base")
         self.bad(2, "kld", *files, says="--variant")
@@ -87,7 +87,7 @@ class Kld(Tools):
                             max(0.02 * file["mean"], 2e-6))
             for key, value in file.items():
                 self.assertAlmostEqual(rounded[i]["kld"][key], value, delta=1e-6 * abs(value))
-            shown = self.kld("--round-base", variants=[variants[i]]).stdout
+            shown = self.kld("--round-base", "--full", variants=[variants[i]]).stdout
             self.assertEqual(block_of(shown), text)
 
     def test_paired_differences(self):
@@ -235,6 +235,20 @@ class Kld(Tools):
         sides = [(v["rotation"][s]["kind"], v["rotation"][s]["block"]) for v in found for s in "kv"]
         self.assertEqual(sides, [("none", 0), ("signs", 32), ("sylvester", 64), ("none", 0)])
 
+    def test_in_words(self):
+        variants = (PLAIN, EIGHT, EIGHT)
+        shown = self.kld(variants=variants).stdout
+        words = shown[shown.index("In words"):shown.index("Paired")]
+        lines = dict(re.findall(r"^(\S(?:, \S)?) {3,}(.*)$", words, re.M))
+        self.assertEqual(list(lines), ["A", "B", "C", "A, B", "A, C", "B, C"])
+        found = [one["kld"] for one in self.json_of(variants=variants)["variants"]]
+        share = re.search(r"; another first choice at (\S+) %$", lines["A"])[1]
+        self.assertAlmostEqual(float(share), 100 * (1 - found[0]["same_top"]), 0)
+        less = re.fullmatch(r"B loses (\S+) x less than A", lines["A, B"])[1]
+        self.assertAlmostEqual(float(less) * found[1]["mean"] / found[0]["mean"], 1, 1)
+        self.assertEqual(lines["B, C"], "the same")
+        self.assertIn("by chance alone about 0.15 of 3 equal pairs would seem to differ\n", words)
+
     def test_stop(self):
         arguments = ("-b", str(CTX), "--stop", "99")
         found = self.json_of(*arguments, variants=(PLAIN, EIGHT))
@@ -315,9 +329,14 @@ class Kld(Tools):
         result = self.kld("--quiet", "--json", self.path("kld.json"), "--csv",
                           self.path("kld.csv"), variants=(EIGHT, FOUR))
         self.assertEqual(result.stderr, "")
-        for line in ("###### A: " + EIGHT, "###### B: " + FOUR, "Overview", "floor",
-                     "Paired differences", "A - B", "by position", "16 .. "):
-            self.assertIn(line, result.stdout)
+        places = [result.stdout.index(line) for line in (
+            "====== Overview", "floor", "In words", "A, B  ", "Paired differences", "A - B",
+            "by position", "16 .. ")]
+        self.assertEqual((places[0], places), (0, sorted(places)))
+        self.assertNotIn("######", result.stdout)
+        full = self.kld("--full", variants=(EIGHT, FOUR)).stdout
+        self.assertTrue(full.startswith(result.stdout))
+        self.assertIn("###### B: " + FOUR, full[len(result.stdout):])
         with open(self.path("kld.json")) as file:
             found = json.load(file)
         with open(self.path("kld.csv"), newline="") as file:

@@ -46,7 +46,7 @@ class Notices(Tools):
         """stderr and JSON of a run over windows."""
         type(self).count += 1
         at = self.path(f"found{self.count}.json")
-        more = {"sweep": ("--out", at + "l"), "demo": ("--windows", "2")}.get(tool, ())
+        more = {"sweep": ("--out", at + "l"), "demo": ("--chunks", "2")}.get(tool, ())
         if "--chunks" in arguments and tool == "demo":
             arguments = ()
         quiet = () if tool == "demo" else ("--quiet",)

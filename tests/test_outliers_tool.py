@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import re
 import struct
 import sys
 import unittest
@@ -127,8 +128,16 @@ class Outliers(Tools):
         result = self.outliers("-ctk", "q4_0", "-ctv", "q5_1", "--quiet")
         self.assertNotIn("kurtosis", result.stdout)
         self.assertEqual(result.stderr, "")
-        self.assertRegex(result.stdout, r"(?m)^K: .*: q4_0 .*\(crest of blocks")
-        self.assertRegex(result.stdout, r"(?m)^V: .*: q5_1 .*\(crest of blocks")
+        advice = result.stdout[result.stdout.index("\nK: ") + 1:]
+        self.assertRegex(advice, r"\AK: \w.*\n    q4_0: output error \d+\.\d\d x (smaller|larger) "
+                                 r"rotated.*\nK, plain -> rotated:\n    crest of blocks .*\n"
+                                 r"    loudest channel .*\nV: \w.*\n    q5_1: output error ")
+        self.assertLessEqual(max(map(len, advice.splitlines())), 100)
+        verdict = self.json_of("-ctk", "q4_0", "-ctv", "q5_1")["verdicts"][0]
+        words = re.search(r"q4_0: output error (\S+) x (\w+) rotated", advice)
+        times = verdict["gain"] if words[2] == "smaller" else 1 / verdict["gain"]
+        self.assertAlmostEqual(float(words[1]), times, delta=0.00501)
+        self.assertGreaterEqual(times, 1)
         found = self.json_of("-ctk", "q4_0", "-ctv", "q5_1")
         self.assertEqual([(v["side"], v["type"], v["rotation"]) for v in found["verdicts"]],
                          [("k", "q4_0", "sylvester"), ("k", "q4_0", "signs"),

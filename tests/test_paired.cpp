@@ -2,6 +2,7 @@
 #include "ref/error.h"
 #include "tests/catch.h"
 #include "tests/random.h"
+#include "tools/compare/kld_words.h"
 #include "tools/compare/paired.h"
 
 #include <cmath>
@@ -179,4 +180,47 @@ TEST_CASE("paired: positions fall into bins without gaps", "[paired]") {
     CHECK(bins[2].mean.error == 0);  // the windows are equal, whatever differs within them
     for (int i = 7; i < 14; ++i) x[size_t(i)] += 2;
     CHECK(near(by_position(x, 7, 8, 3)[2].mean.error, 1));  // means that are 2 apart
+}
+
+TEST_CASE("paired: the smallest difference that shows is where p says so", "[paired]") {
+    // Tables of Student's t, two-sided.
+    CHECK(near(student_t(0.05, 1), 12.706, 1e-4));
+    CHECK(near(student_t(0.05, 3), 3.182, 2e-4));
+    CHECK(near(student_t(0.01, 3), 5.841, 1e-4));
+    CHECK(near(student_t(0.01, 63), 2.656, 2e-4));
+    for (const int64_t windows : {2, 4, 9, 60}) {
+        const double shows = smallest_difference({0.1, 0.03}, windows, 0.05);
+        CHECK(p_of({-1.001 * shows, 0.03}, windows) < 0.05);
+        CHECK(p_of({0.999 * shows, 0.03}, windows) > 0.05);
+    }
+    CHECK(std::isnan(smallest_difference({0.1, 0.03}, 1, 0.05)));
+}
+
+TEST_CASE("paired: a difference in words", "[paired]") {
+    // t(0.05, 3) = 3.182: an error of 0.002 shows 0.006365, 6.4 % of 0.1.
+    CHECK(words_of_pair("A", "B", 0.095, 0.1, {-0.005, 0.002}, 4) ==
+          "no difference found; 4 windows could show 6.4 %");
+    CHECK(words_of_pair("A", "B", 0.09, 0.1, {-0.01, 0.002}, 4) == "A loses 10 % less than B");
+    CHECK(words_of_pair("A", "B", 0.1, 0.09, {0.01, 0.002}, 4) == "B loses 10 % less than A");
+    CHECK(words_of_pair("A", "B", 0.04, 0.1, {-0.06, 0.002}, 4) == "A loses 2.5 x less than B");
+    CHECK(words_of_pair("A", "B", -1e-7, 0.1, {-0.1, 0.002}, 4) == "A loses 100 % less than B");
+    CHECK(words_of_pair("A", "B", 0.1, 0.09, {0.01, 0.04}, 4) ==
+          "no difference found; 4 windows show none");
+    CHECK(words_of_pair("A", "B", 0.1, 0.1, {0, 0}, 4) == "the same");
+    CHECK(words_of_pair("A", "B", 0.1, 0.09, {0.01, NAN}, 1) ==
+          "one window has no error: nothing can be said");
+    CHECK(words_of_pair("A", "B", NAN, 0.09, {NAN, NAN}, 4) == "not a number");
+}
+
+TEST_CASE("paired: a KLD in words", "[paired]") {
+    const auto begins = [](double kld, const std::string& words) {
+        return words_of_kld(kld, 1e-6).rfind(words, 0) == 0;
+    };
+    CHECK(begins(9e-6, "no more than rounding"));
+    CHECK(begins(1.1e-5, "fine"));
+    CHECK(begins(0.00099, "fine"));
+    CHECK(begins(0.001, "slight"));
+    CHECK(begins(0.01, "plain to see"));
+    CHECK(begins(0.1, "heavy"));
+    CHECK(begins(NAN, "not a number"));
 }

@@ -267,6 +267,20 @@ TEST_CASE("sweep: what helps, hurts and is not certain is counted apart", "[swee
           std::string::npos);
     CHECK(text.find("hurts: k=q4,v=q4,rot=auto") != std::string::npos);
     CHECK(text.find("hurts: k=q5") == std::string::npos);
+    // Only q5's difference varies: 0.1 / sqrt(3) about 0.2, of a plain KLD of 2. But half of the
+    // pairs need no more than nothing.
+    CHECK(text.find("with 3 windows half of the pairs must change by 0.0 % or more to count, with "
+                    "6 by about 0.0 %\n") != std::string::npos);
+}
+
+TEST_CASE("sweep: the last words say how large a change would have shown", "[sweep]") {
+    SweepResult result{{"q5"}, {"q8"}, {"off", "auto"}, 64, 3, {}};
+    result.rows = {row_of("q5", 12, {1.0, 2.0, 3.0}),
+                   row_of("q5", 12, {1.1, 2.3, 3.2}, "k=sylvester/64 v=sylvester/64")};
+    // The error 0.1 / sqrt(3), times t = 9.925 (two degrees, 1 %), of a KLD of 2: 28.65 %. With six
+    // windows t is 4.032: 28.65 x 4.032 / 9.925 / sqrt(2) = 8.23.
+    CHECK(printed(result).find("with 3 windows half of the pairs must change by 29 % or more to "
+                               "count, with 6 by about 8.2 %\n") != std::string::npos);
 }
 
 TEST_CASE("sweep: each column of the table is what its title says", "[sweep]") {

@@ -323,7 +323,7 @@ class Perplexity(Tools):
 
 class Demo(Tools):
     def test_table(self):
-        result = self.good("demo", "-m", self.model, "--file", self.text, "--windows", "2", "-c",
+        result = self.good("demo", "-m", self.model, "--file", self.text, "--chunks", "2", "-c",
                            "32", "--json", self.path("demo.json"))
         for name in ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"):
             self.assertRegex(result.stdout, rf"(?m)^  {name} +\d+ \| +\d+\.\d+")
@@ -331,6 +331,10 @@ class Demo(Tools):
         with open(self.path("demo.json")) as file:
             rows = {row["type"]: row for row in json.load(file)["rows"]}
         self.assertNotIn("rotated", rows["f16"])
+        shown = dict(re.findall(r"(?m)^  (\S+) .* (?:x|x (\?)) +\|", result.stdout))
+        self.assertEqual({name: bool(mark) for name, mark in shown.items()},
+                         {name: row["p"] >= 0.05 for name, row in rows.items() if "p" in row})
+        self.assertIn("with a ?, 2 windows cannot tell the two from each other", result.stdout)
         self.assertNotEqual(rows["q4_0"]["rotated"]["kld"], rows["q4_0"]["plain"]["kld"])
         self.assertLess(rows["q8_0"]["plain"]["kld"], rows["q4_0"]["plain"]["kld"])
         self.bad(2, "demo", "-m", self.model, "--file", self.text, says="4 windows of 512")

@@ -299,7 +299,7 @@ constexpr const char* k_examples =
     "  rotkv-bench-ops --case hadamard -t 1\n"
     "  rotkv-bench-ops --backend cuda --against fast --case attention\n"
     "  rotkv-bench-ops quantize/type=q4_0/rows=1000/D=128 --repetitions 1\n"
-    "  rotkv-bench-ops --format csv > ops.csv\n";
+    "  rotkv-bench-ops -o csv > ops.csv\n";
 
 }  // namespace
 }  // namespace rotkv::tools
@@ -327,8 +327,10 @@ int main(int argc, char** argv) {
            },
            "how long one repetition runs at least, on a host")
         ->type_name("S");
-    app.add_option("--format", flags.format, "console, csv or json")
-        ->check(CLI::IsMember({"console", "csv", "json"}));
+    app.add_option("-o,--output", flags.format, "format on standard output: console, csv or json")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"console", "csv", "json"}))
+        ->type_name("FORMAT");
     add_json_flag(app, flags.json);
     return run_tool(app, argc, argv, k_examples, [&]() { return run(flags); });
 }

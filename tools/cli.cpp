@@ -66,6 +66,20 @@ void ModelFlags::add_profile_to(CLI::App& app) {
     app.add_flag("--profile", profile, "print how the time divides among the operations");
 }
 
+// "f32, f16 or q4_0"
+static std::string cache_type_names() {
+    std::string names;
+    for (const DType type : cache_types()) {
+        if (type == cache_types().back()) {
+            names += " or ";
+        } else if (!names.empty()) {
+            names += ", ";
+        }
+        names += type_info(type).name;
+    }
+    return names;
+}
+
 DType parse_cache_type(const std::string& flag, const std::string& name) {
     try {
         const DType type = parse_type(name);
@@ -73,16 +87,8 @@ DType parse_cache_type(const std::string& flag, const std::string& name) {
     } catch (const Error&) {
         // An unknown name gets the same answer as a weight type: the list of cache types.
     }
-    std::string expected;
-    for (const DType type : cache_types()) {
-        if (type == cache_types().back()) {
-            expected += " or ";
-        } else if (!expected.empty()) {
-            expected += ", ";
-        }
-        expected += type_info(type).name;
-    }
-    throw Error(ErrorCode::usage, flag + ": expected " + expected + ", found '" + name + "'");
+    throw Error(ErrorCode::usage,
+                flag + ": expected " + cache_type_names() + ", found '" + name + "'");
 }
 
 std::vector<DType> usual_cache_types() {
@@ -237,7 +243,8 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     // operations need them.
     std::fesetenv(FE_DFL_ENV);
     const std::string tool = app.get_name();
-    app.footer("Examples:\n" + examples);
+    app.footer("Cache types: " + cache_type_names() + "\nRotations: " + k_rotation_choices +
+               "\n\nExamples:\n" + examples);
     app.set_version_flag("--version", tool + " " + version_of_build());
     try {
         join_ranks(program);

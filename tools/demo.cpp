@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "tools/beside_program.h"
 #include "tools/compare/not_numbers.h"
+#include "tools/compare/paired.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
@@ -23,16 +24,16 @@ namespace {
 struct Flags {
     ModelFlags model;
     std::string text, json;
-    int64_t ctx = 512, windows = 4;
+    int64_t ctx = 512, chunks = 4;
 
     void add_to(CLI::App& app) {
         model.add_to(app);
         app.add_option("-f,--file", text,
-                       "the text, of at least windows * ctx tokens (default: demo.txt, beside this "
+                       "the text, of at least chunks * ctx tokens (default: demo.txt, beside this "
                        "program)")
             ->type_name("FILE");
         add_whole(app, "-c,--ctx-size", ctx, 3, int64_t(1) << 20, "tokens per window");
-        add_whole(app, "--windows", windows, 2, int64_t(1) << 20, "windows of the text");
+        add_whole(app, "--chunks", chunks, 2, int64_t(1) << 20, "windows of the text");
         add_json_flag(app, json);
     }
 };
@@ -44,12 +45,14 @@ struct Row {
     KldMeans off;
     std::optional<KldMeans> on;
     NotNumbers not_numbers_off, not_numbers_on;
+    double p = 1;  ///< of their difference, paired by windows, see p_of()
 
-    /// How many times less a rotated cache loses; what there is to say where one is not a number.
+    /// How many times less a rotated cache loses, with a "?" where so many windows cannot tell the
+    /// difference from luck; what there is to say where one is not a number.
     std::string smaller() const {
         if (off.not_numbers > 0 && on->not_numbers == 0) return "rescued";
         if (off.not_numbers == 0 && on->not_numbers > 0) return "broken";
-        return fmt::format("{:.1f} x", off.kld.value / on->kld.value);
+        return fmt::format("{:.1f} x{}", off.kld.value / on->kld.value, p >= k_doubt ? " ?" : "");
     }
 };
 
@@ -66,29 +69,33 @@ std::string path_of_text(const Flags& flags) {
 
 WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
     std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
-    if (int64_t(tokens.size()) / flags.ctx < flags.windows) {
+    if (int64_t(tokens.size()) / flags.ctx < flags.chunks) {
         throw Error(ErrorCode::usage,
                     fmt::format("{}: {} tokens, expected at least {} windows of {}", flags.text,
-                                tokens.size(), flags.windows, flags.ctx));
+                                tokens.size(), flags.chunks, flags.ctx));
     }
-    return plan_windows(std::move(tokens), flags.ctx, default_batch(flags.ctx), flags.windows,
+    return plan_windows(std::move(tokens), flags.ctx, default_batch(flags.ctx), flags.chunks,
                         loaded.bos_of_windows());
 }
 
 Row measure(Model& model, const WindowPlan& plan, DType type, std::span<const float> base) {
     fmt::print(stderr, "  {} ...\n", type_info(type).name);
-    const auto run = [&](KvCache& cache, NotNumbers& not_numbers) {
+    const auto run = [&](KvCache& cache, NotNumbers& not_numbers, std::vector<double>& klds) {
         const std::vector<TokenPair> pairs = run_kld(model, cache, plan, base);
         not_numbers = not_numbers_of(pairs, plan);
         if (not_numbers.in_base) not_numbers.cause = "the f32 cache is none there";
         if (!not_numbers.in_base) find_cause(not_numbers, model, plan, cache.shape(), cache.spec());
+        klds = figures_of(pairs, &TokenPair::kld);
         return summarize_means(pairs);
     };
+    std::vector<double> klds_off, klds_on;
     KvCache plain = make_cache(model, plan, type, type, k_no_rotation);
-    Row row{type, plain.shape().bytes_per_token(), {}, std::nullopt, {}, {}};
-    row.off = run(plain, row.not_numbers_off);
+    Row row{type, plain.shape().bytes_per_token(), {}, std::nullopt, {}, {}, 1};
+    row.off = run(plain, row.not_numbers_off, klds_off);
     KvCache rotated = make_cache(model, plan, type, type, RotationRequest{});
-    if (!(rotated.spec() == plain.spec())) row.on = run(rotated, row.not_numbers_on);
+    if (rotated.spec() == plain.spec()) return row;
+    row.on = run(rotated, row.not_numbers_on, klds_on);
+    row.p = p_of(paired_difference(klds_off, klds_on, plan.scored_per_window()), plan.windows);
     return row;
 }
 
@@ -129,7 +136,8 @@ constexpr const char* k_legend =
     "as they are (plain) or multiplied by a Hadamard matrix first (rotated).\n"
     "  PPL       the model is as unsure as if it chose the next word among so many\n"
     "  mean KLD  how far its predictions moved from those with the exact f32 cache, in nats\n"
-    "  smaller   how many times less they moved with rotation, at the same number of bytes\n"
+    "  smaller   how many times less they moved with rotation, at the same number of bytes;\n"
+    "            with a ?, {} windows cannot tell the two from each other\n"
     "  same      how often the most likely next word stayed the same\n"
     "Trust the KLD before the PPL: over {} words luck can lower a PPL; no error lowers a KLD.\n";
 
@@ -166,7 +174,9 @@ nlohmann::ordered_json json_of_row(const Row& row) {
     nlohmann::ordered_json json = {{"type", type_info(row.type).name},
                                    {"bytes_per_token", row.bytes_per_token},
                                    {"plain", side(row.off, row.not_numbers_off)}};
-    if (row.on) json["rotated"] = side(*row.on, row.not_numbers_on);
+    if (!row.on) return json;
+    json["rotated"] = side(*row.on, row.not_numbers_on);
+    json["p"] = row.p;
     return json;
 }
 
@@ -176,7 +186,7 @@ int run_demo(Flags flags) {
     check_paths({{"-m", flags.model.path}, {"-f", flags.text}}, {{"--json", flags.json}});
     LoadedModel loaded(flags.model, flags.ctx);
     const WindowPlan plan = plan_of(flags, loaded);
-    loaded.note_windows(plan, flags.windows);
+    loaded.note_windows(plan, flags.chunks);
     fmt::print(stderr, "{} on {} ({}), {}\n", flags.model.path, loaded.backend->name(),
                loaded.backend->description(), describe_windows(plan));
 
@@ -189,7 +199,7 @@ int run_demo(Flags flags) {
 
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     print_table(out, rows, exact.shape().bytes_per_token());
-    fmt::print(out, k_legend, plan.windows * plan.scored_per_window());
+    fmt::print(out, k_legend, plan.windows, plan.windows * plan.scored_per_window());
     const std::vector<std::string> lines = lines_of(rows);
     print_not_numbers(out, lines);
     nlohmann::ordered_json json = {{"model", flags.model.path},
@@ -209,7 +219,7 @@ int run_demo(Flags flags) {
 
 constexpr const char* k_examples =
     "  rotkv-demo -m SmolLM2-135M-Instruct.Q4_1.gguf\n"
-    "  rotkv-demo -m model.gguf -f essay.txt --windows 8 -c 1024\n";
+    "  rotkv-demo -m model.gguf -f essay.txt --chunks 8 -c 1024\n";
 
 }  // namespace
 }  // namespace rotkv::tools

@@ -29,7 +29,7 @@ struct Flags {
     std::vector<std::string> variants;
     std::optional<double> stop;
     LockStepOptions options;
-    bool by_side = false, by_layer = false, explain = false, quiet = false;
+    bool by_side = false, by_layer = false, explain = false, full = false, quiet = false;
 
     void add_to(CLI::App& app) {
         model.add_to(app);
@@ -51,6 +51,7 @@ struct Flags {
             ->type_name("LIST");
         app.add_flag("--explain", explain,
                      "split the error of attention outputs: keys, values, temperature");
+        app.add_flag("--full", full, "at the end also llama-perplexity's whole block per variant");
         add_whole(app, "--jitter", options.jitter, 1, int64_t(1) << 20,
                   "repeat every cache N times, each with one bit of the first norm changed")
             ->default_str("");
@@ -205,6 +206,7 @@ int run_kld_tool(const Flags& flags) {
     print_explanations(flags.results(), explanations);
     RunNotNumbers not_numbers = find_not_numbers(run, loaded.model);
     add_lines(not_numbers.lines, explanations);
+    if (flags.full) print_blocks(flags.results(), run);
     print_not_numbers(flags.results(), not_numbers);
     write_results(flags, loaded, run, stop, not_numbers, explanations, seconds_since(start));
     if (!flags.quiet) fmt::print(stderr, "{}: {:.1f} s\n", k_tool, seconds_since(start));

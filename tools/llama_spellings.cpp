@@ -43,6 +43,37 @@ constexpr IgnoredFlag k_ignored[] = {
     {"--no-warmup", Value::none},
 };
 
+// One thing has one spelling in a program that takes one cache, another where it takes lists of
+// them or whole caches as words: who types the other one is told this program's.
+struct Spelling {
+    std::string_view name, there, expected;  // a program that has `there` says it as `expected`
+};
+constexpr Spelling k_spellings[] = {
+    {"--rot", "--rot-k", "--rot-k WHAT and --rot-v WHAT"},
+    {"--rot", "--variant", "rot=WHAT in --variant"},
+    {"--rot-k", "--rot", "--rot LIST, of both sides"},
+    {"--rot-k", "--variant", "rot-k=WHAT in --variant"},
+    {"--rot-v", "--rot", "--rot LIST, of both sides"},
+    {"--rot-v", "--variant", "rot-v=WHAT in --variant"},
+    {"--rot-signs", "--rot", "--rot BLOCK:SEED"},
+    {"--rot-signs", "--variant", "signs=SEED in --variant"},
+    {"-ctk", "--variant", "k=TYPE in --variant"},
+    {"--cache-type-k", "--variant", "k=TYPE in --variant"},
+    {"-ctv", "--variant", "v=TYPE in --variant"},
+    {"--cache-type-v", "--variant", "v=TYPE in --variant"},
+    {"--windows", "--chunks", "--chunks N"},
+    {"--format", "--output", "-o FORMAT"},
+};
+
+void refuse_other_spelling(const std::string& name,
+                           const std::function<bool(const std::string&)>& own) {
+    if (own(name == "-ctk" ? "--cache-type-k" : name == "-ctv" ? "--cache-type-v" : name)) return;
+    for (const Spelling& spelling : k_spellings) {
+        if (name != spelling.name || !own(std::string(spelling.there))) continue;
+        throw Error(ErrorCode::usage, name + ": expected " + std::string(spelling.expected));
+    }
+}
+
 const IgnoredFlag* find_ignored(std::string_view name) {
     for (const IgnoredFlag& flag : k_ignored) {
         if (flag.name == name) return &flag;
@@ -77,6 +108,7 @@ Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
         const std::string& text = arguments[i];
         const std::string name = text.substr(0, text.find('='));
         const bool last = i + 1 == arguments.size();
+        refuse_other_spelling(name, own);
         if (const IgnoredFlag* flag = own(name) ? nullptr : find_ignored(name)) {
             result.ignored.push_back(name);
             if (name != text || flag->value == Value::none) continue;

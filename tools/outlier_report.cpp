@@ -174,25 +174,31 @@ void print_errors(std::FILE* out, const Survey& survey) {
 
 namespace {
 
-// "q4_0 loses 3.1x less", or what there is instead of a verdict and whose doing that is.
-std::string words_of(const SideAdvice& v) {
-    const double gain = std::exp(v.measured.value);
-    const std::string name = type_info(v.type).name;
-    if (!has_gain(v)) {
-        return fmt::format("{} (not a number: {} plain, {} rotated of {} heads)", name,
-                           v.plain_not_numbers, v.rotated_not_numbers, v.heads);
-    }
-    if (v.advice == Advice::rotate) return fmt::format("{} loses {:.1f}x less", name, gain);
-    if (v.advice == Advice::hurts) return fmt::format("{} loses {:.1f}x more", name, 1 / gain);
-    return fmt::format("{} x {:.2f}, without layer {} head {} x {:.2f}", name, gain,
-                       v.decisive_layer, v.decisive_head, std::exp(v.without));
+// "1.26 x smaller": the error with rotation, its gain being ln(plain / rotated).
+std::string times_of(double gain) {
+    return fmt::format("{:.2f} x {}", std::exp(std::abs(gain)), gain < 0 ? "larger" : "smaller");
 }
 
+// "q4_0: output error 3.12 x smaller rotated", or why there is no verdict and whose doing that is.
+std::string words_of(const SideAdvice& v) {
+    const std::string name = type_info(v.type).name;
+    if (!has_gain(v)) {
+        return fmt::format("{}: not a number: {} plain, {} rotated of {} heads", name,
+                           v.plain_not_numbers, v.rotated_not_numbers, v.heads);
+    }
+    const std::string words =
+        fmt::format("{}: output error {} rotated", name, times_of(v.measured.value));
+    if (v.advice == Advice::rotate || v.advice == Advice::hurts) return words;
+    return words + fmt::format(", without layer {} head {} {}", v.decisive_layer, v.decisive_head,
+                               times_of(v.without));
+}
+
+// What rotation does to the rows of a side, whatever the type.
 std::string reasons(const Survey& survey, What side) {
     const SideFigures a = mean_figures(survey, side, 0), b = mean_figures(survey, side, 1);
     return fmt::format(
-        "crest of blocks {:.2f} -> {:.2f}, offset {:.2f} -> {:.2f}, loudest channel {:.1f} -> "
-        "{:.1f} x the median, largest row of H {:.2f}",
+        "    crest of blocks {:.2f} -> {:.2f}, offset {:.2f} -> {:.2f},\n"
+        "    loudest channel {:.1f} -> {:.1f} x the median, largest row of H {:.2f}\n",
         a.crest, b.crest, a.offset, b.offset, a.channel_ratio, b.channel_ratio, a.largest_row);
 }
 
@@ -200,16 +206,18 @@ std::string reasons(const Survey& survey, What side) {
 
 void print_advice(std::FILE* out, const Survey& survey) {
     for (const What side : {What::k, What::v}) {
-        std::map<Advice, std::string> lines;
+        std::map<Advice, std::vector<std::string>> all;
         for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
             if (!is_block_type(types_of(survey, side)[t])) continue;
             const SideAdvice v = survey.verdict(side, t, 1);
-            std::string& line = lines[v.advice];
-            line += (line.empty() ? "" : ", ") + words_of(v);
+            all[v.advice].push_back(words_of(v));
         }
-        for (const auto& [advice, line] : lines) {
-            fmt::print(out, "{}: {}: {} ({})\n", capital_of(side), title_of(advice), line,
-                       reasons(survey, side));
+        for (const auto& [advice, lines] : all) {
+            fmt::print(out, "{}: {}\n", capital_of(side), title_of(advice));
+            for (const std::string& line : lines) fmt::print(out, "    {}\n", line);
+        }
+        if (!all.empty()) {
+            fmt::print(out, "{}, plain -> rotated:\n{}", capital_of(side), reasons(survey, side));
         }
     }
 }

@@ -17,7 +17,7 @@ void print_heads(std::FILE* out, const Survey& survey);
 /// One line per side, type and rotation: errors by law and measured, over all heads.
 void print_errors(std::FILE* out, const Survey& survey);
 
-/// What to do per side, and why: a line for each verdict that some type gets.
+/// What to do per side, a line for each type under the verdict that it gets, and why.
 void print_advice(std::FILE* out, const Survey& survey);
 
 /// One for each side, type and rotation in which some head's error is not a number.

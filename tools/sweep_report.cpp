@@ -1,6 +1,7 @@
 #include "tools/sweep_report.h"
 
 #include "ref/files/output_file.h"
+#include "tools/compare/kld_words.h"
 #include "tools/compare/paired.h"
 
 #include <fmt/format.h>
@@ -188,6 +189,27 @@ void print_without_numbers(std::FILE* out, const SweepResult& result,
     }
 }
 
+// How large a change has to be to count, as errors of these pairs have it, with these windows and
+// with twice as many: error ~ 1 / sqrt(windows).
+void print_reach(std::FILE* out, const SweepResult& result,
+                 const std::vector<RotationChange>& changes) {
+    std::vector<double> needed;
+    for (const RotationChange& change : changes) {
+        const double kld = result.rows[change.plain].found->kld.value;
+        if (change.kind != RotationChange::Kind::compared || kld <= 0) continue;
+        needed.push_back(smallest_difference(change.kld, result.windows, k_significant) / kld);
+    }
+    if (needed.empty()) return;
+    const int64_t n = result.windows;
+    const double now = quantile(needed, 0.5);
+    const double later = now * std::sqrt(0.5) * student_t(k_significant, 2 * n - 1) /
+                         student_t(k_significant, n - 1);
+    fmt::print(out,
+               "not certain is not none: with {} windows half of the pairs must change by {} or "
+               "more to count, with {} by about {}\n",
+               n, percent(now), 2 * n, percent(later));
+}
+
 void print_changes(std::FILE* out, const SweepResult& result) {
     const std::vector<RotationChange> changes = rotation_changes(result.rows);
     if (changes.empty()) return;
@@ -217,6 +239,7 @@ void print_changes(std::FILE* out, const SweepResult& result) {
     }
     fmt::print(out, "by chance alone about {:.1f} would be called certain, half of them to hurt\n",
                k_significant * double(compared));
+    print_reach(out, result, changes);
 }
 
 }  // namespace

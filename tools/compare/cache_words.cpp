@@ -38,13 +38,7 @@ std::map<std::string, std::string> fields_of(const std::string& flag, const std:
 }
 
 DType cache_type(const std::string& flag, const std::string& text, const std::string& name) {
-    try {
-        const DType type = parse_type(name);
-        if (type_info(type).cache) return type;
-    } catch (const Error&) {
-        // An unknown name gets the same answer as a weight type.
-    }
-    wrong(flag, text, fmt::format("'{}' is no cache type", name));
+    return parse_cache_type(fmt::format("{} '{}'", flag, text), name);
 }
 
 uint64_t seed_of(const std::string& flag, const std::string& text, const std::string& number) {

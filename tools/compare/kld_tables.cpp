@@ -3,6 +3,7 @@
 #include "ref/files/output_file.h"
 #include "tools/compare/by_layer.h"
 #include "tools/compare/kld_block.h"
+#include "tools/compare/kld_words.h"
 
 #include <fmt/format.h>
 
@@ -76,7 +77,7 @@ void print_floor(std::FILE* out, const Floor& floor, bool exact) {
 
 void print_overview(std::FILE* out, const LockStep& run) {
     const int64_t per_window = run.plan().scored_per_window();
-    fmt::print(out, "\n====== Overview: {} windows, {} scored tokens ======\n", run.windows(),
+    fmt::print(out, "====== Overview: {} windows, {} scored tokens ======\n", run.windows(),
                run.windows() * per_window);
     fmt::print(out, "{:<5} {:>10}  {:<23} {:>9}  {:>8}  {}\n", "", "PPL",
                "mean KLD \u00B1 by tokens", "by window", "same top", "cache");
@@ -251,18 +252,23 @@ static void print_layers(std::FILE* out, const LockStep& run) {
 }
 
 void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop) {
-    for (std::size_t i = 0; i < run.variants().size(); ++i) {
-        const MeasuredCache& measured = run.variants()[i];
-        fmt::print(out, "{}###### {}: {} ######\n{}", i == 0 ? "" : "\n", letter_of(i),
-                   measured.variant.name, measured.words);
-        print_kld_summary(out, summarize(measured.pairs));
-    }
     print_overview(out, run);
+    print_words(out, run);
     print_differences(out, run);
     print_positions(out, run);
     print_layers(out, run);
     print_repeatability(out, run);
     if (stop) print_stop(out, run, *stop);
+    std::fflush(out);
+}
+
+void print_blocks(std::FILE* out, const LockStep& run) {
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        const MeasuredCache& measured = run.variants()[i];
+        fmt::print(out, "\n###### {}: {} ######\n{}", letter_of(i), measured.variant.name,
+                   measured.words);
+        print_kld_summary(out, summarize(measured.pairs));
+    }
     std::fflush(out);
 }
 

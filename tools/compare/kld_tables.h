@@ -41,8 +41,11 @@ struct StopResult {
     bool not_a_number = false;  ///< ended because the difference is none: nothing more can come
 };
 
-/// llama-perplexity's whole block for every variant, then the tables of the comparison.
+/// The tables of the comparison, the answer first.
 void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop);
+
+/// llama-perplexity's whole block for every variant.
+void print_blocks(std::FILE* out, const LockStep& run);
 
 nlohmann::ordered_json json_of(const LockStep& run, const std::optional<StopResult>& stop);
 

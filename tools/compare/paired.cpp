@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 namespace rotkv::tools {
@@ -48,6 +49,21 @@ double p_of(const Mean& difference, int64_t windows) {
     if (windows < 2 || difference.value == 0 || std::isnan(difference.error)) return 1;
     if (difference.error == 0) return 0;
     return student_p(difference.value / difference.error, windows - 1);
+}
+
+double student_t(double p, int64_t freedom) {
+    double low = 0, high = 1;
+    while (student_p(high, freedom) > p) high *= 2;
+    for (int i = 0; i < 60; ++i) {
+        const double middle = (low + high) / 2;
+        (student_p(middle, freedom) > p ? low : high) = middle;
+    }
+    return high;
+}
+
+double smallest_difference(const Mean& difference, int64_t windows, double p) {
+    if (windows < 2) return std::numeric_limits<double>::quiet_NaN();
+    return student_t(p, windows - 1) * difference.error;
 }
 
 bool StoppingRule::look(const Mean& difference, int64_t windows) {

@@ -36,6 +36,17 @@ double student_p(double t, int64_t freedom);
 /// NaN for a difference that is not a number: nothing is known of it, least of all that it is none.
 double p_of(const Mean& difference, int64_t windows);
 
+/// A difference with a smaller p counts as one where sentences are made of figures.
+inline constexpr double k_doubt = 0.05;
+
+/// The t that student_p() gives the probability `p` in (0, 1).
+double student_t(double p, int64_t freedom);
+
+/// The smallest difference, whatever its sign, of which p_of() would be `p` if it varied as this
+/// one does: what so many windows can show. NaN for fewer than two.
+/// Math:   t(p, windows - 1) error
+double smallest_difference(const Mean& difference, int64_t windows, double p);
+
 /// When looking again and again is still honest: look k may stop with at most level / (k (k + 1))
 /// of the error probability, and these shares add up to the whole over any number of looks.
 class StoppingRule {
