@@ -179,7 +179,8 @@ def mutate(how, wanted):
         else:
             killer, why = None, "does not apply"
         survivors += report(patch.stem, killer, why)
-    print(f"{len(patches)} mutants, {len(patches) - survivors} killed, {survivors} not")
+    verdict = "kept" if getattr(how, "keep", None) else "killed"
+    print(f"{len(patches)} mutants, {len(patches) - survivors} {verdict}, {survivors} not")
     sys.exit(survivors != 0 or not patches)
 
 
