@@ -168,8 +168,9 @@ def mutate(how, wanted):
                       "-DCMAKE_BUILD_TYPE=Release", *how.flags])
     if configured.returncode != 0:
         sys.exit("mutate.py: the sources themselves cannot be configured\n" + configured.stdout)
-    if how.judge(None) != (None, "survived"):
-        sys.exit("mutate.py: the sources themselves do not build or do not pass")
+    killer, why = how.judge(None)
+    if (killer, why) != (None, "survived"):
+        sys.exit(f"mutate.py: the sources themselves do not pass: {killer or why}")
     survivors = 0
     for patch in patches:
         if apply(patch):
