@@ -112,13 +112,13 @@ def set_limits():
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
 
 
-def run_rotkv(program, model, text, folder):
+def run_rotkv(program, model, text, folder, backend="fast"):
     json_file, base = os.path.join(folder, "rotkv.json"), os.path.join(folder, "rotkv.kld")
     for old in (json_file, base):
         if os.path.exists(old):
             os.remove(old)
     command = [program, "-m", model, "-f", text, "-c", str(CONTEXT), "-b", str(CONTEXT), "--chunks",
-               str(WINDOWS), "-ctk", "f32", "-ctv", "f32", "--backend", "fast", "-t", "1",
+               str(WINDOWS), "-ctk", "f32", "-ctv", "f32", "--backend", backend, "-t", "1",
                "--quiet", "--json", json_file, "--kl-divergence-base", base]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS,
@@ -297,6 +297,13 @@ class Fuzzer:
               (path, told(rotkv), told(llama)), flush=True)
         return False
 
+    def is_rounding(self, rotkv, llama):
+        """Whether the difference is of the size of that to the sums in f64 of rotkv's reference:
+        where a model decides between near equals, roundings move its perplexity."""
+        model = os.path.join(self.folder, "changed.gguf")
+        found = run_rotkv(self.program, model, self.text, self.folder, "ref")
+        return found[0] == "ppl" and abs(rotkv - llama) < 4 * abs(found[2] - rotkv)
+
     def judge(self, path, file, labels, changes):
         rotkv, llama = self.compare(file, changes)
         if "late" in (rotkv[0], llama[0]):
@@ -306,6 +313,9 @@ class Fuzzer:
         kind = disagreement(rotkv, llama, self.tolerance[path])
         if kind is None:
             self.counts["both agree" if rotkv[0] == "ppl" else "both refuse"] += 1
+            return
+        if kind == NUMBERS and self.is_rounding(rotkv[2], llama[2]):
+            self.counts["both agree, as far as another order of sums does"] += 1
             return
         reason = departure(kind, labels)
         if reason is not None:
