@@ -83,6 +83,8 @@ DEPARTURES = [
      "a list of token types has one for each token"),
     ((NUMBERS,), r"\w+.rope.(freq_base|freq_base_swa|scale_linear|scaling.factor): (1e-30|1e30)",
      "angles beyond what f32 resolves: everybody rounds his own"),
+    ((REFUSES,), r"\w+.rope.scaling.original_context_length: (2\^31|2\^32-1|largest)",
+     "an extent beyond 2^28 is no model's"),
     ((REFUSES,), r"\w+.rope.scaling.original_context_length: 0",
      "llama.cpp takes 0 for the training length"),
     ((TAKES,), r"tokenizer.ggml.model: 'llama'",
