@@ -75,6 +75,8 @@ DEPARTURES = [
      "layers with a window have the heads and the RoPE width of the others here"),
     ((REFUSES,), r"\w+.rope.(scale_linear|scaling.(factor|attn_factor)): (negative|0|nan|inf)",
      "a factor that turns backwards or not at all is no model's"),
+    ((REFUSES,), r"\w+.attention.layer_norm_rms_epsilon: 0",
+     "without an epsilon a row of zeros is not a number after its norm"),
     ((REFUSES,), r"gemma3.final_logit_softcapping: (negative|nan|inf)",
      "a negative cap is that of its size to llama.cpp, and a mistake to rotkv"),
     ((REFUSES,), r"\w+.rope.dimension_count: (2\^31|2\^32-1|largest)",
