@@ -9,18 +9,28 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace rotkv {
 
 class GgufFile;  // ref/files/gguf.h
 
+/// Which tensors of RoPE frequency factors an architecture takes from a file.
+enum class RopeFactors {
+    none,
+    by_scaling,  ///< rope_factors_long and _short where scaling is longrope, else rope_freqs
+    long_short,  ///< rope_factors_long and _short, whatever scales
+};
+
 /// What sets one architecture apart: a row that says nothing but its name is llama. What a file
-/// says itself, by a key or by the presence of a tensor (biases, norms, fused matrices, an output
-/// matrix of its own), needs no field.
+/// says itself by the presence of a tensor (biases, norms, fused matrices, an output matrix of its
+/// own), or by a key that counts in every architecture, needs no field.
 struct Architecture {
     const char* name = "";  ///< general.architecture
     RopePairs pairs = RopePairs::norm;
+    bool partial_rope = false;  ///< fewer channels may turn than a head has
+    RopeFactors factors = RopeFactors::by_scaling;
     Activation activation = Activation::silu;
     bool scaled_embedding = false;   ///< embeddings times sqrt(E)
     int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window
@@ -31,6 +41,10 @@ struct Architecture {
     float final_softcap = 0;
     int64_t scaled_by_width = 0;  ///< models of so many layers scale scores by E / H, not by Dk
     std::vector<const char*> norms{};  ///< tensors that other files may lack, in every layer here
+    std::vector<const char*> keys{};   ///< that count here, and not in every architecture
+
+    /// Is `key` one of `keys`?
+    bool reads(std::string_view key) const;
 };
 
 /// The architectures that are known, one row each.
@@ -66,6 +80,7 @@ struct ModelConfig {
     float attention_scale = 0;                       ///< on q . k
     float attention_softcap = 0, final_softcap = 0;  ///< 0: none
     RopeConfig rope, local_rope;                     ///< of the layers that LayerRope says
+    std::vector<std::string> notices;  ///< what was assumed of the file, or not taken from it
 
     /// The heads of every layer, for who cannot tell layers apart.
     /// Throws: Error(unsupported) naming `who` where layers differ in their heads.
@@ -78,9 +93,12 @@ struct ModelConfig {
 /// Reads the hyper-parameters for a run of at most `context` positions, which decides between long
 /// and short RoPE factors (phi3). `phi3_window` turns on the sliding window that phi3 files name
 /// and llama.cpp ignores. A count of heads or of F may be one number or a list, one a layer.
-/// Throws: Error(unsupported) for an unknown architecture, listing those known, and for layers
-///         whose heads differ in Dk; Error(bad_file) for numbers that contradict each other, by
-///         key, expected and found.
+/// What the file does not say and has a usual value is assumed, what it says and its architecture
+/// has no place for is not applied: both in `notices`.
+/// Throws: Error(unsupported) for an unknown architecture, listing those known, for layers whose
+///         heads differ in Dk, and for what is not computed here (experts, ways of RoPE);
+///         Error(bad_file) for keys that are missing or contradict each other, by key, expected and
+///         found.
 ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);
 
 }  // namespace rotkv

@@ -172,6 +172,7 @@ void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBat
     const TensorView attended = store_and_attend(heads, cache, batch);
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
     multiply(output, layer.attention_output, attended);
+    add_bias(output, layer.attention_output_bias);
     add_to_residual(output, layer.post_attention_norm);
 }
 
@@ -191,6 +192,7 @@ Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
         multiply(k, layer.k, x);
         multiply(v, layer.v, x);
     }
+    add_bias(qkv, layer.qkv_bias);
     add_bias(q, layer.q_bias);
     add_bias(k, layer.k_bias);
     add_bias(v, layer.v_bias);
@@ -229,7 +231,8 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
     return attended_.view(DType::f32, {n_tokens, h * d_v});
 }
 
-// residual += W_down (act(W_gate x) * W_up x), x [T][E] the normed residual, the product [T][F]
+// residual += W_down (act(W_gate x) * W_up x), x [T][E] the normed residual, the product [T][F];
+// every product plus its bias
 void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
     const int64_t hidden = plan().feed_forward;
     const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
@@ -243,11 +246,15 @@ void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
         multiply(gate, layer.gate, x);
         multiply(up, layer.up, x);
     }
+    add_bias(both, layer.gate_up_bias);
+    add_bias(gate, layer.gate_bias);
+    add_bias(up, layer.up_bias);
     step(ActMulArgs{
         .dst = gate, .gate = gate, .up = up, .activation = config_.architecture.activation});
 
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
     multiply(output, layer.down, gate);
+    add_bias(output, layer.down_bias);
     add_to_residual(output, layer.post_feed_forward_norm);
 }
 

@@ -8,6 +8,7 @@
 #include "ref/kv_cache.h"
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -23,13 +24,18 @@ struct ModelLayer {
     TensorView q, k, v;                 ///< [H Dk][E], [K Dk][E], [K Dv][E]; empty where fused
     TensorView qkv;                     ///< [H Dk + K Dk + K Dv][E]: rows of Q, then K, then V
     TensorView q_bias, k_bias, v_bias;  ///< [H Dk], [K Dk], [K Dv]
+    TensorView qkv_bias;                ///< [H Dk + K Dk + K Dv]
     TensorView q_norm, k_norm;          ///< [Dk]
     TensorView attention_output;        ///< [E][H Dv]
+    TensorView attention_output_bias;   ///< [E]
     TensorView post_attention_norm;     ///< [E]
     TensorView feed_forward_norm;       ///< [E]
     TensorView gate, up;                ///< [F][E]; empty where fused
     TensorView gate_up;                 ///< [2 F][E]: rows of gate, then up
+    TensorView gate_bias, up_bias;      ///< [F]
+    TensorView gate_up_bias;            ///< [2 F]
     TensorView down;                    ///< [E][F]
+    TensorView down_bias;               ///< [E]
     TensorView post_feed_forward_norm;  ///< [E]
 };
 
@@ -54,10 +60,12 @@ struct ModelWeights {
     Backend& backend;
     TensorView embedding, output_norm, output;  ///< [V][E], [E], [V][E]
     std::vector<ModelLayer> layers;
+    std::deque<std::vector<float>> widened;  ///< vectors that the file has in f16 or bf16
     Imports imported;
 
     /// Checks every tensor's presence and shape against `config`, refuses tensors it would not use,
-    /// then imports. `file` must outlive this: host backends read weights where it is mapped.
+    /// then imports; vectors (norms, biases) as f32, whatever plain type the file has. `file` must
+    /// outlive this: host backends read weights where it is mapped.
     ModelWeights(const GgufFile& file, Backend& backend, const ModelConfig& config);
 };
 

@@ -3,10 +3,13 @@
 #include "ref/error.h"
 #include "ref/files/gguf.h"
 #include "ref/model.h"
+#include "ref/quant.h"
 
-#include <cmath>
+#include <deque>
 #include <set>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace rotkv {
 
@@ -15,7 +18,8 @@ namespace {
 // Hands out the file's tensors by name, as views in the backend's memory.
 class Weights {
   public:
-    Weights(const GgufFile& file, Imports& imported) : file_(file), imported_(imported) {}
+    Weights(const GgufFile& file, Imports& imported, std::deque<std::vector<float>>& widened)
+        : file_(file), imported_(imported), widened_(widened) {}
 
     bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
 
@@ -33,18 +37,26 @@ class Weights {
 
     // A matrix [out][in] of any weight type.
     TensorView matrix(const std::string& name, int64_t out, int64_t in) {
-        return take(file_.tensor(name), out, in);
+        const GgufTensor& tensor = file_.tensor(name);
+        check_extents(tensor, out, in);
+        return import(tensor, tensor.view.data, tensor.bytes);
     }
 
-    // A vector [n], which the operations need in f32.
+    // A vector [n], which the operations need in f32; every f16 and bf16 is one exactly.
     TensorView vector(const std::string& name, int64_t n) {
         const GgufTensor& tensor = file_.tensor(name);
-        if (tensor.type != DType::f32) {
+        check_extents(tensor, 1, n);
+        if (tensor.type == DType::f32) return import(tensor, tensor.view.data, tensor.bytes);
+        if (tensor.type != DType::f16 && tensor.type != DType::bf16) {
             throw Error(ErrorCode::unsupported, file_.path() + ": tensor " + name +
-                                                    ": expected f32, found " +
+                                                    ": expected f32, f16 or bf16, found " +
                                                     type_info(tensor.type).name);
         }
-        return take(tensor, 1, n);
+        std::vector<float>& values = widened_.emplace_back(static_cast<size_t>(n));
+        ref::dequantize_row(tensor.type, values.data(), tensor.view.data, n);
+        const std::span<const std::byte> bytes = std::as_bytes(std::span(values));
+        const TensorView widened = import(tensor, bytes.data(), bytes.size());
+        return view(widened.data, DType::f32, {n});
     }
     TensorView optional_vector(const std::string& name, int64_t n) {
         return has(name) ? vector(name, n) : TensorView{};
@@ -64,29 +76,49 @@ class Weights {
     }
 
   private:
-    TensorView take(const GgufTensor& tensor, int64_t out, int64_t in) {
+    void check_extents(const GgufTensor& tensor, int64_t out, int64_t in) const {
         const int64_t* n = tensor.view.n;
-        if (n[0] != 1 || n[1] != 1 || n[2] != out || n[3] != in) {
-            throw Error(ErrorCode::bad_file, file_.path() + ": tensor " + tensor.name +
-                                                 ": expected [" + std::to_string(out) + "][" +
-                                                 std::to_string(in) + "], found " +
-                                                 describe(tensor.view));
-        }
+        if (n[0] == 1 && n[1] == 1 && n[2] == out && n[3] == in) return;
+        throw Error(ErrorCode::bad_file, file_.path() + ": tensor " + tensor.name + ": expected [" +
+                                             std::to_string(out) + "][" + std::to_string(in) +
+                                             "], found " + describe(tensor.view));
+    }
+
+    // The tensor with `bytes` for its values.
+    TensorView import(const GgufTensor& tensor, const std::byte* data, size_t bytes) {
         used_.insert(tensor.name);
         TensorView weight = tensor.view;
-        weight.data = imported_.import({tensor.view.data, tensor.bytes});
+        weight.data = imported_.import({data, bytes});
         return weight;
     }
 
     const GgufFile& file_;
     Imports& imported_;
+    std::deque<std::vector<float>>& widened_;
     std::set<std::string> used_;
 };
+
+// Gate and up may be one matrix, "ffn_up" of twice as many rows, and their biases one vector.
+void load_feed_forward(Weights& weights, const std::string& prefix, int64_t width, int64_t hidden,
+                       ModelLayer& layer) {
+    layer.feed_forward_norm = weights.vector(prefix + "ffn_norm.weight", width);
+    if (weights.rows(prefix + "ffn_up.weight") == 2 * hidden) {
+        layer.gate_up = weights.matrix(prefix + "ffn_up.weight", 2 * hidden, width);
+        layer.gate_up_bias = weights.optional_vector(prefix + "ffn_up.bias", 2 * hidden);
+    } else {
+        layer.gate = weights.matrix(prefix + "ffn_gate.weight", hidden, width);
+        layer.up = weights.matrix(prefix + "ffn_up.weight", hidden, width);
+        layer.gate_bias = weights.optional_vector(prefix + "ffn_gate.bias", hidden);
+        layer.up_bias = weights.optional_vector(prefix + "ffn_up.bias", hidden);
+    }
+    layer.down = weights.matrix(prefix + "ffn_down.weight", width, hidden);
+    layer.down_bias = weights.optional_vector(prefix + "ffn_down.bias", width);
+}
 
 ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index) {
     const LayerPlan& plan = config.plan[size_t(index)];
     const std::string prefix = "blk." + std::to_string(index) + ".";
-    const int64_t width = config.width, hidden = plan.feed_forward;
+    const int64_t width = config.width;
     const int64_t q_rows = plan.heads * plan.d_k, k_rows = plan.kv_heads * plan.d_k;
     const int64_t v_rows = plan.kv_heads * plan.d_v;
 
@@ -95,28 +127,26 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
     ModelLayer layer;
     layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
     if (weights.has_one_of(prefix, "attn_qkv.weight", "attn_q.weight")) {
-        layer.qkv = weights.matrix(prefix + "attn_qkv.weight", q_rows + k_rows + v_rows, width);
+        const int64_t rows = q_rows + k_rows + v_rows;
+        layer.qkv = weights.matrix(prefix + "attn_qkv.weight", rows, width);
+        layer.qkv_bias = weights.optional_vector(prefix + "attn_qkv.bias", rows);
     } else {
         layer.q = weights.matrix(prefix + "attn_q.weight", q_rows, width);
         layer.k = weights.matrix(prefix + "attn_k.weight", k_rows, width);
         layer.v = weights.matrix(prefix + "attn_v.weight", v_rows, width);
     }
-    layer.q_bias = weights.optional_vector(prefix + "attn_q.bias", q_rows);
-    layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
-    layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
+    if (layer.qkv_bias.empty()) {
+        layer.q_bias = weights.optional_vector(prefix + "attn_q.bias", q_rows);
+        layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
+        layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
+    }
     layer.q_norm = weights.optional_vector(prefix + "attn_q_norm.weight", plan.d_k);
     layer.k_norm = weights.optional_vector(prefix + "attn_k_norm.weight", plan.d_k);
     layer.attention_output =
         weights.matrix(prefix + "attn_output.weight", width, plan.heads * plan.d_v);
+    layer.attention_output_bias = weights.optional_vector(prefix + "attn_output.bias", width);
 
-    layer.feed_forward_norm = weights.vector(prefix + "ffn_norm.weight", width);
-    if (weights.rows(prefix + "ffn_up.weight") == 2 * hidden) {  // gate and up in one matrix
-        layer.gate_up = weights.matrix(prefix + "ffn_up.weight", 2 * hidden, width);
-    } else {
-        layer.gate = weights.matrix(prefix + "ffn_gate.weight", hidden, width);
-        layer.up = weights.matrix(prefix + "ffn_up.weight", hidden, width);
-    }
-    layer.down = weights.matrix(prefix + "ffn_down.weight", width, hidden);
+    load_feed_forward(weights, prefix, width, plan.feed_forward, layer);
     layer.post_attention_norm =
         weights.optional_vector(prefix + "post_attention_norm.weight", width);
     layer.post_feed_forward_norm = weights.optional_vector(prefix + "post_ffw_norm.weight", width);
@@ -147,7 +177,7 @@ std::byte* Imports::import(std::span<const std::byte> bytes) {
 
 ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig& config)
     : file(from), backend(on), imported(on) {
-    Weights weights(file, imported);
+    Weights weights(file, imported, widened);
     embedding = weights.matrix("token_embd.weight", config.words, config.width);
     output_norm = weights.vector("output_norm.weight", config.width);
     output = weights.has("output.weight")

@@ -48,7 +48,7 @@ def refresh():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists() or target.read_bytes() != path.read_bytes():
-                shutil.copyfile(path, target)
+                shutil.copy(path, target)  # with its mode: plot.py is a program
     for name in ["CMakeLists.txt", "dependencies.cmake"]:
         shutil.copyfile(ROOT / name, SOURCES / name)
 

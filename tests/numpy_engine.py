@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""An engine in numpy, as small as one can be, that takes rotkv's cases: numpy_engine.py DIR
+"""An engine in numpy, as plain as one can be, that takes rotkv's cases: numpy_engine.py DIR
 
-What to copy for another engine: main() reads index.json and, for each operation the engine has,
-loads the inputs and writes the results beside them. The rest is an engine that knows f32, f16 and
-q8_0, rotates by a matrix, and has no idea how rotkv does any of this.
+What to copy for another engine: main() reads index.json and, for each operation, loads the inputs
+and writes the results beside them. The rest is an engine that rotates by a matrix and computes in
+f64, written from docs/10-testing-your-engine.md, with no idea how rotkv does any of this. It answers
+every case that `rotkv-cases dump` writes; one that lacks something leaves those cases out, and
+`check` counts them as without results.
 
 --wrong-sign plants a mistake: the last row of the Hadamard matrix is negated.
 """
@@ -11,6 +13,8 @@ import argparse
 import json
 import os
 import numpy as np
+
+from numpy_blocks import pack, unpack
 
 
 def matrix(n, wrong_sign=False):
@@ -34,114 +38,158 @@ def signs(seed, n):
     return np.array(result)
 
 
+def turned(x, turn, pairs):
+    """The first n_rot channels of x [...][D] by turn [...][n_rot / 2][2], cosines and sines."""
+    c, s = turn[..., 0], turn[..., 1]
+    n = 2 * c.shape[-1]
+    i = np.arange(n // 2)
+    a, b = (2 * i, 2 * i + 1) if pairs == "norm" else (i, i + n // 2)
+    y = x.copy()
+    y[..., a], y[..., b] = x[..., a] * c - x[..., b] * s, x[..., a] * s + x[..., b] * c
+    return y
+
+
+def log_sum_exp(x):
+    top = x.max(-1, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(x - np.where(np.isfinite(top), top, 0)).sum(-1)) + np.where(
+            np.isfinite(top), top, 0)[..., 0]
+
+
 class Engine:
+    """One method an operation: what index.json says of the case, and its inputs by name."""
+
     def __init__(self, wrong_sign):
         self.wrong_sign = wrong_sign
 
-    def rotate(self, x, rotation, inverse=False):
-        """rotation: "none", "64" or "64:7" (block and seed of the signs)."""
+    def rotate(self, x, rotation, inverse=False, first=0):
+        """rotation: "none", "64" or "64:7" (block and seed of the signs); first: the channel of
+        the whole row at which x begins, for the signs."""
         if rotation == "none":
             return x
-        block, _, seed = str(rotation).partition(":")
-        n = int(block)
-        sign = signs(int(seed), x.shape[-1]) if seed else np.ones(x.shape[-1])
+        block, _, seed = rotation.partition(":")
+        n, d = int(block), x.shape[-1]
+        sign = signs(int(seed), first + d)[first:] if seed else np.ones(d)
         if not inverse:
             x = x * sign
-        parts = x.reshape(x.shape[:-1] + (x.shape[-1] // n, n))
-        y = (parts @ matrix(n, self.wrong_sign).T).reshape(x.shape)
+        parts = x.reshape(x.shape[:-1] + (d // n, n))
+        with np.errstate(invalid="ignore"):
+            y = (parts @ matrix(n, self.wrong_sign).T).reshape(x.shape)
         return y * sign if inverse else y
 
-    def hadamard(self, fields, inputs):
-        x = unpack(fields["type"], inputs["src"])
-        return {"dst": pack(fields["type"], self.rotate(x, fields["rot"], fields["inverse"] == 1))}
+    def hadamard(self, case, inputs):
+        x, f = unpack(case["type"], inputs["src"]), case
+        return {"dst": pack(f["type"], self.rotate(x, f["rot"], f["inverse"] == 1))}
 
-    def rope(self, fields, inputs):
-        x, n = inputs["src"].astype(np.float64), fields["n_rot"]
-        turn = inputs["table"][inputs["row"]][:, None].astype(np.float64)  # [T][1][n/2][2]
-        c, s = turn[..., 0], turn[..., 1]
-        i = np.arange(n // 2)
-        a, b = (2 * i, 2 * i + 1) if fields["pairs"] == "norm" else (i, i + n // 2)
-        y = x.copy()
-        y[..., a], y[..., b] = x[..., a] * c - x[..., b] * s, x[..., a] * s + x[..., b] * c
-        return {"dst": y}
+    def quantize(self, case, inputs):
+        return {"dst": pack(case["type"], inputs["src"])}
 
-    def quantize(self, fields, inputs):
-        return {"dst": pack(fields["type"], inputs["src"])}
+    def dequantize(self, case, inputs):
+        return {"dst": unpack(case["type"], inputs["src"])}
 
-    def dequantize(self, fields, inputs):
-        return {"dst": unpack(fields["type"], inputs["src"])}
+    def rope(self, case, inputs):
+        turn = inputs["table"][inputs["row"]][:, None]  # [T][1][n_rot / 2][2]
+        return {"dst": turned(inputs["src"].astype(np.float64), turn, case["pairs"])}
 
-    def kv_store(self, fields, inputs):
+    def merge(self, case, inputs):
+        parts = np.stack([inputs["lse_a"], inputs["lse_b"]], -1).astype(np.float64)
+        lse = log_sum_exp(parts)
+        with np.errstate(invalid="ignore"):
+            weight = np.nan_to_num(np.exp(parts - lse[..., None]))  # of nothing: 0
+        return {"lse": lse,
+                "dst": weight[..., :1] * inputs["a"] + weight[..., 1:] * inputs["b"]}
+
+    def kv_store(self, case, inputs):
         results = {}
-        for side in "kv":
+        for side in "k" if case["v-in-k"] else "kv":
             cache = inputs[side + "_cache"].copy()
-            rows = self.rotate(inputs[side].astype(np.float64), fields["rot-" + side])
-            packed = pack(fields[side], rows.astype(np.float32))
+            rows = self.rotate(inputs[side].astype(np.float64), case["rot-" + side])
+            packed = pack(case[side], rows)
             for token, (stream, cell) in enumerate(zip(inputs["stream"], inputs["cell"])):
                 if cell >= 0:
                     cache[stream, cell] = packed[token]
             results[side + "_cache"] = cache
         return results
 
-    def attention(self, fields, inputs):
-        q = self.rotate(inputs["q"].astype(np.float64), fields["rot-k"])
-        k = unpack(fields["k"], inputs["k_cache"])
-        v = unpack(fields["v"], inputs["v_cache"])
+    def kv_shift(self, case, inputs):
+        cache, row = inputs["k_cache"].copy(), inputs["row"]
+        keys = self.rotate(unpack(case["k"], cache[row >= 0]), case["rot-k"], inverse=True)
+        keys = turned(keys, inputs["table"][row[row >= 0]][:, None], case["pairs"])
+        cache[row >= 0] = pack(case["k"], self.rotate(keys, case["rot-k"]))
+        return {"k_cache": cache}
+
+    def attention(self, case, inputs):
+        q = self.rotate(inputs["q"].astype(np.float64), case["rot-k"])
+        k, first = unpack(case["k"], inputs["k_cache"]), case.get("v-first", 0)
+        v = (k[..., first:first + case["Dv"]] if case["v-in-k"]
+             else unpack(case["v"], inputs["v_cache"]))
         result = np.zeros(q.shape[:2] + v.shape[-1:])
         lse = np.full(q.shape[:2], -np.inf)
         for t, (stream, at) in enumerate(zip(inputs["q_stream"], inputs["q_position"])):
-            position = inputs["position"][stream]
-            seen = (position >= 0) & (position <= at)
-            if fields["window"]:
-                seen &= at - position < fields["window"]
-            for what, first, end in (position, "from", "to"), (at - position, "near", "far"):
-                seen &= (what >= fields[first]) & (what < (fields[end] or np.inf))
+            seen = self.seen(case, inputs["position"][stream], at)
             for head in range(q.shape[1]):
                 kv = head * k.shape[2] // q.shape[1]
-                score = k[stream, seen, kv] @ q[t, head] / np.sqrt(q.shape[-1])
+                score = k[stream, seen, kv] @ q[t, head] * case["scale"]
+                if case["softcap"]:
+                    score = case["softcap"] * np.tanh(score / case["softcap"])
+                sink = inputs["sinks"][head:head + 1] if case["sinks"] else []
+                lse[t, head] = log_sum_exp(np.concatenate([score, sink]))
                 if seen.any():
-                    p = np.exp(score - score.max())
-                    lse[t, head] = score.max() + np.log(p.sum())
-                    result[t, head] = p / p.sum() @ v[stream, seen, kv]
-        result = {"dst": self.rotate(result, fields["rot-v"], inverse=True)}
-        return {**result, "lse": lse} if fields["lse"] else result
+                    result[t, head] = np.exp(score - lse[t, head]) @ v[stream, seen, kv]
+        result = {"dst": self.rotate(result, case["rot-v"], inverse=True, first=first)}
+        return {**result, "lse": lse} if case["lse"] else result
 
+    @staticmethod
+    def seen(case, position, at):
+        """The cells that a query at `at` sees."""
+        seen = (position >= 0) & (position <= at)
+        if case["window"]:
+            seen &= at - position < case["window"]
+        for what, first, end in (position, "from", "to"), (at - position, "near", "far"):
+            seen &= (what >= case[first]) & (what < (case[end] or np.inf))
+        return seen
 
-def pack(kind, x):
-    """f32 [...][D] to the bytes of a row; f32 stays what it is."""
-    if kind == "f32":
-        return x
-    if kind == "f16":
-        with np.errstate(over="ignore"):
-            return x.astype(np.float16).view(np.uint8)
-    blocks = x.reshape(x.shape[:-1] + (x.shape[-1] // 32, 32)).astype(np.float32)  # q8_0
-    d = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
-    scaled = blocks * np.divide(np.float32(1), d, out=np.zeros_like(d), where=d > 0)
-    codes = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)).astype(np.int8)
-    packed = np.concatenate([d.astype(np.float16).view(np.uint8), codes.view(np.uint8)], -1)
-    return packed.reshape(x.shape[:-1] + (x.shape[-1] // 32 * 34,))
+    def rms_norm(self, case, inputs):
+        x = inputs["src"].astype(np.float64)
+        mean = (x * x).mean(-1, keepdims=True)
+        return {"dst": x / np.sqrt(mean + case["epsilon"]) * inputs["weight"]}
 
+    def act_mul(self, case, inputs):
+        x = inputs["gate"].astype(np.float64)
+        act = (x / (1 + np.exp(-x)) if case["act"] == "silu" else
+               x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3))))
+        return {"dst": act * inputs["up"]}
 
-def unpack(kind, raw):
-    if kind == "f32":
-        return raw.astype(np.float64)
-    if kind == "f16":
-        return raw.view(np.float16).astype(np.float64)
-    blocks = raw.reshape(raw.shape[:-1] + (-1, 34))
-    d = np.ascontiguousarray(blocks[..., :2]).view(np.float16).astype(np.float64)
-    codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8)
-    return (d * codes).reshape(raw.shape[:-1] + (-1,))
+    def add(self, case, inputs):
+        return {"dst": inputs["a"] + inputs["b"]}
 
+    def matmul(self, case, inputs):
+        weight = unpack(case["type"], inputs["weight"])
+        return {"dst": inputs["src"].astype(np.float64) @ weight.T}
 
-def known(case):
-    """What this engine does not have, it leaves out; `check` counts it as without results."""
-    fields = case["fields"]
-    types = [fields[key] for key in ("type", "k", "v") if key in fields]
-    asks = [fields.get(key) for key in ("sinks", "softcap", "v-in-k")]
-    return (hasattr(Engine, case["op"]) and set(types) <= {"f32", "f16", "q8_0"}
-            and not any(asks) and fields.get("values") not in ("inf", "nan", "tiny", "huge")
-            and not (case["op"] == "dequantize" and fields["values"] == "bits")
-            and fields.get("precision") != "f16" and fields.get("loud", 1) == 1)
+    def embed(self, case, inputs):
+        return {"dst": case["scale"] * unpack(case["type"], inputs["weight"])[inputs["token"]]}
+
+    def logits_of(self, case, inputs, hidden="hidden"):
+        y = inputs[hidden].astype(np.float64) @ unpack(case["type"], inputs["weight"]).T
+        return case["softcap"] * np.tanh(y / case["softcap"]) if case["softcap"] else y
+
+    def logits(self, case, inputs):
+        return {"dst": self.logits_of(case, inputs)}
+
+    def nll(self, case, inputs, hidden="hidden"):
+        y = self.logits_of(case, inputs, hidden)
+        target = np.take_along_axis(y, inputs["target"][:, None], -1)[:, 0]
+        return {"nll": log_sum_exp(y) - target, "top": y.argmax(-1)}
+
+    def kld(self, case, inputs):
+        result, log_p = {}, {}
+        for side in "ab":
+            for name, value in self.nll(case, inputs, "hidden_" + side).items():
+                result[f"{name}_{side}"] = value
+            y = self.logits_of(case, inputs, "hidden_" + side)
+            log_p[side] = y - log_sum_exp(y)[:, None]
+        return {**result, "kld": (np.exp(log_p["a"]) * (log_p["a"] - log_p["b"])).sum(-1)}
 
 
 def main():
@@ -152,17 +200,17 @@ def main():
     engine = Engine(flags.wrong_sign)
     with open(os.path.join(flags.folder, "index.json"), encoding="utf-8") as file:
         cases = json.load(file)["cases"]
-    done = 0
-    for case in filter(known, cases):
+    for case in cases:
         tensors = {tensor["name"]: tensor for tensor in case["tensors"]}
         inputs = {name: np.load(os.path.join(flags.folder, tensor.get("before", tensor["file"])))
                   for name, tensor in tensors.items() if tensor["role"] != "output"}
-        for name, result in getattr(engine, case["op"])(case["fields"], inputs).items():
+        what = {**case["fields"], **case["constants"]}
+        for name, result in getattr(engine, case["op"])(what, inputs).items():
             kind = {"f32": np.float32, "f64": np.float64, "i32": np.int32}.get(
                 tensors[name]["type"], np.uint8)
-            np.save(os.path.join(flags.folder, tensors[name]["file"]), result.astype(kind))
-        done += 1
-    print(f"{done} of {len(cases)} cases")
+            with np.errstate(over="ignore"):
+                np.save(os.path.join(flags.folder, tensors[name]["file"]), result.astype(kind))
+    print(f"{len(cases)} of {len(cases)} cases")
 
 
 if __name__ == "__main__":

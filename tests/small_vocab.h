@@ -78,7 +78,7 @@ class VocabFile {
         writer.add("tokenizer.ggml.tokens", views(vocab.tokens));
         std::vector<int32_t> types;
         for (const TokenType type : vocab.types) types.push_back(int32_t(type));
-        writer.add("tokenizer.ggml.token_type", GgufArray(types));
+        if (!types.empty()) writer.add("tokenizer.ggml.token_type", GgufArray(types));
         if (!vocab.scores.empty()) writer.add("tokenizer.ggml.scores", GgufArray(vocab.scores));
         if (!vocab.merges.empty()) writer.add("tokenizer.ggml.merges", views(vocab.merges));
         for (const auto& [key, value] : entries) writer.add(key, value);

@@ -1,52 +1,11 @@
 // What the keys of a file make of each architecture, against what was published of the models.
-#include "ref/architecture.h"
-#include "ref/error.h"
-#include "ref/files/gguf.h"
+#include "tests/architecture_file.h"
 #include "tests/catch.h"
-#include "tests/tiny_model.h"
 
 #include <cmath>
-#include <map>
-#include <string>
-#include <vector>
 
 using namespace rotkv;
 using namespace rotkv::test;
-
-namespace {
-
-using Ints = std::vector<int64_t>;
-using Keys = std::map<std::string, GgufValue>;
-
-// The config of a file with these keys, given without the architecture's name, and a few more.
-ModelConfig config_of(const std::string& name, const Keys& keys, int64_t context = 8,
-                      const std::map<std::string, std::vector<float>>& factors = {}) {
-    Keys all = {{"block_count", uint32_t(4)},
-                {"embedding_length", uint32_t(16)},
-                {"context_length", uint32_t(64)},
-                {"attention.head_count", uint32_t(2)},
-                {"feed_forward_length", uint32_t(8)}};
-    for (const auto& [key, value] : keys) all[key] = value;
-    GgufWriter writer;
-    writer.add("general.architecture", std::string_view(name));
-    for (const auto& [key, value] : all) writer.add(name + "." + key, value);
-    const std::vector<float> embedding(16 * 4, 1.0f);
-    writer.add_tensor("token_embd.weight", view(embedding.data(), DType::f32, {4, 16}));
-    for (const auto& [tensor, values] : factors) {
-        writer.add_tensor(tensor, view(values.data(), DType::f32, {int64_t(values.size())}));
-    }
-    const TemporaryFile file("keys.gguf");
-    writer.write(file.path());
-    return read_config(GgufFile::open(file.path()), context);
-}
-
-Ints windows_of(const ModelConfig& config) {
-    Ints windows;
-    for (const LayerPlan& layer : config.plan) windows.push_back(layer.window);
-    return windows;
-}
-
-}  // namespace
 
 TEST_CASE("architecture: gemma2 and gemma3 where the file names nothing") {
     // Gemma 2: every second layer sees 4096 tokens, scores are capped at 50, logits at 30.
@@ -95,7 +54,26 @@ TEST_CASE("architecture: keys and values are as wide as the file says, else E / 
     const ModelConfig plain = config_of("llama", {});
     CHECK(plain.plan[3].d_k == 8);
     CHECK(plain.plan[3].d_v == 8);
-    CHECK(config_of("llama", {{"rope.dimension_count", uint32_t(4)}}).rope.n_rot == 4);
+}
+
+TEST_CASE("architecture: in some a part of a head may turn, an even number of channels") {
+    const auto turning = [](uint32_t n) { return Keys{{"rope.dimension_count", n}}; };
+    for (const char* name : {"phi3", "gemma2", "gemma3"}) {
+        CHECK(config_of(name, turning(4)).rope.n_rot == 4);
+        for (const uint32_t n : {3u, 10u}) {
+            CHECK(refusal(name, turning(n)) ==
+                  name +
+                      std::string(".rope.dimension_count: expected an even number up to 8, the "
+                                  "channels of a key, found ") +
+                      std::to_string(n));
+        }
+    }
+    for (const char* name : {"llama", "qwen2", "qwen3"}) {
+        CHECK(config_of(name, turning(8)).rope.n_rot == 8);
+        CHECK(refusal(name, turning(4)) ==
+              name + std::string(".rope.dimension_count: expected 8, as many channels as a key "
+                                 "has, found 4"));
+    }
 }
 
 TEST_CASE("architecture: how RoPE is stretched stands under several keys") {
@@ -122,11 +100,48 @@ TEST_CASE("architecture: how RoPE is stretched stands under several keys") {
                                    {"rope.scaling.yarn_beta_fast", 24.0f},
                                    {"rope.scaling.yarn_beta_slow", 2.0f},
                                    {"rope.scaling.attn_factor", 0.75f}});
-    CHECK(named.yarn_ext_factor == 0.5);
-    CHECK(named.yarn_beta_fast == 24);
-    CHECK(named.yarn_beta_slow == 2);
+    CHECK(named.yarn_ext_factor == 1);  // as llama.cpp has it in these architectures
+    CHECK(named.yarn_beta_fast == 32);
+    CHECK(named.yarn_beta_slow == 1);
     CHECK(named.yarn_attn_factor == 0.75);
     CHECK(named.original_context == 16);
+}
+
+TEST_CASE("architecture: ways to stretch RoPE that are not known are refused by key and value") {
+    for (const char* type : {"llama3", "dynamic", "Linear", "su", ""}) {
+        CHECK(refusal("llama", {{"rope.scaling.type", std::string_view(type)}}) ==
+              std::string("llama.rope.scaling.type: expected none, linear, yarn or longrope, "
+                          "found '") +
+                  type + "'");
+    }
+    CHECK(refusal("llama", {{"rope.scaling.factor", -2.0f}}) ==
+          "llama.rope.scaling.factor: expected a number of 0 or more, found -2.000000");
+    CHECK(refusal("llama", {{"rope.scaling.attn_factor", 0.0f}}) ==
+          "llama.rope.scaling.attn_factor: expected a number above 0, found 0.000000");
+    CHECK(refusal("llama", {{"rope.freq_base", 0.0f}}) ==
+          "llama.rope.freq_base: expected a number above 0, found 0.000000");
+}
+
+TEST_CASE("architecture: RoPE's factors come from the tensors that its scaling goes with") {
+    const std::vector<float> twos(4, 2.0f);
+    const Keys longrope = {{"rope.scaling.type", std::string_view("longrope")}};
+    const auto first = [&](const char* name, const Keys& keys, const char* tensor) {
+        return config_of(name, keys, 8, {{tensor, twos}}).rope.frequency_factors.at(0);
+    };
+    CHECK(first("llama", {}, "rope_freqs.weight") == 2);
+    CHECK(first("llama", longrope, "rope_factors_short.weight") == 2);
+    CHECK(first("phi3", {}, "rope_factors_short.weight") == 2);
+    const auto refused = [&](const char* name, const Keys& keys, const char* tensor) {
+        return refusal(name, keys, {{tensor, twos}}).find("has no place in architecture") !=
+               std::string::npos;
+    };
+    CHECK(refused("llama", {}, "rope_factors_long.weight"));
+    CHECK(refused("llama", longrope, "rope_freqs.weight"));
+    CHECK(refused("phi3", longrope, "rope_freqs.weight"));
+    CHECK(refused("qwen3", {}, "rope_freqs.weight"));
+    CHECK(refused("gemma3", longrope, "rope_factors_short.weight"));
+    CHECK(refusal("llama", {}, {{"rope_freqs.weight", {1, 1, 0, 1}}}) ==
+          "tensor rope_freqs.weight: expected factors above 0, found 0.000000");
 }
 
 TEST_CASE("architecture: layers with a window are not stretched") {

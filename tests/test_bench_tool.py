@@ -143,6 +143,8 @@ class BenchOps(Tools):
         self.assertTrue(result["context"]["backend"].startswith("fast, "))
         rows = result["benchmarks"]
         self.assertEqual([row["name"].split("/min_time")[0] for row in rows], self.CASES)
+        alone = json.loads(self.timed(self.CASES[0], "--json", "-"))  # and no file of that name
+        self.assertEqual(len(alone["benchmarks"]), 1)
         for row in rows:
             for figure in ("real_time", "GB/s", "GFLOP/s", "x_memcpy"):
                 self.assertGreater(row[figure], 0)
@@ -238,6 +240,15 @@ class Compare(Tools):
         refused = self.compare("--write", page)
         self.assertEqual(refused.returncode, 2)
         self.assertIn("begin", refused.stderr)
+
+    def test_wrong_usage_is_found_first(self):
+        missing = self.path("missing.md")
+        for arguments, says in [(("--write", missing), missing), (("--rounds", "0"), "--rounds"),
+                                (("--chunks", "-1"), "--chunks"),
+                                (("--depths", "0,1,2"), "--depths")]:
+            refused = self.compare(*arguments)
+            self.assertEqual((refused.returncode, refused.stdout), (2, ""))
+            self.assertIn(says, refused.stderr.splitlines()[-1])
 
     def test_our_own_failure_is_one(self):
         result = self.compare(model=self.path("missing.gguf"))

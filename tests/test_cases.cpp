@@ -1,5 +1,6 @@
 // The table and its instruments: names, the memory that notices, the four kinds of agreement, and
 // that docs/ops.md is what the table says.
+#include "ref/cases/case_of.h"
 #include "ref/error.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
@@ -299,6 +300,52 @@ TEST_CASE("agreement: steps of iq4_nl and of plain types") {
     const std::vector<float> error = {0x1p-14f, 0x1p-20f}, small = {0, 0};
     CHECK(compare_steps(DType::f16, 2, codes(DType::f16, y), codes(DType::f16, off), y, error).ok);
     CHECK(!compare_steps(DType::f16, 2, codes(DType::f16, y), codes(DType::f16, off), y, small).ok);
+}
+
+TEST_CASE("agreement: what f32 cannot hold and what ggml leaves undefined is not asked") {
+    const std::vector<float> one = {1}, inf = {INFINITY}, nan = {NAN};
+    const std::vector<double> any = {INFINITY};
+    const Rotation rotation{Rotation::Kind::sylvester, 64};
+    CHECK(compare_rounding(DType::f32, bytes(one), bytes(inf), any).ok);
+    CHECK(compare_rounding(DType::f32, bytes(one), bytes(nan), any).ok);
+    CHECK(!compare_rounding(DType::f32, bytes(inf), bytes(one), any).ok);
+    CHECK(std::isinf(hadamard_bound(std::vector<float>(64, 1e37f), rotation)[0]));
+    CHECK(hadamard_bound(std::vector<float>(64, INFINITY), rotation)[0] == INFINITY);
+    CHECK(hadamard_bound(std::vector<float>(64, 0.0f), rotation)[0] == 128 * 0x1p-126);
+
+    for (const DType type : quantized_types()) {
+        INFO(type_info(type).name);
+        const auto stored = [&](const std::vector<float>& values) {
+            std::vector<std::byte> result(size_t(row_bytes(type, 32)));
+            ref::quantize_row(type, result.data(), values.data(), 32);
+            return result;
+        };
+        const std::vector<float> none(32, 0.0f);
+        for (const float size : {1e-41f, 1.0f}) {
+            std::vector<float> x(32, 0.3f * size);
+            x[3] = size;
+            const std::vector<std::byte> right = stored(x);
+            std::vector<std::byte> codes = right, scale = right;
+            codes.back() ^= std::byte(0x03);
+            scale[1] ^= std::byte(0x3C);
+            CHECK(compare_steps(type, 32, right, codes, x, none).ok == (size < 1));
+            CHECK(!compare_steps(type, 32, right, scale, x, none).ok);
+        }
+    }
+}
+
+TEST_CASE("agreement: a wrong result is shown by place, and how it lies to the right one") {
+    const std::vector<float> a = {1, 2, 3, 4, 5, 6}, b = {1, 2, 3, 4, -5, 6},
+                             twice = {2, 4, 6, 8, 10, 12};
+    const std::vector<int64_t> extents = {3, 2};
+    Verdict verdict = compare_exact(DType::f32, bytes(a), bytes(b));
+    CHECK(verdict.report(extents).find("          4 [2][0] ") != std::string::npos);
+    CHECK(verdict.summary() == "1 of 6 elements");
+    verdict.likeness = likeness(DType::f32, bytes(a), bytes(b));
+    CHECK(verdict.report().find("1 of 6 elements, cos 0.4505, norm x 1\n") == 0);
+    CHECK(likeness(DType::f32, bytes(a), bytes(twice)) == "cos 1, norm x 2");
+    CHECK(likeness(DType::f32, bytes(a), bytes(std::vector<float>(6, NAN))).empty());
+    CHECK(likeness(DType::i32, bytes(a), bytes(b)).empty());
 }
 
 TEST_CASE("docs/ops.md is what rotkv-cases page prints") {

@@ -63,10 +63,15 @@ TEST_CASE("evaluate: a text is cut into windows", "[evaluate]") {
     CHECK(plan_windows(some_tokens(70), 16, 32, 3, -1).windows == 3);
     CHECK(plan_windows(some_tokens(70), 16, 5, 3, -1).windows_at_once() == 1);
     CHECK(plan_recorded_windows(some_tokens(16), 16, 16, -1, -1).windows == 1);
+    for (const int64_t batch : {17, 31, 32, 40, 47, 48}) {  // whole windows only
+        const WindowPlan whole = plan_windows(some_tokens(70), 16, batch, -1, -1);
+        CHECK(whole.batch == batch / 16 * 16);
+        CHECK(whole.windows_at_once() == batch / 16);
+    }
+    CHECK(plan_windows(some_tokens(40), 16, 40, -1, -1).batch == 32);
 
     CHECK_THROWS_AS(plan_windows(some_tokens(31), 16, 16, -1, -1), Error);
     CHECK_THROWS_AS(plan_windows(some_tokens(70), 2, 2, -1, -1), Error);
-    CHECK_THROWS_AS(plan_windows(some_tokens(70), 16, 40, -1, -1), Error);
     CHECK_THROWS_AS(plan_windows(some_tokens(70), 16, 0, -1, -1), Error);
     CHECK_THROWS_AS(plan_recorded_windows(some_tokens(15), 16, 16, -1, -1), Error);
 }
@@ -97,7 +102,7 @@ TEST_CASE("evaluate: every scored position comes once, in order, with the next t
 TEST_CASE("evaluate: pieces of a window and windows side by side change no number", "[evaluate]") {
     SmallLlama tiny;
     std::vector<double> expected;
-    for (const int64_t batch : {16, 1, 5, 8, 15, 32, 48}) {
+    for (const int64_t batch : {16, 1, 5, 8, 15, 32, 40, 48}) {
         const WindowPlan plan = plan_windows(some_tokens(50), 16, batch, -1, 5);
         KvCache cache = tiny.cache(plan, DType::bf16);
         int64_t calls = 0;
@@ -203,7 +208,8 @@ TEST_CASE("evaluate: logits of more rows than a slice has are those of each row"
             const int64_t row = first + int64_t(i) / 53;
             const float* w = model.weights().output.row<const float>(int64_t(i) % 53);
             double sum = 0;
-            for (int64_t j = 0; j < width; ++j) sum += double(w[j]) * double(x[row * width + j]);
+            for (int64_t j = 0; j < width; ++j)
+                sum += double(w[size_t(j)]) * double(x[size_t(row * width + j)]);
             REQUIRE(std::abs(double(logits[i]) - sum) < 1e-4);
         }
         seen += int64_t(logits.size()) / 53;
@@ -220,7 +226,7 @@ TEST_CASE("evaluate: many rows are compared as each would be alone", "[evaluate]
     const std::vector<int32_t> target = some_tokens(int32_t(rows));
     const std::vector<TokenPair> pairs = compare_hidden(tiny.model(), a, b, target);
     REQUIRE(pairs.size() == rows);
-    for (const std::size_t row : {0, 1, 511, 512, 513, 599}) {
+    for (const std::size_t row : {0u, 1u, 511u, 512u, 513u, 599u}) {
         const auto one = [&](const std::vector<float>& x) {
             return std::span(x).subspan(row * width, width);
         };

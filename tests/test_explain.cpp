@@ -284,6 +284,31 @@ TEST_CASE("explain: layers that hold half, and the sentence") {
     CHECK(sentence_of(explanation_of({0, 0})) == "no error.");
 }
 
+TEST_CASE("explain: a layer that is not a number is no layer without error") {
+    for (const std::size_t place : {0u, 1u, 2u}) {
+        std::vector<double> errors = {1, 2, 3};
+        errors[place] = -NAN;
+        const Explanation explanation = explanation_of(errors);
+        CHECK(std::isnan(all_errors(explanation).both));
+        CHECK(!std::signbit(all_errors(explanation).both));
+        CHECK(layers_with_half(explanation) == std::vector<int64_t>{int64_t(place)});
+        CHECK(sentence_of(explanation) ==
+              "the error is not a number, by layer " + std::to_string(place) + ".");
+        std::vector<std::string> lines;
+        add_lines(lines, {explanation_of({1, 2}), explanation});
+        REQUIRE(lines.size() == 1);
+        CHECK(lines[0].find("B, outputs: ") == 0);
+    }
+    // A key that does not come back: nothing of what it makes passes for 0 or 1.
+    const std::vector<float> q = {1, 0}, k = {1, 2, 3, 4}, v = {1, 2};
+    const std::vector<float> lost = {1, 2, INFINITY, 4};
+    const OutputErrors errors = split_output_error({1, 0, q, k, v, lost, v});
+    for (const double x : {errors.both, errors.keys, errors.temperature(), errors.slope()}) {
+        CHECK(std::isnan(x));
+    }
+    CHECK(errors.values == 0);
+}
+
 TEST_CASE("explain: lists of layers") {
     using List = std::vector<int64_t>;
     CHECK(parse_layers("", 3) == List{0, 1, 2});

@@ -103,7 +103,7 @@ class Generate(Tools):
 
     def test_an_ending_token_ends(self):
         tokens = self.generate("-n", "24")["tokens"]
-        for key in ("eos", "eot"):
+        for key in ("eos", "eot", "eom"):
             model = self.path(f"{key}.gguf")
             write_model(model, extra={f"tokenizer.ggml.{key}_token_id": tokens[4]})
             found = self.generate("-n", "24", model=model)

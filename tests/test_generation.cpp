@@ -32,6 +32,23 @@ TEST_CASE("generation: broken UTF-8 is neither lost nor kept for ever") {
     CHECK(gate.push("z") == "\xE2\x82z");
     CHECK(gate.push("\xF0\x9F").empty());
     CHECK(gate.rest() == "\xF0\x9F");
+    CHECK(gate.push("\xF0\x9F\x98").empty());
+    CHECK(gate.push("\xE2") == "\xF0\x9F\x98");
+    CHECK(gate.push("\x82").empty());
+    CHECK(gate.push("\xAC!") == "\xE2\x82\xAC!");
+}
+
+TEST_CASE("generation: what cannot become a character is not waited for") {
+    for (const char* broken : {"\xC0", "\xC1", "\xF5", "\xFF", "\xE0\x9F", "\xED\xA0", "\xF0\x8F",
+                               "\xF4\x90", "\xC3(", "\xE2\x82(", "\xE2(", "\x80"}) {
+        INFO(int(static_cast<unsigned char>(broken[0])));
+        CHECK(Utf8Gate().push(broken) == broken);
+    }
+    for (const char* begun : {"\xC2", "\xDF", "\xE0\xA0", "\xE1\x80", "\xED\x9F", "\xEE\x80",
+                              "\xF0\x90\x80", "\xF3\x80", "\xF4\x8F\xBF"}) {
+        INFO(int(static_cast<unsigned char>(begun[0])));
+        CHECK(Utf8Gate().push(begun).empty());
+    }
 }
 
 TEST_CASE("generation: log-probabilities and their divergence") {
@@ -42,6 +59,7 @@ TEST_CASE("generation: log-probabilities and their divergence") {
     CHECK(divergence(p, p) == 0);
     CHECK_THROWS_AS(log_softmax(std::vector<float>{0, NAN}), Error);
     CHECK_THROWS_AS(log_softmax(std::vector<float>{0, INFINITY}), Error);
+    CHECK_THROWS_AS(log_softmax(std::vector<float>{0, -INFINITY}), Error);  // KLDs would be NaN
 }
 
 TEST_CASE("generation: draws follow p^(1/T)") {

@@ -211,6 +211,8 @@ TEST_CASE("gguf: values come in the type that is asked for", "[gguf]") {
     GgufWriter writer;
     for (const Named& named : one_of_each()) writer.add(named.key, named.value);
     writer.add("small", int64_t{7});
+    writer.add("array.0 and 1", std::vector<uint32_t>{0, 1});
+    writer.add("array.empty numbers", std::vector<int32_t>{});
     writer.write(folder.file("m.gguf"));
     const GgufFile file = GgufFile::open(folder.file("m.gguf"));
 
@@ -226,6 +228,15 @@ TEST_CASE("gguf: values come in the type that is asked for", "[gguf]") {
     CHECK(file.get_i32s("array.i32") == std::vector<int32_t>{-1, 0, 1});
     CHECK(file.get_f32s("array.f32") == std::vector<float>{-1.5f, 1e-30f});
     CHECK(file.get_strings("array.string").at(1) == "a");
+    CHECK(file.get_bools("array.bool") == std::vector<bool>{true, false, true});
+    CHECK(file.get_bools("array.0 and 1") == std::vector<bool>{false, true});
+    for (const char* key : {"array.empty", "array.empty numbers"}) {  // of every type
+        INFO(key);
+        CHECK(file.get_i32s(key).empty());
+        CHECK(file.get_f32s(key).empty());
+        CHECK(file.get_bools(key).empty());
+        CHECK(file.get_strings(key).empty());
+    }
 
     // The fallback is for keys that are absent, not for values that are wrong.
     CHECK(file.get_u32("absent", 5) == 5);
@@ -271,7 +282,11 @@ TEST_CASE("gguf: a value of another type or range is an error that names it", "[
     CHECK(error([&] { file.get_i32s("array.i64"); }) ==
           at + "'array.i64': expected array of signed integers of 32 bits, found 1099511627776 in "
                "place 1");
-    for (const char* key : {"u32", "array.f64", "array.bool", "array.empty"}) {
+    CHECK(error([&] { file.get_bools("array.u8"); }) ==
+          at + "'array.u8': expected array of bool, found 255 in place 1");
+    CHECK(error([&] { file.get_bools("true"); }) ==
+          at + "'true': expected array of bool, found bool true");
+    for (const char* key : {"u32", "array.f64", "array.bool"}) {
         INFO(key);
         CHECK(error([&] { file.get_i32s(key); }) ==
               at + in_quotes(key) + ": expected array of signed integers of 32 bits, found " +
@@ -338,10 +353,10 @@ TEST_CASE("gguf: a file that cannot be written leaves nothing behind", "[gguf]")
     if (!fs::exists("/dev/full")) return test::skip("there is no device that is full, /dev/full");
     CHECK(error("/dev/full") == "/dev/full cannot be written: No space left on device");
     CHECK(fs::exists("/dev/full"));
-    fs::create_symlink("/dev/full", folder.file("n.gguf.partial"));
+    fs::create_symlink("/dev/full", folder.file("n.gguf"));  // and a link is followed
     CHECK(error(folder.file("n.gguf")) ==
           folder.file("n.gguf") + " cannot be written: No space left on device");
-    CHECK(folder.n_files() == 1);
+    CHECK(folder.n_files() == 2);
 }
 
 TEST_CASE("gguf: what is no file is not opened", "[gguf]") {

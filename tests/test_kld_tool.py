@@ -63,7 +63,7 @@ class Kld(Tools):
         self.bad(2, "kld", *one, "--jitter", "0")
         self.bad(2, "kld", *one, "--jitter", "129", says="128")
         self.bad(2, "kld", *one, "--json", "-", "--csv", "-", says="--csv")
-        self.bad(2, "kld", *one, "-b", "48", says="48")
+        self.bad(2, "kld", *one, "-b", "0", says="0")
         self.bad(2, "kld", *one, "--layers", "0", says="--by-layer")
         self.bad(2, "kld", *one, "--by-layer", "--layers", "0-2", says="0 to 1")
         self.bad(1, "kld", "-m", self.model, "-f", self.path("missing.txt"), "--variant", EIGHT,

@@ -3,6 +3,7 @@
 #include "tests/catch.h"
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 namespace {
@@ -20,6 +21,38 @@ std::vector<TokenPair> three_tokens() {
     return {{0.1, k_ln2, 2 * k_ln2, true},
             {0.3, 2 * k_ln2, 2 * k_ln2, false},
             {0.2, 3 * k_ln2, 2 * k_ln2, true}};
+}
+
+constexpr double k_nan = std::numeric_limits<double>::quiet_NaN();
+
+// Nothing that prints as "-nan", nothing infinite.
+bool plain_nan(double x) { return std::isnan(x) && !std::signbit(x); }
+
+bool plain_nan(const Mean& mean) { return plain_nan(mean.value) && plain_nan(mean.error); }
+
+// 40 tokens that differ in everything.
+std::vector<TokenPair> forty_tokens() {
+    std::vector<TokenPair> tokens;
+    for (int i = 0; i < 40; ++i) {
+        tokens.push_back(
+            {0.01 * (i * 7 % 40 + 1), 1 + 0.1 * i, 1 + 0.03 * (i * 3 % 40), i % 3 > 0});
+    }
+    return tokens;
+}
+
+// How many of the figures that compare the two runs are still something else than NaN.
+int figures_left(const KldSummary& s) {
+    const Mean means[] = {s.kld,       s.delta_p, s.dp_rms,    s.same_top,
+                          s.log_ratio, s.ratio,   s.difference};
+    const double others[] = {s.kld_min,    s.kld_01, s.kld_1,     s.kld_5,  s.kld_10,
+                             s.kld_median, s.kld_90, s.kld_95,    s.kld_99, s.kld_999,
+                             s.kld_max,    s.dp_min, s.dp_01,     s.dp_1,   s.dp_5,
+                             s.dp_10,      s.dp_25,  s.dp_median, s.dp_75,  s.dp_90,
+                             s.dp_95,      s.dp_99,  s.dp_999,    s.dp_max, s.correlation};
+    int left = 0;
+    for (const Mean& mean : means) left += !plain_nan(mean);
+    for (const double figure : others) left += !plain_nan(figure);
+    return left;
 }
 
 }  // namespace
@@ -152,4 +185,49 @@ TEST_CASE("metrics: a run compared with itself differs by nothing, without error
     CHECK(s.dp_rms.value == 0);
     CHECK(s.same_top.error == 0);
     CHECK(near(s.correlation, 1));
+}
+
+TEST_CASE("metrics: what is not a number is in every figure, wherever it lies", "[metrics]") {
+    REQUIRE(figures_left(summarize(forty_tokens())) == 32);
+    for (const size_t place : {0u, 20u, 39u}) {
+        for (const double bad : {k_nan, -k_nan, HUGE_VAL, -HUGE_VAL}) {
+            for (double TokenPair::*figure :
+                 {&TokenPair::kld, &TokenPair::nll_a, &TokenPair::nll_b}) {
+                std::vector<TokenPair> tokens = forty_tokens();
+                tokens[place].*figure = bad;
+                const KldSummary s = summarize(tokens);
+                CAPTURE(place, bad);
+                CHECK(s.not_numbers == 1);
+                CHECK(figures_left(s) == 0);
+                // A perplexity rests on its own run alone.
+                CHECK(plain_nan(s.ppl_a) == (figure == &TokenPair::nll_a));
+                CHECK(plain_nan(s.ppl_b) == (figure == &TokenPair::nll_b));
+                CHECK(plain_nan(figures_of(tokens, &TokenPair::kld)[place]));
+            }
+        }
+    }
+    CHECK(summarize(forty_tokens()).not_numbers == 0);
+}
+
+TEST_CASE("metrics: two runs without numbers do not agree on the top word", "[metrics]") {
+    const std::vector<TokenPair> nothing(10, {-k_nan, -k_nan, -k_nan, true});
+    const KldSummary s = summarize(nothing);
+    CHECK(s.not_numbers == 10);
+    CHECK(figures_left(s) == 0);
+    CHECK(plain_nan(s.ppl_a));
+}
+
+TEST_CASE("metrics: no mean, no order and no perplexity with what is not a number", "[metrics]") {
+    for (const size_t place : {0u, 2u, 4u}) {
+        for (const double bad : {k_nan, -k_nan, HUGE_VAL, -HUGE_VAL}) {
+            std::vector<double> x = {5, 1, 4, 2, 3};
+            x[place] = bad;
+            CHECK(count_not_numbers(x) == 1);
+            CHECK(plain_nan(mean_of(x)));
+            CHECK(plain_nan(perplexity(x)));
+            for (const double q : {0.0, 0.3, 0.5, 1.0}) CHECK(plain_nan(quantile(x, q)));
+        }
+    }
+    CHECK(number_or_nan(1.5) == 1.5);
+    CHECK(plain_nan(number_or_nan(-k_nan)));
 }

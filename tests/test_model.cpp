@@ -1,83 +1,13 @@
 // Every architecture's forward pass against the same model written down in f64.
-#include "ref/error.h"
-#include "ref/files/gguf.h"
-#include "ref/kernels.h"
-#include "ref/model.h"
-#include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/forwarding_backend.h"
 #include "tests/rotation_of.h"
-#include "tests/tiny_model.h"
+#include "tests/tiny_run.h"
 
 #include <algorithm>
-#include <numeric>
 
 using namespace rotkv;
 using namespace rotkv::test;
-
-namespace {
-
-std::vector<int32_t> some_tokens(int64_t n) {
-    Random random(99);
-    std::vector<int32_t> tokens;
-    for (int64_t i = 0; i < n; ++i) tokens.push_back(int32_t(random.below(TinyModel::words)));
-    return tokens;
-}
-
-// The file of a small model, and the reference to run it on.
-struct Opened {
-    TemporaryFile file;
-    GgufFile gguf;
-    std::unique_ptr<Backend> ref = make_ref_backend();
-
-    explicit Opened(const TinyModel& tiny)
-        : file(tiny.name + ".gguf"), gguf(written(tiny, file.path())) {}
-
-    static GgufFile written(const TinyModel& tiny, const std::string& path) {
-        tiny.write(path);
-        return GgufFile::open(path);
-    }
-    KvCache cache(const Model& model, const RotationSpec& spec = RotationSpec()) {
-        const KvShape shape = model.config().cache_shape(1, 32, DType::f32, DType::f32);
-        return KvCache(*ref, shape, spec);
-    }
-};
-
-// The model's own result for tokens of stream 0 at positions first, first + 1 ...
-std::vector<float> run(Model& model, KvCache& cache, std::span<const int32_t> tokens,
-                       int32_t first) {
-    std::vector<int32_t> positions(tokens.size());
-    std::iota(positions.begin(), positions.end(), first);
-    const std::vector<int32_t> streams(tokens.size(), 0);
-    return download_f32(model.backend(), model.forward(cache, tokens, streams, positions));
-}
-
-// The same from position 0, `per_call` tokens at a time.
-std::vector<float> run_model(const TinyModel& tiny, const std::vector<int32_t>& tokens,
-                             size_t per_call, int64_t context = 64, bool phi3_window = false) {
-    Opened opened(tiny);
-    Model model(opened.gguf, *opened.ref, {.context = context, .phi3_window = phi3_window});
-    KvCache cache = opened.cache(model);
-    std::vector<float> result;
-    for (size_t first = 0; first < tokens.size(); first += per_call) {
-        const size_t count = std::min(per_call, tokens.size() - first);
-        const std::vector<float> part =
-            run(model, cache, std::span(tokens).subspan(first, count), int32_t(first));
-        result.insert(result.end(), part.begin(), part.end());
-    }
-    return result;
-}
-
-std::string failure(const TinyModel& tiny) {
-    try {
-        run_model(tiny, {0}, 1);
-    } catch (const Error& error) {
-        return error.what();
-    }
-    return "accepted";
-}
-
-}  // namespace
 
 TEST_CASE("model: every architecture equals its definition in f64") {
     for (const Architecture& architecture : architectures()) {

@@ -11,7 +11,7 @@ import sys
 import time
 import unittest
 
-from test_tools import Tools
+from test_tools import Tools, write_model
 
 LAUNCH = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
           "OMPI_MCA_btl_vader_single_copy_mechanism": "none",  # what containers forbid
@@ -32,6 +32,9 @@ class SeveralProcesses(Tools):
         cls.second_fails = cls.path("only_rank_1_fails.sh")
         with open(cls.second_fails, "w") as file:
             file.write('[ "$OMPI_COMM_WORLD_RANK" = 1 ] && exec "$@" --nonsense || exec "$@"\n')
+        cls.of_its_own = cls.path("each_rank_in_its_folder.sh")
+        with open(cls.of_its_own, "w") as file:
+            file.write('cd "$1/$OMPI_COMM_WORLD_RANK" && shift && exec "$@"\n')
 
     @staticmethod
     def contents(path):
@@ -99,6 +102,25 @@ class SeveralProcesses(Tools):
                              code=2)
         self.assertLess(time.monotonic() - start, 60)
         self.assertIn("rotkv-kld: error: rank 1: ", result.stderr)
+
+    def test_files_of_one_name_that_differ(self):
+        """As on two machines: what each process computes would be of another model or text."""
+        def run(folder, code, name, *arguments):
+            program = os.path.join(self.folder, "rotkv-" + name)
+            return self.launch(2, "sh", self.of_its_own, self.path(folder), program, "-m", "m.gguf",
+                               "-f", "text", *WINDOWS, *arguments, code=code)
+        for folder, seed, text in (("same", 1, ""), ("model", 2, ""), ("words", 1, "Other ")):
+            for rank in (0, 1):
+                os.makedirs(self.path(f"{folder}/{rank}"))
+                write_model(self.path(f"{folder}/{rank}/m.gguf"), seed=seed if rank else 1)
+                with open(self.path(f"{folder}/{rank}/text"), "w") as file:
+                    file.write((text if rank else "") + self.contents(self.text))
+        run("same", 0, "perplexity")
+        for folder in ("model", "words"):
+            for name, more in (("perplexity", ()), ("kld", ("--variant", "k=q8_0")),
+                               ("sweep", ("-ctk", "f16", "-ctv", "q8_0", "--out", "out"))):
+                self.assertIn(f"rotkv-{name}: error: rank 1: m.gguf: expected the first process's",
+                              run(folder, 1, name, *more).stderr)
 
     def test_what_everybody_gets_wrong_is_said_once(self):
         result = self.run_on(3, "perplexity", "-ctk", "q9_0", code=2)

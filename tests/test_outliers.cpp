@@ -272,6 +272,29 @@ TEST_CASE("outliers: a gain over heads, its error, and the rule") {
     CHECK(advise({-0.5, NAN}, {-0.3, 0}) == Advice::hurts);  // one head: the law alone
 }
 
+TEST_CASE("outliers: errors that are not numbers are no small difference") {
+    CHECK(!advise_without_gain(0.5, 0.25));
+    CHECK(advise_without_gain(NAN, 0.25) == Advice::only_rotated);
+    CHECK(advise_without_gain(HUGE_VAL, 0.25) == Advice::only_rotated);
+    CHECK(advise_without_gain(0.5, -NAN) == Advice::only_plain);
+    CHECK(advise_without_gain(NAN, NAN) == Advice::neither);
+    const std::vector<double> none = {0, 0}, half = {1, NAN};
+    CHECK(log_gain(none, none).value == 0);  // nothing lost either way
+    CHECK(std::isnan(log_gain(half, none).value));
+    CHECK(!std::signbit(log_gain(half, none).value));
+    HeadStatistics statistics(64);
+    std::vector<float> x = normal_vector(64, 1);
+    statistics.add(x);
+    x[40] = NAN;
+    statistics.add(x);
+    CHECK(statistics.figures().loudest == 40);
+    for (const double figure : {statistics.figures().crest, statistics.figures().channel_ratio,
+                                statistics.figures().norm}) {
+        CHECK(std::isnan(figure));
+        CHECK(!std::signbit(figure));
+    }
+}
+
 TEST_CASE("outliers: the rule knows the sources of chapter 1") {
     // Heads of Gaussian rows with a loud channel: rotate. With an offset: not with q4_1.
     const int64_t d = 64;

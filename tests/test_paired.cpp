@@ -118,6 +118,27 @@ TEST_CASE("paired: what no spread can tell", "[paired]") {
     CHECK(near(p_of({2.228138852, 1}, 11), 0.05, 1e-8));
 }
 
+TEST_CASE("paired: what is not a number is no difference, and no reason to call it none",
+          "[paired]") {
+    const double nan = std::nan("");
+    for (const int64_t windows : {1, 2, 10}) {
+        CHECK(std::isnan(p_of({nan, nan}, windows)));
+        CHECK(!std::signbit(p_of({-nan, -nan}, windows)));
+        CHECK(std::isnan(p_of({HUGE_VAL, 1}, windows)));
+    }
+    for (const size_t place : {0u, 5u, 11u}) {
+        std::vector<double> a(12, 1.0), b(12, 2.0);
+        b[place] = -nan;
+        const Mean difference = paired_difference(a, b, 3);
+        CHECK(std::isnan(difference.value));
+        CHECK(std::isnan(p_of(difference, 4)));
+        StoppingRule rule(0.99);
+        CHECK(!rule.look(difference, 4));
+        const std::vector<double> means = window_means(b, 3);
+        for (size_t w = 0; w < 4; ++w) CHECK(std::isnan(means[w]) == (w == place / 3));
+    }
+}
+
 TEST_CASE("paired: the shares of all looks add up to the error that was asked for", "[paired]") {
     const StoppingRule rule(0.99);
     double sum = 0;

@@ -138,6 +138,50 @@ TEST_CASE("sweep: rotation is compared with none, window by window", "[sweep]") 
     CHECK(changes[1].p < 0.1);
 }
 
+TEST_CASE("sweep: a cell that is not a number is rescued by rotation, not left out", "[sweep]") {
+    const std::string turned = "k=sylvester/64 v=sylvester/64";
+    SweepResult result{{"q8", "q4", "q5", "q6"}, {"q8"}, {"off", "auto"}, 64, 3, {}};
+    result.rows = {
+        row_of("q8", 16, {1.0, 2.0, 3.0}),    row_of("q8", 16, {0.9, 1.9, 2.9}, turned),
+        row_of("q4", 8, {1.0, k_nan, 3.0}),   row_of("q4", 8, {1.0, 2.5, 3.0}, turned),
+        row_of("q5", 8, {1.0, 2.0, 3.0}),     row_of("q5", 8, {k_nan, 2.0, 3.0}, turned),
+        row_of("q6", 4, {k_nan, k_nan, 3.0}), row_of("q6", 4, {k_nan, 2.0, 3.0}, turned)};
+    for (SweepRow& row : result.rows) {
+        if (row.is_number()) continue;
+        row.found->not_numbers = {1, 30, 2, 5, false, "K does not fit"};
+    }
+    using Kind = RotationChange::Kind;
+    const Kind expected[] = {Kind::compared, Kind::rescued, Kind::broken, Kind::neither};
+    const std::vector<RotationChange> changes = rotation_changes(result.rows);
+    REQUIRE(changes.size() == 4);
+    for (std::size_t i = 0; i < 4; ++i) {
+        CHECK(changes[i].kind == expected[i]);
+        CHECK(std::isnan(changes[i].p) == (i > 0));
+    }
+    CHECK(pareto_front(result.rows) == std::vector<std::size_t>{4, 1});
+
+    const std::string text = printed(result);
+    CHECK(text.find("helps in 1, hurts in 0; of the 0 not certain 0 have") != std::string::npos);
+    CHECK(text.find("rescued by rotation: 1 (plain is not a number); broken by rotation: 1; not a "
+                    "number either way: 1\n") != std::string::npos);
+    CHECK(text.find("\nrescued: k=q4,v=q4,rot=auto") != std::string::npos);
+    CHECK(text.find("\nbroken: k=q5,v=q5,rot=auto") != std::string::npos);
+    CHECK(text.find("\nhurts:") == std::string::npos);
+    CHECK(text.find("left out, as it is not a number: 4 cells\n") != std::string::npos);
+    CHECK(text.find("4 cells are not numbers (k=q4,v=q4,rot=off, ...): 1 of 30 positions") !=
+          std::string::npos);
+    CHECK(text.find("-nan") == std::string::npos);
+
+    // A line of the file keeps what is known of it.
+    const NotNumbers back =
+        parse_row(nlohmann::ordered_json::parse(line_of(result.rows[2]))).found->not_numbers;
+    CHECK(back.count == 1);
+    CHECK(back.scored == 30);
+    CHECK(back.window == 2);
+    CHECK(back.position == 5);
+    CHECK(back.cause == "K does not fit");
+}
+
 TEST_CASE("sweep: cells are one where types and rotations are", "[sweep]") {
     const rotkv::test::TemporaryFile file("sweep.gguf");
     rotkv::test::TinyModel::make("llama").write(file.path());

@@ -4,6 +4,7 @@
 Usage: tests/test_tools.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]
 The models are made here; nothing is fetched."""
 import array
+import glob
 import json
 import os
 import random
@@ -52,9 +53,10 @@ def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1)):
         "llama.block_count": 2, "llama.context_length": 256, "llama.embedding_length": width,
         "llama.feed_forward_length": hidden, "llama.attention.head_count": 2,
         "llama.attention.head_count_kv": list(kv_heads) if len(set(kv_heads)) > 1 else kv_heads[0],
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 10000.0,
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": byte_tokens() + [f"<{i}>" for i in range(256, words)],
+        "tokenizer.ggml.token_type": [1] * words, "tokenizer.ggml.eos_token_id": 11,
         "tokenizer.ggml.merges": ["a b"], **(extra or {})}
     extents = {"token_embd.weight": (words, width), "output_norm.weight": (width,)}
     for layer in range(2):
@@ -147,7 +149,7 @@ class EveryTool(Tools):
                 ((), "--model"), (("-m", self.model), "-f FILE"), ((*m, "--nonsense"), "nonsense"),
                 ((*m, "-xyz"), "-xyz"), ((*files, "-c", "many"), "many"),
                 ((*files, "-c", "2"), "2"), ((*files, "-c", "4096"), "4096"),
-                ((*m, "-t", "0"), "0"), ((*m, "-b", "48"), "48"),
+                ((*m, "-t", "0"), "0"), ((*m, "-b", "0"), "0"),
                 ((*m, "-ctk", "q9_0"), "q9_0"), ((*m, "-ctv", "q6_K"), "q6_K"), ((*m, "-ctk"), ""),
                 ((*m, "--rot-k", "48"), "48"), ((*m, "--rot-v", "sideways"), "sideways"),
                 ((*m, "--rot-signs", "-3"), ""), ((*m, "--backend", "abacus"), "abacus"),
@@ -214,7 +216,7 @@ class EveryTool(Tools):
             self.bad(1, "perplexity", *m, stdout=full)
             self.bad(1, "gguf", self.model, stdout=full)
             self.bad(1, "gguf", "--help", stdout=full)
-        self.assertFalse(os.path.exists("/dev/full.partial"))
+        self.assertFalse(glob.glob("/dev/full*partial"))
 
 
 class Perplexity(Tools):
@@ -287,7 +289,7 @@ class Perplexity(Tools):
                         "--kl-divergence-base", base)
         with open(base, "rb") as a, open(again, "rb") as b:
             self.assertEqual(a.read(), b.read())
-        self.assertFalse(os.path.exists(base + ".partial"))
+        self.assertFalse(glob.glob(base + ".*partial"))
 
         compare = ("-m", self.model, "--kl-divergence", "--kl-divergence-base", base)
         same = self.good("perplexity", *compare, "-ctk", "f32", "-ctv", "f32").stdout
@@ -317,46 +319,6 @@ class Perplexity(Tools):
         with open(base, "wb") as file:
             self.perplexity("--kl-divergence-base", "-", stdout=file)
         self.good("perplexity", "-m", self.model, "--kl-divergence", "--kl-divergence-base", base)
-
-
-class Gguf(Tools):
-    def test_show(self):
-        shown = self.good("gguf", self.model, "-ctk", "q8_0").stdout
-        for part in ("GGUF version 3", "llama.block_count = u32 2", "array of 256 string",
-                     "blk.1.ffn_down.weight", "96 x 128", "K q8_0: rotation sylvester, block 64",
-                     "V f16: rotation off (policy: f16 is not quantized)"):
-            self.assertIn(part, shown)
-        self.assertRegex(shown, r"(?m)^  q8_0 +8\.5 +272$")  # 2 layers * (K 68 + V 68)
-        found = json.loads(self.good("gguf", self.model, "--json", "-").stdout)
-        self.assertEqual(found["metadata"]["llama.attention.head_count_kv"], 1)
-        self.assertEqual(found["cache"]["bytes_per_token"]["f16"], 512)
-        self.assertEqual(found["tensors"][0]["shape"], [128, 256])
-
-    def test_nothing_in_a_file_reaches_the_terminal_as_a_command(self):
-        evil = self.path("evil.gguf")
-        write_model(evil, extra={"a\x1b[2Jb": "c\x1b[2Jd\r\n"})
-        self.assertNotRegex(self.good("gguf", evil).stdout, r"[\x00-\x09\x0b-\x1f\x7f]")
-
-    def test_check(self):
-        self.assertTrue(self.good("gguf", "--check", self.model).stdout.endswith("\nok\n"))
-        with open(self.model, "rb") as file:
-            data = bytearray(file.read())
-        data[-4:] = struct.pack("<f", float("nan"))
-        broken = self.path("nan.gguf")
-        with open(broken, "wb") as file:
-            file.write(data)
-        self.bad(1, "gguf", "--check", broken, says="blk.1.ffn_down.weight")
-
-    def test_diff(self):
-        self.assertEqual(self.good("gguf", "--diff", self.model, self.model).stdout,
-                         "no difference\n")
-        other = self.path("other.gguf")
-        write_model(other, seed=2, extra={"general.name": "another", "new.key": 5})
-        result = self.run_tool("gguf", "--diff", self.model, other)
-        self.assertEqual(result.returncode, 1)
-        self.assertIn("general.name: string 'made by a test' | string 'another'", result.stdout)
-        self.assertIn("new.key: absent | u32 5", result.stdout)
-        self.assertRegex(result.stdout, r"token_embd\.weight: .* bytes differ")
 
 
 class Demo(Tools):

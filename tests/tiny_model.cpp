@@ -3,6 +3,7 @@
 
 #include "ref/error.h"
 #include "ref/files/gguf.h"
+#include "ref/half.h"
 #include "ref/kernels.h"
 #include "ref/model.h"
 #include "tests/cached_attention.h"
@@ -121,6 +122,48 @@ TinyModel TinyModel::make(const std::string& name, bool uneven) {
     return m;
 }
 
+void TinyModel::add_biases() {
+    const auto bias = [&](const std::string& tensor, int64_t n) {
+        weights[tensor] = normal_vector(n, weights.size() + 1, 0.5);
+    };
+    for (int64_t l = 0; l < layers; ++l) {
+        bias(blk(l, "attn_q.bias"), heads * d);
+        bias(blk(l, "attn_k.bias"), kv_heads * d);
+        bias(blk(l, "attn_v.bias"), kv_heads * d_v);
+        bias(blk(l, "attn_output.bias"), width);
+        bias(blk(l, "ffn_gate.bias"), hidden[size_t(l)]);
+        bias(blk(l, "ffn_up.bias"), hidden[size_t(l)]);
+        bias(blk(l, "ffn_down.bias"), width);
+    }
+}
+
+namespace {
+
+bool is_norm_or_bias(const std::string& tensor) {
+    return tensor.find("norm") != std::string::npos || tensor.find("bias") != std::string::npos;
+}
+
+std::vector<uint16_t> halves(const std::vector<float>& values, DType type) {
+    std::vector<uint16_t> bits;
+    for (const float x : values) {
+        bits.push_back(type == DType::f16 ? f32_to_f16(x) : f32_to_bf16(x));
+    }
+    return bits;
+}
+
+}  // namespace
+
+void TinyModel::round_vectors(DType type) {
+    vectors = type;
+    for (auto& [tensor, values] : weights) {
+        if (!is_norm_or_bias(tensor)) continue;
+        const std::vector<uint16_t> bits = halves(values, type);
+        for (size_t i = 0; i < values.size(); ++i) {
+            values[i] = type == DType::f16 ? f16_to_f32(bits[i]) : bf16_to_f32(bits[i]);
+        }
+    }
+}
+
 void TinyModel::write(const std::string& path) const {
     GgufWriter writer;
     const auto number = [&](const char* key, uint32_t value) {
@@ -168,6 +211,10 @@ void TinyModel::write(const std::string& path) const {
         fuse(blk(l, "attn_qkv.weight"),
              {blk(l, "attn_q.weight"), blk(l, "attn_k.weight"), blk(l, "attn_v.weight")});
         fuse(blk(l, "ffn_up.weight"), {blk(l, "ffn_gate.weight"), blk(l, "ffn_up.weight")});
+        if (!fused_biases) continue;
+        fuse(blk(l, "attn_qkv.bias"),
+             {blk(l, "attn_q.bias"), blk(l, "attn_k.bias"), blk(l, "attn_v.bias")});
+        fuse(blk(l, "ffn_up.bias"), {blk(l, "ffn_gate.bias"), blk(l, "ffn_up.bias")});
     }
     if (name == "phi3") {
         stored["rope_factors_short.weight"] = factors;
@@ -175,14 +222,19 @@ void TinyModel::write(const std::string& path) const {
     } else if (!factors.empty()) {
         stored["rope_freqs.weight"] = factors;
     }
+    std::vector<std::vector<uint16_t>> narrow;
+    narrow.reserve(stored.size());
     for (const auto& [tensor, values] : stored) {
-        const bool vector = tensor.find("norm") != std::string::npos ||
-                            tensor.find("bias") != std::string::npos ||
-                            tensor.find("rope") != std::string::npos;
+        const bool vector = is_norm_or_bias(tensor) || tensor.find("rope") != std::string::npos;
         const bool to_width = tensor.find("attn_output") != std::string::npos ||
                               tensor.find("ffn_down") != std::string::npos;
         const int64_t size = int64_t(values.size());
         const int64_t in = vector ? size : to_width ? size / width : width;
+        if (is_norm_or_bias(tensor) && vectors != DType::f32) {
+            narrow.push_back(halves(values, vectors));
+            writer.add_tensor(tensor, view(narrow.back().data(), vectors, {size}));
+            continue;
+        }
         writer.add_tensor(tensor, view(values.data(), DType::f32, {size / in, in}));
     }
     writer.write(path);
@@ -260,7 +312,8 @@ class Definition {
             const Vector sum = mix(q[head], past, from, head / 2);
             attended.insert(attended.end(), sum.begin(), sum.end());
         }
-        return product(weight(blk(l, "attn_output.weight")), attended, nullptr);
+        return product(weight(blk(l, "attn_output.weight")), attended,
+                       optional(blk(l, "attn_output.bias")));
     }
 
     // softmax(q . k / sqrt(d)) v over the positions from `from` on.
@@ -281,14 +334,16 @@ class Definition {
     }
 
     Vector feed_forward(int64_t l, const Vector& h) const {
-        Vector gate = product(weight(blk(l, "ffn_gate.weight")), h, nullptr);
-        const Vector up = product(weight(blk(l, "ffn_up.weight")), h, nullptr);
+        Vector gate =
+            product(weight(blk(l, "ffn_gate.weight")), h, optional(blk(l, "ffn_gate.bias")));
+        const Vector up =
+            product(weight(blk(l, "ffn_up.weight")), h, optional(blk(l, "ffn_up.bias")));
         for (size_t i = 0; i < gate.size(); ++i) {
             const double z = gate[i];
             const double inner = std::sqrt(2 / std::acos(-1.0)) * (z + 0.044715 * z * z * z);
             gate[i] = (m_.gelu ? z / 2 * (1 + std::tanh(inner)) : z / (1 + std::exp(-z))) * up[i];
         }
-        return product(weight(blk(l, "ffn_down.weight")), gate, nullptr);
+        return product(weight(blk(l, "ffn_down.weight")), gate, optional(blk(l, "ffn_down.bias")));
     }
 
     const TinyModel& m_;

@@ -2,6 +2,8 @@
 // Small random models of every architecture, as GGUF files, and what they compute by definition.
 // Docs: docs/05-attention.md
 
+#include "ref/types.h"
+
 #include <cstdint>
 #include <map>
 #include <string>
@@ -13,7 +15,9 @@ namespace rotkv::test {
 struct TinyModel {
     std::string name;  ///< general.architecture
     bool qk_norm = false, post_norms = false, biases = false;
-    bool fused = false;  ///< phi3: qkv in one matrix, gate and up in one
+    bool fused = false;          ///< phi3: qkv in one matrix, gate and up in one
+    bool fused_biases = false;   ///< their biases likewise
+    DType vectors = DType::f32;  ///< type of norms and biases in the file
     bool lists = false;  ///< counts of heads and widths, and windows, as lists, one value a layer
     int64_t d_v = d;     ///< channels of a value
     std::vector<int64_t> hidden;  ///< F of each layer
@@ -33,6 +37,12 @@ struct TinyModel {
     /// One of "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3". Uneven: values are narrower
     /// than keys, and each layer has an F of its own.
     static TinyModel make(const std::string& name, bool uneven = false);
+
+    /// Gives every product inside the layers a bias.
+    void add_biases();
+
+    /// Rounds norms and biases to f16 or bf16, as which the file then has them.
+    void round_vectors(DType type);
 
     /// Writes the GGUF file.
     void write(const std::string& path) const;

@@ -14,7 +14,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -39,13 +38,7 @@ std::vector<std::string> split(const std::string& list) {
 }
 
 int64_t parse_count(const std::string& text, const char* flag) {
-    int64_t count = -1;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-    const bool whole = error == std::errc() && end == text.data() + text.size();
-    if (whole && count >= 0 && count <= k_most_tokens) return count;
-    throw Error(ErrorCode::usage, fmt::format("{}: expected numbers of tokens from 0 to {}, found "
-                                              "'{}'",
-                                              flag, k_most_tokens, text));
+    return parse_whole(flag, text, 0, k_most_tokens);
 }
 
 // "q8_0", of the flag's list.
@@ -102,14 +95,9 @@ void Flags::add_to(CLI::App& app) {
              "(-ctv) types of V in the cache (f16)", "TYPE,...");
     const std::string what = fmt::format("rotation of K and V: {} (auto)", k_rotation_choices);
     add_list("--rot", "--rot", rotations, parse_asked, what.c_str(), "WHAT,...");
-    app.add_option("-b,--batch-size", batch, "tokens of a prompt at once, llama.cpp's -ub")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(1), k_most_tokens))
-        ->type_name("N");
-    app.add_option("-r,--repetitions", repetitions, "how often each test is timed")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(1), int64_t(10000)))
-        ->type_name("N");
+    add_whole(app, "-b,--batch-size", batch, 1, k_most_tokens,
+              "tokens of a prompt at once, llama.cpp's -ub");
+    add_whole(app, "-r,--repetitions", repetitions, 1, 10000, "how often each test is timed");
     app.add_option("-o,--output", format, "format on standard output: md, csv or json")
         ->capture_default_str()
         ->check(CLI::IsMember({"md", "csv", "json"}))
@@ -183,6 +171,7 @@ class Bench {
 Bench::Bench(const Flags& flags)
     : flags_(flags), loaded_(flags.model, flags.longest()), text_(loaded_.model) {
     result_.model = flags.model.path;
+    result_.notices = loaded_.notices;
     result_.file_bytes = int64_t(loaded_.file.file_bytes());
     result_.backend = loaded_.backend->name();
     result_.device = loaded_.backend->description();
@@ -313,6 +302,7 @@ int run_bench(const Flags& flags) {
     if (flags.longest() == *std::max_element(flags.depths.begin(), flags.depths.end())) {
         throw Error(ErrorCode::usage, "-p and -n: nothing to measure");
     }
+    check_paths({{"-m", flags.model.path}}, {{"--json", flags.json}});
     const BenchRun run = Bench(flags).run();
     write_json(flags.json, json_of(run));
     std::FILE* out = flags.json == "-" ? stderr : stdout;

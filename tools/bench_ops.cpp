@@ -241,6 +241,9 @@ void time_case(benchmark::State& state, TimedCase& timed) {
 }
 
 std::vector<std::string> names_of(const Flags& flags, bool on_device) {
+    if (!flags.cases.empty() && !flags.pattern.empty()) {
+        throw Error(ErrorCode::usage, "CASE and --case: expected one of them");
+    }
     if (!flags.cases.empty()) return flags.cases;
     std::vector<std::string> names;
     for (const char* name : on_device ? std::span<const char* const>(k_device_cases)
@@ -259,6 +262,7 @@ int run(const Flags& flags) {
     const std::string against = make_backend(flags.against, 1)->name();
     const bool on_device = !backend->in_host_memory();
     const std::vector<std::string> names = names_of(flags, on_device);
+    check_paths({}, {{"--json", flags.json}});
     Expectations expectations(names, against, on_device, threads);
     std::unique_ptr<TimedCase> timed;  // one at a time: they are large
     for (const std::string& name : names) {
@@ -274,8 +278,10 @@ int run(const Flags& flags) {
         on_device ? one->Iterations(k_device_iterations) : one->MinTime(flags.seconds);
         one->Repetitions(flags.repetitions)->ReportAggregatesOnly(flags.repetitions > 1);
     }
-    std::vector<std::string> words = {"rotkv-bench-ops", "--benchmark_format=" + flags.format};
-    if (!flags.json.empty()) {
+    const bool json_alone = flags.json == "-";
+    std::vector<std::string> words = {"rotkv-bench-ops",
+                                      "--benchmark_format=" + (json_alone ? "json" : flags.format)};
+    if (!flags.json.empty() && !json_alone) {
         words.push_back("--benchmark_out=" + flags.json);
         words.push_back("--benchmark_out_format=json");
     }
@@ -310,12 +316,17 @@ int main(int argc, char** argv) {
     app.add_option("--backend", flags.backend, "ref, fast, ...");
     app.add_option("--against", flags.against,
                    "the backend that validates: ref, or fast where ref takes long");
-    app.add_option("-t,--threads", flags.threads, "threads, as many as processors by default")
-        ->check(CLI::Range(1, 1024));
-    app.add_option("-r,--repetitions", flags.repetitions, "how often each is measured")
-        ->check(CLI::Range(1, 1000));
-    app.add_option("--seconds", flags.seconds, "how long one repetition runs at least, on a host")
-        ->check(CLI::Range(0.001, 60.0));
+    add_whole(app, "-t,--threads", flags.threads, 1, 1024,
+              "threads, as many as processors by default")
+        ->default_str("");
+    add_whole(app, "-r,--repetitions", flags.repetitions, 1, 1000, "how often each is measured");
+    app.add_option_function<std::string>(
+           "--seconds",
+           [&flags](const std::string& text) {
+               flags.seconds = parse_real("--seconds", text, 0.001, 60);
+           },
+           "how long one repetition runs at least, on a host")
+        ->type_name("S");
     app.add_option("--format", flags.format, "console, csv or json")
         ->check(CLI::IsMember({"console", "csv", "json"}));
     add_json_flag(app, flags.json);

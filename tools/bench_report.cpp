@@ -133,6 +133,7 @@ static Json json_of(const BenchRow& row) {
 Json json_of(const BenchRun& run) {
     Json json;
     json["model"] = run.model;
+    json["notices"] = run.notices;
     json["size"] = run.file_bytes;
     json["backend"] = run.backend;
     json["device"] = run.device;

@@ -37,6 +37,7 @@ struct BenchRow {
 
 struct BenchRun {
     std::string model;  ///< the path
+    std::vector<std::string> notices;
     int64_t file_bytes = 0;
     std::string backend, device;
     ModelPrecision precision;

@@ -7,8 +7,9 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 
 namespace rotkv::tools {
@@ -35,13 +36,20 @@ std::vector<std::string> selected(const std::string& pattern) {
 int list(const Flags& flags) {
     const std::unique_ptr<Backend> judge =
         flags.refused_by ? make_backend(*flags.refused_by, 1) : nullptr;
-    for (const std::string& name : selected(flags.pattern)) {
+    const std::vector<std::string> names = selected(flags.pattern);
+    size_t printed = 0;
+    for (const std::string& name : names) {
         const Support support = judge == nullptr ? Support{} : make_case(name)->supports(*judge);
         if (judge == nullptr) {
             fmt::print("{}\n", name);
         } else if (!support.yes) {
             fmt::print("{}: {}\n", name, support.reason);
+            ++printed;
         }
+    }
+    if (judge != nullptr && printed == 0) {
+        fmt::print(stderr, "rotkv-cases: note: {} refuses none of the {} cases\n",
+                   *flags.refused_by, names.size());
     }
     return k_good;
 }
@@ -60,9 +68,16 @@ std::vector<std::string> asked(const Flags& flags) {
     return flags.names;
 }
 
+// The flag, else the environment; empty: all of them.
+std::string backend_asked(const Flags& flags) {
+    const char* environment = std::getenv("ROTKV_BACKEND");
+    return flags.backend.empty() && environment != nullptr ? environment : flags.backend;
+}
+
 int run(const Flags& flags) {
     const std::vector<std::string> names = asked(flags);
-    const std::vector<Column> on = columns(flags.backend);
+    check_paths({}, {{"--json", flags.json}});
+    const std::vector<Column> on = columns(backend_asked(flags));
     Tally tally(on);
     nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
     for (const std::string& name : names) {
@@ -102,10 +117,28 @@ int dump(const Flags& flags) {
     return k_good;
 }
 
+// The first in full, more of them in a line each; then what they have in common.
+void print_failures(std::FILE* out, const CheckReport& report) {
+    constexpr size_t in_full = 3, in_all = 20;
+    const size_t n = report.failures.size();
+    for (size_t i = 0; i < std::min(n, in_all); ++i) {
+        const CheckReport::Failure& one = report.failures[i];
+        fmt::print(out, "FAIL {}\n", i < in_full ? one.text : one.line);
+    }
+    if (n > in_all) {
+        fmt::print(out,
+                   "... and {} cases more that fail: --json - lists all, --case NAME shows one "
+                   "in full\n",
+                   n - in_all);
+    }
+    for (const std::string& sentence : report.shared_fields) fmt::print(out, "{}\n", sentence);
+}
+
 int check(const Flags& flags) {
+    check_paths({{"DIR", flags.folder + "/index.json"}}, {{"--json", flags.json}});
     const CheckReport report = check_cases(flags.folder, flags.pattern, flags.exact);
     std::FILE* const out = flags.results();
-    for (const std::string& text : report.failures) fmt::print(out, "FAIL {}\n", text);
+    print_failures(out, report);
     if (!flags.quiet) {
         for (const std::string& text : report.notes) fmt::print(out, "{}\n", text);
     }
@@ -144,7 +177,8 @@ int main(int argc, char** argv) {
                              "only those that this backend refuses, and why");
     CLI::App* run_command = add("run", "run them on every backend that is built");
     run_command->add_option("CASE", flags.names, "cases by their full names instead of a pattern");
-    run_command->add_option("--backend", flags.backend, "only on this one");
+    run_command->add_option("--backend", flags.backend,
+                            "only on this one; without it ROTKV_BACKEND says which, else all");
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =
         app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");

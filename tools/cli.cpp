@@ -7,13 +7,11 @@
 #include "tools/backends.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cfenv>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <new>
-#include <string_view>
 #include <thread>
 
 #ifndef ROTKV_VERSION
@@ -47,12 +45,10 @@ static void add_precision(CLI::App& app, const char* flag, Precision& precision,
 }
 
 void ModelFlags::add_to(CLI::App& app) {
+    tool = app.get_name();
     threads = cores_per_rank();
     app.add_option("-m,--model", path, "model, a GGUF file")->required()->type_name("FILE");
-    app.add_option("-t,--threads", threads, "threads of the CPU backends")
-        ->capture_default_str()
-        ->check(CLI::Range(1, 1024))
-        ->type_name("N");
+    add_whole(app, "-t,--threads", threads, 1, 1024, "threads of the CPU backends");
     app.add_option("--backend", backend,
                    "ref, fast, cuda or metal (default: ROTKV_BACKEND, or fast)")
         ->type_name("NAME");
@@ -136,21 +132,23 @@ RotationRequest CacheFlags::rotation() const {
     if (rot_k) request.k = *rot_k;
     if (rot_v) request.v = *rot_v;
     request.signs = signs;
+    require_use_of_signs("--rot-signs", request, type_k(), type_v());
     return request;
 }
 
 void WindowFlags::add_to(CLI::App& app) {
-    app.add_option_function<int64_t>(
-           "-c,--ctx-size", [this](const int64_t& n) { asked_ctx = n; },
-           "tokens per window (default 512)")
-        ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
+    const int64_t most = int64_t(1) << 20;
+    add_whole(app, "-c,--ctx-size", asked_ctx, 3, most, "tokens per window (default 512)");
+    add_whole(app, "-b,--batch-size", asked_batch, 1, most,
+              "tokens at once: part of a window, or as many whole ones as fit (default 2048)");
+    add_chunks_to(app, chunks, "windows at most (default: all)");
+}
+
+void WindowFlags::add_chunks_to(CLI::App& app, int64_t& chunks, const std::string& what) {
+    app.add_option_function<std::string>(
+           "--chunks",
+           [&chunks](const std::string& text) { chunks = parse_limit("--chunks", text); }, what)
         ->type_name("N");
-    app.add_option_function<int64_t>(
-           "-b,--batch-size", [this](const int64_t& n) { asked_batch = n; },
-           "tokens at once: less than a window, or a multiple (default 2048)")
-        ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-        ->type_name("N");
-    app.add_option("--chunks", chunks, "windows at most (default: all)")->type_name("N");
 }
 
 int64_t WindowFlags::batch(int64_t ctx) const { return asked_batch.value_or(default_batch(ctx)); }
@@ -165,96 +163,6 @@ std::FILE* results_beside(const std::string& json, const std::string& csv) {
 void add_json_flag(CLI::App& app, std::string& path) {
     app.add_option("--json", path, "also write the results as JSON; - is standard output")
         ->type_name("FILE");
-}
-
-namespace {
-
-enum class Value { none, one, maybe };  // maybe: only on, off, auto and the like
-
-struct IgnoredFlag {
-    std::string_view name;
-    Value value;
-};
-
-// What llama.cpp's tools know and nothing here depends on: where layers live, how files are read.
-constexpr IgnoredFlag k_ignored[] = {
-    {"-ngl", Value::one},
-    {"--gpu-layers", Value::one},
-    {"--n-gpu-layers", Value::one},
-    {"-fa", Value::maybe},
-    {"--flash-attn", Value::maybe},
-    {"-ub", Value::one},
-    {"--ubatch-size", Value::one},
-    {"-s", Value::one},
-    {"--seed", Value::one},
-    {"-tb", Value::one},
-    {"--threads-batch", Value::one},
-    {"-sm", Value::one},
-    {"--split-mode", Value::one},
-    {"-mg", Value::one},
-    {"--main-gpu", Value::one},
-    {"-dev", Value::one},
-    {"--device", Value::one},
-    {"-nkvo", Value::none},
-    {"--no-kv-offload", Value::none},
-    {"--mmap", Value::none},
-    {"--no-mmap", Value::none},
-    {"--mlock", Value::none},
-    {"--no-warmup", Value::none},
-};
-
-const IgnoredFlag* find_ignored(std::string_view name) {
-    for (const IgnoredFlag& flag : k_ignored) {
-        if (flag.name == name) return &flag;
-    }
-    return nullptr;
-}
-
-bool is_switch_value(const std::string& text) {
-    return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
-}
-
-bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
-bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
-
-bool is_long(const std::string& text) { return text.size() > 2 && text.substr(0, 2) == "--"; }
-
-bool is_negative_number(const std::string& text) {
-    return text.size() > 1 && text[0] == '-' && is_digit(text[1]);
-}
-
-}  // namespace
-
-Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
-                                  const std::function<bool(const std::string&)>& own) {
-    Rewritten result;
-    std::vector<std::string>& out = result.arguments;
-    for (std::size_t i = 0; i < arguments.size(); ++i) {
-        const std::string& text = arguments[i];
-        const std::string name = text.substr(0, text.find('='));
-        const bool last = i + 1 == arguments.size();
-        if (const IgnoredFlag* flag = own(name) ? nullptr : find_ignored(name)) {
-            result.ignored.push_back(name);
-            if (name != text || flag->value == Value::none) continue;
-            if (flag->value == Value::one && last) {
-                throw Error(ErrorCode::usage, name + ": expected a value");
-            }
-            if (flag->value == Value::one || (!last && is_switch_value(arguments[i + 1]))) ++i;
-        } else if (text == "-ctk") {
-            out.push_back("--cache-type-k");
-        } else if (text == "-ctv") {
-            out.push_back("--cache-type-v");
-        } else if (text == "-hf" || name == "--hf-repo") {
-            throw Error(ErrorCode::usage, name + ": models are not fetched; name a file with -m");
-        } else if (text.size() > 2 && text[0] == '-' && is_letter(text[1])) {
-            throw Error(ErrorCode::usage, text + ": unknown flag");
-        } else if (is_negative_number(text) && !out.empty() && is_long(out.back())) {
-            out.back() += "=" + text;  // CLI11 takes "-1" alone for a flag
-        } else {
-            out.push_back(text);
-        }
-    }
-    return result;
 }
 
 namespace {
@@ -333,6 +241,8 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     app.set_version_flag("--version", tool + " " + version_of_build());
     try {
         join_ranks(program);
+        note_on_environment(tool);
+        remove_partial_files_on_signals();
         const int code = parse_and_run(app, argc, argv, body);
         check_standard_output();
         leave_ranks();

@@ -10,6 +10,8 @@
 
 #include "ref/model.h"
 #include "ref/types.h"
+#include "tools/number_flags.h"
+#include "tools/output_paths.h"
 #include "tools/ranks.h"
 #include "tools/rotation_flags.h"
 
@@ -30,6 +32,7 @@ inline constexpr int k_good = 0, k_failed = 1, k_wrong_usage = 2;
 
 /// -m, -t, --backend, and --profile where a tool has it.
 struct ModelFlags {
+    std::string tool;  ///< its name, for notes
     std::string path;
     int threads = 0;      ///< cores_per_rank(), unless given
     std::string backend;  ///< empty: ROTKV_BACKEND or fast
@@ -54,11 +57,13 @@ struct CacheFlags {
     std::optional<uint64_t> signs;
 
     void add_to(CLI::App& app);
+    bool asked_any() const { return asked_k || asked_v || rot_k || rot_v || signs; }
     DType type_k() const { return asked_k.value_or(DType::f16); }
     DType type_v() const { return asked_v.value_or(DType::f16); }
 
     /// Flag > LLAMA_ATTN_ROT_K_OVERRIDE, _V_OVERRIDE > LLAMA_ATTN_ROT_DISABLE > policy.
-    /// Throws Error(usage) for an environment variable that says neither yes nor no.
+    /// Throws Error(usage) for an environment variable that says neither yes nor no, and for signs
+    /// where these types and rotations leave both sides as they are.
     RotationRequest rotation() const;
 };
 
@@ -68,6 +73,7 @@ struct WindowFlags {
     int64_t chunks = -1;  ///< windows at most; -1: all
 
     void add_to(CLI::App& app);
+    static void add_chunks_to(CLI::App& app, int64_t& chunks, const std::string& what);
     int64_t ctx() const { return asked_ctx.value_or(512); }
     int64_t batch(int64_t ctx) const;  ///< default_batch(), unless asked for
 };

@@ -293,16 +293,23 @@ def write_between(path, text):
     with open(path) as file:
         before, rest = file.read().split(BEGIN)
     whole = before + BEGIN + "\n" + text + END + rest.split(END)[1]
-    with open(path + ".partial", "w") as file:
+    partial = f"{path}.{os.getpid()}.partial"
+    with open(partial, "w") as file:
         file.write(whole)
-    os.replace(path + ".partial", path)
+    os.replace(partial, path)
 
 
 def depths_of(text):
-    depths = [int(part) for part in text.split(",")]
+    depths = [count(part) for part in text.split(",")]
     if len(depths) < 3 or depths != sorted(set(depths)):
         raise argparse.ArgumentTypeError("expected at least three depths, growing")
     return depths
+
+
+def count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found '{text}'")
+    return int(text)
 
 
 def parse():
@@ -312,19 +319,22 @@ def parse():
     add("--programs", required=True, metavar="DIR", help="the folder with rotkv-bench")
     add("-m", "--model", required=True, metavar="FILE")
     add("-f", "--file", required=True, metavar="FILE", help="text of the perplexity rows")
-    add("-t", "--threads", type=int, default=os.cpu_count(), metavar="N")
-    add("--rounds", type=int, default=3, metavar="N", help="turns of every pair (3)")
-    add("--ctx", type=int, default=512, metavar="N")
-    add("--chunks", type=int, default=4, metavar="N", help="windows of the text (4)")
-    add("--prompt", type=int, default=512, metavar="N")
-    add("--generate", type=int, default=64, metavar="N")
-    add("--depth", type=int, default=2048, metavar="N")
+    add("-t", "--threads", type=count, default=os.cpu_count(), metavar="N")
+    add("--rounds", type=count, default=3, metavar="N", help="turns of every pair (3)")
+    add("--ctx", type=count, default=512, metavar="N")
+    add("--chunks", type=count, default=4, metavar="N", help="windows of the text (4)")
+    add("--prompt", type=count, default=512, metavar="N")
+    add("--generate", type=count, default=64, metavar="N")
+    add("--depth", type=count, default=2048, metavar="N")
     add("--depths", type=depths_of, default="512,1024,2048,4096,8192", metavar="N,...")
     add("--write", metavar="PAGE", help=f"put the table into PAGE, between {BEGIN} and {END}")
     asked = parser.parse_args()
     if asked.write:
-        with open(asked.write) as file:
-            text = file.read()
+        try:
+            with open(asked.write, "r+") as file:  # or it would be found out after the last round
+                text = file.read()
+        except OSError as error:
+            parser.error(f"--write: {error}")
         if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
             parser.error(f"{asked.write}: expected {BEGIN} and then {END}, once each")
     return asked

@@ -3,6 +3,8 @@
 // Docs: docs/07-measuring.md
 
 #include "ref/error.h"
+#include "tools/beside_program.h"
+#include "tools/compare/not_numbers.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
@@ -10,35 +12,27 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
-
-#ifndef ROTKV_DEMO_TEXT
-#define ROTKV_DEMO_TEXT "tools/demo.txt"
-#endif
 
 namespace rotkv::tools {
 namespace {
 
 struct Flags {
     ModelFlags model;
-    std::string text = ROTKV_DEMO_TEXT, json;
+    std::string text, json;
     int64_t ctx = 512, windows = 4;
 
     void add_to(CLI::App& app) {
         model.add_to(app);
-        app.add_option("-f,--file", text, "the text, of at least windows * ctx tokens")
-            ->capture_default_str()
+        app.add_option("-f,--file", text,
+                       "the text, of at least windows * ctx tokens (default: demo.txt, beside this "
+                       "program)")
             ->type_name("FILE");
-        app.add_option("-c,--ctx-size", ctx, "tokens per window")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option("--windows", windows, "windows of the text")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(2), int64_t(1) << 20))
-            ->type_name("N");
+        add_whole(app, "-c,--ctx-size", ctx, 3, int64_t(1) << 20, "tokens per window");
+        add_whole(app, "--windows", windows, 2, int64_t(1) << 20, "windows of the text");
         add_json_flag(app, json);
     }
 };
@@ -49,10 +43,26 @@ struct Row {
     int64_t bytes_per_token = 0;
     KldMeans off;
     std::optional<KldMeans> on;
+    NotNumbers not_numbers_off, not_numbers_on;
+
+    /// How many times less a rotated cache loses; what there is to say where one is not a number.
+    std::string smaller() const {
+        if (off.not_numbers > 0 && on->not_numbers == 0) return "rescued";
+        if (off.not_numbers == 0 && on->not_numbers > 0) return "broken";
+        return fmt::format("{:.1f} x", off.kld.value / on->kld.value);
+    }
 };
 
 const RotationRequest k_no_rotation =
     RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = "comparison"});
+
+// The build puts the text beside the program, which may have been moved without it.
+std::string path_of_text(const Flags& flags) {
+    if (!flags.text.empty()) return flags.text;
+    const std::string path = beside_program("demo.txt");
+    if (std::filesystem::exists(path)) return path;
+    throw Error(ErrorCode::io, path + ": no such file; name a text with -f FILE");
+}
 
 WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
     std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
@@ -67,13 +77,18 @@ WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
 
 Row measure(Model& model, const WindowPlan& plan, DType type, std::span<const float> base) {
     fmt::print(stderr, "  {} ...\n", type_info(type).name);
-    const auto run = [&](KvCache& cache) {
-        return summarize_means(run_kld(model, cache, plan, base));
+    const auto run = [&](KvCache& cache, NotNumbers& not_numbers) {
+        const std::vector<TokenPair> pairs = run_kld(model, cache, plan, base);
+        not_numbers = not_numbers_of(pairs, plan);
+        if (not_numbers.in_base) not_numbers.cause = "the f32 cache is none there";
+        if (!not_numbers.in_base) find_cause(not_numbers, model, plan, cache.shape(), cache.spec());
+        return summarize_means(pairs);
     };
     KvCache plain = make_cache(model, plan, type, type, k_no_rotation);
-    Row row{type, plain.shape().bytes_per_token(), run(plain), std::nullopt};
+    Row row{type, plain.shape().bytes_per_token(), {}, std::nullopt, {}, {}};
+    row.off = run(plain, row.not_numbers_off);
     KvCache rotated = make_cache(model, plan, type, type, RotationRequest{});
-    if (!(rotated.spec() == plain.spec())) row.on = run(rotated);
+    if (!(rotated.spec() == plain.spec())) row.on = run(rotated, row.not_numbers_on);
     return row;
 }
 
@@ -103,9 +118,8 @@ void print_table(std::FILE* out, const std::vector<Row>& rows, int64_t base_byte
                              same(row.off), ""});
             continue;
         }
-        const std::string smaller = fmt::format("{:.1f} x", row.off.kld.value / row.on->kld.value);
         print_line(out, {name, bytes, ppl(row.off.ppl_b), ppl(row.on->ppl_b), kld(row.off),
-                         kld(*row.on), smaller, same(row.off), same(*row.on)});
+                         kld(*row.on), row.smaller(), same(row.off), same(*row.on)});
     }
 }
 
@@ -119,26 +133,52 @@ constexpr const char* k_legend =
     "  same      how often the most likely next word stayed the same\n"
     "Trust the KLD before the PPL: over {} words luck can lower a PPL; no error lowers a KLD.\n";
 
+// One for each cache with a position that is not a number.
+std::vector<std::string> lines_of(const std::vector<Row>& rows) {
+    std::vector<std::string> lines;
+    for (const Row& row : rows) {
+        const auto add = [&](const char* how, const NotNumbers& found) {
+            if (!found.any()) return;
+            lines.push_back(
+                fmt::format("{}, {}: {}", type_info(row.type).name, how, words_of(found)));
+        };
+        add("plain", row.not_numbers_off);
+        add("rotated", row.not_numbers_on);
+    }
+    return lines;
+}
+
+void print_not_numbers(std::FILE* out, const std::vector<std::string>& lines) {
+    if (lines.empty()) return;
+    fmt::print(out, "\nrescued: only rotated every figure is a number; broken: only plain.\n");
+    for (const std::string& line : lines) fmt::print(out, "{}\n", line);
+    std::fflush(out);
+}
+
 nlohmann::ordered_json json_of_row(const Row& row) {
-    const auto side = [](const KldMeans& m) -> nlohmann::ordered_json {
+    const auto side = [](const KldMeans& m, const NotNumbers& found) -> nlohmann::ordered_json {
         return {{"ppl", m.ppl_b.value},
                 {"kld", m.kld.value},
                 {"kld_se", m.kld.error},
-                {"same_top", m.same_top.value}};
+                {"same_top", m.same_top.value},
+                {"not_numbers", json_of(found)}};
     };
     nlohmann::ordered_json json = {{"type", type_info(row.type).name},
                                    {"bytes_per_token", row.bytes_per_token},
-                                   {"plain", side(row.off)}};
-    if (row.on) json["rotated"] = side(*row.on);
+                                   {"plain", side(row.off, row.not_numbers_off)}};
+    if (row.on) json["rotated"] = side(*row.on, row.not_numbers_on);
     return json;
 }
 
-int run_demo(const Flags& flags) {
+int run_demo(Flags flags) {
     const auto start = std::chrono::steady_clock::now();
+    flags.text = path_of_text(flags);
+    check_paths({{"-m", flags.model.path}, {"-f", flags.text}}, {{"--json", flags.json}});
     LoadedModel loaded(flags.model, flags.ctx);
     const WindowPlan plan = plan_of(flags, loaded);
-    fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
-               loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
+    loaded.note_windows(plan, flags.windows);
+    fmt::print(stderr, "{} on {} ({}), {}\n", flags.model.path, loaded.backend->name(),
+               loaded.backend->description(), describe_windows(plan));
 
     fmt::print(stderr, "  f32, which the others are compared with ...\n");
     KvCache exact = make_cache(loaded.model, plan, DType::f32, DType::f32, k_no_rotation);
@@ -150,15 +190,20 @@ int run_demo(const Flags& flags) {
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     print_table(out, rows, exact.shape().bytes_per_token());
     fmt::print(out, k_legend, plan.windows * plan.scored_per_window());
+    const std::vector<std::string> lines = lines_of(rows);
+    print_not_numbers(out, lines);
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},
+                                   {"bos", bos_of(plan)},
                                    {"ppl_f32", rows[0].off.ppl_a.value}};
     for (const Row& row : rows) json["rows"].push_back(json_of_row(row));
     write_json(flags.json, json);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     fmt::print(stderr, "{:.0f} s in all\n", seconds.count());
+    end_without_numbers(lines);
     return k_good;
 }
 

@@ -24,10 +24,14 @@ struct Flags {
     std::string file, json;
     std::vector<std::string> against;
     int64_t ctx = 2048;
-    SpeechPlan plan;  ///< all but its prompt
+    SpeechPlan plan;  ///< all but its prompt, seed and after
+    std::optional<int64_t> seed, after;
     bool quiet = false;
 
     void add_to(CLI::App& app);
+
+    /// Throws Error(usage) for what is missing or says nothing.
+    void check() const;
 
     /// The cache of -ctk, -ctv and --rot-*.
     Variant first() const {
@@ -46,44 +50,42 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("-f,--file", file, "a file with the prompt; its last newline is dropped")
         ->excludes(of_prompt)
         ->type_name("FILE");
-    const CLI::Range tokens(int64_t(0), k_most_tokens);
-    app.add_option("-n,--predict,--n-predict", plan.count, "tokens to generate at most")
-        ->capture_default_str()
-        ->check(tokens)
-        ->type_name("N");
-    app.add_option("-c,--ctx-size", ctx, "tokens that the cache has room for")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(1), k_most_tokens))
-        ->type_name("N");
-    app.add_option("--temp", plan.temperature, "0: the most likely word; T: drawn from p^(1/T)")
-        ->capture_default_str()
-        ->check(CLI::Range(0.0, 100.0))
+    add_whole(app, "-n,--predict,--n-predict", plan.count, 0, k_most_tokens,
+              "tokens to generate at most");
+    add_whole(app, "-c,--ctx-size", ctx, 1, k_most_tokens, "tokens that the cache has room for");
+    app.add_option_function<std::string>(
+           "--temp",
+           [this](const std::string& text) {
+               plan.temperature = parse_real("--temp", text, 0, 100);
+           },
+           "0: the most likely word; T: drawn from p^(1/T)")
+        ->default_str("0")
         ->type_name("T");
-    app.add_option("-s,--seed", plan.seed, "of the draws")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(0), INT64_MAX))
-        ->type_name("S");
+    add_whole(app, "--seed,-s", seed, 0, INT64_MAX, "of the draws; needs --temp")->type_name("S");
     app.add_option("--against", against,
                    "another cache beside the first, until their choices differ: "
                    "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED; once per cache")
         ->allow_extra_args(false)
         ->type_name("CACHE");
-    app.add_option("--after", plan.after, "tokens that each says alone from there")
-        ->capture_default_str()
-        ->check(tokens)
-        ->type_name("N");
+    add_whole(app, "--after", after, 0, k_most_tokens, "tokens that each says alone from there")
+        ->default_str(std::to_string(plan.after));
     app.add_flag("--force", plan.force,
                  "then go on with the first one's tokens in both caches, and count");
     add_json_flag(app, json);
-    app.add_flag("--quiet", quiet, "no notices");
+    app.add_flag("--quiet", quiet, "no word of caches and speed");
 }
 
 // As llama.cpp reads a prompt: control tokens are found in it.
-std::vector<int32_t> read_prompt(const Flags& flags, const Tokenizer& tokenizer) {
+std::vector<int32_t> read_prompt(const Flags& flags, LoadedModel& loaded) {
     std::string text = flags.prompt ? *flags.prompt : read_text(flags.file);
     if (!flags.prompt && text.ends_with('\n')) text.pop_back();
-    const std::vector<int32_t> tokens = tokenizer.encode(text, tokenizer.adds_bos(), true);
+    const std::vector<int32_t> tokens = loaded.tokenizer.encode_beginning(text, true);
     if (tokens.empty()) throw Error(ErrorCode::usage, "the prompt is empty: nothing to go on from");
+    const int32_t bos = loaded.bos_of_windows();
+    if (bos >= 0 && tokens.size() > 1 && tokens[1] == bos) {
+        loaded.note(fmt::format(
+            "the prompt begins with BOS {}, and the vocabulary adds one: now there are two", bos));
+    }
     return tokens;
 }
 
@@ -116,8 +118,8 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
     };
     int32_t before = plan.prompt.back();
     start = std::chrono::steady_clock::now();
-    const std::vector<int32_t> tokens =
-        continue_text(continuation, sampler, plan.count, ending_tokens(loaded), [&](int32_t token) {
+    const std::vector<int32_t> tokens = continue_text(
+        continuation, sampler, plan.count, loaded.tokenizer.vocab().ends, [&](int32_t token) {
             show(gate.push(text_behind(loaded.tokenizer, before, std::span(&token, 1))));
             before = token;
         });
@@ -158,24 +160,38 @@ int compare_caches(LoadedModel& loaded, const SpeechPlan& plan, const Flags& fla
     return code;
 }
 
-int run_generate(const Flags& flags) {
-    if (!flags.prompt && flags.file.empty()) {
+void Flags::check() const {
+    if (!prompt && file.empty()) {
         throw Error(ErrorCode::usage, "expected a prompt: -p TEXT or -f FILE");
     }
-    if (flags.plan.force && flags.against.empty()) {
+    if (plan.force && against.empty()) {
         throw Error(ErrorCode::usage, "--force compares, expected --against");
     }
+    if (after && against.empty()) {
+        throw Error(ErrorCode::usage, "--after compares, expected --against");
+    }
+    check_paths({{"-m", model.path}, {"-f", file}}, {{"--json", json}});
+    if (!seed || plan.temperature > 0) return;
+    fmt::print(stderr, "{}: note: --seed {} changes nothing: at --temp 0 nothing is drawn\n",
+               k_tool, *seed);
+}
+
+int run_generate(const Flags& flags) {
+    flags.check();
     std::vector<Variant> against;
     for (const std::string& text : flags.against) {
         against.push_back(parse_variant("--against", text, flags.first()));
     }
     LoadedModel loaded(flags.model, flags.ctx);
     SpeechPlan plan = flags.plan;
-    if (against.empty()) plan.after = 0;
-    plan.prompt = read_prompt(flags, loaded.tokenizer);
+    plan.seed = uint64_t(flags.seed.value_or(0));
+    plan.after = against.empty() ? 0 : flags.after.value_or(plan.after);
+    plan.prompt = read_prompt(flags, loaded);
     check_room(plan, flags.ctx);
+    loaded.note_length(plan.cells());
 
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"device", loaded.backend->description()},
                                    {"k", type_info(flags.cache.type_k()).name},

@@ -8,13 +8,13 @@
 
 namespace rotkv::tools {
 
-std::vector<double> log_softmax(std::span<const float> logits) {
+std::vector<double> log_softmax(std::span<const float> logits, const std::string& where) {
+    if (!std::ranges::all_of(logits, [](float x) { return std::isfinite(x); })) {
+        throw Error(ErrorCode::bad_file, "the model's logits are not finite numbers" + where);
+    }
     const double max = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (const float x : logits) sum += std::exp(double(x) - max);
-    if (!std::isfinite(sum)) {
-        throw Error(ErrorCode::bad_file, "the model's logits are not finite numbers");
-    }
     std::vector<double> log_p(logits.size());
     for (std::size_t v = 0; v < logits.size(); ++v) {
         log_p[v] = double(logits[v]) - max - std::log(sum);
@@ -63,11 +63,13 @@ static KvCache make_continued_cache(const Model& model, const Variant& variant, 
 
 Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells)
     : model_(loaded.model),
+      name_(variant.name),
       cache_(make_continued_cache(loaded.model, variant, cells)),
       logits_(*loaded.backend, std::size_t(loaded.model.config().words) * sizeof(float)) {}
 
 void Continuation::read(std::span<const int32_t> tokens) {
     constexpr int64_t k_batch = 512;
+    const int32_t newest = tokens.back();
     TensorView last;  // [1][E] the last token's row of the residual stream
     while (!tokens.empty()) {
         const auto batch = tokens.first(std::min(tokens.size(), std::size_t(k_batch)));
@@ -87,26 +89,13 @@ void Continuation::read(std::span<const int32_t> tokens) {
                           .softcap = model_.config().final_softcap});
     std::vector<float> logits(static_cast<std::size_t>(words));
     logits_.download(std::as_writable_bytes(std::span(logits)));
-    log_p_ = log_softmax(logits);
+    log_p_ = log_softmax(logits, " behind token " + std::to_string(tokens_ - 1) + " (from 0), id " +
+                                     std::to_string(newest) + ", cache " + name_);
 }
 
 void Continuation::cut(int64_t count) {
     cache_.remove(0, int32_t(count), INT32_MAX);
     tokens_ = count;
-}
-
-std::set<int32_t> ending_tokens(const LoadedModel& loaded) {
-    constexpr std::string_view k_spelled[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>",
-                                              "<|end|>",    "<end_of_turn>", "</s>"};
-    const Vocab& vocab = loaded.tokenizer.vocab();
-    const uint32_t none = UINT32_MAX;
-    std::set<int32_t> endings = {vocab.eos,
-                                 int32_t(loaded.file.get_u32("tokenizer.ggml.eot_token_id", none))};
-    for (std::size_t id = 0; id < vocab.tokens.size(); ++id) {
-        if (vocab.types[id] != TokenType::control) continue;
-        if (std::ranges::count(k_spelled, vocab.tokens[id]) > 0) endings.insert(int32_t(id));
-    }
-    return endings;
 }
 
 std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler, int64_t count,
@@ -130,20 +119,32 @@ std::string text_behind(const Tokenizer& tokenizer, int32_t before,
     return tokenizer.decode(all).substr(tokenizer.decode(std::span(all).first(1)).size());
 }
 
-// The bytes that a character with this first byte has; 1 for what begins none.
-static std::size_t utf8_length(char first) {
-    const auto byte = static_cast<unsigned char>(first);
-    return byte >= 0xF8 ? 1 : byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+// Whether more bytes can make a UTF-8 character of these: its first byte says how many it has, and
+// the second may not spell it longer than need be, a surrogate, or what lies beyond U+10FFFF.
+static bool begins_character(std::string_view bytes) {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
+    const int first = byte(0);
+    if (first < 0xC2 || first > 0xF4) return false;
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (bytes.size() >= length) return false;
+    for (std::size_t i = 1; i < bytes.size(); ++i) {
+        if ((byte(i) & 0xC0) != 0x80) return false;
+    }
+    if (bytes.size() == 1) return true;
+    const int second = byte(1);
+    if (first == 0xE0) return second >= 0xA0;
+    if (first == 0xED) return second < 0xA0;
+    if (first == 0xF0) return second >= 0x90;
+    return first != 0xF4 || second < 0x90;
 }
 
 std::string Utf8Gate::push(std::string_view bytes) {
     held_ += bytes;
-    std::size_t begin = held_.size();  // of the last character, at most four bytes back
-    const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
-    while (begin > 0 && held_.size() - begin < 4 && continues(held_[begin - 1])) --begin;
-    if (begin > 0) --begin;
-    const bool whole = begin >= held_.size() || begin + utf8_length(held_[begin]) <= held_.size();
-    const std::size_t shown = whole ? held_.size() : begin;
+    std::size_t shown = held_.size();
+    for (std::size_t last = 1; last <= std::min(std::size_t(3), held_.size()); ++last) {
+        const std::size_t begin = held_.size() - last;
+        if (begins_character(std::string_view(held_).substr(begin))) shown = begin;
+    }
     std::string text = held_.substr(0, shown);
     held_.erase(0, shown);
     return text;

@@ -17,8 +17,8 @@
 namespace rotkv::tools {
 
 /// Math:   x - max - ln(sum exp(x - max)) in f64: the log-probability of every word.
-/// Throws: Error(bad_file) for logits that are not finite.
-std::vector<double> log_softmax(std::span<const float> logits);
+/// Throws: Error(bad_file) for logits that are not finite, which says `where` they were found.
+std::vector<double> log_softmax(std::span<const float> logits, const std::string& where = "");
 
 /// sum_v p_a (ln p_a - ln p_b) of two lists of log-probabilities, in nats.
 double divergence(std::span<const double> a, std::span<const double> b);
@@ -63,15 +63,12 @@ class Continuation {
 
   private:
     Model& model_;
+    std::string name_;  ///< of the cache
     KvCache cache_;
     Buffer logits_;
     int64_t tokens_ = 0;
     std::vector<double> log_p_;
 };
-
-/// Tokens behind which a text is over: EOS, the file's EOT, and control tokens that models spell
-/// like one ("<|im_end|>", "<end_of_turn>", ...).
-std::set<int32_t> ending_tokens(const LoadedModel& loaded);
 
 /// Lets the model go on for `count` tokens, or until an ending token, which is not among them.
 /// `said` sees each token when it is chosen.
@@ -83,7 +80,8 @@ std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler,
 std::string text_behind(const Tokenizer& tokenizer, int32_t before,
                         std::span<const int32_t> tokens);
 
-/// Holds back the beginning of a UTF-8 character whose other bytes come with the next token.
+/// Holds back the beginning of a UTF-8 character whose other bytes come with the next tokens. What
+/// cannot become one, whatever follows, is not held.
 class Utf8Gate {
   public:
     /// What can be shown now.

@@ -2,22 +2,23 @@
 // Docs: docs/06-gguf.md
 
 #include "ref/error.h"
-#include "ref/kernels.h"
 #include "ref/model.h"
-#include "ref/quant.h"
 #include "ref/rotation_words.h"
-#include "ref/text/tokenizer.h"
 #include "tools/cli.h"
+#include "tools/gguf_check.h"
+#include "tools/gguf_diff.h"
+#include "tools/gguf_words.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <map>
 #include <optional>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 namespace rotkv::tools {
 namespace {
@@ -32,7 +33,9 @@ struct Flags {
 
     void add_to(CLI::App& app) {
         app.add_option("file", path, "the GGUF file")->type_name("FILE");
-        app.add_flag("--check", check, "read every weight and everything a model needs");
+        app.add_flag(
+            "--check", check,
+            "read every weight and everything a model needs; exit code 1 unless all is ok");
         app.add_option("--diff", diff, "compare two files; exit code 1 if they differ")
             ->expected(2)
             ->type_name("A B");
@@ -41,34 +44,26 @@ struct Flags {
     }
 };
 
-// Names come from the file: nothing of them may reach a terminal as a command.
-std::string printable(std::string_view text) {
-    std::string result(text);
-    for (char& c : result) {
-        if (static_cast<unsigned char>(c) < ' ' || c == 0x7F) c = '?';
-    }
-    return result;
-}
-
-std::string shape_of(const GgufTensor& tensor) {
-    std::string text;
-    for (int i = 0; i < tensor.n_dims; ++i) {
-        text += (i == 0 ? "" : " x ") + std::to_string(tensor.n[i]);
-    }
-    return text;
-}
-
 struct TypeTotal {
     int64_t tensors = 0;
     uint64_t bytes = 0;
+    bool known = true;  // the bytes; else they are at most so many
 };
+
+// Bytes of a type that is not readable here are bounded by what follows in the file.
+bool knows_bytes(const GgufTensor& tensor) { return tensor.readable || tensor.empty(); }
+
+std::string bytes_words(uint64_t bytes, bool known) {
+    return fmt::format("{}{}", known ? "" : "at most ", bytes);
+}
 
 std::map<std::string, TypeTotal> totals_by_type(const GgufFile& file) {
     std::map<std::string, TypeTotal> totals;
     for (const GgufTensor& tensor : file.tensors()) {
-        TypeTotal& total = totals[type_info(tensor.type).name];
+        TypeTotal& total = totals[type_words(tensor)];
         ++total.tensors;
         total.bytes += tensor.bytes;
+        total.known = total.known && knows_bytes(tensor);
     }
     return totals;
 }
@@ -83,38 +78,27 @@ std::optional<int64_t> bytes_per_token(const KvShape& shape) {
     return shape.bytes_per_token();
 }
 
-// The model's numbers, or why this file gives none (a vocabulary, an unknown architecture).
-struct MaybeConfig {
-    std::optional<ModelConfig> config;
-    std::string reason;
-};
-
-MaybeConfig config_of(const GgufFile& file) {
-    try {
-        return {read_config(file, 1), ""};
-    } catch (const Error& error) {
-        return {std::nullopt, error.what()};
-    }
-}
-
 void print_tensors(std::FILE* out, const GgufFile& file) {
     if (file.tensors().empty()) {
         fmt::print(out, "\nno tensors\n");
         return;
     }
-    std::size_t widest = 4;
+    std::size_t widest = 4, widest_type = 6;
     for (const GgufTensor& tensor : file.tensors()) {
         widest = std::max(widest, tensor.name.size());
+        widest_type = std::max(widest_type, type_words(tensor).size());
     }
-    fmt::print(out, "\ntensors\n  {:<{}}  {:<6}  {:>18}  {:>12}  {:>12}\n", "name", widest, "type",
-               "shape", "bytes", "offset");
+    fmt::print(out, "\ntensors\n  {:<{}}  {:<{}}  {:>18}  {:>12}  {:>12}\n", "name", widest, "type",
+               widest_type, "shape", "bytes", "offset");
     for (const GgufTensor& tensor : file.tensors()) {
-        fmt::print(out, "  {:<{}}  {:<6}  {:>18}  {:>12}  {:>12}\n", printable(tensor.name), widest,
-                   type_info(tensor.type).name, shape_of(tensor), tensor.bytes, tensor.offset);
+        fmt::print(out, "  {:<{}}  {:<{}}  {:>18}  {:>12}  {:>12}\n", printable(tensor.name),
+                   widest, type_words(tensor), widest_type, shape_words(tensor),
+                   bytes_words(tensor.bytes, knows_bytes(tensor)), tensor.offset);
     }
     fmt::print(out, "\nby type\n");
     for (const auto& [name, total] : totals_by_type(file)) {
-        fmt::print(out, "  {:<6}  {:>5} tensors  {:>14} bytes\n", name, total.tensors, total.bytes);
+        fmt::print(out, "  {:<{}}  {:>5} tensors  {:>14} bytes\n", name, widest_type, total.tensors,
+                   bytes_words(total.bytes, total.known));
     }
 }
 
@@ -174,6 +158,7 @@ Json json_of_file(const GgufFile& file) {
     json["bytes"] = file.file_bytes();
     json["alignment"] = file.alignment();
     json["data_offset"] = file.data_offset();
+    json["parts"] = file.n_parts();
     json["metadata"] = Json::object();
     for (const GgufEntry& entry : file.metadata())
         json["metadata"][entry.key] = json_of_value(entry.value);
@@ -181,9 +166,10 @@ Json json_of_file(const GgufFile& file) {
     for (const GgufTensor& tensor : file.tensors()) {
         json["tensors"].push_back(
             {{"name", tensor.name},
-             {"type", type_info(tensor.type).name},
+             {"type", describe_type(tensor)},
+             {"readable", tensor.readable},
              {"shape", std::vector<int64_t>(tensor.n, tensor.n + tensor.n_dims)},
-             {"bytes", tensor.bytes},
+             {knows_bytes(tensor) ? "bytes" : "bytes_at_most", tensor.bytes},
              {"offset", tensor.offset}});
     }
     return json;
@@ -202,11 +188,15 @@ Json json_of_cache(const Flags& flags, const ModelConfig& config) {
 }
 
 int show(const Flags& flags) {
-    const GgufFile file = GgufFile::open(flags.path);
+    const GgufFile file = GgufFile::open(flags.path, GgufParts::taken);
     const MaybeConfig model = config_of(file);
+    const std::vector<std::string> notices = notices_of(file, model);
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     fmt::print(out, "{}: GGUF version {}, {} bytes, alignment {}, data at {}\n", flags.path,
                file.version(), file.file_bytes(), file.alignment(), file.data_offset());
+    if (file.n_parts() > 1) {
+        fmt::print(out, "one of {} parts of a split model\n", file.n_parts());
+    }
     fmt::print(out, "\nmetadata, {} entries\n", file.metadata().size());
     for (const GgufEntry& entry : file.metadata()) {
         fmt::print(out, "  {} = {}\n", printable(entry.key), describe(entry.value));
@@ -219,135 +209,44 @@ int show(const Flags& flags) {
     } else {
         fmt::print(out, "\nno cache figures: {}\n", printable(model.reason));
     }
+    json["notices"] = notices;
+    print_notices(flags.path, notices);
     write_json(flags.json, json);
     return k_good;
-}
-
-// Every weight must be a number: a NaN or infinity in a scale spoils all it touches.
-int64_t check_weights(const GgufFile& file) {
-    int64_t values = 0;
-    for (const GgufTensor& tensor : file.tensors()) {
-        const int64_t n = tensor.n[0], rows = tensor.view.rows();
-        ref::check_dequantize_row(tensor.type, n);
-        std::vector<float> row(static_cast<std::size_t>(n));
-        for (int64_t r = 0; r < rows; ++r) {
-            ref::dequantize_row(tensor.type, row.data(),
-                                tensor.view.data + r * row_bytes(tensor.type, n), n);
-            for (int64_t i = 0; i < n; ++i) {
-                if (std::isfinite(row[std::size_t(i)])) continue;
-                throw Error(
-                    ErrorCode::bad_file,
-                    fmt::format("{}: tensor {}: row {}, column {}: expected a number, found {}",
-                                file.path(), tensor.name, r, i, row[std::size_t(i)]));
-            }
-        }
-        values += n * rows;
-    }
-    return values;
-}
-
-// "ok", or why this program cannot judge; broken bytes are still an error.
-std::string verdict(const std::function<void()>& check) {
-    try {
-        check();
-        return "ok";
-    } catch (const Error& error) {
-        if (error.code() != ErrorCode::unsupported) throw;
-        return "not checked: " + printable(error.what());
-    }
 }
 
 int check(const Flags& flags) {
-    const GgufFile file = GgufFile::open(flags.path);
-    std::FILE* out = flags.json == "-" ? stderr : stdout;
-    Json json = {{"file", flags.path}, {"tensors", file.tensors().size()}};
-    const auto report = [&](const char* what, const std::string& result) {
-        fmt::print(out, "{}: {}\n", what, result);
-        json[what] = result;
-    };
-    report("format", "ok");
-    const int64_t values = check_weights(file);
-    report("weights", fmt::format("ok, {} finite values", values));
-    if (file.find("tokenizer.ggml.model") != nullptr) {
-        report("tokenizer", verdict([&]() { Tokenizer::from_gguf(file); }));
-    }
-    if (!file.tensors().empty()) {
-        const std::unique_ptr<Backend> backend = make_ref_backend();
-        report("model", verdict([&]() { Model(file, *backend, {.context = 1}); }));
-    }
-    fmt::print(out, "ok\n");
-    write_json(flags.json, json);
-    return k_good;
-}
-
-struct Differences {
-    std::vector<std::string> lines;
-    void add(const std::string& what, const std::string& a, const std::string& b) {
-        lines.push_back(fmt::format("{}: {} | {}", printable(what), a, b));
-    }
-};
-
-void diff_metadata(const GgufFile& a, const GgufFile& b, Differences& found) {
-    for (const GgufEntry& entry : a.metadata()) {
-        const GgufValue* other = b.find(entry.key);
-        if (other == nullptr) {
-            found.add(entry.key, describe(entry.value), "absent");
-        } else if (!(*other == entry.value)) {
-            const std::string mine = describe(entry.value), theirs = describe(*other);
-            found.add(entry.key, mine, mine == theirs ? theirs + ", other contents" : theirs);
-        }
-    }
-    for (const GgufEntry& entry : b.metadata()) {
-        if (a.find(entry.key) == nullptr) found.add(entry.key, "absent", describe(entry.value));
-    }
-}
-
-std::string describe_tensor(const GgufTensor& tensor) {
-    return fmt::format("{} {}", type_info(tensor.type).name, shape_of(tensor));
-}
-
-void diff_tensors(const GgufFile& a, const GgufFile& b, Differences& found) {
-    for (const GgufTensor& tensor : a.tensors()) {
-        const GgufTensor* other = b.find_tensor(tensor.name);
-        if (other == nullptr) {
-            found.add(tensor.name, describe_tensor(tensor), "absent");
-            continue;
-        }
-        const std::string mine = describe_tensor(tensor), theirs = describe_tensor(*other);
-        if (mine != theirs) {
-            found.add(tensor.name, mine, theirs);
-            continue;
-        }
-        int64_t differing = 0;
-        for (uint64_t i = 0; i < tensor.bytes; ++i) {
-            differing += tensor.view.data[i] != other->view.data[i] ? 1 : 0;
-        }
-        if (differing == 0) continue;
-        found.add(tensor.name, mine, fmt::format("{} of {} bytes differ", differing, tensor.bytes));
-    }
-    for (const GgufTensor& tensor : b.tensors()) {
-        if (a.find_tensor(tensor.name) == nullptr) {
-            found.add(tensor.name, "absent", describe_tensor(tensor));
-        }
-    }
+    const GgufFile file = GgufFile::open(flags.path, GgufParts::taken);
+    const CheckResult result = check_gguf(file, flags.json == "-" ? stderr : stdout);
+    write_json(flags.json, result.json);
+    return result.ok ? k_good : k_failed;
 }
 
 int diff(const Flags& flags) {
-    const GgufFile a = GgufFile::open(flags.diff[0]), b = GgufFile::open(flags.diff[1]);
-    Differences found;
-    diff_metadata(a, b, found);
-    diff_tensors(a, b, found);
+    const GgufFile a = GgufFile::open(flags.diff[0], GgufParts::taken);
+    const GgufFile b = GgufFile::open(flags.diff[1], GgufParts::taken);
+    const std::vector<std::string> lines = differences(a, b);
     std::FILE* out = flags.json == "-" ? stderr : stdout;
-    for (const std::string& line : found.lines) fmt::print(out, "{}\n", line);
-    if (found.lines.empty()) fmt::print(out, "no difference\n");
-    write_json(flags.json, {{"a", a.path()}, {"b", b.path()}, {"differences", found.lines}});
-    return found.lines.empty() ? k_good : k_failed;
+    for (const std::string& line : lines) fmt::print(out, "{}\n", line);
+    if (lines.empty()) fmt::print(out, "no difference\n");
+    write_json(flags.json, {{"a", a.path()}, {"b", b.path()}, {"differences", lines}});
+    return lines.empty() ? k_good : k_failed;
 }
 
 int run_gguf(const Flags& flags) {
     if (flags.path.empty() == flags.diff.empty()) {
         throw Error(ErrorCode::usage, "expected one FILE, or --diff A B");
     }
+    if (flags.check && !flags.diff.empty()) {
+        throw Error(ErrorCode::usage, "--check and --diff: expected one of them");
+    }
+    if ((flags.check || !flags.diff.empty()) && flags.cache.asked_any()) {
+        throw Error(ErrorCode::usage,
+                    "--check and --diff look at no cache: expected no -ctk, -ctv or --rot-*");
+    }
+    std::vector<NamedPath> inputs{{"FILE", flags.path}};
+    for (const std::string& path : flags.diff) inputs.push_back({"--diff", path});
+    check_paths(inputs, {{"--json", flags.json}});
     if (!flags.diff.empty()) return diff(flags);
     return flags.check ? check(flags) : show(flags);
 }

@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "tools/compare/by_layer.h"
 #include "tools/compare/explain_report.h"
+#include "tools/compare/kld_not_numbers.h"
 #include "tools/compare/kld_tables.h"
 #include "tools/compare/precision_floor.h"
 
@@ -50,14 +51,13 @@ struct Flags {
             ->type_name("LIST");
         app.add_flag("--explain", explain,
                      "split the error of attention outputs: keys, values, temperature");
-        app.add_option("--jitter", options.jitter,
-                       "repeat every cache N times, each with one bit of the first norm changed")
-            ->check(CLI::Range(int64_t(1), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option_function<double>(
-               "--stop", [this](const double& percent) { stop = percent; },
+        add_whole(app, "--jitter", options.jitter, 1, int64_t(1) << 20,
+                  "repeat every cache N times, each with one bit of the first norm changed")
+            ->default_str("");
+        app.add_option_function<std::string>(
+               "--stop",
+               [this](const std::string& text) { stop = parse_real("--stop", text, 50, 99.9999); },
                "stop when the first two variants differ with this certainty in per cent")
-            ->check(CLI::Range(50.0, 99.9999))
             ->type_name("P");
         app.add_flag("--round-base", options.round_base,
                      "round the base's log-probabilities to 16 bits, as a base file does");
@@ -75,6 +75,7 @@ struct Flags {
             throw Error(ErrorCode::usage, "--layers says which of --by-layer, which is missing");
         }
         static_cast<void>(results());
+        check_paths({{"-m", model.path}, {"-f", text}}, {{"--json", json}, {"--csv", csv}});
     }
 
     std::FILE* results() const { return results_beside(json, csv); }
@@ -111,6 +112,8 @@ std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start)
             return figures_of(run.variants()[i].pairs, &TokenPair::kld);
         };
         const Mean difference = paired_difference(klds(0), klds(1), run.plan().scored_per_window());
+        stop->not_a_number = !is_number(difference.value);
+        if (stop->not_a_number) return false;
         stop->stopped = rule->look(difference, run.windows());
         stop->looks = rule->looks();
         return !stop->stopped;
@@ -119,20 +122,23 @@ std::optional<StopResult> measure(LockStep& run, const Flags& flags, Time start)
 }
 
 void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep& run,
-                   const std::optional<StopResult>& stop,
+                   const std::optional<StopResult>& stop, const RunNotNumbers& not_numbers,
                    const std::vector<Explanation>& explanations, double seconds) {
     nlohmann::ordered_json json;
     json["model"] = flags.model.path;
+    json["notices"] = loaded.notices;
     json["backend"] = loaded.backend->name();
     json["device"] = loaded.backend->description();
     json["precision"] = json_of(run.precision());
     json["n_ctx"] = run.plan().ctx;
     json["n_batch"] = run.plan().batch;
     json["chunks"] = run.windows();
+    json["bos"] = bos_of(run.plan());
     json["scored"] = run.windows() * run.plan().scored_per_window();
     json["round_base"] = flags.options.round_base;
     json["seconds"] = seconds;
     json.update(json_of(run, stop));
+    add_to(json, not_numbers);
     if (flags.explain) json["explain"] = json_of(explanations);
     write_json(flags.json, json);
     write_csv(flags.csv, run);
@@ -169,17 +175,26 @@ int run_kld_tool(const Flags& flags) {
         variants.push_back(parse_variant("--variant", text, base));
     }
     if (flags.by_side) variants = with_single_sides(variants, base);
+    if (flags.by_side && variants.size() == flags.variants.size()) {
+        fmt::print(
+            stderr,
+            "{}: note: --by-side changes nothing: no variant has both K and V of other types "
+            "than the base\n",
+            k_tool);
+    }
     LoadedModel loaded(flags.model, flags.windows.ctx());
     if (flags.explain) loaded.model.config().equal_heads(flags.model.path + ": --explain");
     const WindowPlan plan = plan_windows(
         tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.windows.ctx(),
         flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
+    require_same_everywhere(loaded, plan);
+    loaded.note_windows(plan, flags.windows.chunks);
     LockStep run(loaded, flags.model, plan, base, variants,
                  options_of(flags, loaded.model.config().layers));
     if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{} windows of {} tokens, {} at once\n",
-                   flags.model.path, loaded.backend->name(), loaded.backend->description(),
-                   base.name, run.base().words, plan.windows, plan.ctx, plan.windows_at_once());
+        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{}\n", flags.model.path,
+                   loaded.backend->name(), loaded.backend->description(), base.name,
+                   run.base().words, describe_windows(plan));
     }
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);
@@ -188,8 +203,12 @@ int run_kld_tool(const Flags& flags) {
     std::vector<Explanation> explanations;
     if (flags.explain) explanations = explain_run(flags, loaded, run);
     print_explanations(flags.results(), explanations);
-    write_results(flags, loaded, run, stop, explanations, seconds_since(start));
+    RunNotNumbers not_numbers = find_not_numbers(run, loaded.model);
+    add_lines(not_numbers.lines, explanations);
+    print_not_numbers(flags.results(), not_numbers);
+    write_results(flags, loaded, run, stop, not_numbers, explanations, seconds_since(start));
     if (!flags.quiet) fmt::print(stderr, "{}: {:.1f} s\n", k_tool, seconds_since(start));
+    end_without_numbers(not_numbers.lines);
     return k_good;
 }
 

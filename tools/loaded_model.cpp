@@ -1,10 +1,13 @@
 #include "tools/loaded_model.h"
 
 #include "ref/error.h"
+#include "ref/files/fnv1a.h"
+#include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <string>
@@ -22,7 +25,38 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
             {.context = context,
              .precision = flags.precision,
              .phi3_window = flags.phi3_window,
-             .observer = profile != nullptr ? profile->observer() : Observer()}) {}
+             .observer = profile != nullptr ? profile->observer() : Observer()}),
+      tool(flags.tool),
+      notices(tokenizer.vocab().notices) {
+    if (tokenizer.vocab().add_eos) {
+        notices.push_back(
+            fmt::format("the vocabulary ends texts with EOS {}, here none is added: a text or "
+                        "prompt goes on",
+                        tokenizer.eos()));
+    }
+    const std::vector<std::string>& of_model = model.config().notices;
+    notices.insert(notices.end(), of_model.begin(), of_model.end());
+    for (const std::string& notice : notices) {
+        fmt::print(stderr, "{}: note: {}: {}\n", flags.tool, flags.path, notice);
+    }
+}
+
+void LoadedModel::note(const std::string& notice) {
+    fmt::print(stderr, "{}: note: {}\n", tool, notice);
+    notices.push_back(notice);
+}
+
+void LoadedModel::note_length(int64_t tokens) {
+    const int64_t trained = model.config().trained_context;
+    if (tokens <= trained) return;
+    note(fmt::format("{} tokens in a row, the model was trained on at most {}", tokens, trained));
+}
+
+void LoadedModel::note_windows(const WindowPlan& plan, int64_t asked) {
+    note_length(plan.ctx);
+    if (asked <= plan.windows) return;
+    note(fmt::format("{} of the {} windows asked for: there are no more", plan.windows, asked));
+}
 
 Model observed(const Model& model, const Observer& observer) {
     ModelOptions options = model.options();
@@ -34,7 +68,26 @@ Model observed(const Model& model, const Observer& observer) {
 
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {
     if (!text.empty() && text.back() == '\n') text.pop_back();
-    return tokenizer.encode(text, true);
+    return tokenizer.encode_beginning(text);
+}
+
+uint64_t hash_of_windows(const WindowPlan& plan) {
+    std::vector<int32_t> tokens(plan.tokens.begin(), plan.tokens.begin() + plan.windows * plan.ctx);
+    for (int64_t w = 0; plan.bos >= 0 && w < plan.windows; ++w) {
+        tokens[std::size_t(w * plan.ctx)] = plan.bos;
+    }
+    Fnv1a hash;
+    hash.add(std::as_bytes(std::span(tokens)));
+    return hash.sum();
+}
+
+void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan) {
+    if (ranks().size == 1) return;
+    const uint64_t mine = model_hash(loaded.file) ^ hash_of_windows(plan);
+    const uint64_t of_first = uint64_t(from_first(int64_t(mine)));
+    if (of_first == mine) return;
+    throw Error(ErrorCode::bad_file,
+                loaded.file.path() + ": expected the first process's model and text, found others");
 }
 
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
@@ -42,6 +95,16 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DTy
     const KvShape shape =
         model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v);
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
+}
+
+std::string describe_windows(const WindowPlan& plan) {
+    return fmt::format(
+        "{} windows of {} tokens, {} at once, {}", plan.windows, plan.ctx, plan.windows_at_once(),
+        plan.bos < 0 ? "without BOS" : fmt::format("each beginning with BOS {}", plan.bos));
+}
+
+nlohmann::ordered_json bos_of(const WindowPlan& plan) {
+    return plan.bos < 0 ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(plan.bos);
 }
 
 static DType type_of(const KvLayer& layer, Side side) {

@@ -19,11 +19,23 @@ struct LoadedModel {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Profile> profile;  ///< null unless the flags ask for one
     Model model;
+    std::string tool;                  ///< whose notes these are
+    std::vector<std::string> notices;  ///< of the vocabulary, of the model, of this run; for JSON
 
-    /// `context`: the longest sequence that will be run.
+    /// `context`: the longest sequence that will be run. Says every notice on stderr, under --quiet
+    /// too: a figure that rests on an assumption is not read without it.
     LoadedModel(const ModelFlags& flags, int64_t context);
     LoadedModel(const LoadedModel&) = delete;
     LoadedModel& operator=(const LoadedModel&) = delete;
+
+    /// Says and keeps one more notice.
+    void note(const std::string& notice);
+
+    /// Notes a sequence of so many tokens if the model was trained on shorter ones only.
+    void note_length(int64_t tokens);
+
+    /// Notes windows beyond the training context, and fewer of them than `asked` (if > 0).
+    void note_windows(const WindowPlan& plan, int64_t asked);
 
     /// BOS where the vocabulary starts a text with it, else -1.
     int32_t bos_of_windows() const { return tokenizer.adds_bos() ? tokenizer.bos() : -1; }
@@ -32,15 +44,30 @@ struct LoadedModel {
 /// The same weights, with an observer on every call. Throws Error(usage) if one looks on already.
 Model observed(const Model& model, const Observer& observer);
 
-/// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, special
-/// tokens are added as the vocabulary asks and not looked for in the text.
+/// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, BOS is
+/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text.
 std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text);
+
+/// FNV-1a of the tokens that the model reads, BOS included: it carries every setting of the
+/// tokenizer that a figure depends on.
+uint64_t hash_of_windows(const WindowPlan& plan);
+
+/// That every process of the run has the first one's weights and windows: files of one name on two
+/// machines may be two. Throws Error(bad_file). Cost: reads the whole model where there are
+/// several.
+void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan);
 
 /// An empty cache with room for all windows of the plan that run at once.
 /// Throws Error(usage) for a rotation that the head size rules out, Error(unsupported) for a block
 /// type on such a head.
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
                    const RotationRequest& rotation);
+
+/// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"
+std::string describe_windows(const WindowPlan& plan);
+
+/// What takes the place of each window's first token, for JSON: an id, or null.
+nlohmann::ordered_json bos_of(const WindowPlan& plan);
 
 /// A line on one side: "K q8_0: rotation sylvester, block 64 (policy: ...)"; where layers differ,
 /// one for each way in which they store it.

@@ -30,8 +30,8 @@ const std::vector<DType>& types_of(const Survey& survey, What side) {
 double norm_ratio(const Survey& survey, const HeadSurvey& key) {
     for (const HeadSurvey& head : survey.heads()) {
         if (head.side != What::v || head.layer != key.layer || head.head != key.head) continue;
-        return key.rotations[0].statistics.figures().norm /
-               head.rotations[0].statistics.figures().norm;
+        return unsigned_nan(key.rotations[0].statistics.figures().norm /
+                            head.rotations[0].statistics.figures().norm);
     }
     return NAN;
 }
@@ -87,7 +87,25 @@ void print_heads(std::FILE* out, const Survey& survey) {
 namespace {
 
 const char* word_of(Advice advice) {
-    return advice == Advice::rotate ? "rotate" : advice == Advice::hurts ? "hurts" : "indifferent";
+    constexpr const char* k_words[] = {"rotate",       "indifferent", "hurts",
+                                       "only_rotated", "only_plain",  "neither"};
+    return k_words[std::size_t(advice)];
+}
+
+// The same at the head of a line for people.
+const char* title_of(Advice advice) {
+    constexpr const char* k_titles[] = {"rotate",
+                                        "no clear difference",
+                                        "rotation would hurt",
+                                        "only rotated is finite",
+                                        "only plain is finite",
+                                        "finite neither way"};
+    return k_titles[std::size_t(advice)];
+}
+
+// The gain of a verdict is one: both sums of errors are numbers.
+bool has_gain(const SideAdvice& v) {
+    return v.plain_not_numbers == 0 && v.rotated_not_numbers == 0;
 }
 
 // One type and rotation of a side: means over its heads.
@@ -128,8 +146,8 @@ void print_error_line(std::FILE* out, const Survey& survey, What side, std::size
     const SideErrors plain = side_errors(survey, side, type, 0);
     const SideAdvice v = survey.verdict(side, type, rotation);
     fmt::print(out, " | {:>5.2f} {:>6} {:>6.2f} {:>6.2f} {:>5.2f} {:>4} of {}\n",
-               plain.row.measured / e.row.measured,
-               unless(side == What::v, fmt::format("{:.2f}", plain.noise / e.noise)),
+               unsigned_nan(plain.row.measured / e.row.measured),
+               unless(side == What::v, fmt::format("{:.2f}", unsigned_nan(plain.noise / e.noise))),
                std::exp(v.measured.value), std::exp(v.predicted.value), 2 * v.measured.error,
                v.worse, v.heads);
 }
@@ -160,6 +178,10 @@ namespace {
 std::string words_of(const SideAdvice& v) {
     const double gain = std::exp(v.measured.value);
     const std::string name = type_info(v.type).name;
+    if (!has_gain(v)) {
+        return fmt::format("{} (not a number: {} plain, {} rotated of {} heads)", name,
+                           v.plain_not_numbers, v.rotated_not_numbers, v.heads);
+    }
     if (v.advice == Advice::rotate) return fmt::format("{} loses {:.1f}x less", name, gain);
     if (v.advice == Advice::hurts) return fmt::format("{} loses {:.1f}x more", name, 1 / gain);
     return fmt::format("{} x {:.2f}, without layer {} head {} x {:.2f}", name, gain,
@@ -186,13 +208,41 @@ void print_advice(std::FILE* out, const Survey& survey) {
             line += (line.empty() ? "" : ", ") + words_of(v);
         }
         for (const auto& [advice, line] : lines) {
-            fmt::print(out, "{}: {}: {} ({})\n", capital_of(side),
-                       advice == Advice::rotate  ? "rotate"
-                       : advice == Advice::hurts ? "rotation would hurt"
-                                                 : "no clear difference",
-                       line, reasons(survey, side));
+            fmt::print(out, "{}: {}: {} ({})\n", capital_of(side), title_of(advice), line,
+                       reasons(survey, side));
         }
     }
+}
+
+// A line on one type under one rotation, empty where every head's error is a number.
+static std::string not_number_line(const Survey& survey, What side, std::size_t type,
+                                   std::size_t rotation) {
+    int64_t heads = 0, broken = 0;
+    std::string first;
+    for (const HeadSurvey& head : survey.heads()) {
+        if (head.side != side) continue;
+        ++heads;
+        if (is_number(head.output_error(type, rotation).measured)) continue;
+        if (++broken == 1) first = fmt::format("layer {} head {}", head.layer, head.head);
+    }
+    if (broken == 0) return "";
+    return fmt::format(
+        "{} in {}, rotation {}: errors of {} of {} heads are not numbers, the first of {}",
+        capital_of(side), type_info(types_of(survey, side)[type]).name, k_rotation_names[rotation],
+        broken, heads, first);
+}
+
+std::vector<std::string> not_number_lines(const Survey& survey) {
+    std::vector<std::string> lines;
+    for (const What side : {What::k, What::v}) {
+        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+            for (std::size_t r = 0; r < k_rotations; ++r) {
+                lines.push_back(not_number_line(survey, side, t, r));
+                if (lines.back().empty()) lines.pop_back();
+            }
+        }
+    }
+    return lines;
 }
 
 namespace {
@@ -271,6 +321,8 @@ Json json_of_head(const HeadSurvey& head) {
 }
 
 Json json_of_verdict(const SideAdvice& v) {
+    Json decisive;
+    if (has_gain(v)) decisive = {{"layer", v.decisive_layer}, {"head", v.decisive_head}};
     return {{"side", name_of(v.side)},
             {"type", type_info(v.type).name},
             {"rotation", k_rotation_names[v.rotation]},
@@ -281,7 +333,8 @@ Json json_of_verdict(const SideAdvice& v) {
             {"log_gain_se", v.measured.error},
             {"heads", v.heads},
             {"worse_in", v.worse},
-            {"decisive", {{"layer", v.decisive_layer}, {"head", v.decisive_head}}},
+            {"not_numbers", {{"plain", v.plain_not_numbers}, {"rotated", v.rotated_not_numbers}}},
+            {"decisive", decisive},
             {"gain_without", std::exp(v.without)},
             {"advice", word_of(v.advice)}};
 }

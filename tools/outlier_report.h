@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <string>
+#include <vector>
 
 namespace rotkv::tools {
 
@@ -18,6 +19,9 @@ void print_errors(std::FILE* out, const Survey& survey);
 
 /// What to do per side, and why: a line for each verdict that some type gets.
 void print_advice(std::FILE* out, const Survey& survey);
+
+/// One for each side, type and rotation in which some head's error is not a number.
+std::vector<std::string> not_number_lines(const Survey& survey);
 
 /// The lines of print_heads with every type's errors beside them, as comma-separated values.
 void write_csv(const std::string& path, const Survey& survey);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace rotkv::tools {
 
@@ -43,7 +44,10 @@ double HeadSurvey::largest_row() const {
 
 ErrorPair HeadSurvey::output_error(std::size_t type, std::size_t rotation) const {
     const ErrorPair& sum = rotations[rotation].moved[type];
-    return {sum.predicted / output_square, sum.measured / output_square};
+    const auto share = [this](double part) {
+        return part == 0 ? 0 : unsigned_nan(part / output_square);
+    };
+    return {share(sum.predicted), share(sum.measured)};
 }
 
 Survey::Survey(const SurveyPlan& plan) : plan_(plan) {
@@ -245,7 +249,9 @@ SideAdvice Survey::verdict(What side, std::size_t type, std::size_t rotation) co
         v.rotated.measured += b.measured / count;
         v.rotated.predicted += b.predicted / count;
         ++v.heads;
-        v.worse += b.measured > a.measured;
+        v.worse += is_number(a.measured) && !(b.measured <= a.measured);
+        v.plain_not_numbers += !is_number(a.measured);
+        v.rotated_not_numbers += !is_number(b.measured);
     }
     v.measured = log_gain(measured[0], measured[1]);
     v.predicted = log_gain(predicted[0], predicted[1]);
@@ -254,7 +260,8 @@ SideAdvice Survey::verdict(What side, std::size_t type, std::size_t rotation) co
     v.decisive_head = heads[decisive]->head;
     for (std::vector<double>& errors : measured) errors.erase(errors.begin() + int64_t(decisive));
     v.without = log_gain(measured[0], measured[1]).value;
-    v.advice = advise(v.measured, v.predicted);
+    const std::optional<Advice> clear = advise_without_gain(v.plain.measured, v.rotated.measured);
+    v.advice = clear ? *clear : advise(v.measured, v.predicted);
     return v;
 }
 

@@ -61,6 +61,7 @@ struct SideAdvice {
     int64_t heads = 0, worse = 0;  ///< heads in all, and those with a larger error
     int64_t decisive_layer = 0, decisive_head = 0;
     double without = 0;  ///< log gain measured without that head
+    int64_t plain_not_numbers = 0, rotated_not_numbers = 0;  ///< heads whose error is none
     Advice advice = Advice::indifferent;
 };
 

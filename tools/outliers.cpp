@@ -4,6 +4,7 @@
 
 #include "ref/error.h"
 #include "ref/quant.h"
+#include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
 #include "tools/outlier_report.h"
@@ -13,6 +14,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <optional>
 
 namespace rotkv::tools {
 namespace {
@@ -22,19 +24,17 @@ constexpr const char* k_tool = "rotkv-outliers";
 struct Flags {
     ModelFlags model;
     std::string type_k, type_v, text, json, csv, npy, plot;
-    int64_t ctx = 512, chunks = 4;
+    int64_t ctx = 512;
+    int64_t asked_chunks = 0;  ///< 0: not asked for
     bool quiet = false;
+
+    std::string picture() const { return plot.empty() ? "" : plot + "-outliers.png"; }
 
     void add_to(CLI::App& app) {
         model.add_to(app);
         app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
-        app.add_option("-c,--ctx-size", ctx, "tokens per window")
-            ->capture_default_str()
-            ->check(CLI::Range(int64_t(3), int64_t(1) << 20))
-            ->type_name("N");
-        app.add_option("--chunks", chunks, "windows at most; -1: all")
-            ->capture_default_str()
-            ->type_name("N");
+        add_whole(app, "-c,--ctx-size", ctx, 3, int64_t(1) << 20, "tokens per window");
+        WindowFlags::add_chunks_to(app, asked_chunks, "windows at most; -1: all (default 4)");
         app.add_option("--cache-type-k", type_k, "(-ctk) judge K in this type (default: in all)")
             ->type_name("TYPE");
         app.add_option("--cache-type-v", type_v, "(-ctv) judge V in this type (default: in all)")
@@ -100,15 +100,16 @@ SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
 }
 
 // Runs the text with an exact cache, so that what is measured is the model and not the damage.
-WindowPlan run_text(const Flags& flags, const LoadedModel& loaded, Survey& survey) {
+WindowPlan run_text(const Flags& flags, LoadedModel& loaded, Survey& survey) {
     Model model =
         observed(loaded.model, capture([&](const CapturedRows& rows) { survey.add(rows); }));
     const WindowPlan plan =
         plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
-                     flags.chunks, loaded.bos_of_windows());
+                     flags.asked_chunks == 0 ? 4 : flags.asked_chunks, loaded.bos_of_windows());
+    loaded.note_windows(plan, flags.asked_chunks);
     if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({}), {} windows of {} tokens\n", flags.model.path,
-                   loaded.backend->name(), loaded.backend->description(), plan.windows, plan.ctx);
+        fmt::print(stderr, "{} on {} ({}), {}\n", flags.model.path, loaded.backend->name(),
+                   loaded.backend->description(), describe_windows(plan));
     }
     const RotationRequest off =
         RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = k_tool});
@@ -127,7 +128,12 @@ int run_outliers(const Flags& flags) {
     if (!flags.plot.empty() && flags.npy.empty()) {
         throw Error(ErrorCode::usage, "--plot draws the rows that --npy DIR writes");
     }
-    const LoadedModel loaded(flags.model, flags.ctx);
+    check_paths({{"-m", flags.model.path}, {"-f", flags.text}, {"--npy", flags.npy}},
+                {{"--json", flags.json}, {"--csv", flags.csv}, {"--plot", flags.picture()}});
+    check_new_folder({"--npy", flags.npy});
+    std::optional<Plotter> plotter;
+    if (!flags.plot.empty()) plotter.emplace();
+    LoadedModel loaded(flags.model, flags.ctx);
     Survey survey(survey_plan(flags, loaded.model.config()));
     const WindowPlan plan = run_text(flags, loaded, survey);
     add_k_biases(survey, loaded.file);
@@ -138,24 +144,29 @@ int run_outliers(const Flags& flags) {
     if (!flags.quiet) print_heads(out, survey);
     print_errors(out, survey);
     print_advice(out, survey);
+    const std::vector<std::string> lines = not_number_lines(survey);
+    for (const std::string& line : lines) fmt::print(out, "{}\n", line);
     nlohmann::ordered_json json = {{"model", flags.model.path},
+                                   {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"device", loaded.backend->description()},
                                    {"precision", json_of(precision)},
                                    {"n_ctx", plan.ctx},
                                    {"chunks", plan.windows},
+                                   {"bos", bos_of(plan)},
                                    {"tokens", plan.ctx * plan.windows}};
     json.update(json_of(survey));
     write_json(flags.json, json);
     if (!flags.csv.empty()) write_csv(flags.csv, survey);
     if (!flags.npy.empty()) write_npy(flags.npy, survey);
-    if (!flags.plot.empty()) {
+    if (plotter) {
         const auto block = [&](CapturedRows::What side) {
             return std::to_string(survey.plan().block(side));
         };
-        draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
-              block(CapturedRows::What::v)});
+        plotter->draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
+                       block(CapturedRows::What::v)});
     }
+    end_without_numbers(lines);
     return k_good;
 }
 

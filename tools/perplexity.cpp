@@ -9,6 +9,7 @@
 #include "ref/files/base_file.h"
 #include "ref/measure/base_row.h"
 #include "tools/compare/kld_block.h"
+#include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
 
@@ -21,6 +22,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace rotkv::tools {
 namespace {
@@ -45,7 +47,7 @@ struct Flags {
             ->type_name("FILE");
         app.add_flag("--kl-divergence", compare, "compare with the predictions of a base file");
         add_json_flag(app, json);
-        app.add_flag("--quiet", quiet, "results and errors only");
+        app.add_flag("--quiet", quiet, "results, notices and errors only");
     }
 
     void check() const {
@@ -56,6 +58,21 @@ struct Flags {
         if (base == "-" && (compare || json == "-")) {
             throw Error(ErrorCode::usage, "--kl-divergence-base: standard output is not free");
         }
+        check_files();
+    }
+
+    // One flag names the base to be read and the base to be written: what it replaces is said.
+    void check_files() const {
+        const NamedPath of_base{"--kl-divergence-base", base};
+        std::vector<NamedPath> inputs{{"-m", model.path}, {"-f", text}};
+        std::vector<NamedPath> outputs{{"--json", json}};
+        (compare ? inputs : outputs).push_back(of_base);
+        check_paths(inputs, outputs);
+        if (compare || !replaces(of_base, "_logits_", "a base file")) return;
+        fmt::print(stderr,
+                   "{}: note: {}: a base file is there and will be replaced; --kl-divergence "
+                   "compares with it\n",
+                   k_tool, base);
     }
 
     /// Where results for people go: not where a file was asked for.
@@ -69,8 +86,9 @@ struct Flags {
 struct Outcome {
     Mean ppl;
     int64_t scored = 0;
-    std::optional<KldSummary> kld;
-    std::optional<PrecisionFloor> floor;
+    NotNumbers not_numbers{};
+    std::optional<KldSummary> kld{};
+    std::optional<PrecisionFloor> floor{};
 };
 
 // Says on stderr how long it will take, once the first windows are done.
@@ -98,7 +116,7 @@ class Clock {
 };
 
 struct Run {
-    Model& model;
+    LoadedModel& loaded;
     KvCache& cache;
     const WindowPlan& plan;
     const Flags& flags;
@@ -115,7 +133,7 @@ Outcome finish_ppl(const Run& run, std::span<const double> nll) {
     fmt::print(run.flags.results(), "\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", ppl.value,
                ppl.error);
     std::fflush(run.flags.results());
-    return {ppl, int64_t(nll.size()), std::nullopt, std::nullopt};
+    return {ppl, int64_t(nll.size()), not_numbers_of(nll, run.plan)};
 }
 
 // Groups of windows, shared among all processes.
@@ -125,7 +143,7 @@ Outcome measure(Run& run) {
     share<double>(
         groups_of(run.plan),
         [&](int64_t group) {
-            return run_nll(run.model, run.cache, group_of(run.plan, group), {}).nll;
+            return run_nll(run.loaded.model, run.cache, group_of(run.plan, group), {}).nll;
         },
         [&](int64_t, std::span<const double> of_group) {
             for (; !of_group.empty(); of_group = of_group.subspan(scored)) {
@@ -163,8 +181,8 @@ Outcome measure_and_write(Run& run, int32_t n_vocab) {
     const std::size_t row_bytes = std::size_t(header.row_bytes()), words = std::size_t(n_vocab);
     std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
     std::vector<double> nll;
-    for_each_scored(run.model, run.cache, run.plan, [&](const ScoredRows& rows) {
-        for_each_logits(run.model, rows, [&](int64_t first, std::span<const float> logits) {
+    for_each_scored(run.loaded.model, run.cache, run.plan, [&](const ScoredRows& rows) {
+        for_each_logits(run.loaded.model, rows, [&](int64_t first, std::span<const float> logits) {
             const std::size_t count = logits.size() / words, before = nll.size();
             nll.resize(before + count);
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
@@ -184,23 +202,35 @@ Outcome measure_and_write(Run& run, int32_t n_vocab) {
     return finish_ppl(run, nll);
 }
 
+void note_ties(const Run& run, int64_t tied, int64_t rows) {
+    if (tied == 0) return;
+    run.loaded.note(
+        fmt::format("at {} of {} positions the 16 bits of the base file do not tell "
+                    "its most likely words apart: 'Same top p' takes the first of them",
+                    tied, rows));
+}
+
 Outcome compare(Run& run, BaseReader& reader) {
     const std::size_t row_bytes = std::size_t(reader.header().row_bytes());
     const std::size_t words = std::size_t(reader.header().n_vocab);
     std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
     std::vector<TokenPair> pairs;
+    std::vector<char> tied;  // each base row: several words share its largest code
     std::FILE* out = run.flags.results();
     print_kld_header(out);
-    for_each_scored(run.model, run.cache, run.plan, [&](const ScoredRows& rows) {
-        for_each_logits(run.model, rows, [&](int64_t first, std::span<const float> logits) {
+    for_each_scored(run.loaded.model, run.cache, run.plan, [&](const ScoredRows& rows) {
+        for_each_logits(run.loaded.model, rows, [&](int64_t first, std::span<const float> logits) {
             const std::size_t count = logits.size() / words, before = pairs.size();
             pairs.resize(before + count);
+            tied.resize(before + count);
             reader.read(std::span(encoded).first(count * row_bytes));
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
                 const std::size_t i = std::size_t(row);
-                pairs[before + i] = compare_with_base_row(
-                    std::span(encoded).subspan(i * row_bytes, row_bytes),
-                    logits.subspan(i * words, words), rows.target[std::size_t(first) + i]);
+                const std::span<const std::byte> base =
+                    std::span(encoded).subspan(i * row_bytes, row_bytes);
+                pairs[before + i] = compare_with_base_row(base, logits.subspan(i * words, words),
+                                                          rows.target[std::size_t(first) + i]);
+                tied[before + i] = tied_at_top(base, int64_t(words));
             });
         });
         if (!rows.ends_window) return;
@@ -210,12 +240,23 @@ Outcome compare(Run& run, BaseReader& reader) {
     const KldSummary summary = summarize(pairs);
     print_kld_summary(out, summary);
     std::fflush(out);
-    return {summary.ppl_b, int64_t(pairs.size()), summary, std::nullopt};
+    note_ties(run, std::count(tied.begin(), tied.end(), 1), int64_t(tied.size()));
+    return {summary.ppl_b, int64_t(pairs.size()), not_numbers_of(pairs, run.plan), summary};
+}
+
+// A base file does not say whether its windows began with BOS, but its text's first token does.
+void note_other_beginning(LoadedModel& loaded, const std::vector<int32_t>& tokens) {
+    const int32_t bos = loaded.tokenizer.bos();
+    const bool has = !tokens.empty() && tokens[0] == bos, adds = loaded.tokenizer.adds_bos();
+    if (bos < 0 || tokens.empty() || has == adds) return;
+    loaded.note(
+        fmt::format("the text of the base file begins {} BOS {}, windows here begin {} it: "
+                    "part of the difference may be that",
+                    has ? "with" : "without", bos, adds ? "with" : "without"));
 }
 
 // The windows of this run: of the base file that is compared with, or of the text.
-WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseReader* reader,
-                   int64_t ctx) {
+WindowPlan plan_of(const Flags& flags, LoadedModel& loaded, const BaseReader* reader, int64_t ctx) {
     const int64_t batch = flags.windows.batch(ctx);
     const int32_t bos = loaded.bos_of_windows();
     if (reader == nullptr) {
@@ -228,6 +269,7 @@ WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded, const BaseRead
                     fmt::format("{}: offset 12: {} words, expected the {} of {}", flags.base,
                                 header.n_vocab, loaded.model.config().words, flags.model.path));
     }
+    note_other_beginning(loaded, header.tokens);
     return plan_recorded_windows(header.tokens, ctx, batch, flags.windows.chunks, bos);
 }
 
@@ -237,21 +279,41 @@ void write_results(const Run& run, const Outcome& outcome, double seconds) {
     json["ppl"] = outcome.ppl.value;
     json["ppl_err"] = outcome.ppl.error;
     json["scored"] = outcome.scored;
+    json["not_numbers"] = json_of(outcome.not_numbers);
     json["tokens"] = tokens;
     json["seconds"] = seconds;
     json["tokens_per_second"] = double(tokens) / seconds;
     json["n_ctx"] = run.plan.ctx;
     json["n_batch"] = run.plan.batch;
     json["chunks"] = run.plan.windows;
-    json["backend"] = run.model.backend().name();
-    json["device"] = run.model.backend().description();
+    json["bos"] = bos_of(run.plan);
+    json["backend"] = run.loaded.model.backend().name();
+    json["device"] = run.loaded.model.backend().description();
     json["model"] = run.flags.model.path;
+    json["notices"] = run.loaded.notices;
     json["cache"] = json_of(run.cache.shape());
     json["rotation"] = json_of(run.cache.spec());
-    json["precision"] = json_of(run.model.options().precision);
+    json["precision"] = json_of(run.loaded.model.options().precision);
     if (outcome.floor) json["precision"]["floor"] = json_of(*outcome.floor);
     if (outcome.kld) json["kld"] = json_of(*outcome.kld);
     write_json(run.flags.json, json);
+}
+
+// The lines about what is not a number, among the results too. None if there is nothing to say.
+std::vector<std::string> lines_of(const Run& run, Outcome& outcome) {
+    std::vector<std::string> lines;
+    NotNumbers& found = outcome.not_numbers;
+    if (found.in_base) {
+        found.cause = run.flags.base + " holds none there";
+    } else {
+        find_cause(found, run.loaded.model, run.plan, run.cache.shape(), run.cache.spec());
+    }
+    if (found.any()) lines.push_back(words_of(found));
+    if (!found.any() && outcome.floor && !is_number(outcome.floor->kld.value)) {
+        lines.push_back("the floor is not a number");
+    }
+    for (const std::string& line : lines) fmt::print(run.flags.results(), "{}\n", line);
+    return lines;
 }
 
 int run_perplexity(const Flags& flags) {
@@ -274,13 +336,15 @@ int run_perplexity(const Flags& flags) {
     }
     LoadedModel loaded(flags.model, ctx);
     const WindowPlan plan = plan_of(flags, loaded, reader ? &*reader : nullptr, ctx);
+    require_same_everywhere(loaded, plan);
+    loaded.note_windows(plan, flags.windows.chunks);
     KvCache cache = make_cache(loaded.model, plan, flags.cache.type_k(), flags.cache.type_v(),
                                flags.cache.rotation());
-    flags.say(fmt::format("{} on {} ({})\n{}{} windows of {} tokens, {} at once\n",
-                          flags.model.path, loaded.backend->name(), loaded.backend->description(),
-                          describe_cache(cache), plan.windows, plan.ctx, plan.windows_at_once()));
+    flags.say(fmt::format("{} on {} ({})\n{}{}\n", flags.model.path, loaded.backend->name(),
+                          loaded.backend->description(), describe_cache(cache),
+                          describe_windows(plan)));
 
-    Run run{loaded.model, cache, plan, flags, Clock(plan, flags)};
+    Run run{loaded, cache, plan, flags, Clock(plan, flags)};
     Outcome outcome = flags.compare ? compare(run, *reader)
                       : flags.base.empty()
                           ? measure(run)
@@ -293,7 +357,9 @@ int run_perplexity(const Flags& flags) {
     if (loaded.profile != nullptr) fmt::print(stderr, "{}", loaded.profile->table(seconds));
     outcome.floor = measure_precision_floor(loaded.model, cache, plan);
     if (outcome.floor) fmt::print(flags.results(), "{}\n", words_of(*outcome.floor));
+    const std::vector<std::string> lines = lines_of(run, outcome);
     write_results(run, outcome, seconds);
+    end_without_numbers(lines);
     return k_good;
 }
 

@@ -1,15 +1,13 @@
 #include "tools/plot.h"
 
 #include "ref/error.h"
+#include "tools/beside_program.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#ifdef __APPLE__
-#include <mach-o/dyld.h>
-#endif
 
 #include <array>
 #include <cerrno>
@@ -25,21 +23,9 @@ namespace {
 
 [[noreturn]] void fail(const std::string& what) { throw Error(ErrorCode::io, "--plot: " + what); }
 
-std::filesystem::path folder_of_this_program() {
-#ifdef __APPLE__
-    std::array<char, 4096> path{};
-    uint32_t size = path.size();
-    if (_NSGetExecutablePath(path.data(), &size) != 0) return {};
-    return std::filesystem::path(path.data()).parent_path();
-#else
-    std::error_code ignored;
-    return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
-#endif
-}
-
 std::string path_of_plot() {
     const char* named = std::getenv("ROTKV_PLOT");
-    const std::string path = named != nullptr ? named : folder_of_this_program() / "plot.py";
+    const std::string path = named != nullptr ? named : beside_program("plot.py");
     if (std::filesystem::is_regular_file(path)) return path;
     fail(path + ": no such file; ROTKV_PLOT may name another place of plot.py");
 }
@@ -60,7 +46,14 @@ std::string last_line(std::string text) {
     return text.substr(text.rfind('\n') + 1);  // all of it where there is none
 }
 
+// How a command ended, and what it said on standard error.
+struct Ended {
+    bool good = false;
+    std::string said;
+};
+
 // Starts the words, found on the PATH, with standard error going to `errors`; no shell in between.
+// 0 where there is no such program.
 pid_t start(const std::vector<std::string>& words, int errors) {
     std::vector<char*> argv;
     for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
@@ -71,37 +64,45 @@ pid_t start(const std::vector<std::string>& words, int errors) {
     pid_t child = 0;
     const int error = posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
-    if (error == 0) return child;
+    return error == 0 ? child : 0;
+}
+
+Ended run(const std::vector<std::string>& words) {
+    int ends[2];
+    if (pipe(ends) != 0) fail("no pipe: " + std::generic_category().message(errno));
+    for (const int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
+    const pid_t child = start(words, ends[1]);
+    close(ends[1]);
+    Ended ended;
+    if (child != 0) ended.said = read_all(ends[0]);
+    close(ends[0]);
+    int status = 1;
+    while (child != 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    ended.good = child != 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return ended;
+}
+
+// The system's Python has the packages where another one, of a virtual environment, comes first.
+std::string python_that_draws() {
+    for (const char* python : {"python3", "/usr/bin/python3"}) {
+        if (run({python, "-c", "import numpy, matplotlib"}).good) return python;
+    }
     fail(
-        fmt::format("{} cannot be started ({}): install Python 3 and matplotlib, then repeat the "
-                    "command: what is computed is kept",
-                    words[0], std::generic_category().message(error)));
+        "expected a Python 3 that imports numpy and matplotlib, found none: neither python3 on the "
+        "PATH nor /usr/bin/python3 does (Debian: python3-matplotlib; pip: matplotlib)");
 }
 
 }  // namespace
 
-void draw(const std::vector<std::string>& arguments) {
-    std::vector<std::string> words = {"python3", path_of_plot()};
+Plotter::Plotter() : program_(path_of_plot()), python_(python_that_draws()) {}
+
+void Plotter::draw(const std::vector<std::string>& arguments) const {
+    std::vector<std::string> words = {python_, program_};
     words.insert(words.end(), arguments.begin(), arguments.end());
-    int ends[2];
-    if (pipe(ends) != 0) fail("no pipe: " + std::generic_category().message(errno));
-    for (const int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
-    pid_t child = 0;
-    try {
-        child = start(words, ends[1]);
-    } catch (...) {
-        close(ends[0]);
-        close(ends[1]);
-        throw;
-    }
-    close(ends[1]);
-    const std::string said = read_all(ends[0]);
-    close(ends[0]);
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
-    fail(said.empty() ? words[1] + " failed and did not say why" : last_line(said));
+    const Ended ended = run(words);
+    if (ended.good) return;
+    fail(ended.said.empty() ? program_ + " failed and did not say why" : last_line(ended.said));
 }
 
 }  // namespace rotkv::tools

@@ -37,7 +37,14 @@ def size_of(title):
 
 
 def save(figure, path):
-    figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
+    """The picture appears under its name when it is whole."""
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        figure.savefig(partial, format="png", dpi=DPI, pil_kwargs={"optimize": True})
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
     plt.close(figure)
 
 

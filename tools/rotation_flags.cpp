@@ -3,6 +3,7 @@
 #include "ref/error.h"
 #include "ref/rotation_words.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <string_view>
@@ -42,6 +43,47 @@ RotationRequest rotation_from_environment() {
     override_side("LLAMA_ATTN_ROT_K_OVERRIDE", request.k);
     override_side("LLAMA_ATTN_ROT_V_OVERRIDE", request.v);
     return request;
+}
+
+void note_on_environment(const std::string& tool) {
+    const char* value = std::getenv("LLAMA_ATTN_ROT_DISABLE");
+    if (value == nullptr) return;
+    const std::string_view text = value;
+    if (text.find_first_not_of("0123456789") == std::string_view::npos) return;
+    for (const char* no : {"no", "off", "false"}) {
+        if (text == no) return;  // 0, as it says
+    }
+    const int number = std::atoi(value);
+    std::fprintf(
+        stderr,
+        "%s: note: LLAMA_ATTN_ROT_DISABLE=%s counts as %d, as in llama.cpp: rotation is %s\n",
+        tool.c_str(), value, number, number != 0 ? "off" : "not turned off");
+}
+
+// Whether signs would be drawn for a side.
+static bool takes_signs(const RotationRequest::PerSide& side, DType type) {
+    switch (side.mode) {
+        case Mode::off:
+            return false;
+        case Mode::automatic:
+            return is_block_type(type);
+        case Mode::on:
+            return true;
+        case Mode::value:
+            break;
+    }
+    return side.value.kind == Rotation::Kind::sylvester;
+}
+
+void require_use_of_signs(const std::string& where, const RotationRequest& request, DType type_k,
+                          DType type_v) {
+    if (!request.signs || takes_signs(request.k, type_k) || takes_signs(request.v, type_v)) return;
+    const auto words = [](const char* name, const RotationRequest::PerSide& side, DType type) {
+        return std::string(name) + " " + type_info(type).name + " (" + side.origin + ")";
+    };
+    throw Error(ErrorCode::usage,
+                where + ": expected a rotated side that takes these signs, found " +
+                    words("K", request.k, type_k) + " and " + words("V", request.v, type_v));
 }
 
 using Json = nlohmann::ordered_json;

@@ -29,6 +29,15 @@ AskedRotation parse_asked_rotation(const std::string& flag, const std::string& t
 /// Throws Error(usage) for an override that is neither.
 RotationRequest rotation_from_environment();
 
+/// Says on stderr what LLAMA_ATTN_ROT_DISABLE counts as where that is not what it seems to say:
+/// atoi reads "true" as 0.
+void note_on_environment(const std::string& tool);
+
+/// Throws Error(usage), beginning with `where`, if the request has signs that neither side takes:
+/// one that is off, one whose type the policy leaves alone, one that names its own seed.
+void require_use_of_signs(const std::string& where, const RotationRequest& request, DType type_k,
+                          DType type_v);
+
 /// {"k": {kind, block, seed, reason}, "v": ...}; a list of them, one a layer, where layers differ.
 nlohmann::ordered_json json_of(const RotationSpec& spec);
 

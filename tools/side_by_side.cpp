@@ -36,7 +36,7 @@ SideBySide run_side_by_side(LoadedModel& loaded, const SpeechPlan& plan, const V
     SideBySide run{variant_a.name, variant_b.name, {}, {}, {}, {}};
     if (plan.force) run.forced.emplace();
     if (plan.count == 0) return run;
-    const std::set<int32_t> endings = ending_tokens(loaded);
+    const std::set<int32_t>& endings = loaded.tokenizer.vocab().ends;
     Continuation a(loaded, variant_a, plan.cells()), b(loaded, variant_b, plan.cells());
     Sampler sampler_a(plan.temperature, plan.seed), sampler_b = sampler_a;
     a.read(plan.prompt);

@@ -46,13 +46,24 @@ struct Flags {
 
     void add_to(CLI::App& app);
 
-    void check() const { static_cast<void>(results()); }
+    void check() const;
 
     std::FILE* results() const { return results_beside(json, csv); }
 
   private:
     void add_outputs(CLI::App& app);
 };
+
+void Flags::check() const {
+    static_cast<void>(results());
+    std::vector<NamedPath> outputs{{"--out", out}, {"--json", json}, {"--csv", csv}};
+    if (!plot.empty()) {
+        for (const char* end : {"-ppl.png", "-kld.png", "-pareto.png"}) {
+            outputs.push_back({"--plot", plot + end});
+        }
+    }
+    check_paths({{"-m", model.path}, {"-f", text}}, outputs);
+}
 
 void Flags::add_to(CLI::App& app) {
     model.add_to(app);
@@ -70,11 +81,9 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")
         ->capture_default_str()
         ->type_name("CACHE");
-    app.add_option("--base-memory", base_memory,
-                   "MiB that the base's hidden states may take; where they need more, every cell "
-                   "computes them again")
-        ->capture_default_str()
-        ->check(CLI::Range(int64_t(0), int64_t(1) << 30))
+    add_whole(app, "--base-memory", base_memory, 0, int64_t(1) << 30,
+              "MiB that the base's hidden states may take; where they need more, every cell "
+              "computes them again")
         ->type_name("MIB");
     add_outputs(app);
 }
@@ -140,7 +149,9 @@ struct Setup {
           loaded(flags.model, flags.windows.ctx()),
           plan(plan_windows(tokens_of_text(loaded.tokenizer, text), flags.windows.ctx(),
                             flags.windows.batch(flags.windows.ctx()), flags.windows.chunks,
-                            loaded.bos_of_windows())) {}
+                            loaded.bos_of_windows())) {
+        loaded.note_windows(plan, flags.windows.chunks);
+    }
 };
 
 int64_t values_per_token(const KvShape& shape) {
@@ -179,14 +190,17 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["rotkv_sweep"] = 1;
     json["version"] = version_of_build();
     json["model"] = file_name(flags.model.path);
+    json["notices"] = setup.loaded.notices;
     json["model_bytes"] = setup.loaded.file.file_bytes();
-    json["model_hash"] = fmt::format("{:016x}", model_fingerprint(setup.loaded.file));
+    json["model_hash"] = fmt::format("{:016x}", model_hash(setup.loaded.file));
     json["text"] = file_name(flags.text);
     json["text_bytes"] = setup.text.size();
     json["text_hash"] = fmt::format("{:016x}", text_hash.sum());
     json["n_ctx"] = setup.plan.ctx;
     json["windows"] = setup.plan.windows;
     json["scored"] = setup.plan.windows * setup.plan.scored_per_window();
+    json["tokens_hash"] = fmt::format("{:016x}", hash_of_windows(setup.plan));
+    json["bos"] = bos_of(setup.plan);
     json["n_batch"] = setup.plan.batch;
     json["phi3_window"] = flags.model.phi3_window;
     json["backend"] = setup.loaded.backend->name();
@@ -218,12 +232,26 @@ void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 
-SweepRow measured_row(const SweepPoint& cell, SweepRun& run, int64_t per_window,
+// What is not a number in a cell, and why.
+NotNumbers not_numbers_of_cell(const SweepPoint& cell, std::span<const TokenPair> pairs,
+                               const Setup& setup) {
+    NotNumbers found = not_numbers_of(pairs, setup.plan);
+    if (found.in_base) {
+        found.cause = "the base is none there";
+    } else {
+        find_cause(found, setup.loaded.model, setup.plan, cell.shape, cell.spec);
+    }
+    return found;
+}
+
+SweepRow measured_row(const SweepPoint& cell, SweepRun& run, const Setup& setup,
                       SweepProgress& progress) {
     SweepRow row = empty_row(cell);
     const auto start = std::chrono::steady_clock::now();
     try {
-        row.found = sweep_figures(run.measure(cell, [&]() { progress.group_done(); }), per_window);
+        const std::vector<TokenPair> pairs = run.measure(cell, [&]() { progress.group_done(); });
+        row.found = sweep_figures(pairs, setup.plan.scored_per_window());
+        row.found->not_numbers = not_numbers_of_cell(cell, pairs, setup);
     } catch (const Error& error) {
         if (error.code() != ErrorCode::unsupported) throw;
         row.unsupported = error.what();
@@ -248,7 +276,7 @@ SweepRow other_row(const SweepPoint& cell, const std::vector<SweepRow>& rows) {
 
 // The cells that are missing, shared among all processes. Only the first one has the file.
 void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& run,
-             const WindowPlan& plan, SweepProgress& progress) {
+             const Setup& setup, SweepProgress& progress) {
     const int64_t done = from_first(file != nullptr ? int64_t(file->rows().size()) : 0);
     std::vector<std::size_t> missing;
     for (std::size_t i = std::size_t(done); i < cells.size(); ++i) {
@@ -256,7 +284,7 @@ void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& ru
     }
     if (!missing.empty()) run.start();
     const int64_t rounds = (int64_t(missing.size()) + ranks().size - 1) / ranks().size;
-    progress.start(rounds * groups_of(plan));
+    progress.start(rounds * groups_of(setup.plan));
     const auto append = [&](const SweepRow& row) {
         file->append(row);
         progress.row_done(file->rows().size() - 1, row);
@@ -271,8 +299,7 @@ void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& ru
         [&](int64_t i) {
             const std::size_t index = missing[std::size_t(i)];
             progress.begin_cell(index, cells[index].variant.name);
-            const std::string line =
-                line_of(measured_row(cells[index], run, plan.scored_per_window(), progress));
+            const std::string line = line_of(measured_row(cells[index], run, setup, progress));
             return std::vector<char>(line.begin(), line.end());
         },
         [&](int64_t i, std::span<const char> line) {
@@ -290,9 +317,9 @@ void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& ru
                    flags.out, file.torn_bytes());
     }
     if (flags.quiet) return;
-    fmt::print(stderr, "{} on {} ({})\nbase {}, {} windows of {} tokens, {} at once\n",
-               flags.model.path, setup.loaded.backend->name(), setup.loaded.backend->description(),
-               setup.base.name, setup.plan.windows, setup.plan.ctx, setup.plan.windows_at_once());
+    fmt::print(stderr, "{} on {} ({})\nbase {}, {}\n", flags.model.path,
+               setup.loaded.backend->name(), setup.loaded.backend->description(), setup.base.name,
+               describe_windows(setup.plan));
     if (!run.keeps_base()) {
         fmt::print(stderr, "the base does not fit into --base-memory {}: computed for every cell\n",
                    flags.base_memory);
@@ -305,7 +332,10 @@ void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& ru
 
 int run_sweep(const Flags& flags) {
     flags.check();
+    std::optional<Plotter> plotter;
+    if (!flags.plot.empty() && ranks().first()) plotter.emplace();
     Setup setup(flags);
+    require_same_everywhere(setup.loaded, setup.plan);
     SweepRun run(setup.loaded.model, setup.plan, setup.base, flags.base_memory << 20);
     const std::vector<SweepPoint> cells =
         sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations);
@@ -318,7 +348,7 @@ int run_sweep(const Flags& flags) {
         say_what_happens(flags, setup, run, *file, cells.size());
     }
     SweepProgress progress(flags.quiet, cells.size(), groups_of(setup.plan));
-    compute(file ? &*file : nullptr, cells, run, setup.plan, progress);
+    compute(file ? &*file : nullptr, cells, run, setup, progress);
     if (!file) return k_good;
 
     const SweepResult result{header["k"],        header["v"],
@@ -329,7 +359,11 @@ int run_sweep(const Flags& flags) {
     json.update(json_of(result));
     write_json(flags.json, json);
     write_csv(flags.csv, result);
-    if (!flags.plot.empty()) draw({"sweep", flags.out, flags.plot});
+    const std::vector<std::string> lines = not_number_lines(result.rows);
+    // Where nothing is a number there is nothing to draw, and that is what should be said.
+    const bool nothing = !lines.empty() && std::ranges::none_of(result.rows, &SweepRow::is_number);
+    if (plotter && !nothing) plotter->draw({"sweep", flags.out, flags.plot});
+    end_without_numbers(lines);
     return k_good;
 }
 

@@ -84,7 +84,9 @@ Json parse_header(const Json& json) {
 
 }  // namespace
 
-bool only_for_people(const std::string& key) { return key == "model" || key == "text"; }
+bool only_for_people(const std::string& key) {
+    return key == "model" || key == "model_bytes" || key == "text" || key == "notices";
+}
 
 std::string difference_of(const Json& file, const Json& run) {
     const auto value = [](const Json& header, const std::string& key) {

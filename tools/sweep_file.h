@@ -45,7 +45,9 @@ class SweepFile {
     std::size_t torn_ = 0;
 };
 
-/// Keys of a header that are for people: a file may be moved and renamed.
+/// Keys of a header that are for people: a file may be moved and renamed, a model be given another
+/// name inside, which changes its size and no figure; what is noted also depends on how a run was
+/// asked for.
 bool only_for_people(const std::string& key);
 
 /// "n_ctx: the file has 512, this run 32": the first key in which two headers differ, or nothing.

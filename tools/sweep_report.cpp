@@ -19,8 +19,7 @@ using Json = nlohmann::ordered_json;
 std::vector<std::size_t> pareto_front(std::span<const SweepRow> rows) {
     std::vector<std::size_t> order;
     for (std::size_t i = 0; i < rows.size(); ++i) {
-        const bool counts = rows[i].found && !std::isnan(rows[i].found->kld.value);
-        if (counts && rows[i].same_as.empty()) order.push_back(i);
+        if (rows[i].is_number() && rows[i].same_as.empty()) order.push_back(i);
     }
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
         if (rows[a].bytes_per_token != rows[b].bytes_per_token) {
@@ -45,6 +44,12 @@ static double p_of(const SweepRow& row, const Mean& difference) {
     return p_of(difference, int64_t(row.found->kld_windows.size()));
 }
 
+static RotationChange::Kind kind_of(const SweepRow& plain, const SweepRow& rotated) {
+    if (!plain.is_number() && !rotated.is_number()) return RotationChange::Kind::neither;
+    if (!plain.is_number()) return RotationChange::Kind::rescued;
+    return rotated.is_number() ? RotationChange::Kind::compared : RotationChange::Kind::broken;
+}
+
 std::vector<RotationChange> rotation_changes(std::span<const SweepRow> rows) {
     constexpr const char* k_plain = "k=none v=none";
     std::vector<RotationChange> changes;
@@ -56,10 +61,26 @@ std::vector<RotationChange> rotation_changes(std::span<const SweepRow> rows) {
         });
         if (plain == rows.end()) continue;
         const Mean difference = paired_kld(rotated, *plain);
-        changes.push_back(
-            {std::size_t(plain - rows.begin()), i, difference, p_of(rotated, difference)});
+        changes.push_back({std::size_t(plain - rows.begin()), i, difference,
+                           p_of(rotated, difference), kind_of(*plain, rotated)});
     }
     return changes;
+}
+
+std::vector<std::string> not_number_lines(std::span<const SweepRow> rows) {
+    std::map<std::string, std::vector<const SweepRow*>> causes;
+    for (const SweepRow& row : rows) {
+        if (row.found && !row.is_number()) causes[row.found->not_numbers.cause].push_back(&row);
+    }
+    std::vector<std::string> lines;
+    for (const auto& [cause, cells] : causes) {
+        const bool one = cells.size() == 1;
+        lines.push_back(fmt::format("{} cell{} not {} ({}{}): {}", cells.size(),
+                                    one ? " is" : "s are", one ? "a number" : "numbers",
+                                    cells[0]->name(), one ? "" : ", ...",
+                                    words_of(cells[0]->found->not_numbers)));
+    }
+    return lines;
 }
 
 namespace {
@@ -113,6 +134,7 @@ void print_notes(std::FILE* out, const SweepResult& result) {
         fmt::print(out, "{} unsupported ({}{}): {}\n", cells.size(), cells[0],
                    cells.size() > 1 ? ", ..." : "", reason);
     }
+    for (const std::string& line : not_number_lines(result.rows)) fmt::print(out, "{}\n", line);
 }
 
 void print_front(std::FILE* out, const SweepResult& result) {
@@ -132,13 +154,46 @@ void print_front(std::FILE* out, const SweepResult& result) {
                    plus_minus({row.found->kld.value, row.found->kld_se_window}), p, row.name());
     }
     fmt::print(out, "p: of the difference from the line above, paired by windows\n");
+    const auto none = [](const SweepRow& row) { return row.found && !row.is_number(); };
+    const int64_t left_out = std::count_if(result.rows.begin(), result.rows.end(), none);
+    if (left_out == 0) return;
+    fmt::print(out, "left out, as it is not a number: {} cell{}\n", left_out,
+               left_out == 1 ? "" : "s");
+}
+
+// "k=q4_1,v=q4_1,rot=auto       KLD 0.078078 instead of 0.065938"
+std::string words_of(const SweepResult& result, const RotationChange& change) {
+    const SweepRow &rotated = result.rows[change.rotated], &plain = result.rows[change.plain];
+    return fmt::format("{:<28} KLD {} instead of {}", rotated.name(),
+                       decimals(rotated.found->kld.value), decimals(plain.found->kld.value));
+}
+
+// The pairs between which there is no difference to be taken, if there are any.
+void print_without_numbers(std::FILE* out, const SweepResult& result,
+                           const std::vector<RotationChange>& changes) {
+    using Kind = RotationChange::Kind;
+    const auto count = [&](Kind kind) {
+        return std::count_if(changes.begin(), changes.end(),
+                             [&](const RotationChange& change) { return change.kind == kind; });
+    };
+    if (count(Kind::compared) == int64_t(changes.size())) return;
+    fmt::print(out,
+               "rescued by rotation: {} (plain is not a number); broken by rotation: {}; not a "
+               "number either way: {}\n",
+               count(Kind::rescued), count(Kind::broken), count(Kind::neither));
+    for (const RotationChange& change : changes) {
+        if (change.kind == Kind::compared || change.kind == Kind::neither) continue;
+        fmt::print(out, "{}: {}\n", change.kind == Kind::rescued ? "rescued" : "broken",
+                   words_of(result, change));
+    }
 }
 
 void print_changes(std::FILE* out, const SweepResult& result) {
     const std::vector<RotationChange> changes = rotation_changes(result.rows);
     if (changes.empty()) return;
-    std::size_t helps = 0, hurts = 0, larger = 0;
+    std::size_t helps = 0, hurts = 0, larger = 0, compared = 0;
     for (const RotationChange& change : changes) {
+        compared += change.kind == RotationChange::Kind::compared;
         const bool significant = change.p < k_significant;
         helps += significant && change.kld.value < 0;
         hurts += significant && change.kld.value > 0;
@@ -147,23 +202,21 @@ void print_changes(std::FILE* out, const SweepResult& result) {
     fmt::print(out,
                "\n====== Rotation against none: {} pairs, by windows, p < {:g} ======\n"
                "helps in {}, hurts in {}; of the {} not certain {} have a larger KLD rotated\n",
-               changes.size(), k_significant, helps, hurts, changes.size() - helps - hurts,
+               changes.size(), k_significant, helps, hurts, compared - helps - hurts,
                larger - hurts);
+    print_without_numbers(out, result, changes);
     if (result.windows < 2) {
         fmt::print(out, "one window has no error: nothing can be certain\n");
         return;
     }
     for (const RotationChange& change : changes) {
-        if (change.kld.value <= 0 || change.p >= k_significant) continue;
-        const auto kld = [&](std::size_t row) {
-            return decimals(result.rows[row].found->kld.value);
-        };
-        fmt::print(out, "hurts: {:<28} KLD {} instead of {}, difference {}, p {:.2g}\n",
-                   result.rows[change.rotated].name(), kld(change.rotated), kld(change.plain),
+        const bool hurts_here = change.kld.value > 0 && change.p < k_significant;
+        if (!hurts_here) continue;
+        fmt::print(out, "hurts: {}, difference {}, p {:.2g}\n", words_of(result, change),
                    plus_minus(change.kld), change.p);
     }
     fmt::print(out, "by chance alone about {:.1f} would be called certain, half of them to hurt\n",
-               k_significant * double(changes.size()));
+               k_significant * double(compared));
 }
 
 }  // namespace
@@ -184,6 +237,11 @@ void print_sweep(std::FILE* out, const SweepResult& result) {
     std::fflush(out);
 }
 
+static const char* name_of(RotationChange::Kind kind) {
+    constexpr const char* k_names[] = {"compared", "rescued", "broken", "neither"};
+    return k_names[std::size_t(kind)];
+}
+
 Json json_of(const SweepResult& result) {
     Json json;
     json["cells"] = Json::array();
@@ -202,7 +260,8 @@ Json json_of(const SweepResult& result) {
                                     {"rotated", result.rows[change.rotated].name()},
                                     {"kld", change.kld.value},
                                     {"se", change.kld.error},
-                                    {"p", change.p}});
+                                    {"p", change.p},
+                                    {"kind", name_of(change.kind)}});
     }
     return json;
 }

@@ -22,7 +22,8 @@ struct SweepResult {
 };
 
 /// The rows that no other row beats, by ascending bytes: none has as few bytes and a smaller KLD,
-/// or fewer bytes and as small a KLD. Of equals the first; rows without a figure are not in it.
+/// or fewer bytes and as small a KLD. Of equals the first; rows without a figure, or one that is
+/// not a number, are not in it.
 std::vector<std::size_t> pareto_front(std::span<const SweepRow> rows);
 
 /// The same types with and without rotation, on the same windows.
@@ -30,6 +31,15 @@ struct RotationChange {
     std::size_t plain = 0, rotated = 0;  ///< rows
     Mean kld;                            ///< rotated - plain: above 0 it hurts; error by windows
     double p = 1;                        ///< see p_of()
+
+    /// A difference there is only where both cells are numbers.
+    enum class Kind {
+        compared,
+        rescued,  ///< only the rotated one is a number
+        broken,   ///< only the plain one
+        neither,
+    };
+    Kind kind = Kind::compared;
 };
 
 /// Every rotated row that has a row without any rotation beside it, in order.
@@ -40,6 +50,9 @@ inline constexpr double k_significant = 0.01;
 
 /// KLD of row a less that of row b, window by window.
 Mean paired_kld(const SweepRow& a, const SweepRow& b);
+
+/// A line for each cause by which cells are not numbers: how many, and of the first all there is.
+std::vector<std::string> not_number_lines(std::span<const SweepRow> rows);
 
 void print_sweep(std::FILE* out, const SweepResult& result);
 

@@ -21,6 +21,18 @@ static double number(const Json& value) {
     return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
 }
 
+// The reverse of json_of(NotNumbers).
+static NotNumbers parse_not_numbers(const Json& json) {
+    NotNumbers found;
+    found.count = json.at("count").get<int64_t>();
+    found.scored = json.at("scored").get<int64_t>();
+    const Json& first = json.at("first");
+    found.window = first.at("window").get<int64_t>();
+    found.position = first.at("position").get<int64_t>();
+    if (!first.at("cause").is_null()) found.cause = first.at("cause").get<std::string>();
+    return found;
+}
+
 std::string SweepRow::name() const { return fmt::format("k={},v={},rot={}", k, v, rot); }
 
 SweepFigures sweep_figures(std::span<const TokenPair> pairs, int64_t per_window) {
@@ -62,6 +74,7 @@ Json json_of(const SweepRow& row) {
     json["kld_99"] = found.kld_99;
     json["same_top"] = found.same_top;
     json["kld_windows"] = found.kld_windows;
+    if (found.not_numbers.any()) json["not_numbers"] = json_of(found.not_numbers);
     if (!row.same_as.empty()) json["same_as"] = row.same_as;
     json["seconds"] = row.seconds;
     return json;
@@ -91,6 +104,7 @@ SweepRow parse_row(const Json& json) {
     found.kld_99 = number(json.at("kld_99"));
     found.same_top = number(json.at("same_top"));
     for (const Json& mean : json.at("kld_windows")) found.kld_windows.push_back(number(mean));
+    if (json.contains("not_numbers")) found.not_numbers = parse_not_numbers(json["not_numbers"]);
     row.same_as = json.value("same_as", "");
     row.seconds = number(json.at("seconds"));
     return row;

@@ -3,6 +3,7 @@
 // Docs: docs/12-sweeps.md
 
 #include "ref/measure/metrics.h"
+#include "tools/compare/not_numbers.h"
 
 #include <nlohmann/json.hpp>
 
@@ -23,6 +24,7 @@ struct SweepFigures {
     double kld_median = 0, kld_99 = 0;
     double same_top = 0;              ///< share in [0, 1]
     std::vector<double> kld_windows;  ///< mean KLD of each window, for paired differences
+    NotNumbers not_numbers;           ///< if any, the figures above are NaN where they rest on them
 };
 
 struct SweepRow {
@@ -33,6 +35,9 @@ struct SweepRow {
     std::string same_as;                ///< the earlier cell whose figures these are, or empty
     std::string unsupported;            ///< why this model or backend cannot, or empty
     double seconds = 0;
+
+    /// Measured, and every scored position is a number.
+    bool is_number() const { return found && rotkv::is_number(found->kld.value); }
 
     std::string name() const;  ///< "k=q8_0,v=q4_0,rot=auto", a variant of rotkv-kld
 };

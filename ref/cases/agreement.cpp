@@ -139,6 +139,7 @@ static Verdict within(std::span<const std::byte> expected, std::span<const std::
         const T a = element<T>(expected, i), b = element<T>(found, i);
         if (a == b || (std::isnan(a) && std::isnan(b))) continue;
         const double apart = std::fabs(double(a) - double(b));
+        if (std::isinf(bound[i]) && std::isfinite(a)) continue;  // not asked
         if (bound[i] > 0) verdict.worst = std::max(verdict.worst, apart / bound[i]);
         if (apart <= bound[i] && std::isfinite(apart)) continue;
         add_wrong(verdict, {int64_t(i), double(a), double(b), ulps_between(a, b), bound[i]});
@@ -182,18 +183,75 @@ Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::b
     return verdict;
 }
 
-std::string Verdict::report() const {
+std::string Verdict::summary() const {
     if (ok) return words;
     std::string text = std::to_string(wrong) + " of " + std::to_string(elements) + " elements";
-    if (!words.empty()) text += " (" + words + ")";
-    text += "\n      index         expected            found        ulps     allowed\n";
+    if (!likeness.empty()) text += ", " + likeness;
+    return words.empty() ? text : text + " (" + words + ")";
+}
+
+// "[1][0][63]": element `index` of a packed tensor.
+static std::string place_of(int64_t index, std::span<const int64_t> extents) {
+    std::string text;
+    for (size_t axis = extents.size(); axis-- > 0;) {
+        text = "[" + std::to_string(index % extents[axis]) + "]" + text;
+        index /= extents[axis];
+    }
+    return text;
+}
+
+std::string Verdict::report(std::span<const int64_t> extents) const {
+    if (ok) return words;
+    const bool places = extents.size() > 1;
+    const int width = places ? 18 : 0;
+    char line[200];
+    std::snprintf(line, sizeof line, "\n%11s %*s%16s %16s %11s %11s\n", "index", -width,
+                  places ? "at" : "", "expected", "found", "ulps", "allowed");
+    std::string text = summary() + line;
     for (const Difference& d : first) {
-        char line[160], ulps[32] = "NaN";
+        const std::string place = places ? place_of(d.index, extents) : "";
+        char ulps[32] = "NaN";
         if (d.ulps != k_far) std::snprintf(ulps, sizeof ulps, "%lld", (long long)(d.ulps));
-        std::snprintf(line, sizeof line, "%11lld %16.9g %16.9g %11s %11.3g\n", (long long)(d.index),
-                      d.expected, d.found, ulps, d.allowed);
+        std::snprintf(line, sizeof line, "%11lld %*s%16.9g %16.9g %11s %11.3g\n",
+                      (long long)(d.index), -width, place.c_str(), d.expected, d.found, ulps,
+                      d.allowed);
         text += line;
     }
+    return text;
+}
+
+std::vector<double> numbers_of(DType type, std::span<const std::byte> bytes) {
+    std::vector<double> all;
+    if (type == DType::i32) return all;
+    if (type == DType::f64) {
+        for (size_t i = 0; i < bytes.size() / sizeof(double); ++i) {
+            all.push_back(element<double>(bytes, i));
+        }
+        return all;
+    }
+    const TypeInfo& info = type_info(type);
+    std::vector<float> values(bytes.size() / size_t(info.block_bytes) *
+                              size_t(info.block_elements));
+    ref::dequantize_row(type, values.data(), bytes.data(), int64_t(values.size()));
+    return {values.begin(), values.end()};
+}
+
+std::string likeness(DType type, std::span<const std::byte> expected,
+                     std::span<const std::byte> found) {
+    same_length(expected, found);
+    const std::vector<double> a = numbers_of(type, expected), b = numbers_of(type, found);
+    double aa = 0, bb = 0, ab = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        if (!std::isfinite(a[i]) || !std::isfinite(b[i])) continue;
+        aa += a[i] * a[i];
+        bb += b[i] * b[i];
+        ab += a[i] * b[i];
+    }
+    if (aa == 0) return "";
+    if (bb == 0) return "all found are 0";
+    char text[80];
+    std::snprintf(text, sizeof text, "cos %.4g, norm x %.4g", ab / std::sqrt(aa) / std::sqrt(bb),
+                  std::sqrt(bb / aa));
     return text;
 }
 

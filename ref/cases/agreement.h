@@ -35,17 +35,30 @@ struct Verdict {
     double worst = 0;               ///< largest |error| / bound: how much of the bound is used
     std::vector<Difference> first;  ///< the first ten that are wrong
     std::string words;              ///< what else there is to say, in one line
+    std::string likeness;           ///< of a result that is wrong: likeness() of all of it
 
-    /// Up to eleven lines: one sentence, then the first differences.
-    std::string report() const;
+    /// "7 of 448 elements, cos 0.984, norm x 1", and `words`; where all is well, these alone.
+    std::string summary() const;
+    /// Up to twelve lines: the summary, then the first differences; of a tensor of several
+    /// `extents` each with its place, [t][h][d], beside its number in the packed tensor.
+    std::string report(std::span<const int64_t> extents = {}) const;
 };
+
+/// The numbers of a packed tensor, of blocks what they mean; of indices none.
+std::vector<double> numbers_of(DType type, std::span<const std::byte> bytes);
+
+/// "cos 0.984, norm x 1": how found lies to expected as a vector, over elements that are finite in
+/// both. A factor shows in the norm, a rotation in the cos. Empty where there is nothing to compare
+/// and for integers.
+std::string likeness(DType type, std::span<const std::byte> expected,
+                     std::span<const std::byte> found);
 
 /// Equal bytes. Block types are compared block by block and reported as the values they mean.
 Verdict compare_exact(DType type, std::span<const std::byte> expected,
                       std::span<const std::byte> found);
 
 /// |found - expected| <= bound, element by element; NaN agrees with NaN, infinities with
-/// themselves. type is f32 or f64.
+/// themselves, and an infinite bound on a finite number asks for nothing. type is f32 or f64.
 Verdict compare_rounding(DType type, std::span<const std::byte> expected,
                          std::span<const std::byte> found, std::span<const double> bound);
 
@@ -56,7 +69,9 @@ Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::b
 /// Bytes that another engine stored in a cache type, against ours and the values behind them.
 /// A code may be one step off where the value lies within 1e-5 of the type's largest code of a
 /// tie; a scale or minimum may be one f16 off (of iq4_nl: of the one its own codes give). Plain
-/// types may round any value within `error` of ours.
+/// types may round any value within `error` of ours. Of blocks that ggml leaves undefined, those
+/// that are not finite are not judged at all, and of those whose step is so small that 1 / step is
+/// not finite, or less than iq4_nl knows, only the scale and the minimum.
 /// Shapes: unrounded, error [rows][d] f32; expected, found as many rows of `type`.
 /// Throws: Error(unsupported) for blocks that no cache stores.
 Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected,

@@ -121,6 +121,9 @@ class Case {
     virtual std::vector<CaseTensor> tensors() const = 0;
     virtual void fill(std::vector<CaseTensor>& tensors) const = 0;
 
+    /// Numbers that the call takes beside its tensors and that no field gives: "scale", "epsilon".
+    virtual std::vector<std::pair<std::string, double>> constants() const { return {}; }
+
     /// What one call must move and compute: every input read once, every result written once.
     struct Work {
         double bytes = 0, flops = 0;
@@ -131,6 +134,7 @@ class Case {
     virtual void run(Backend& backend, const Views& views) const = 0;
 
     /// The call whose result is the measure: this one on the reference, in f32 precision.
+    virtual Support reference_supports(const Backend& ref) const { return supports(ref); }
     virtual void run_reference(Backend& ref, const Views& views) const { run(ref, views); }
 
     /// rounding: the largest |error| of each element of output `name`; empty for an exact one.
@@ -138,6 +142,12 @@ class Case {
     virtual std::vector<double> bound(const std::string& /*name*/,
                                       std::span<const CaseTensor> /*filled*/,
                                       std::span<const float> /*expected*/) const {
+        return {};
+    }
+
+    /// rounding: how much further off another engine's may be; empty: no further.
+    virtual std::vector<double> foreign_allowance(const std::string& /*name*/,
+                                                  std::span<const CaseTensor> /*filled*/) const {
         return {};
     }
 

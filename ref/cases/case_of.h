@@ -10,7 +10,8 @@
 
 namespace rotkv {
 
-inline constexpr double k_unit = 0x1p-24;  ///< u: half the distance from 1 to the next f32
+inline constexpr double k_unit = 0x1p-24;    ///< u: half the distance from 1 to the next f32
+inline constexpr double k_least = 0x1p-126;  ///< below the normal f32 nothing is promised
 
 /// How far n rounded additions, one after the other, may be off, in u of the sum of magnitudes M.
 /// Math: the k-th partial sum is at most M k / n and its rounding error at most u of it, evenly
@@ -57,16 +58,36 @@ inline CaseTensor& named(std::vector<CaseTensor>& tensors, std::string_view name
 class CallCase : public Case {
   public:
     Support supports(const Backend& backend) const override {
-        const std::vector<CaseTensor> shapes = tensors();
-        std::vector<TensorView> views;
-        for (const CaseTensor& tensor : shapes) views.push_back(unplaced(tensor));
-        return backend.supports(call(Views(shapes, views)));
+        return supports_call(backend, &CallCase::call);
+    }
+    Support reference_supports(const Backend& ref) const override {
+        return supports_call(ref, &CallCase::exact_call);
     }
     void run(Backend& backend, const Views& views) const override { backend.run(call(views)); }
+    void run_reference(Backend& ref, const Views& views) const override {
+        ref.run(exact_call(views));
+    }
 
   protected:
     virtual Call call(const Views& views) const = 0;
+    virtual Call exact_call(const Views& views) const { return call(views); }  ///< in f32 precision
+
+  private:
+    Support supports_call(const Backend& backend, Call (CallCase::*of)(const Views&) const) const {
+        const std::vector<CaseTensor> shapes = tensors();
+        std::vector<TensorView> views;
+        for (const CaseTensor& tensor : shapes) views.push_back(unplaced(tensor));
+        return backend.supports((this->*of)(Views(shapes, views)));
+    }
 };
+
+/// The call with nothing rounded to f16 or bf16.
+template <class Args>
+Call in_f32(const Call& call) {
+    Args exactly = std::get<Args>(call);
+    exactly.precision = Precision::f32;
+    return exactly;
+}
 
 template <class T>
 std::unique_ptr<Case> make(Fields& fields) {
@@ -81,8 +102,10 @@ std::span<const CaseOp> weight_case_ops();      // case_weights.cpp
 std::span<const CaseOp> likelihood_case_ops();  // case_likelihood.cpp
 
 /// What the rounded butterflies of a row may be off, per element, where the row itself is exact:
-/// each of the log2 N stages and the scale round once.
-/// Math: u (log2 N + 2) / sqrt(N) * sum over the block of |x|.   x, result [d].
+/// each of the log2 N stages and the scale round once, and what lies below the normal f32 may be
+/// taken for 0: N products with the scale, then N / 2, N / 4, ... sums that meet in an element.
+/// Infinite where the block is finite and its sum is not in f32: who scales last overflows there.
+/// Math: u (log2 N + 2) / sqrt(N) * sum over the block of |x| + 2 N 2^-126.   x, result [d].
 std::vector<double> hadamard_bound(std::span<const float> x, const Rotation& rotation);
 
 /// Fills a weight of any type; formats that rotkv never writes get random codes and small scales.

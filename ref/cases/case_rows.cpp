@@ -6,6 +6,7 @@
 #include "ref/rope_table.h"
 
 #include <bit>
+#include <limits>
 
 namespace rotkv {
 
@@ -17,7 +18,10 @@ std::vector<double> hadamard_bound(std::span<const float> x, const Rotation& rot
     for (size_t block = 0; block < x.size(); block += n) {
         double sum = 0;
         for (size_t i = 0; i < n; ++i) sum += std::fabs(double(x[block + i]));
-        const double each = k_unit * (stages + 2) * sum / std::sqrt(double(n));
+        const bool overflows = std::isfinite(sum) && sum > std::numeric_limits<float>::max();
+        const double each = overflows ? INFINITY
+                                      : k_unit * (stages + 2) * sum / std::sqrt(double(n)) +
+                                            2 * double(n) * k_least;
         std::fill_n(bound.begin() + int64_t(block), n, each);
     }
     return bound;
@@ -155,7 +159,7 @@ class DequantizeCase : public CallCase {
         // The products are exact (quant.h), so that only the sum rounds; one more for another
         // order.
         std::vector<double> bound;
-        for (const float y : expected) bound.push_back(2 * k_unit * std::fabs(double(y)));
+        for (const float y : expected) bound.push_back(2 * k_unit * std::fabs(double(y)) + k_least);
         return bound;
     }
 
@@ -308,7 +312,8 @@ class MergeCase : public CallCase {
 std::span<const CaseOp> row_case_ops() {
     static const CaseOp ops[] = {
         {"hadamard", "exact",
-         "rounding: u (log2 N + 2) / sqrt(N) sum of the block's |x|; type=f16, bf16: steps",
+         "rounding: u (log2 N + 2) / sqrt(N) sum of the block's |x| + 2 N 2^-126; type=f16, bf16: "
+         "steps",
          make<HadamardCase>},
         {"quantize", "exact", "steps", make<QuantizeCase>},
         {"dequantize", "exact", "rounding: 2 u |y|", make<DequantizeCase>},

@@ -80,6 +80,12 @@ size_t length(const GgufArray& array) {
     return std::visit([](const auto& elements) { return length(elements); }, array);
 }
 
+/// Whether an array has no elements, and so could be of any type. (The place of arrays of arrays,
+/// which are not read, is no array.)
+bool is_empty_list(const GgufArray& array) {
+    return length(array) == 0 && !std::holds_alternative<std::monostate>(array);
+}
+
 /// Integers, and not bool, which C++ counts among them.
 template <class T>
 constexpr bool k_is_integer = std::is_integral_v<T> && !std::is_same_v<T, bool>;
@@ -130,17 +136,17 @@ std::string describe(const GgufValue& value) {
         value);
 }
 
-GgufFile GgufFile::open(const std::string& path) {
+GgufFile GgufFile::open(const std::string& path, GgufParts parts) {
     std::error_code error;
     const fs::file_status status = fs::status(path, error);
     if (error) io_error(path, error.message());
     if (!fs::is_regular_file(status)) io_error(path, "not a regular file");
     const size_t size = fs::file_size(path, error);
     if (error) io_error(path, error.message());
-    if (size == 0) return parse({}, path);
+    if (size == 0) return parse({}, path, parts);
 
     const std::shared_ptr<const void> storage = load(path, size);
-    GgufFile file = parse({static_cast<const std::byte*>(storage.get()), size}, path);
+    GgufFile file = parse({static_cast<const std::byte*>(storage.get()), size}, path, parts);
     file.storage_ = storage;
     return file;
 }
@@ -150,15 +156,33 @@ const GgufValue* GgufFile::find(std::string_view key) const {
     return found == entry_of_.end() ? nullptr : &found->second->value;
 }
 
-const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
+const GgufTensor* GgufFile::find_listed(std::string_view name) const {
     const auto found = tensor_of_.find(name);
     return found == tensor_of_.end() ? nullptr : found->second;
+}
+
+const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
+    const GgufTensor* tensor = find_listed(name);
+    if (tensor == nullptr) return nullptr;
+    const std::string at = path_ + ": tensor " + in_quotes(name) + ": ";
+    if (!tensor->readable) {
+        throw Error(ErrorCode::unsupported, at + describe_type(*tensor) + " is not readable here");
+    }
+    if (tensor->empty()) {
+        throw Error(ErrorCode::bad_file, at + "expected a weight, found a tensor without elements");
+    }
+    return tensor;
 }
 
 const GgufTensor& GgufFile::tensor(std::string_view name) const {
     if (const GgufTensor* found = find_tensor(name)) return *found;
     throw Error(ErrorCode::bad_file,
                 path_ + ": expected a tensor " + in_quotes(name) + ", found none");
+}
+
+std::span<const std::byte> GgufFile::data(const GgufTensor& tensor) const {
+    if (tensor.bytes == 0) return {};  // and its offset may be anywhere
+    return bytes_.subspan(tensor.offset, tensor.bytes);
 }
 
 const GgufValue& GgufFile::value(std::string_view key) const {
@@ -182,8 +206,31 @@ template <class T>
 const std::vector<T>& GgufFile::get_array(std::string_view key) const {
     if (const GgufArray* array = std::get_if<GgufArray>(&value(key))) {
         if (const std::vector<T>* found = std::get_if<std::vector<T>>(array)) return *found;
+        static const std::vector<T> none;
+        if (is_empty_list(*array)) return none;
     }
     wrong_type(key, std::string("array of ") + type_name<T>());
+}
+
+template <class T, class Fits>
+std::vector<T> GgufFile::get_integers(std::string_view key, const std::string& expected,
+                                      const Fits& fits) const {
+    const GgufArray* array = std::get_if<GgufArray>(&value(key));
+    if (array == nullptr) wrong_type(key, expected);
+    if (is_empty_list(*array)) return {};
+    return std::visit(
+        [&](const auto& numbers) -> std::vector<T> {
+            if constexpr (k_holds_integers<std::decay_t<decltype(numbers)>>) {
+                const auto unfit = std::ranges::find_if_not(numbers, fits);
+                if (unfit == numbers.end()) return {numbers.begin(), numbers.end()};
+                throw Error(ErrorCode::bad_file, path_ + ": metadata key " + in_quotes(key) +
+                                                     ": expected " + expected + ", found " +
+                                                     std::to_string(*unfit) + " in place " +
+                                                     std::to_string(unfit - numbers.begin()));
+            }
+            wrong_type(key, expected);
+        },
+        *array);
 }
 
 uint32_t GgufFile::get_u32(std::string_view key) const {
@@ -199,22 +246,16 @@ uint32_t GgufFile::get_u32(std::string_view key) const {
 
 std::vector<int32_t> GgufFile::get_i32s(std::string_view key) const {
     const std::string expected = "array of signed integers of 32 bits";
+    const auto fits = [](auto number) { return std::in_range<int32_t>(number); };
+    return get_integers<int32_t>(key, expected, fits);
+}
+
+std::vector<bool> GgufFile::get_bools(std::string_view key) const {
     const GgufArray* array = std::get_if<GgufArray>(&value(key));
-    if (array == nullptr) wrong_type(key, expected);
-    return std::visit(
-        [&](const auto& numbers) -> std::vector<int32_t> {
-            if constexpr (k_holds_integers<std::decay_t<decltype(numbers)>>) {
-                const auto large = std::ranges::find_if_not(
-                    numbers, [](auto number) { return std::in_range<int32_t>(number); });
-                if (large == numbers.end()) return {numbers.begin(), numbers.end()};
-                throw Error(ErrorCode::bad_file, path_ + ": metadata key " + in_quotes(key) +
-                                                     ": expected " + expected + ", found " +
-                                                     std::to_string(*large) + " in place " +
-                                                     std::to_string(large - numbers.begin()));
-            }
-            wrong_type(key, expected);
-        },
-        *array);
+    if (array != nullptr && std::holds_alternative<std::vector<bool>>(*array)) {
+        return std::get<std::vector<bool>>(*array);
+    }
+    return get_integers<bool>(key, "array of bool", [](auto n) { return n == 0 || n == 1; });
 }
 
 float GgufFile::get_f32(std::string_view key) const { return get<float>(key); }
@@ -225,9 +266,6 @@ std::string_view GgufFile::get_string(std::string_view key) const {
 
 const std::vector<float>& GgufFile::get_f32s(std::string_view key) const {
     return get_array<float>(key);
-}
-const std::vector<bool>& GgufFile::get_bools(std::string_view key) const {
-    return get_array<bool>(key);
 }
 const std::vector<std::string_view>& GgufFile::get_strings(std::string_view key) const {
     return get_array<std::string_view>(key);

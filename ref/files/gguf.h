@@ -13,9 +13,9 @@
 //             value
 //   tensors   n_tensors times:
 //             string name          "blk.0.attn_q.weight"
-//             u32 n_dims           1 to 4
+//             u32 n_dims           0 (one element) to 4
 //             u64 extent[n_dims]   in elements, the innermost first
-//             u32 type             a DType
+//             u32 type             a DType, or a type that is not read here
 //             u64 offset           from the start of the data, a multiple of the alignment
 //   padding   zeros, up to a multiple of the alignment
 //   data      every tensor's bytes at its offset, rows back to back
@@ -25,9 +25,10 @@
 //             array                u32 element type, u64 length, the elements back to back
 //             alignment            metadata "general.alignment" (u32), or 32 without it
 //
-// Read here: versions 2 and 3, little endian, one file per model. Version 1 (32-bit counts),
-// big-endian and split files are named and refused, and so are arrays of arrays, which the format
-// allows and no model uses.
+// Read here: versions 2 and 3, little endian, one file per model. Version 1 (32-bit counts) and
+// big-endian files are named and refused, and so are arrays of arrays, which the format allows and
+// no model uses. Parts of split models, tensors of types that are not read here and tensors without
+// elements can be listed, not computed with.
 // Docs: docs/06-gguf.md
 
 #include "ref/types.h"
@@ -87,15 +88,28 @@ struct GgufEntry {
     GgufValue value;
 };
 
-/// A weight, checked to lie inside the file and apart from every other.
+/// A tensor as the file lists it, checked to lie inside the file and apart from every other.
 struct GgufTensor {
     std::string name;
-    DType type = DType::f32;
-    int n_dims = 0;
+    uint32_t type_number = 0;     ///< as the file has it
+    bool readable = true;         ///< false: `type` and `view` say nothing, for no weight has it
+    DType type = DType::f32;      ///< the same as a DType
+    int n_dims = 0;               ///< 0 to 4
     int64_t n[4] = {1, 1, 1, 1};  ///< extents as the file lists them: innermost first, then 1
     uint64_t offset = 0;          ///< from the start of the file
-    uint64_t bytes = 0;
-    TensorView view;  ///< the file's bytes, not to be written; extents innermost last
+    uint64_t bytes = 0;  ///< not readable: at most, up to the next tensor or the end of the file
+    TensorView view;     ///< the file's bytes, not to be written; extents innermost last
+
+    bool empty() const { return n[0] == 0 || n[1] == 0 || n[2] == 0 || n[3] == 0; }
+};
+
+/// The tensor's type in words: "q8_0", or of what is not readable here "type 21 (IQ3_S)".
+std::string describe_type(const GgufTensor& tensor);
+
+/// Whether a part of a split model will do: to list what is in it, not to compute with.
+enum class GgufParts {
+    refused,
+    taken,
 };
 
 /// A model file opened for reading. Move-only; everything it hands out lives as long as it does.
@@ -105,13 +119,14 @@ class GgufFile {
     /// Cost:   reads header, metadata and tensor list; weights are paged in when they are used.
     ///         The file must not shrink while it is open.
     /// Throws: Error(io) where there is no readable file; as parse() otherwise.
-    static GgufFile open(const std::string& path);
+    static GgufFile open(const std::string& path, GgufParts parts = GgufParts::refused);
 
     /// The same for bytes in memory, which the caller keeps, aligned to 8; `name` is for messages.
     /// Throws: Error(bad_file) for bytes that break the format, Error(unsupported) for other
-    ///         versions, big-endian and split files, arrays of arrays and tensor types that are
-    ///         not read here.
-    static GgufFile parse(std::span<const std::byte> bytes, std::string name);
+    ///         versions, big-endian files, arrays of arrays, and a part of a split model unless it
+    ///         is taken.
+    static GgufFile parse(std::span<const std::byte> bytes, std::string name,
+                          GgufParts parts = GgufParts::refused);
 
     GgufFile(GgufFile&&) = default;
     GgufFile& operator=(GgufFile&&) = default;
@@ -121,21 +136,32 @@ class GgufFile {
     uint64_t file_bytes() const { return bytes_.size(); }
     uint64_t alignment() const { return alignment_; }
     uint64_t data_offset() const { return data_offset_; }
+    uint32_t n_parts() const { return n_parts_; }  ///< of the model; 1: it is whole
     const std::vector<GgufEntry>& metadata() const { return metadata_; }  ///< in file order
     const std::vector<GgufTensor>& tensors() const { return tensors_; }   ///< in file order
 
     /// The value under `key`, or null.
     const GgufValue* find(std::string_view key) const;
 
-    /// The tensor called `name`, or null.
+    /// The tensor called `name` as it is listed, whether or not it can be used, or null.
+    const GgufTensor* find_listed(std::string_view name) const;
+
+    /// The weight called `name`, or null where none is listed: whoever gets a tensor by name can
+    /// compute with it.
+    /// Throws: Error(unsupported) for a type that is not readable here, Error(bad_file) for a
+    ///         tensor without elements.
     const GgufTensor* find_tensor(std::string_view name) const;
 
-    /// The tensor called `name`. Throws Error(bad_file) without one.
+    /// The same. Throws Error(bad_file) where none is listed.
     const GgufTensor& tensor(std::string_view name) const;
 
+    /// The tensor's bytes in the file, of any type.
+    std::span<const std::byte> data(const GgufTensor& tensor) const;
+
     // The value under a key, in the type that the caller needs. get_u32 and get_i32s take every
-    // integer type as long as the value fits. Without the key the second form returns its
-    // `fallback`; the first throws Error(bad_file), as both do for a value of another type.
+    // integer type as long as the value fits, get_bools integers of 0 and 1; an empty array is one
+    // of every type. Without the key the second form returns its `fallback`; the first throws
+    // Error(bad_file), as both do for a value of another type.
     uint32_t get_u32(std::string_view key) const;
     uint32_t get_u32(std::string_view key, uint32_t fallback) const;
     float get_f32(std::string_view key) const;
@@ -146,7 +172,7 @@ class GgufFile {
     std::string_view get_string(std::string_view key, std::string_view fallback) const;
     std::vector<int32_t> get_i32s(std::string_view key) const;
     const std::vector<float>& get_f32s(std::string_view key) const;
-    const std::vector<bool>& get_bools(std::string_view key) const;
+    std::vector<bool> get_bools(std::string_view key) const;
     const std::vector<std::string_view>& get_strings(std::string_view key) const;
 
   private:
@@ -156,6 +182,9 @@ class GgufFile {
     const T& get(std::string_view key) const;
     template <class T>
     const std::vector<T>& get_array(std::string_view key) const;
+    template <class T, class Fits>
+    std::vector<T> get_integers(std::string_view key, const std::string& expected,
+                                const Fits& fits) const;
     [[noreturn]] void wrong_type(std::string_view key, const std::string& expected) const;
 
     std::shared_ptr<const void> storage_;  ///< the mapping; null after parse()
@@ -164,6 +193,7 @@ class GgufFile {
     uint32_t version_ = 0;
     uint64_t alignment_ = 0;
     uint64_t data_offset_ = 0;
+    uint32_t n_parts_ = 1;
     std::vector<GgufEntry> metadata_;
     std::vector<GgufTensor> tensors_;
     std::map<std::string_view, const GgufEntry*> entry_of_;    ///< by key, into metadata_

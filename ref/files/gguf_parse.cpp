@@ -1,10 +1,11 @@
-// Parsing a GGUF file in the order of its bytes: header, metadata, tensor list, data. What a count
-// or a length says is compared with the bytes that are left before anything is allocated for it.
-// Docs: docs/06-gguf.md
+// Parsing a GGUF file in the order of its bytes: header, metadata, and then the tensors, which are
+// in gguf_tensors.cpp. What a count or a length says is compared with the bytes that are left
+// before anything is allocated for it. Docs: docs/06-gguf.md
 
 #include "ref/error.h"
 #include "ref/files/byte_cursor.h"
 #include "ref/files/gguf.h"
+#include "ref/files/gguf_tensors.h"
 
 #include <algorithm>
 #include <bit>
@@ -18,27 +19,13 @@ static_assert(std::endian::native == std::endian::little, "the file's bytes are 
 static_assert(sizeof(size_t) == 8, "offsets are 64 bits wide");
 
 // The fewest bytes that one of a counted kind can take.
-constexpr uint64_t k_least_string = 8;                      // the length of an empty one
-constexpr uint64_t k_least_entry = 8 + 1 + 4 + 1;           // key, type, value
-constexpr uint64_t k_least_tensor = 8 + 1 + 4 + 8 + 4 + 8;  // name, n_dims, extent, type, offset
-
-// No extent, offset or size may be larger, so that the sum of two of them cannot wrap.
-constexpr uint64_t k_most_bytes = uint64_t(1) << 62;
+constexpr uint64_t k_least_string = 8;                  // the length of an empty one
+constexpr uint64_t k_least_entry = 8 + 1 + 4 + 1;       // key, type, value
+constexpr uint64_t k_least_tensor = 8 + 1 + 4 + 4 + 8;  // name, n_dims, type, offset
 
 constexpr uint64_t k_default_alignment = 32;
 constexpr uint32_t k_least_alignment = 8;  // of an f64, the widest element
 constexpr uint32_t k_most_alignment = 65536;
-
-// ggml's tensor types by number, those that were withdrawn too: for messages about the ones that
-// are not read here.
-constexpr const char* k_ggml_type_names[] = {
-    "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
-    "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
-    "Q6_K",  "Q8_K",       "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",  "IQ1_S",    "IQ4_NL",
-    "IQ3_S", "IQ2_S",      "IQ4_XS",     "I8",         "I16",      "I32",      "I64",
-    "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
-    "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",    "NVFP4",    "Q1_0",
-};
 
 // What else a program that wants a model is handed, by its first bytes.
 constexpr struct {
@@ -177,126 +164,6 @@ std::vector<GgufEntry> read_metadata(ByteCursor& cursor, uint64_t n_entries) {
     return entries;
 }
 
-/// The description of tensor type `number`, or null where no weight is read from it.
-const TypeInfo* find_weight_type(uint32_t number) {
-    try {
-        const TypeInfo& info = type_info(DType(number));
-        return info.weight ? &info : nullptr;
-    } catch (const Error&) {
-        return nullptr;
-    }
-}
-
-const TypeInfo& read_tensor_type(ByteCursor& cursor) {
-    const uint32_t number = cursor.number<uint32_t>("tensor type");
-    if (const TypeInfo* info = find_weight_type(number)) return *info;
-    if (number < std::size(k_ggml_type_names)) {
-        cursor.fail("tensor type " + std::to_string(number) + " (" + k_ggml_type_names[number] +
-                        ") is not supported",
-                    ErrorCode::unsupported);
-    }
-    cursor.fail("tensor type " + std::to_string(number) + " is not known");
-}
-
-void read_extents(ByteCursor& cursor, GgufTensor& tensor) {
-    const uint32_t n_dims = cursor.number<uint32_t>("number of dimensions");
-    if (n_dims < 1 || n_dims > 4) {
-        cursor.fail("expected 1 to 4 dimensions, found " + std::to_string(n_dims));
-    }
-    tensor.n_dims = int(n_dims);
-    for (uint32_t i = 0; i < n_dims; ++i) {
-        const uint64_t extent = cursor.number<uint64_t>("extent");
-        if (extent < 1 || extent > k_most_bytes) {
-            cursor.fail("extent " + std::to_string(extent) + " of dimension " + std::to_string(i) +
-                        " is out of range");
-        }
-        tensor.n[i] = int64_t(extent);
-    }
-}
-
-/// The bytes of the tensor's data: rows times the bytes of one, each factor checked before it is
-/// multiplied in.
-uint64_t tensor_bytes(const ByteCursor& cursor, const GgufTensor& tensor, const TypeInfo& info) {
-    if (tensor.n[0] % info.block_elements != 0) {
-        cursor.fail("a row of " + std::to_string(tensor.n[0]) +
-                    " elements is not whole blocks of " + std::to_string(info.block_elements) +
-                    ", as " + info.name + " needs");
-    }
-    const auto check_product = [&](uint64_t a, uint64_t b) {
-        if (a > k_most_bytes / b) cursor.fail("the product of the extents overflows");
-    };
-    check_product(uint64_t(tensor.n[0] / info.block_elements), uint64_t(info.block_bytes));
-    uint64_t bytes = uint64_t(row_bytes(info.type, tensor.n[0]));
-    for (const int64_t n : {tensor.n[1], tensor.n[2], tensor.n[3]}) {
-        check_product(uint64_t(n), bytes);
-        bytes *= uint64_t(n);
-    }
-    return bytes;
-}
-
-/// Reads the tensor list. Offsets are still relative to the data, views empty.
-std::vector<GgufTensor> read_tensors(ByteCursor& cursor, uint64_t n_tensors, uint64_t alignment) {
-    std::vector<GgufTensor> tensors;
-    for (uint64_t i = 0; i < n_tensors; ++i) {
-        GgufTensor& tensor = tensors.emplace_back();
-        cursor.enter("tensor " + std::to_string(i));
-        tensor.name = cursor.name();
-        cursor.enter("tensor " + in_quotes(tensor.name));
-        read_extents(cursor, tensor);
-        const TypeInfo& info = read_tensor_type(cursor);
-        tensor.type = info.type;
-        tensor.bytes = tensor_bytes(cursor, tensor, info);
-        tensor.offset = cursor.number<uint64_t>("offset");
-        if (tensor.offset > k_most_bytes) {
-            cursor.fail("offset " + std::to_string(tensor.offset) + " is out of range");
-        }
-        if (tensor.offset % alignment != 0) {
-            cursor.fail("expected an offset that is a multiple of " + std::to_string(alignment) +
-                        ", found " + std::to_string(tensor.offset));
-        }
-    }
-    return tensors;
-}
-
-/// Tensors must not share bytes, nor lie past the end of the file.
-void check_places(std::vector<const GgufTensor*> tensors, uint64_t file_bytes,
-                  const std::string& file) {
-    const auto end = [](const GgufTensor* tensor) { return tensor->offset + tensor->bytes; };
-    std::sort(tensors.begin(), tensors.end(),
-              [](const GgufTensor* a, const GgufTensor* b) { return a->offset < b->offset; });
-    for (size_t i = 1; i < tensors.size(); ++i) {
-        const GgufTensor *before = tensors[i - 1], *tensor = tensors[i];
-        if (tensor->offset >= end(before)) continue;
-        bad_file(file, "tensor " + in_quotes(tensor->name) + " at offset " +
-                           std::to_string(tensor->offset) + " overlaps tensor " +
-                           in_quotes(before->name) + ", which ends at offset " +
-                           std::to_string(end(before)));
-    }
-    if (tensors.empty()) return;
-    const GgufTensor* last = tensors.back();
-    if (end(last) > file_bytes) {
-        bad_file(file, "tensor " + in_quotes(last->name) + ": expected data up to offset " +
-                           std::to_string(end(last)) + ", found a file of " +
-                           std::to_string(file_bytes) +
-                           " bytes (missing: " + std::to_string(end(last) - file_bytes) + ")");
-    }
-}
-
-/// Gives every tensor its place in the file and a view of its bytes.
-void place_tensors(std::vector<GgufTensor>& tensors, uint64_t data_offset,
-                   std::span<const std::byte> bytes, const std::string& file) {
-    std::vector<const GgufTensor*> placed;
-    for (GgufTensor& tensor : tensors) {
-        tensor.offset += data_offset;
-        placed.push_back(&tensor);
-    }
-    check_places(std::move(placed), bytes.size(), file);
-    for (GgufTensor& tensor : tensors) {
-        const int64_t* n = tensor.n;
-        tensor.view = view(bytes.data() + tensor.offset, tensor.type, {n[3], n[2], n[1], n[0]});
-    }
-}
-
 uint64_t read_alignment(const GgufFile& file) {
     const GgufValue* value = file.find("general.alignment");
     if (value == nullptr) return k_default_alignment;
@@ -313,10 +180,9 @@ uint64_t read_alignment(const GgufFile& file) {
 
 /// Large models may come in several files, each with a part of the tensors.
 void refuse_part(const GgufFile& file) {
-    const uint32_t n_parts = file.get_u32("split.count", 1);
-    if (n_parts <= 1) return;
+    if (file.n_parts() == 1) return;
     throw Error(ErrorCode::unsupported,
-                file.path() + ": one of " + std::to_string(n_parts) +
+                file.path() + ": one of " + std::to_string(file.n_parts()) +
                     " parts of a split model, which have to be merged into one file first");
 }
 
@@ -336,7 +202,7 @@ std::map<std::string_view, const Item*> index_items(const std::vector<Item>& ite
 
 }  // namespace
 
-GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name) {
+GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name, GgufParts parts) {
     GgufFile file;
     file.bytes_ = bytes;
     file.path_ = std::move(name);
@@ -347,7 +213,8 @@ GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name) {
 
     file.metadata_ = read_metadata(cursor, header.n_entries);
     file.entry_of_ = index_items(file.metadata_, &GgufEntry::key, "metadata key", file.path_);
-    refuse_part(file);
+    file.n_parts_ = std::max(file.get_u32("split.count", 1), 1u);
+    if (parts == GgufParts::refused) refuse_part(file);
     file.alignment_ = read_alignment(file);
 
     file.tensors_ = read_tensors(cursor, header.n_tensors, file.alignment_);

@@ -56,11 +56,12 @@ struct Codes {
         std::memcpy(&scale, row.data(), 4);
         std::memcpy(&min_log_prob, row.data() + 4, 4);
     }
-    float log_prob(std::size_t i) const {
+    uint16_t code(std::size_t i) const {
         uint16_t code = 0;
         std::memcpy(&code, first + 2 * i, 2);
-        return scale * float(code) + min_log_prob;
+        return code;
     }
+    float log_prob(std::size_t i) const { return scale * float(code(i)) + min_log_prob; }
 };
 
 }  // namespace
@@ -68,6 +69,19 @@ struct Codes {
 void decode_base_row(std::span<const std::byte> row, std::span<float> log_prob) {
     const Codes codes(row);
     for (std::size_t i = 0; i < log_prob.size(); ++i) log_prob[i] = codes.log_prob(i);
+}
+
+bool tied_at_top(std::span<const std::byte> row, int64_t n_vocab) {
+    const Codes codes(row);
+    if (std::isnan(codes.scale)) return false;  // nothing there can be told apart
+    int top = -1;
+    bool tied = false;
+    for (std::size_t i = 0; i < std::size_t(n_vocab); ++i) {
+        const int code = codes.code(i);
+        if (code >= top) tied = code == top;
+        top = std::max(top, code);
+    }
+    return tied;
 }
 
 TokenPair compare_with_base_row(std::span<const std::byte> row, std::span<const float> logits,

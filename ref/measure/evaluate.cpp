@@ -51,12 +51,12 @@ WindowPlan plan_recorded_windows(std::vector<int32_t> tokens, int64_t ctx, int64
     plan.ctx = ctx;
     plan.bos = bos;
     plan.windows = chunks > 0 ? std::min(chunks, n_tokens / ctx) : n_tokens / ctx;
-    plan.batch = std::min(batch, plan.windows * ctx);
-    if (batch < 1 || (batch > ctx && batch % ctx != 0)) {
-        throw Error(ErrorCode::usage, "a batch of " + std::to_string(batch) +
-                                          " tokens, expected less than a window of " +
-                                          std::to_string(ctx) + " or a multiple of it");
+    if (batch < 1) {
+        throw Error(ErrorCode::usage,
+                    "a batch of " + std::to_string(batch) + " tokens, expected at least 1");
     }
+    if (batch > ctx) batch -= batch % ctx;
+    plan.batch = std::min(batch, plan.windows * ctx);
     return plan;
 }
 

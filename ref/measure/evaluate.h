@@ -2,8 +2,8 @@
 // Running a text through a model in windows, the way llama-perplexity does it:
 //   windows of ctx tokens; the first token of each is replaced by BOS while evaluating, if the
 //   vocabulary adds BOS; positions ctx / 2 .. ctx - 2 are scored, each against the next original
-//   token; a batch smaller than ctx fills a window in pieces, a multiple of it runs several
-//   windows at once, each in a stream of its own.
+//   token; a batch smaller than ctx fills a window in pieces, a larger one runs as many whole
+//   windows at once as fit into it, each in a stream of its own.
 // Docs: docs/07-measuring.md
 
 #include "ref/kv_cache.h"
@@ -42,9 +42,9 @@ struct ScoredRows {
 int64_t default_batch(int64_t ctx);
 
 /// Cuts a text into windows: at most `chunks` (or all, if <= 0) of ctx tokens. A batch larger than
-/// all windows together is cut to them.
+/// a window is cut to whole ones, no more than there are.
 /// Throws Error(usage) for a text shorter than 2 ctx tokens (as llama-perplexity refuses it), a ctx
-/// below 3 (nothing to score), a batch that is neither < ctx nor a multiple of ctx.
+/// below 3 (nothing to score), a batch below 1.
 WindowPlan plan_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch, int64_t chunks,
                         int32_t bos);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace rotkv {
 
@@ -11,7 +12,7 @@ static constexpr double k_unknown = std::numeric_limits<double>::quiet_NaN();
 static double plain_mean(std::span<const double> x) {
     double sum = 0;
     for (const double value : x) sum += value;
-    return x.empty() ? k_unknown : sum / double(x.size());
+    return x.empty() ? k_unknown : number_or_nan(sum / double(x.size()));
 }
 
 // Covariance of the means of x and y. Two passes: with the products of deviations nothing cancels,
@@ -21,11 +22,22 @@ static double covariance_of_means(std::span<const double> x, std::span<const dou
     const double n = double(x.size()), mean_x = plain_mean(x), mean_y = plain_mean(y);
     double sum = 0;
     for (std::size_t i = 0; i < x.size(); ++i) sum += (x[i] - mean_x) * (y[i] - mean_y);
-    return sum / n / (n - 1);
+    return number_or_nan(sum / n / (n - 1));
+}
+
+int64_t count_not_numbers(std::span<const double> x) {
+    return std::count_if(x.begin(), x.end(), [](double value) { return !is_number(value); });
 }
 
 Mean mean_of(std::span<const double> x) {
     return {plain_mean(x), std::sqrt(covariance_of_means(x, x))};
+}
+
+// What is not a number has no place in an order: with it, nothing is left.
+static std::vector<double> sorted_numbers(std::vector<double> x) {
+    if (count_not_numbers(x) > 0) return {};
+    std::sort(x.begin(), x.end());
+    return x;
 }
 
 static double sorted_quantile(std::span<const double> x, double q) {
@@ -37,25 +49,28 @@ static double sorted_quantile(std::span<const double> x, double q) {
 }
 
 double quantile(std::vector<double> x, double q) {
-    std::sort(x.begin(), x.end());
-    return sorted_quantile(x, q);
+    return sorted_quantile(sorted_numbers(std::move(x)), q);
 }
 
 // exp of a mean: to first order the error grows by the derivative, which is the value itself.
 static Mean exponential(Mean log) {
     const double value = std::exp(log.value);
-    return {value, value * log.error};
+    return {value, number_or_nan(value * log.error)};
 }
 
 Mean perplexity(std::span<const double> nll) { return exponential(mean_of(nll)); }
 
 std::vector<double> figures_of(std::span<const TokenPair> pairs, double TokenPair::*figure) {
     std::vector<double> figures;
-    for (const TokenPair& pair : pairs) figures.push_back(pair.*figure);
+    for (const TokenPair& pair : pairs) {
+        const bool known = figure != &TokenPair::kld || pair.comparable();
+        figures.push_back(known ? number_or_nan(pair.*figure) : k_unknown);
+    }
     return figures;
 }
 
 static double delta_p(const TokenPair& token) {
+    if (!token.comparable()) return k_unknown;
     return std::exp(-token.nll_b) - std::exp(-token.nll_a);
 }
 
@@ -74,40 +89,42 @@ static void compare_perplexities(KldMeans& s, std::span<const double> nll_a,
     const double variance = s.ppl_a.error * s.ppl_a.error + s.ppl_b.error * s.ppl_b.error -
                             2 * s.ppl_a.value * s.ppl_b.value * covariance;
     // Rounding may leave a little less than nothing; in this order max() keeps a NaN.
-    s.difference = {s.ppl_b.value - s.ppl_a.value, std::sqrt(std::max(variance, 0.0))};
+    s.difference = {number_or_nan(s.ppl_b.value - s.ppl_a.value),
+                    number_or_nan(std::sqrt(std::max(variance, 0.0)))};
     const double both = log_a.error * log_b.error;
     s.correlation = both > 0 ? covariance / both : k_unknown;
 }
 
 KldMeans summarize_means(std::span<const TokenPair> tokens) {
-    std::vector<double> kld, dp, dp_square, same_top, nll_a, nll_b;
+    std::vector<double> dp, dp_square, same_top;
+    const std::vector<double> nll_a = figures_of(tokens, &TokenPair::nll_a);
+    const std::vector<double> nll_b = figures_of(tokens, &TokenPair::nll_b);
     for (const TokenPair& token : tokens) {
-        kld.push_back(token.kld);
         dp.push_back(delta_p(token));
         dp_square.push_back(dp.back() * dp.back());
-        same_top.push_back(token.same_top ? 1 : 0);
-        nll_a.push_back(token.nll_a);
-        nll_b.push_back(token.nll_b);
+        same_top.push_back(!token.comparable() ? k_unknown : token.same_top ? 1 : 0);
     }
     KldMeans s;
-    s.kld = mean_of(kld);
+    s.not_numbers = count_not_numbers(same_top);
+    s.kld = mean_of(figures_of(tokens, &TokenPair::kld));
     s.delta_p = mean_of(dp);
     s.same_top = mean_of(same_top);
     const Mean square = mean_of(dp_square);
     const double rms = std::sqrt(square.value);
     s.dp_rms = {rms, rms > 0 ? square.error / (2 * rms) : square.error};
     compare_perplexities(s, nll_a, nll_b);
+    if (s.not_numbers == 0) return s;
+    s.log_ratio = s.ratio = s.difference = {k_unknown, k_unknown};
+    s.correlation = k_unknown;
     return s;
 }
 
 KldSummary summarize(std::span<const TokenPair> tokens) {
     KldSummary s{summarize_means(tokens)};
-    std::vector<double> kld, dp;
-    for (const TokenPair& token : tokens) {
-        kld.push_back(token.kld);
-        dp.push_back(delta_p(token));
-    }
-    std::sort(kld.begin(), kld.end());
+    std::vector<double> changes;
+    for (const TokenPair& token : tokens) changes.push_back(delta_p(token));
+    const std::vector<double> kld = sorted_numbers(figures_of(tokens, &TokenPair::kld));
+    const std::vector<double> dp = sorted_numbers(std::move(changes));
     s.kld_min = sorted_quantile(kld, 0);
     s.kld_01 = sorted_quantile(kld, 0.001);
     s.kld_1 = sorted_quantile(kld, 0.01);
@@ -119,7 +136,6 @@ KldSummary summarize(std::span<const TokenPair> tokens) {
     s.kld_99 = sorted_quantile(kld, 0.99);
     s.kld_999 = sorted_quantile(kld, 0.999);
     s.kld_max = sorted_quantile(kld, 1);
-    std::sort(dp.begin(), dp.end());
     s.dp_min = sorted_quantile(dp, 0);
     s.dp_01 = sorted_quantile(dp, 0.001);
     s.dp_1 = sorted_quantile(dp, 0.01);

@@ -76,9 +76,8 @@ void HeadStatistics::add(std::span<const float> x) {
     p4_ += participation(x);
     offset_ += offset_share(x);
     for_each_block(x, [&](std::span<const float> block) {
-        const double crest = crest_factor(block);
-        if (std::isnan(crest)) return;
-        crest_ += crest;
+        if (sum_of_squares(block) == 0) return;
+        crest_ += crest_factor(block);
         ++blocks_not_zero_;
     });
 }
@@ -94,17 +93,20 @@ HeadFigures HeadStatistics::figures() const {
     const double mean = s1_ / n, a2 = s2_ / n, a3 = s3_ / n, a4 = s4_ / n;
     const double m2 = a2 - mean * mean;
     const double m4 = a4 - 4 * mean * a3 + 6 * mean * mean * a2 - 3 * std::pow(mean, 4);
-    f.kurtosis = m2 > 0 ? m4 / (m2 * m2) - 3 : k_unknown;
-    f.crest = crest_ / double(blocks_not_zero_);
-    f.mu = mu_ / double(rows_not_zero_);
-    f.p4 = p4_ / double(rows_not_zero_);
-    f.offset = offset_ / double(rows_not_zero_);
+    f.kurtosis = m2 > 0 ? unsigned_nan(m4 / (m2 * m2) - 3) : k_unknown;
+    f.crest = unsigned_nan(crest_ / double(blocks_not_zero_));
+    f.mu = unsigned_nan(mu_ / double(rows_not_zero_));
+    f.p4 = unsigned_nan(p4_ / double(rows_not_zero_));
+    f.offset = unsigned_nan(offset_ / double(rows_not_zero_));
     std::vector<double> rms;
     for (const double square : square_) rms.push_back(std::sqrt(square / double(rows_)));
-    const auto loudest = std::max_element(rms.begin(), rms.end());
+    const auto quieter = [](double a, double b) {
+        return !std::isnan(a) && (std::isnan(b) || a < b);
+    };
+    const auto loudest = std::max_element(rms.begin(), rms.end(), quieter);
     f.loudest = loudest - rms.begin();
-    f.channel_ratio = *loudest / quantile(rms, 0.5);
-    f.norm = std::sqrt(s2_ / double(rows_));
+    f.channel_ratio = unsigned_nan(*loudest / quantile(rms, 0.5));
+    f.norm = unsigned_nan(std::sqrt(s2_ / double(rows_)));
     return f;
 }
 
@@ -233,7 +235,7 @@ ErrorPair TypeErrors::relative() const {
     ErrorPair sum;
     for (const double error : predicted_) sum.predicted += error;
     for (const double error : sum2_) sum.measured += error;
-    return {sum.predicted / square_, sum.measured / square_};
+    return {unsigned_nan(sum.predicted / square_), unsigned_nan(sum.measured / square_)};
 }
 
 ErrorPair TypeErrors::score_noise(std::span<const double> q_square) const {
@@ -248,8 +250,11 @@ ErrorPair TypeErrors::score_noise(std::span<const double> q_square) const {
         noise.predicted += q_square[j] * predicted_[b] / in_block / n;
         noise.measured += q_square[j] * (sum2_[j] / n - (sum_[j] / n) * (sum_[j] / n));
     }
-    return noise;
+    return {unsigned_nan(noise.predicted), unsigned_nan(noise.measured)};
 }
+
+// ln(a / b)
+static double log_ratio(double a, double b) { return a == b ? 0 : unsigned_nan(std::log(a / b)); }
 
 Mean log_gain(std::span<const double> plain, std::span<const double> rotated) {
     require(plain.size() == rotated.size(), ErrorCode::bad_argument, "outliers: other heads");
@@ -257,13 +262,13 @@ Mean log_gain(std::span<const double> plain, std::span<const double> rotated) {
     for (const double error : plain) a += error;
     for (const double error : rotated) b += error;
     const double n = double(plain.size());
-    if (plain.size() < 2) return {std::log(a / b), k_unknown};
+    if (plain.size() < 2) return {log_ratio(a, b), k_unknown};
     std::vector<double> without;
     for (std::size_t i = 0; i < plain.size(); ++i) {
-        without.push_back(std::log((a - plain[i]) / (b - rotated[i])));
+        without.push_back(log_ratio(a - plain[i], b - rotated[i]));
     }
     // Each of these leaves out one head, so that they differ n - 1 times less than heads do.
-    return {std::log(a / b), (n - 1) * mean_of(without).error};
+    return {log_ratio(a, b), (n - 1) * mean_of(without).error};
 }
 
 std::size_t decisive_head(std::span<const double> plain, std::span<const double> rotated) {
@@ -272,11 +277,16 @@ std::size_t decisive_head(std::span<const double> plain, std::span<const double>
     for (const double error : rotated) b += error;
     std::size_t decisive = 0;
     for (std::size_t i = 0; i < plain.size(); ++i) {
-        const double moved =
-            std::fabs(std::log((a - plain[i]) / (b - rotated[i])) - std::log(a / b));
+        const double moved = std::fabs(log_ratio(a - plain[i], b - rotated[i]) - log_ratio(a, b));
         if (moved > largest) largest = moved, decisive = i;
     }
     return decisive;
+}
+
+std::optional<Advice> advise_without_gain(double plain, double rotated) {
+    if (is_number(plain) && is_number(rotated)) return std::nullopt;
+    if (is_number(rotated)) return Advice::only_rotated;
+    return is_number(plain) ? Advice::only_plain : Advice::neither;
 }
 
 Advice advise(const Mean& measured, const Mean& predicted) {

@@ -6,7 +6,10 @@
 #include "ref/measure/metrics.h"
 #include "ref/types.h"
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,6 +41,11 @@ struct HeadFigures {
     int64_t loudest = 0;       ///< that channel
     double norm = 0;           ///< sqrt(mean |x|^2)
 };
+
+/// x, but no negative NaN: it prints as "nan", wherever it came from.
+inline double unsigned_nan(double x) {
+    return std::isnan(x) ? std::numeric_limits<double>::quiet_NaN() : x;
+}
 
 /// Takes rows one by one and keeps 2 D + 9 sums, whatever the number of rows.
 class HeadStatistics {
@@ -107,13 +115,25 @@ class TypeErrors {
 
 /// ln(sum of plain / sum of rotated): above 0 rotation gains; and how far that hangs on single
 /// heads: the jackknife's standard error, NaN for fewer than two.
+/// Equal errors, of nothing too, are no gain: 0.
 /// Shapes: plain, rotated [heads], errors of the same heads.
 Mean log_gain(std::span<const double> plain, std::span<const double> rotated);
 
 /// The head whose absence moves that gain the most.
 std::size_t decisive_head(std::span<const double> plain, std::span<const double> rotated);
 
-enum class Advice { rotate, indifferent, hurts };
+enum class Advice {
+    rotate,
+    indifferent,
+    hurts,
+    only_rotated,  ///< the errors of the plain rows are not numbers, those of the rotated ones are
+    only_plain,
+    neither,
+};
+
+/// Where the sum of errors of one way is not a number there is no gain to weigh; none where both
+/// are.
+std::optional<Advice> advise_without_gain(double plain, double rotated);
 
 /// The rule of docs/11-outliers.md: a gain counts where it is larger than two of its errors and
 /// larger than the distance between the measured and the predicted one.

@@ -208,6 +208,12 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special,
     return tokens;
 }
 
+std::vector<int32_t> Tokenizer::encode_beginning(std::string_view text, bool parse_special) const {
+    std::vector<int32_t> tokens = encode(text, false, parse_special);
+    if (vocab_->add_bos) tokens.insert(tokens.begin(), vocab_->bos);
+    return tokens;
+}
+
 std::string Tokenizer::piece(int32_t id) const {
     const std::string& token = vocab_->tokens[size_t(id)];
     switch (vocab_->types[size_t(id)]) {

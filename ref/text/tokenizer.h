@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,12 +47,15 @@ struct Vocab {
     std::vector<std::string> merges;       ///< gpt2: "left right", the first is merged first
     int32_t bos = -1, eos = -1, unk = -1;  ///< ids, -1 for none
     bool add_bos = false, add_eos = false;
+    std::set<int32_t> ends;         ///< behind these a text is over: EOS, "<|im_end|>", ...
     bool add_space_prefix = false;  ///< llama: text starts with a space, behind special tokens too
     bool ignore_merges = false;     ///< gpt2: a word that is a token is taken whole
     bool strip_after_special = false;  ///< special tokens swallow white space behind them (Phi-3)
+    std::vector<std::string> notices;  ///< what was assumed of the file
 };
 
-/// tokenizer.ggml.*, with what llama.cpp assumes where the file is silent or known to be wrong.
+/// tokenizer.ggml.*, with what llama.cpp assumes where the file is silent or known to be wrong;
+/// what changes tokens, or where a text ends, is said in `notices`.
 /// Throws: Error(bad_file) for a missing key or one of another type.
 Vocab read_vocab(const GgufFile& file);
 
@@ -129,6 +133,9 @@ class Tokenizer {
     /// Throws: Error(bad_argument) as the encoders do.
     std::vector<int32_t> encode(std::string_view text, bool add_special,
                                 bool parse_special = false) const;
+
+    /// The tokens of a text that goes on: BOS in front as the vocabulary asks, never EOS behind.
+    std::vector<int32_t> encode_beginning(std::string_view text, bool parse_special = false) const;
 
     /// The text of tokens, special ones spelled out. Inverts encode(text, false) for byte-level
     /// BPE and valid UTF-8. SentencePiece: a space added in front of the first token is removed.

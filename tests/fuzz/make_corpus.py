@@ -51,7 +51,7 @@ def gguf(entries, tensors=(), alignment=32, version=3):
 def architecture(name, **numbers):
     counts = {"block_count": 2, "embedding_length": 32, "attention.head_count": 2,
               "attention.head_count_kv": 1, "feed_forward_length": 32, "context_length": 128,
-              **numbers}
+              "attention.layer_norm_rms_epsilon": 1e-5, **numbers}
     return [("general.architecture", STRING, name)] + [
         (f"{name}.{key.replace('__', '.')}", UINT32 if isinstance(value, int) else FLOAT32, value)
         for key, value in counts.items()]
@@ -78,6 +78,12 @@ def gguf_seeds():
          [(0, 1, 4), (1, 1, 2), (2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34),
           (10, 256, 84), (11, 256, 110), (12, 256, 144), (13, 256, 176), (14, 256, 210),
           (20, 32, 18), (23, 256, 136), (30, 1, 2), (39, 32, 17)]], alignment=64))
+    write("gguf", "odd-tensors", gguf(
+        [("tokenizer.ggml.merges", INT32, [])],
+        [("nothing", [32, 0], 8, b""), ("unknown", [256], 21, bytes(110)),
+         ("nobody's", [3, 1], 105, bytes(5)), ("one", [], 0, bytes(4)), ("no.rows", [0], 42, b"")]))
+    write("gguf", "part", gguf(
+        [("split.count", 2, 3), ("split.no", 2, 1)], [("weight", [8], 1, bytes(16))]))
     write("gguf", "llama", gguf(
         architecture("llama", rope__dimension_count=16, rope__freq_base=5e5), [
             embedding, ("rope_freqs.weight", [8], 0, struct.pack("<8f", *range(1, 9)))]))

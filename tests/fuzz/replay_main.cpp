@@ -24,13 +24,18 @@ namespace fs = std::filesystem;
 static constexpr std::size_t k_largest_allocation = std::size_t(16) << 20;
 static constexpr int k_mutations = 2000;  // of each seed
 
-void* operator new(std::size_t bytes) {
+// All of a pair are replaced, and none is inlined: a compiler that saw std::free take what an
+// operator new gave would call them mismatched.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
     void* memory = bytes > k_largest_allocation ? nullptr : std::malloc(std::max<size_t>(bytes, 1));
     if (memory == nullptr) throw std::bad_alloc();
     return memory;
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void* operator new[](std::size_t bytes) { return ::operator new(bytes); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 

@@ -58,7 +58,8 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
     Variant variant{text, otherwise.type_k, otherwise.type_v, rotation_from_environment()};
     const std::map<std::string, std::string> fields = fields_of(flag, text);
     const auto rotation = [&](const std::string& value) {
-        return parse_rotation_flag(flag, value);
+        if (const auto side = parse_request(value, flag)) return *side;
+        wrong(flag, text, fmt::format("expected {}, found '{}'", k_rotation_choices, value));
     };
     if (const auto rot = fields.find("rot"); rot != fields.end()) {
         variant.rotation.k = variant.rotation.v = rotation(rot->second);
@@ -79,6 +80,8 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
                   fmt::format("expected k, v, rot, rot-k, rot-v or signs, found '{}'", key));
         }
     }
+    require_use_of_signs(fmt::format("{} '{}': signs", flag, text), variant.rotation,
+                         variant.type_k, variant.type_v);
     return variant;
 }
 

@@ -51,7 +51,7 @@ double share_by_chance(const QueryOutput& exact, std::span<const float> values, 
         along += std::pow(dot(u, g), 2);
         all += square(u);
     }
-    return all > 0 && square(g) > 0 ? along / square(g) / all : 0;
+    return all == 0 || square(g) == 0 ? 0 : along / square(g) / all;
 }
 
 void add_score_moments(OutputErrors& errors, const Vector& p, const Vector& s,

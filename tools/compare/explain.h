@@ -21,7 +21,8 @@ struct ObservedQuery {
 
 /// Sums over queries. Outputs: o with both sides as in the base, o_K with stored keys only, o_V
 /// with stored values only, o_KV with both; e = o_K - o; g = do / d ln beta at beta = 1, where all
-/// scores are multiplied by beta (an inverse temperature).
+/// scores are multiplied by beta (an inverse temperature). A row that came back as no number makes
+/// NaN of every sum that it is in.
 struct OutputErrors {
     int64_t queries = 0;
     double output = 0;              ///< |o|^2
@@ -39,10 +40,10 @@ struct OutputErrors {
 
     /// The part of `keys` that one change of temperature, the same for all queries, explains: the
     /// least-squares fit of e by x g takes (e.g)^2 / |g|^2 off |e|^2.
-    double temperature() const { return turning > 0 ? along * along / turning : 0; }
+    double temperature() const { return turning <= 0 ? 0 : along * along / turning; }
 
     /// Stored scores ~ slope * scores + a constant of the query; below 1 they have shrunk.
-    double slope() const { return score_variance > 0 ? covariance / score_variance : 1; }
+    double slope() const { return score_variance <= 0 ? 1 : covariance / score_variance; }
 };
 
 /// Splits the error of one query's output.

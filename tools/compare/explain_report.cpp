@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace rotkv::tools {
@@ -14,7 +15,7 @@ namespace {
 constexpr std::size_t k_worst_heads = 5;
 constexpr std::size_t k_named_layers = 4;  ///< in a sentence; more are counted
 
-double share(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
+double share(double part, double whole) { return whole <= 0 ? 0 : 100 * part / whole; }
 
 // Some heads of one layer.
 ErrorShares shares_of(std::span<const OutputErrors> heads) {
@@ -33,8 +34,10 @@ ErrorShares shares_of(std::span<const OutputErrors> heads) {
     }
     for (double* part : {&shares.both, &shares.keys, &shares.values, &shares.temperature,
                          &shares.own, &shares.own_by_chance}) {
-        *part = output > 0 ? *part / output : 0;
+        *part = output == 0 ? 0 : number_or_nan(*part / output);
     }
+    shares.covariance = number_or_nan(shares.covariance);
+    shares.score_variance = number_or_nan(shares.score_variance);
     return shares;
 }
 
@@ -50,9 +53,12 @@ std::vector<WorstHead> worst_heads(const Explanation& explanation) {
             all.push_back({l, h, shares_of(std::span(&explanation.at(l, h), 1))});
         }
     }
-    std::stable_sort(all.begin(), all.end(), [](const WorstHead& a, const WorstHead& b) {
-        return a.shares.both > b.shares.both;
-    });
+    // Nothing is worse than what is not a number.
+    const auto size = [](const WorstHead& head) {
+        return std::isnan(head.shares.both) ? HUGE_VAL : head.shares.both;
+    };
+    std::stable_sort(all.begin(), all.end(),
+                     [&](const WorstHead& a, const WorstHead& b) { return size(a) > size(b); });
     all.resize(std::min(all.size(), k_worst_heads));
     return all;
 }
@@ -123,12 +129,14 @@ ErrorShares all_errors(const Explanation& explanation) {
 
 std::vector<int64_t> layers_with_half(const Explanation& explanation) {
     std::vector<std::pair<double, int64_t>> errors;
+    std::vector<int64_t> layers;
     for (int64_t l = 0; l < explanation.layers; ++l) {
         errors.emplace_back(-layer_errors(explanation, l).both, l);
+        if (std::isnan(errors.back().first)) layers.push_back(l);
     }
+    if (!layers.empty()) return layers;
     std::sort(errors.begin(), errors.end());
     const double half = all_errors(explanation).both / 2;
-    std::vector<int64_t> layers;
     double sum = 0;
     for (const auto& [error, layer] : errors) {
         if (sum >= half) break;
@@ -150,6 +158,7 @@ std::string sentence_of(const Explanation& explanation) {
     if (layers.size() > k_named_layers) {
         who = fmt::format("{} of {} layers", layers.size(), explanation.layers);
     }
+    if (std::isnan(all.both)) return fmt::format("the error is not a number, by {}.", who);
     return fmt::format(
         "{:.0f} % of the error comes through keys ({:.1f} % of that is a change of temperature), "
         "{:.0f} % through values; {} hold{} half of it.",
@@ -162,6 +171,13 @@ void print_explanations(std::FILE* out, const std::vector<Explanation>& explanat
         print_explanation(out, letter_of(i), explanations[i]);
     }
     std::fflush(out);
+}
+
+void add_lines(std::vector<std::string>& lines, const std::vector<Explanation>& explanations) {
+    for (std::size_t i = 0; i < explanations.size(); ++i) {
+        if (is_number(all_errors(explanations[i]).both)) continue;
+        lines.push_back(letter_of(i) + ", outputs: " + sentence_of(explanations[i]));
+    }
 }
 
 nlohmann::ordered_json json_of(const std::vector<Explanation>& explanations) {

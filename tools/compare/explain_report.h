@@ -21,7 +21,7 @@ struct ErrorShares {
     double covariance = 0, score_variance = 0;
 
     double product() const { return both - keys - values; }
-    double slope() const { return score_variance > 0 ? covariance / score_variance : 1; }
+    double slope() const { return score_variance <= 0 ? 1 : covariance / score_variance; }
 };
 
 /// One layer, its heads added up before anything is divided.
@@ -30,7 +30,8 @@ ErrorShares layer_errors(const Explanation& explanation, int64_t layer);
 /// The sum of all layers' shares: each layer counts alike, however long its outputs are.
 ErrorShares all_errors(const Explanation& explanation);
 
-/// The layers with the largest errors that together hold half of all_errors().both, largest first.
+/// The layers with the largest errors that together hold half of all_errors().both, largest first;
+/// where that is NaN, the layers whose doing it is.
 std::vector<int64_t> layers_with_half(const Explanation& explanation);
 
 /// "82 % of the error comes through keys ..., layers 0 and 27 hold half of it."
@@ -38,6 +39,9 @@ std::string sentence_of(const Explanation& explanation);
 
 /// For each variant: a row a layer, the worst heads, the sentence.
 void print_explanations(std::FILE* out, const std::vector<Explanation>& explanations);
+
+/// Adds a line for each whose error is not a number.
+void add_lines(std::vector<std::string>& lines, const std::vector<Explanation>& explanations);
 
 /// [{name, sentence, all, layers: [{layer, ..., heads: [...]}]}]
 nlohmann::ordered_json json_of(const std::vector<Explanation>& explanations);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace rotkv::tools {
 
@@ -58,7 +59,10 @@ std::string plus_minus(const Mean& mean, int digits) {
     return fmt::format("{:.{}f} \u00B1 {:.{}f}", mean.value, digits, mean.error, digits);
 }
 
-double largest(const std::vector<double>& x) { return *std::max_element(x.begin(), x.end()); }
+double largest(const std::vector<double>& x) { return quantile(x, 1); }
+
+// Of a sum that is 0 nothing is a share.
+double percent_of(double part, double sum) { return sum <= 0 ? 0 : 100 * part / sum; }
 
 void print_floor(std::FILE* out, const Floor& floor, bool exact) {
     const KldMeans means = summarize_means(floor.pairs);
@@ -85,8 +89,8 @@ void print_overview(std::FILE* out, const LockStep& run) {
                    100 * means.same_top.value, cache);
     };
     const double ppl = perplexity(figures_of(run.floor().pairs, &TokenPair::nll_a)).value;
-    fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>8}  {}\n", "base", ppl, "0", "", "",
-               run.base().variant.name);
+    fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>8}  {}\n", "base", ppl,
+               std::isnan(ppl) ? "nan" : "0", "", "", run.base().variant.name);
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
         line(letter_of(i), run.variants()[i].pairs, run.variants()[i].variant.name);
     }
@@ -127,7 +131,7 @@ void print_positions(std::FILE* out, const LockStep& run) {
 
 // "0.0379 .. 0.0402 (6.1 %)"; nothing is a share of 0.
 std::string spread(const std::vector<double>& x, int digits) {
-    const double low = *std::min_element(x.begin(), x.end()), high = largest(x);
+    const double low = quantile(x, 0), high = largest(x);
     const std::string range = fmt::format("{:.{}f} .. {:.{}f}", low, digits, high, digits);
     return low > 0 ? range + fmt::format(" ({:.1f} %)", 100 * (high - low) / low) : range;
 }
@@ -151,8 +155,10 @@ void print_repeatability(std::FILE* out, const LockStep& run) {
 
 void print_stop(std::FILE* out, const LockStep& run, const StopResult& stop) {
     fmt::print(out, "\nA - B at {:g} %: {} after {} of {} windows and {} looks\n", stop.percent,
-               stop.stopped ? "certain, stopped" : "not certain", run.windows(), run.plan().windows,
-               stop.looks);
+               stop.stopped        ? "certain, stopped"
+               : stop.not_a_number ? "not a number, stopped"
+                                   : "not certain",
+               run.windows(), run.plan().windows, stop.looks);
 }
 
 nlohmann::ordered_json json_of_mean(const Mean& mean) {
@@ -226,7 +232,7 @@ static void print_layers(std::FILE* out, const LockStep& run) {
         fmt::print(out, "{:<6}", run.variants()[0].layers[l].layer);
         for (const LayerShares& column : columns) {
             const Mean& kld = column.kld[l];
-            const double share = column.sum > 0 ? 100 * kld.value / column.sum : 0;
+            const double share = percent_of(kld.value, column.sum);
             fmt::print(out, "  {:.6f} \u00B1 {:.6f} {:>7.1f} %", kld.value, kld.error, share);
         }
         fmt::print(out, "\n");
@@ -235,7 +241,7 @@ static void print_layers(std::FILE* out, const LockStep& run) {
         fmt::print(out, "{:<6}", name);
         for (const LayerShares& column : columns) {
             const double value = column.*figure;
-            const double share = column.sum > 0 ? 100 * value / column.sum : 0;
+            const double share = percent_of(value, column.sum);
             fmt::print(out, "  {:.6f} {:>18.1f} %", value, share);
         }
         fmt::print(out, "\n");
@@ -284,6 +290,7 @@ nlohmann::ordered_json json_of(const LockStep& run, const std::optional<StopResu
     if (stop) {
         json["stop"] = {
             {"percent", stop->percent}, {"stopped", stop->stopped}, {"looks", stop->looks}};
+        json["stop"]["not_a_number"] = stop->not_a_number;
     }
     return json;
 }
@@ -295,14 +302,18 @@ void write_csv(const std::string& path, const LockStep& run) {
     file.write(std::string("variant,window,position,target,kld,nll_base,nll,same_top\n"));
     for (const MeasuredCache& measured : run.variants()) {
         std::string lines;
+        const std::vector<double> klds = klds_of(measured);
         for (std::size_t i = 0; i < measured.pairs.size(); ++i) {
             const TokenPair& pair = measured.pairs[i];
             const int64_t window = int64_t(i) / plan.scored_per_window();
             const int64_t position = plan.first_scored() + int64_t(i) % plan.scored_per_window();
             const int32_t target = plan.tokens[std::size_t(window * plan.ctx + position + 1)];
             lines += fmt::format("\"{}\",{},{},{},{:.9g},{:.9g},{:.9g},{}\n", measured.variant.name,
-                                 window, position, target, pair.kld, pair.nll_a, pair.nll_b,
-                                 int(pair.same_top));
+                                 window, position, target, klds[i], number_or_nan(pair.nll_a),
+                                 number_or_nan(pair.nll_b),
+                                 !pair.comparable() ? "nan"
+                                 : pair.same_top    ? "1"
+                                                    : "0");
         }
         file.write(lines);
     }

@@ -36,8 +36,9 @@ Repeatability repeatability_of(const MeasuredCache& measured);
 /// How the run ended where --stop was given.
 struct StopResult {
     double percent = 0;
-    bool stopped = false;
+    bool stopped = false;  ///< because it is certain
     int64_t looks = 0;
+    bool not_a_number = false;  ///< ended because the difference is none: nothing more can come
 };
 
 /// llama-perplexity's whole block for every variant, then the tables of the comparison.
@@ -46,7 +47,8 @@ void print_results(std::FILE* out, const LockStep& run, const std::optional<Stop
 nlohmann::ordered_json json_of(const LockStep& run, const std::optional<StopResult>& stop);
 
 /// One line for every variant and scored position:
-/// variant,window,position,target,kld,nll_base,nll,same_top. Throws Error(io).
+/// variant,window,position,target,kld,nll_base,nll,same_top. "nan" for what is not a number, the
+/// same_top of such a position among it. Throws Error(io).
 void write_csv(const std::string& path, const LockStep& run);
 
 }  // namespace rotkv::tools

@@ -44,6 +44,7 @@ double student_p(double t, int64_t freedom) {
 }
 
 double p_of(const Mean& difference, int64_t windows) {
+    if (!is_number(difference.value)) return number_or_nan(difference.value);
     if (windows < 2 || difference.value == 0 || std::isnan(difference.error)) return 1;
     if (difference.error == 0) return 0;
     return student_p(difference.value / difference.error, windows - 1);

@@ -33,6 +33,7 @@ double student_p(double t, int64_t freedom);
 
 /// The chance of such a difference between equals: the two-sided t test over the windows; 1 where
 /// there is nothing to tell (one window, or no difference), 0 for a difference that never varies.
+/// NaN for a difference that is not a number: nothing is known of it, least of all that it is none.
 double p_of(const Mean& difference, int64_t windows);
 
 /// When looking again and again is still honest: look k may stop with at most level / (k (k + 1))

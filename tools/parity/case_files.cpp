@@ -5,13 +5,16 @@
 #include "ref/kernels.h"
 #include "tools/cli.h"
 #include "tools/parity/parity.h"
+#include "tools/parity/shared_fields.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <xtensor/xadapt.hpp>
 #include <xtensor/xarray.hpp>
 #include <xtensor/xnpy.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <sstream>
@@ -155,8 +158,10 @@ Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::
     }
     entry["expected"] = stem + ".expected.npy";
     write_file(root / (stem + ".expected.npy"), npy_of(tensor, expected.results[i]));
+    if (one.foreign_agreement() == Agreement::nmse)
+        entry["nmse"] = bound_of(one, expected, i, true).at(0);
     if (one.foreign_agreement() != Agreement::rounding) return entry;
-    const std::vector<double> bound = bound_of(one, expected, i);
+    const std::vector<double> bound = bound_of(one, expected, i, true);
     if (bound.empty()) return entry;
     entry["bound"] = stem + ".bound.npy";
     const std::vector<size_t> shape(tensor.extents.begin(), tensor.extents.end());
@@ -165,8 +170,9 @@ Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::
     return entry;
 }
 
-// "7" and "0.5" become numbers, "f16" stays a word.
-Json value_of(const std::string& text) {
+// "7" and "0.5" become numbers, "f16" stays a word, and a rotation too, with signs or without.
+Json value_of(const std::string& key, const std::string& text) {
+    if (key.compare(0, 3, "rot") == 0) return text;
     const Json parsed = Json::parse(text, nullptr, false);
     return parsed.is_number() ? parsed : Json(text);
 }
@@ -175,10 +181,13 @@ Json dump_case(const Case& one, const fs::path& root, const std::string& folder)
     fs::create_directory(root / folder);
     const Expected expected = expected_results(one);
     Json fields = Json::object();
-    for (const auto& [key, value] : one.fields()) fields[key] = value_of(value);
+    for (const auto& [key, value] : one.fields()) fields[key] = value_of(key, value);
+    Json constants = Json::object();
+    for (const auto& [key, value] : one.constants()) constants[key] = value;
     Json entry = {{"name", one.name()},
                   {"op", one.op()},
                   {"fields", fields},
+                  {"constants", constants},
                   {"agreement", agreement_name(one.foreign_agreement())},
                   {"folder", folder}};
     for (size_t i = 0; i < expected.tensors.size(); ++i) {
@@ -191,16 +200,27 @@ Json dump_case(const Case& one, const fs::path& root, const std::string& folder)
 
 int64_t dump_cases(const std::string& folder, const std::vector<std::string>& names) {
     const fs::path root(folder);
+    const std::unique_ptr<Backend> ref = make_ref_backend();
+    std::vector<std::unique_ptr<Case>> asked;
+    for (const std::string& name : names) {
+        std::unique_ptr<Case> one = make_case(name);
+        if (one->for_other_engines() && one->reference_supports(*ref).yes) {
+            asked.push_back(std::move(one));
+        }
+    }
+    if (asked.empty()) {
+        throw Error(ErrorCode::usage,
+                    fmt::format("none of the {} cases named is for other engines: layouts in "
+                                "memory, saved caches and refused shapes are not",
+                                names.size()));
+    }
     std::error_code error;
     if (!fs::create_directory(root, error)) {
         throw Error(ErrorCode::io, folder + ": cannot be made: " +
                                        (error ? error.message() : std::string("it exists")));
     }
-    const std::unique_ptr<Backend> ref = make_ref_backend();
     Json cases = Json::array();
-    for (const std::string& name : names) {
-        const std::unique_ptr<Case> one = make_case(name);
-        if (!one->for_other_engines() || !one->supports(*ref).yes) continue;
+    for (const std::unique_ptr<Case>& one : asked) {
         cases.push_back(dump_case(*one, root, folder_of(cases.size())));
     }
     write_file(root / "index.json", Json{{"version", 1}, {"cases", cases}}.dump(1) + "\n");
@@ -229,12 +249,51 @@ Json read_index(const fs::path& root) {
 // One case of the folder.
 struct Judged {
     bool there = false, ok = true, exact = true;
-    std::string text;
+    bool says_something = false;  // a wrong engine could have missed it
+    std::string text, line;       // the report, and its first line
+
+    void add(const char* tensor, const std::string& report, const std::string& summary) {
+        if (report.empty()) return;
+        const char* const between = text.empty() ? "" : "; ";
+        text += fmt::format("{}{}: {}", between, tensor, report);
+        line += fmt::format("{}{}: {}", between, tensor, summary);
+    }
 };
+
+// Is there a number that a wrong engine could have missed? Zeros and infinities come by themselves.
+bool tells(DType type, const std::vector<std::byte>& result) {
+    const std::vector<double> numbers = numbers_of(type, result);
+    return std::any_of(numbers.begin(), numbers.end(),
+                       [](double x) { return std::isfinite(x) && x != 0; });
+}
+
+void judge_tensor(const Case& one, const Expected& expected, size_t i, const std::string& path,
+                  bool as_ours, Judged& judged) {
+    const CaseTensor& tensor = expected.tensors[i];
+    std::vector<std::byte> found;
+    try {
+        found = read_npy(path, tensor);
+    } catch (const Error& error) {
+        judged.ok = judged.exact = false;
+        return judged.add(tensor.name, error.what(), error.what());
+    }
+    const Verdict verdict = judge(one, expected, i, found, !as_ours);
+    const bool exact = compare_exact(tensor.type, expected.results[i], found).ok;
+    judged.exact &= exact;
+    judged.ok &= verdict.ok;
+    std::string summary = verdict.summary();
+    if (summary.empty() && verdict.worst > 0) {
+        summary = fmt::format("{:.3f} of the bound", verdict.worst);
+    }
+    if (summary.empty() && !exact) {
+        summary = "the same values in other bytes";
+    }
+    judged.add(tensor.name, verdict.ok ? summary : verdict.report(tensor.extents), summary);
+}
 
 Judged judge_case(const Case& one, const fs::path& folder, bool as_ours) {
     Judged judged;
-    std::vector<CaseTensor> tensors = one.tensors();
+    const std::vector<CaseTensor> tensors = one.tensors();
     const auto path = [&](const CaseTensor& tensor) {
         return (folder / (std::string(tensor.name) + ".npy")).string();
     };
@@ -245,19 +304,25 @@ Judged judge_case(const Case& one, const fs::path& folder, bool as_ours) {
     const Expected expected = expected_results(one);
     for (size_t i = 0; i < tensors.size(); ++i) {
         if (!tensors[i].output) continue;
-        const std::vector<std::byte> found = read_npy(path(tensors[i]), tensors[i]);
-        const Verdict verdict = judge(one, expected, i, found, !as_ours);
-        judged.exact &= compare_exact(tensors[i].type, expected.results[i], found).ok;
-        judged.ok &= verdict.ok;
-        std::string words = verdict.report();
-        if (words.empty() && verdict.worst > 0) {
-            words = fmt::format("{:.3f} of the bound", verdict.worst);
-        }
-        if (words.empty()) continue;
-        judged.text +=
-            fmt::format("{}{}: {}", judged.text.empty() ? "" : "; ", tensors[i].name, words);
+        judged.says_something |= tells(tensors[i].type, expected.results[i]);
+        judge_tensor(one, expected, i, path(tensors[i]), as_ours, judged);
     }
     return judged;
+}
+
+// Those whose name contains the pattern; a name in full selects that case alone.
+std::vector<Json> selected(const fs::path& root, const std::string& pattern) {
+    std::vector<Json> chosen;
+    for (const Json& entry : read_index(root)) {
+        const std::string name = entry["name"];
+        if (name == pattern) return {entry};
+        if (name.find(pattern) != std::string::npos) chosen.push_back(entry);
+    }
+    if (!pattern.empty() && chosen.empty()) {
+        throw Error(ErrorCode::usage,
+                    "--case '" + pattern + "' is part of no case's name in " + root.string());
+    }
+    return chosen;
 }
 
 }  // namespace
@@ -266,9 +331,9 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
     const fs::path root(folder);
     CheckReport report;
     report.json = Json::array();
-    for (const Json& entry : read_index(root)) {
+    std::vector<std::string> failed, passed;
+    for (const Json& entry : selected(root, pattern)) {
         const std::string name = entry["name"];
-        if (name.find(pattern) == std::string::npos) continue;
         const std::unique_ptr<Case> one = make_case(name);
         ++report.cases;
         const Judged judged = judge_case(*one, root / entry["folder"].get<std::string>(), exact);
@@ -277,15 +342,18 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
         report.ok += judged.ok;
         report.exact += judged.exact;
         if (!judged.ok) {
-            report.failures.push_back(name + ": " + judged.text);
-        } else if (!judged.exact) {
-            report.notes.push_back("ok   " + name + ": " + judged.text);
+            report.failures.push_back({name + ": " + judged.text, name + ": " + judged.line});
+            failed.push_back(name);
+        } else if (judged.says_something) {
+            passed.push_back(name);
         }
+        if (judged.ok && !judged.exact) report.notes.push_back("ok   " + name + ": " + judged.text);
         report.json.push_back({{"case", name},
                                {"outcome", judged.ok ? "ok" : "FAIL"},
                                {"exact", judged.exact},
                                {"text", judged.text}});
     }
+    report.shared_fields = shared_fields(failed, passed);
     return report;
 }
 

@@ -108,12 +108,19 @@ std::vector<std::vector<std::byte>> Placement::results(std::string& damage) {
     return all;
 }
 
-std::vector<double> bound_of(const Case& one, const Expected& expected, size_t tensor) {
-    if (!expected.bounds[tensor].empty()) return expected.bounds[tensor];
+std::vector<double> bound_of(const Case& one, const Expected& expected, size_t tensor,
+                             bool foreign) {
     const CaseTensor& what = expected.tensors[tensor];
-    std::vector<float> values;
-    if (what.type == DType::f32) values = floats_of(expected.results[tensor]);
-    return one.bound(what.name, expected.tensors, values);
+    std::vector<double> bound = expected.bounds[tensor];
+    if (bound.empty()) {
+        std::vector<float> values;
+        if (what.type == DType::f32) values = floats_of(expected.results[tensor]);
+        bound = one.bound(what.name, expected.tensors, values);
+    }
+    if (!foreign) return bound;
+    const std::vector<double> more = one.foreign_allowance(what.name, expected.tensors);
+    for (size_t i = 0; i < more.size(); ++i) bound[i] += more[i];
+    return bound;
 }
 
 Expected expected_results(const Case& one, Backend& against) {
@@ -127,15 +134,15 @@ Expected expected_results(const Case& one, Backend& against) {
     expected.bounds.resize(expected.tensors.size());
     for (size_t i = 0; i < expected.tensors.size(); ++i) {
         if (one.agreement() == Agreement::exact || !expected.tensors[i].output) continue;
-        expected.bounds[i] = bound_of(one, expected, i);
+        expected.bounds[i] = bound_of(one, expected, i, false);
     }
     return expected;
 }
 
 Expected expected_results(const Case& one) { return expected_results(one, *make_ref_backend()); }
 
-Verdict judge(const Case& one, const Expected& expected, size_t tensor,
-              std::span<const std::byte> found, bool foreign) {
+static Verdict compare(const Case& one, const Expected& expected, size_t tensor,
+                       std::span<const std::byte> found, bool foreign) {
     const CaseTensor& what = expected.tensors[tensor];
     const std::vector<std::byte>& right = expected.results[tensor];
     if (found.size() != right.size()) {
@@ -146,7 +153,7 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
     const Agreement agreement = foreign ? one.foreign_agreement() : one.agreement();
     if (agreement == Agreement::exact) return compare_exact(what.type, right, found);
 
-    const std::vector<double> bound = bound_of(one, expected, tensor);
+    const std::vector<double> bound = bound_of(one, expected, tensor, foreign);
     if (agreement == Agreement::steps) {
         const std::vector<float> error(bound.begin(), bound.end());
         return compare_steps(what.type, what.extents.back(), right, found,
@@ -155,6 +162,15 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
     if (agreement == Agreement::nmse) return compare_nmse(right, found, bound.at(0));
     if (bound.empty()) return compare_exact(what.type, right, found);
     return compare_rounding(what.type, right, found, bound);
+}
+
+Verdict judge(const Case& one, const Expected& expected, size_t tensor,
+              std::span<const std::byte> found, bool foreign) {
+    Verdict verdict = compare(one, expected, tensor, found, foreign);
+    if (!verdict.ok) {
+        verdict.likeness = likeness(expected.tensors[tensor].type, expected.results[tensor], found);
+    }
+    return verdict;
 }
 
 static CaseResult failed(const Case& one, const Backend& backend, const std::string& text) {
@@ -188,7 +204,8 @@ CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
         }
         const Verdict verdict = judge(one, expected, i, first[i], false);
         if (!verdict.ok) {
-            return failed(one, backend, std::string(name) + ": " + verdict.report());
+            return failed(one, backend,
+                          std::string(name) + ": " + verdict.report(expected.tensors[i].extents));
         }
         cell.worst = std::max(cell.worst, verdict.worst);
     }

@@ -65,8 +65,10 @@ struct Expected {
 Expected expected_results(const Case& one);
 Expected expected_results(const Case& one, Backend& against);
 
-/// Case::bound of one tensor, from `expected` where it is there already.
-std::vector<double> bound_of(const Case& one, const Expected& expected, size_t tensor);
+/// Case::bound of one tensor, from `expected` where it is there already; `foreign`: with what
+/// another engine is allowed beyond it.
+std::vector<double> bound_of(const Case& one, const Expected& expected, size_t tensor,
+                             bool foreign);
 
 /// How the result of one tensor agrees with the reference's, by the case's own rule, or, `foreign`,
 /// by the rule for other engines.

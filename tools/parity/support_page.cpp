@@ -22,7 +22,8 @@ Written by `rotkv-cases page`; the tests fail where it is stale. How to hold ano
 
 u = 2^-24. walk(n) = 4/3 sqrt(n) + 2 is how far n rounded additions may be off, in u of the sum of magnitudes
 (`ref/cases/case_of.h` derives it). *Exact* is equal bytes, where a NaN that was computed equals any NaN. *Steps* allows a stored
-code to be one off where its value lies within 1e-5 of the type's largest code of a tie, and a scale one f16.
+code to be one off where its value lies within 1e-5 of the type's largest code of a tie, and a scale one f16. Below the normal
+numbers of f32, 2^-126, no bound promises anything.
 
 )";
 

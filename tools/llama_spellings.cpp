@@ -1,0 +1,105 @@
+// llama.cpp's command lines in terms that CLI11 can parse, declared in tools/cli.h.
+#include "ref/error.h"
+#include "tools/cli.h"
+
+#include <cctype>
+#include <string_view>
+
+namespace rotkv::tools {
+
+namespace {
+
+enum class Value { none, one, maybe };  // maybe: only on, off, auto and the like
+
+struct IgnoredFlag {
+    std::string_view name;
+    Value value;
+};
+
+// What llama.cpp's tools know and nothing here depends on: where layers live, how files are read.
+constexpr IgnoredFlag k_ignored[] = {
+    {"-ngl", Value::one},
+    {"--gpu-layers", Value::one},
+    {"--n-gpu-layers", Value::one},
+    {"-fa", Value::maybe},
+    {"--flash-attn", Value::maybe},
+    {"-ub", Value::one},
+    {"--ubatch-size", Value::one},
+    {"-s", Value::one},
+    {"--seed", Value::one},
+    {"-tb", Value::one},
+    {"--threads-batch", Value::one},
+    {"-sm", Value::one},
+    {"--split-mode", Value::one},
+    {"-mg", Value::one},
+    {"--main-gpu", Value::one},
+    {"-dev", Value::one},
+    {"--device", Value::one},
+    {"-nkvo", Value::none},
+    {"--no-kv-offload", Value::none},
+    {"--mmap", Value::none},
+    {"--no-mmap", Value::none},
+    {"--mlock", Value::none},
+    {"--no-warmup", Value::none},
+};
+
+const IgnoredFlag* find_ignored(std::string_view name) {
+    for (const IgnoredFlag& flag : k_ignored) {
+        if (flag.name == name) return &flag;
+    }
+    return nullptr;
+}
+
+bool is_switch_value(const std::string& text) {
+    return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
+}
+
+bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
+bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
+
+bool is_long(const std::string& text) { return text.size() > 2 && text.substr(0, 2) == "--"; }
+
+bool is_short(const std::string& text) {
+    return text.size() == 2 && text[0] == '-' && is_letter(text[1]);
+}
+
+bool is_negative_number(const std::string& text) {
+    return text.size() > 1 && text[0] == '-' && (is_digit(text[1]) || text[1] == '.');
+}
+
+}  // namespace
+
+Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
+                                  const std::function<bool(const std::string&)>& own) {
+    Rewritten result;
+    std::vector<std::string>& out = result.arguments;
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const std::string& text = arguments[i];
+        const std::string name = text.substr(0, text.find('='));
+        const bool last = i + 1 == arguments.size();
+        if (const IgnoredFlag* flag = own(name) ? nullptr : find_ignored(name)) {
+            result.ignored.push_back(name);
+            if (name != text || flag->value == Value::none) continue;
+            if (flag->value == Value::one && last) {
+                throw Error(ErrorCode::usage, name + ": expected a value");
+            }
+            if (flag->value == Value::one || (!last && is_switch_value(arguments[i + 1]))) ++i;
+        } else if (text == "-ctk") {
+            out.push_back("--cache-type-k");
+        } else if (text == "-ctv") {
+            out.push_back("--cache-type-v");
+        } else if (text == "-hf" || name == "--hf-repo") {
+            throw Error(ErrorCode::usage, name + ": models are not fetched; name a file with -m");
+        } else if (text.size() > 2 && text[0] == '-' && is_letter(text[1])) {
+            throw Error(ErrorCode::usage, text + ": unknown flag");
+        } else if (is_negative_number(text) && !out.empty() &&
+                   (is_long(out.back()) || is_short(out.back()))) {
+            out.back() += (is_long(out.back()) ? "=" : "") + text;  // "-1" alone would be a flag
+        } else {
+            out.push_back(text);
+        }
+    }
+    return result;
+}
+
+}  // namespace rotkv::tools
