@@ -307,7 +307,8 @@ void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
 
 // The rows of the embeddings: one for each token, where the file has a vocabulary.
 int64_t count_words(const GgufFile& file) {
-    const int64_t rows = file.tensor("token_embd.weight").view.n[2];
+    const GgufTensor* listed = file.find_listed("token_embd.weight");  // read or not, it has rows
+    const int64_t rows = listed != nullptr ? listed->n[1] : file.tensor("token_embd.weight").n[1];
     const char* key = "tokenizer.ggml.tokens";
     if (file.find(key) == nullptr || int64_t(file.get_strings(key).size()) == rows) return rows;
     throw Error(ErrorCode::bad_file, file.path() + ": tensor token_embd.weight: expected " +

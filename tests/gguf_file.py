@@ -93,11 +93,13 @@ class GgufFile:
         out = struct.pack("<4sIQQ", b"GGUF", 3, len(self.tensors), len(self.keys))
         for name, (kind, value) in self.keys.items():
             out += packed_string(name) + struct.pack("<I", kind) + packed(kind, value)
-        data = b""
+        data, offset = [], 0
         for name, tensor in self.tensors.items():
             out += packed_string(name) + struct.pack("<I", len(tensor.extents))
             out += struct.pack(f"<{len(tensor.extents)}Q", *tensor.extents)
-            out += struct.pack("<IQ", tensor.type, len(data))
-            data += tensor.data + bytes(-len(tensor.data) % align)
+            out += struct.pack("<IQ", tensor.type, offset)
+            data.append(tensor.data + bytes(-len(tensor.data) % align))
+            offset += len(data[-1])
         with open(path, "wb") as file:
-            file.write(out + bytes(-len(out) % align) + data)
+            file.write(out + bytes(-len(out) % align))
+            file.writelines(data)

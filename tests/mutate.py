@@ -168,8 +168,9 @@ def mutate(how, wanted):
                       "-DCMAKE_BUILD_TYPE=Release", *how.flags])
     if configured.returncode != 0:
         sys.exit("mutate.py: the sources themselves cannot be configured\n" + configured.stdout)
-    if how.judge(None) != (None, "survived"):
-        sys.exit("mutate.py: the sources themselves do not build or do not pass")
+    killer, why = how.judge(None)
+    if (killer, why) != (None, "survived"):
+        sys.exit(f"mutate.py: the sources themselves do not pass: {killer or why}")
     survivors = 0
     for patch in patches:
         if apply(patch):
@@ -179,7 +180,8 @@ def mutate(how, wanted):
         else:
             killer, why = None, "does not apply"
         survivors += report(patch.stem, killer, why)
-    print(f"{len(patches)} mutants, {len(patches) - survivors} killed, {survivors} not")
+    verdict = "kept" if getattr(how, "keep", None) else "killed"
+    print(f"{len(patches)} mutants, {len(patches) - survivors} {verdict}, {survivors} not")
     sys.exit(survivors != 0 or not patches)
 
 

@@ -3,7 +3,8 @@
 their commands must select something, chapter 8's table must be the one that the programs print.
 
 A block that needs a large file says so in the line above it, <!-- needs NAME -->: it gets the file
-as its argument, and is skipped aloud where ./dev's folder of models does not have it.
+as its argument, and is skipped aloud where ./dev's folder of models does not have it. A page's
+blocks run in a new folder with these files, demo.txt and gguf_file.py; programs are on the PATH.
 
 Usage: tests/test_docs.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import difflib
@@ -13,12 +14,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PROGRAMS = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release")
-MODELS = os.environ.get("ROTKV_CACHE") or os.path.join(
-    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rotkv")
+MODELS = os.path.abspath(os.environ.get("ROTKV_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rotkv"))
+BESIDE = ("tools/demo.txt", "tests/gguf_file.py")
 NOISE = re.compile(r"\b(0e\+00|\de-1[4-9])\b")  # what is left of a difference that should be 0
 
 # Runs the blocks of one page in order, in one namespace; numpy's settings end with the process.
@@ -104,8 +107,14 @@ class Docs(unittest.TestCase):
                 print(f"\nSKIPPED {page}:{program['line']}: needs {path}", flush=True)
                 continue
             ready.append({**program, "arguments": [path] if path else []})
-        done = subprocess.run([python_with_numpy(), "-c", RUNNER], input=json.dumps(ready),
-                              capture_output=True, text=True, timeout=300)
+        with tempfile.TemporaryDirectory() as folder:
+            needed = {path for program in ready for path in program["arguments"]}
+            for path in needed | {os.path.join(ROOT, name) for name in BESIDE}:
+                os.symlink(path, os.path.join(folder, os.path.basename(path)))
+            done = subprocess.run([python_with_numpy(), "-c", RUNNER], input=json.dumps(ready),
+                                  capture_output=True, text=True, timeout=900, cwd=folder,
+                                  env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1",
+                                       "PATH": PROGRAMS + os.pathsep + os.environ["PATH"]})
         self.assertEqual(done.returncode, 0, done.stderr)
         return zip(ready, json.loads(done.stdout))
 

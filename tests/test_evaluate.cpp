@@ -208,7 +208,8 @@ TEST_CASE("evaluate: logits of more rows than a slice has are those of each row"
             const int64_t row = first + int64_t(i) / 53;
             const float* w = model.weights().output.row<const float>(int64_t(i) % 53);
             double sum = 0;
-            for (int64_t j = 0; j < width; ++j) sum += double(w[j]) * double(x[row * width + j]);
+            for (int64_t j = 0; j < width; ++j)
+                sum += double(w[size_t(j)]) * double(x[size_t(row * width + j)]);
             REQUIRE(std::abs(double(logits[i]) - sum) < 1e-4);
         }
         seen += int64_t(logits.size()) / 53;
@@ -225,7 +226,7 @@ TEST_CASE("evaluate: many rows are compared as each would be alone", "[evaluate]
     const std::vector<int32_t> target = some_tokens(int32_t(rows));
     const std::vector<TokenPair> pairs = compare_hidden(tiny.model(), a, b, target);
     REQUIRE(pairs.size() == rows);
-    for (const std::size_t row : {0, 1, 511, 512, 513, 599}) {
+    for (const std::size_t row : {0u, 1u, 511u, 512u, 513u, 599u}) {
         const auto one = [&](const std::vector<float>& x) {
             return std::span(x).subspan(row * width, width);
         };

@@ -285,7 +285,7 @@ TEST_CASE("explain: layers that hold half, and the sentence") {
 }
 
 TEST_CASE("explain: a layer that is not a number is no layer without error") {
-    for (const std::size_t place : {0, 1, 2}) {
+    for (const std::size_t place : {0u, 1u, 2u}) {
         std::vector<double> errors = {1, 2, 3};
         errors[place] = -NAN;
         const Explanation explanation = explanation_of(errors);

@@ -240,10 +240,15 @@ class Signals(Flags):
         folder = self.path("signals")
         os.makedirs(folder)
         program = os.path.join(self.folder, "rotkv-perplexity")
+        text = self.path("long.txt")  # seconds of work, so that the signal comes before the end
+        with open(text, "wb") as file:
+            file.write(100 * read(self.text))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # what nohup has ignored, children ignore too
             base = os.path.join(folder, "base.kld")
             process = subprocess.Popen(
-                [program, *self.mt, "--backend", "ref", "-b", "32", "--kl-divergence-base", base],
+                [program, "-m", self.model, "-f", text, "-c", "32", "--backend", "ref", "-b", "32",
+                 "--kl-divergence-base", base],
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             process.stdout.read(4)  # the first window is done
             self.assertEqual([name.split(".")[-1] for name in os.listdir(folder)], ["partial"])

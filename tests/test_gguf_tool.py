@@ -83,7 +83,7 @@ class Gguf(Tools):
         self.assertEqual(self.good("gguf", "--diff", empty, empty).stdout, "no difference\n")
         self.not_ok(empty, "tokenizer: ok", f"model: refused: {empty}: tensor none has no place in "
                     "architecture 'llama' as it is known here", "format ok, model refused")
-        for name in ("blk.0.attn_k.weight", "token_embd.weight", "blk.1.attn_q.bias"):
+        for name in ("blk.0.attn_k.weight", "output_norm.weight", "blk.1.attn_q.bias"):
             bad = self.edited("bad.gguf", lambda f, n=name: f.tensors.update(
                 {n: Tensor([128, 0], 0, b"")}))
             self.assertRegex(self.good("gguf", bad).stdout, rf"(?m)^  {name} +f32 +128 x 0 +0 ")
@@ -158,10 +158,10 @@ class Gguf(Tools):
         self.assertRegex(found["model"], "^not checked: .* architecture 'clip' is unknown")
         self.assertEqual(found["tokenizer"], "not checked: the file has no vocabulary")
 
-        half = self.edited("half.gguf", lambda f: f.tensors.update(
-            {"output_norm.weight": Tensor([128], 30, bytes(256))}))
-        found = self.not_ok(half, "format ok, model refused")
-        self.assertIn("output_norm.weight: expected f32, found bf16", found["model"])
+        short = self.edited("short.gguf", lambda f: f.tensors.update(
+            {"output_norm.weight": Tensor([64], 30, bytes(128))}))
+        found = self.not_ok(short, "format ok, model refused")
+        self.assertIn("output_norm.weight: expected [1][128], found", found["model"])
         words = self.edited("words.gguf", lambda f: f.keys.update(
             {"tokenizer.ggml.pre": (STRING, "nobody's")}))
         found = self.not_ok(words, "format ok, tokenizer refused")
@@ -171,9 +171,10 @@ class Gguf(Tools):
         write_model(rows)
         file = GgufFile.read(rows)
         file.keys["tokenizer.ggml.tokens"][1][1].append("one more")
+        file.keys["tokenizer.ggml.token_type"][1][1].append(1)
         file.write(rows)
         found = self.not_ok(rows, "format ok, model refused")
-        self.assertIn("expected 257 rows, one for each token of the vocabulary, found 256",
+        self.assertIn("expected 257 rows, one for each of tokenizer.ggml.tokens, found 256",
                       found["model"])
 
     def test_what_is_assumed_of_a_file_is_said(self):

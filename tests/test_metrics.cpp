@@ -189,7 +189,7 @@ TEST_CASE("metrics: a run compared with itself differs by nothing, without error
 
 TEST_CASE("metrics: what is not a number is in every figure, wherever it lies", "[metrics]") {
     REQUIRE(figures_left(summarize(forty_tokens())) == 32);
-    for (const size_t place : {0, 20, 39}) {
+    for (const size_t place : {0u, 20u, 39u}) {
         for (const double bad : {k_nan, -k_nan, HUGE_VAL, -HUGE_VAL}) {
             for (double TokenPair::*figure :
                  {&TokenPair::kld, &TokenPair::nll_a, &TokenPair::nll_b}) {
@@ -218,7 +218,7 @@ TEST_CASE("metrics: two runs without numbers do not agree on the top word", "[me
 }
 
 TEST_CASE("metrics: no mean, no order and no perplexity with what is not a number", "[metrics]") {
-    for (const size_t place : {0, 2, 4}) {
+    for (const size_t place : {0u, 2u, 4u}) {
         for (const double bad : {k_nan, -k_nan, HUGE_VAL, -HUGE_VAL}) {
             std::vector<double> x = {5, 1, 4, 2, 3};
             x[place] = bad;

@@ -127,7 +127,7 @@ TEST_CASE("paired: what is not a number is no difference, and no reason to call 
         CHECK(!std::signbit(p_of({-nan, -nan}, windows)));
         CHECK(std::isnan(p_of({HUGE_VAL, 1}, windows)));
     }
-    for (const size_t place : {0, 5, 11}) {
+    for (const size_t place : {0u, 5u, 11u}) {
         std::vector<double> a(12, 1.0), b(12, 2.0);
         b[place] = -nan;
         const Mean difference = paired_difference(a, b, 3);

@@ -88,6 +88,10 @@ TEST_CASE("vocab: what is assumed is said") {
          "the file gives no token types: all tokens are taken for normal"},
         {"scores", true, [](Vocab& v) { v.scores.clear(); }, k_bos_eos,
          "the file gives no scores of tokens: 0 is assumed for each"},
+        {"bytes", true,
+         [](Vocab& v) { v.tokens[3 + 'a'] = "a", v.tokens[3] = v.tokens[4] = "zero"; }, k_bos_eos,
+         "the vocabulary has no token for 2 of the 256 bytes: in a text they become the unknown "
+         "token, 0 ('<unk>')"},
     };
     for (const auto& row : rows) {
         INFO(row.name);

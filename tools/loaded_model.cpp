@@ -7,6 +7,7 @@
 #include "tools/backends.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <string>

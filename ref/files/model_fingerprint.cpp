@@ -4,6 +4,7 @@
 #include "ref/files/fnv1a.h"
 
 #include <algorithm>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <variant>
@@ -39,33 +40,12 @@ std::vector<std::byte> packed(const GgufEntry& entry) {
     return packer.bytes;
 }
 
-}  // namespace
-
-uint64_t model_fingerprint(const GgufFile& model) {
+// FNV-1a of the metadata that `counts`, then of every tensor: what it is, and its first bytes.
+uint64_t hash_of(const GgufFile& model, bool (*counts)(std::string_view key),
+                 std::size_t most_bytes) {
     Fnv1a hash;
     for (const GgufEntry& entry : model.metadata()) {
-        if (entry.key.starts_with("general.") || entry.key.starts_with("tokenizer.")) continue;
-        hash.add(packed(entry));
-    }
-    for (const GgufTensor& tensor : model.tensors()) {
-        ValuePacker packer;
-        packer.put(std::string_view(tensor.name));
-        packer.put(tensor.type_number);
-        for (const int64_t extent : tensor.n) packer.put(extent);
-        const std::size_t sample = std::min(k_sample_bytes, std::size_t(tensor.bytes));
-        packer.put(model.data(tensor).first(sample));
-        hash.add(packer.bytes);
-    }
-    return hash.sum();
-}
-
-uint64_t model_hash(const GgufFile& model) {
-    Fnv1a hash;
-    for (const GgufEntry& entry : model.metadata()) {
-        const bool names_something =
-            entry.key.starts_with("general.") || entry.key.starts_with("tokenizer.");
-        if (names_something && entry.key != "general.architecture") continue;
-        hash.add(packed(entry));
+        if (counts(entry.key)) hash.add(packed(entry));
     }
     for (const GgufTensor& tensor : model.tensors()) {
         BytePacker packer;
@@ -73,9 +53,27 @@ uint64_t model_hash(const GgufFile& model) {
         packer.put(tensor.type_number);
         for (const int64_t extent : tensor.n) packer.put(extent);
         hash.add(packer.bytes);
-        hash.add(model.data(tensor));
+        hash.add(model.data(tensor).first(std::min(most_bytes, std::size_t(tensor.bytes))));
     }
     return hash.sum();
+}
+
+bool decides(std::string_view key) {
+    return !key.starts_with("general.") && !key.starts_with("tokenizer.");
+}
+
+bool decides_or_is_architecture(std::string_view key) {
+    return decides(key) || key == "general.architecture";
+}
+
+}  // namespace
+
+uint64_t model_fingerprint(const GgufFile& model) {
+    return hash_of(model, decides, k_sample_bytes);
+}
+
+uint64_t model_hash(const GgufFile& model) {
+    return hash_of(model, decides_or_is_architecture, std::numeric_limits<std::size_t>::max());
 }
 
 }  // namespace rotkv

@@ -16,6 +16,8 @@ namespace rotkv {
 // The partial files of this process. A signal may come at any time and on any thread: whoever takes
 // a name out of its place owns it. A file that finds no place is not removed by a signal.
 static std::array<std::atomic<char*>, 64> partial_names;
+static std::array<std::atomic<char*>, 64>
+    removed_names;  // no handler may free: who comes next does
 static_assert(std::atomic<char*>::is_always_lock_free, "a signal handler uses them");
 
 static std::size_t keep_name(const std::string& name) {
@@ -23,7 +25,9 @@ static std::size_t keep_name(const std::string& name) {
     std::memcpy(copy, name.c_str(), name.size() + 1);
     for (std::size_t place = 0; place < partial_names.size(); ++place) {
         char* empty = nullptr;
-        if (partial_names[place].compare_exchange_strong(empty, copy)) return place;
+        if (!partial_names[place].compare_exchange_strong(empty, copy)) continue;
+        delete[] removed_names[place].exchange(nullptr);
+        return place;
     }
     delete[] copy;
     return partial_names.size();
@@ -34,8 +38,11 @@ static void forget_name(std::size_t place) {
 }
 
 void remove_partial_files() noexcept {
-    for (std::atomic<char*>& place : partial_names) {
-        if (const char* name = place.exchange(nullptr)) unlink(name);  // no handler may free it
+    for (std::size_t place = 0; place < partial_names.size(); ++place) {
+        char* name = partial_names[place].exchange(nullptr);
+        if (name == nullptr) continue;
+        unlink(name);
+        removed_names[place] = name;
     }
 }
 
@@ -79,6 +86,7 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::write(std::span<const std::byte> bytes) {
+    if (bytes.empty()) return;  // fwrite asks for an address even of nothing
     if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size())
         fail("cannot be written");
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdio>
 #include <map>
 #include <set>
 #include <sstream>
@@ -175,6 +176,24 @@ void read_special(const GgufFile& file, Vocab& vocab) {
     apply_marks(marks_of(file, vocab), vocab);
 }
 
+// Says so where bytes of a text would become the unknown token, in which they are all alike. (What
+// llama.cpp refuses to cut.)
+void note_unknown_bytes(Vocab& vocab) {
+    const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
+    int unknown = 0;
+    for (int byte = 0; byte < 256; ++byte) {
+        char name[8];
+        std::snprintf(name, sizeof name, "<0x%02X>", unsigned(byte));
+        const char itself = char(byte);
+        if (!tokens.contains(name) && !tokens.contains({&itself, 1})) ++unknown;
+    }
+    if (unknown == 0 || vocab.unk < 0) return;
+    vocab.notices.push_back("the vocabulary has no token for " + std::to_string(unknown) +
+                            " of the 256 bytes: in a text they become the unknown token, " +
+                            std::to_string(vocab.unk) + " (" +
+                            in_quotes(vocab.tokens[size_t(vocab.unk)]) + ")");
+}
+
 }  // namespace
 
 Vocab read_vocab(const GgufFile& file) {
@@ -205,6 +224,7 @@ Vocab read_vocab(const GgufFile& file) {
     vocab.add_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
     vocab.add_space_prefix = file.get_bool("tokenizer.ggml.add_space_prefix", spm);
     read_special(file, vocab);
+    if (spm) note_unknown_bytes(vocab);
     // Phi-3's tokenizer has this rule, its files do not say so.
     std::string name(file.get_string("general.name", ""));
     for (char& c : name) c = char(std::tolower(uint8_t(c)));

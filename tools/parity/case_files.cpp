@@ -8,6 +8,7 @@
 #include "tools/parity/shared_fields.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <xtensor/xadapt.hpp>
 #include <xtensor/xarray.hpp>
 #include <xtensor/xnpy.hpp>
