@@ -25,11 +25,11 @@ def read(path):
 
 
 class Flags(Tools):
+    sums = 60  # long enough for a test over windows
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        with open(cls.text, "w") as file:
-            file.write("".join(f"{i} times {i} is {i * i}. " for i in range(60)) + "\n")
         cls.mt = ("-m", cls.model, "-f", cls.text, *CTX)
         cls.tools = {  # each with all that it needs
             "perplexity": cls.mt, "kld": (*cls.mt, "--variant", "k=q4_0"),
@@ -154,6 +154,9 @@ class Spellings(Flags):
                 ("kld", ("-ctk", "q4_0"), "-ctk: expected k=TYPE in --variant"),
                 ("demo", ("--windows", "2"), "--windows: expected --chunks N"),
                 ("outliers", ("--windows", "2"), "--windows: expected --chunks N"),
+                ("perplexity", ("-khad",), "-khad: expected --rot-k on"),
+                ("bench", ("-vhad",), "-vhad: expected --rot on, of both sides"),
+                ("kld", ("-vhad",), "-vhad: expected rot-v=on in --variant"),
                 ("bench", ("--format", "csv"), "--format: expected -o FORMAT")]:
             self.refused(name, *self.tools[name], *flags, says=right)
         self.bad(2, "bench-ops", "--format", "csv", says="--format: expected -o FORMAT")

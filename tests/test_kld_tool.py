@@ -21,11 +21,7 @@ EIGHT, FOUR, PLAIN = "k=q8_0,v=q8_0", "k=q4_0,v=q4_0", "k=q4_0,v=q4_0,rot=off"
 
 
 class Kld(Tools):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        with open(cls.text, "w") as file:  # long enough for a test over windows
-            file.write("".join(f"{i} times {i} is {i * i}. " for i in range(60)) + "\n")
+    sums = 60  # long enough for a test over windows
 
     def kld(self, *arguments, variants=(), **more):
         flags = [part for text in variants for part in ("--variant", text)]
@@ -247,7 +243,7 @@ class Kld(Tools):
         less = re.fullmatch(r"B loses (\S+) x less than A", lines["A, B"])[1]
         self.assertAlmostEqual(float(less) * found[1]["mean"] / found[0]["mean"], 1, 1)
         self.assertEqual(lines["B, C"], "the same")
-        self.assertIn("by chance alone about 0.15 of 3 equal pairs would seem to differ\n", words)
+        self.assertIn("by chance alone about 0.15 of 3 pairs of equals would seem to differ\n", words)
 
     def test_stop(self):
         arguments = ("-b", str(CTX), "--stop", "99")

@@ -20,11 +20,11 @@ WINDOWS = ("-c", "32", "-b", "64", "--chunks", "9", "-t", "1")  # five groups, t
 
 
 class SeveralProcesses(Tools):
+    sums = 60  # long enough for a test over windows
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        with open(cls.text, "w") as file:
-            file.write("".join(f"{i} times {i} is {i * i}. " for i in range(60)) + "\n")
         cls.runs = 0
         cls.to_files = cls.path("to_files.sh")  # a launcher may mix or lose what it passes on
         with open(cls.to_files, "w") as file:

@@ -184,10 +184,12 @@ TEST_CASE("paired: positions fall into bins without gaps", "[paired]") {
 
 TEST_CASE("paired: the smallest difference that shows is where p says so", "[paired]") {
     // Tables of Student's t, two-sided.
-    CHECK(near(student_t(0.05, 1), 12.706, 1e-4));
-    CHECK(near(student_t(0.05, 3), 3.182, 2e-4));
-    CHECK(near(student_t(0.01, 3), 5.841, 1e-4));
-    CHECK(near(student_t(0.01, 63), 2.656, 2e-4));
+    CHECK(near(student_t(0.05, 1), 12.7062, 2e-6));
+    CHECK(near(student_t(0.05, 2), 4.30265, 2e-6));
+    CHECK(near(student_t(0.05, 3), 3.18245, 2e-6));
+    CHECK(near(student_t(0.01, 3), 5.84091, 2e-6));
+    CHECK(near(student_t(0.01, 63), 2.65615, 2e-6));
+    CHECK(near(student_t(1e-6, 7), 15.7670, 1e-5));
     for (const int64_t windows : {2, 4, 9, 60}) {
         const double shows = smallest_difference({0.1, 0.03}, windows, 0.05);
         CHECK(p_of({-1.001 * shows, 0.03}, windows) < 0.05);
@@ -196,31 +198,60 @@ TEST_CASE("paired: the smallest difference that shows is where p says so", "[pai
     CHECK(std::isnan(smallest_difference({0.1, 0.03}, 1, 0.05)));
 }
 
+TEST_CASE("paired: a true difference of that size shows in every second text", "[paired]") {
+    constexpr int k_texts = 4000, k_windows = 4;
+    Random random(11);
+    const auto text = [&]() {
+        std::vector<double> windows(k_windows);
+        for (double& x : windows) x = normal(random);
+        return mean_of(windows);
+    };
+    int shown = 0;
+    for (int i = 0; i < k_texts; ++i) {
+        const double stated = smallest_difference(text(), k_windows, 0.05);
+        Mean found = text();
+        found.value += stated;
+        shown += p_of(found, k_windows) < 0.05;
+    }
+    CHECK(shown > 0.47 * k_texts);
+    CHECK(shown < 0.53 * k_texts);
+}
+
 TEST_CASE("paired: a difference in words", "[paired]") {
+    const auto words = [](double a, double b, const Mean& difference, int64_t windows = 4) {
+        return words_of_pair({"A", a}, {"B", b}, 1e-7, difference, windows);
+    };
     // t(0.05, 3) = 3.182: an error of 0.002 shows 0.006365, 6.4 % of 0.1.
-    CHECK(words_of_pair("A", "B", 0.095, 0.1, {-0.005, 0.002}, 4) ==
-          "no difference found; 4 windows could show 6.4 %");
-    CHECK(words_of_pair("A", "B", 0.09, 0.1, {-0.01, 0.002}, 4) == "A loses 10 % less than B");
-    CHECK(words_of_pair("A", "B", 0.1, 0.09, {0.01, 0.002}, 4) == "B loses 10 % less than A");
-    CHECK(words_of_pair("A", "B", 0.04, 0.1, {-0.06, 0.002}, 4) == "A loses 2.5 x less than B");
-    CHECK(words_of_pair("A", "B", -1e-7, 0.1, {-0.1, 0.002}, 4) == "A loses 100 % less than B");
-    CHECK(words_of_pair("A", "B", 0.1, 0.09, {0.01, 0.04}, 4) ==
-          "no difference found; 4 windows show none");
-    CHECK(words_of_pair("A", "B", 0.1, 0.1, {0, 0}, 4) == "the same");
-    CHECK(words_of_pair("A", "B", 0.1, 0.09, {0.01, NAN}, 1) ==
-          "one window has no error: nothing can be said");
-    CHECK(words_of_pair("A", "B", NAN, 0.09, {NAN, NAN}, 4) == "not a number");
+    CHECK(words(0.095, 0.1, {-0.005, 0.002}) ==
+          "no difference found; 4 windows could show one of 6.4 %");
+    CHECK(words(0.1, 0.1, {-1e-8, 2e-6}) ==
+          "no difference found; 4 windows could show one of 0.006 %");
+    CHECK(words(0.1, 0.09, {0.01, 0.04}) ==
+          "no difference found; 4 windows could not even show one of 100 %");
+    CHECK(words(0.09, 0.1, {-0.01, 0.002}) == "A loses 10 % less than B");
+    CHECK(words(0.1, 0.09, {0.01, 0.002}) == "B loses 10 % less than A");
+    CHECK(words(0.04, 0.1, {-0.06, 0.002}) == "A loses 2.5 x less than B");
+    CHECK(words(0.1, 0.001, {0.099, 0.002}) == "B loses 100 x less than A");
+    // p between 0.01 and 0.05: t = 4, three degrees.
+    CHECK(words(0.09, 0.1, {-0.01, 0.0025}) == "A loses 10 % less than B");
+    CHECK(words(-1e-7, 0.1, {-0.1, 0.002}) == "A loses less than B, and no more than rounding");
+    CHECK(words(2e-7, 4e-7, {-2e-7, 1e-9}) == "both no more than rounding");
+    CHECK(words(-3e-7, -4e-7, {1e-7, 1e-9}) == "both no more than rounding");
+    CHECK(words(0.1, 0.1, {0, 0}) == "the same");
+    CHECK(words(0.1, 0.09, {0.01, NAN}, 1) ==
+          "one window has no error: no difference can be shown");
+    CHECK(words(NAN, 0.09, {NAN, NAN}) == "not a number");
 }
 
 TEST_CASE("paired: a KLD in words", "[paired]") {
     const auto begins = [](double kld, const std::string& words) {
-        return words_of_kld(kld, 1e-6).rfind(words, 0) == 0;
+        return words_of_kld(kld, 1e-6).rfind(words + " (KLD ", 0) == 0;
     };
-    CHECK(begins(9e-6, "no more than rounding"));
+    CHECK(begins(9e-6, "rounding"));
     CHECK(begins(1.1e-5, "fine"));
     CHECK(begins(0.00099, "fine"));
     CHECK(begins(0.001, "slight"));
-    CHECK(begins(0.01, "plain to see"));
+    CHECK(begins(0.01, "visible"));
     CHECK(begins(0.1, "heavy"));
-    CHECK(begins(NAN, "not a number"));
+    CHECK(words_of_kld(NAN, 1e-6) == "not a number");
 }

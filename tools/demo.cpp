@@ -137,7 +137,7 @@ constexpr const char* k_legend =
     "  PPL       the model is as unsure as if it chose the next word among so many\n"
     "  mean KLD  how far its predictions moved from those with the exact f32 cache, in nats\n"
     "  smaller   how many times less they moved with rotation, at the same number of bytes;\n"
-    "            with a ?, {} windows cannot tell the two from each other\n"
+    "            with a ?, it may be luck: {} windows cannot tell the two apart (p >= {:g})\n"
     "  same      how often the most likely next word stayed the same\n"
     "Trust the KLD before the PPL: over {} words luck can lower a PPL; no error lowers a KLD.\n";
 
@@ -199,7 +199,7 @@ int run_demo(Flags flags) {
 
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     print_table(out, rows, exact.shape().bytes_per_token());
-    fmt::print(out, k_legend, plan.windows, plan.windows * plan.scored_per_window());
+    fmt::print(out, k_legend, plan.windows, k_doubt, plan.windows * plan.scored_per_window());
     const std::vector<std::string> lines = lines_of(rows);
     print_not_numbers(out, lines);
     nlohmann::ordered_json json = {{"model", flags.model.path},

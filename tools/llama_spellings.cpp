@@ -44,7 +44,8 @@ constexpr IgnoredFlag k_ignored[] = {
 };
 
 // One thing has one spelling in a program that takes one cache, another where it takes lists of
-// them or whole caches as words: who types the other one is told this program's.
+// them or whole caches as words, a third in another project (-khad: ik_llama.cpp): who types
+// another one is told this program's.
 struct Spelling {
     std::string_view name, there, expected;  // a program that has `there` says it as `expected`
 };
@@ -61,6 +62,12 @@ constexpr Spelling k_spellings[] = {
     {"--cache-type-k", "--variant", "k=TYPE in --variant"},
     {"-ctv", "--variant", "v=TYPE in --variant"},
     {"--cache-type-v", "--variant", "v=TYPE in --variant"},
+    {"-khad", "--rot-k", "--rot-k on"},
+    {"-khad", "--rot", "--rot on, of both sides"},
+    {"-khad", "--variant", "rot-k=on in --variant"},
+    {"-vhad", "--rot-v", "--rot-v on"},
+    {"-vhad", "--rot", "--rot on, of both sides"},
+    {"-vhad", "--variant", "rot-v=on in --variant"},
     {"--windows", "--chunks", "--chunks N"},
     {"--format", "--output", "-o FORMAT"},
 };

@@ -189,8 +189,9 @@ void print_without_numbers(std::FILE* out, const SweepResult& result,
     }
 }
 
-// How large a change has to be to count, as errors of these pairs have it, with these windows and
-// with twice as many: error ~ 1 / sqrt(windows).
+// How large a change has to be to be called certain (smallest_difference() as a share of the plain
+// KLD, the median of the pairs), with these windows and with twice as many: the error goes with
+// 1 / sqrt(windows), and t has more degrees of freedom.
 void print_reach(std::FILE* out, const SweepResult& result,
                  const std::vector<RotationChange>& changes) {
     std::vector<double> needed;
@@ -205,8 +206,8 @@ void print_reach(std::FILE* out, const SweepResult& result,
     const double later = now * std::sqrt(0.5) * student_t(k_significant, 2 * n - 1) /
                          student_t(k_significant, n - 1);
     fmt::print(out,
-               "not certain is not none: with {} windows half of the pairs must change by {} or "
-               "more to count, with {} by about {}\n",
+               "not certain is not none: in half of the pairs {} windows show no change below {} "
+               "of the plain KLD, {} would show none below about {}\n",
                n, percent(now), 2 * n, percent(later));
 }
 

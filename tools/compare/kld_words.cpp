@@ -12,49 +12,63 @@ namespace rotkv::tools {
 
 std::string percent(double share) {
     const double value = 100 * share;
-    return value < 9.95 ? fmt::format("{:.1f} %", value) : fmt::format("{:.0f} %", value);
+    if (value >= 9.95) return fmt::format("{:.0f} %", value);
+    const bool one_digit = value < 0.095 && value >= 0.0005;  // less is 0.0
+    return one_digit ? fmt::format("{:.1g} %", value) : fmt::format("{:.1f} %", value);
 }
+
+// Below it a KLD is this run's own arithmetic.
+static double rounding_of(double floor) { return 10 * std::abs(floor); }
 
 std::string words_of_kld(double kld, double floor) {
     if (!is_number(kld)) return "not a number";
-    if (kld <= 10 * std::abs(floor)) return "no more than rounding (the floor)";
-    if (kld < 0.001) return "fine (KLD below 0.001: only near ties turn out otherwise)";
-    if (kld < 0.01) return "slight (KLD below 0.01: close words change places)";
-    if (kld < 0.1) return "plain to see (KLD below 0.1: favourites change)";
-    return "heavy (KLD of 0.1 and more: another mind)";
+    if (kld <= rounding_of(floor)) return "rounding (KLD up to 10 x the floor): nothing to be seen";
+    if (kld < 0.001) return "fine (KLD below 0.001): only near ties turn out otherwise";
+    if (kld < 0.01) return "slight (KLD below 0.01): close words change places";
+    if (kld < 0.1) return "visible (KLD below 0.1): favourites change";
+    return "heavy (KLD of 0.1 or more): it speaks like another model";
 }
 
 // How much less `smaller` is: "3.4 x", or "12 %" where it is more than half.
 static std::string times_or_percent(double smaller, double larger) {
-    if (smaller <= 0 || larger < 2 * smaller) return percent(1 - smaller / larger);
+    if (larger < 2 * smaller) return percent(1 - smaller / larger);
     const double times = larger / smaller;
     return times < 9.95 ? fmt::format("{:.1f} x", times) : fmt::format("{:.0f} x", times);
 }
 
-std::string words_of_pair(const std::string& a, const std::string& b, double kld_a, double kld_b,
-                          const Mean& difference, int64_t windows) {
+// "A loses 3.4 x less than B" of a difference that is there.
+static std::string words_of_difference(const std::string& a, double kld_a, const std::string& b,
+                                       double kld_b, double floor) {
+    if (kld_a > kld_b) return words_of_difference(b, kld_b, a, kld_a, floor);
+    if (!(kld_a > rounding_of(floor))) {  // of next to nothing no ratio is worth printing
+        return fmt::format("{} loses less than {}, and no more than rounding", a, b);
+    }
+    return fmt::format("{} loses {} less than {}", a, times_or_percent(kld_a, kld_b), b);
+}
+
+std::string words_of_pair(const Side& a, const Side& b, double floor, const Mean& difference,
+                          int64_t windows) {
     if (!is_number(difference.value)) return "not a number";
     if (difference.value == 0 && (windows < 2 || difference.error == 0)) return "the same";
-    if (windows < 2) return "one window has no error: nothing can be said";
-    const double larger = std::max(kld_a, kld_b);
-    const double needed = smallest_difference(difference, windows, k_doubt) / larger;
+    const double larger = std::max(a.kld, b.kld);
+    if (!(larger > rounding_of(floor))) return "both no more than rounding";
+    if (windows < 2) return "one window has no error: no difference can be shown";
     if (p_of(difference, windows) < k_doubt) {
-        const bool first = difference.value < 0;
-        return fmt::format("{} loses {} less than {}", first ? a : b,
-                           times_or_percent(std::min(kld_a, kld_b), larger), first ? b : a);
+        return words_of_difference(a.name, a.kld, b.name, b.kld, floor);
     }
     // No KLD is smaller than another by more than all of it.
-    if (!(needed < 1)) return fmt::format("no difference found; {} windows show none", windows);
-    return fmt::format("no difference found; {} windows could show {}", windows, percent(needed));
+    const double shown = smallest_difference(difference, windows, k_doubt) / larger;
+    return fmt::format("no difference found; {} windows could {}show one of {}", windows,
+                       shown < 1 ? "" : "not even ", percent(std::min(shown, 1.0)));
 }
 
 void print_words(std::FILE* out, const LockStep& run) {
     const double floor = summarize_means(run.floor().pairs).kld.value;
-    std::vector<double> klds;
-    fmt::print(out, "\n====== In words, each pair by itself at 95 % ======\n");
+    std::vector<Side> sides;
+    fmt::print(out, "\n====== In words; of pairs, p < {:g} is a difference ======\n", k_doubt);
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
         const KldMeans means = summarize_means(run.variants()[i].pairs);
-        klds.push_back(means.kld.value);
+        sides.push_back({letter_of(i), means.kld.value});
         fmt::print(out, "{:<8} {}", letter_of(i), words_of_kld(means.kld.value, floor));
         if (is_number(means.kld.value)) {
             fmt::print(out, "; another first choice at {}", percent(1 - means.same_top.value));
@@ -63,12 +77,12 @@ void print_words(std::FILE* out, const LockStep& run) {
     }
     const std::vector<PairedResult> pairs = compare_variants(run);
     for (const PairedResult& pair : pairs) {
-        const std::string a = letter_of(pair.a), b = letter_of(pair.b);
-        fmt::print(out, "{:<8} {}\n", a + ", " + b,
-                   words_of_pair(a, b, klds[pair.a], klds[pair.b], pair.kld, run.windows()));
+        const Side &a = sides[pair.a], &b = sides[pair.b];
+        fmt::print(out, "{:<8} {}\n", a.name + ", " + b.name,
+                   words_of_pair(a, b, floor, pair.kld, run.windows()));
     }
     if (pairs.size() < 2) return;
-    fmt::print(out, "by chance alone about {:.2g} of {} equal pairs would seem to differ\n",
+    fmt::print(out, "by chance alone about {:.2g} of {} pairs of equals would seem to differ\n",
                k_doubt * double(pairs.size()), pairs.size());
 }
 

@@ -12,17 +12,26 @@
 
 namespace rotkv::tools {
 
-/// "12 %", "0.5 %" of a share.
+/// "12 %", "0.5 %", "0.02 %" of a share.
 std::string percent(double share);
 
 /// A mean KLD as a verdict: four steps, a factor of ten apart, and "rounding" where it is no more
-/// than ten times `floor`. The steps are a rule of thumb (docs/14-generate.md shows texts).
+/// than ten times `floor`, the KLD of the base from itself. The steps are a rule of thumb
+/// (docs/14-generate.md shows texts).
 std::string words_of_kld(double kld, double floor);
 
-/// Two mean KLDs of the same tokens and the paired difference a - b: which is smaller and how
-/// many times, or by how much of the larger; or what difference would have shown.
-std::string words_of_pair(const std::string& a, const std::string& b, double kld_a, double kld_b,
-                          const Mean& difference, int64_t windows);
+/// A variant in a sentence.
+struct Side {
+    std::string name;
+    double kld = 0;  ///< its mean
+};
+
+/// Two mean KLDs of the same tokens and their paired `difference` a - b, error by windows. Where
+/// p < k_doubt: which is smaller and how many times, or by how much of the larger. Elsewhere
+/// smallest_difference() as a share of the larger: every second text of as many windows would show
+/// a true difference of that size, fewer a smaller one.
+std::string words_of_pair(const Side& a, const Side& b, double floor, const Mean& difference,
+                          int64_t windows);
 
 /// A line for each variant, one for each pair.
 void print_words(std::FILE* out, const LockStep& run);

@@ -39,11 +39,14 @@ double p_of(const Mean& difference, int64_t windows);
 /// A difference with a smaller p counts as one where sentences are made of figures.
 inline constexpr double k_doubt = 0.05;
 
-/// The t that student_p() gives the probability `p` in (0, 1).
+/// The two-sided quantile of Student's t: the t > 0 of which student_p() is `p` in (0, 1), to 1e-9
+/// of it for p >= 1e-6.
 double student_t(double p, int64_t freedom);
 
 /// The smallest difference, whatever its sign, of which p_of() would be `p` if it varied as this
-/// one does: what so many windows can show. NaN for fewer than two.
+/// one does: what so many windows can show at the two-sided level `p`. Its power is one half: of
+/// texts of as many windows, every second would show a true difference of exactly this size (for
+/// four in five it must be 1.3 to 1.4 times as large). NaN for fewer than two windows.
 /// Math:   t(p, windows - 1) error
 double smallest_difference(const Mean& difference, int64_t windows, double p);
 
