@@ -46,8 +46,8 @@ static std::string words_of_difference(const std::string& a, double kld_a, const
     return fmt::format("{} loses {} less than {}", a, times_or_percent(kld_a, kld_b), b);
 }
 
-std::string words_of_pair(const Side& a, const Side& b, double floor, const Mean& difference,
-                          int64_t windows) {
+std::string words_of_pair(const NamedKld& a, const NamedKld& b, double floor,
+                          const Mean& difference, int64_t windows) {
     if (!is_number(difference.value)) return "not a number";
     if (difference.value == 0 && (windows < 2 || difference.error == 0)) return "the same";
     const double larger = std::max(a.kld, b.kld);
@@ -64,11 +64,11 @@ std::string words_of_pair(const Side& a, const Side& b, double floor, const Mean
 
 void print_words(std::FILE* out, const LockStep& run) {
     const double floor = summarize_means(run.floor().pairs).kld.value;
-    std::vector<Side> sides;
+    std::vector<NamedKld> klds;
     fmt::print(out, "\n====== In words; of pairs, p < {:g} is a difference ======\n", k_doubt);
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
         const KldMeans means = summarize_means(run.variants()[i].pairs);
-        sides.push_back({letter_of(i), means.kld.value});
+        klds.push_back({letter_of(i), means.kld.value});
         fmt::print(out, "{:<8} {}", letter_of(i), words_of_kld(means.kld.value, floor));
         if (is_number(means.kld.value)) {
             fmt::print(out, "; another first choice at {}", percent(1 - means.same_top.value));
@@ -77,7 +77,7 @@ void print_words(std::FILE* out, const LockStep& run) {
     }
     const std::vector<PairedResult> pairs = compare_variants(run);
     for (const PairedResult& pair : pairs) {
-        const Side &a = sides[pair.a], &b = sides[pair.b];
+        const NamedKld &a = klds[pair.a], &b = klds[pair.b];
         fmt::print(out, "{:<8} {}\n", a.name + ", " + b.name,
                    words_of_pair(a, b, floor, pair.kld, run.windows()));
     }

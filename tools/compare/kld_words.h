@@ -21,7 +21,7 @@ std::string percent(double share);
 std::string words_of_kld(double kld, double floor);
 
 /// A variant in a sentence.
-struct Side {
+struct NamedKld {
     std::string name;
     double kld = 0;  ///< its mean
 };
@@ -30,8 +30,8 @@ struct Side {
 /// p < k_doubt: which is smaller and how many times, or by how much of the larger. Elsewhere
 /// smallest_difference() as a share of the larger: every second text of as many windows would show
 /// a true difference of that size, fewer a smaller one.
-std::string words_of_pair(const Side& a, const Side& b, double floor, const Mean& difference,
-                          int64_t windows);
+std::string words_of_pair(const NamedKld& a, const NamedKld& b, double floor,
+                          const Mean& difference, int64_t windows);
 
 /// A line for each variant, one for each pair.
 void print_words(std::FILE* out, const LockStep& run);
