@@ -206,8 +206,8 @@ void print_reach(std::FILE* out, const SweepResult& result,
     const double later = now * std::sqrt(0.5) * student_t(k_significant, 2 * n - 1) /
                          student_t(k_significant, n - 1);
     fmt::print(out,
-               "not certain is not none: in half of the pairs {} windows show no change below {} "
-               "of the plain KLD, {} would show none below about {}\n",
+               "in half of the pairs {} windows show only changes of {} or more of the plain KLD, "
+               "{} of about {}\n",
                n, percent(now), 2 * n, percent(later));
 }
 
