@@ -8,6 +8,7 @@
 #include <string>
 
 using namespace rotkv;
+using namespace rotkv::test;
 using rotkv::test::spec_of;
 
 TEST_CASE("rotation: signs are bits of SplitMix64, counted or in a row") {
