@@ -18,6 +18,15 @@ using Catch::Approx;
 
 namespace rotkv::test {
 
+/// A message that has this in it, for CHECK_THROWS_WITH.
+inline auto containing(const std::string& text) {
+#if __has_include(<catch2/catch_all.hpp>)
+    return Catch::Matchers::ContainsSubstring(text);
+#else
+    return Catch::Contains(text);
+#endif
+}
+
 /// Says aloud that a test could not run, and why. Version 2 has no SKIP, so that every skip takes
 /// this one way: a line on stderr that ctest and `./dev test` show. The caller returns after it.
 inline void skip(const std::string& reason) {

@@ -200,7 +200,7 @@ TEST_CASE("attention: V as a view of K, with K's rotation and its signs") {
     wrong.v_first = 64;
     wrong.spec = spec_of("k=64:3 v=64:3");
     wrong.fill(1, 24, 12);
-    CHECK_THROWS_WITH(wrong.run(*ref), Catch::Contains("expected its rotation 64:3:64"));
+    CHECK_THROWS_WITH(wrong.run(*ref), containing("expected its rotation 64:3:64"));
 }
 
 TEST_CASE("attention: with loud channels, rotation lowers the error of a 4-bit cache") {

@@ -138,9 +138,9 @@ TEST_CASE("base_file: a row compared with logits, by hand", "[base_file]") {
     CHECK(!compare_with_base_row(even, std::vector<float>{1, 2}, 0).same_top);
 }
 
-TEST_CASE("base_file: words that share the largest code", "[base_file]") {
+TEST_CASE("base_file: words that share the top of a row", "[base_file]") {
     const auto tied = [](const std::vector<float>& logits) {
-        return tied_at_top(encode(logits), int64_t(logits.size()));
+        return compare_with_base_row(encode(logits), logits, 0).tied;
     };
     CHECK(tied({1, 3, 0, 3}));
     CHECK(tied({0, 3.0f - 0.00001f, 3}));  // half a step of 3 / 65535 is 0.00002
@@ -150,6 +150,7 @@ TEST_CASE("base_file: words that share the largest code", "[base_file]") {
     CHECK_FALSE(tied({1, 3, 1}));
     CHECK_FALSE(tied({3, 1, 1}));
     CHECK(tied({5, 5}));
+    CHECK(tied({0, 1e-9f}));  // other codes, but no other log-probability
     CHECK_FALSE(tied({5}));
     CHECK_FALSE(tied({0, std::nanf(""), 3}));
 }

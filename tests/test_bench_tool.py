@@ -223,16 +223,18 @@ class Compare(Tools):
         self.assertIn("pp q8_0: llama-bench: exit code 3 no such flag", broken.stdout)
 
     def test_the_page(self):
-        page = self.path("page.md")
+        page, named = self.path("page.md"), self.path("named.md")
+        os.symlink(page, named)
         begin, end = "<!-- compare.py: begin -->", "<!-- compare.py: end -->"
         with open(page, "w") as file:
             file.write(f"above\n{begin}\nold\n{end}\nbelow\n")
-        result = self.compare("--write", page)
+        result = self.compare("--write", named)
         self.assertEqual(result.returncode, 0, result.stderr)
         with open(page) as file:
             text = file.read()
         self.assertTrue(text.startswith(f"above\n{begin}\n20"))
         self.assertTrue(text.endswith(f"\n{end}\nbelow\n"))
+        self.assertTrue(os.path.islink(named))
         self.assertIn("| work |", text)
         self.assertNotIn("old", text)
         with open(page, "w") as file:

@@ -100,6 +100,26 @@ class Paths(Flags):
                      stdout=file)
         self.good("kld", *self.tools["kld"], "--json", "/dev/null", "--csv", "/dev/null")
 
+    def test_links_are_what_they_lead_to(self):
+        target, link, again = (self.path(name) for name in ("led.json", "leads.json", "too.json"))
+        os.symlink("led.json", link)
+        os.symlink(link, again)
+        for other in target, again:  # nothing is there yet
+            self.refused("kld", *self.tools["kld"], "--json", link, "--csv", other,
+                         says="that of --json")
+        self.good("perplexity", *self.mt, "--json", link)
+        self.assertTrue(os.path.islink(link))
+        self.assertIn(b"notices", read(target))
+        with open(target, "a") as file:
+            self.bad(2, "perplexity", *self.mt, "--json", link, says="standard output", stdout=file)
+        astray = self.path("astray.json")
+        os.symlink(self.path("no/folder.json"), astray)
+        for name, words in self.tools.items():
+            self.refused(name, *words, "--json", astray, code=1,
+                         says=f"--json {astray} cannot be created: No such file")
+        self.refused("perplexity", *self.mt, "--kl-divergence-base", astray, code=1,
+                     says="--kl-divergence-base")
+
     def test_what_cannot_be_written_is_found_first(self):
         folder, locked = self.path("folder"), self.path("locked")
         os.makedirs(folder, exist_ok=True)
@@ -259,6 +279,29 @@ class Signals(Flags):
             process.communicate(timeout=ENDLESS)
             self.assertEqual(process.returncode, -number)
             self.assertEqual(os.listdir(folder), [])
+
+    def test_results_that_come_late_appear_whole(self):
+        """A signal while single operations are timed, and while cases are written."""
+        folder = self.path("late")
+        os.makedirs(folder)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for words in (["bench-ops", "hadamard/rows=64/rot=64", "-t", "1", "-r", "1", "--seconds", "60",
+                       "--json", os.path.join(folder, "ops.json")],
+                      ["cases", "dump", os.path.join(folder, "cases")]):
+            process = subprocess.Popen(
+                [os.path.join(self.folder, "rotkv-" + words[0]), *words[1:]],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            begun = time.monotonic() + (1 if words[0] == "bench-ops" else ENDLESS)
+            while time.monotonic() < begun and len(self.below(folder)) < 20:
+                time.sleep(0.01)
+            self.assertFalse({"ops.json", "cases"} & set(os.listdir(folder)))
+            process.terminate()
+            self.assertEqual(process.wait(timeout=ENDLESS), -signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), [])
+
+    @staticmethod
+    def below(folder):
+        return [name for _, _, names in os.walk(folder) for name in names]
 
     def test_two_that_write_one_file(self):
         base = self.path("twice.kld")

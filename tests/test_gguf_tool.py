@@ -115,6 +115,20 @@ class Gguf(Tools):
                              r".*, not readable here; \d+ finite values in the others$")
             self.bad(1, "perplexity", "-m", odd, "-f", self.text, "-c", "32",
                      says=f"{odd}: tensor x has no place")
+        # How many words there are is known even so: the cache's figures do not wait for a weight.
+        whole = GgufFile.read(self.model).tensors["token_embd.weight"].extents
+        words = self.edited("words.gguf", lambda file: file.tensors.update(
+            {"token_embd.weight": Tensor(whole, 21, bytes(110 * whole[0] * whole[1] // 256))}))
+        shown = self.good("gguf", words).stdout
+        for part in ("token_embd.weight         type 21 (IQ3_S), not readable here", "together 512 bytes",
+                     "K f16: rotation off", "blk.1.ffn_down.weight"):
+            self.assertIn(part, shown)
+        listed = json.loads(self.good("gguf", words, "--json", "-").stdout)
+        whole = json.loads(self.good("gguf", self.model, "--json", "-").stdout)
+        self.assertEqual((listed["cache"], len(listed["tensors"])),
+                         (whole["cache"], len(whole["tensors"])))
+        self.bad(1, "perplexity", "-m", words, "-f", self.text, "-c", "32",
+                 says=f"{words}: tensor 'token_embd.weight': type 21 (IQ3_S) is not readable here")
         weight = self.edited("weight.gguf", leave_out("blk.1.ffn_up.weight", 21))
         says = f"{weight}: tensor 'blk.1.ffn_up.weight': type 21 (IQ3_S) is not readable here"
         for name in ("perplexity", "kld"):

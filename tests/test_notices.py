@@ -5,11 +5,13 @@
 Usage: tests/test_notices.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
 import unittest
 
-from gguf_file import ARRAY, BOOL, I32, U32, GgufFile
+from gguf_file import ARRAY, BOOL, I32, U32, GgufFile, floats
 from test_tools import Tools, write_model
 
 BOS = 256  # the one token that is no byte
@@ -195,25 +197,50 @@ class Notices(Tools):
         for tool in ("kld", "sweep"):
             self.assertEqual(self.run_windows(tool, self.model, "-b", "48")[1]["n_batch"], 32)
 
-    def test_words_that_a_base_file_cannot_tell_apart(self):
-        """Every word has a twin with the same row of the embedding."""
+    TIES = (r"^at (\d+) of {} positions the base's 16 bits do not tell its most likely words apart: "
+            r"'Same top p' takes the first of them, and may count a choice that never changed as "
+            r"changed$")
+
+    def with_twins(self, by):
+        """A model each of whose words but the last has a twin, `by` times as loud."""
         file = GgufFile.read(self.model)
         tensor = file.tensors["token_embd.weight"]
-        width = 4 * tensor.extents[0]
-        rows = [tensor.data[width * (i & ~1):][:width] for i in range(tensor.extents[1])]
-        file.tensors["token_embd.weight"] = tensor._replace(data=b"".join(rows))
-        twins, base = self.path("twins.gguf"), self.path("twins.kld")
-        file.write(twins)
+        width = tensor.extents[0]
+        rows = [struct.unpack_from(f"<{width}f", tensor.data, 4 * width * (i & ~1))
+                for i in range(tensor.extents[1])]
+        data = b"".join(floats([by ** (i & 1) * x for x in row]) for i, row in enumerate(rows))
+        file.tensors["token_embd.weight"] = tensor._replace(data=data)
+        path = self.path("twins.gguf")
+        file.write(path)
+        return path
+
+    def test_words_that_a_base_file_cannot_tell_apart(self):
+        twins, base = self.with_twins(1), self.path("twins.kld")
         self.run_windows("perplexity", twins, "--kl-divergence-base", base)
         found = self.compare(twins, base)
         stderr, document = found
         count = document["scored"]
         self.assertEqual(len(document["notices"]), 1, stderr)
-        self.assertRegex(document["notices"][0],
-                         rf"^at \d+ of {count} positions the 16 bits of the base file do not tell "
-                         r"its most likely words apart: 'Same top p' takes the first of them$")
+        tied = re.match(self.TIES.format(count), document["notices"][0])
+        self.assertTrue(tied, document["notices"])
         self.assertIn(document["notices"][0], stderr)
-        self.assertGreaterEqual(int(document["notices"][0].split()[1]), count - 3)  # 256 is alone
+        self.assertGreaterEqual(int(tied[1]), count - 3)  # 256 is alone
+
+    def test_a_base_in_16_bits_without_a_file(self):
+        """A cache against itself: its choice never changes, and codes that cannot tell it say so."""
+        twins = self.with_twins(1 + 2**-18)
+        for rounded in (), ("--round-base",):
+            stderr, document = self.run_windows("kld", twins, "--variant", "k=f32,v=f32", *rounded)
+            itself, same = document["variants"][1], document["variants"][1]["kld"]["same_top"]
+            self.assertEqual(itself["kld"]["mean"] == 0, not rounded)
+            if not rounded:
+                self.assertEqual((same, stderr, document["notices"]), (1, "", []))
+                continue
+            tied = re.match(self.TIES.format(document["scored"]), document["notices"][0])
+            self.assertTrue(tied, document["notices"])
+            self.assertIn(document["notices"][0], stderr)
+            self.assertLess(same, 1)
+            self.assertGreaterEqual(int(tied[1]), (1 - same) * document["scored"])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include <string>
 
 using namespace rotkv;
+using namespace rotkv::test;
 using rotkv::test::spec_of;
 
 TEST_CASE("rotation: signs are bits of SplitMix64, counted or in a row") {
@@ -81,7 +82,7 @@ TEST_CASE("rotation: layers may differ, and those behind the last entry are like
     CHECK(RotationSpec({a, a}) == spec_of("k=64 v=none"));  // reasons do not count
     CHECK(RotationSpec() == spec_of("k=none v=none"));
     CHECK_THROWS_WITH(RotationSpec(std::vector<RotationSpec::Layer>{}),
-                      Catch::Contains("at least one, found none"));
+                      containing("at least one, found none"));
     CHECK(spec_of("k=64:1 v=none") != spec_of("k=64:2 v=none"));
 }
 

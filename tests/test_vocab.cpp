@@ -26,8 +26,17 @@ Vocab read_back(const Vocab& vocab, const Entries& entries) {
     return read_vocab(file.open());
 }
 
+constexpr const char* k_unk = "tokenizer.ggml.unknown_token_id";
 const Entries k_bos_eos = {{"tokenizer.ggml.bos_token_id", uint32_t(1)},
                            {"tokenizer.ggml.eos_token_id", uint32_t(2)}};
+
+/// The first notice on an spm_vocab() that has no token for one byte, whose file says this too.
+std::string first_notice_without_a_byte(Entries entries) {
+    Vocab vocab = spm_vocab();
+    vocab.tokens[3] = "zero";
+    entries.insert(entries.end(), k_bos_eos.begin(), k_bos_eos.end());
+    return read_back(vocab, entries).notices.at(0);
+}
 
 /// The texts behind which a text ends, of spm_vocab() with some more tokens.
 std::set<std::string> end_texts(const std::vector<std::string>& more, Entries entries = {}) {
@@ -88,8 +97,10 @@ TEST_CASE("vocab: what is assumed is said") {
          "the file gives no token types: all tokens are taken for normal"},
         {"scores", true, [](Vocab& v) { v.scores.clear(); }, k_bos_eos,
          "the file gives no scores of tokens: 0 is assumed for each"},
-        {"bytes", true,
-         [](Vocab& v) { v.tokens[3 + 'a'] = "a", v.tokens[3] = v.tokens[4] = "zero"; }, k_bos_eos,
+        {"bytes",
+         true,
+         [](Vocab& v) { v.tokens[3 + 'a'] = "a", v.tokens[3] = v.tokens[4] = "zero"; },
+         {k_bos_eos[0], k_bos_eos[1], {k_unk, uint32_t(0)}},
          "the vocabulary has no token for 2 of the 256 bytes: in a text they become the unknown "
          "token, 0 ('<unk>')"},
     };
@@ -99,6 +110,13 @@ TEST_CASE("vocab: what is assumed is said") {
         row.change(vocab);
         CHECK(read_back(vocab, row.entries).notices == std::vector<std::string>{row.says});
     }
+    CHECK(first_notice_without_a_byte({}) ==
+          "the file names no unknown token, 0 ('<unk>') is assumed");
+    CHECK(first_notice_without_a_byte({{k_unk, uint32_t(999)}}) ==
+          "the file's unknown token is 999, beyond its 259 tokens, 0 ('<unk>') is assumed");
+    CHECK(first_notice_without_a_byte({{k_unk, uint32_t(5)}}) ==
+          "the vocabulary has no token for 1 of the 256 bytes: in a text they become the unknown "
+          "token, 5 ('<0x02>')");
     Vocab small = bpe_vocab({"a b"});
     small.tokens.resize(5);
     small.types.resize(5);

@@ -6,6 +6,7 @@
 // backend launches together when it is waited for (cuda/recorder.h), over so many copies of the
 // tensors that none is in a cache when its turn comes.
 #include "ref/error.h"
+#include "ref/files/output_file.h"
 #include "tools/backends.h"
 #include "tools/bench_cases.h"
 #include "tools/bench_machine.h"
@@ -25,6 +26,8 @@
 #include <future>
 #include <memory>
 #include <span>
+#include <sstream>
+#include <string>
 #include <vector>
 
 namespace rotkv::tools {
@@ -256,6 +259,45 @@ std::vector<std::string> names_of(const Flags& flags, bool on_device) {
     return names;
 }
 
+// What is shown as it comes, and kept as JSON for a file that appears when it is whole.
+class ShownAndKept : public benchmark::BenchmarkReporter {
+  public:
+    ShownAndKept() : shown_(benchmark::CreateDefaultDisplayReporter()) {
+        json_.SetOutputStream(&text_);
+        json_.SetErrorStream(&text_);
+    }
+
+    bool ReportContext(const Context& context) override {
+        return json_.ReportContext(context) && shown_->ReportContext(context);
+    }
+    void ReportRuns(const std::vector<Run>& runs) override {
+        json_.ReportRuns(runs);
+        shown_->ReportRuns(runs);
+    }
+    void Finalize() override {
+        json_.Finalize();
+        shown_->Finalize();
+    }
+
+    std::string json() const { return text_.str(); }
+
+  private:
+    std::unique_ptr<benchmark::BenchmarkReporter> shown_;
+    benchmark::JSONReporter json_;
+    std::ostringstream text_;
+};
+
+// How many ran. JSON on standard output is what the library shows.
+size_t run_all(const std::string& json) {
+    if (json.empty() || json == "-") return benchmark::RunSpecifiedBenchmarks();
+    ShownAndKept reporter;
+    const size_t count = benchmark::RunSpecifiedBenchmarks(&reporter);
+    OutputFile file(json);
+    file.write(reporter.json());
+    file.finish();
+    return count;
+}
+
 int run(const Flags& flags) {
     const int threads = flags.threads > 0 ? flags.threads : omp_get_num_procs();
     const std::unique_ptr<Backend> backend = make_backend(flags.backend, threads);
@@ -278,20 +320,15 @@ int run(const Flags& flags) {
         on_device ? one->Iterations(k_device_iterations) : one->MinTime(flags.seconds);
         one->Repetitions(flags.repetitions)->ReportAggregatesOnly(flags.repetitions > 1);
     }
-    const bool json_alone = flags.json == "-";
-    std::vector<std::string> words = {"rotkv-bench-ops",
-                                      "--benchmark_format=" + (json_alone ? "json" : flags.format)};
-    if (!flags.json.empty() && !json_alone) {
-        words.push_back("--benchmark_out=" + flags.json);
-        words.push_back("--benchmark_out_format=json");
-    }
+    std::vector<std::string> words = {
+        "rotkv-bench-ops", "--benchmark_format=" + (flags.json == "-" ? "json" : flags.format)};
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     int argc = int(argv.size());
     benchmark::Initialize(&argc, argv.data());
     benchmark::AddCustomContext("backend", backend->name() + ", " + backend->description());
     benchmark::AddCustomContext("validated against", against);
-    return benchmark::RunSpecifiedBenchmarks() > 0 ? k_good : k_failed;
+    return run_all(flags.json) > 0 ? k_good : k_failed;
 }
 
 constexpr const char* k_examples =

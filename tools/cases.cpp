@@ -2,6 +2,7 @@
 #include "ref/error.h"
 #include "tools/backends.h"
 #include "tools/cli.h"
+#include "tools/notes.h"
 #include "tools/parity/case_files.h"
 #include "tools/parity/parity.h"
 
@@ -48,8 +49,8 @@ int list(const Flags& flags) {
         }
     }
     if (judge != nullptr && printed == 0) {
-        fmt::print(stderr, "rotkv-cases: note: {} refuses none of the {} cases\n",
-                   *flags.refused_by, names.size());
+        say_note("rotkv-cases",
+                 fmt::format("{} refuses none of the {} cases", *flags.refused_by, names.size()));
     }
     return k_good;
 }

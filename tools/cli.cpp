@@ -5,6 +5,7 @@
 #include "ref/measure/evaluate.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
+#include "tools/notes.h"
 
 #include <algorithm>
 #include <cfenv>
@@ -203,8 +204,7 @@ void parse(CLI::App& app, int argc, char** argv) {
     if (line.ignored.empty()) return;
     std::string names;
     for (const std::string& name : line.ignored) names += (names.empty() ? "" : ", ") + name;
-    std::fprintf(stderr, "%s: note: without a meaning here, ignored: %s\n", app.get_name().c_str(),
-                 names.c_str());
+    say_note(app.get_name(), "without a meaning here, ignored: " + names);
 }
 
 // CLI11 leaves its parser by an exception also when nothing is wrong: for --help, --version and

@@ -293,6 +293,7 @@ def write_between(path, text):
     with open(path) as file:
         before, rest = file.read().split(BEGIN)
     whole = before + BEGIN + "\n" + text + END + rest.split(END)[1]
+    path = os.path.realpath(path)  # or a link would become a page of its own
     partial = f"{path}.{os.getpid()}.partial"
     with open(partial, "w") as file:
         file.write(whole)

@@ -3,6 +3,7 @@
 // Docs: docs/14-generate.md
 
 #include "ref/error.h"
+#include "tools/notes.h"
 #include "tools/side_by_side.h"
 
 #include <fmt/format.h>
@@ -172,8 +173,7 @@ void Flags::check() const {
     }
     check_paths({{"-m", model.path}, {"-f", file}}, {{"--json", json}});
     if (!seed || plan.temperature > 0) return;
-    fmt::print(stderr, "{}: note: --seed {} changes nothing: at --temp 0 nothing is drawn\n",
-               k_tool, *seed);
+    say_note(k_tool, fmt::format("--seed {} changes nothing: at --temp 0 nothing is drawn", *seed));
 }
 
 int run_generate(const Flags& flags) {

@@ -9,6 +9,7 @@
 #include "tools/gguf_diff.h"
 #include "tools/gguf_words.h"
 #include "tools/loaded_model.h"
+#include "tools/notes.h"
 
 #include <fmt/format.h>
 
@@ -210,7 +211,7 @@ int show(const Flags& flags) {
         fmt::print(out, "\nno cache figures: {}\n", printable(model.reason));
     }
     json["notices"] = notices;
-    print_notices(flags.path, notices);
+    say_notices("rotkv-gguf", flags.path, notices);
     write_json(flags.json, json);
     return k_good;
 }

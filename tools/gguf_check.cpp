@@ -6,6 +6,7 @@
 #include "ref/quant.h"
 #include "ref/text/tokenizer.h"
 #include "tools/gguf_words.h"
+#include "tools/notes.h"
 
 #include <fmt/format.h>
 
@@ -155,7 +156,7 @@ CheckResult check_gguf(const GgufFile& file, std::FILE* out) {
     result.ok &= report("model", check_model(file, model));
     if (result.ok) last = "ok";
     const std::vector<std::string> notices = notices_of(file, model);
-    print_notices(file.path(), notices);
+    say_notices("rotkv-gguf", file.path(), notices);
     result.json["notices"] = notices;
     result.json["result"] = last;
     fmt::print(out, "{}\n", last);

@@ -1,6 +1,7 @@
 #include "tools/gguf_diff.h"
 
 #include "tools/gguf_words.h"
+#include "tools/notes.h"
 
 #include <fmt/format.h>
 

@@ -8,6 +8,7 @@
 #include "tools/compare/kld_not_numbers.h"
 #include "tools/compare/kld_tables.h"
 #include "tools/compare/precision_floor.h"
+#include "tools/notes.h"
 
 #include <fmt/format.h>
 
@@ -177,11 +178,9 @@ int run_kld_tool(const Flags& flags) {
     }
     if (flags.by_side) variants = with_single_sides(variants, base);
     if (flags.by_side && variants.size() == flags.variants.size()) {
-        fmt::print(
-            stderr,
-            "{}: note: --by-side changes nothing: no variant has both K and V of other types "
-            "than the base\n",
-            k_tool);
+        say_note(k_tool,
+                 "--by-side changes nothing: no variant has both K and V of other types than the "
+                 "base");
     }
     LoadedModel loaded(flags.model, flags.windows.ctx());
     if (flags.explain) loaded.model.config().equal_heads(flags.model.path + ": --explain");
@@ -200,6 +199,7 @@ int run_kld_tool(const Flags& flags) {
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);
     if (!ranks().first()) return k_good;
+    loaded.note_ties(run.variants().front().pairs);
     print_results(flags.results(), run, stop);
     std::vector<Explanation> explanations;
     if (flags.explain) explanations = explain_run(flags, loaded, run);

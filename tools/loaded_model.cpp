@@ -5,6 +5,7 @@
 #include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
+#include "tools/notes.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -36,13 +37,11 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
     }
     const std::vector<std::string>& of_model = model.config().notices;
     notices.insert(notices.end(), of_model.begin(), of_model.end());
-    for (const std::string& notice : notices) {
-        fmt::print(stderr, "{}: note: {}: {}\n", flags.tool, flags.path, notice);
-    }
+    say_notices(flags.tool, flags.path, notices);
 }
 
 void LoadedModel::note(const std::string& notice) {
-    fmt::print(stderr, "{}: note: {}\n", tool, notice);
+    say_note(tool, notice);
     notices.push_back(notice);
 }
 
@@ -56,6 +55,16 @@ void LoadedModel::note_windows(const WindowPlan& plan, int64_t asked) {
     note_length(plan.ctx);
     if (asked <= plan.windows) return;
     note(fmt::format("{} of the {} windows asked for: there are no more", plan.windows, asked));
+}
+
+void LoadedModel::note_ties(std::span<const TokenPair> pairs) {
+    const int64_t tied = std::ranges::count(pairs, true, &TokenPair::tied);
+    if (tied == 0) return;
+    note(
+        fmt::format("at {} of {} positions the base's 16 bits do not tell its most likely words "
+                    "apart: 'Same top p' takes the first of them, and may count a choice that "
+                    "never changed as changed",
+                    tied, pairs.size()));
 }
 
 Model observed(const Model& model, const Observer& observer) {

@@ -8,6 +8,7 @@
 #include "tools/watch/profile.h"
 
 #include <memory>
+#include <span>
 #include <string>
 
 namespace rotkv::tools {
@@ -36,6 +37,9 @@ struct LoadedModel {
 
     /// Notes windows beyond the training context, and fewer of them than `asked` (if > 0).
     void note_windows(const WindowPlan& plan, int64_t asked);
+
+    /// Notes at how many positions the codes of a base left its most likely word open.
+    void note_ties(std::span<const TokenPair> pairs);
 
     /// BOS where the vocabulary starts a text with it, else -1.
     int32_t bos_of_windows() const { return tokenizer.adds_bos() ? tokenizer.bos() : -1; }

@@ -368,12 +368,7 @@ Json json_of(const Survey& survey) {
 }
 
 void write_npy(const std::string& folder, const Survey& survey) {
-    const std::filesystem::path root(folder);
-    std::error_code error;
-    if (!std::filesystem::create_directory(root, error)) {
-        throw Error(ErrorCode::io, folder + ": cannot be made: " +
-                                       (error ? error.message() : std::string("it exists")));
-    }
+    OutputFolder out(folder);
     const SurveyPlan& plan = survey.plan();
     for (int64_t l = 0; l < plan.layers; ++l) {
         for (const What side : {What::q, What::k, What::v}) {
@@ -381,11 +376,11 @@ void write_npy(const std::string& folder, const Survey& survey) {
             const std::size_t heads = std::size_t(side == What::q ? plan.heads : plan.kv_heads);
             const std::size_t d = std::size_t(side == What::v ? plan.d_v : plan.d_k);
             const std::vector<std::size_t> shape = {rows.size() / heads / d, heads, d};
-            OutputFile file((root / fmt::format("layer{:02}.{}.npy", l, name_of(side))).string());
-            file.write(xt::dump_npy(xt::adapt(rows, shape)));
-            file.finish();
+            out.write(fmt::format("layer{:02}.{}.npy", l, name_of(side)),
+                      xt::dump_npy(xt::adapt(rows, shape)));
         }
     }
+    out.finish();
 }
 
 }  // namespace rotkv::tools

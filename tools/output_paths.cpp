@@ -2,6 +2,7 @@
 
 #include "ref/error.h"
 #include "ref/files/output_file.h"
+#include "ref/files/partial_names.h"
 #include "tools/ranks.h"
 
 #include <fmt/format.h>
@@ -30,10 +31,12 @@ std::optional<struct stat> status_of(const std::string& path) {
     return status;
 }
 
-// Where a file that is not there would be.
+// Where a file that is not there would be. Of links it is not enough to be canonical: one that
+// leads nowhere yet counts as a file that is not there.
 fs::path place_of(const std::string& path) {
     std::error_code error;
-    return fs::weakly_canonical(fs::absolute(path, error), error);
+    const std::string place = place_of_output(path);
+    return fs::weakly_canonical(fs::absolute(place.empty() ? path : place, error), error);
 }
 
 // Devices such as /dev/null take any number of outputs.
@@ -77,9 +80,7 @@ void require_writable(const NamedPath& output) {
                                 "overwritten",
                                 output.flag, output.path));
     }
-    std::error_code ignored;
-    const fs::file_status itself = fs::symlink_status(output.path, ignored);
-    if (fs::exists(itself) && !fs::is_regular_file(itself)) return;  // a device, a pipe, a link
+    if (status && place_of_output(output.path).empty()) return;  // a device, a pipe
     try {
         const OutputFile trial(output.path);
     } catch (const Error& error) {
@@ -91,8 +92,7 @@ void require_writable(const NamedPath& output) {
 void require_other_than_standard_output(const NamedPath& output) {
     struct stat printed;
     const std::optional<struct stat> status = status_of(output.path);
-    std::error_code ignored;
-    if (!status || fs::is_symlink(output.path, ignored) || fstat(STDOUT_FILENO, &printed) != 0 ||
+    if (!status || place_of_output(output.path).empty() || fstat(STDOUT_FILENO, &printed) != 0 ||
         !S_ISREG(printed.st_mode) || printed.st_dev != status->st_dev ||
         printed.st_ino != status->st_ino) {
         return;
@@ -126,13 +126,11 @@ void check_paths(const std::vector<NamedPath>& inputs, const std::vector<NamedPa
 
 void check_new_folder(const NamedPath& folder) {
     if (folder.path.empty() || !ranks().first()) return;
-    std::error_code error;
-    if (fs::create_directory(folder.path, error)) {
-        fs::remove(folder.path, error);
-        return;
+    try {
+        const OutputFolder trial(folder.path);
+    } catch (const Error& error) {
+        throw Error(ErrorCode::io, folder.flag + " " + error.what());
     }
-    throw Error(ErrorCode::io, fmt::format("{} {} cannot be made: {}", folder.flag, folder.path,
-                                           error ? error.message() : std::string("it exists")));
 }
 
 bool replaces(const NamedPath& output, const std::string& magic, const std::string& kind) {

@@ -12,6 +12,7 @@
 #include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
+#include "tools/notes.h"
 
 #include <fmt/format.h>
 
@@ -69,10 +70,9 @@ struct Flags {
         (compare ? inputs : outputs).push_back(of_base);
         check_paths(inputs, outputs);
         if (compare || !replaces(of_base, "_logits_", "a base file")) return;
-        fmt::print(stderr,
-                   "{}: note: {}: a base file is there and will be replaced; --kl-divergence "
-                   "compares with it\n",
-                   k_tool, base);
+        say_note(k_tool, base +
+                             ": a base file is there and will be replaced; --kl-divergence "
+                             "compares with it");
     }
 
     /// Where results for people go: not where a file was asked for.
@@ -202,27 +202,17 @@ Outcome measure_and_write(Run& run, int32_t n_vocab) {
     return finish_ppl(run, nll);
 }
 
-void note_ties(const Run& run, int64_t tied, int64_t rows) {
-    if (tied == 0) return;
-    run.loaded.note(
-        fmt::format("at {} of {} positions the 16 bits of the base file do not tell "
-                    "its most likely words apart: 'Same top p' takes the first of them",
-                    tied, rows));
-}
-
 Outcome compare(Run& run, BaseReader& reader) {
     const std::size_t row_bytes = std::size_t(reader.header().row_bytes());
     const std::size_t words = std::size_t(reader.header().n_vocab);
     std::vector<std::byte> encoded(std::size_t(k_max_logit_rows) * row_bytes);
     std::vector<TokenPair> pairs;
-    std::vector<char> tied;  // each base row: several words share its largest code
     std::FILE* out = run.flags.results();
     print_kld_header(out);
     for_each_scored(run.loaded.model, run.cache, run.plan, [&](const ScoredRows& rows) {
         for_each_logits(run.loaded.model, rows, [&](int64_t first, std::span<const float> logits) {
             const std::size_t count = logits.size() / words, before = pairs.size();
             pairs.resize(before + count);
-            tied.resize(before + count);
             reader.read(std::span(encoded).first(count * row_bytes));
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
                 const std::size_t i = std::size_t(row);
@@ -230,7 +220,6 @@ Outcome compare(Run& run, BaseReader& reader) {
                     std::span(encoded).subspan(i * row_bytes, row_bytes);
                 pairs[before + i] = compare_with_base_row(base, logits.subspan(i * words, words),
                                                           rows.target[std::size_t(first) + i]);
-                tied[before + i] = tied_at_top(base, int64_t(words));
             });
         });
         if (!rows.ends_window) return;
@@ -240,7 +229,7 @@ Outcome compare(Run& run, BaseReader& reader) {
     const KldSummary summary = summarize(pairs);
     print_kld_summary(out, summary);
     std::fflush(out);
-    note_ties(run, std::count(tied.begin(), tied.end(), 1), int64_t(tied.size()));
+    run.loaded.note_ties(pairs);
     return {summary.ppl_b, int64_t(pairs.size()), not_numbers_of(pairs, run.plan), summary};
 }
 
@@ -331,8 +320,7 @@ int run_perplexity(const Flags& flags) {
                                                   *flags.windows.asked_ctx, flags.base, ctx));
     }
     if (flags.compare && !flags.text.empty()) {
-        fmt::print(stderr, "{}: note: -f is not read, the tokens are those of {}\n", k_tool,
-                   flags.base);
+        say_note(k_tool, "-f is not read, the tokens are those of " + flags.base);
     }
     LoadedModel loaded(flags.model, ctx);
     const WindowPlan plan = plan_of(flags, loaded, reader ? &*reader : nullptr, ctx);

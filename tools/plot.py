@@ -37,7 +37,8 @@ def size_of(title):
 
 
 def save(figure, path):
-    """The picture appears under its name when it is whole."""
+    """The picture appears under its name when it is whole; a link stands for what it leads to."""
+    path = os.path.realpath(path)
     partial = f"{path}.{os.getpid()}.partial"
     try:
         figure.savefig(partial, format="png", dpi=DPI, pil_kwargs={"optimize": True})

@@ -2,8 +2,10 @@
 
 #include "ref/error.h"
 #include "ref/rotation_words.h"
+#include "tools/notes.h"
 
-#include <cstdio>
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <optional>
 #include <string_view>
@@ -54,10 +56,9 @@ void note_on_environment(const std::string& tool) {
         if (text == no) return;  // 0, as it says
     }
     const int number = std::atoi(value);
-    std::fprintf(
-        stderr,
-        "%s: note: LLAMA_ATTN_ROT_DISABLE=%s counts as %d, as in llama.cpp: rotation is %s\n",
-        tool.c_str(), value, number, number != 0 ? "off" : "not turned off");
+    say_note(tool, fmt::format("LLAMA_ATTN_ROT_DISABLE={} counts as {}, as in llama.cpp: rotation "
+                               "is {}",
+                               value, number, number != 0 ? "off" : "not turned off"));
 }
 
 // Whether signs would be drawn for a side.

@@ -7,6 +7,7 @@
 #include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
+#include "tools/notes.h"
 #include "tools/plot.h"
 #include "tools/sweep_file.h"
 #include "tools/sweep_progress.h"
@@ -313,8 +314,8 @@ void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& ru
 void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& run,
                       const SweepFile& file, std::size_t cells) {
     if (file.torn_bytes() > 0) {
-        fmt::print(stderr, "{}: note: {}: its last line was torn, {} bytes dropped\n", k_tool,
-                   flags.out, file.torn_bytes());
+        say_note(k_tool, fmt::format("{}: its last line was torn, {} bytes dropped", flags.out,
+                                     file.torn_bytes()));
     }
     if (flags.quiet) return;
     fmt::print(stderr, "{} on {} ({})\nbase {}, {}\n", flags.model.path,

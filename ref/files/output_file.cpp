@@ -1,63 +1,52 @@
 #include "ref/files/output_file.h"
 
 #include "ref/error.h"
+#include "ref/files/partial_names.h"
 
 #include <unistd.h>
 
-#include <array>
-#include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <system_error>
 
 namespace rotkv {
 
-// The partial files of this process. A signal may come at any time and on any thread: whoever takes
-// a name out of its place owns it. A file that finds no place is not removed by a signal.
-static std::array<std::atomic<char*>, 64> partial_names;
-static std::array<std::atomic<char*>, 64>
-    removed_names;  // no handler may free: who comes next does
-static_assert(std::atomic<char*>::is_always_lock_free, "a signal handler uses them");
+namespace fs = std::filesystem;
 
-static std::size_t keep_name(const std::string& name) {
-    char* copy = new char[name.size() + 1];
-    std::memcpy(copy, name.c_str(), name.size() + 1);
-    for (std::size_t place = 0; place < partial_names.size(); ++place) {
-        char* empty = nullptr;
-        if (!partial_names[place].compare_exchange_strong(empty, copy)) continue;
-        delete[] removed_names[place].exchange(nullptr);
-        return place;
-    }
-    delete[] copy;
-    return partial_names.size();
-}
-
-static void forget_name(std::size_t place) {
-    if (place < partial_names.size()) delete[] partial_names[place].exchange(nullptr);
-}
-
-void remove_partial_files() noexcept {
-    for (std::size_t place = 0; place < partial_names.size(); ++place) {
-        char* name = partial_names[place].exchange(nullptr);
-        if (name == nullptr) continue;
-        unlink(name);
-        removed_names[place] = name;
-    }
-}
-
-// A link counts as written directly: /dev/stdout is one, and replacing it would hit the link and
-// not what it stands for.
-static bool written_directly(const std::string& path) {
+static bool among_open_files(const fs::path& path) {
     std::error_code ignored;
-    const std::filesystem::file_status status = std::filesystem::symlink_status(path, ignored);
-    return std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
+    const std::string whole = fs::absolute(path, ignored).lexically_normal().string();
+    return whole.starts_with("/dev/") || whole.starts_with("/proc/");
 }
+
+std::string place_of_output(const std::string& path) {
+    constexpr int k_most_links = 40;  // as many as the system follows
+    fs::path place = path;
+    for (int i = 0; i < k_most_links; ++i) {
+        std::error_code error;
+        const fs::file_status status = fs::symlink_status(place, error);
+        if (!fs::is_symlink(status)) {
+            return fs::exists(status) && !fs::is_regular_file(status) ? "" : place.string();
+        }
+        const fs::path target = fs::read_symlink(place, error);
+        if (error || among_open_files(place)) return "";
+        place = place.parent_path() / target;  // target alone where that is absolute
+    }
+    return "";  // links in a circle: the system says so when it opens them
+}
+
+static std::string partial_of(const std::string& path, int i) {
+    return path + "." + std::to_string(getpid()) + (i > 0 ? "-" + std::to_string(i) : "") +
+           ".partial";
+}
+
+constexpr int k_most_tries = 100;
 
 OutputFile::OutputFile(const std::string& path) : path_(path) {
+    if (path != "-") place_ = place_of_output(path);
     if (path == "-") {
         file_ = stdout;
-    } else if (written_directly(path)) {
+    } else if (place_.empty()) {
         file_ = std::fopen(path.c_str(), "wb");
     } else {
         create_partial();
@@ -68,21 +57,19 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
 // Never a file that is there: another machine's process may have our number, and a process that was
 // killed may have left one.
 void OutputFile::create_partial() {
-    constexpr int k_most_tries = 100;
-    const std::string begin = path_ + "." + std::to_string(getpid());
     for (int i = 0; i < k_most_tries && file_ == nullptr; ++i) {
-        partial_ = begin + (i > 0 ? "-" + std::to_string(i) : "") + ".partial";
+        partial_ = partial_of(place_, i);
         file_ = std::fopen(partial_.c_str(), "wbx");
         if (file_ == nullptr && errno != EEXIST) return;
     }
-    if (file_ != nullptr) place_ = keep_name(partial_);
+    if (file_ != nullptr) kept_ = keep_name(partial_);
 }
 
 OutputFile::~OutputFile() {
     close();
     if (partial_.empty()) return;
     std::remove(partial_.c_str());
-    forget_name(place_);
+    forget_name(kept_);
 }
 
 void OutputFile::write(std::span<const std::byte> bytes) {
@@ -100,13 +87,13 @@ void OutputFile::finish() {
     if (!close()) fail("cannot be written");
     if (partial_.empty()) return;
     std::error_code error;
-    std::filesystem::rename(partial_, path_, error);
+    fs::rename(partial_, place_, error);
     if (error) {
         errno = error.value();
         fail("cannot be put in place");
     }
     partial_.clear();
-    forget_name(place_);
+    forget_name(kept_);
 }
 
 bool OutputFile::close() {
@@ -119,6 +106,62 @@ void OutputFile::fail(const char* what) const {
     const std::string reason = std::generic_category().message(errno);
     throw Error(ErrorCode::io,
                 (path_ == "-" ? "standard output" : path_) + " " + what + ": " + reason);
+}
+
+[[noreturn]] static void fail_in_folder(const std::string& path, const char* what, int reason) {
+    throw Error(ErrorCode::io, path + " " + what + ": " + std::generic_category().message(reason));
+}
+
+OutputFolder::OutputFolder(const std::string& path) : path_(path) {
+    std::error_code error;
+    if (fs::exists(fs::symlink_status(path, error))) {
+        throw Error(ErrorCode::io, path + " cannot be made: it exists");
+    }
+    while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
+    for (int i = 0; i < k_most_tries && partial_.empty(); ++i) {
+        const std::string partial = partial_of(path_, i);
+        if (fs::create_directory(partial, error)) partial_ = partial;
+        if (error) fail_in_folder(path, "cannot be made", error.value());
+    }
+    if (partial_.empty()) fail_in_folder(path, "cannot be made", EEXIST);
+    kept_.push_back(keep_name(partial_));
+}
+
+OutputFolder::~OutputFolder() {
+    std::error_code ignored;
+    if (!partial_.empty()) fs::remove_all(partial_, ignored);
+    forget_names();
+}
+
+void OutputFolder::make_folder(const std::string& name) {
+    std::error_code error;
+    kept_.push_back(keep_name(partial_ + "/" + name));
+    fs::create_directory(partial_ + "/" + name, error);
+    if (error) fail_in_folder(path_ + "/" + name, "cannot be made", error.value());
+}
+
+void OutputFolder::write(const std::string& name, const std::string& bytes) {
+    const std::string path = partial_ + "/" + name;
+    kept_.push_back(keep_name(path));
+    std::FILE* file = std::fopen(path.c_str(), "wbx");
+    if (file == nullptr) fail_in_folder(path_ + "/" + name, "cannot be created", errno);
+    const bool good = std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+    int reason = good ? 0 : errno;
+    if (std::fclose(file) != 0 && good) reason = errno;
+    if (reason != 0) fail_in_folder(path_ + "/" + name, "cannot be written", reason);
+}
+
+void OutputFolder::finish() {
+    std::error_code error;
+    fs::rename(partial_, path_, error);
+    if (error) fail_in_folder(path_, "cannot be put in place", error.value());
+    partial_.clear();
+    forget_names();
+}
+
+void OutputFolder::forget_names() {
+    for (PartialName* kept : kept_) forget_name(kept);
+    kept_.clear();
 }
 
 }  // namespace rotkv

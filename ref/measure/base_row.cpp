@@ -71,19 +71,6 @@ void decode_base_row(std::span<const std::byte> row, std::span<float> log_prob) 
     for (std::size_t i = 0; i < log_prob.size(); ++i) log_prob[i] = codes.log_prob(i);
 }
 
-bool tied_at_top(std::span<const std::byte> row, int64_t n_vocab) {
-    const Codes codes(row);
-    if (std::isnan(codes.scale)) return false;  // nothing there can be told apart
-    int top = -1;
-    bool tied = false;
-    for (std::size_t i = 0; i < std::size_t(n_vocab); ++i) {
-        const int code = codes.code(i);
-        if (code >= top) tied = code == top;
-        top = std::max(top, code);
-    }
-    return tied;
-}
-
 TokenPair compare_with_base_row(std::span<const std::byte> row, std::span<const float> logits,
                                 int32_t target) {
     const Codes base(row);
@@ -97,6 +84,9 @@ TokenPair compare_with_base_row(std::span<const std::byte> row, std::span<const 
         if (log_a > top_log_prob) {
             top_log_prob = log_a;
             top = i;
+            pair.tied = false;
+        } else if (i > top && log_a == top_log_prob) {
+            pair.tied = true;
         }
         if (log_a <= -k_span) continue;
         const double log_b = double(logits[i]) - log_total;

@@ -36,13 +36,11 @@ LogSum encode_base_row(std::span<const float> logits, std::span<std::byte> row);
 /// The row's log-probabilities, [n_vocab] f32.
 void decode_base_row(std::span<const std::byte> row, std::span<float> log_prob);
 
-/// Whether several of the row's words have its largest code: which of them was the likeliest is
-/// lost, and compare_with_base_row takes the first.
-bool tied_at_top(std::span<const std::byte> row, int64_t n_vocab);
-
 /// Compares this run's logits (b) with the base row (a) of the same position.
 /// Math:   kld = sum p_a (log p_a - log p_b) over the words with log p_a > -16, which is where the
 ///         16-bit codes end; p_a does not quite sum to 1, so a kld slightly below 0 is possible.
+///         Of words equally likely in the row the first is its top, and `tied` says that there were
+///         several: which of them was the likeliest is lost.
 TokenPair compare_with_base_row(std::span<const std::byte> row, std::span<const float> logits,
                                 int32_t target);
 

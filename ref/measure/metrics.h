@@ -48,6 +48,7 @@ struct TokenPair {
     double kld = 0;  ///< sum_v p_a (log p_a - log p_b), nats
     double nll_a = 0, nll_b = 0;
     bool same_top = false;  ///< the same most likely word; says nothing unless comparable()
+    bool tied = false;      ///< of a base in 16-bit codes: several words were its most likely one
 
     /// All three figures are numbers. Logits that are not have no most likely word.
     bool comparable() const { return is_number(kld) && is_number(nll_a) && is_number(nll_b); }

@@ -140,6 +140,8 @@ std::vector<float> read_scores(const GgufFile& file, Vocab& vocab) {
     return std::vector<float>(vocab.tokens.size(), 0.0f);
 }
 
+constexpr const char* k_unk = "tokenizer.ggml.unknown_token_id";
+
 // Says so where a special token is not the file's own.
 void note_assumed(const GgufFile& file, const char* name, const char* key, int32_t id,
                   Vocab& vocab) {
@@ -169,7 +171,7 @@ void read_special(const GgufFile& file, Vocab& vocab) {
     constexpr const char* k_eos = "tokenizer.ggml.eos_token_id";
     vocab.bos = id(k_bos, spm ? 1 : 11);
     vocab.eos = id(k_eos, spm ? 2 : 11);
-    vocab.unk = id("tokenizer.ggml.unknown_token_id", spm ? 0 : -1);
+    vocab.unk = id(k_unk, spm ? 0 : -1);
     if (vocab.types.size() != vocab.tokens.size()) return;  // which the tokenizer refuses
     if (vocab.add_bos) note_assumed(file, "BOS", k_bos, vocab.bos, vocab);
     note_assumed(file, "EOS", k_eos, vocab.eos, vocab);
@@ -178,7 +180,7 @@ void read_special(const GgufFile& file, Vocab& vocab) {
 
 // Says so where bytes of a text would become the unknown token, in which they are all alike. (What
 // llama.cpp refuses to cut.)
-void note_unknown_bytes(Vocab& vocab) {
+void note_unknown_bytes(const GgufFile& file, Vocab& vocab) {
     const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
     int unknown = 0;
     for (int byte = 0; byte < 256; ++byte) {
@@ -188,6 +190,9 @@ void note_unknown_bytes(Vocab& vocab) {
         if (!tokens.contains(name) && !tokens.contains({&itself, 1})) ++unknown;
     }
     if (unknown == 0 || vocab.unk < 0) return;
+    if (vocab.types.size() == vocab.tokens.size()) {  // else the tokenizer refuses it
+        note_assumed(file, "unknown token", k_unk, vocab.unk, vocab);
+    }
     vocab.notices.push_back("the vocabulary has no token for " + std::to_string(unknown) +
                             " of the 256 bytes: in a text they become the unknown token, " +
                             std::to_string(vocab.unk) + " (" +
@@ -224,7 +229,7 @@ Vocab read_vocab(const GgufFile& file) {
     vocab.add_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
     vocab.add_space_prefix = file.get_bool("tokenizer.ggml.add_space_prefix", spm);
     read_special(file, vocab);
-    if (spm) note_unknown_bytes(vocab);
+    if (spm) note_unknown_bytes(file, vocab);
     // Phi-3's tokenizer has this rule, its files do not say so.
     std::string name(file.get_string("general.name", ""));
     for (char& c : name) c = char(std::tolower(uint8_t(c)));

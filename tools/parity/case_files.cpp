@@ -63,12 +63,6 @@ std::string npy_of(const CaseTensor& tensor, std::span<const std::byte> bytes) {
     return npy_of<uint8_t>(shape, bytes);
 }
 
-void write_file(const fs::path& path, const std::string& text) {
-    OutputFile file(path.string());
-    file.write(text);
-    file.finish();
-}
-
 struct Header {
     std::vector<size_t> shape;
     size_t data_bytes = 0;  ///< behind the header
@@ -137,7 +131,7 @@ std::vector<std::byte> read_npy(const std::string& path, const CaseTensor& tenso
 std::string folder_of(size_t i) { return fmt::format("{:04}", i); }
 
 // The files of one tensor, and their entry in the index.
-Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::path& root,
+Json dump_tensor(const Case& one, const Expected& expected, size_t i, OutputFolder& out,
                  const std::string& folder) {
     const CaseTensor& tensor = expected.tensors[i];
     const std::string stem = folder + "/" + tensor.name;
@@ -149,15 +143,15 @@ Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::
                   {"extents", tensor.extents},
                   {"file", stem + ".npy"}};
     if (!tensor.output) {
-        write_file(root / (stem + ".npy"), npy_of(tensor, tensor.bytes));
+        out.write(stem + ".npy", npy_of(tensor, tensor.bytes));
         return entry;
     }
     if (tensor.input) {
         entry["before"] = stem + ".before.npy";
-        write_file(root / (stem + ".before.npy"), npy_of(tensor, tensor.bytes));
+        out.write(stem + ".before.npy", npy_of(tensor, tensor.bytes));
     }
     entry["expected"] = stem + ".expected.npy";
-    write_file(root / (stem + ".expected.npy"), npy_of(tensor, expected.results[i]));
+    out.write(stem + ".expected.npy", npy_of(tensor, expected.results[i]));
     if (one.foreign_agreement() == Agreement::nmse)
         entry["nmse"] = bound_of(one, expected, i, true).at(0);
     if (one.foreign_agreement() != Agreement::rounding) return entry;
@@ -165,8 +159,7 @@ Json dump_tensor(const Case& one, const Expected& expected, size_t i, const fs::
     if (bound.empty()) return entry;
     entry["bound"] = stem + ".bound.npy";
     const std::vector<size_t> shape(tensor.extents.begin(), tensor.extents.end());
-    write_file(root / (stem + ".bound.npy"),
-               npy_of<double>(shape, std::as_bytes(std::span(bound))));
+    out.write(stem + ".bound.npy", npy_of<double>(shape, std::as_bytes(std::span(bound))));
     return entry;
 }
 
@@ -177,8 +170,8 @@ Json value_of(const std::string& key, const std::string& text) {
     return parsed.is_number() ? parsed : Json(text);
 }
 
-Json dump_case(const Case& one, const fs::path& root, const std::string& folder) {
-    fs::create_directory(root / folder);
+Json dump_case(const Case& one, OutputFolder& out, const std::string& folder) {
+    out.make_folder(folder);
     const Expected expected = expected_results(one);
     Json fields = Json::object();
     for (const auto& [key, value] : one.fields()) fields[key] = value_of(key, value);
@@ -191,7 +184,7 @@ Json dump_case(const Case& one, const fs::path& root, const std::string& folder)
                   {"agreement", agreement_name(one.foreign_agreement())},
                   {"folder", folder}};
     for (size_t i = 0; i < expected.tensors.size(); ++i) {
-        entry["tensors"].push_back(dump_tensor(one, expected, i, root, folder));
+        entry["tensors"].push_back(dump_tensor(one, expected, i, out, folder));
     }
     return entry;
 }
@@ -199,7 +192,6 @@ Json dump_case(const Case& one, const fs::path& root, const std::string& folder)
 }  // namespace
 
 int64_t dump_cases(const std::string& folder, const std::vector<std::string>& names) {
-    const fs::path root(folder);
     const std::unique_ptr<Backend> ref = make_ref_backend();
     std::vector<std::unique_ptr<Case>> asked;
     for (const std::string& name : names) {
@@ -214,16 +206,13 @@ int64_t dump_cases(const std::string& folder, const std::vector<std::string>& na
                                 "memory, saved caches and refused shapes are not",
                                 names.size()));
     }
-    std::error_code error;
-    if (!fs::create_directory(root, error)) {
-        throw Error(ErrorCode::io, folder + ": cannot be made: " +
-                                       (error ? error.message() : std::string("it exists")));
-    }
+    OutputFolder out(folder);
     Json cases = Json::array();
     for (const std::unique_ptr<Case>& one : asked) {
-        cases.push_back(dump_case(*one, root, folder_of(cases.size())));
+        cases.push_back(dump_case(*one, out, folder_of(cases.size())));
     }
-    write_file(root / "index.json", Json{{"version", 1}, {"cases", cases}}.dump(1) + "\n");
+    out.write("index.json", Json{{"version", 1}, {"cases", cases}}.dump(1) + "\n");
+    out.finish();
     return int64_t(cases.size());
 }
 
