@@ -150,7 +150,7 @@ TEST_CASE("model: phi3's window counts only when it is asked for") {
 TEST_CASE("model: a file that is not what it says is refused by tensor and key") {
     TinyModel unknown = TinyModel::make("llama");
     unknown.name = "mamba";
-    CHECK(failure(unknown).find("architecture 'mamba' is unknown, known are llama, qwen2") !=
+    CHECK(failure(unknown).find("architecture 'mamba' is unknown, known are llama, ernie4_5") !=
           std::string::npos);
 
     TinyModel missing = TinyModel::make("llama");
