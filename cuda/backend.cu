@@ -86,6 +86,8 @@ struct Limits {
                    small_block("K", args.k_rotation), small_block("V", args.v_rotation), fits);
     }
     Support operator()(const RmsNormArgs& args) const { return countable("src", args.src); }
+    Support operator()(const LayerNormArgs& args) const { return countable("src", args.src); }
+    Support operator()(const ScaleArgs& args) const { return countable("src", args.src); }
     Support operator()(const ActMulArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const AddArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const EmbedArgs& args) const { return countable("dst", args.dst); }

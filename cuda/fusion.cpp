@@ -154,6 +154,8 @@ struct Launch {
     void operator()(const QuantizeArgs& args) const { quantize(args, stream); }
     void operator()(const DequantizeArgs& args) const { dequantize(args, stream); }
     void operator()(const RmsNormArgs& args) const { rms_norm(args, stream); }
+    void operator()(const LayerNormArgs& args) const { layer_norm(args, stream); }
+    void operator()(const ScaleArgs& args) const { scale(args, stream); }
     void operator()(const KvStoreArgs& args) const { kv_store(args, stream); }
     void operator()(const AttentionArgs& args) const { attention(args, workspace, stream); }
     void operator()(const KvShiftArgs& args) const { kv_shift(args, stream); }

@@ -22,6 +22,8 @@ void quantize(const QuantizeArgs& args, Stream stream);      // quant.cu
 void dequantize(const DequantizeArgs& args, Stream stream);  // quant.cu
 void rope(std::span<const RopeArgs> calls, Stream stream);   // rope.cu
 void rms_norm(const RmsNormArgs& args, Stream stream);       // norm.cu
+void layer_norm(const LayerNormArgs& args, Stream stream);   // norm.cu
+void scale(const ScaleArgs& args, Stream stream);            // norm.cu
 void act_mul(const ActMulArgs& args, Stream stream);         // norm.cu
 void add(const AddArgs& args, Stream stream);                // norm.cu
 void matmul(const MatmulArgs& args, Products& products);     // matmul.cu

@@ -16,6 +16,8 @@ void quantize(const QuantizeArgs& args);      // quant.cpp
 void dequantize(const DequantizeArgs& args);  // quant.cpp
 void rope(const RopeArgs& args);              // rope.cpp
 void rms_norm(const RmsNormArgs& args);       // norm.cpp
+void layer_norm(const LayerNormArgs& args);   // norm.cpp
+void scale(const ScaleArgs& args);            // norm.cpp
 void act_mul(const ActMulArgs& args);         // norm.cpp
 void add(const AddArgs& args);                // norm.cpp
 void matmul(const MatmulArgs& args);          // matmul.cpp
@@ -31,8 +33,8 @@ void logits(const LogitsArgs& args);          // nll.cpp
 
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard, quantize, dequantize, rope,      rms_norm, act_mul, add, matmul,
-    embed,    kv_store, kv_shift,   attention, merge,    nll,     kld, logits};
+    hadamard, quantize, dequantize, rope,     rms_norm,  layer_norm, scale, act_mul, add,
+    matmul,   embed,    kv_store,   kv_shift, attention, merge,      nll,   kld,     logits};
 
 /// A rotation made ready for many rows of d channels: signs are drawn once, not per row.
 /// Exact: equal to ref's hadamard_row in every bit. y may be x.

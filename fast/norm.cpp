@@ -1,4 +1,5 @@
-// Element-wise operations of the transformer: rms_norm, act_mul, add. One thread owns a whole row.
+// Operations of the transformer on rows by themselves: rms_norm, layer_norm, scale, act_mul, add.
+// One thread owns a whole row.
 #include "fast/kernels.h"
 #include "fast/simd.h"
 
@@ -12,7 +13,8 @@ namespace rotkv::fast {
 // The sum runs in f64, so that only the roundings of the two products and of the factor remain.
 void rms_norm(const RmsNormArgs& args) {
     const int64_t rows = args.src.rows(), d = args.src.n[3];
-    const float* weight = args.weight.row<const float>(0);
+    const std::vector<float> ones(args.weight.empty() ? size_t(d) : 0, 1.0f);
+    const float* weight = args.weight.empty() ? ones.data() : args.weight.row<const float>(0);
 #pragma omp parallel for if (rows * d >= k_parallel_from)
     for (int64_t r = 0; r < rows; ++r) {
         const float* x = row_number<const float>(args.src, r);
@@ -23,6 +25,42 @@ void rms_norm(const RmsNormArgs& args) {
         const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
 #pragma omp simd
         for (int64_t i = 0; i < d; ++i) y[i] = x[i] * float(scale) * weight[i];
+    }
+}
+
+// y_i = (x_i - m) / sqrt(mean((x - m)^2) + epsilon) * weight_i, m = mean(x)
+// The differences are taken in f64: beside a large mean they are what f32 would lose.
+void layer_norm(const LayerNormArgs& args) {
+    const int64_t rows = args.src.rows(), d = args.src.n[3];
+    const float* weight = args.weight.row<const float>(0);
+#pragma omp parallel for if (rows * d >= k_parallel_from)
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* x = row_number<const float>(args.src, r);
+        float* y = row_number<float>(args.dst, r);
+        double sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < d; ++i) sum += double(x[i]);
+        const double mean = sum / double(d);
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < d; ++i) squares += (double(x[i]) - mean) * (double(x[i]) - mean);
+        const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
+#pragma omp simd
+        for (int64_t i = 0; i < d; ++i) y[i] = float((double(x[i]) - mean) * scale) * weight[i];
+    }
+}
+
+// y[t] = (scale factor[row[t]]) x[t]
+void scale(const ScaleArgs& args) {
+    const int64_t heads = args.src.n[2], rows = args.src.n[1] * heads, d = args.src.n[3];
+#pragma omp parallel for if (rows * d >= k_parallel_from)
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t t = r / heads, head = r % heads;
+        const float* x = args.src.row<const float>(t, head);
+        float* y = args.dst.row<float>(t, head);
+        float factor = args.scale;
+        if (!args.row.empty()) factor *= args.factor.row<const float>(0)[ints(args.row)[t]];
+#pragma omp simd
+        for (int64_t i = 0; i < d; ++i) y[i] = factor * x[i];
     }
 }
 

@@ -1,7 +1,8 @@
-// The table of architectures, the keys of a file, and the plan that the two make.
+// A row of the table and the keys of a file, and the plan that the two make.
 #include "ref/architecture.h"
 
 #include "ref/architecture_keys.h"
+#include "ref/architecture_rope.h"
 #include "ref/error.h"
 #include "ref/files/gguf.h"
 
@@ -11,58 +12,6 @@
 #include <string>
 
 namespace rotkv {
-
-std::span<const Architecture> architectures() {
-    constexpr RopePairs neox = RopePairs::neox;
-    constexpr const char* q_norm = "attn_q_norm.weight";
-    constexpr const char* k_norm = "attn_k_norm.weight";
-    constexpr const char* post_attention = "post_attention_norm.weight";
-    constexpr const char* post_feed_forward = "post_ffw_norm.weight";
-    constexpr const char* final_softcap = "final_logit_softcapping";
-    constexpr const char* window = "attention.sliding_window";
-    constexpr const char* pattern = "attention.sliding_window_pattern";
-    constexpr const char* local_base = "rope.freq_base_swa";
-    constexpr RopeFactors none = RopeFactors::none;
-    static const Architecture table[] = {
-        {.name = "llama"},
-        {.name = "qwen2", .pairs = neox, .factors = none},
-        {.name = "qwen3", .pairs = neox, .factors = none, .norms = {q_norm, k_norm}},
-        {.name = "phi3",
-         .pairs = neox,
-         .partial_rope = true,
-         .factors = RopeFactors::long_short,
-         .window_on_request = true},
-        {.name = "gemma2",
-         .pairs = neox,
-         .partial_rope = true,
-         .factors = none,
-         .activation = Activation::gelu_tanh,
-         .scaled_embedding = true,
-         .window_pattern = 2,
-         .window = 4096,
-         .attention_softcap = 50,
-         .final_softcap = 30,
-         .scaled_by_width = 46,  // the 27B
-         .norms = {post_attention, post_feed_forward},
-         .keys = {"attn_logit_softcapping", final_softcap, window, pattern, local_base}},
-        {.name = "gemma3",
-         .pairs = neox,
-         .partial_rope = true,
-         .factors = none,
-         .activation = Activation::gelu_tanh,
-         .scaled_embedding = true,
-         .window_pattern = 6,
-         .local_rope_base = 10000,
-         .scaled_by_width = 62,  // the 27B
-         .norms = {q_norm, k_norm, post_attention, post_feed_forward},
-         .keys = {final_softcap, window, pattern, local_base}},
-    };
-    return table;
-}
-
-bool Architecture::reads(std::string_view key) const {
-    return std::ranges::find(keys, key) != keys.end();
-}
 
 const LayerPlan& ModelConfig::equal_heads(const std::string& who) const {
     const auto heads = [](const LayerPlan& layer) {
@@ -101,138 +50,6 @@ Architecture find_architecture(const GgufFile& file) {
                                             "' is unknown, known are " + known);
 }
 
-// Where the file does not have the key, says what stands in for it.
-void assume(const Keys& keys, const std::string& name, const std::string& value,
-            ModelConfig& config) {
-    if (keys.has(name)) return;
-    config.notices.push_back("no key " + keys.key(name) + ", " + value + " is assumed");
-}
-
-[[noreturn]] void unsupported(const GgufFile& file, const std::string& what,
-                              const std::string& expected, const std::string& found) {
-    throw Error(ErrorCode::unsupported,
-                file.path() + ": " + what + ": expected " + expected + ", found " + found);
-}
-
-// Which of the three tensors of RoPE frequency factors the model turns by, "" for none: of two, the
-// long one when the run exceeds the original context. Another of them means another RoPE.
-std::string factors_tensor(const GgufFile& file, const ModelConfig& config, bool longrope,
-                           int64_t original_context) {
-    const std::string every = "rope_freqs.weight";
-    const std::string longer = "rope_factors_long.weight", shorter = "rope_factors_short.weight";
-    const RopeFactors takes = config.architecture.factors;
-    const bool one = takes == RopeFactors::by_scaling && !longrope;
-    const bool two = takes != RopeFactors::none && !one;
-    for (const std::string& name : {every, longer, shorter}) {
-        if (file.find_tensor(name) == nullptr || (name == every ? one : two)) continue;
-        const char* scaling = takes != RopeFactors::by_scaling ? ""
-                              : longrope ? " with rope.scaling.type 'longrope'"
-                                         : " without rope.scaling.type 'longrope'";
-        throw Error(ErrorCode::unsupported, file.path() + ": tensor " + name +
-                                                " has no place in architecture '" +
-                                                config.architecture.name + "'" + scaling);
-    }
-    if (one) return every;
-    return !two ? "" : config.context > original_context ? longer : shorter;
-}
-
-std::vector<float> read_factors(const GgufFile& file, const std::string& name, int64_t n_rot) {
-    const GgufTensor* tensor = file.find_tensor(name);
-    if (tensor == nullptr) return {};
-    const auto refuse = [&](const std::string& expected, const std::string& found) {
-        throw Error(ErrorCode::bad_file, file.path() + ": tensor " + tensor->name + ": expected " +
-                                             expected + ", found " + found);
-    };
-    if (tensor->type != DType::f32 || tensor->view.rows() != 1 || tensor->view.n[3] != n_rot / 2) {
-        refuse("f32 [" + std::to_string(n_rot / 2) + "]", describe(tensor->view));
-    }
-    const float* first = tensor->view.row<const float>(0);
-    const std::vector<float> factors(first, first + n_rot / 2);
-    for (const float factor : factors) {
-        if (!(factor > 0)) refuse("factors above 0", std::to_string(factor));
-    }
-    return factors;
-}
-
-// How far positions are stretched, and by which method.
-void read_scaling(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-    RopeConfig& rope = config.rope;
-    const std::string type(keys.word("rope.scaling.type", "linear"));
-    const bool yarn = type == "yarn", longrope = type == "longrope";
-    if (type != "none" && type != "linear" && !yarn && !longrope) {
-        unsupported(file, keys.key("rope.scaling.type"), "none, linear, yarn or longrope",
-                    in_quotes(type));
-    }
-    rope.original_context =
-        keys.count("rope.scaling.original_context_length", config.trained_context);
-    const std::string factors = factors_tensor(file, config, longrope, rope.original_context);
-    rope.frequency_factors = read_factors(file, factors, rope.n_rot);
-    rope.yarn_attn_factor = double(keys.positive("rope.scaling.attn_factor", 1.0f));
-
-    // 0 stands for "not set". A file that names no type, but a factor, once meant linear.
-    const char* key = keys.has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
-    const float factor = keys.number_from_0(key, 0);
-    if (type != "none" && factor > 0) rope.linear_factor = double(factor);
-    if (yarn) rope.yarn_ext_factor = 1.0;
-
-    if (keys.has("rope.scaling.factor") && factor > 0 && factor != 1) {
-        assume(keys, "rope.scaling.type", "linear", config);
-    }
-    if (yarn) assume(keys, "rope.scaling.factor", "1", config);
-    if (yarn || (factors != "rope_freqs.weight" && !rope.frequency_factors.empty())) {
-        assume(keys, "rope.scaling.original_context_length", std::to_string(rope.original_context),
-               config);
-    }
-    const bool half = file.find_tensor("rope_factors_long.weight") != nullptr ||
-                      file.find_tensor("rope_factors_short.weight") != nullptr;
-    if (rope.frequency_factors.empty() && (longrope || half)) {
-        config.notices.push_back("no tensor " + (factors.empty() ? "of RoPE factors" : factors) +
-                                 ", factors of 1 are assumed");
-    }
-}
-
-void read_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-    const int64_t d_k = config.plan[0].d_k;
-    RopeConfig& rope = config.rope;
-    rope.pairs = config.architecture.pairs;
-    rope.n_rot = keys.count("rope.dimension_count", d_k);
-    if (!config.architecture.partial_rope && rope.n_rot != d_k) {
-        keys.refuse("rope.dimension_count", std::to_string(d_k) + ", as many channels as a key has",
-                    std::to_string(rope.n_rot));
-    }
-    if (rope.n_rot % 2 != 0 || rope.n_rot > d_k) {
-        keys.refuse("rope.dimension_count",
-                    "an even number up to " + std::to_string(d_k) + ", the channels of a key",
-                    std::to_string(rope.n_rot));
-    }
-    rope.base = double(keys.positive("rope.freq_base", 10000.0f));
-    assume(keys, "rope.freq_base", "10000", config);
-    read_scaling(file, keys, config);
-}
-
-// What layers with a window may have of their own: the RoPE base. llama.cpp reads sizes too.
-void read_local_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-    const Architecture& architecture = config.architecture;
-    config.local_rope = config.rope;
-    if (architecture.reads("rope.freq_base_swa")) {
-        const double own = architecture.local_rope_base;
-        const float usual = float(own > 0 ? own : config.rope.base);
-        config.local_rope.base = double(keys.positive("rope.freq_base_swa", usual));
-    }
-    if (architecture.local_rope_base > 0) {
-        config.local_rope.linear_factor = 1.0;  // only full layers were stretched in training
-    }
-    const auto same_size = [&](const char* name, int64_t expected) {
-        const int64_t found = keys.count_or_0(name, expected);
-        if (architecture.window_pattern == 0 || found == expected) return;
-        unsupported(file, keys.key(name), std::to_string(expected) + " as in layers without window",
-                    std::to_string(found));
-    };
-    same_size("attention.key_length_swa", config.plan[0].d_k);
-    same_size("attention.value_length_swa", config.plan[0].d_v);
-    same_size("rope.dimension_count_swa", config.rope.n_rot);
-}
-
 // Which layers look through a window, and with which RoPE.
 void plan_windows(const Keys& keys, bool on_request, ModelConfig& config) {
     Architecture& architecture = config.architecture;
@@ -244,11 +61,16 @@ void plan_windows(const Keys& keys, bool on_request, ModelConfig& config) {
     }
     std::vector<bool> windowed(config.plan.size(), on_request);
     int64_t window = 0;
-    if (architecture.window_pattern > 0) {
-        window = keys.count_or_0(key, architecture.window);
+    const int64_t only = architecture.window_layers;
+    if (architecture.window_pattern > 0 && (only == 0 || only == config.layers)) {
+        const MissingWindow missing = architecture.missing_window;
+        const bool refused = missing == MissingWindow::refused;
+        window = refused ? keys.count(key) : keys.count_or_0(key, architecture.window);
         windowed = keys.windows("attention.sliding_window_pattern", architecture.window_pattern,
-                                config.layers);
-        assume(keys, key, window > 0 ? std::to_string(window) : "no window", config);
+                                config.layers + config.predicting_layers);
+        if (missing == MissingWindow::assumed) {
+            keys.assume(key, window > 0 ? std::to_string(window) : "no window", config);
+        }
     } else if (on_request) {
         window = keys.count(key);
         architecture.keys.push_back(key);
@@ -278,12 +100,13 @@ std::vector<int64_t> channels(const Keys& keys, const std::string& name, int64_t
 
 // The heads and the feed-forward width of each layer.
 void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-    const std::vector<int64_t> heads = keys.per_layer("attention.head_count", config.layers);
+    const int64_t all = config.layers + config.predicting_layers;  // lists name them too
+    const std::vector<int64_t> heads = keys.per_layer("attention.head_count", all);
     const std::vector<int64_t> kv_heads = keys.per_layer("attention.head_count_kv", heads);
-    const std::vector<int64_t> hidden = keys.per_layer("feed_forward_length", config.layers);
+    const std::vector<int64_t> hidden = keys.per_layer("feed_forward_length", all);
     const auto d_k = channels(keys, "attention.key_length", config.width, heads);
     const auto d_v = channels(keys, "attention.value_length", config.width, heads);
-    for (size_t l = 0; l < heads.size(); ++l) {
+    for (size_t l = 0; l < size_t(config.layers); ++l) {
         const LayerPlan layer{.heads = heads[l],
                               .kv_heads = kv_heads[l],
                               .d_k = d_k[l],
@@ -297,11 +120,10 @@ void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
         }
         config.plan.push_back(layer);
         if (layer.d_k == d_k[0]) continue;  // one RoPE and one scale serve all layers
-        unsupported(file,
-                    keys.key(keys.has("attention.key_length") ? "attention.key_length"
-                                                              : "attention.head_count"),
-                    "heads of " + std::to_string(d_k[0]) + " channels in every layer",
-                    std::to_string(layer.d_k) + " in layer " + std::to_string(l));
+        keys.unsupported(
+            keys.has("attention.key_length") ? "attention.key_length" : "attention.head_count",
+            "heads of " + std::to_string(d_k[0]) + " channels in every layer",
+            std::to_string(layer.d_k) + " in layer " + std::to_string(l));
     }
 }
 
@@ -317,18 +139,29 @@ int64_t count_words(const GgufFile& file) {
                                          std::to_string(rows));
 }
 
-// Factors on embeddings and scores, and the caps of scores and logits.
+// Factors on embeddings, scores, residual streams and logits, and the caps of the last two.
 void read_scales(const Keys& keys, ModelConfig& config) {
     const Architecture& architecture = config.architecture;
-    if (architecture.scaled_embedding) config.embedding_scale = std::sqrt(float(config.width));
+    const auto factor = [&](const char* name, float usual) {  // 0 stands for "not set"
+        if (!architecture.reads(name)) return usual;
+        const float found = keys.number(name, 0);
+        return found != 0 ? found : usual;
+    };
+    const float width = std::sqrt(float(config.width));
+    config.embedding_scale = factor("embedding_scale", architecture.scaled_embedding ? width : 1);
+    config.residual_scale = factor("residual_scale", 1);
+    if (architecture.logit_scale != LogitScale::none) {
+        const float found = keys.positive("logit_scale");
+        config.logit_scale = architecture.logit_scale == LogitScale::divides ? 1 / found : found;
+    }
     const bool by_width = config.layers == architecture.scaled_by_width;
     const int64_t scaled_by =
         by_width ? config.width / config.equal_heads("a scale by E / H").heads : config.plan[0].d_k;
-    config.attention_scale = 1.0f / std::sqrt(float(scaled_by));
+    config.attention_scale = factor("attention.scale", 1.0f / std::sqrt(float(scaled_by)));
 
     const auto softcap = [&](const char* name, float usual) {
         if (!architecture.reads(name)) return 0.0f;
-        if (usual > 0) assume(keys, name, std::to_string(int(usual)), config);
+        if (usual > 0) keys.assume(name, std::to_string(int(usual)), config);
         return keys.number_from_0(name, usual);
     };
     config.attention_softcap = softcap("attn_logit_softcapping", architecture.attention_softcap);
@@ -336,14 +169,36 @@ void read_scales(const Keys& keys, ModelConfig& config) {
 }
 
 // What llama.cpp reads in every architecture and is not computed here.
-void refuse_other_models(const GgufFile& file, const Keys& keys) {
+void refuse_other_models(const GgufFile& file, const Keys& keys, const Architecture& architecture) {
     if (keys.count_or_0("expert_count", 0) > 0) {
-        unsupported(file, keys.key("expert_count"), "0, a model without experts",
-                    std::to_string(keys.count("expert_count")));
+        keys.unsupported("expert_count", "0, a model without experts",
+                         std::to_string(keys.count("expert_count")));
+    }
+    const char* sections = "rope.dimension_sections";  // where they are read: pictures have places
+    if (architecture.reads(sections) && keys.has(sections) &&
+        std::ranges::any_of(file.get_i32s(keys.key(sections)), [](int32_t n) { return n != 0; })) {
+        keys.unsupported(sections, "none, a model of text alone", "some");
     }
     if (!file.get_bool(keys.key("attention.causal"), true)) {
-        unsupported(file, keys.key("attention.causal"), "true", "false");
+        keys.unsupported("attention.causal", "true", "false");
     }
+}
+
+// The layers that are run, and those behind them that predict further tokens.
+void count_layers(const Keys& keys, ModelConfig& config) {
+    const int64_t all = keys.count("block_count");
+    if (all > 4096) keys.refuse("block_count", "at most 4096 layers", std::to_string(all));
+    config.predicting_layers = keys.count_or_0("nextn_predict_layers", 0);
+    config.layers = all - config.predicting_layers;
+    if (config.layers < 1) {
+        keys.refuse("nextn_predict_layers",
+                    "fewer than the " + std::to_string(all) + " layers of block_count",
+                    std::to_string(config.predicting_layers));
+    }
+    if (config.predicting_layers == 0) return;
+    config.notices.push_back("the last " + std::to_string(config.predicting_layers) +
+                             " layers predict further tokens (nextn_predict_layers), they are not "
+                             "run");
 }
 
 }  // namespace
@@ -352,22 +207,20 @@ ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window)
     ModelConfig config;
     config.architecture = find_architecture(file);
     const Keys keys(file);
-    refuse_other_models(file, keys);
+    refuse_other_models(file, keys, config.architecture);
     config.name = file.get_string("general.name", "unnamed");
-    config.layers = keys.count("block_count");
+    count_layers(keys, config);
     config.width = keys.count("embedding_length");
     config.words = count_words(file);
     config.context = context;
     config.trained_context = keys.count("context_length");
-    config.norm_epsilon = keys.positive("attention.layer_norm_rms_epsilon");
-    if (config.layers > 4096) {
-        keys.refuse("block_count", "at most 4096 layers", std::to_string(config.layers));
-    }
+    config.norm_epsilon =
+        keys.positive(config.architecture.layer_norm ? "attention.layer_norm_epsilon"
+                                                     : "attention.layer_norm_rms_epsilon");
     plan_shapes(file, keys, config);
     read_scales(keys, config);
-    read_rope(file, keys, config);
     plan_windows(keys, phi3_window, config);
-    read_local_rope(file, keys, config);
+    read_rope(file, keys, config);
 
     const std::string others = keys_not_applied(file, config);
     if (others.empty()) return config;

@@ -23,25 +23,67 @@ enum class RopeFactors {
     long_short,  ///< rope_factors_long and _short, whatever scales
 };
 
+/// Which layers leave queries and keys as they are: positions do not enter there.
+enum class NoRope {
+    nowhere,
+    every_4th,       ///< the 4th, 8th, ...
+    without_window,  ///< those that see everything, where others have a window
+};
+
+/// Where queries and keys are normed before they meet.
+enum class QkNorm {
+    none,
+    heads,         ///< head by head, by weights [Dk]
+    all_heads,     ///< all heads of a token as one row, by weights [H Dk] and [K Dk]
+    turned_heads,  ///< head by head, after RoPE
+};
+
+/// What a file without attention.sliding_window means, where some layers may have one.
+enum class MissingWindow {
+    assumed,  ///< Architecture::window, aloud
+    none,     ///< that its layers have none
+    refused,
+};
+
+/// What logit_scale does, which a file then must have.
+enum class LogitScale { none, multiplies, divides };
+
 /// What sets one architecture apart: a row that says nothing but its name is llama. What a file
-/// says itself by the presence of a tensor (biases, norms, fused matrices, an output matrix of its
-/// own), or by a key that counts in every architecture, needs no field.
+/// says itself by the presence of a tensor (biases, fused matrices, an output matrix of its own),
+/// or by a key that counts in every architecture, needs no field.
 struct Architecture {
     const char* name = "";  ///< general.architecture
+
     RopePairs pairs = RopePairs::norm;
     bool partial_rope = false;  ///< fewer channels may turn than a head has
     RopeFactors factors = RopeFactors::by_scaling;
+    NoRope no_rope = NoRope::nowhere;
+
+    // Tensors of each layer's norms; "": there is none.
+    const char* attention_norm = "attn_norm.weight";    ///< of the input of attention
+    const char* feed_forward_norm = "ffn_norm.weight";  ///< of the input of feed-forward
+    const char* post_attention_norm = "";               ///< of the output, before it is added
+    const char* post_feed_forward_norm = "";
+    QkNorm qk_norm = QkNorm::none;
+    bool layer_norm = false;  ///< norms take off the mean first
+    bool parallel = false;    ///< both blocks read the attention norm and are added together
+
     Activation activation = Activation::silu;
-    bool scaled_embedding = false;   ///< embeddings times sqrt(E)
+    bool scaled_embedding = false;  ///< embeddings times sqrt(E)
+    LogitScale logit_scale = LogitScale::none;
+
     int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window
     int64_t window = 0;              ///< its tokens where the file names none; 0: no windows then
+    int64_t window_layers = 0;       ///< windows only in models of so many layers; 0: in all
     bool window_on_request = false;  ///< the file's window counts in all layers, if a run asks
-    double local_rope_base = 0;      ///< RoPE base of layers with a window; 0: as the others
-    float attention_softcap = 0;     ///< where the file names none; 0: none
+    MissingWindow missing_window = MissingWindow::assumed;
+    double local_rope_base = 0;   ///< RoPE base of layers with a window; 0: as the others
+    bool local_stretched = true;  ///< they turn by a stretched RoPE, where the others do
+
+    float attention_softcap = 0;  ///< where the file names none; 0: none
     float final_softcap = 0;
-    int64_t scaled_by_width = 0;  ///< models of so many layers scale scores by E / H, not by Dk
-    std::vector<const char*> norms{};  ///< tensors that other files may lack, in every layer here
-    std::vector<const char*> keys{};   ///< that count here, and not in every architecture
+    int64_t scaled_by_width = 0;      ///< models of so many layers scale scores by E / H, not by Dk
+    std::vector<const char*> keys{};  ///< that count here, and not in every architecture
 
     /// Is `key` one of `keys`?
     bool reads(std::string_view key) const;
@@ -54,6 +96,7 @@ std::span<const Architecture> architectures();
 enum class LayerRope {
     full,   ///< ModelConfig::rope
     local,  ///< ModelConfig::local_rope
+    none,   ///< neither: queries and keys stay as they are
 };
 
 /// One layer, as the row and the file's keys make it.
@@ -67,17 +110,30 @@ struct LayerPlan {
     bool operator==(const LayerPlan&) const = default;
 };
 
+/// A factor on queries that grows with their position: 1 + scale ln(floor(position / length) + 1).
+struct Temperature {
+    double scale = 0;  ///< 0: the factor is 1
+    int64_t length = 1;
+
+    double factor(int64_t position) const;
+    bool operator==(const Temperature&) const = default;
+};
+
 /// The numbers of one model.
 struct ModelConfig {
     Architecture architecture;
     std::string name;
     int64_t layers = 0, width = 0, words = 0;  ///< width: E, words: V
-    std::vector<LayerPlan> plan;               ///< [layers]
-    int64_t context = 0;          ///< positions that can be asked for, 0 .. context - 1
-    int64_t trained_context = 0;  ///< what the file names
+    int64_t predicting_layers = 0;  ///< more layers, for multi-token prediction, which are not run
+    std::vector<LayerPlan> plan;    ///< [layers]
+    int64_t context = 0;            ///< positions that can be asked for, 0 .. context - 1
+    int64_t trained_context = 0;    ///< what the file names
     float norm_epsilon = 0;
     float embedding_scale = 1;
-    float attention_scale = 0;                       ///< on q . k
+    float residual_scale = 1;   ///< on what a block adds
+    float logit_scale = 1;      ///< on logits, before their softcap
+    float attention_scale = 0;  ///< on q . k
+    Temperature temperature;
     float attention_softcap = 0, final_softcap = 0;  ///< 0: none
     RopeConfig rope, local_rope;                     ///< of the layers that LayerRope says
     std::vector<std::string> notices;  ///< what was assumed of the file, or not taken from it

@@ -100,6 +100,17 @@ void Keys::refuse(const std::string& name, const std::string& expected,
                 file_.path() + ": " + key(name) + ": expected " + expected + ", found " + found);
 }
 
+void Keys::unsupported(const std::string& name, const std::string& expected,
+                       const std::string& found) const {
+    throw Error(ErrorCode::unsupported,
+                file_.path() + ": " + key(name) + ": expected " + expected + ", found " + found);
+}
+
+void Keys::assume(const std::string& name, const std::string& value, ModelConfig& config) const {
+    if (has(name)) return;
+    config.notices.push_back("no key " + key(name) + ", " + value + " is assumed");
+}
+
 bool Keys::is_list(const std::string& name) const {
     const GgufValue* value = file_.find(key(name));
     return value != nullptr && std::holds_alternative<GgufArray>(*value);
@@ -141,7 +152,6 @@ std::vector<KnownKey> known_keys(const ModelConfig& config) {
         {"embedding_scale", {0, 1}},
         {"final_logit_softcapping", {0}},
         {"logit_scale", {0, 1}},
-        {"nextn_predict_layers", {0}},
         {"residual_scale", {0, 1}},
         {"rope.dimension_sections", {0}},
         {"rope.global.freq_base", {config.rope.base}},

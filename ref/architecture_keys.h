@@ -48,6 +48,13 @@ class Keys {
     [[noreturn]] void refuse(const std::string& name, const std::string& expected,
                              const std::string& found) const;
 
+    /// Throws: Error(unsupported) likewise, for what is right and not computed here.
+    [[noreturn]] void unsupported(const std::string& name, const std::string& expected,
+                                  const std::string& found) const;
+
+    /// Where the file does not have the key, a notice of what stands in for it.
+    void assume(const std::string& name, const std::string& value, ModelConfig& config) const;
+
   private:
     bool is_list(const std::string& name) const;
     void check_length(const std::string& name, size_t found, int64_t layers) const;

@@ -14,6 +14,8 @@ void quantize(const QuantizeArgs& args);      // quant.cpp
 void dequantize(const DequantizeArgs& args);  // quant.cpp
 void rope(const RopeArgs& args);              // rope.cpp
 void rms_norm(const RmsNormArgs& args);       // norm.cpp
+void layer_norm(const LayerNormArgs& args);   // norm.cpp
+void scale(const ScaleArgs& args);            // norm.cpp
 void act_mul(const ActMulArgs& args);         // norm.cpp
 void add(const AddArgs& args);                // norm.cpp
 void matmul(const MatmulArgs& args);          // matmul.cpp
@@ -28,8 +30,8 @@ void logits(const LogitsArgs& args);          // nll.cpp
 
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard, quantize, dequantize, rope,      rms_norm, act_mul, add, matmul,
-    embed,    kv_store, kv_shift,   attention, merge,    nll,     kld, logits};
+    hadamard, quantize, dequantize, rope,     rms_norm,  layer_norm, scale, act_mul, add,
+    matmul,   embed,    kv_store,   kv_shift, attention, merge,      nll,   kld,     logits};
 
 /// One head of RoPE: y0 = x0 c - x1 s, y1 = x0 s + x1 c on each pair, every product and sum
 /// rounded; channels from n_rot on are copied. table [n_rot / 2][2] f32; y may be x.

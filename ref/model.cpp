@@ -30,6 +30,16 @@ TensorView as_heads(const TensorView& x, int64_t heads, int64_t d) {
     return split;
 }
 
+// The heads [T][heads][d] of an activation as rows of it, [T][heads * d].
+TensorView as_row(const TensorView& heads) {
+    TensorView row = heads;
+    row.n[1] = 1;
+    row.n[2] = heads.n[1];
+    row.stride[2] = heads.stride[1];
+    row.n[3] = heads.n[2] * heads.n[3];
+    return row;
+}
+
 // A vector [n] repeated for every one of `tokens` rows.
 TensorView repeated(const TensorView& vector, int64_t tokens) {
     TensorView rows = vector;
@@ -69,9 +79,10 @@ void check_cache(const KvCache& cache, const ModelConfig& config) {
 
 }  // namespace
 
-const RopeConfig& Model::rope(int64_t layer) const {
-    const bool local = config_.plan[size_t(layer)].rope == LayerRope::local;
-    return local ? config_.local_rope : config_.rope;
+RopeConfig Model::rope(int64_t layer) const {
+    const LayerRope of_layer = config_.plan[size_t(layer)].rope;
+    if (of_layer == LayerRope::none) return {};
+    return of_layer == LayerRope::local ? config_.local_rope : config_.rope;
 }
 
 TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
@@ -122,6 +133,7 @@ TensorView Model::run_layers(KvCache& cache, std::span<const int32_t> tokens,
     layer_ = -1;
     const TensorView hidden = normed_.view(DType::f32, {n_tokens, config_.width});
     normalize(hidden, residual, weights_->output_norm);
+    scale(hidden, config_.logit_scale);  // W (f x) for f (W x): no product needs to know of it
     return hidden;
 }
 
@@ -136,9 +148,20 @@ void Model::multiply(const TensorView& y, const TensorView& weight, const Tensor
         MatmulArgs{.dst = y, .weight = weight, .src = x, .precision = options_.precision.products});
 }
 
-// y[t] = x[t] / rms(x[t]) * weight, row by row: tokens, or heads of tokens
+// y[t] = x[t] / rms(x[t]) * weight, row by row: tokens, or heads of tokens; or the layer norm
 void Model::normalize(const TensorView& y, const TensorView& x, const TensorView& weight) {
-    step(RmsNormArgs{.dst = y, .src = x, .weight = weight, .epsilon = config_.norm_epsilon});
+    const float epsilon = config_.norm_epsilon;
+    if (config_.architecture.layer_norm) {
+        return step(LayerNormArgs{.dst = y, .src = x, .weight = weight, .epsilon = epsilon});
+    }
+    step(RmsNormArgs{.dst = y, .src = x, .weight = weight, .epsilon = epsilon});
+}
+
+// x *= factor, where the model has one; x [T][E]
+void Model::scale(const TensorView& x, float factor) {
+    if (factor == 1) return;
+    const TensorView rows = as_heads(x, 1, x.n[3]);
+    step(ScaleArgs{.dst = rows, .src = rows, .scale = factor});
 }
 
 // x[t] += bias, where the model has one
@@ -150,30 +173,28 @@ void Model::add_bias(const TensorView& x, const TensorView& bias) {
 // residual
 void Model::attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch) {
     const int64_t n_tokens = batch.cell.n[3];
-    const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
-    normalize(x, residual_.view(DType::f32, {n_tokens, config_.width}), layer.attention_norm);
-    const Heads heads = project(layer, x);
+    const Heads heads = project(layer, block_input(layer.attention_norm, n_tokens));
 
-    // Head by head: norm, position. The rotation comes after both, in kv_store and attention.
-    if (!layer.q_norm.empty()) normalize(heads.q, heads.q, layer.q_norm);
-    if (!layer.k_norm.empty()) normalize(heads.k, heads.k, layer.k_norm);
-    const RopeConfig& turn = rope(layer_);
-    const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
-    const TensorView table = (local ? local_rope_table_ : rope_table_)
-                                 .view(DType::f32, {config_.context, turn.n_rot / 2, 2});
-    for (const TensorView& turned : {heads.q, heads.k}) {
-        step(RopeArgs{.dst = turned,
-                      .src = turned,
-                      .table = table,
-                      .row = batch.position,
-                      .pairs = turn.pairs});
-    }
+    // The rotation comes after norm and position, in kv_store and attention.
+    const bool norm_last = config_.architecture.qk_norm == QkNorm::turned_heads;
+    if (!norm_last) norm_heads(layer, heads);
+    turn_heads(heads, batch.position);
+    if (norm_last) norm_heads(layer, heads);
 
     const TensorView attended = store_and_attend(heads, cache, batch);
     const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
     multiply(output, layer.attention_output, attended);
     add_bias(output, layer.attention_output_bias);
     add_to_residual(output, layer.post_attention_norm);
+}
+
+// What a block reads: the residual stream, normed where the model has a norm there.
+TensorView Model::block_input(const TensorView& norm, int64_t tokens) {
+    const TensorView residual = residual_.view(DType::f32, {tokens, config_.width});
+    if (norm.empty()) return residual;
+    const TensorView x = normed_.view(DType::f32, {tokens, config_.width});
+    normalize(x, residual, norm);
+    return x;
 }
 
 // q, k and v of every token, side by side in one buffer [T][H Dk + K Dk + K Dv], as heads.
@@ -198,6 +219,36 @@ Model::Heads Model::project(const ModelLayer& layer, const TensorView& x) {
     add_bias(v, layer.v_bias);
     return {as_heads(q, shape.heads, shape.d_k), as_heads(k, shape.kv_heads, shape.d_k),
             as_heads(v, shape.kv_heads, shape.d_v)};
+}
+
+// q and k, each head by itself, or all heads of a token as one row.
+void Model::norm_heads(const ModelLayer& layer, const Heads& heads) {
+    if (config_.architecture.qk_norm == QkNorm::none) return;
+    const bool as_one = config_.architecture.qk_norm == QkNorm::all_heads;
+    const TensorView q = as_one ? as_row(heads.q) : heads.q;
+    const TensorView k = as_one ? as_row(heads.k) : heads.k;
+    normalize(q, q, layer.q_norm);
+    normalize(k, k, layer.k_norm);
+}
+
+// q and k by their positions; q times its temperature.
+void Model::turn_heads(const Heads& heads, const TensorView& position) {
+    const RopeConfig turn = rope(layer_);
+    const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
+    const Buffer& table = local ? local_rope_table_ : rope_table_;
+    for (const TensorView& turned : {heads.q, heads.k}) {
+        if (turn.n_rot == 0) break;
+        step(RopeArgs{.dst = turned,
+                      .src = turned,
+                      .table = table.view(DType::f32, {config_.context, turn.n_rot / 2, 2}),
+                      .row = position,
+                      .pairs = turn.pairs});
+    }
+    if (temperature_.data() == nullptr) return;
+    step(ScaleArgs{.dst = heads.q,
+                   .src = heads.q,
+                   .factor = temperature_.view(DType::f32, {config_.context}),
+                   .row = position});
 }
 
 // Stores the batch first, then attends to nothing but the cache; [T][H Dv].
@@ -232,11 +283,12 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
 }
 
 // residual += W_down (act(W_gate x) * W_up x), x [T][E] the normed residual, the product [T][F];
-// every product plus its bias
+// every product plus its bias. In parallel: x is what attention read.
 void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
     const int64_t hidden = plan().feed_forward;
-    const TensorView x = normed_.view(DType::f32, {n_tokens, config_.width});
-    normalize(x, residual_.view(DType::f32, {n_tokens, config_.width}), layer.feed_forward_norm);
+    const TensorView x = config_.architecture.parallel
+                             ? normed_.view(DType::f32, {n_tokens, config_.width})
+                             : block_input(layer.feed_forward_norm, n_tokens);
 
     const TensorView both = gate_up_.view(DType::f32, {n_tokens, 2 * hidden});
     const TensorView gate = columns(both, 0, hidden), up = columns(both, hidden, hidden);
@@ -258,9 +310,10 @@ void Model::feed_forward_block(const ModelLayer& layer, int64_t n_tokens) {
     add_to_residual(output, layer.post_feed_forward_norm);
 }
 
-// residual += norm(x), or x itself where the model has no norm there
+// residual += f norm(x), or f x where the model has no norm there
 void Model::add_to_residual(const TensorView& x, const TensorView& post_norm) {
     if (!post_norm.empty()) normalize(x, x, post_norm);
+    scale(x, config_.residual_scale);
     const TensorView residual = residual_.view(DType::f32, {x.n[2], config_.width});
     step(AddArgs{.dst = residual, .a = residual, .b = x});
 }

@@ -20,12 +20,12 @@ namespace rotkv {
 /// The weights of one layer. Weight matrices are [out][in]; an empty view: the file has no such
 /// tensor, which decides between one fused matrix and several.
 struct ModelLayer {
-    TensorView attention_norm;          ///< [E]
+    TensorView attention_norm;          ///< [E]; empty: none, as of the other norms
     TensorView q, k, v;                 ///< [H Dk][E], [K Dk][E], [K Dv][E]; empty where fused
     TensorView qkv;                     ///< [H Dk + K Dk + K Dv][E]: rows of Q, then K, then V
     TensorView q_bias, k_bias, v_bias;  ///< [H Dk], [K Dk], [K Dv]
     TensorView qkv_bias;                ///< [H Dk + K Dk + K Dv]
-    TensorView q_norm, k_norm;          ///< [Dk]
+    TensorView q_norm, k_norm;          ///< [Dk], or [H Dk] and [K Dk]: QkNorm
     TensorView attention_output;        ///< [E][H Dv]
     TensorView attention_output_bias;   ///< [E]
     TensorView post_attention_norm;     ///< [E]
@@ -103,8 +103,8 @@ class Model {
     const ModelWeights& weights() const { return *weights_; }
     Backend& backend() const { return weights_->backend; }
 
-    /// RoPE of one layer, for KvCache::shift.
-    const RopeConfig& rope(int64_t layer) const;
+    /// RoPE of one layer, for KvCache::shift; n_rot is 0 where nothing turns.
+    RopeConfig rope(int64_t layer) const;
 
     /// Runs the tokens, stores their keys and values, and returns the residual stream after the
     /// output norm, ready for logits and nll.
@@ -124,16 +124,21 @@ class Model {
     struct Heads {
         TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]
     };
+    void upload_tables();
     TensorView run_layers(KvCache& cache, std::span<const int32_t> tokens, const KvBatch& batch);
     void reserve(int64_t tokens);
     void run_in(int64_t layer, const Call& call);
     void step(const Call& call) { run_in(layer_, call); }
     void multiply(const TensorView& y, const TensorView& weight, const TensorView& x);
     void normalize(const TensorView& y, const TensorView& x, const TensorView& weight);
+    void scale(const TensorView& x, float factor);
     void add_bias(const TensorView& x, const TensorView& bias);
     void attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch);
     const LayerPlan& plan() const { return config_.plan[std::size_t(layer_)]; }
+    TensorView block_input(const TensorView& norm, int64_t tokens);
     Heads project(const ModelLayer& layer, const TensorView& x);
+    void norm_heads(const ModelLayer& layer, const Heads& heads);
+    void turn_heads(const Heads& heads, const TensorView& position);
     TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
     void feed_forward_block(const ModelLayer& layer, int64_t tokens);
     void add_to_residual(const TensorView& x, const TensorView& post_norm);
@@ -142,6 +147,7 @@ class Model {
     ModelConfig config_;
     std::shared_ptr<const ModelWeights> weights_;
     Buffer rope_table_, local_rope_table_;  ///< [context][n_rot / 2][2]; of LayerRope
+    Buffer temperature_;                    ///< [context], where queries have one
     int64_t layer_ = -1;                    ///< at work; -1: none
 
     // Activations of one batch, [T][...] f32, kept from call to call.

@@ -15,6 +15,8 @@ namespace rotkv {
 
 namespace {
 
+std::string prefix_of(int64_t layer) { return "blk." + std::to_string(layer) + "."; }
+
 // Hands out the file's tensors by name, as views in the backend's memory.
 class Weights {
   public:
@@ -23,8 +25,7 @@ class Weights {
 
     bool has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
 
-    // These throw where the file has no such tensor.
-    void expect(const std::string& name) const { file_.tensor(name); }
+    // Throws where the file has no such tensor.
     int64_t rows(const std::string& name) const { return file_.tensor(name).view.n[2]; }
 
     // Whether it has the first of two tensors; throws where it has neither.
@@ -61,8 +62,17 @@ class Weights {
     TensorView optional_vector(const std::string& name, int64_t n) {
         return has(name) ? vector(name, n) : TensorView{};
     }
+    // A norm of a layer, by the name in its architecture's row, where it has one.
+    TensorView norm(const std::string& prefix, const char* name, int64_t n) {
+        return *name != '\0' ? vector(prefix + name, n) : TensorView{};
+    }
 
     void use(const std::string& name) { used_.insert(name); }
+    void use_layer(int64_t index) {
+        for (const GgufTensor& tensor : file_.tensors()) {
+            if (tensor.name.starts_with(prefix_of(index))) use(tensor.name);
+        }
+    }
 
     // A tensor without a place in the forward pass means that the file holds another model than
     // the one that would run.
@@ -101,7 +111,6 @@ class Weights {
 // Gate and up may be one matrix, "ffn_up" of twice as many rows, and their biases one vector.
 void load_feed_forward(Weights& weights, const std::string& prefix, int64_t width, int64_t hidden,
                        ModelLayer& layer) {
-    layer.feed_forward_norm = weights.vector(prefix + "ffn_norm.weight", width);
     if (weights.rows(prefix + "ffn_up.weight") == 2 * hidden) {
         layer.gate_up = weights.matrix(prefix + "ffn_up.weight", 2 * hidden, width);
         layer.gate_up_bias = weights.optional_vector(prefix + "ffn_up.bias", 2 * hidden);
@@ -117,15 +126,22 @@ void load_feed_forward(Weights& weights, const std::string& prefix, int64_t widt
 
 ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index) {
     const LayerPlan& plan = config.plan[size_t(index)];
-    const std::string prefix = "blk." + std::to_string(index) + ".";
+    const Architecture& architecture = config.architecture;
+    const std::string prefix = prefix_of(index);
     const int64_t width = config.width;
     const int64_t q_rows = plan.heads * plan.d_k, k_rows = plan.kv_heads * plan.d_k;
     const int64_t v_rows = plan.kv_heads * plan.d_v;
 
-    for (const char* name : config.architecture.norms) weights.expect(prefix + name);
-
     ModelLayer layer;
-    layer.attention_norm = weights.vector(prefix + "attn_norm.weight", width);
+    layer.attention_norm = weights.norm(prefix, architecture.attention_norm, width);
+    layer.feed_forward_norm = weights.norm(prefix, architecture.feed_forward_norm, width);
+    layer.post_attention_norm = weights.norm(prefix, architecture.post_attention_norm, width);
+    layer.post_feed_forward_norm = weights.norm(prefix, architecture.post_feed_forward_norm, width);
+    if (architecture.qk_norm != QkNorm::none) {
+        const bool as_one = architecture.qk_norm == QkNorm::all_heads;
+        layer.q_norm = weights.vector(prefix + "attn_q_norm.weight", as_one ? q_rows : plan.d_k);
+        layer.k_norm = weights.vector(prefix + "attn_k_norm.weight", as_one ? k_rows : plan.d_k);
+    }
     if (weights.has_one_of(prefix, "attn_qkv.weight", "attn_q.weight")) {
         const int64_t rows = q_rows + k_rows + v_rows;
         layer.qkv = weights.matrix(prefix + "attn_qkv.weight", rows, width);
@@ -140,16 +156,11 @@ ModelLayer load_layer(Weights& weights, const ModelConfig& config, int64_t index
         layer.k_bias = weights.optional_vector(prefix + "attn_k.bias", k_rows);
         layer.v_bias = weights.optional_vector(prefix + "attn_v.bias", v_rows);
     }
-    layer.q_norm = weights.optional_vector(prefix + "attn_q_norm.weight", plan.d_k);
-    layer.k_norm = weights.optional_vector(prefix + "attn_k_norm.weight", plan.d_k);
     layer.attention_output =
         weights.matrix(prefix + "attn_output.weight", width, plan.heads * plan.d_v);
     layer.attention_output_bias = weights.optional_vector(prefix + "attn_output.bias", width);
 
     load_feed_forward(weights, prefix, width, plan.feed_forward, layer);
-    layer.post_attention_norm =
-        weights.optional_vector(prefix + "post_attention_norm.weight", width);
-    layer.post_feed_forward_norm = weights.optional_vector(prefix + "post_ffw_norm.weight", width);
     return layer;
 }
 
@@ -188,6 +199,7 @@ ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig&
          {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}) {
         weights.use(name);  // read by read_config
     }
+    for (int64_t l = 0; l < config.predicting_layers; ++l) weights.use_layer(config.layers + l);
     weights.refuse_unused(config.architecture.name);
 }
 
@@ -200,19 +212,31 @@ static ModelConfig config_of(const GgufFile& file, const ModelOptions& options) 
 Model::Model(const GgufFile& file, Backend& backend, const ModelOptions& options)
     : options_(options),
       config_(config_of(file, options)),
-      weights_(std::make_shared<const ModelWeights>(file, backend, config_)),
-      rope_table_(upload_rope_table(backend, config_.rope, config_.context)) {
-    if (config_.local_rope == config_.rope) return;
-    local_rope_table_ = upload_rope_table(backend, config_.local_rope, config_.context);
+      weights_(std::make_shared<const ModelWeights>(file, backend, config_)) {
+    upload_tables();
 }
 
 Model::Model(const Model& loaded, const ModelOptions& options)
     : options_(options),
       config_(config_of(loaded.weights_->file, options)),
-      weights_(loaded.weights_),
-      rope_table_(upload_rope_table(backend(), config_.rope, config_.context)) {
-    if (config_.local_rope == config_.rope) return;
-    local_rope_table_ = upload_rope_table(backend(), config_.local_rope, config_.context);
+      weights_(loaded.weights_) {
+    upload_tables();
+}
+
+// One row, or number, for every position that may be asked for.
+void Model::upload_tables() {
+    rope_table_ = upload_rope_table(backend(), config_.rope, config_.context);
+    if (config_.local_rope != config_.rope) {
+        local_rope_table_ = upload_rope_table(backend(), config_.local_rope, config_.context);
+    }
+    if (config_.temperature.scale == 0) return;
+    std::vector<float> factors;
+    for (int64_t p = 0; p < config_.context; ++p) {
+        factors.push_back(float(config_.temperature.factor(p)));
+    }
+    temperature_ = Buffer(backend(), factors.size() * sizeof(float));
+    temperature_.upload(std::as_bytes(std::span(factors)));
+    backend().synchronize();  // the host's factors go out of scope
 }
 
 }  // namespace rotkv

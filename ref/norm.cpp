@@ -1,4 +1,4 @@
-// Element-wise operations of the transformer: rms_norm, act_mul, add.
+// Operations of the transformer on rows by themselves: rms_norm, layer_norm, scale, act_mul, add.
 #include "ref/kernels.h"
 #include "ref/rows.h"
 
@@ -7,17 +7,51 @@
 
 namespace rotkv::ref {
 
+// A norm's weight, of which there may be none.
+static double weight_at(const TensorView& weight, int64_t i) {
+    return weight.empty() ? 1.0 : double(weight.row<const float>(0)[i]);
+}
+
 // y_i = x_i / sqrt(mean(x^2) + epsilon) * weight_i
 void rms_norm(const RmsNormArgs& args) {
     const int64_t d = args.src.n[3];
-    const float* weight = args.weight.row<const float>(0);
     for_each_row(args.src, [&](int64_t i0, int64_t i1, int64_t i2) {
         const float* x = args.src.row<const float>(i0, i1, i2);
         float* y = args.dst.row<float>(i0, i1, i2);
         double squares = 0;
         for (int64_t i = 0; i < d; ++i) squares += double(x[i]) * double(x[i]);
         const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
-        for (int64_t i = 0; i < d; ++i) y[i] = float(double(x[i]) * scale * double(weight[i]));
+        for (int64_t i = 0; i < d; ++i) {
+            y[i] = float(double(x[i]) * scale * weight_at(args.weight, i));
+        }
+    });
+}
+
+// y_i = (x_i - m) / sqrt(mean((x - m)^2) + epsilon) * weight_i, m = mean(x)
+void layer_norm(const LayerNormArgs& args) {
+    const int64_t d = args.src.n[3];
+    for_each_row(args.src, [&](int64_t i0, int64_t i1, int64_t i2) {
+        const float* x = args.src.row<const float>(i0, i1, i2);
+        float* y = args.dst.row<float>(i0, i1, i2);
+        double sum = 0, squares = 0;
+        for (int64_t i = 0; i < d; ++i) sum += double(x[i]);
+        const double mean = sum / double(d);
+        for (int64_t i = 0; i < d; ++i) squares += (double(x[i]) - mean) * (double(x[i]) - mean);
+        const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
+        for (int64_t i = 0; i < d; ++i) {
+            y[i] = float((double(x[i]) - mean) * scale * weight_at(args.weight, i));
+        }
+    });
+}
+
+// y[t] = (scale factor[row[t]]) x[t], both products rounded
+void scale(const ScaleArgs& args) {
+    for_each_row(args.src, [&](int64_t i0, int64_t t, int64_t head) {
+        const float* x = args.src.row<const float>(i0, t, head);
+        float* y = args.dst.row<float>(i0, t, head);
+        float factor = args.scale;
+        if (!args.row.empty()) factor *= args.factor.row<const float>(0)[ints(args.row)[t]];
+        for (int64_t i = 0; i < args.src.n[3]; ++i) y[i] = factor * x[i];
     });
 }
 

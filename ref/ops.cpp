@@ -48,6 +48,8 @@ struct WholeBlocks {
     Support operator()(const HadamardArgs&) const { return {}; }
     Support operator()(const RopeArgs&) const { return {}; }
     Support operator()(const RmsNormArgs&) const { return {}; }
+    Support operator()(const LayerNormArgs&) const { return {}; }
+    Support operator()(const ScaleArgs&) const { return {}; }
     Support operator()(const MergeArgs&) const { return {}; }
     Support operator()(const ActMulArgs&) const { return {}; }
     Support operator()(const AddArgs&) const { return {}; }

@@ -61,16 +61,41 @@ struct RopeArgs {
     bool operator==(const RopeArgs&) const = default;
 };
 
-/// y = x / sqrt(mean(x^2) + epsilon) * weight, per row.
+/// y = x / sqrt(mean(x^2) + epsilon) * weight, per row; without a weight, times 1.
 struct RmsNormArgs {
     static constexpr const char* name = "rms_norm";
+
+    TensorView dst;     ///< [..][D] f32; may be src
+    TensorView src;     ///< like dst
+    TensorView weight;  ///< [D] f32, or empty
+    float epsilon = 0;
+
+    bool operator==(const RmsNormArgs&) const = default;
+};
+
+/// y = (x - m) / sqrt(mean((x - m)^2) + epsilon) * weight with m = mean(x), per row.
+struct LayerNormArgs {
+    static constexpr const char* name = "layer_norm";
 
     TensorView dst;     ///< [..][D] f32; may be src
     TensorView src;     ///< like dst
     TensorView weight;  ///< [D] f32
     float epsilon = 0;
 
-    bool operator==(const RmsNormArgs&) const = default;
+    bool operator==(const LayerNormArgs&) const = default;
+};
+
+/// y[t] = (scale * factor[row[t]]) * x[t]: by a constant, or by what a token's position asks for.
+struct ScaleArgs {
+    static constexpr const char* name = "scale";
+
+    TensorView dst;       ///< [T][heads][D] f32; may be src
+    TensorView src;       ///< like dst
+    TensorView factor{};  ///< [rows] f32, or empty: 1
+    TensorView row{};     ///< [T] i32: of factor, one per token; empty with it
+    float scale = 1;
+
+    bool operator==(const ScaleArgs&) const = default;
 };
 
 /// What the factors of products may be rounded to. Sums are f32 or better.
@@ -276,9 +301,10 @@ struct LogitsArgs {
 };
 
 /// THE LIST: whoever handles every operation visits this.
-using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
-                          MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
-                          ActMulArgs, AddArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+using Call =
+    std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs, LayerNormArgs,
+                 ScaleArgs, MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
+                 ActMulArgs, AddArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// The operation's name: "hadamard", "kv_store".
 inline const char* name_of(const Call& call) {

@@ -165,7 +165,26 @@ void check_one(const RmsNormArgs& args) {
     rules.f32("src", args.src, {-1, -1, -1, -1});
     rules.like("dst", args.dst, args.src);
     rules.writable("dst", args.dst);
+    if (args.weight.n[3] != 0) rules.f32("weight", args.weight, {1, 1, 1, args.src.n[3]});
+}
+
+void check_one(const LayerNormArgs& args) {
+    const Rules rules(args.name);
+    rules.f32("src", args.src, {-1, -1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
     rules.f32("weight", args.weight, {1, 1, 1, args.src.n[3]});
+}
+
+void check_one(const ScaleArgs& args) {
+    const Rules rules(args.name);
+    rules.f32("src", args.src, {1, -1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
+    if (args.factor.n[3] == 0 && args.row.n[3] == 0) return;
+    rules.f32("factor", args.factor, {1, 1, 1, -1});
+    rules.holds(args.factor.n[3] > 0, "factor of one number or more", describe(args.factor));
+    rules.i32("row", args.row, args.src.n[1]);
 }
 
 void check_one(const MatmulArgs& args) {

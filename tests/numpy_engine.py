@@ -152,7 +152,19 @@ class Engine:
     def rms_norm(self, case, inputs):
         x = inputs["src"].astype(np.float64)
         mean = (x * x).mean(-1, keepdims=True)
+        return {"dst": x / np.sqrt(mean + case["epsilon"]) * inputs.get("weight", 1)}
+
+    def layer_norm(self, case, inputs):
+        x = inputs["src"].astype(np.float64)
+        x = x - x.mean(-1, keepdims=True)
+        mean = (x * x).mean(-1, keepdims=True)
         return {"dst": x / np.sqrt(mean + case["epsilon"]) * inputs["weight"]}
+
+    def scale(self, case, inputs):
+        scale = np.float32(case["scale"])
+        if case["factor"]:
+            scale = (scale * inputs["factor"])[inputs["row"]][:, None, None]
+        return {"dst": scale * inputs["src"]}
 
     def act_mul(self, case, inputs):
         x = inputs["gate"].astype(np.float64)

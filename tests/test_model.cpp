@@ -60,7 +60,8 @@ TEST_CASE("model: another run on the same weights is as one that loads them") {
 
 TEST_CASE("model: a shifted cache answers as one that was filled at the new positions") {
     const std::vector<int32_t> tokens = some_tokens(12);
-    for (const char* name : {"llama", "gemma3"}) {  // one RoPE for all layers, and two
+    // One RoPE for all layers, two, and layers that do not turn.
+    for (const char* name : {"llama", "gemma3", "smollm3", "cohere2", "glm4"}) {
         Opened opened(TinyModel::make(name));
         Model model(opened.gguf, *opened.ref, {.context = 64});
         const auto answer = [&](int32_t first, int32_t difference) {
@@ -149,7 +150,7 @@ TEST_CASE("model: phi3's window counts only when it is asked for") {
 TEST_CASE("model: a file that is not what it says is refused by tensor and key") {
     TinyModel unknown = TinyModel::make("llama");
     unknown.name = "mamba";
-    CHECK(failure(unknown).find("architecture 'mamba' is unknown, known are llama, qwen2") !=
+    CHECK(failure(unknown).find("architecture 'mamba' is unknown, known are llama, ernie4_5") !=
           std::string::npos);
 
     TinyModel missing = TinyModel::make("llama");
@@ -189,29 +190,37 @@ TEST_CASE("model: a window on request is refused where none can be asked for") {
                       containing("phi3_window: expected architecture phi3, found llama"));
 }
 
-TEST_CASE("model: norms are where the file has them, and where the architecture needs them") {
-    for (const char* name : {"qwen3", "gemma2", "gemma3"}) {
-        for (const auto& [tensor, values] : TinyModel::make(name).weights) {
-            const bool of_heads = tensor.find("_q_norm") != std::string::npos ||
-                                  tensor.find("_k_norm") != std::string::npos;
-            if (!of_heads && tensor.find(".post_") == std::string::npos) continue;
-            TinyModel without = TinyModel::make(name);
+TEST_CASE("model: norms are there where the architecture has them, and nowhere else") {
+    for (const Architecture& architecture : architectures()) {
+        const std::map<std::string, std::vector<float>> whole =
+            TinyModel::make(architecture.name).weights;
+        for (const auto& [tensor, values] : whole) {
+            if (tensor.find("norm") == std::string::npos) continue;
+            TinyModel without = TinyModel::make(architecture.name);
             without.weights.erase(tensor);
-            INFO(name << " without " << tensor);
+            INFO(architecture.name << " without " << tensor);
             CHECK(failure(without).find(tensor) != std::string::npos);
         }
     }
-    TinyModel more = TinyModel::make("qwen2");
-    const TinyModel from = TinyModel::make("qwen3");
-    for (const auto& [tensor, values] : from.weights) {
-        if (tensor.find("_q_norm") == std::string::npos &&
-            tensor.find("_k_norm") == std::string::npos)
-            continue;
-        more.weights[tensor] = values;
+    for (const char* norm : {"attn_q_norm.weight", "post_ffw_norm.weight"}) {
+        TinyModel more = TinyModel::make("llama");
+        more.weights[blk(1, norm)] = std::vector<float>(TinyModel::d, 1.0f);
+        CHECK(failure(more).find(blk(1, norm) + " has no place in architecture 'llama'") !=
+              std::string::npos);
     }
-    more.qk_norm = true;
-    const std::vector<int32_t> tokens = some_tokens(19);
-    CHECK(distance(run_model(more, tokens, 19), more.forward(tokens)) < 1e-5);
+}
+
+TEST_CASE("model: layers that predict further tokens are left out") {
+    TinyModel tiny = TinyModel::make("glm4");
+    const std::vector<int32_t> tokens = some_tokens(9);
+    const std::vector<double> expected = tiny.forward(tokens);
+    tiny.predicting = 1;
+    tiny.weights[blk(TinyModel::layers, "nextn.eh_proj.weight")] =
+        std::vector<float>(TinyModel::width, 1.0f);
+    CHECK(distance(run_model(tiny, tokens, 9), expected) < 1e-5);
+    tiny.weights[blk(TinyModel::layers + 1, "attn_q.weight")] =
+        std::vector<float>(TinyModel::width, 1.0f);
+    CHECK(failure(tiny).find("blk.5.attn_q.weight has no place") != std::string::npos);
 }
 
 TEST_CASE("model: weights of a file that is refused are released") {

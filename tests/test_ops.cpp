@@ -87,6 +87,22 @@ TEST_CASE("ops: malformed arguments are refused by name") {
          },
          "rms_norm: expected weight [1][1][1][8]"},
         {[&] {
+             ref->run(LayerNormArgs{
+                 .dst = f32({2, 8}), .src = f32({2, 8}), .weight = f32({9}), .epsilon = 0});
+         },
+         "layer_norm: expected weight [1][1][1][8]"},
+        {[&] {
+             ref->run(ScaleArgs{.dst = f32({2, 1, 8}),
+                                .src = f32({2, 1, 8}),
+                                .factor = f32({4}),
+                                .row = i32({1})});
+         },
+         "scale: expected row [1][1][1][2]"},
+        {[&] {
+             ref->run(ScaleArgs{.dst = f32({2, 1, 8}), .src = f32({2, 1, 8}), .row = i32({2})});
+         },
+         "scale: expected factor"},
+        {[&] {
              ref->run(MatmulArgs{.dst = f32({2, 4}), .weight = f32({4, 8}), .src = f32({2, 9})});
          },
          "matmul: expected weight"},
@@ -214,7 +230,7 @@ TEST_CASE("ops: block types on a head of 80 and f16 precision are unsupported, w
     CHECK(text.find("ref: quantize: dst: q4_0 needs") == 0);
 }
 
-TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
+TEST_CASE("ops: norms, scale, act_mul, add, matmul, embed by hand") {
     const std::unique_ptr<Backend> ref = make_ref_backend();
     const Buffer x = upload(*ref, std::vector<float>{3, 4}),
                  w = upload(*ref, std::vector<float>{1, 2});
@@ -227,6 +243,23 @@ TEST_CASE("ops: rms_norm, act_mul, add, matmul, embed by hand") {
     const float root = std::sqrt(12.5f);
     CHECK(download_f32(*ref, out)[0] == Approx(3 / root));
     CHECK(download_f32(*ref, out)[1] == Approx(8 / root));
+    ref->run(RmsNormArgs{.dst = out, .src = x.view(DType::f32, {2}), .epsilon = 0.0f});
+    CHECK(download_f32(*ref, out)[1] == Approx(4 / root));
+    ref->run(LayerNormArgs{.dst = out,
+                           .src = x.view(DType::f32, {2}),
+                           .weight = w.view(DType::f32, {2}),
+                           .epsilon = 0.0f});
+    CHECK(download_f32(*ref, out) == std::vector<float>{-1, 2});
+    ref->run(ScaleArgs{
+        .dst = y.view(DType::f32, {1, 1, 2}), .src = x.view(DType::f32, {1, 1, 2}), .scale = 0.5f});
+    CHECK(download_f32(*ref, out) == std::vector<float>{1.5f, 2});
+    const Buffer one = upload(*ref, std::vector<int32_t>{1});
+    ref->run(ScaleArgs{.dst = y.view(DType::f32, {1, 1, 2}),
+                       .src = x.view(DType::f32, {1, 1, 2}),
+                       .factor = w.view(DType::f32, {2}),
+                       .row = one.view(DType::i32, {1}),
+                       .scale = 0.5f});
+    CHECK(download_f32(*ref, out) == std::vector<float>{3, 4});
     ref->run(ActMulArgs{.dst = out,
                         .gate = w.view(DType::f32, {2}),
                         .up = x.view(DType::f32, {2}),

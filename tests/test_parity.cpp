@@ -44,6 +44,8 @@ TEST_CASE("parity: restore") { run_table("restore"); }
 TEST_CASE("parity: attention") { run_table("attention"); }
 TEST_CASE("parity: merge") { run_table("merge"); }
 TEST_CASE("parity: rms_norm") { run_table("rms_norm"); }
+TEST_CASE("parity: layer_norm") { run_table("layer_norm"); }
+TEST_CASE("parity: scale") { run_table("scale"); }
 TEST_CASE("parity: act_mul") { run_table("act_mul"); }
 TEST_CASE("parity: add") { run_table("add"); }
 TEST_CASE("parity: matmul") { run_table("matmul"); }

@@ -99,6 +99,7 @@ std::span<const CaseOp> row_case_ops();         // case_rows.cpp
 std::span<const CaseOp> cache_case_ops();       // case_cache.cpp
 std::span<const CaseOp> attention_case_ops();   // case_attention.cpp
 std::span<const CaseOp> weight_case_ops();      // case_weights.cpp
+std::span<const CaseOp> norm_case_ops();        // case_norms.cpp
 std::span<const CaseOp> likelihood_case_ops();  // case_likelihood.cpp
 
 /// What the rounded butterflies of a row may be off, per element, where the row itself is exact:
@@ -110,6 +111,9 @@ std::vector<double> hadamard_bound(std::span<const float> x, const Rotation& rot
 
 /// Fills a weight of any type; formats that rotkv never writes get random codes and small scales.
 void fill_weight(CaseTensor& weight, uint64_t seed);
+
+/// `units` u of every |y|, and what lies below the normal f32.   y, result [n]
+std::vector<double> relative(std::span<const float> y, double units);
 
 /// sum_i |w[o, i] x[t, i]| of every element of y = x W^T, in f64.   result [T][out]
 std::vector<double> magnitudes(const CaseTensor& weight, const CaseTensor& x);

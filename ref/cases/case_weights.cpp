@@ -1,4 +1,4 @@
-// Cases of what surrounds the cache: norms, activations, products with weights, likelihoods.
+// Cases of what surrounds the cache: activations, sums, products with weights.
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
 #include "ref/error.h"
@@ -82,52 +82,6 @@ std::vector<double> magnitudes(const CaseTensor& weight, const CaseTensor& x) {
 }
 
 namespace {
-
-std::vector<double> relative(std::span<const float> y, double units) {
-    std::vector<double> bound;
-    for (const float value : y) {
-        bound.push_back(units * k_unit * std::fabs(double(value)) + k_least);
-    }
-    return bound;
-}
-
-class RmsNormCase : public CallCase {
-  public:
-    explicit RmsNormCase(Fields& f)
-        : rows(f.number("rows", 7, 0)),
-          d(f.number("D", 64, 1)),
-          kind(f.word("values", "normal", k_value_kinds)) {
-        read_layout(f, true);
-    }
-    Agreement agreement() const override { return Agreement::rounding; }
-    std::vector<CaseTensor> tensors() const override {
-        return {out("dst", DType::f32, {rows, d}), in("src", DType::f32, {rows, d}),
-                in("weight", DType::f32, {d})};
-    }
-    void fill(std::vector<CaseTensor>& tensors) const override {
-        named(tensors, "src").set(case_values(kind, rows, d, seed()));
-        named(tensors, "weight").set(case_values("normal", 1, d, seed() + 1));
-    }
-    std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
-                              std::span<const float> expected) const override {
-        return relative(expected, walk(d) / 2 + 6);  // half of the sum's error: a root follows
-    }
-
-    std::vector<std::pair<std::string, double>> constants() const override {
-        return {{"epsilon", double(k_epsilon)}};
-    }
-
-  protected:
-    Call call(const Views& v) const override {
-        return RmsNormArgs{
-            .dst = v["dst"], .src = v["src"], .weight = v["weight"], .epsilon = k_epsilon};
-    }
-
-  private:
-    static constexpr float k_epsilon = 1e-5f;
-    int64_t rows, d;
-    std::string kind;
-};
 
 class ActMulCase : public CallCase {
   public:
@@ -333,7 +287,6 @@ class EmbedCase : public CallCase {
 
 std::span<const CaseOp> weight_case_ops() {
     static const CaseOp ops[] = {
-        {"rms_norm", "rounding: u (walk(D) / 2 + 6) |y|", "the same", make<RmsNormCase>},
         {"act_mul", "rounding: 12 u |y|", "rounding: 12 u |y|; act=gelu_tanh: + 2 u |gate up|",
          make<ActMulCase>},
         {"add", "exact", "exact", make<AddCase>},
