@@ -310,8 +310,8 @@ inline constexpr const char* k_cases[] = {
     "rms_norm/values=outlier",
     "rms_norm/values=zeros",
     "rms_norm/weight=off",
-    "rms_norm/weight=off/rows=113/D=7",
-    "rms_norm/weight=off/D=96/layout=@layout",
+    "rms_norm/rows=113/D=7/weight=off",
+    "rms_norm/D=96/weight=off/layout=@layout",
     // layer_norm: means that the squares would drown in
     "layer_norm/default",
     "layer_norm/rows=0",
@@ -329,8 +329,8 @@ inline constexpr const char* k_cases[] = {
     "scale/T=113/H=1/D=7",
     "scale/T=5/H=1/D=2048",
     "scale/factor=1",
-    "scale/factor=1/T=33/H=5/D=97",
-    "scale/factor=1/D=96/layout=@layout",
+    "scale/T=33/H=5/D=97/factor=1",
+    "scale/D=96/factor=1/layout=@layout",
     "scale/D=96/layout=@layout",
     "scale/factor=1/values=@values",
     // act_mul: small and large arguments of exp
