@@ -9,15 +9,20 @@
 
 namespace rotkv::tools {
 
+double Profile::steady_seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
 Observer Profile::observer() {
     return [this](int64_t, const Call& call, Backend& backend) {
-        const auto start = std::chrono::steady_clock::now();
+        const double start = now_();
         backend.run(call);
         backend.synchronize();
-        const auto end = std::chrono::steady_clock::now();
+        const double end = now_();
         Time& time = times_[name_of(call)];
         ++time.calls;
-        time.seconds += std::chrono::duration<double>(end - start).count();
+        time.seconds += end - start;
     };
 }
 

@@ -5,8 +5,10 @@
 #include "ref/model.h"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
+#include <utility>
 
 namespace rotkv::tools {
 
@@ -14,6 +16,9 @@ namespace rotkv::tools {
 /// (positions, uploads, the host's own work) is in none of them.
 class Profile {
   public:
+    /// `now`: the time in seconds since some moment; the machine's steady clock unless given.
+    explicit Profile(std::function<double()> now = steady_seconds) : now_(std::move(now)) {}
+
     /// For ModelOptions; this must outlive the model.
     Observer observer();
 
@@ -24,10 +29,12 @@ class Profile {
     std::string table(double seconds) const;
 
   private:
+    static double steady_seconds();
     struct Time {
         int64_t calls = 0;
         double seconds = 0;
     };
+    std::function<double()> now_;
     std::map<std::string, Time> times_;  ///< by the name of the operation
 };
 
