@@ -91,6 +91,29 @@ class NotNumbers(Tools):
                              CTX // 2 + hole % SCORED)
             self.assertIn("holes.kld", found["not_numbers"]["first"]["cause"])
 
+    def test_base_files_with_rows_that_are_no_probabilities(self):
+        base, broken, windows = self.path("sound.kld"), self.path("broken.kld"), 3
+        self.perplexity("-t", "1", "--chunks", str(windows), "--kl-divergence-base", base)
+        with open(base, "rb") as file:
+            data = file.read()
+        words = struct.unpack_from("<i", data, 12)[0]
+        row, first = 8 + 2 * (words + words % 2), 20 + 4 * windows * CTX
+        for hole in (0, windows * SCORED // 2, windows * SCORED - 1):
+            at = first + hole * row
+            scale, minimum = struct.unpack_from("<ff", data, at)
+            for fault, says in (
+                    (bytes(row), f"probabilities with the sum {words}, expected 1"),
+                    (struct.pack("<ff", scale, minimum + 5), "probabilities with the sum 148.4"),
+                    (struct.pack("<ff", -scale, minimum), f"scale {-scale:.6g}, least"),
+                    (struct.pack("<ff", scale, float("-inf")), "least log-probability -inf")):
+                with open(broken, "wb") as file:
+                    file.write(data[:at] + fault + data[at + len(fault):])
+                self.bad(1, "perplexity", "-t", "1", "-m", self.model, "--kl-divergence",
+                         "--kl-divergence-base", broken, "--quiet",
+                         says=f"broken.kld: offset {at}: row {hole} (token "
+                              f"{CTX // 2 + hole % SCORED} of window {hole // SCORED}, all from "
+                              f"0): {says}")
+
     def test_a_base_file_without_numbers_is_written_and_read(self):
         base = self.path("none.kld")
         self.over_text("perplexity", "--chunks", "3", "--kl-divergence-base", base, says=CAUSE)

@@ -224,6 +224,7 @@ Outcome compare(Run& run, BaseReader& reader) {
             pairs.resize(before + count);
             tied.resize(before + count);
             reader.read(std::span(encoded).first(count * row_bytes));
+            std::vector<std::string> faults(count);
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
                 const std::size_t i = std::size_t(row);
                 const std::span<const std::byte> base =
@@ -231,7 +232,11 @@ Outcome compare(Run& run, BaseReader& reader) {
                 pairs[before + i] = compare_with_base_row(base, logits.subspan(i * words, words),
                                                           rows.target[std::size_t(first) + i]);
                 tied[before + i] = tied_at_top(base, int64_t(words));
+                faults[i] = fault_of_base_row(base, int64_t(words));
             });
+            for (std::size_t i = 0; i < count; ++i) {
+                if (!faults[i].empty()) reader.refuse(int64_t(before + i), faults[i]);
+            }
         });
         if (!rows.ends_window) return;
         print_kld_line(out, rows.window + 1, summarize_means(pairs));
