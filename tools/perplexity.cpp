@@ -265,7 +265,7 @@ WindowPlan plan_of(const Flags& flags, LoadedModel& loaded, const BaseReader* re
     const int64_t batch = flags.windows.batch(ctx);
     const int32_t bos = loaded.bos_of_windows();
     if (reader == nullptr) {
-        std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
+        std::vector<int32_t> tokens = tokens_of_text(loaded, read_text(flags.text));
         return plan_windows(std::move(tokens), ctx, batch, flags.windows.chunks, bos);
     }
     const BaseHeader& header = reader->header();
