@@ -313,9 +313,10 @@ TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
 
 TEST_CASE("ops: logits that f32 cannot hold are one verdict in every backend") {
     // The words' logits are ten times their weights.
-    const auto nll = [](const Backend& backend, const std::vector<float>& words, int next) {
+    const auto nll = [](Backend& backend, const std::vector<float>& words, int next) {
         const int64_t n = int64_t(words.size());
-        const Buffer weight = upload(backend, words), x = upload(backend, std::vector<float>{10}),
+        const Buffer weight = upload(backend, words),
+                     x = upload(backend, std::vector<float>{10.0f}),
                      target = upload(backend, std::vector<int32_t>{next});
         const Buffer out(backend, 3 * sizeof(double)), top(backend, 2 * sizeof(int32_t));
         const TensorView of_nll = view(out.data(), DType::f64, {1}),
