@@ -32,6 +32,8 @@ struct Running {
     float largest = -INFINITY;
     int32_t top = 0;
 
+    // What exponents are counted from: where all words so far have p = 0, from 0.
+    __device__ float shift() const { return largest > -INFINITY ? largest : 0; }
     __device__ double log_sum() const { return double(largest) + log(sum); }
     __device__ double nll() const { return log_sum() - target; }
 };
@@ -93,7 +95,7 @@ __global__ void __launch_bounds__(k_threads)
     double sums[1] = {};
 #pragma unroll
     for (int j = 0; j < k_each; ++j) {
-        if (threadIdx.x + k_threads * j < tile.words) sums[0] += expf(logits.x[j] - run.largest);
+        if (threadIdx.x + k_threads * j < tile.words) sums[0] += expf(logits.x[j] - run.shift());
     }
     block_sums(sums);
     if (threadIdx.x != 0) return;
@@ -131,9 +133,9 @@ __global__ void __launch_bounds__(k_threads)
 #pragma unroll
     for (int j = 0; j < k_each; ++j) {
         if (threadIdx.x + k_threads * j >= tile_a.words) break;
-        const double e = expf(a.x[j] - run.a.largest);
+        const double e = expf(a.x[j] - run.a.shift());
         sums[0] += e;
-        sums[1] += expf(b.x[j] - run.b.largest);
+        sums[1] += expf(b.x[j] - run.b.shift());
         sums[2] += e * (double(a.x[j]) - double(b.x[j]));
     }
     block_sums(sums);

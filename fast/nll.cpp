@@ -71,7 +71,8 @@ struct Running {
         }
         const int64_t at = target_word - words.first;
         if (at >= 0 && at < words.n) target = double(words.logit[at]);
-        sum = sum * factor + exp_row(e, words.logit, words.n, largest);
+        const float shift = largest > -INFINITY ? largest : 0;  // -inf: all words have p = 0
+        sum = sum * factor + exp_row(e, words.logit, words.n, shift);
         return factor;
     }
     double log_sum() const { return double(largest) + std::log(sum); }

@@ -11,11 +11,14 @@ namespace rotkv::ref {
 
 namespace {
 
-// logit_v = softcap(hidden . w_v), in f64
+// logit_v = softcap(hidden . w_v), in f64. One that f32 cannot hold is infinite, as it is where
+// logits are f32: no backend makes a number of a position that another calls none.
 double logit(const float* hidden, const std::vector<float>& w, float softcap) {
     double sum = 0;
     for (size_t i = 0; i < w.size(); ++i) sum += double(hidden[i]) * double(w[i]);
-    return softcap > 0 ? softcap * std::tanh(sum / softcap) : sum;
+    if (softcap > 0) return softcap * std::tanh(sum / softcap);
+    const float rounded = float(sum);
+    return std::isinf(rounded) ? double(rounded) : sum;
 }
 
 // What one row of logits has shown so far.
@@ -34,7 +37,7 @@ struct Running {
             largest = x;
             top = word;
         }
-        sum += std::exp(x - largest);
+        sum += std::exp(largest > -INFINITY ? x - largest : x);  // -inf: all words have p = 0
         if (word == target_word) target = x;
         return factor;
     }

@@ -256,8 +256,8 @@ struct EmbedArgs {
     bool operator==(const EmbedArgs&) const = default;
 };
 
-/// Negative log-likelihood of each row's target word, without a tokens x words matrix.
-/// logit = softcap(hidden . weight[v]); nll = log(sum_v exp(logit_v)) - logit_target.
+/// Negative log-likelihood of each row's target word, without a tokens x words matrix:
+/// log(sum_v exp(x_v)) - x_target, x = softcap(hidden . weight[v]), infinite where no f32 holds it.
 struct NllArgs {
     static constexpr const char* name = "nll";
 

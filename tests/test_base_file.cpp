@@ -155,6 +155,91 @@ TEST_CASE("base_file: words that share the top of a row", "[base_file]") {
     CHECK_FALSE(tied({0, std::nanf(""), 3}));
 }
 
+namespace {
+
+// The fault of a row once a float of it (0: scale, 1: minimum) is another one.
+std::string fault_with(std::vector<std::byte> row, std::size_t place, float number, int64_t words) {
+    std::memcpy(row.data() + 4 * place, &number, 4);
+    return fault_of_base_row(row, words);
+}
+
+float float_of(const std::vector<std::byte>& row, std::size_t place) {
+    float number = 0;
+    std::memcpy(&number, row.data() + 4 * place, 4);
+    return number;
+}
+
+std::vector<float> random_logits(std::size_t words, float spread, float middle, int seed) {
+    std::mt19937 generator{unsigned(seed)};
+    std::normal_distribution<float> normal(middle, spread);
+    std::vector<float> logits(words);
+    for (float& x : logits) x = normal(generator);
+    return logits;
+}
+
+}  // namespace
+
+TEST_CASE("base_file: no row that is written is refused", "[base_file]") {
+    const float infinite = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+    for (const std::size_t words : {1u, 2u, 3u, 100u, 40001u}) {
+        for (const float spread : {0.0f, 1e-39f, 1e-6f, 0.01f, 1.0f, 4.0f, 30.0f, 1e4f, 1e7f}) {
+            for (const float middle : {0.0f, -7.0f, 1e5f}) {
+                std::vector<float> logits = random_logits(words, spread, middle, int(words));
+                INFO(words << " words, spread " << spread << ", middle " << middle);
+                CHECK(fault_of_base_row(encode(logits), int64_t(words)) == "");
+                logits[words / 2] = -infinite;
+                CHECK(fault_of_base_row(encode(logits), int64_t(words)) == "");
+                for (const float none : {nan, infinite}) {  // no numbers, and written as such
+                    logits[words / 2] = none;
+                    CHECK(fault_of_base_row(encode(logits), int64_t(words)) == "");
+                }
+            }
+        }
+    }
+    // All words at the end of what their codes can be off: half a step below, and half above.
+    for (const float part : {0.49f, 0.51f}) {
+        std::vector<float> logits(5000, part * 15 / 65535);
+        logits[0] = 0;
+        logits[1] = 15;
+        for (std::size_t v = 2; v < logits.size(); ++v) logits[v] += float(v) * 15 / 65535;
+        CHECK(fault_of_base_row(encode(logits), 5000) == "");
+    }
+}
+
+TEST_CASE("base_file: a row that is no probabilities is refused", "[base_file]") {
+    const float infinite = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+    for (const float spread : {0.5f, 20.0f}) {  // a row with all of its words, and one that was cut
+        INFO("spread " << spread);
+        const std::vector<std::byte> row = encode(random_logits(501, spread, 0, 3));
+        const float scale = float_of(row, 0), min = float_of(row, 1);
+        CHECK(fault_with(row, 0, scale, 501) == "");
+        CHECK(fault_with(row, 0, nan, 501) == "");  // a hole that is said
+        CHECK(fault_with(row, 1, nan, 501) == "");
+        for (const float other : {-scale, 0.0f, scale * 2, scale / 2, infinite, -infinite}) {
+            CHECK(fault_with(row, 0, other, 501) != "");
+        }
+        for (const float other : {min + 5, min - 5, min + 0.001f, -min, 0.0f, infinite}) {
+            CHECK(fault_with(row, 1, other, 501) != "");
+        }
+        for (int bit = 16; bit < 32; ++bit) {  // from 2^-3 of a minimum of 16 and more on
+            uint32_t bits = 0;
+            std::memcpy(&bits, &min, 4);
+            bits ^= 1u << bit;
+            float flipped = 0;
+            std::memcpy(&flipped, &bits, 4);
+            INFO("bit " << bit);
+            if (!std::isnan(flipped)) CHECK(fault_with(row, 1, flipped, 501) != "");
+        }
+        std::vector<std::byte> hole(row.size());
+        CHECK(fault_of_base_row(hole, 501).find("sum 501, expected 1") != std::string::npos);
+        std::copy_n(row.begin(), 8, hole.begin());  // the codes alone
+        CHECK(fault_of_base_row(hole, 501) != "");
+        std::vector<std::byte> full = row;
+        std::fill(full.begin() + 8, full.begin() + 8 + 2 * 501, std::byte{0xFF});
+        CHECK(fault_of_base_row(full, 501) != "");
+    }
+}
+
 TEST_CASE("base_file: words below the floor of 16 nats do not count", "[base_file]") {
     // Word 1 has log p = -16 for a and is far less likely for b: with it, kld would be 0.011.
     const std::vector<std::byte> row = encode({0, -30});
@@ -246,6 +331,28 @@ TEST_CASE("base_file: broken base files", "[base_file]") {
 
     CHECK_THROWS_AS(BaseReader(folder.file("missing.kld")), Error);
     CHECK_THROWS_AS(BaseReader(folder.path.string()), Error);
+}
+
+TEST_CASE("base_file: each row that llama.cpp wrote is taken", "[base_file]") {
+    const std::string data = rotkv::test::data_dir();
+    if (data.empty()) return rotkv::test::skip("ROTKV_DATA is not set");
+    for (const char* folder : {"golden", "golden2"}) {
+        const fs::path place = fs::path(data) / folder;
+        if (!fs::exists(place)) return rotkv::test::skip(place.string() + " is not there");
+        int64_t rows = 0;
+        for (const fs::directory_entry& entry : fs::directory_iterator(place)) {
+            if (entry.path().extension() != ".kld") continue;
+            BaseReader reader(entry.path().string());
+            const BaseHeader& header = reader.header();
+            std::vector<std::byte> row(std::size_t(header.row_bytes()));
+            for (int64_t r = 0; r < header.n_chunk * header.rows_per_chunk(); ++r, ++rows) {
+                reader.read(row);
+                INFO(entry.path().filename().string() << ", row " << r);
+                CHECK(fault_of_base_row(row, header.n_vocab) == "");
+            }
+        }
+        CHECK(rows > 1000);
+    }
 }
 
 TEST_CASE("base_file: base files that llama.cpp wrote", "[base_file]") {

@@ -1,6 +1,7 @@
 // Figures that can be worked out by hand, and laws that hold for any numbers.
 #include "ref/measure/metrics.h"
 #include "tests/catch.h"
+#include "tools/compare/not_numbers.h"
 
 #include <cmath>
 #include <limits>
@@ -86,6 +87,34 @@ TEST_CASE("metrics: quantiles lie on straight lines between order statistics", "
     CHECK(near(quantile(x, 1), 4));
     CHECK(near(quantile({5}, 0.3), 5));
     CHECK(std::isnan(quantile({}, 0.5)));
+}
+
+TEST_CASE("metrics: a perplexity beyond exp() is not a number, and which one is said",
+          "[metrics]") {
+    for (const double error : {0.0, 1.0}) {
+        CHECK(is_number(perplexity(std::vector<double>{709 - error, 709 + error}).value));
+        CHECK(std::isnan(perplexity(std::vector<double>{711 - error, 711 + error}).value));
+        CHECK(std::isnan(perplexity(std::vector<double>{711 - error, 711 + error}).error));
+    }
+    // Squares of a perplexity go further than it does.
+    const auto pairs_of = [](double nll_a, double nll_b) {
+        return std::vector<TokenPair>{{1, nll_a - 1, nll_b, true}, {1, nll_a + 1, nll_b, true}};
+    };
+    const KldSummary large = summarize(pairs_of(600, 1));
+    CHECK(large.difference.value == -std::exp(600.0) + std::exp(1.0));
+    CHECK(near(large.difference.error, large.ppl_a.error));
+
+    const WindowPlan plan{std::vector<int32_t>(6), 6, 6, 1, -1};
+    const auto words = [&](double nll_a, double nll_b) {
+        return rotkv::tools::words_of(rotkv::tools::not_numbers_of(pairs_of(nll_a, nll_b), plan));
+    };
+    const std::string rest = " is not a number: the mean NLL of 800 nats is more than exp() holds";
+    CHECK(words(1, 800) == "the PPL" + rest);
+    CHECK(words(800, 1) == "the base's PPL" + rest);
+    CHECK(words(700, 700) == "all positions are numbers");
+    // The value is one, its error is not: exp(709.5) times 5.
+    CHECK(rotkv::tools::not_numbers_of(std::vector<double>{704.5, 714.5}, plan).any());
+    CHECK_FALSE(rotkv::tools::not_numbers_of(std::vector<double>{700}, plan).any());
 }
 
 TEST_CASE("metrics: perplexity is the exponential of the mean", "[metrics]") {

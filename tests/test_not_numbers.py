@@ -4,6 +4,7 @@ figure that rests on such a position is one no more, whoever prints it, and the 
 
 Usage: tests/test_not_numbers.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from test_tools import Tools
 CTX = 32
 SCORED = CTX - 1 - CTX // 2
 HEAD = 64
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 BROKEN, WHOLE = "k=f16,v=f16,rot=off", "k=q8_0,v=q8_0"
 CAUSE = "layer 0, kv_store: K does not fit f16"
 
@@ -28,9 +30,15 @@ class NotNumbers(Tools):
     def setUpClass(cls):
         super().setUpClass()
         file = GgufFile.read(cls.model)
+        norm = file.tensors["output_norm.weight"]
         file.tensors["blk.0.attn_k.bias"] = Tensor([HEAD], 0, floats([7e4] + [0.0] * (HEAD - 1)))
         cls.loud = cls.path("loud.gguf")  # f16 ends at 65504
         file.write(cls.loud)
+        del file.tensors["blk.0.attn_k.bias"]
+        weights = struct.unpack(f"<{2 * HEAD}f", norm.data)
+        file.tensors["output_norm.weight"] = norm._replace(data=floats([2e3 * w for w in weights]))
+        cls.sure = cls.path("sure.gguf")  # of nearly every word, wrongly: exp() ends at 709.8 nats
+        file.write(cls.sure)
 
     def ends_badly(self, name, *arguments, says="are not numbers", model=None):
         """Status 1, one line of error, no signs on any NaN."""
@@ -59,6 +67,59 @@ class NotNumbers(Tools):
         fine = self.good("perplexity", "-m", self.loud, "-f", self.text, "-c", str(CTX), "-ctk",
                          "f32", "--json", "-")
         self.assertEqual(json.loads(fine.stdout)["not_numbers"]["count"], 0)
+
+    def no_ppl(self, name, *arguments):
+        """Every position is a number, and the perplexity is none: that is said."""
+        out = self.path(name + "-sure.json")
+        result = self.over_text(name, *arguments, "--json", out, model=self.sure,
+                                says="the PPL is not a number: the mean NLL of ")
+        self.assertRegex(result.stdout, r"the PPL is not a number: the mean NLL of \d+(\.\d+)? nats "
+                                        r"is more than exp\(\) holds\n")
+        self.assertNotRegex(result.stdout, r"\binf\b")
+        return result, json.loads(self.file_of(name + "-sure.json"))
+
+    def test_perplexities_beyond_exp(self):
+        base = self.path("sure.kld")
+        for more in ((), ("--kl-divergence-base", base)):
+            result, found = self.no_ppl("perplexity", "--chunks", "3", *more)
+            self.assertIn("Final estimate: PPL = nan +/- nan\n", result.stdout)
+            self.assertEqual((found["ppl"], found["ppl_err"]), (None, None))
+            self.assertEqual(list(found["not_numbers"]), ["count", "scored", "overflow"])
+            self.assertEqual(found["not_numbers"]["count"], 0)
+        self.ends_badly("perplexity", "--kl-divergence", "--kl-divergence-base", base,
+                        model=self.sure, says="the PPL is not a number: the mean NLL of ")
+        found = self.no_ppl("kld", "--variant", WHOLE, "--jitter", "1")[1]
+        for part in (found["base"], found["variants"][0]):
+            self.assertIsNone(part["ppl"])
+            self.assertIn("overflow", part["not_numbers"])
+        self.assertGreater(found["variants"][0]["kld"]["mean"], 0)
+        found = self.no_ppl("demo", "--windows", "2")[1]
+        self.assertIn("overflow", found["rows"][0]["plain"]["not_numbers"])
+
+    def test_a_sweep_without_perplexities(self):
+        out, prefix = self.path("sure.jsonl"), self.path("sure")
+        arguments = ["--chunks", "3", "-ctk", "q8_0,q4_0", "-ctv", "q8_0", "--quiet", "--out", out,
+                     "--csv", self.path("sure.csv")]
+        if HAS_MATPLOTLIB:
+            arguments += ["--plot", prefix]
+        result, found = self.no_ppl("sweep", *arguments)
+        self.assertIn("4 cells are without a PPL (k=q8_0,v=q8_0,rot=off, ...): ", result.stdout)
+        for cell in found["cells"]:
+            self.assertIsNone(cell["ppl"])
+            self.assertGreater(cell["kld"], 0)
+        rows = list(csv.DictReader(io.StringIO(self.file_of("sure.csv"))))
+        self.assertEqual([row["ppl"] for row in rows], ["nan"] * 4)
+        self.assertEqual(self.no_ppl("sweep", *arguments)[0].stdout, result.stdout)  # from the file
+        if not HAS_MATPLOTLIB:
+            print(f"SKIPPED {self.id()}: no pictures, matplotlib is not installed")
+            return
+        for picture in ("ppl", "kld", "pareto"):
+            self.assertTrue(os.path.exists(f"{prefix}-{picture}.png"), picture)
+        sys.path.insert(0, self.folder)
+        import plot
+        self.assertTrue(plot.Sweep(out).base().endswith("PPL not a number"))
+        self.assertEqual([plot.ratio_words(x) for x in (0, 0.5, -800, 1234.5)],
+                         ["1.000", "1.649", "e^-800", "e^1234"])
 
     def test_base_files_with_holes(self):
         base, holes = self.path("base.kld"), self.path("holes.kld")
@@ -90,6 +151,29 @@ class NotNumbers(Tools):
             self.assertEqual(found["not_numbers"]["first"]["position"],
                              CTX // 2 + hole % SCORED)
             self.assertIn("holes.kld", found["not_numbers"]["first"]["cause"])
+
+    def test_base_files_with_rows_that_are_no_probabilities(self):
+        base, broken, windows = self.path("sound.kld"), self.path("broken.kld"), 3
+        self.perplexity("-t", "1", "--chunks", str(windows), "--kl-divergence-base", base)
+        with open(base, "rb") as file:
+            data = file.read()
+        words = struct.unpack_from("<i", data, 12)[0]
+        row, first = 8 + 2 * (words + words % 2), 20 + 4 * windows * CTX
+        for hole in (0, windows * SCORED // 2, windows * SCORED - 1):
+            at = first + hole * row
+            scale, minimum = struct.unpack_from("<ff", data, at)
+            for fault, says in (
+                    (bytes(row), f"probabilities with the sum {words}, expected 1"),
+                    (struct.pack("<ff", scale, minimum + 5), "probabilities with the sum 148.4"),
+                    (struct.pack("<ff", -scale, minimum), f"scale {-scale:.6g}, least"),
+                    (struct.pack("<ff", scale, float("-inf")), "least log-probability -inf")):
+                with open(broken, "wb") as file:
+                    file.write(data[:at] + fault + data[at + len(fault):])
+                self.bad(1, "perplexity", "-t", "1", "-m", self.model, "--kl-divergence",
+                         "--kl-divergence-base", broken, "--quiet",
+                         says=f"broken.kld: offset {at}: row {hole} (token "
+                              f"{CTX // 2 + hole % SCORED} of window {hole // SCORED}, all from "
+                              f"0): {says}")
 
     def test_a_base_file_without_numbers_is_written_and_read(self):
         base = self.path("none.kld")

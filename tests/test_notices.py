@@ -44,7 +44,7 @@ class Notices(Tools):
         file.write(path)
         return path
 
-    def run_windows(self, tool, model, *arguments, ctx=32):
+    def run_windows(self, tool, model, *arguments, ctx=32, text=None):
         """stderr and JSON of a run over windows."""
         type(self).count += 1
         at = self.path(f"found{self.count}.json")
@@ -52,7 +52,7 @@ class Notices(Tools):
         if "--chunks" in arguments and tool == "demo":
             arguments = ()
         quiet = () if tool == "demo" else ("--quiet",)
-        result = self.good(tool, "-m", model, "-f", self.text, "-c", str(ctx), "--json", at,
+        result = self.good(tool, "-m", model, "-f", text or self.text, "-c", str(ctx), "--json", at,
                            *WINDOWS[tool], *more, *quiet, *arguments)
         with open(at) as file:
             return result.stderr, json.load(file)
@@ -93,6 +93,23 @@ class Notices(Tools):
             model = self.edited(keys, [key + name for name in without])
             self.noted(self.run_windows("perplexity", model), says, model)
             self.noted(self.generate(model, "seven"), says, model)
+
+    def test_what_is_no_text(self):
+        """A model given as the text is refused, other bytes are taken and counted."""
+        odd = self.path("odd.txt")
+        with open(self.text, "rb") as file:
+            text = file.read()
+        with open(odd, "wb") as file:
+            file.write(text[:50] + b"\xff\xe2\x82" + "\ufffd\u20ac".encode() + text[50:])
+        says = f"3 of the text's {len(text) + 9} bytes are not UTF-8"
+        for tool in WINDOWS:
+            stderr, found = self.run_windows(tool, self.model, text=odd)
+            self.assertEqual(found["notices"], [says])
+            self.assertEqual(stderr.count(says), 1)
+            more = {"sweep": ("--out", self.path("none.jsonl"))}.get(tool, ())
+            self.bad(1, tool, "-m", self.model, "-f", self.model, *WINDOWS[tool], *more,
+                     says=f"{self.model}: is a GGUF file, expected a text")
+        self.bad(1, "generate", "-m", self.model, "-f", self.model, says="expected a text")
 
     def test_whether_windows_begin_with_bos(self):
         adds = self.edited({"tokenizer.ggml.add_bos_token": (BOOL, True)})

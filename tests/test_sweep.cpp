@@ -180,6 +180,15 @@ TEST_CASE("sweep: a cell that is not a number is rescued by rotation, not left o
     CHECK(back.window == 2);
     CHECK(back.position == 5);
     CHECK(back.cause == "K does not fit");
+
+    // A perplexity beyond exp() is said too, and leaves the other figures as they are.
+    result.rows = {row_of("q8", 16, {1.0, 2.0, 3.0}), row_of("q8", 16, {0.9, 1.9, 2.9}, turned)};
+    for (SweepRow& row : result.rows) row.found->not_numbers.overflow = "more than exp() holds";
+    result.rows[0] = parse_row(nlohmann::ordered_json::parse(line_of(result.rows[0])));
+    CHECK(not_number_lines(result.rows) ==
+          std::vector<std::string>{
+              "2 cells are without a PPL (k=q8,v=q8,rot=off, ...): more than exp() holds"});
+    CHECK(pareto_front(result.rows) == std::vector<std::size_t>{1});
 }
 
 TEST_CASE("sweep: cells are one where types and rotations are", "[sweep]") {

@@ -21,7 +21,11 @@ namespace {
 using Ids = std::vector<int32_t>;
 using Entries = std::vector<std::pair<std::string, GgufValue>>;
 
-Vocab read_back(const Vocab& vocab, const Entries& entries) {
+// What SentencePiece files name beside these, or not.
+constexpr const char* k_space_prefix = "tokenizer.ggml.add_space_prefix";
+
+Vocab read_back(const Vocab& vocab, Entries entries) {
+    if (vocab.model == "llama") entries.push_back({k_space_prefix, vocab.add_space_prefix});
     const VocabFile file(vocab, entries);
     return read_vocab(file.open());
 }
@@ -125,6 +129,21 @@ TEST_CASE("vocab: what is assumed is said") {
     CHECK(without.notices ==
           std::vector<std::string>{"the file names no EOS, and there is no usual one"});
     CHECK(without.ends.empty());
+}
+
+TEST_CASE("vocab: a space in front that the file does not speak of is assumed aloud") {
+    const VocabFile silent(spm_vocab(), k_bos_eos);
+    const Vocab assumed = read_vocab(silent.open());
+    CHECK(assumed.add_space_prefix);
+    CHECK(assumed.notices ==
+          std::vector<std::string>{"no key tokenizer.ggml.add_space_prefix, true is assumed"});
+    for (const bool adds : {true, false}) {
+        Vocab vocab = spm_vocab();
+        vocab.add_space_prefix = adds;
+        const Vocab named = read_back(vocab, k_bos_eos);
+        CHECK(named.add_space_prefix == adds);
+        CHECK(named.notices.empty());
+    }
 }
 
 TEST_CASE("vocab: a text without types or scores is still cut as llama.cpp cuts it") {

@@ -285,6 +285,9 @@ std::string read_text(const std::string& path) {
     while (file.read(block.data(), std::streamsize(block.size())), file.gcount() > 0) {
         text.append(block, 0, std::size_t(file.gcount()));
         if (text.size() > k_most) throw Error(ErrorCode::io, path + ": more than 1 GiB of text");
+        if (text.starts_with("GGUF")) {
+            throw Error(ErrorCode::bad_file, path + ": is a GGUF file, expected a text");
+        }
     }
     return text;
 }

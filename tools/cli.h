@@ -111,7 +111,7 @@ Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
 /// Throws Error(io). Does nothing for an empty path.
 void write_json(const std::string& path, const nlohmann::ordered_json& document);
 
-/// The bytes of a text file. Throws Error(io).
+/// The bytes of a text file. Throws Error(io), Error(bad_file) for a GGUF file.
 std::string read_text(const std::string& path);
 
 }  // namespace rotkv::tools

@@ -67,8 +67,8 @@ std::string path_of_text(const Flags& flags) {
     throw Error(ErrorCode::io, path + ": no such file; name a text with -f FILE");
 }
 
-WindowPlan plan_of(const Flags& flags, const LoadedModel& loaded) {
-    std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
+WindowPlan plan_of(const Flags& flags, LoadedModel& loaded) {
+    std::vector<int32_t> tokens = tokens_of_text(loaded, read_text(flags.text));
     if (int64_t(tokens.size()) / flags.ctx < flags.chunks) {
         throw Error(ErrorCode::usage,
                     fmt::format("{}: {} tokens, expected at least {} windows of {}", flags.text,

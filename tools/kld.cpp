@@ -185,7 +185,7 @@ int run_kld_tool(const Flags& flags) {
     LoadedModel loaded(flags.model, flags.windows.ctx());
     if (flags.explain) loaded.model.config().equal_heads(flags.model.path + ": --explain");
     const WindowPlan plan = plan_windows(
-        tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.windows.ctx(),
+        tokens_of_text(loaded, read_text(flags.text)), flags.windows.ctx(),
         flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
     require_same_everywhere(loaded, plan);
     loaded.note_windows(plan, flags.windows.chunks);

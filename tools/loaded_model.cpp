@@ -75,9 +75,13 @@ Model observed(const Model& model, const Observer& observer) {
     return Model(model, options);
 }
 
-std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text) {
+std::vector<int32_t> tokens_of_text(LoadedModel& loaded, std::string text) {
+    const int64_t bad = count_not_utf8(text);
+    if (bad > 0) {
+        loaded.note(fmt::format("{} of the text's {} bytes are not UTF-8", bad, text.size()));
+    }
     if (!text.empty() && text.back() == '\n') text.pop_back();
-    return tokenizer.encode_beginning(text);
+    return loaded.tokenizer.encode_beginning(text);
 }
 
 uint64_t hash_of_windows(const WindowPlan& plan) {

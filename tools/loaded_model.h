@@ -49,8 +49,9 @@ struct LoadedModel {
 Model observed(const Model& model, const Observer& observer);
 
 /// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, BOS is
-/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text.
-std::vector<int32_t> tokens_of_text(const Tokenizer& tokenizer, std::string text);
+/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text. Notes
+/// how many of its bytes are not UTF-8.
+std::vector<int32_t> tokens_of_text(LoadedModel& loaded, std::string text);
 
 /// FNV-1a of the tokens that the model reads, BOS included: it carries every setting of the
 /// tokenizer that a figure depends on.

@@ -104,7 +104,7 @@ WindowPlan run_text(const Flags& flags, LoadedModel& loaded, Survey& survey) {
     Model model =
         observed(loaded.model, capture([&](const CapturedRows& rows) { survey.add(rows); }));
     const WindowPlan plan =
-        plan_windows(tokens_of_text(loaded.tokenizer, read_text(flags.text)), flags.ctx, flags.ctx,
+        plan_windows(tokens_of_text(loaded, read_text(flags.text)), flags.ctx, flags.ctx,
                      flags.asked_chunks == 0 ? 4 : flags.asked_chunks, loaded.bos_of_windows());
     loaded.note_windows(plan, flags.asked_chunks);
     if (!flags.quiet) {

@@ -214,13 +214,18 @@ Outcome compare(Run& run, BaseReader& reader) {
             const std::size_t count = logits.size() / words, before = pairs.size();
             pairs.resize(before + count);
             reader.read(std::span(encoded).first(count * row_bytes));
+            std::vector<std::string> faults(count);
             for_each_row(int64_t(count), run.flags.model.threads, [&](int64_t row) {
                 const std::size_t i = std::size_t(row);
                 const std::span<const std::byte> base =
                     std::span(encoded).subspan(i * row_bytes, row_bytes);
                 pairs[before + i] = compare_with_base_row(base, logits.subspan(i * words, words),
                                                           rows.target[std::size_t(first) + i]);
+                faults[i] = fault_of_base_row(base, int64_t(words));
             });
+            for (std::size_t i = 0; i < count; ++i) {
+                if (!faults[i].empty()) reader.refuse(int64_t(before + i), faults[i]);
+            }
         });
         if (!rows.ends_window) return;
         print_kld_line(out, rows.window + 1, summarize_means(pairs));
@@ -249,7 +254,7 @@ WindowPlan plan_of(const Flags& flags, LoadedModel& loaded, const BaseReader* re
     const int64_t batch = flags.windows.batch(ctx);
     const int32_t bos = loaded.bos_of_windows();
     if (reader == nullptr) {
-        std::vector<int32_t> tokens = tokens_of_text(loaded.tokenizer, read_text(flags.text));
+        std::vector<int32_t> tokens = tokens_of_text(loaded, read_text(flags.text));
         return plan_windows(std::move(tokens), ctx, batch, flags.windows.chunks, bos);
     }
     const BaseHeader& header = reader->header();

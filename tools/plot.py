@@ -77,9 +77,10 @@ class Sweep:
         return f"{h['model']}, {h['windows']} windows of {h['n_ctx']} tokens of {h['text']}"
 
     def base(self):
-        row = next(iter(self.cell.values()))
-        ppl = row["ppl"] / math.exp(row["log_ratio"])
-        return f"Base: K {self.header['base']['k']}, V {self.header['base']['v']}, PPL {ppl:.4g}"
+        logs = [math.log(row["ppl"]) - row["log_ratio"] for row in self.cell.values()
+                if row["ppl"] is not None]
+        ppl = f"{math.exp(logs[0]):.4g}" if logs and logs[0] < 709 else "not a number"
+        return f"Base: K {self.header['base']['k']}, V {self.header['base']['v']}, PPL {ppl}"
 
     def front(self):
         """As pareto_front() of tools/sweep_report.h."""
@@ -101,10 +102,17 @@ class Sweep:
 
 
 def three_digits(x):
-    """134, 39.7, 5.13, 0.15, <.01"""
+    """1e+06, 134, 39.7, 5.13, 0.15, <.01"""
+    if x >= 1e6:
+        return f"{x:.0e}"
     if x < 0.01:
         return "<.01"
     return f"{x:.{max(0, min(2, 2 - math.floor(math.log10(x))))}f}"
+
+
+def ratio_words(log):
+    """exp(log), which may be more than a number holds: 1.023, e^812"""
+    return f"{math.exp(log):.3f}" if abs(log) < 10 else f"e^{log:.0f}"
 
 
 RATIOS = (1.001, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 5, 10, 100, 1e3, 1e4)
@@ -165,7 +173,7 @@ def draw_sweep(sweep, path, what):
         brackets = what["uncertain"](*sweep.rot)
 
         def words(i, j):
-            text = what["ratio_words"](math.exp(ratio[i, j]))
+            text = what["ratio_words"](ratio[i, j])
             return f"({text})" if brackets[i, j] else text
         draw_panel(figure.add_subplot(next(places)), sweep,
                    f"rotation {sweep.rot[1]} / {sweep.rot[0]}", ratio, ratio_colours, words)
@@ -189,10 +197,10 @@ def draw_ppl(sweep, path):
         "name": "PPL / PPL of the base", "label": "PPL / PPL of the base",
         "figure": lambda row: row["log_ratio"],
         "norm": lambda low, high: matplotlib.colors.PowerNorm(0.5, low, high),
-        "words": lambda x: f"{math.exp(x):.3f}", "tick_words": lambda x: f"{math.exp(x):.3f}",
+        "words": ratio_words, "tick_words": ratio_words,
         "ticks": lambda norm: norm.inverse(np.linspace(0, 1, 5)),
         "legend": "How much more surprised the model is\nby the text: 1.02 is 2 % more perplexity.",
-        "ratio": lambda a, b: a - b, "ratio_words": lambda r: f"{r:.3f}",
+        "ratio": lambda a, b: a - b, "ratio_words": ratio_words,
         "uncertain": lambda a, b: np.zeros((len(sweep.k), len(sweep.v)), bool),
         "ratio_legend": "PPL mixes luck into the answer:\nread the picture of the KLD beside it."})
 
@@ -205,7 +213,7 @@ def draw_kld(sweep, path):
         "words": three_digits, "tick_words": lambda x: f"{x:g}",
         "ticks": lambda norm: [10.0 ** e for e in range(-6, 6) if norm.vmin <= 10.0 ** e <= norm.vmax],
         "legend": "How far the predictions moved from the base's,\nin 0.001 nats.",
-        "ratio": lambda a, b: np.log(a / b), "ratio_words": lambda r: f"{r:.2f}",
+        "ratio": lambda a, b: np.log(a / b), "ratio_words": lambda log: f"{math.exp(log):.2f}",
         "uncertain": sweep.uncertain,
         "ratio_legend": "In brackets: less than two standard errors\n"
                         "(by windows) away from 1."})

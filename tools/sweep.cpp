@@ -148,7 +148,7 @@ struct Setup {
           base(parse_variant("--base", flags.base, Variant{})),
           text(read_text(flags.text)),
           loaded(flags.model, flags.windows.ctx()),
-          plan(plan_windows(tokens_of_text(loaded.tokenizer, text), flags.windows.ctx(),
+          plan(plan_windows(tokens_of_text(loaded, text), flags.windows.ctx(),
                             flags.windows.batch(flags.windows.ctx()), flags.windows.chunks,
                             loaded.bos_of_windows())) {
         loaded.note_windows(plan, flags.windows.chunks);

@@ -70,17 +70,22 @@ std::vector<RotationChange> rotation_changes(std::span<const SweepRow> rows) {
 
 std::vector<std::string> not_number_lines(std::span<const SweepRow> rows) {
     std::map<std::string, std::vector<const SweepRow*>> causes;
+    std::vector<const SweepRow*> without_ppl;
     for (const SweepRow& row : rows) {
-        if (row.found && !row.is_number()) causes[row.found->not_numbers.cause].push_back(&row);
+        if (!row.found || !row.found->not_numbers.any()) continue;
+        if (row.found->not_numbers.count == 0) without_ppl.push_back(&row);
+        if (row.found->not_numbers.count > 0) causes[row.found->not_numbers.cause].push_back(&row);
     }
     std::vector<std::string> lines;
-    for (const auto& [cause, cells] : causes) {
-        const bool one = cells.size() == 1;
-        lines.push_back(fmt::format("{} cell{} not {} ({}{}): {}", cells.size(),
-                                    one ? " is" : "s are", one ? "a number" : "numbers",
-                                    cells[0]->name(), one ? "" : ", ...",
+    const auto add = [&](const std::vector<const SweepRow*>& cells, const char* one,
+                         const char* several) {
+        const bool single = cells.size() == 1;
+        lines.push_back(fmt::format("{} cell{} ({}{}): {}", cells.size(), single ? one : several,
+                                    cells[0]->name(), single ? "" : ", ...",
                                     words_of(cells[0]->found->not_numbers)));
-    }
+    };
+    for (const auto& [cause, cells] : causes) add(cells, " is not a number", "s are not numbers");
+    if (!without_ppl.empty()) add(without_ppl, " is without a PPL", "s are without a PPL");
     return lines;
 }
 
@@ -248,7 +253,7 @@ void print_changes(std::FILE* out, const SweepResult& result) {
 void print_sweep(std::FILE* out, const SweepResult& result) {
     for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
         print_matrix(out, result, rot, "PPL / PPL of the base", [](const SweepFigures& found) {
-            return fmt::format("{:.4f}", std::exp(found.log_ratio.value));
+            return fmt::format("{:.4f}", number_or_nan(std::exp(found.log_ratio.value)));
         });
     }
     for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {

@@ -26,6 +26,8 @@ static NotNumbers parse_not_numbers(const Json& json) {
     NotNumbers found;
     found.count = json.at("count").get<int64_t>();
     found.scored = json.at("scored").get<int64_t>();
+    found.overflow = json.value("overflow", "");
+    if (found.count == 0) return found;
     const Json& first = json.at("first");
     found.window = first.at("window").get<int64_t>();
     found.position = first.at("position").get<int64_t>();

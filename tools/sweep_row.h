@@ -36,7 +36,7 @@ struct SweepRow {
     std::string unsupported;            ///< why this model or backend cannot, or empty
     double seconds = 0;
 
-    /// Measured, and every scored position is a number.
+    /// Measured, and every scored position is a number. The perplexity may be none all the same.
     bool is_number() const { return found && rotkv::is_number(found->kld.value); }
 
     std::string name() const;  ///< "k=q8_0,v=q4_0,rot=auto", a variant of rotkv-kld

@@ -114,4 +114,12 @@ void BaseReader::read(std::span<std::byte> rows) {
                  " found");
 }
 
+void BaseReader::refuse(int64_t row, const std::string& fault) const {
+    const int64_t per_window = header_.rows_per_chunk();
+    bad_file(path_, k_head_bytes + 4 * int64_t(header_.tokens.size()) + row * header_.row_bytes(),
+             "row " + std::to_string(row) + " (token " +
+                 std::to_string(header_.n_ctx / 2 + row % per_window) + " of window " +
+                 std::to_string(row / per_window) + ", all from 0): " + fault);
+}
+
 }  // namespace rotkv

@@ -56,6 +56,9 @@ class BaseReader {
     /// Fills `rows` with the next encoded rows, as many as fit. Throws Error(bad_file) at the end.
     void read(std::span<std::byte> rows);
 
+    /// Throws Error(bad_file) with the place of row number `row` and what is wrong with it.
+    [[noreturn]] void refuse(int64_t row, const std::string& fault) const;
+
   private:
     std::string path_;
     std::ifstream file_;

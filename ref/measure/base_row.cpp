@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 namespace rotkv {
@@ -69,6 +70,30 @@ struct Codes {
 void decode_base_row(std::span<const std::byte> row, std::span<float> log_prob) {
     const Codes codes(row);
     for (std::size_t i = 0; i < log_prob.size(); ++i) log_prob[i] = codes.log_prob(i);
+}
+
+std::string fault_of_base_row(std::span<const std::byte> row, int64_t n_vocab) {
+    const Codes codes(row);
+    if (std::isnan(codes.scale) || std::isnan(codes.min_log_prob)) return "";
+    char words[160];
+    if (!std::isfinite(codes.scale) || codes.scale < 0 || !std::isfinite(codes.min_log_prob)) {
+        std::snprintf(words, sizeof words,
+                      "scale %g, least log-probability %g, expected finite numbers and no scale "
+                      "below 0",
+                      double(codes.scale), double(codes.min_log_prob));
+        return words;
+    }
+    double above = 0, at_0 = 0;
+    for (std::size_t i = 0; i < std::size_t(n_vocab); ++i) {
+        (codes.code(i) > 0 ? above : at_0) += std::exp(double(codes.log_prob(i)));
+    }
+    const bool cut = 65535 * double(codes.scale) > 0.999 * double(k_span);
+    const double least = cut ? above : above + at_0, h = double(codes.scale) / 2 + 1e-5;
+    if (least * std::exp(-h) <= 1 && (above + at_0) * std::exp(h) >= 1) return "";
+    std::snprintf(words, sizeof words,
+                  "probabilities with the sum %.6g, expected 1 (up to %.1g, and words cut off)",
+                  above + at_0, h);
+    return words;
 }
 
 TokenPair compare_with_base_row(std::span<const std::byte> row, std::span<const float> logits,

@@ -54,7 +54,7 @@ double quantile(std::vector<double> x, double q) {
 
 // exp of a mean: to first order the error grows by the derivative, which is the value itself.
 static Mean exponential(Mean log) {
-    const double value = std::exp(log.value);
+    const double value = number_or_nan(std::exp(log.value));  // e^710 is more than a double holds
     return {value, number_or_nan(value * log.error)};
 }
 
@@ -86,11 +86,14 @@ static void compare_perplexities(KldMeans& s, std::span<const double> nll_a,
     s.log_ratio = mean_of(change);
     s.ratio = exponential(s.log_ratio);
     const double covariance = covariance_of_means(nll_a, nll_b);
-    const double variance = s.ppl_a.error * s.ppl_a.error + s.ppl_b.error * s.ppl_b.error -
-                            2 * s.ppl_a.value * s.ppl_b.value * covariance;
+    // In units of the larger one, whose square may be more than a double holds.
+    const double unit = std::max(s.ppl_a.value, s.ppl_b.value);
+    const double a = s.ppl_a.value / unit, b = s.ppl_b.value / unit;
+    const double variance = a * a * log_a.error * log_a.error + b * b * log_b.error * log_b.error -
+                            2 * a * b * covariance;
     // Rounding may leave a little less than nothing; in this order max() keeps a NaN.
     s.difference = {number_or_nan(s.ppl_b.value - s.ppl_a.value),
-                    number_or_nan(std::sqrt(std::max(variance, 0.0)))};
+                    number_or_nan(unit * std::sqrt(std::max(variance, 0.0)))};
     const double both = log_a.error * log_b.error;
     s.correlation = both > 0 ? covariance / both : k_unknown;
 }

@@ -40,7 +40,8 @@ Mean mean_of(std::span<const double> x);
 /// and where any value is not a number.
 double quantile(std::vector<double> x, double q);
 
-/// exp(mean nll), with the error carried through the exponential.
+/// exp(mean nll), with the error carried through the exponential. NaN where that is more than a
+/// double holds, from a mean of 710 nats on.
 Mean perplexity(std::span<const double> nll);
 
 /// One scored position under a base cache (a) and another one (b).

@@ -316,4 +316,14 @@ std::string clean_utf8(std::string_view bytes) {
     return text;
 }
 
+int64_t count_not_utf8(std::string_view bytes) {
+    int64_t count = 0;
+    while (!bytes.empty()) {
+        const Utf8Char next = first_char(bytes);
+        count += next.bytes == 1 && next.code == 0xFFFD;
+        bytes.remove_prefix(size_t(next.bytes));
+    }
+    return count;
+}
+
 }  // namespace rotkv

@@ -46,6 +46,9 @@ class PreTokenizer {
 /// and overlong sequences become the character they stand for. Valid UTF-8 is returned unchanged.
 std::string clean_utf8(std::string_view bytes);
 
+/// How many bytes start no UTF-8 sequence.
+int64_t count_not_utf8(std::string_view bytes);
+
 /// One character, whatever its bytes say, and how many of them it takes.
 struct Utf8Char {
     char32_t code;

@@ -227,7 +227,11 @@ Vocab read_vocab(const GgufFile& file) {
     }
     vocab.add_bos = file.get_bool("tokenizer.ggml.add_bos_token", vocab.add_bos);
     vocab.add_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
-    vocab.add_space_prefix = file.get_bool("tokenizer.ggml.add_space_prefix", spm);
+    constexpr const char* k_space = "tokenizer.ggml.add_space_prefix";
+    vocab.add_space_prefix = file.get_bool(k_space, spm);
+    if (spm && file.find(k_space) == nullptr) {
+        vocab.notices.push_back(std::string("no key ") + k_space + ", true is assumed");
+    }
     read_special(file, vocab);
     if (spm) note_unknown_bytes(file, vocab);
     // Phi-3's tokenizer has this rule, its files do not say so.

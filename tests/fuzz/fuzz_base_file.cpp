@@ -19,6 +19,7 @@ void read_all(const std::string& path) {
     const std::vector<float> logits(log_prob.size(), 0.0f);
     for (int64_t left = header.n_chunk * header.rows_per_chunk(); left > 0; --left) {
         reader.read(row);
+        fault_of_base_row(row, header.n_vocab);
         decode_base_row(row, log_prob);
         compare_with_base_row(row, logits, header.tokens.back());
     }

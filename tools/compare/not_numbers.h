@@ -14,17 +14,19 @@
 
 namespace rotkv::tools {
 
-/// The positions of one run that are not numbers.
+/// The positions of one run that are not numbers, or why there is no perplexity without any.
 struct NotNumbers {
     int64_t count = 0, scored = 0;
     int64_t window = -1, position = -1;  ///< of the first, both counted from 0; -1: none
     bool in_base = false;                ///< the first is none in the base already
     std::string cause;                   ///< of the first, as far as it is known
+    std::string overflow;                ///< where all are: why a perplexity is none, or empty
 
-    bool any() const { return count > 0; }
+    bool any() const { return count > 0 || !overflow.empty(); }
 };
 
-/// Of whole windows of the plan, from the first on.
+/// Of whole windows of the plan, from the first on. Of pairs, that of b is the run and that of a
+/// the base.
 NotNumbers not_numbers_of(std::span<const TokenPair> pairs, const WindowPlan& plan);
 NotNumbers not_numbers_of(std::span<const double> nll, const WindowPlan& plan);
 
@@ -34,10 +36,11 @@ void find_cause(NotNumbers& found, const Model& model, const WindowPlan& plan, K
                 const RotationSpec& spec);
 
 /// "31 of 248 positions are not numbers, the first at token 32 of window 0 (both from 0): layer 0,
-/// kv_store: K does not fit f16"
+/// kv_store: K does not fit f16"; "the PPL is not a number: the mean NLL of 1234.5 nats is more
+/// than exp() holds"
 std::string words_of(const NotNumbers& found);
 
-/// {count, scored}, and where there are any {first: {window, position, cause}}.
+/// {count, scored}, and where there are any {first: {window, position, cause}} or {overflow}.
 nlohmann::ordered_json json_of(const NotNumbers& found);
 
 /// The end of a program that has written everything: Error(bad_file) with the first of the lines,
