@@ -9,6 +9,7 @@
 #include "tests/small_vocab.h"
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -53,8 +54,15 @@ using Texts = std::vector<std::string>;
 TEST_CASE("tokenizer: llama.cpp's test strings") {
     const std::string data = data_dir();
     if (data.empty()) return skip("ROTKV_DATA is not set");
-    for (const char* name : {"gpt-2", "llama-spm", "qwen2"}) {
+    std::string absent;
+    for (const char* name :
+         {"gpt-2", "llama-spm", "qwen2", "gemma-4", "qwen35", "command-r", "llama-bpe",
+          "deepseek-llm", "deepseek-coder", "falcon", "refact", "starcoder", "phi-3"}) {
         const std::string path = data + "/vocab/ggml-vocab-" + name + ".gguf";
+        if (!std::filesystem::exists(path)) {
+            absent += std::string(" ") + name;
+            continue;
+        }
         const Tokenizer tokenizer = Tokenizer::from_gguf(GgufFile::open(path));
         const Texts inputs = cut_at(read_text(path + ".inp"), "\n__ggml_vocab_test__\n");
         const Texts outputs = cut_at(read_text(path + ".out"), "\n");
@@ -69,6 +77,7 @@ TEST_CASE("tokenizer: llama.cpp's test strings") {
             CHECK(tokenizer.decode(ids) == inputs[i]);
         }
     }
+    if (!absent.empty()) skip("vocabularies that are not there:" + absent);
 }
 
 TEST_CASE("tokenizer: tokens of the golden models") {
