@@ -65,7 +65,8 @@ constexpr const char* k_rules_tekken[] = {
     R"([^\r\n\p{L}\p{N}]?[^\P{L}a-z]*[^\P{L}A-Z]+|[^\r\n\p{L}\p{N}]?[^\P{L}a-z]+[^\P{L}A-Z]*)"
     R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 
-// Han is a word of its own, whatever its case; all other letters are one, with their contraction.
+// Runs of Han (whole blocks of it) are words; so are those of all other letters, whatever their
+// case, each with its contraction.
 #define ROTKV_HAN                                                                                  \
     R"(\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2EBEF})" \
     R"(\x{2F800}-\x{2FA1F})"
