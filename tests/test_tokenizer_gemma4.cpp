@@ -50,7 +50,7 @@ TEST_CASE("gemma4: merges by rank across words, spaces as U+2581") {
     CHECK(pieces(small(), "abc") == Texts{"a", "bc"});  // b c comes first
     CHECK(pieces(small(), " abc") == Texts{"\u2581abc"});
     CHECK(pieces(small(), "a abc b") == Texts{"a", "\u2581abc", "\u2581", "b"});
-    CHECK(pieces(small(), "   a") == Texts{"\u2581\u2581", "\u2581a"});  // ▁ a comes first
+    CHECK(pieces(small(), "   a") == Texts{"\u2581\u2581", "\u2581a"});  // the space and a first
     // One word from end to end: a merge takes a letter and the space behind it.
     CHECK(pieces(small(), "\u4E2D b") == Texts{"\u4E2D\u2581", "b"});
     CHECK(pieces(small(), "").empty());
