@@ -17,9 +17,10 @@ NAMES = {U8: "u8", I8: "i8", U16: "u16", I16: "i16", U32: "u32", I32: "i32", U64
          I64: "i64", F32: "f32", F64: "f64", BOOL: "bool", STRING: "string"}
 WORDS = {
     "general.architecture": ["qwen2", "gemma2", "phi3", "LLAMA", "mistral", ""],
-    "tokenizer.ggml.model": ["llama", "gpt2", "bert", "t5", "none", "LLAMA", ""],
+    "tokenizer.ggml.model": ["llama", "gpt2", "gemma4", "bert", "t5", "none", "LLAMA", ""],
     "tokenizer.ggml.pre": ["default", "gpt-2", "llama3", "llama-bpe", "qwen2", "smollm", "tekken",
-                           "deepseek-llm", "falcon", "Llama-BPE", "unknown", ""],
+                           "deepseek-llm", "falcon", "glm4", "kimi-k2", "gemma4", "Llama-BPE",
+                           "unknown", ""],
     "rope.scaling.type": ["none", "linear", "yarn", "longrope", "su", "dynamic", "YARN", ""],
 }
 

@@ -57,9 +57,32 @@ inline Vocab spm_vocab() {
     add_token(vocab, "<s>", TokenType::control);
     add_token(vocab, "</s>", TokenType::control);
     for (int byte = 0; byte < 256; ++byte) {
-        const char* digits = "0123456789ABCDEF";
-        add_token(vocab, std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">",
-                  TokenType::byte);
+        add_token(vocab, byte_text(uint8_t(byte)), TokenType::byte);
+    }
+    return vocab;
+}
+
+/// <pad>, <eos>, <bos>, <unk>, then all bytes as tokens 4 to 259, then characters and the results
+/// of the merges, in their order.
+inline Vocab gemma4_vocab(const std::vector<std::string>& characters,
+                          const std::vector<std::string>& merges) {
+    Vocab vocab;
+    vocab.model = vocab.pre = "gemma4";
+    vocab.eos = 1;
+    vocab.bos = 2;
+    vocab.unk = 3;
+    vocab.add_bos = true;
+    for (const char* text : {"<pad>", "<eos>", "<bos>", "<unk>"}) {
+        add_token(vocab, text, TokenType::control);
+    }
+    for (int byte = 0; byte < 256; ++byte) {
+        add_token(vocab, byte_text(uint8_t(byte)), TokenType::byte);
+    }
+    for (const std::string& text : characters) add_token(vocab, text, TokenType::normal);
+    vocab.merges = merges;
+    for (const std::string& merge : merges) {
+        const size_t space = merge.find(' ');
+        add_token(vocab, merge.substr(0, space) + merge.substr(space + 1), TokenType::normal);
     }
     return vocab;
 }

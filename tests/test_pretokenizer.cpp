@@ -18,7 +18,8 @@ namespace {
 // One pre-type for each set of regexes.
 const char* const k_rules[] = {"default",      "gpt-2",          "smollm",      "llama-bpe",
                                "qwen2",        "qwen35",         "gpt-4o",      "tekken",
-                               "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon"};
+                               "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon",
+                               "seed-coder",   "kimi-k2",        "tiny_aya",    "gemma4"};
 
 struct Row {
     const char* pre;
@@ -39,6 +40,9 @@ const Row k_rows[] = {
     {"falcon", "it's", {"it", "'", "s"}},
     {"default", "it's", {"it", "'", "s"}},
     {"deepseek-v3", "it's 's", {"it", "'s", " '", "s"}},
+    {"seed-coder", "I'Ve I'dx", {"I", "'Ve", " I", "'d", "x"}},
+    {"kimi-k2", "it's IT'Sx 's", {"it's", " IT'S", "x", " '", "s"}},
+    {"tiny_aya", "it's IT'Sx", {"it's", " IT'S", "x"}},
     // Digits: all together, one by one, by three from the left.
     {"gpt-2", "12 1234567", {"12", " 1234567"}},
     {"smollm", "12 34", {"1", "2", " ", "3", "4"}},
@@ -55,6 +59,15 @@ const Row k_rows[] = {
     {"deepseek-llm", "12 1234567", {"12", " ", "1234567"}},
     {"deepseek-coder", "12 34", {"1", "2", " ", "3", "4"}},
     {"deepseek-v3", "a 1234", {"a", " ", "123", "4"}},
+    {"seed-coder", "12 34", {"1", "2", " ", "3", "4"}},
+    {"kimi-k2", "a12345", {"a", "123", "45"}},
+    {"gemma4", "a 1234", {"a 1234"}},
+    // From the right. What is before a number is no piece of its own: of two spaces one is left
+    // to the digits, where it cannot go.
+    {"tiny_aya", "1234567", {"1", "234", "567"}},
+    {"tiny_aya", "12345,123 1234", {"12", "345", ",", "123", " ", "1", "234"}},
+    {"tiny_aya", "a  12345", {"a", " ", " ", "12", "345"}},
+    {"tiny_aya", "123456 ", {"123", "456", " "}},
     // Numbers are not only ASCII's, but three digits in a row are, for falcon.
     {"llama-bpe", "\u0661\u0662\u0663\u0664", {"\u0661\u0662\u0663", "\u0664"}},
     {"falcon", " \u0661\u0662\u0663\u0664", {" \u0661\u0662\u0663\u0664"}},
@@ -70,6 +83,10 @@ const Row k_rows[] = {
     {"deepseek-llm", "a\n\n b  ", {"a", "\n", "\n", " b", "  "}},
     {"deepseek-coder", "\r\na", {"\r", "\n", "a"}},
     {"deepseek-v3", "!\n\n a", {"!\n\n", " a"}},
+    {"seed-coder", "a.\n\nb", {"a", ".", "\n\n", "b"}},
+    {"kimi-k2", "a.\n/b", {"a", ".\n", "/b"}},
+    {"tiny_aya", "a.\n/b", {"a", ".\n/", "b"}},
+    {"gemma4", "a b\n\n\n c\r\n\n", {"a b", "\n\n\n", " c\r", "\n\n"}},
     // White space is what Unicode says: U+3000 and U+00A0 are, U+180E and U+200B are not.
     {"gpt-2", "a\u3000 b", {"a", "\u3000", " b"}},
     {"gpt-2", "\u3000!\u2003?", {"\u3000", "!", "\u2003", "?"}},
@@ -82,12 +99,21 @@ const Row k_rows[] = {
     {"gpt-4o", "camelCaseXML", {"camel", "Case", "XML"}},
     {"tekken", "HTTPServer", {"HTTPServer"}},
     {"tekken", "aB\u00C9\u00E9C", {"a", "B\u00C9\u00E9", "C"}},
+    {"kimi-k2", "camelCaseXML", {"camelCaseXML"}},
+    {"tiny_aya", "camelCaseXML", {"camelCaseXML"}},
     // East Asian text and accents.
     {"gpt-2", "a\u4E2D\u6587\uAC00", {"a\u4E2D\u6587\uAC00"}},
     {"deepseek-llm", "a\u4E2D\u6587\u3002", {"a", "\u4E2D\u6587", "\u3002"}},
     {"deepseek-llm", "\u0416\u0437 \u00E9t", {"\u0416\u0437", " \u00E9", "t"}},
     {"deepseek-coder", "a\u4E2D\u6587b", {"a", "\u4E2D\u6587", "b"}},
     {"deepseek-v3", "a\u4E2D\u3042\uAC00", {"a", "\u4E2D\u3042", "\uAC00"}},
+    {"kimi-k2", "a\u4E2D\u6587b \u4E2D", {"a", "\u4E2D\u6587", "b", " ", "\u4E2D"}},
+    {"kimi-k2", "\u3042\u4E2D\u30AB\uAC00", {"\u3042", "\u4E2D", "\u30AB\uAC00"}},
+    {"kimi-k2", "\u33FF\u3400\u4DBF\u4DC0", {"\u33FF", "\u3400\u4DBF", "\u4DC0"}},
+    {"kimi-k2", "\uFAFF!\uFAFF", {"\uFAFF", "!\uFAFF"}},  // no character, yet in a block of Han
+    {"kimi-k2", "!\U00020000\U0002EBEF\U0002F800", {"!", "\U00020000\U0002EBEF\U0002F800"}},
+    {"kimi-k2", "e\u0301a", {"e", "\u0301a"}},
+    {"tiny_aya", "e\u0301a\u0301!", {"e\u0301a\u0301", "!"}},
     {"qwen2", "e\u0301a", {"e", "\u0301a"}},
     {"qwen35", "e\u0301a\u0301!", {"e\u0301a\u0301", "!"}},
     {"deepseek-v3", "e\u0301a", {"e\u0301a"}},
@@ -139,12 +165,25 @@ TEST_CASE("pretokenizer: names") {
         CHECK(find_pre_type(name)->ignore_merges);
         CHECK(find_pre_type(name)->add_bos);
     }
-    for (const char* name : {"default", "gpt-2", "smollm", "dbrx", "smaug-bpe", "qwen2", "qwen35",
-                             "gpt-4o", "falcon", "deepseek-llm", "deepseek-v3"}) {
+    for (const char* name :
+         {"default",     "gpt-2",         "smollm",     "dbrx",     "smaug-bpe",
+          "qwen2",       "qwen35",        "gpt-4o",     "falcon",   "deepseek-llm",
+          "deepseek-v3", "hunyuan-dense", "joyai-llm",  "hy_v4",    "kanana2",
+          "minimax-m2",  "kimi-k2",       "seed-coder", "tiny_aya", "solar-open"}) {
         INFO(name);
         CHECK_FALSE(find_pre_type(name)->ignore_merges);
         CHECK_FALSE(find_pre_type(name)->add_bos);
+        CHECK(find_pre_type(name)->usual_bos);
+        CHECK_FALSE(find_pre_type(name)->raw);
     }
+    for (const char* name : {"glm4", "glm5", "chatglm-bpe"}) {
+        INFO(name);
+        CHECK(find_pre_type(name)->ignore_merges == (std::string(name) != "chatglm-bpe"));
+        CHECK_FALSE(find_pre_type(name)->add_bos);
+        CHECK_FALSE(find_pre_type(name)->usual_bos);
+    }
+    CHECK(find_pre_type("gemma4")->raw);
+    CHECK(find_pre_type("gemma4")->add_bos);
     try {
         PreTokenizer unknown("gpt-5\n");
         FAIL("an unknown pre-type was accepted");
@@ -153,6 +192,33 @@ TEST_CASE("pretokenizer: names") {
         CHECK(error.code() == ErrorCode::unsupported);
         for (const char* name : k_rules) CHECK(message.find(name) != std::string::npos);
         CHECK(message.find('\n') == std::string::npos);
+    }
+}
+
+TEST_CASE("pretokenizer: names of one rule") {
+    const struct {
+        const char* rule;
+        std::vector<const char*> names;
+    } rows[] = {{"gpt-2", {"exaone4", "phi-2", "olmo"}},
+                {"smollm", {"refact", "command-r", "starcoder"}},
+                {"llama-bpe", {"dbrx", "smaug-bpe", "glm4", "glm5", "chatglm-bpe"}},
+                {"qwen2", {"solar-open", "kormo", "hunyuan"}},
+                {"gpt-4o", {"llama4", "kanana2", "minimax-m2", "talkie"}},
+                {"deepseek-v3", {"hunyuan-dense", "joyai-llm", "hy_v4"}},
+                {"tiny_aya", {"cohere2moe"}}};
+    const char* text = "it's IT'S camelCase  12345 a.\n/b \u4E2D\u3042\uAC00 e\u0301 `b` ~a\r\n";
+    for (const auto& row : rows) {
+        for (const char* name : row.names) {
+            INFO(name);
+            REQUIRE(find_pre_type(name) != nullptr);
+            CHECK(split(name, text) == split(row.rule, text));
+        }
+    }
+    for (size_t i = 0; i < std::size(k_rules); ++i) {  // and no two rules agree on it
+        for (size_t j = 0; j < i; ++j) {
+            INFO(k_rules[i] << ", " << k_rules[j]);
+            CHECK(split(k_rules[i], text) != split(k_rules[j], text));
+        }
     }
 }
 

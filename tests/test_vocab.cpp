@@ -2,6 +2,7 @@
 // which tokens a text ends.
 // Docs: docs/16-text.md
 
+#include "ref/error.h"
 #include "ref/files/gguf.h"
 #include "ref/text/tokenizer.h"
 #include "tests/catch.h"
@@ -144,6 +145,48 @@ TEST_CASE("vocab: a space in front that the file does not speak of is assumed al
         CHECK(named.add_space_prefix == adds);
         CHECK(named.notices.empty());
     }
+}
+
+TEST_CASE("vocab: GLM's pre-types know no usual BOS") {
+    for (const char* pre : {"glm4", "glm5", "chatglm-bpe", "qwen2"}) {
+        INFO(pre);
+        Vocab vocab = bpe_vocab({"a b", "c d"});
+        vocab.pre = pre;
+        add_token(vocab, "abcd", TokenType::normal);
+        const bool usual = std::string(pre) == "qwen2";
+        CHECK(read_back(vocab, {}).bos == (usual ? 11 : -1));
+        CHECK(read_back(vocab, {}).eos == 11);
+        CHECK(read_back(vocab, k_bos_eos).bos == 1);
+        // A file that asks for BOS and names none cannot be used.
+        const VocabFile file(vocab, {{"tokenizer.ggml.add_bos_token", true}, k_bos_eos[1]});
+        if (usual) {
+            CHECK(Tokenizer::from_gguf(file.open()).encode("ab", true) == Ids{11, 128});
+        } else {
+            CHECK_THROWS_AS(Tokenizer::from_gguf(file.open()), Error);
+        }
+        // glm4 and glm5 take a word that is a token whole.
+        const VocabFile plain(vocab, k_bos_eos);
+        const bool whole = std::string(pre).starts_with("glm");
+        CHECK(Tokenizer::from_gguf(plain.open()).encode("abcd", false) ==
+              (whole ? Ids{130} : Ids{128, 129}));
+    }
+}
+
+TEST_CASE("vocab: Kimi's files may have no merges") {
+    Vocab vocab = bpe_vocab({});
+    add_token(vocab, "ab", TokenType::normal);
+    vocab.pre = "kimi-k2";
+    const VocabFile file(vocab, k_bos_eos);
+    const Tokenizer tokenizer = Tokenizer::from_gguf(file.open());
+    CHECK(
+        tokenizer.vocab().notices ==
+        std::vector<std::string>{"the file gives no merges: each byte of a text becomes a token"});
+    CHECK(tokenizer.encode("ab", false) == Ids{'a', 'b'});
+    vocab.merges = {"a b"};
+    CHECK(read_back(vocab, k_bos_eos).notices.empty());
+    vocab.merges.clear();
+    vocab.pre = "gpt-4o";
+    CHECK_THROWS_AS(read_back(vocab, k_bos_eos), Error);  // others need them
 }
 
 TEST_CASE("vocab: a text without types or scores is still cut as llama.cpp cuts it") {

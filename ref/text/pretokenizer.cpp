@@ -44,6 +44,11 @@ constexpr const char* k_rules_qwen2[] = {
     ROTKV_CONTRACTIONS
     R"(|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 
+// As qwen2, with newlines not part of the signs before them.
+constexpr const char* k_rules_seed_coder[] = {
+    ROTKV_CONTRACTIONS
+    R"(|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+
 // As qwen2, with accents as part of the word.
 constexpr const char* k_rules_qwen35[] = {
     ROTKV_CONTRACTIONS
@@ -59,6 +64,24 @@ constexpr const char* k_rules_gpt4o[] = {
 constexpr const char* k_rules_tekken[] = {
     R"([^\r\n\p{L}\p{N}]?[^\P{L}a-z]*[^\P{L}A-Z]+|[^\r\n\p{L}\p{N}]?[^\P{L}a-z]+[^\P{L}A-Z]*)"
     R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+
+// Runs of Han (whole blocks of it) are words; so are those of all other letters, whatever their
+// case, each with its contraction.
+#define ROTKV_HAN                                                                                  \
+    R"(\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2EBEF})" \
+    R"(\x{2F800}-\x{2FA1F})"
+constexpr const char* k_rules_kimi_k2[] = {
+    "[" ROTKV_HAN R"(]+|[^\r\n\p{L}\p{N}]?[^\P{L})" ROTKV_HAN "]+(?:" ROTKV_CONTRACTIONS
+    ")?"
+    R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+#undef ROTKV_HAN
+
+// Digits in threes from the right; what is before a number stays with its first group until the
+// second regex. That one knows no case: accents are part of the word, contractions stay with it.
+constexpr const char* k_rules_tiny_aya[] = {
+    R"((?:\P{N}++|(?<!\p{N}))(?:\p{N}{1,2}(?=(?:\p{N}{3})*+(?!\p{N}))|\p{N}{3})|\p{N}{3}|\P{N}+)",
+    R"([^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?:)" ROTKV_CONTRACTIONS R"()?)"
+    R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 
 constexpr const char* k_rules_falcon[] = {R"([\p{P}$+<=>^~|`]+)", k_gpt2, "[0-9][0-9][0-9]"};
 
@@ -103,7 +126,10 @@ constexpr const char* k_rules_deepseek_v3[] = {
 
 #undef ROTKV_CONTRACTIONS
 
-// name, regexes, ignore_merges, add_bos (the last two as llama.cpp sets them)
+// Merges go through a line from end to end; runs of newlines are apart.
+constexpr const char* k_rules_gemma4[] = {R"([^\n]+|\n+)"};
+
+// name, regexes, ignore_merges, add_bos, usual_bos, raw (the last four as llama.cpp has them)
 constexpr PreType k_pre_types[] = {
     {"default", k_rules_default, false, false},
     {"gpt-2", k_rules_gpt2, false, false},
@@ -134,19 +160,35 @@ constexpr PreType k_pre_types[] = {
     {"lfm2", k_rules_llama3, true, true},
     {"dbrx", k_rules_llama3, false, false},
     {"smaug-bpe", k_rules_llama3, false, false},
+    {"glm4", k_rules_llama3, true, false, false},
+    {"glm5", k_rules_llama3, true, false, false},
+    {"chatglm-bpe", k_rules_llama3, false, false, false},
     {"qwen2", k_rules_qwen2, false, false},
     {"deepseek-r1-qwen", k_rules_qwen2, false, false},
     {"stablelm2", k_rules_qwen2, false, false},
     {"hunyuan", k_rules_qwen2, false, false},
     {"megrez", k_rules_qwen2, false, false},
+    {"solar-open", k_rules_qwen2, false, false},
+    {"kormo", k_rules_qwen2, false, false},
+    {"seed-coder", k_rules_seed_coder, false, false},
     {"qwen35", k_rules_qwen35, false, false},
     {"gpt-4o", k_rules_gpt4o, false, false},
     {"llama4", k_rules_gpt4o, false, false},
+    {"kanana2", k_rules_gpt4o, false, false},
+    {"minimax-m2", k_rules_gpt4o, false, false},
+    {"talkie", k_rules_gpt4o, false, false},
+    {"tiny_aya", k_rules_tiny_aya, false, false},
+    {"cohere2moe", k_rules_tiny_aya, false, false},
+    {"kimi-k2", k_rules_kimi_k2, false, false},
     {"tekken", k_rules_tekken, true, true},
     {"falcon", k_rules_falcon, false, false},
     {"deepseek-llm", k_rules_deepseek_llm, false, false},
     {"deepseek-coder", k_rules_deepseek_coder, false, false},
     {"deepseek-v3", k_rules_deepseek_v3, false, false},
+    {"hunyuan-dense", k_rules_deepseek_v3, false, false},
+    {"joyai-llm", k_rules_deepseek_v3, false, false},
+    {"hy_v4", k_rules_deepseek_v3, false, false},
+    {"gemma4", k_rules_gemma4, false, true, true, true},
 };
 
 std::string pcre2_message(int code) {

@@ -1,5 +1,5 @@
 #pragma once
-// What byte-level BPE does before it merges: cut the text into words, which no token may cross.
+// What BPE does before it merges: cut the text into words, which no token may cross.
 // Which cuts those are is fixed when a model is trained; GGUF files name them
 // (tokenizer.ggml.pre), and the table in pretokenizer.cpp says what each name means.
 // Docs: docs/16-text.md
@@ -18,8 +18,10 @@ namespace rotkv {
 struct PreType {
     const char* name;
     std::span<const char* const> regexes;  ///< applied one after another, each to all pieces so far
-    bool ignore_merges;  ///< a word that is a token is taken whole, whatever the merges say
-    bool add_bos;        ///< where the file does not say whether texts start with BOS
+    bool ignore_merges;     ///< a word that is a token is taken whole, whatever the merges say
+    bool add_bos;           ///< where the file does not say whether texts start with BOS
+    bool usual_bos = true;  ///< token 11 is BOS where the file names none
+    bool raw = false;  ///< tokens are text as it stands, "\u2581" for a space, not spelled bytes
 };
 
 /// The row called `name`, or null; "" is "default".

@@ -36,10 +36,13 @@ void check_special(const char* name, int32_t id, bool added, size_t n_vocab) {
 }
 
 void check(const Vocab& vocab) {
-    if (vocab.model != "gpt2" && vocab.model != "llama") {
+    if (vocab.model != "gpt2" && vocab.model != "gemma4" && vocab.model != "llama") {
         throw Error(ErrorCode::unsupported, "unknown tokenizer model " + in_quotes(vocab.model) +
-                                                "; known are gpt2 (byte-level BPE) and llama "
-                                                "(SentencePiece)");
+                                                "; known are gpt2 (byte-level BPE), gemma4 (Gemma "
+                                                "4's BPE) and llama (SentencePiece)");
+    }
+    if (vocab.model == "gemma4" && vocab.pre != "gemma4") {
+        refuse("model gemma4: expected pre-tokenizer gemma4, found " + in_quotes(vocab.pre));
     }
     const size_t n_vocab = vocab.tokens.size();
     if (n_vocab == 0 || n_vocab > size_t(INT32_MAX) / 4) {
@@ -95,8 +98,8 @@ TokenIds index_tokens(const Vocab& vocab) {
 }
 
 std::variant<BpeEncoder, SpmEncoder> make_encoder(const Vocab& vocab, const TokenIds& ids) {
-    if (vocab.model == "gpt2") return BpeEncoder(vocab, ids);
-    return SpmEncoder(vocab, ids);
+    if (vocab.model == "llama") return SpmEncoder(vocab, ids);
+    return BpeEncoder(vocab, ids);
 }
 
 bool is_special(TokenType type, bool parse_special) {
@@ -106,7 +109,41 @@ bool is_special(TokenType type, bool parse_special) {
 
 bool is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
+constexpr std::string_view k_space_mark = "\xE2\x96\x81";  // U+2581
+
 }  // namespace
+
+bool Vocab::raw() const {
+    const PreType* type = find_pre_type(pre);
+    return model != "llama" && type != nullptr && type->raw;
+}
+
+std::string mark_spaces(std::string_view text) {
+    std::string marked;
+    for (const char c : text) {
+        if (c == ' ') {
+            marked += k_space_mark;
+        } else {
+            marked += c;
+        }
+    }
+    return marked;
+}
+
+std::string unmark_spaces(std::string_view text) {
+    std::string plain;
+    while (!text.empty()) {
+        const bool space = text.starts_with(k_space_mark);
+        plain += space ? ' ' : text[0];
+        text.remove_prefix(space ? k_space_mark.size() : 1);
+    }
+    return plain;
+}
+
+std::string byte_text(uint8_t byte) {
+    constexpr const char* k_digits = "0123456789ABCDEF";
+    return std::string("<0x") + k_digits[byte >> 4] + k_digits[byte & 15] + ">";
+}
 
 // A stretch of text, or a token that was cut out.
 struct Tokenizer::Fragment {
@@ -127,6 +164,7 @@ Tokenizer Tokenizer::from_gguf(const GgufFile& file) {
 
 Tokenizer::Tokenizer(Vocab vocab)
     : vocab_(std::make_unique<const Vocab>(checked(std::move(vocab)))),
+      marks_spaces_(vocab_->model == "llama" || vocab_->raw()),
       ids_(std::make_unique<const TokenIds>(index_tokens(*vocab_))),
       encoder_(make_encoder(*vocab_, *ids_)) {
     std::map<size_t, SpecialLength, std::greater<>> lengths;
@@ -218,7 +256,7 @@ std::string Tokenizer::piece(int32_t id) const {
     const std::string& token = vocab_->tokens[size_t(id)];
     switch (vocab_->types[size_t(id)]) {
         case TokenType::normal:
-            return vocab_->model == "llama" ? SpmEncoder::decode(token) : BpeEncoder::decode(token);
+            return marks_spaces_ ? unmark_spaces(token) : BpeEncoder::decode(token);
         case TokenType::byte:
             return std::string(1, char(spelled_byte(token)));
         case TokenType::control:

@@ -1,12 +1,15 @@
-// Byte-level BPE. A word starts as its bytes, one symbol each; then, again and again, the adjacent
+// BPE by rank. A word starts as its bytes, one symbol each; then, again and again, the adjacent
 // pair that stands first in the list of merges becomes one symbol, the leftmost if there are
 // several, until no merge applies. GPT-2's vocabularies spell bytes as printable characters.
+// Gemma 4's ("raw") have text as it stands: a symbol starts as a character, and a symbol that is no
+// token in the end falls back to tokens for its bytes.
 // Docs: docs/16-text.md
 
 #include "ref/error.h"
 #include "ref/text/tokenizer.h"
 
 #include <algorithm>
+#include <limits>
 #include <queue>
 
 namespace rotkv {
@@ -35,6 +38,9 @@ std::string spell(std::string_view bytes) {
     return text;
 }
 
+// What is neither token nor part of a merge.
+constexpr int32_t k_no_symbol = std::numeric_limits<int32_t>::max();
+
 uint64_t pair_key(int32_t left, int32_t right) { return uint64_t(left) << 32 | uint64_t(right); }
 
 // A symbol and its right neighbour, which a merge joins; out of date once their length is another
@@ -62,16 +68,8 @@ BpeEncoder::BpeEncoder(const Vocab& vocab, const TokenIds& ids)
     : ids_(&ids),
       n_vocab_(int32_t(vocab.tokens.size())),
       ignore_merges_(vocab.ignore_merges),
-      pre_tokenizer_(vocab.pre) {
-    std::unordered_map<std::string, int32_t> others;  // texts that no token has
-    const auto symbol = [&](const std::string& text) {
-        const auto token = ids.find(text);
-        if (token != ids.end()) return token->second;
-        return others.try_emplace(text, n_vocab_ + int32_t(others.size())).first->second;
-    };
-    for (size_t byte = 0; byte < 256; ++byte) {
-        byte_symbol_[byte] = symbol(spell(std::string(1, char(byte))));
-    }
+      pre_tokenizer_(vocab.pre),
+      raw_(vocab.raw()) {
     for (size_t rank = 0; rank < vocab.merges.size(); ++rank) {
         const std::string& merge = vocab.merges[rank];
         const size_t space = merge.find(' ', 1);
@@ -81,16 +79,36 @@ BpeEncoder::BpeEncoder(const Vocab& vocab, const TokenIds& ids)
                             ": expected two parts with a space between, found " + in_quotes(merge));
         }
         const std::string left = merge.substr(0, space), right = merge.substr(space + 1);
-        merges_.try_emplace(pair_key(symbol(left), symbol(right)),
-                            Merge{int32_t(rank), symbol(left + right)});
+        merges_.try_emplace(pair_key(symbol_of_merge(left), symbol_of_merge(right)),
+                            Merge{int32_t(rank), symbol_of_merge(left + right)});
+    }
+    for (size_t byte = 0; byte < 256; ++byte) {
+        const char itself = char(byte);
+        byte_symbol_[byte] = symbol(raw_ ? byte_text(uint8_t(byte)) : spell({&itself, 1}));
     }
 }
 
-std::vector<BpeEncoder::Symbol> BpeEncoder::split_bytes(std::string_view word) const {
+int32_t BpeEncoder::symbol(std::string_view text) const {
+    const auto token = ids_->find(text);
+    if (token != ids_->end()) return token->second;
+    const auto other = others_.find(std::string(text));
+    return other == others_.end() ? k_no_symbol : other->second;
+}
+
+int32_t BpeEncoder::symbol_of_merge(const std::string& text) {
+    const int32_t known = symbol(text);
+    if (known != k_no_symbol) return known;
+    return others_.try_emplace(text, n_vocab_ + int32_t(others_.size())).first->second;
+}
+
+std::vector<BpeEncoder::Symbol> BpeEncoder::split(std::string_view word) const {
     std::vector<Symbol> symbols;
-    for (size_t i = 0; i < word.size(); ++i) {
-        const int64_t index = int64_t(i);
-        symbols.push_back({byte_symbol_[uint8_t(word[i])], i, 1, index - 1, index + 1});
+    for (size_t at = 0; at < word.size();) {
+        const size_t bytes = raw_ ? size_t(first_char(word.substr(at)).bytes) : 1;
+        const int32_t id = raw_ ? symbol(word.substr(at, bytes)) : byte_symbol_[uint8_t(word[at])];
+        const int64_t index = int64_t(symbols.size());
+        symbols.push_back({id, at, bytes, index - 1, index + 1});
+        at += bytes;
     }
     symbols.back().next = -1;
     return symbols;
@@ -126,7 +144,7 @@ void BpeEncoder::merge(std::vector<Symbol>& symbols) const {
 }
 
 void BpeEncoder::encode_word(std::string_view word, std::vector<int32_t>& tokens) const {
-    std::vector<Symbol> symbols = split_bytes(word);
+    std::vector<Symbol> symbols = split(word);
     merge(symbols);
     for (int64_t i = 0; i >= 0; i = symbols[size_t(i)].next) {
         const Symbol& symbol = symbols[size_t(i)];
@@ -134,21 +152,23 @@ void BpeEncoder::encode_word(std::string_view word, std::vector<int32_t>& tokens
             tokens.push_back(symbol.id);
             continue;
         }
-        // A text that is no token: a byte that the vocabulary lacks, or the work of a merge that
-        // names no token. llama.cpp keeps its printable ASCII characters and drops the rest; tokens
-        // must be equal, so it is done here too.
+        // A text that is no token: what the vocabulary lacks, or the work of a merge that names no
+        // token. Of spelled bytes llama.cpp keeps those that are printable ASCII and drops the
+        // rest, of raw text those that have a token; tokens must be equal, so it is done here too.
         for (const char byte : word.substr(symbol.begin, symbol.bytes)) {
             const int32_t id = byte_symbol_[uint8_t(byte)];
-            if (byte > ' ' && byte <= '~' && id < n_vocab_) tokens.push_back(id);
+            const bool kept = raw_ || (byte > ' ' && byte <= '~');
+            if (kept && id < n_vocab_) tokens.push_back(id);
         }
     }
 }
 
 void BpeEncoder::encode(std::string_view text, std::vector<int32_t>& tokens) const {
-    const std::string clean = clean_utf8(text);
+    const std::string clean = clean_utf8(raw_ ? mark_spaces(text) : text);
     for (const std::string_view word : pre_tokenizer_.split(clean)) {
-        if (ignore_merges_) {
-            const auto whole = ids_->find(spell(word));
+        const bool newlines = raw_ && word[0] == '\n';
+        if (ignore_merges_ || newlines) {
+            const auto whole = ids_->find(raw_ ? std::string(word) : spell(word));
             if (whole != ids_->end()) {
                 tokens.push_back(whole->second);
                 continue;

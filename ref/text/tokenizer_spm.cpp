@@ -8,13 +8,10 @@
 #include "ref/text/tokenizer.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <queue>
 
 namespace rotkv {
 namespace {
-
-constexpr std::string_view k_space_mark = "\xE2\x96\x81";  // U+2581
 
 // A stretch of the text, and its neighbours among those that are left.
 struct Piece {
@@ -40,18 +37,6 @@ size_t char_bytes(char lead) {
     return byte < 0xC0 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 
-std::string mark_spaces(std::string_view text) {
-    std::string marked;
-    for (const char c : text) {
-        if (c == ' ') {
-            marked += k_space_mark;
-        } else {
-            marked += c;
-        }
-    }
-    return marked;
-}
-
 std::vector<Piece> split_chars(std::string_view text) {
     std::vector<Piece> pieces;
     for (size_t at = 0; at < text.size();) {
@@ -70,10 +55,8 @@ SpmEncoder::SpmEncoder(const Vocab& vocab, const TokenIds& ids)
     : ids_(&ids), scores_(vocab.scores) {
     for (const std::string& token : vocab.tokens) longest_ = std::max(longest_, token.size());
     for (size_t byte = 0; byte < 256; ++byte) {
-        char name[8];
-        std::snprintf(name, sizeof name, "<0x%02X>", unsigned(byte));
         const char itself = char(byte);
-        byte_token_[byte] = find(name);
+        byte_token_[byte] = find(byte_text(uint8_t(byte)));
         if (byte_token_[byte] < 0) byte_token_[byte] = find({&itself, 1});
         if (byte_token_[byte] < 0) byte_token_[byte] = vocab.unk;
     }
@@ -132,16 +115,6 @@ void SpmEncoder::encode(std::string_view text, std::vector<int32_t>& tokens) con
             tokens.push_back(token);
         }
     }
-}
-
-std::string SpmEncoder::decode(std::string_view token) {
-    std::string text;
-    while (!token.empty()) {
-        const bool space = token.starts_with(k_space_mark);
-        text += space ? ' ' : token[0];
-        token.remove_prefix(space ? k_space_mark.size() : 1);
-    }
-    return text;
 }
 
 }  // namespace rotkv

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdio>
 #include <map>
 #include <set>
 #include <sstream>
@@ -157,20 +156,24 @@ void note_assumed(const GgufFile& file, const char* name, const char* key, int32
         return;
     }
     const std::string& token = vocab.tokens[size_t(id)];
-    const bool bytes = vocab.model == "gpt2" && vocab.types[size_t(id)] == TokenType::normal;
-    vocab.notices.push_back(notice + ", " + std::to_string(id) + " (" +
-                            in_quotes(bytes ? BpeEncoder::decode(token) : token) + ") is assumed");
+    const bool spelled =
+        vocab.model == "gpt2" && !vocab.raw() && vocab.types[size_t(id)] == TokenType::normal;
+    const std::string text = spelled ? BpeEncoder::decode(token) : token;
+    vocab.notices.push_back(notice + ", " + std::to_string(id) + " (" + in_quotes(text) +
+                            ") is assumed");
 }
 
 void read_special(const GgufFile& file, Vocab& vocab) {
-    const bool spm = vocab.model == "llama";
+    const bool spm = vocab.model == "llama", gemma4 = vocab.model == "gemma4";
     const auto id = [&](const char* key, int32_t usual) {
         return special_id(file, key, usual, vocab.tokens.size());
     };
     constexpr const char* k_bos = "tokenizer.ggml.bos_token_id";
     constexpr const char* k_eos = "tokenizer.ggml.eos_token_id";
-    vocab.bos = id(k_bos, spm ? 1 : 11);
-    vocab.eos = id(k_eos, spm ? 2 : 11);
+    const PreType* type = find_pre_type(vocab.pre);
+    const bool without_bos = gemma4 || (type != nullptr && !type->usual_bos);
+    vocab.bos = id(k_bos, spm ? 1 : without_bos ? -1 : 11);
+    vocab.eos = id(k_eos, spm ? 2 : gemma4 ? -1 : 11);
     vocab.unk = id(k_unk, spm ? 0 : -1);
     if (vocab.types.size() != vocab.tokens.size()) return;  // which the tokenizer refuses
     if (vocab.add_bos) note_assumed(file, "BOS", k_bos, vocab.bos, vocab);
@@ -184,10 +187,8 @@ void note_unknown_bytes(const GgufFile& file, Vocab& vocab) {
     const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
     int unknown = 0;
     for (int byte = 0; byte < 256; ++byte) {
-        char name[8];
-        std::snprintf(name, sizeof name, "<0x%02X>", unsigned(byte));
         const char itself = char(byte);
-        if (!tokens.contains(name) && !tokens.contains({&itself, 1})) ++unknown;
+        if (!tokens.contains(byte_text(uint8_t(byte))) && !tokens.contains({&itself, 1})) ++unknown;
     }
     if (unknown == 0 || vocab.unk < 0) return;
     if (vocab.types.size() == vocab.tokens.size()) {  // else the tokenizer refuses it
@@ -197,6 +198,48 @@ void note_unknown_bytes(const GgufFile& file, Vocab& vocab) {
                             " of the 256 bytes: in a text they become the unknown token, " +
                             std::to_string(vocab.unk) + " (" +
                             in_quotes(vocab.tokens[size_t(vocab.unk)]) + ")");
+}
+
+// Says so where a character that is no token would lose bytes: llama.cpp drops them too.
+void note_lost_bytes(Vocab& vocab) {
+    const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
+    int lost = 0;
+    for (int byte = 0; byte < 256; ++byte) lost += !tokens.contains(byte_text(uint8_t(byte)));
+    if (lost == 0) return;
+    vocab.notices.push_back("the vocabulary has no token (<0x00> to <0xFF>) for " +
+                            std::to_string(lost) +
+                            " of the 256 bytes: characters that are no tokens lose them");
+}
+
+// The keys of BPE, and what a pre-type says where they are silent.
+void read_bpe(const GgufFile& file, Vocab& vocab) {
+    constexpr const char* k_merges = "tokenizer.ggml.merges";
+    if (vocab.model == "gemma4") vocab.pre = "gemma4";  // whatever the file calls it
+    if (vocab.pre.empty()) {
+        vocab.notices.push_back(
+            "the file names no pre-tokenizer (tokenizer.ggml.pre): 'default' is assumed");
+    }
+    if (vocab.pre == "kimi-k2" && file.find(k_merges) == nullptr) {
+        vocab.notices.push_back("the file gives no merges: each byte of a text becomes a token");
+    } else {
+        const std::vector<std::string_view>& merges = file.get_strings(k_merges);
+        vocab.merges.assign(merges.begin(), merges.end());
+    }
+    if (const PreType* type = find_pre_type(vocab.pre)) {
+        vocab.ignore_merges = type->ignore_merges;
+        vocab.add_bos = type->add_bos;
+    }
+    if (vocab.raw()) note_lost_bytes(vocab);
+}
+
+// Whether texts start with BOS: as the file says, but Gemma 4's always do.
+void read_add_bos(const GgufFile& file, Vocab& vocab) {
+    constexpr const char* k_add_bos = "tokenizer.ggml.add_bos_token";
+    vocab.add_bos = file.get_bool(k_add_bos, vocab.add_bos);
+    if (vocab.add_bos || !vocab.raw()) return;
+    vocab.add_bos = true;
+    vocab.notices.push_back(std::string("the file asks for no BOS (") + k_add_bos +
+                            "), without which Gemma 4's texts do not go: it is added");
 }
 
 }  // namespace
@@ -213,19 +256,10 @@ Vocab read_vocab(const GgufFile& file) {
     if (spm) {
         vocab.scores = read_scores(file, vocab);
         vocab.add_bos = true;
-    } else if (vocab.model == "gpt2") {
-        const std::vector<std::string_view>& merges = file.get_strings("tokenizer.ggml.merges");
-        vocab.merges.assign(merges.begin(), merges.end());
-        if (vocab.pre.empty()) {
-            vocab.notices.push_back(
-                "the file names no pre-tokenizer (tokenizer.ggml.pre): 'default' is assumed");
-        }
-        if (const PreType* type = find_pre_type(vocab.pre)) {
-            vocab.ignore_merges = type->ignore_merges;
-            vocab.add_bos = type->add_bos;
-        }
+    } else if (vocab.model == "gpt2" || vocab.model == "gemma4") {
+        read_bpe(file, vocab);
     }
-    vocab.add_bos = file.get_bool("tokenizer.ggml.add_bos_token", vocab.add_bos);
+    read_add_bos(file, vocab);
     vocab.add_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
     constexpr const char* k_space = "tokenizer.ggml.add_space_prefix";
     vocab.add_space_prefix = file.get_bool(k_space, spm);
