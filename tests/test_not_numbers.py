@@ -166,7 +166,7 @@ class NotNumbers(Tools):
                     (bytes(row), f"probabilities with the sum {words}, expected 1"),
                     (struct.pack("<ff", scale, minimum + 5), "probabilities with the sum 148.4"),
                     (struct.pack("<ff", -scale, minimum), f"scale {-scale:.6g}, least"),
-                    (struct.pack("<ff", scale, float("-inf")), "least log-probability -inf")):
+                    (struct.pack("<ff", scale, float("-inf")), f"scale {scale:.6g}, least log-prob")):
                 with open(broken, "wb") as file:
                     file.write(data[:at] + fault + data[at + len(fault):])
                 self.bad(1, "perplexity", "-t", "1", "-m", self.model, "--kl-divergence",

@@ -344,7 +344,7 @@ TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
     CHECK(download_f32(*ref, logits.view(DType::f32, {3}))[0] == Approx(std::tanh(2.0)));
 }
 
-TEST_CASE("ops: logits that f32 cannot hold are one verdict in every backend") {
+TEST_CASE("ops: a logit that f32 cannot hold is no number in any backend") {
     // The words' logits are ten times their weights.
     const auto nll = [](Backend& backend, const std::vector<float>& words, int next) {
         const int64_t n = int64_t(words.size());

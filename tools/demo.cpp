@@ -52,7 +52,8 @@ struct Row {
     std::string smaller() const {
         if (off.not_numbers > 0 && on->not_numbers == 0) return "rescued";
         if (off.not_numbers == 0 && on->not_numbers > 0) return "broken";
-        return fmt::format("{:.1f} x{}", off.kld.value / on->kld.value, p >= k_doubt ? " ?" : "");
+        return fmt::format("{:.1f} x{}", number_or_nan(off.kld.value / on->kld.value),
+                           p >= k_doubt ? " ?" : "");
     }
 };
 
