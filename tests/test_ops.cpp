@@ -243,7 +243,8 @@ TEST_CASE("ops: norms, scale, act_mul, add, matmul, embed by hand") {
     const float root = std::sqrt(12.5f);
     CHECK(download_f32(*ref, out)[0] == Approx(3 / root));
     CHECK(download_f32(*ref, out)[1] == Approx(8 / root));
-    ref->run(RmsNormArgs{.dst = out, .src = x.view(DType::f32, {2}), .epsilon = 0.0f});
+    ref->run(
+        RmsNormArgs{.dst = out, .src = x.view(DType::f32, {2}), .weight = {}, .epsilon = 0.0f});
     CHECK(download_f32(*ref, out)[1] == Approx(4 / root));
     ref->run(LayerNormArgs{.dst = out,
                            .src = x.view(DType::f32, {2}),

@@ -148,7 +148,7 @@ TEST_CASE("sweep: a cell that is not a number is rescued by rotation, not left o
         row_of("q6", 4, {k_nan, k_nan, 3.0}), row_of("q6", 4, {k_nan, 2.0, 3.0}, turned)};
     for (SweepRow& row : result.rows) {
         if (row.is_number()) continue;
-        row.found->not_numbers = {1, 30, 2, 5, false, "K does not fit"};
+        row.found->not_numbers = {1, 30, 2, 5, false, "K does not fit", ""};
     }
     using Kind = RotationChange::Kind;
     const Kind expected[] = {Kind::compared, Kind::rescued, Kind::broken, Kind::neither};
