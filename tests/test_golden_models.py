@@ -72,9 +72,10 @@ class GoldenModels(Tools):
         self.assertEqual(list(ours.tokens), list(theirs.tokens))
         self.assertLess(abs(theirs.divergence_of(ours)), 1e-5)
         self.assertLess(theirs.largest_change(ours), 0.03)
-        # llama.cpp rounds Q to 8 bits beside a quantized K: little beside a coarse cache, in 64
-        # layers nearly as much as the cache itself beside q8_0.
-        for cache, share in (("q8_0", 1.0), ("q4_0", 0.25)):
+        # llama.cpp rounds Q to 8 bits beside a quantized K: little beside a coarse cache, nearly as
+        # much as the cache itself beside q8_0, and more the deeper a model is.
+        deep = name.endswith("-64")
+        for cache, share in (("q8_0", 1.0 if deep else 0.75), ("q4_0", 0.4 if deep else 0.25)):
             rounded = self.theirs(name, cache, "rot1")
             cost = rounded.divergence_of(theirs)
             self.assertLess(rounded.divergence_of(self.ours(model, backend, cache)), share * cost)

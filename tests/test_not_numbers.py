@@ -93,7 +93,7 @@ class NotNumbers(Tools):
             self.assertIsNone(part["ppl"])
             self.assertIn("overflow", part["not_numbers"])
         self.assertGreater(found["variants"][0]["kld"]["mean"], 0)
-        found = self.no_ppl("demo", "--windows", "2")[1]
+        found = self.no_ppl("demo", "--chunks", "2")[1]
         self.assertIn("overflow", found["rows"][0]["plain"]["not_numbers"])
 
     def test_a_sweep_without_perplexities(self):
