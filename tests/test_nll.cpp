@@ -2,6 +2,7 @@
 #include "ref/kernels.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "tests/laws.h"
 
 #include <cmath>
 #include <string>
