@@ -49,6 +49,8 @@ struct WholeBlocks {
     Support operator()(const RopeArgs&) const { return {}; }
     Support operator()(const RmsNormArgs&) const { return {}; }
     Support operator()(const MergeArgs&) const { return {}; }
+    Support operator()(const ConvStepArgs&) const { return {}; }
+    Support operator()(const DeltaStepArgs&) const { return {}; }
     Support operator()(const ActMulArgs&) const { return {}; }
     Support operator()(const AddArgs&) const { return {}; }
 };
