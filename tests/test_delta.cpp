@@ -277,7 +277,7 @@ TEST_CASE("delta_step: without a gain M only decays, without a decay it stays") 
         law.beta.assign(4, -1000.0f);
         law.alpha.assign(4, 25.0f);
         law.dt.assign(4, 0.0f);  // softplus(25) is 25
-        law.decay = {0.0f, -0.01f, -0.1f, -10.0f};
+        law.decay = {0.0f, -0.01f, -0.1f, -2.0f};
         const Floats before = law.state, y = law.run(*backend, 0, 1);
         const size_t d = size_t(law.d);
         for (size_t h = 0; h < 4; ++h) {
