@@ -118,6 +118,7 @@ class Engine:
         cache[row >= 0] = pack(case["k"], self.rotate(keys, case["rot-k"]))
         return {"k_cache": cache}
 
+    @np.errstate(over="ignore", invalid="ignore")
     def conv_step(self, case, inputs):
         state, result = inputs["state"].astype(np.float64), []
         weight = inputs["weight"].T.astype(np.float64)
@@ -127,6 +128,7 @@ class Engine:
             result.append(y / (1 + np.exp(-y)))
         return {"dst": np.reshape(result, inputs["src"].shape), "state": state}
 
+    @np.errstate(over="ignore", invalid="ignore")
     def delta_step(self, case, inputs):
         x = {name: value.astype(np.float64) for name, value in inputs.items() if name != "stream"}
         gate = x["alpha"] + x["dt"]
