@@ -69,7 +69,9 @@ void RecurrentState::require_stream(int64_t stream) const {
                                              std::to_string(stream));
 }
 
-void RecurrentState::place(std::span<const int32_t> streams, std::span<const int32_t> positions) {
+// What the streams hold once the batch is in.
+std::vector<Held> RecurrentState::held_after(std::span<const int32_t> streams,
+                                             std::span<const int32_t> positions) const {
     require(streams.size() == positions.size(), ErrorCode::bad_argument,
             "recurrent state: expected one stream and one position per token");
     std::vector<Held> moved = held_;
@@ -85,7 +87,16 @@ void RecurrentState::place(std::span<const int32_t> streams, std::span<const int
         }
         ++next;
     }
-    held_ = std::move(moved);
+    return moved;
+}
+
+void RecurrentState::place(std::span<const int32_t> streams, std::span<const int32_t> positions) {
+    held_ = held_after(streams, positions);
+}
+
+void RecurrentState::require_next(std::span<const int32_t> streams,
+                                  std::span<const int32_t> positions) const {
+    held_after(streams, positions);
 }
 
 // Calls visit(view, bytes) for the two tensors of every layer, those of one stream.

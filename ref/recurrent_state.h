@@ -63,6 +63,10 @@ class RecurrentState {
     /// that names stream, expected and found for another position.
     void place(std::span<const int32_t> streams, std::span<const int32_t> positions);
 
+    /// Throws what place() would. Where a cache takes the same batch and may refuse it too, this is
+    /// asked first and place() comes last.
+    void require_next(std::span<const int32_t> streams, std::span<const int32_t> positions) const;
+
     /// Empties a stream: zeros.
     void clear(int64_t stream);
 
@@ -88,6 +92,8 @@ class RecurrentState {
   private:
     enum class Reach { none, all };
     void require_stream(int64_t stream) const;
+    std::vector<Held> held_after(std::span<const int32_t> streams,
+                                 std::span<const int32_t> positions) const;
     Reach reach(int64_t stream, int32_t from, int32_t to, const char* what) const;
     template <class Visit>
     void each_part(int64_t stream, const Visit& visit) const;

@@ -82,6 +82,10 @@ TEST_CASE("recurrent state: tokens come one after the other") {
           }).find("stream 1: expected position 0") != std::string::npos);
     CHECK(refusal([&] { state.place(Ints{3}, Ints{0}); }, ErrorCode::bad_argument) ==
           "recurrent state: expected one of 3 streams, found 3");
+    CHECK(unsupported([&] {
+              state.require_next(Ints{2, 0}, Ints{3, 5});
+          }).find("stream 0: expected position 4") != std::string::npos);
+    CHECK_NOTHROW(state.require_next(Ints{2, 0}, Ints{3, 4}));
     CHECK(state.held()[2] == Held{0, 3});  // of a batch that was refused, nothing
 }
 
