@@ -307,9 +307,9 @@ std::span<const CaseOp> delta_case_ops() {
         {"conv_step", "rounding: u (1.1 (n + 1) sum |w u| + 12 |y|); state exact", "the same",
          make<ConvStepCase>},
         {"delta_step",
-         "rounding: a row m of the state adds u (gain keep (walk(D) + 4) sum |m k| |k| + 6 |change| "
-         "|k| + 4 keep |m|) a step, change = gain (v - keep m k); dst: (that |q| + u (walk(D) + 4) "
-         "sum |m q|) / sqrt(D)",
+         "rounding: a row m of the state adds u (gain keep (walk(D) + 4) sum |m k| |k| + "
+         "6 |change| |k| + 4 keep |m|) a step, change = gain (v - keep m k); "
+         "dst: (that |q| + u (walk(D) + 4) sum |m q|) / sqrt(D)",
          "the same, with gates in f32", make<DeltaStepCase>},
     };
     return ops;
