@@ -49,6 +49,12 @@ Support short_row(const char* what, const TensorView& tensor) {
                    " channels, found " + std::to_string(tensor.n[3]));
 }
 
+Support at_most(int64_t most, const char* what, int64_t found) {
+    if (found <= most) return {};
+    return refusal("at most " + std::to_string(most) + " " + what + ", found " +
+                   std::to_string(found));
+}
+
 // What the kernels cannot do, operation by operation.
 struct Limits {
     int64_t most_shared_bytes;  // of one block of threads
@@ -66,6 +72,17 @@ struct Limits {
     Support operator()(const KvShiftArgs& args) const {
         return all(countable("K", args.k_cache), short_row("K", args.k_cache),
                    small_block("K", args.k_rotation));
+    }
+    Support operator()(const ConvStepArgs& args) const {
+        return all(countable("src", args.src),
+                   at_most(cuda::k_most_taps, "inputs to a sum", args.weight.n[3]),
+                   at_most(cuda::k_most_blocks, "streams", args.state.n[1]));
+    }
+    Support operator()(const DeltaStepArgs& args) const {
+        return all(countable("v", args.v),
+                   at_most(cuda::k_most_key_channels, "channels of a head", args.v.n[3]),
+                   at_most(cuda::k_most_blocks, "heads", args.v.n[2]),
+                   at_most(cuda::k_most_blocks, "streams", args.state.n[0]));
     }
     Support operator()(const AttentionArgs& args) const {
         if (!args.bounds.all() || !args.lse.empty()) {

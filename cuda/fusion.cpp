@@ -159,6 +159,8 @@ struct Launch {
     void operator()(const KvStoreArgs& args) const { kv_store(args, stream); }
     void operator()(const AttentionArgs& args) const { attention(args, workspace, stream); }
     void operator()(const KvShiftArgs& args) const { kv_shift(args, stream); }
+    void operator()(const ConvStepArgs& args) const { conv_step(args, stream); }
+    void operator()(const DeltaStepArgs& args) const { delta_step(args, stream); }
     void operator()(const ActMulArgs& args) const { act_mul(args, stream); }
     void operator()(const EmbedArgs& args) const { embed(args, stream); }
     void operator()(const NllArgs& args) const { nll(args, products); }

@@ -30,6 +30,8 @@ void matmul(const MatmulArgs& args, Products& products);     // matmul.cu
 void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
 void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
 void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_shift.cu
+void conv_step(const ConvStepArgs& args, Stream stream);     // delta.cu
+void delta_step(const DeltaStepArgs& args, Stream stream);   // delta.cu
 void nll(const NllArgs& args, Products& products);           // nll.cu
 void kld(const KldArgs& args, Products& products);           // nll.cu
 void logits(const LogitsArgs& args, Products& products);     // nll.cu
@@ -82,6 +84,12 @@ inline constexpr int64_t k_shared_bytes = 48 << 10;
 
 /// A row that kv_shift keeps in shared memory has at most so many channels.
 inline constexpr int64_t k_largest_row = 1024;
+
+/// conv_step keeps so many inputs of a channel in registers, delta_step a row of M of so many
+/// channels in those of eight lanes; heads and streams count blocks of threads.
+inline constexpr int64_t k_most_taps = 8;
+inline constexpr int64_t k_most_key_channels = 256;
+inline constexpr int64_t k_most_blocks = 65535;
 
 /// Query heads that share a read of the cache.
 inline constexpr uint32_t k_most_heads = 8;

@@ -25,6 +25,8 @@ void matmul_bf16(const MatmulArgs& args);     // matmul_bf16.cpp
 void embed(const EmbedArgs& args);            // matmul.cpp
 void kv_store(const KvStoreArgs& args);       // kv_cache.cpp
 void kv_shift(const KvShiftArgs& args);       // kv_cache.cpp
+void conv_step(const ConvStepArgs& args);     // delta.cpp
+void delta_step(const DeltaStepArgs& args);   // delta.cpp
 void attention(const AttentionArgs& args);    // attention.cpp
 void merge(const MergeArgs& args);            // attention.cpp
 void nll(const NllArgs& args);                // nll.cpp
@@ -33,8 +35,8 @@ void logits(const LogitsArgs& args);          // nll.cpp
 
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard, quantize, dequantize, rope,     rms_norm,  layer_norm, scale, act_mul, add,
-    matmul,   embed,    kv_store,   kv_shift, attention, merge,      nll,   kld,     logits};
+    hadamard, quantize, dequantize, rope,      rms_norm,   layer_norm, scale, act_mul, add, matmul,
+    embed,    kv_store, kv_shift,   conv_step, delta_step, attention,  merge, nll,     kld, logits};
 
 /// A rotation made ready for many rows of d channels: signs are drawn once, not per row.
 /// Exact: equal to ref's hadamard_row in every bit. y may be x.

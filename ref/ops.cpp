@@ -51,6 +51,8 @@ struct WholeBlocks {
     Support operator()(const LayerNormArgs&) const { return {}; }
     Support operator()(const ScaleArgs&) const { return {}; }
     Support operator()(const MergeArgs&) const { return {}; }
+    Support operator()(const ConvStepArgs&) const { return {}; }
+    Support operator()(const DeltaStepArgs&) const { return {}; }
     Support operator()(const ActMulArgs&) const { return {}; }
     Support operator()(const AddArgs&) const { return {}; }
 };

@@ -217,6 +217,49 @@ struct KvShiftArgs {
     bool operator==(const KvShiftArgs&) const = default;
 };
 
+/// A causal convolution along each stream, every channel by itself, and silu(x) = x / (1 +
+/// exp(-x)): y_t = silu(sum_j weight[c][j] u_(t - n + 1 + j)), where the inputs u go on from batch
+/// to batch. Tokens of one stream are in their order, those of several may take turns. `state`
+/// holds each stream's last n - 1 inputs, the oldest first: read, then replaced by the last ones
+/// there are.
+struct ConvStepArgs {
+    static constexpr const char* name = "conv_step";
+
+    TensorView dst;     ///< [T][channels] f32; may be src
+    TensorView src;     ///< like dst: u
+    TensorView weight;  ///< [channels][n] f32; the last column is for the token's own input
+    TensorView state;   ///< [S][n - 1][channels] f32; streams without tokens stay
+    TensorView stream;  ///< [T] i32
+
+    bool operator==(const ConvStepArgs&) const = default;
+};
+
+/// Which key head a value head h reads.
+enum class KeyHeads {
+    grouped,      ///< h / (Hv / Hk), whole numbers: neighbours share one
+    interleaved,  ///< h mod Hk
+};
+
+/// The gated delta rule, a token at a time. Each stream and value head has a matrix M; a token's
+///   keep = exp(decay softplus(alpha + dt)), gain = 1 / (1 + exp(-beta)), both rounded to f32,
+///   M <- keep M;   M <- M + gain (v - M k) k^T, rounded to f32;   y = M q / sqrt(D), the new M.
+/// softplus(x) = log(1 + exp(x)), above 20 x itself. Tokens of one stream are in their order, those
+/// of several may take turns. Streams without tokens stay.
+struct DeltaStepArgs {
+    static constexpr const char* name = "delta_step";
+
+    TensorView dst;          ///< [T][Hv][D] f32; may be v
+    TensorView q, k;         ///< [T][Hk][D] f32, rows of length 1 or less
+    TensorView v;            ///< like dst
+    TensorView alpha, beta;  ///< [T][Hv] f32
+    TensorView decay, dt;    ///< [Hv] f32; decay <= 0
+    TensorView state;        ///< [S][Hv][D][D] f32: M [value channel][key channel]
+    TensorView stream;       ///< [T] i32
+    KeyHeads key_heads = KeyHeads::grouped;
+
+    bool operator==(const DeltaStepArgs&) const = default;
+};
+
 enum class Activation {
     silu,       ///< x / (1 + exp(-x))
     gelu_tanh,  ///< x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
@@ -301,10 +344,10 @@ struct LogitsArgs {
 };
 
 /// THE LIST: whoever handles every operation visits this.
-using Call =
-    std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs, LayerNormArgs,
-                 ScaleArgs, MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
-                 ActMulArgs, AddArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
+                          LayerNormArgs, ScaleArgs, MatmulArgs, KvStoreArgs, AttentionArgs,
+                          MergeArgs, KvShiftArgs, ConvStepArgs, DeltaStepArgs, ActMulArgs, AddArgs,
+                          EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// The operation's name: "hadamard", "kv_store".
 inline const char* name_of(const Call& call) {

@@ -273,6 +273,40 @@ void check_one(const KvShiftArgs& args) {
     rules.rotation("k_rotation", args.k_rotation, args.k_cache.n[3]);
 }
 
+void check_one(const ConvStepArgs& args) {
+    const Rules rules(args.name);
+    const int64_t tokens = args.src.n[2], channels = args.src.n[3], taps = args.weight.n[3];
+    rules.f32("src", args.src, {1, 1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
+    rules.f32("weight", args.weight, {1, 1, channels, -1});
+    rules.holds(taps > 0, "weight of one column or more", describe(args.weight));
+    rules.f32("state", args.state, {1, -1, taps - 1, channels});
+    if (taps > 1) rules.writable("state", args.state);  // of one input alone there is no past
+    rules.i32("stream", args.stream, tokens);
+}
+
+void check_one(const DeltaStepArgs& args) {
+    const Rules rules(args.name);
+    const int64_t tokens = args.v.n[1], heads = args.v.n[2], d = args.v.n[3];
+    const int64_t key_heads = args.k.n[2];
+    rules.f32("v", args.v, {1, -1, -1, -1});
+    rules.like("dst", args.dst, args.v);
+    rules.writable("dst", args.dst);
+    rules.f32("k", args.k, {1, tokens, -1, d});
+    rules.like("q", args.q, args.k);
+    rules.holds(key_heads > 0 && heads % key_heads == 0,
+                "value heads that are a multiple of the key heads",
+                std::to_string(heads) + " and " + std::to_string(key_heads));
+    rules.f32("alpha", args.alpha, {1, 1, tokens, heads});
+    rules.f32("beta", args.beta, {1, 1, tokens, heads});
+    rules.f32("decay", args.decay, {1, 1, 1, heads});
+    rules.f32("dt", args.dt, {1, 1, 1, heads});
+    rules.f32("state", args.state, {-1, heads, d, d});
+    rules.writable("state", args.state);
+    rules.i32("stream", args.stream, tokens);
+}
+
 void check_one(const ActMulArgs& args) {
     const Rules rules(args.name);
     rules.f32("dst", args.dst, {-1, -1, -1, -1});

@@ -118,6 +118,34 @@ class Engine:
         cache[row >= 0] = pack(case["k"], self.rotate(keys, case["rot-k"]))
         return {"k_cache": cache}
 
+    @np.errstate(over="ignore", invalid="ignore")
+    def conv_step(self, case, inputs):
+        state, result = inputs["state"].astype(np.float64), []
+        weight = inputs["weight"].T.astype(np.float64)
+        for u, stream in zip(inputs["src"], inputs["stream"]):
+            window = np.concatenate([state[stream], u[None]])
+            state[stream], y = window[1:], (window * weight).sum(0)
+            result.append(y / (1 + np.exp(-y)))
+        return {"dst": np.reshape(result, inputs["src"].shape), "state": state}
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def delta_step(self, case, inputs):
+        x = {name: value.astype(np.float64) for name, value in inputs.items() if name != "stream"}
+        gate = x["alpha"] + x["dt"]
+        softplus = np.where(gate > 20, gate, np.log1p(np.exp(np.minimum(gate, 20))))
+        keep, gain = np.exp(x["decay"] * softplus), 1 / (1 + np.exp(-x["beta"]))
+        keep, gain = [y.astype(np.float32).astype(np.float64) for y in (keep, gain)]
+        heads, key_heads, d = x["v"].shape[1], x["k"].shape[1], x["v"].shape[2]
+        state, result = x["state"], np.zeros(x["v"].shape)
+        for t, stream in enumerate(inputs["stream"]):
+            for h in range(heads):
+                of = h * key_heads // heads if case["heads"] == "grouped" else h % key_heads
+                m, k = keep[t, h] * state[stream, h], x["k"][t, of]
+                m = m + np.outer(gain[t, h] * (x["v"][t, h] - m @ k), k)
+                state[stream, h] = m
+                result[t, h] = m @ x["q"][t, of] / np.sqrt(d)
+        return {"dst": result, "state": state}
+
     def attention(self, case, inputs):
         q = self.rotate(inputs["q"].astype(np.float64), case["rot-k"])
         k, first = unpack(case["k"], inputs["k_cache"]), case.get("v-first", 0)

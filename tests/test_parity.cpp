@@ -40,6 +40,8 @@ TEST_CASE("parity: dequantize") { run_table("dequantize"); }
 TEST_CASE("parity: rope") { run_table("rope"); }
 TEST_CASE("parity: kv_store") { run_table("kv_store"); }
 TEST_CASE("parity: kv_shift") { run_table("kv_shift"); }
+TEST_CASE("parity: conv_step") { run_table("conv_step"); }
+TEST_CASE("parity: delta_step") { run_table("delta_step"); }
 TEST_CASE("parity: restore") { run_table("restore"); }
 TEST_CASE("parity: attention") { run_table("attention"); }
 TEST_CASE("parity: merge") { run_table("merge"); }

@@ -214,8 +214,8 @@ std::span<const CaseOp> case_ops() {
     static const std::vector<CaseOp> all = [] {
         std::vector<CaseOp> list;
         for (const std::span<const CaseOp> part :
-             {row_case_ops(), cache_case_ops(), attention_case_ops(), norm_case_ops(),
-              weight_case_ops(), likelihood_case_ops()}) {
+             {row_case_ops(), cache_case_ops(), delta_case_ops(), attention_case_ops(),
+              norm_case_ops(), weight_case_ops(), likelihood_case_ops()}) {
             list.insert(list.end(), part.begin(), part.end());
         }
         return list;

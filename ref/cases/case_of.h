@@ -97,6 +97,7 @@ std::unique_ptr<Case> make(Fields& fields) {
 // One list per file; case_ops() joins them.
 std::span<const CaseOp> row_case_ops();         // case_rows.cpp
 std::span<const CaseOp> cache_case_ops();       // case_cache.cpp
+std::span<const CaseOp> delta_case_ops();       // case_delta.cpp
 std::span<const CaseOp> attention_case_ops();   // case_attention.cpp
 std::span<const CaseOp> weight_case_ops();      // case_weights.cpp
 std::span<const CaseOp> norm_case_ops();        // case_norms.cpp

@@ -33,6 +33,9 @@ inline const CaseList k_case_lists[] = {
     {"@N", {"1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024"}},
     {"@layout", {"padded", "in_place"}},
     {"@values", {"outlier", "tiny", "huge", "zeros", "inf", "nan"}},
+    {"@tokens", {"0", "1", "2", "37"}},
+    {"@taps", {"1", "2", "3", "8", "9"}},
+    {"@odd", {"1", "7", "33", "100", "256", "260"}},
     {"@heads", {"96", "112", "128", "192", "256", "512", "576"}},
 };
 
@@ -165,6 +168,21 @@ inline constexpr const char* k_cases[] = {
     "kv_shift/k=@some/D=80/n_rot=32",
     "kv_shift/k=@some/C=70/K=8/D=128/rot-k=128/fill=dense/n_rot=128",
     "kv_shift/k=@kv/C=33/rot-k=64/layout=padded",
+
+    // conv_step, delta_step: one token, streams in turn and without tokens, odd sizes
+    "conv_step/default",
+    "conv_step/T=@tokens",
+    "conv_step/T=29/S=5/channels=33/n=@taps",
+    "conv_step/T=300/S=3/channels=515",
+    "conv_step/T=9/channels=97/layout=@layout",
+    "conv_step/T=19/values=@values",
+    "delta_step/heads=interleaved",
+    "delta_step/T=@tokens",
+    "delta_step/T=29/S=5/Hk=3/Hv=6/D=@odd",
+    "delta_step/T=9/Hk=1/Hv=3/D=80/layout=@layout",
+    "delta_step/T=150/S=3/Hv=6/D=128/heads=interleaved",
+    "delta_step/T=40/S=1/D=@odd/spread=40",
+    "delta_step/T=19/D=64/values=@values",
 
     // restore: stored, saved to a file, loaded into another cache
     "restore/k=@kv/v=@same/rot-k=64/rot-v=64",
