@@ -49,6 +49,12 @@ Support short_row(const char* what, const TensorView& tensor) {
                    " channels, found " + std::to_string(tensor.n[3]));
 }
 
+Support few_experts(int64_t experts) {
+    if (experts <= cuda::k_most_experts) return {};
+    return refusal("at most " + std::to_string(cuda::k_most_experts) + " experts, found " +
+                   std::to_string(experts));
+}
+
 // What the kernels cannot do, operation by operation.
 struct Limits {
     int64_t most_shared_bytes;  // of one block of threads
@@ -88,6 +94,18 @@ struct Limits {
     Support operator()(const RmsNormArgs& args) const { return countable("src", args.src); }
     Support operator()(const ActMulArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const AddArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const RouteArgs& args) const {
+        return all(countable("logits", args.logits), few_experts(args.logits.n[3]));
+    }
+    Support operator()(const ExpertMatmulArgs& args) const {
+        if (args.weight.n[2] > cuda::k_most_expert_rows) {
+            return refusal("at most " + std::to_string(cuda::k_most_expert_rows) +
+                           " rows of an expert, found " + std::to_string(args.weight.n[2]));
+        }
+        return all(countable("src", args.src), countable("dst", args.dst),
+                   few_experts(args.weight.n[1]));
+    }
+    Support operator()(const ExpertSumArgs& args) const { return countable("src", args.src); }
     Support operator()(const EmbedArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const MatmulArgs& args) const {
         return all(countable("src", args.src), countable("dst", args.dst));

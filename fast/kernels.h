@@ -29,10 +29,16 @@ void nll(const NllArgs& args);                // nll.cpp
 void kld(const KldArgs& args);                // nll.cpp
 void logits(const LogitsArgs& args);          // nll.cpp
 
+// A mixture of experts: experts.cpp
+void route(const RouteArgs& args);
+void expert_matmul(const ExpertMatmulArgs& args);
+void expert_sum(const ExpertSumArgs& args);
+
 /// All of them: what the backend runs a call through.
-inline constexpr Operations k_operations{
-    hadamard, quantize, dequantize, rope,      rms_norm, act_mul, add, matmul,
-    embed,    kv_store, kv_shift,   attention, merge,    nll,     kld, logits};
+inline constexpr Operations k_operations{hadamard,   quantize, dequantize, rope,     rms_norm,
+                                         act_mul,    add,      matmul,     route,    expert_matmul,
+                                         expert_sum, embed,    kv_store,   kv_shift, attention,
+                                         merge,      nll,      kld,        logits};
 
 /// A rotation made ready for many rows of d channels: signs are drawn once, not per row.
 /// Exact: equal to ref's hadamard_row in every bit. y may be x.
