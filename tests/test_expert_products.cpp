@@ -70,9 +70,10 @@ TEST_CASE("law: each row is matmul's with the matrix of its expert, few of one o
                 const int64_t uses = 2;
                 const Buffer x = upload(*backend, normal_vector(tokens * uses * k_in, 2));
                 const Buffer y(*backend, size_t(4 * tokens * uses * k_out));
-                std::vector<int32_t> ids;  // expert 0 is used by every second row, expert 4 by one
+                // Expert 0 is used by every second row, 1 by rows at uneven distances, 4 by one.
+                std::vector<int32_t> ids;
                 for (int64_t r = 0; r < tokens * uses; ++r) {
-                    ids.push_back(r == 1 ? 4 : r % 2 == 0 ? 0 : int32_t(1 + r % 3));
+                    ids.push_back(r == 1 ? 4 : r % 2 == 0 ? 0 : int32_t(1 + r * r / 4 % 3));
                 }
                 const Buffer id = upload(*backend, ids);
                 const TensorView src = x.view(DType::f32, {tokens, uses, k_in}),

@@ -213,6 +213,22 @@ TEST_CASE("experts: of equal logits, and of groups worth the same, the lower ind
     }
 }
 
+TEST_CASE("experts: without a bias, logits that p cannot tell apart are told apart") {
+    for (const std::unique_ptr<Backend>& backend : all_backends()) {
+        Choice c{{}, 1, 4, 3, {40, 60, 50, -1}, {}, {}};
+        for (const Gating gating : {Gating::softmax, Gating::sigmoid}) {
+            c.args.gating = gating;
+            c.logits = {40, 60, 50, -1};
+            CHECK(run_on(*backend, c).id == std::vector<int32_t>{1, 2, 0});
+            c.logits = {-900, 0, -800, -1000};
+            CHECK(run_on(*backend, c).id == std::vector<int32_t>{1, 2, 0});
+        }
+        c.logits = {40, 60, 50, -1};
+        c.bias = {0, 0, 0, 0};  // a bias is added to p, which is 1 three times
+        CHECK(run_on(*backend, c).id == std::vector<int32_t>{0, 1, 2});
+    }
+}
+
 TEST_CASE("experts: whom no group holds is never chosen, though all others are worth nothing") {
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
         Choice c{{}, 1, 6, 2, {-INFINITY, -INFINITY, 0, 0, -INFINITY, 9}, {}, {}};
