@@ -14,7 +14,7 @@ inline constexpr const char* k_expert_cases[] = {
     "route/T=0",
     "route/T=1/X=1/A=1",
     "route/gating=@gating/X=7/A=7/normalise=1",
-    "route/gating=sigmoid/X=8/A=1",
+    "route/gating=sigmoid/A=1",
     "route/T=113/X=128/A=8/normalise=1",
     "route/gating=softmax_chosen/T=37/X=32/A=4",
     "route/gating=sigmoid/T=37/X=256/A=8/groups=8/used=4/bias=1/normalise=1/scale=2.5",
