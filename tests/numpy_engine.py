@@ -196,7 +196,7 @@ class Engine:
                  "sqrt_softplus": lambda: np.sqrt(np.logaddexp(0, z))}[case["gating"]]()
             if case["gating"] == "softmax":
                 p = p / p.sum(-1, keepdims=True)
-            ids = np.array([self.chosen(case, p[t], z[t], bias) for t in rows]).reshape(
+            ids = np.array([self.chosen(case, p[t], z[t], bias) for t in rows], np.int64).reshape(
                 len(z), case["A"])
             w = np.take_along_axis(p, ids, -1)
             if soft:
