@@ -107,6 +107,15 @@ struct Limits {
     Support operator()(const ScaleArgs& args) const { return countable("src", args.src); }
     Support operator()(const ActMulArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const AddArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const RouteArgs& args) const {
+        return all(countable("logits", args.logits), at_most(cuda::k_most_experts, "experts", args.logits.n[3]));
+    }
+    Support operator()(const ExpertMatmulArgs& args) const {
+        return all(at_most(cuda::k_most_expert_rows, "rows of an expert", args.weight.n[2]),
+                   countable("src", args.src), countable("dst", args.dst),
+                   at_most(cuda::k_most_experts, "experts", args.weight.n[1]));
+    }
+    Support operator()(const ExpertSumArgs& args) const { return countable("src", args.src); }
     Support operator()(const EmbedArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const MatmulArgs& args) const {
         return all(countable("src", args.src), countable("dst", args.dst));

@@ -7,7 +7,8 @@
 // for those before them too. A kernel launched in the usual way waits for all by itself.
 //
 // Where tokens and cells are, and which are in use, the host says: no kernel writes such integers,
-// and uploads overlap with none. So they may be read before.
+// and uploads overlap with none. So they may be read before. Ids of experts may not: route writes
+// them.
 // Docs: docs/08-backends.md
 
 #include "cuda/device.cuh"

@@ -162,6 +162,9 @@ struct Launch {
     void operator()(const ConvStepArgs& args) const { conv_step(args, stream); }
     void operator()(const DeltaStepArgs& args) const { delta_step(args, stream); }
     void operator()(const ActMulArgs& args) const { act_mul(args, stream); }
+    void operator()(const RouteArgs& args) const { route(args, stream); }
+    void operator()(const ExpertMatmulArgs& args) const { expert_matmul(args, products); }
+    void operator()(const ExpertSumArgs& args) const { expert_sum(args, stream); }
     void operator()(const EmbedArgs& args) const { embed(args, stream); }
     void operator()(const NllArgs& args) const { nll(args, products); }
     void operator()(const KldArgs& args) const { kld(args, products); }

@@ -36,6 +36,17 @@ void nll(const NllArgs& args, Products& products);           // nll.cu
 void kld(const KldArgs& args, Products& products);           // nll.cu
 void logits(const LogitsArgs& args, Products& products);     // nll.cu
 
+// A mixture of experts: route.cu, experts.cu
+void route(const RouteArgs& args, Stream stream);
+void expert_matmul(const ExpertMatmulArgs& args, Products& products);
+void expert_sum(const ExpertSumArgs& args, Stream stream);
+
+/// Experts whose numbers a block of threads keeps in shared memory, at most.
+inline constexpr int64_t k_most_experts = 1024;
+
+/// Rows of an expert's matrix, at most: a grid has 2^16 - 1 blocks of four in that direction.
+inline constexpr int64_t k_most_expert_rows = 4 * 65535;
+
 /// Memory in which blocks of threads that share a reduction meet, and what the device offers them.
 /// A backend makes one; two launches that use it must not run at the same time.
 struct Workspace {

@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(k_threads)
     const float4 x = load4(gate.row<const float>(row), i, d, gate.vectors);
     const float4 z = load4(up.row<const float>(row), i, d, up.vectors);
     store4(dst.row<float>(row), i, d, dst.vectors,
-           {activate(activation, x.x) * z.x, activate(activation, x.y) * z.y,
-            activate(activation, x.z) * z.z, activate(activation, x.w) * z.w});
+           {gated(activation, x.x, z.x), gated(activation, x.y, z.y), gated(activation, x.z, z.z),
+            gated(activation, x.w, z.w)});
 }
 
 __global__ void __launch_bounds__(k_threads)

@@ -70,8 +70,7 @@ void FastBackend::download(std::span<std::byte> dst, const std::byte* src) {
 Support FastBackend::answer(const Call& call) const {
     const Support written = fast::k_operations.written(call);
     if (!written.yes) return written;
-    const auto* product = std::get_if<MatmulArgs>(&call);
-    if (product == nullptr || product->precision != Precision::bf16) return unrounded_only(call);
+    if (precision_of_products(call) != Precision::bf16) return unrounded_only(call);
     if (fast::has_bf16_products()) return {};
     return {false, std::string("bf16 products: they need oneDNN 3, this is built with ") +
                        std::to_string(DNNL_VERSION_MAJOR) + "." +

@@ -33,10 +33,16 @@ void nll(const NllArgs& args);                // nll.cpp
 void kld(const KldArgs& args);                // nll.cpp
 void logits(const LogitsArgs& args);          // nll.cpp
 
+// A mixture of experts: experts.cpp
+void route(const RouteArgs& args);
+void expert_matmul(const ExpertMatmulArgs& args);
+void expert_sum(const ExpertSumArgs& args);
+
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard, quantize, dequantize, rope,      rms_norm,   layer_norm, scale, act_mul, add, matmul,
-    embed,    kv_store, kv_shift,   conv_step, delta_step, attention,  merge, nll,     kld, logits};
+    hadamard,  quantize,   dequantize, rope,          rms_norm,   layer_norm, scale,    act_mul,
+    add,       matmul,     route,      expert_matmul, expert_sum, embed,      kv_store, kv_shift,
+    conv_step, delta_step, attention,  merge,         nll,        kld,        logits};
 
 /// A rotation made ready for many rows of d channels: signs are drawn once, not per row.
 /// Exact: equal to ref's hadamard_row in every bit. y may be x.

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <vector>
 
 namespace rotkv::fast {
 namespace {
@@ -84,13 +85,13 @@ void multiply(const Operands& on) {
 
 // All tokens for some rows of the weight, which stay in the L1 cache meanwhile.
 template <DType type, int64_t rows>
-void multiply_tokens(Operands on, const MatmulArgs& args, int64_t first_row) {
-    const int64_t tokens = args.src.n[2];
+void multiply_tokens(Operands on, const SmallProduct& product, int64_t first_row) {
+    const int64_t tokens = int64_t(product.x.size());
     for (int64_t t = 0; t < tokens; t += k_tokens) {
         const int64_t count = std::min(k_tokens, tokens - t);
         for (int64_t i = 0; i < count; ++i) {
-            on.x[i] = args.src.row<const float>(t + i);
-            on.y[i] = args.dst.row<float>(t + i) + first_row;
+            on.x[i] = product.x[size_t(t + i)];
+            on.y[i] = product.y[size_t(t + i)] + first_row;
         }
         // clang-format off
         switch (count) {
@@ -104,33 +105,37 @@ void multiply_tokens(Operands on, const MatmulArgs& args, int64_t first_row) {
 }
 
 template <DType type>
-void multiply_packed(const MatmulArgs& args) {
-    const TensorView& weight = args.weight;
-    const int64_t out = weight.n[2], in = weight.n[3], pairs = out / k_rows;
-    const auto row = [&](int64_t o) { return weight.row<const std::byte>(o); };
-#pragma omp parallel for if (out * in >= k_parallel_from)
-    for (int64_t i = 0; i < pairs; ++i) {
-        const int64_t o = i * k_rows;
-        multiply_tokens<type, k_rows>({{row(o), row(o + 1)}, {}, {}, in}, args, o);
-    }
-    if (out % k_rows != 0) {
-        multiply_tokens<type, 1>({{row(out - 1)}, {}, {}, in}, args, out - 1);
+void multiply_packed(std::span<const SmallProduct> products) {
+    const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
+    const int64_t pairs = (out + k_rows - 1) / k_rows, count = int64_t(products.size()) * pairs;
+#pragma omp parallel for if (count * k_rows * in >= k_parallel_from)
+    for (int64_t i = 0; i < count; ++i) {
+        const SmallProduct& product = products[size_t(i / pairs)];
+        const int64_t o = i % pairs * k_rows;
+        const auto row = [&](int64_t r) { return product.weight.row<const std::byte>(r); };
+        if (o + 1 < out) {
+            multiply_tokens<type, k_rows>({{row(o), row(o + 1)}, {}, {}, in}, product, o);
+        } else {
+            multiply_tokens<type, 1>({{row(o)}, {}, {}, in}, product, o);
+        }
     }
 }
 
 // Types without a Packed: each row is expanded into the L1 cache.
-void multiply_expanded(const MatmulArgs& args) {
-    const TensorView& weight = args.weight;
-    const int64_t out = weight.n[2], in = weight.n[3];
-#pragma omp parallel if (out * in >= k_parallel_from)
+void multiply_expanded(std::span<const SmallProduct> products) {
+    const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
+    const int64_t count = int64_t(products.size()) * out;
+#pragma omp parallel if (count * in >= k_parallel_from)
     {
         thread_local Workspace space;
         float* const expanded = space.reserve(in);
         const std::byte* const bytes = reinterpret_cast<const std::byte*>(expanded);
 #pragma omp for
-        for (int64_t o = 0; o < out; ++o) {
-            dequantize_row(weight.type, expanded, weight.row<const std::byte>(o), in);
-            multiply_tokens<DType::f32, 1>({{bytes}, {}, {}, in}, args, o);
+        for (int64_t i = 0; i < count; ++i) {
+            const SmallProduct& product = products[size_t(i / out)];
+            const TensorView& weight = product.weight;
+            dequantize_row(weight.type, expanded, weight.row<const std::byte>(i % out), in);
+            multiply_tokens<DType::f32, 1>({{bytes}, {}, {}, in}, product, i % out);
         }
     }
 }
@@ -138,22 +143,33 @@ void multiply_expanded(const MatmulArgs& args) {
 }  // namespace
 
 void matvec(const MatmulArgs& args) {
+    std::vector<const float*> x;
+    std::vector<float*> y;
+    for (int64_t t = 0; t < args.src.n[2]; ++t) {
+        x.push_back(args.src.row<const float>(t));
+        y.push_back(args.dst.row<float>(t));
+    }
+    const SmallProduct product{args.weight, x, y};
+    matvec({&product, 1});
+}
+
+void matvec(std::span<const SmallProduct> products) {
     // clang-format off
-    switch (args.weight.type) {
-        case DType::f32: multiply_packed<DType::f32>(args); return;
-        case DType::f16: multiply_packed<DType::f16>(args); return;
-        case DType::bf16: multiply_packed<DType::bf16>(args); return;
-        case DType::q8_0: multiply_packed<DType::q8_0>(args); return;
-        case DType::q5_1: multiply_packed<DType::q5_1>(args); return;
-        case DType::q5_0: multiply_packed<DType::q5_0>(args); return;
-        case DType::q4_1: multiply_packed<DType::q4_1>(args); return;
-        case DType::q4_0: multiply_packed<DType::q4_0>(args); return;
-        case DType::iq4_nl: multiply_packed<DType::iq4_nl>(args); return;
-        case DType::q4_k: multiply_packed<DType::q4_k>(args); return;
-        case DType::q5_k: multiply_packed<DType::q5_k>(args); return;
-        case DType::q6_k: multiply_packed<DType::q6_k>(args); return;
+    switch (products[0].weight.type) {
+        case DType::f32: multiply_packed<DType::f32>(products); return;
+        case DType::f16: multiply_packed<DType::f16>(products); return;
+        case DType::bf16: multiply_packed<DType::bf16>(products); return;
+        case DType::q8_0: multiply_packed<DType::q8_0>(products); return;
+        case DType::q5_1: multiply_packed<DType::q5_1>(products); return;
+        case DType::q5_0: multiply_packed<DType::q5_0>(products); return;
+        case DType::q4_1: multiply_packed<DType::q4_1>(products); return;
+        case DType::q4_0: multiply_packed<DType::q4_0>(products); return;
+        case DType::iq4_nl: multiply_packed<DType::iq4_nl>(products); return;
+        case DType::q4_k: multiply_packed<DType::q4_k>(products); return;
+        case DType::q5_k: multiply_packed<DType::q5_k>(products); return;
+        case DType::q6_k: multiply_packed<DType::q6_k>(products); return;
         case DType::q2_k: case DType::q3_k: case DType::iq4_xs: case DType::mxfp4:
-            multiply_expanded(args); return;
+            multiply_expanded(products); return;
         case DType::i32: case DType::f64: break;
     }
     // clang-format on

@@ -5,6 +5,7 @@
 #include "ref/backend.h"
 
 #include <cstdint>
+#include <span>
 
 namespace rotkv::fast {
 
@@ -15,5 +16,16 @@ inline constexpr int64_t k_few_tokens = 12;
 /// y[t, o] = sum_i w[o, i] x[t, i], as matmul.
 /// Cost: reads the weight once for four tokens. Error: below in * 2^-24 sum_i |w_i x_i|.
 void matvec(const MatmulArgs& args);
+
+/// A weight [out][in] and the tokens that it meets, whose rows may lie anywhere:
+/// y[t][o] = sum_i w[o, i] x[t][i].
+struct SmallProduct {
+    TensorView weight;
+    std::span<const float* const> x;
+    std::span<float* const> y;
+};
+
+/// Several of them in one parallel loop: their weights have one type and one shape.
+void matvec(std::span<const SmallProduct> products);
 
 }  // namespace rotkv::fast

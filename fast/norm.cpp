@@ -82,30 +82,88 @@ void silu_mul(float* y, const float* gate, const float* up, int64_t n) {
     }
 }
 
+void sigmoid_mul(float* y, const float* gate, const float* up, int64_t n) {
+    for (int64_t i = 0; i < n; i += k_lanes) {
+        const Vec x = load_part(gate + i, n - i), u = load_part(up + i, n - i);
+        store_part(y + i, times_sigmoid(u, x, half_exp(x)), n - i);
+    }
+}
+
+// s as a sum of two floats: x / (1 + exp(-s)) is as sensitive to s as s is large. Beyond 1000 it is
+// 0 or x whatever s is.
+struct Split {
+    float sum, rest;
+
+    explicit Split(double s) {
+        const double near = s > 1000 ? 1000 : s < -1000 ? -1000 : s;
+        sum = float(near);
+        rest = float(near - double(sum));
+    }
+};
+
+constexpr int64_t k_part = 256;  // of a row, whose sums and rests wait in the L1 cache
+
+// x / (1 + exp(-s)) * factor. The rest corrects h: exp(-|s + rest| / 2) = h (1 -+ rest / 2 + ...).
+void finish(float* y, const float* x, const float* factor, const float* sums, const float* rests,
+            int64_t n) {
+    for (int64_t i = 0; i < n; i += k_lanes) {
+        const int64_t left = n - i;
+        const Vec s = load_part(sums + i, left), rest = load_part(rests + i, left);
+        const Vec growth = xsimd::select(s < Vec(0.0f), rest, -rest);
+        const Vec h = half_exp(s) * (Vec(1.0f) + Vec(0.5f) * growth);
+        store_part(y + i, times_sigmoid(load_part(x + i, left), s, h) * load_part(factor + i, left),
+                   left);
+    }
+}
+
 // x / 2 (1 + tanh(z)) = x / (1 + exp(-s)), s = 2 z = sqrt(8 / pi) (x + 0.044715 x^3).
-// The result is as sensitive to s as s is large, so s is a sum of two floats, and the second one
-// corrects h: exp(-|s + rest| / 2) = h (1 -+ rest / 2 + ...).
 void gelu_tanh_mul(float* y, const float* gate, const float* up, int64_t n) {
-    constexpr int64_t chunk = 256;
     constexpr double factor = 2.0 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
-    float sums[chunk], rests[chunk];
-    for (int64_t first = 0; first < n; first += chunk, y += chunk, gate += chunk, up += chunk) {
-        const int64_t count = std::min(chunk, n - first);
+    float sums[k_part], rests[k_part];
+    for (int64_t first = 0; first < n; first += k_part) {
+        const int64_t count = std::min(k_part, n - first);
 #pragma omp simd
         for (int64_t i = 0; i < count; ++i) {
-            const double x = double(gate[i]), s = factor * (x + 0.044715 * x * x * x);
-            sums[i] = float(s);
-            rests[i] = float(s - double(sums[i]));
+            const double x = double(gate[first + i]);
+            const Split s(factor * (x + 0.044715 * x * x * x));
+            sums[i] = s.sum;
+            rests[i] = s.rest;
         }
-        for (int64_t i = 0; i < count; i += k_lanes) {
-            const int64_t left = count - i;
-            const Vec x = load_part(gate + i, left), u = load_part(up + i, left);
-            const Vec s = load_part(sums + i, left), rest = load_part(rests + i, left);
-            const Vec growth = xsimd::select(s < Vec(0.0f), rest, -rest);
-            const Vec h = half_exp(s) * (Vec(1.0f) + Vec(0.5f) * growth);
-            store_part(y + i, times_sigmoid(x, s, h) * u, left);
-        }
+        finish(y + first, gate + first, up + first, sums, rests, count);
     }
+}
+
+// g / (1 + exp(-1.702 g)) (1 + u), both cut by comparisons, which keep a NaN.
+void swiglu_oai_mul(float* y, const float* gate, const float* up, int64_t n) {
+    float sums[k_part], rests[k_part], tops[k_part], factors[k_part];
+    for (int64_t first = 0; first < n; first += k_part) {
+        const int64_t count = std::min(k_part, n - first);
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) {
+            const float g = gate[first + i], u = up[first + i];
+            tops[i] = g > 7 ? 7 : g;
+            factors[i] = (u > 7 ? 7 : u < -7 ? -7 : u) + 1;
+            const Split s(1.702 * double(tops[i]));
+            sums[i] = s.sum;
+            rests[i] = s.rest;
+        }
+        finish(y + first, tops, factors, sums, rests, count);
+    }
+}
+
+using ActMulRow = void (*)(float* y, const float* gate, const float* up, int64_t n);
+ActMulRow row_of(Activation activation) {
+    switch (activation) {
+        case Activation::silu:
+            return silu_mul;
+        case Activation::gelu_tanh:
+            return gelu_tanh_mul;
+        case Activation::sigmoid:
+            return sigmoid_mul;
+        case Activation::swiglu_oai:
+            break;
+    }
+    return swiglu_oai_mul;
 }
 
 }  // namespace
@@ -113,7 +171,7 @@ void gelu_tanh_mul(float* y, const float* gate, const float* up, int64_t n) {
 // y = act(gate) * up
 void act_mul(const ActMulArgs& args) {
     const int64_t rows = args.dst.rows(), n = args.dst.n[3];
-    const auto row = args.activation == Activation::silu ? silu_mul : gelu_tanh_mul;
+    const ActMulRow row = row_of(args.activation);
 #pragma omp parallel for if (rows * n >= k_parallel_from)
     for (int64_t r = 0; r < rows; ++r) {
         row(row_number<float>(args.dst, r), row_number<const float>(args.gate, r),

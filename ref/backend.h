@@ -93,6 +93,9 @@ struct Operations {
     }
 };
 
+/// What the factors of an operation's products with weights may be rounded to.
+Precision precision_of_products(const Call& call);
+
 /// No with a reason for products or attention with rounded factors (Precision).
 Support unrounded_only(const Call& call);
 

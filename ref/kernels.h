@@ -30,10 +30,16 @@ void nll(const NllArgs& args);                // nll.cpp
 void kld(const KldArgs& args);                // nll.cpp
 void logits(const LogitsArgs& args);          // nll.cpp
 
+// A mixture of experts: experts.cpp
+void route(const RouteArgs& args);
+void expert_matmul(const ExpertMatmulArgs& args);
+void expert_sum(const ExpertSumArgs& args);
+
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard, quantize, dequantize, rope,      rms_norm,   layer_norm, scale, act_mul, add, matmul,
-    embed,    kv_store, kv_shift,   conv_step, delta_step, attention,  merge, nll,     kld, logits};
+    hadamard,  quantize,   dequantize, rope,          rms_norm,   layer_norm, scale,    act_mul,
+    add,       matmul,     route,      expert_matmul, expert_sum, embed,      kv_store, kv_shift,
+    conv_step, delta_step, attention,  merge,         nll,        kld,        logits};
 
 /// One head of RoPE: y0 = x0 c - x1 s, y1 = x0 s + x1 c on each pair, every product and sum
 /// rounded; channels from n_rot on are copied. table [n_rot / 2][2] f32; y may be x.

@@ -55,10 +55,16 @@ void scale(const ScaleArgs& args) {
     });
 }
 
-static double activate(Activation activation, double x) {
-    if (activation == Activation::silu) return x / (1.0 + std::exp(-x));
-    const double inner = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
-    return x / (1.0 + std::exp(-2.0 * inner));  // (1 + tanh z) / 2, without its cancellation
+// act(gate) * up in f64. Comparisons, not min and max, which would hide a NaN.
+static double activated(Activation activation, double gate, double up) {
+    if (activation == Activation::silu) return gate / (1.0 + std::exp(-gate)) * up;
+    if (activation == Activation::sigmoid) return up / (1.0 + std::exp(-gate));
+    if (activation == Activation::swiglu_oai) {
+        const double g = gate > 7 ? 7 : gate, u = up > 7 ? 7 : up < -7 ? -7 : up;
+        return g / (1.0 + std::exp(-1.702 * g)) * (u + 1);
+    }
+    const double inner = std::sqrt(2.0 / std::numbers::pi) * (gate + 0.044715 * gate * gate * gate);
+    return gate / (1.0 + std::exp(-2.0 * inner)) * up;  // (1 + tanh z) / 2, without cancellation
 }
 
 // y = act(gate) * up
@@ -68,7 +74,7 @@ void act_mul(const ActMulArgs& args) {
         const float* up = args.up.row<const float>(i0, i1, i2);
         float* y = args.dst.row<float>(i0, i1, i2);
         for (int64_t i = 0; i < args.dst.n[3]; ++i) {
-            y[i] = float(activate(args.activation, double(gate[i])) * double(up[i]));
+            y[i] = float(activated(args.activation, double(gate[i]), double(up[i])));
         }
     });
 }

@@ -6,10 +6,6 @@
 
 namespace rotkv {
 
-const char* precision_name(Precision precision) {
-    return precision == Precision::f32 ? "f32" : precision == Precision::f16 ? "f16" : "bf16";
-}
-
 bool AttentionArgs::takes_part(int64_t pos_cell, int64_t pos_q) const {
     if (window > 0 && pos_q - pos_cell >= window) return false;
     return bounds.hold(pos_cell, pos_q);  // from 0 on: no empty cell (-1), and not the future
@@ -40,6 +36,7 @@ struct WholeBlocks {
     }
     Support operator()(const KvShiftArgs& args) const { return whole("K", args.k_cache); }
     Support operator()(const MatmulArgs& args) const { return whole("weight", args.weight); }
+    Support operator()(const ExpertMatmulArgs& args) const { return whole("weight", args.weight); }
     Support operator()(const EmbedArgs& args) const { return whole("weight", args.weight); }
     Support operator()(const NllArgs& args) const { return whole("weight", args.weight); }
     Support operator()(const KldArgs& args) const { return whole("weight", args.weight); }
@@ -55,6 +52,8 @@ struct WholeBlocks {
     Support operator()(const DeltaStepArgs&) const { return {}; }
     Support operator()(const ActMulArgs&) const { return {}; }
     Support operator()(const AddArgs&) const { return {}; }
+    Support operator()(const RouteArgs&) const { return {}; }
+    Support operator()(const ExpertSumArgs&) const { return {}; }
 };
 
 }  // namespace
@@ -76,15 +75,19 @@ void Backend::run(const Call& call) {
     execute(call);
 }
 
+Precision precision_of_products(const Call& call) {
+    if (const auto* matmul = std::get_if<MatmulArgs>(&call)) return matmul->precision;
+    if (const auto* matmul = std::get_if<ExpertMatmulArgs>(&call)) return matmul->precision;
+    return Precision::f32;
+}
+
 Support unrounded_only(const Call& call) {
-    const auto* matmul = std::get_if<MatmulArgs>(&call);
+    const Precision products = precision_of_products(call);
     const auto* attention = std::get_if<AttentionArgs>(&call);
-    const Precision precision = matmul != nullptr      ? matmul->precision
-                                : attention != nullptr ? attention->precision
-                                                       : Precision::f32;
+    const Precision precision = attention != nullptr ? attention->precision : products;
     if (precision == Precision::f32) return {};
     return {false, std::string(precision_name(precision)) +
-                       (matmul != nullptr ? " products" : " attention") + ": f32 only here"};
+                       (attention == nullptr ? " products" : " attention") + ": f32 only here"};
 }
 
 Buffer::Buffer(Backend& backend, std::size_t bytes)

@@ -8,6 +8,7 @@
 // KvCache and the tools on the host. Equal structs are the same call, which may be replayed.
 // Docs: docs/08-backends.md
 
+#include "ref/ops_experts.h"
 #include "ref/rotation.h"
 #include "ref/types.h"
 
@@ -97,16 +98,6 @@ struct ScaleArgs {
 
     bool operator==(const ScaleArgs&) const = default;
 };
-
-/// What the factors of products may be rounded to. Sums are f32 or better.
-enum class Precision {
-    f32,   ///< not rounded
-    f16,   ///< 11 significant bits
-    bf16,  ///< 8 significant bits
-};
-
-/// "f32", "f16", "bf16".
-const char* precision_name(Precision precision);
 
 /// y[t, o] = sum_i w[o, i] x[t, i].
 struct MatmulArgs {
@@ -261,8 +252,11 @@ struct DeltaStepArgs {
 };
 
 enum class Activation {
-    silu,       ///< x / (1 + exp(-x))
-    gelu_tanh,  ///< x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+    silu,        ///< x / (1 + exp(-x))
+    gelu_tanh,   ///< x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+    sigmoid,     ///< 1 / (1 + exp(-x))
+    swiglu_oai,  ///< g / (1 + exp(-1.702 g)) with g = min(x, 7), and up becomes 1 + up, which is
+                 ///< cut to -7 .. 7 before
 };
 
 /// y = act(gate) * up.
@@ -344,10 +338,11 @@ struct LogitsArgs {
 };
 
 /// THE LIST: whoever handles every operation visits this.
-using Call = std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs,
-                          LayerNormArgs, ScaleArgs, MatmulArgs, KvStoreArgs, AttentionArgs,
-                          MergeArgs, KvShiftArgs, ConvStepArgs, DeltaStepArgs, ActMulArgs, AddArgs,
-                          EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+using Call =
+    std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs, LayerNormArgs,
+                 ScaleArgs, MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
+                 ConvStepArgs, DeltaStepArgs, ActMulArgs, AddArgs, RouteArgs, ExpertMatmulArgs,
+                 ExpertSumArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// The operation's name: "hadamard", "kv_store".
 inline const char* name_of(const Call& call) {

@@ -1,125 +1,9 @@
 // The shape rules of every operation, once, for all backends.
-#include "ref/error.h"
-#include "ref/ops.h"
-
-#include <algorithm>
-#include <string>
+#include "ref/ops_rules.h"
 
 namespace rotkv {
 
 namespace {
-
-[[noreturn]] void refuse(const char* op, const std::string& expected, const std::string& found) {
-    throw Error(ErrorCode::bad_argument,
-                std::string(op) + ": expected " + expected + ", found " + found);
-}
-
-// The rules of one operation's arguments. Extents written as -1 may be anything.
-class Rules {
-  public:
-    explicit Rules(const char* op) : op_(op) {}
-
-    void type(const char* name, const TensorView& tensor, DType expected) const {
-        if (tensor.type == expected) return;
-        refuse(op_, std::string(name) + " of type " + type_info(expected).name, describe(tensor));
-    }
-
-    void float_type(const char* name, const TensorView& tensor) const {
-        const DType found = tensor.type;
-        if (found == DType::f32 || found == DType::f16 || found == DType::bf16) return;
-        refuse(op_, std::string(name) + " of type f32, f16 or bf16", describe(tensor));
-    }
-
-    void cache_type(const char* name, const TensorView& tensor) const {
-        if (type_info(tensor.type).cache) return;
-        refuse(op_, std::string(name) + " of a cache type", describe(tensor));
-    }
-
-    void weight(const char* name, const TensorView& tensor, int64_t out, int64_t in) const {
-        if (!type_info(tensor.type).weight) {
-            refuse(op_, std::string(name) + " of a weight type", describe(tensor));
-        }
-        extents(name, tensor, {1, 1, out, in});
-    }
-
-    void extents(const char* name, const TensorView& tensor,
-                 std::initializer_list<int64_t> expected) const {
-        if (std::equal(expected.begin(), expected.end(), tensor.n,
-                       [](int64_t want, int64_t have) { return want < 0 || want == have; })) {
-            return strides(name, tensor);
-        }
-        std::string text = std::string(name) + " ";
-        for (const int64_t n : expected) {
-            text += "[" + (n < 0 ? std::string("any") : std::to_string(n)) + "]";
-        }
-        refuse(op_, text, describe(tensor));
-    }
-
-    void f32(const char* name, const TensorView& tensor,
-             std::initializer_list<int64_t> expected) const {
-        type(name, tensor, DType::f32);
-        extents(name, tensor, expected);
-    }
-
-    // A contiguous vector of indices.
-    void i32(const char* name, const TensorView& tensor, int64_t n) const {
-        type(name, tensor, DType::i32);
-        extents(name, tensor, {1, 1, 1, n});
-    }
-
-    void like(const char* name, const TensorView& tensor, const TensorView& other) const {
-        f32(name, tensor, {other.n[0], other.n[1], other.n[2], other.n[3]});
-    }
-
-    // Outputs may not repeat a row: two results would meet in one place.
-    void writable(const char* name, const TensorView& tensor) const {
-        for (int i = 0; i < 3; ++i) {
-            if (tensor.n[i] > 1 && tensor.stride[i] == 0) {
-                refuse(op_, std::string(name) + " without strides of 0", describe(tensor));
-            }
-        }
-    }
-
-    void rotation(const char* name, const Rotation& rotation, int64_t d) const {
-        if (rotation.fits(d) && rotation.first >= 0) return;
-        refuse(op_, std::string(name) + " block a power of two that divides " + std::to_string(d),
-               std::to_string(rotation.block));
-    }
-
-    void holds(bool good, const std::string& expected, const std::string& found) const {
-        if (!good) refuse(op_, expected, found);
-    }
-
-    void range(const std::string& name, const Range& range) const {
-        holds(range.from >= 0, name + " from 0 or more", std::to_string(range.from));
-        holds(range.from <= range.to, name + " that ends where it begins, or later",
-              "from " + std::to_string(range.from) + " to " + std::to_string(range.to));
-    }
-
-    // {cos, sin} rows lie back to back, so that a backend can read a row as one piece.
-    void rope_table(const TensorView& table, int64_t d) const {
-        f32("table", table, {1, -1, -1, 2});
-        holds(table.stride[2] == 8, "table rows without gaps", describe(table));
-        holds(2 * table.n[2] <= d, "at most D = " + std::to_string(d) + " turning channels",
-              describe(table));
-    }
-
-  private:
-    void strides(const char* name, const TensorView& tensor) const {
-        for (int i = 0; i < 4; ++i) {
-            if (tensor.n[i] < 0 || tensor.stride[i] < 0) {
-                refuse(op_, std::string(name) + " without negative extents or strides",
-                       describe(tensor));
-            }
-        }
-        if (!tensor.empty() && tensor.stride[3] != type_info(tensor.type).block_bytes) {
-            refuse(op_, std::string(name) + " with a contiguous innermost extent",
-                   describe(tensor));
-        }
-    }
-
-    const char* op_;
-};
 
 void check_one(const HadamardArgs& args) {
     const Rules rules(args.name);
@@ -232,8 +116,7 @@ void check_one(const AttentionArgs& args) {
     rules.holds(kv_heads > 0 && heads % kv_heads == 0,
                 "query heads that are a multiple of the KV heads",
                 std::to_string(heads) + " and " + std::to_string(kv_heads));
-    rules.type("position", args.position, DType::i32);
-    rules.extents("position", args.position, {1, 1, streams, cells});
+    rules.i32_rows("position", args.position, streams, cells);
     rules.i32("used", args.used, streams);
     rules.i32("q_stream", args.q_stream, tokens);
     rules.i32("q_position", args.q_position, tokens);
@@ -268,8 +151,7 @@ void check_one(const KvShiftArgs& args) {
     rules.extents("k_cache", args.k_cache, {-1, -1, -1, -1});
     rules.writable("k_cache", args.k_cache);
     rules.rope_table(args.table, args.k_cache.n[3]);
-    rules.type("row", args.row, DType::i32);
-    rules.extents("row", args.row, {1, 1, args.k_cache.n[0], args.k_cache.n[1]});
+    rules.i32_rows("row", args.row, args.k_cache.n[0], args.k_cache.n[1]);
     rules.rotation("k_rotation", args.k_rotation, args.k_cache.n[3]);
 }
 
@@ -321,6 +203,53 @@ void check_one(const AddArgs& args) {
     rules.writable("dst", args.dst);
     rules.like("a", args.a, args.dst);
     rules.like("b", args.b, args.dst);
+}
+
+void check_one(const RouteArgs& args) {
+    const Rules rules(args.name);
+    const int64_t tokens = args.logits.n[2], experts = args.logits.n[3], chosen = args.id.n[3];
+    rules.f32("logits", args.logits, {1, 1, -1, -1});
+    rules.i32_rows("id", args.id, tokens, -1);
+    rules.writable("id", args.id);
+    rules.f32("weight", args.weight, {1, 1, tokens, chosen});
+    rules.writable("weight", args.weight);
+    if (!args.selection_bias.empty()) {
+        rules.f32("selection_bias", args.selection_bias, {1, 1, 1, experts});
+    }
+    if (!args.expert_scale.empty()) {
+        rules.f32("expert_scale", args.expert_scale, {1, 1, 1, experts});
+    }
+    rules.holds(args.groups > 0 && experts % args.groups == 0,
+                "groups that share out " + std::to_string(experts) + " experts",
+                std::to_string(args.groups));
+    rules.holds(args.groups_used > 0 && args.groups_used <= args.groups,
+                "1 to " + std::to_string(args.groups) + " groups in use",
+                std::to_string(args.groups_used));
+    const int64_t most = experts / args.groups * args.groups_used;
+    rules.holds(chosen > 0 && chosen <= most,
+                "1 to " + std::to_string(most) + " experts for a token", std::to_string(chosen));
+}
+
+void check_one(const ExpertMatmulArgs& args) {
+    const Rules rules(args.name);
+    const int64_t tokens = args.src.n[1], uses = args.src.n[2];
+    const int64_t experts = args.weight.n[1], rows = args.weight.n[2];
+    rules.f32("src", args.src, {1, -1, -1, -1});
+    rules.weight_type("weight", args.weight);
+    rules.extents("weight", args.weight, {1, -1, -1, args.src.n[3]});
+    rules.i32_rows("id", args.id, tokens, uses);
+    rules.f32("dst", args.dst, {1, tokens, uses, rows});
+    rules.writable("dst", args.dst);
+    if (!args.bias.empty()) rules.f32("bias", args.bias, {1, 1, experts, rows});
+    rules.holds(experts > 0 || args.id.empty(), "an expert for each id", describe(args.weight));
+}
+
+void check_one(const ExpertSumArgs& args) {
+    const Rules rules(args.name);
+    rules.f32("src", args.src, {1, -1, -1, -1});
+    rules.f32("dst", args.dst, {1, 1, args.src.n[1], args.src.n[3]});
+    rules.writable("dst", args.dst);
+    rules.f32("weight", args.weight, {1, 1, args.src.n[1], args.src.n[2]});
 }
 
 void check_one(const EmbedArgs& args) {

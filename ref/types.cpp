@@ -117,6 +117,10 @@ int64_t block_offset(DType type, int64_t element) {
     return checked_product(element / info.block_elements, info.block_bytes);
 }
 
+const char* precision_name(Precision precision) {
+    return precision == Precision::f32 ? "f32" : precision == Precision::f16 ? "f16" : "bf16";
+}
+
 TensorView view(void* data, DType type, std::initializer_list<int64_t> extents) {
     const int64_t given = int64_t(extents.size());
     if (given < 1 || given > 4) {

@@ -128,6 +128,16 @@ inline const int32_t* ints(const TensorView& view, int64_t i2 = 0) {
     return view.row<const int32_t>(i2);
 }
 
+/// What the factors of products may be rounded to. Sums are f32 or better.
+enum class Precision {
+    f32,   ///< not rounded
+    f16,   ///< 11 significant bits
+    bf16,  ///< 8 significant bits
+};
+
+/// "f32", "f16", "bf16".
+const char* precision_name(Precision precision);
+
 /// Which channels form a pair.
 enum class RopePairs {
     norm,  ///< (2i, 2i + 1): llama

@@ -27,7 +27,7 @@ ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
 BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT
 CONTRACT = {f"ref/{name}.h" for name in
-            "types ops backend half error quant rotation kv_cache".split()}
+            "types ops ops_experts experts backend half error quant rotation kv_cache".split()}
 MAY_INCLUDE = {  # place: the places, and single headers, that it may include beside its own
     "ref": set(),
     "ref/files": {"ref"},
@@ -327,8 +327,10 @@ def check_room_pages():
 
 def check_operations():
     """Every operation has rows in the table and a test that runs them."""
-    named = {m for m in re.findall(r'char\* name = "(\w+)"', "\n".join(read("ref/ops.h")))}
-    rows = set(re.findall(r'^    "(\w+)/', "\n".join(read("ref/cases/cases.h")), re.M))
+    lines = [line for path in glob.glob("ref/ops*.h") for line in read(path)]
+    named = set(re.findall(r'char\* name = "(\w+)"', "\n".join(lines)))
+    lines = [line for path in glob.glob("ref/cases/cases*.h") for line in read(path)]
+    rows = set(re.findall(r'^    "(\w+)/', "\n".join(lines), re.M))
     tests = set(re.findall(r'^TEST_CASE\("parity: (\w+)"\)',
                            "\n".join(read("tests/test_parity.cpp")), re.M))
     for name in sorted(named - rows):

@@ -195,10 +195,16 @@ class Engine:
         return {"dst": scale * inputs["src"]}
 
     def act_mul(self, case, inputs):
-        x = inputs["gate"].astype(np.float64)
-        act = (x / (1 + np.exp(-x)) if case["act"] == "silu" else
-               x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3))))
-        return {"dst": act * inputs["up"]}
+        x, up = inputs["gate"].astype(np.float64), inputs["up"].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if case["act"] == "swiglu_oai":
+                x, up = np.minimum(x, 7), np.clip(up, -7, 7) + 1
+            act = {"silu": lambda: x / (1 + np.exp(-x)),
+                   "gelu_tanh": lambda: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) *
+                                                             (x + 0.044715 * x ** 3))),
+                   "sigmoid": lambda: 1 / (1 + np.exp(-x)),
+                   "swiglu_oai": lambda: x / (1 + np.exp(-1.702 * x))}[case["act"]]()
+            return {"dst": act * up}
 
     def add(self, case, inputs):
         return {"dst": inputs["a"] + inputs["b"]}
@@ -206,6 +212,55 @@ class Engine:
     def matmul(self, case, inputs):
         weight = unpack(case["type"], inputs["weight"])
         return {"dst": inputs["src"].astype(np.float64) @ weight.T}
+
+    @staticmethod
+    def largest(x, order, count):
+        """The first `count` of `order` by x: NaN, then down, of equals the one that came first."""
+        return order[np.lexsort((np.arange(len(order)), -x[order], ~np.isnan(x[order])))][:count]
+
+    def chosen(self, case, p, z, bias):
+        """Of one token: the experts' numbers."""
+        score = p if bias is None else p + bias
+        order, groups = (z if bias is None else score), case["groups"]
+        there = np.arange(len(z)).reshape(groups, -1)
+        best = np.array([score[self.largest(order, group, 2)].sum() for group in there])
+        kept = self.largest(best, np.arange(groups), case["used"])
+        return self.largest(order, there[np.sort(kept)].ravel(), case["A"])
+
+    def route(self, case, inputs):
+        z, soft = inputs["logits"].astype(np.float64), case["gating"] == "softmax_chosen"
+        bias, rows = inputs.get("selection_bias"), range(len(z))
+        with np.errstate(over="ignore", invalid="ignore"):
+            p = {"softmax": lambda: np.exp(z - z.max(-1, keepdims=True, initial=-np.inf)),
+                 "sigmoid": lambda: 1 / (1 + np.exp(-z)), "softmax_chosen": lambda: z,
+                 "sqrt_softplus": lambda: np.sqrt(np.logaddexp(0, z))}[case["gating"]]()
+            if case["gating"] == "softmax":
+                p = p / p.sum(-1, keepdims=True)
+            ids = np.array([self.chosen(case, p[t], z[t], bias) for t in rows], np.int64).reshape(
+                len(z), case["A"])
+            w = np.take_along_axis(p, ids, -1)
+            if soft:
+                w = np.exp(w - w.max(-1, keepdims=True, initial=-np.inf))
+                w = w / w.sum(-1, keepdims=True)
+            if case["normalise"]:
+                w = w / np.maximum(w.sum(-1, keepdims=True), 2.0 ** -14)
+            w = w * (case["scale"] or 1) * inputs.get("expert_scale", np.ones(z.shape[-1]))[ids]
+        return {"id": ids, "weight": w}
+
+    def expert_matmul(self, case, inputs):
+        weight = unpack(case["type"], inputs["weight"]).astype(np.float64)
+        shape = (case["T"], case["A"])
+        src = np.broadcast_to(inputs["src"].astype(np.float64), shape + inputs["src"].shape[-1:])
+        ids = np.broadcast_to(inputs["id"], shape)
+        y = np.zeros(shape + weight.shape[1:2])
+        for at in np.ndindex(*shape):
+            y[at] = weight[ids[at]] @ src[at]
+        return {"dst": y + inputs["bias"].astype(np.float64)[ids] if case["bias"] else y}
+
+    def expert_sum(self, case, inputs):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return {"dst": (inputs["weight"].astype(np.float64)[..., None] *
+                            inputs["src"].astype(np.float64)).sum(1)}
 
     def embed(self, case, inputs):
         return {"dst": case["scale"] * unpack(case["type"], inputs["weight"])[inputs["token"]]}

@@ -51,6 +51,9 @@ TEST_CASE("parity: scale") { run_table("scale"); }
 TEST_CASE("parity: act_mul") { run_table("act_mul"); }
 TEST_CASE("parity: add") { run_table("add"); }
 TEST_CASE("parity: matmul") { run_table("matmul"); }
+TEST_CASE("parity: route") { run_table("route"); }
+TEST_CASE("parity: expert_matmul") { run_table("expert_matmul"); }
+TEST_CASE("parity: expert_sum") { run_table("expert_sum"); }
 TEST_CASE("parity: embed") { run_table("embed"); }
 TEST_CASE("parity: nll") { run_table("nll"); }
 TEST_CASE("parity: kld") { run_table("kld"); }

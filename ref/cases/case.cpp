@@ -3,6 +3,7 @@
 
 #include "ref/cases/case_of.h"
 #include "ref/cases/cases.h"
+#include "ref/cases/cases_experts.h"
 #include "ref/error.h"
 #include "ref/files/fnv1a.h"
 #include "ref/quant.h"
@@ -215,7 +216,7 @@ std::span<const CaseOp> case_ops() {
         std::vector<CaseOp> list;
         for (const std::span<const CaseOp> part :
              {row_case_ops(), cache_case_ops(), delta_case_ops(), attention_case_ops(),
-              norm_case_ops(), weight_case_ops(), likelihood_case_ops()}) {
+              norm_case_ops(), weight_case_ops(), expert_case_ops(), likelihood_case_ops()}) {
             list.insert(list.end(), part.begin(), part.end());
         }
         return list;
@@ -283,6 +284,7 @@ static void write_out(const std::string& row, std::vector<std::string>& names) {
 std::vector<std::string> case_names() {
     std::vector<std::string> names;
     for (const char* row : k_cases) write_out(row, names);
+    for (const char* row : k_expert_cases) write_out(row, names);
     return names;
 }
 

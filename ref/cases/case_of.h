@@ -101,6 +101,7 @@ std::span<const CaseOp> delta_case_ops();       // case_delta.cpp
 std::span<const CaseOp> attention_case_ops();   // case_attention.cpp
 std::span<const CaseOp> weight_case_ops();      // case_weights.cpp
 std::span<const CaseOp> norm_case_ops();        // case_norms.cpp
+std::span<const CaseOp> expert_case_ops();      // case_experts.cpp
 std::span<const CaseOp> likelihood_case_ops();  // case_likelihood.cpp
 
 /// What the rounded butterflies of a row may be off, per element, where the row itself is exact:

@@ -86,10 +86,12 @@ namespace {
 class ActMulCase : public CallCase {
   public:
     explicit ActMulCase(Fields& f)
-        : silu(f.word("act", "silu", {"silu", "gelu_tanh"}) == "silu"),
+        : activation(
+              of_word(f.word("act", "silu", {"silu", "gelu_tanh", "sigmoid", "swiglu_oai"}))),
           rows(f.number("rows", 7, 0)),
           d(f.number("D", 64, 1)),
-          spread(f.real("spread", 1)) {
+          spread(f.real("spread", 1)),
+          kind(f.word("values", "normal", k_value_kinds)) {
         read_layout(f, true);
     }
     Agreement agreement() const override { return Agreement::rounding; }
@@ -98,41 +100,53 @@ class ActMulCase : public CallCase {
                 in("up", DType::f32, {rows, d})};
     }
     void fill(std::vector<CaseTensor>& tensors) const override {
-        std::vector<float> gate = case_values("normal", rows, d, seed());
-        for (float& value : gate) value *= float(spread);
-        named(tensors, "gate").set(gate);
-        named(tensors, "up").set(case_values("normal", rows, d, seed() + 1));
+        for (const char* name : {"gate", "up"}) {
+            const bool gate = name[0] == 'g';
+            std::vector<float> x = case_values(kind, rows, d, seed() + (gate ? 0 : 1));
+            for (float& value : x) value *= gate || cut() ? float(spread) : 1.0f;
+            named(tensors, name).set(x);
+        }
     }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
                               std::span<const float> expected) const override {
         return relative(expected, 12);  // exp and its argument a few each, the products one more
     }
-    // Ours is x / (1 + exp(-2 z)). Who computes x / 2 (1 + tanh z) loses all but the last bits of
-    // 1 + tanh where tanh is near -1: that is off by 4 u, tanh's two units and its rounding.
+    // gelu_tanh: ours is x / (1 + exp(-2 z)). Who computes x / 2 (1 + tanh z) loses all but the
+    // last bits of 1 + tanh where tanh is near -1: that is off by 4 u, tanh's two units and its
+    // rounding. swiglu_oai: exp of 1.702 g, which rounds in f32, as the constant does.
     std::vector<double> foreign_allowance(const std::string&,
                                           std::span<const CaseTensor> filled) const override {
-        if (silu) return {};
+        if (activation == Activation::silu || activation == Activation::sigmoid) return {};
         std::vector<double> more;
-        const std::vector<float> x = named(filled, "gate").values(),
+        const std::vector<float> gate = named(filled, "gate").values(),
                                  up = named(filled, "up").values();
-        for (size_t i = 0; i < x.size(); ++i) {
-            more.push_back(4 * k_unit * std::fabs(double(x[i]) / 2 * double(up[i])));
+        for (size_t i = 0; i < gate.size(); ++i) {
+            const double x = double(gate[i]), g = std::min(x, 7.0);
+            const double off = cut() ? 2 * 1.702 * g * g / (1 + std::exp(-1.702 * g)) * 8
+                                     : 4 * x / 2 * double(up[i]);
+            more.push_back(k_unit * std::fabs(off));
         }
         return more;
     }
 
   protected:
     Call call(const Views& v) const override {
-        return ActMulArgs{.dst = v["dst"],
-                          .gate = v["gate"],
-                          .up = v["up"],
-                          .activation = silu ? Activation::silu : Activation::gelu_tanh};
+        return ActMulArgs{
+            .dst = v["dst"], .gate = v["gate"], .up = v["up"], .activation = activation};
     }
 
   private:
-    bool silu;
+    static Activation of_word(const std::string& word) {
+        if (word == "silu") return Activation::silu;
+        if (word == "gelu_tanh") return Activation::gelu_tanh;
+        return word == "sigmoid" ? Activation::sigmoid : Activation::swiglu_oai;
+    }
+    bool cut() const { return activation == Activation::swiglu_oai; }  // up too, so it is wide
+
+    Activation activation;
     int64_t rows, d;
     double spread;
+    std::string kind;
 };
 
 class AddCase : public CallCase {
@@ -287,7 +301,9 @@ class EmbedCase : public CallCase {
 
 std::span<const CaseOp> weight_case_ops() {
     static const CaseOp ops[] = {
-        {"act_mul", "rounding: 12 u |y|", "rounding: 12 u |y|; act=gelu_tanh: + 2 u |gate up|",
+        {"act_mul", "rounding: 12 u |y|",
+         "rounding: 12 u |y|; act=gelu_tanh: + 2 u |gate up|; swiglu_oai: + 16 u |1.702 g^2 / (1 + "
+         "exp(-1.702 g))|, g = min(gate, 7)",
          make<ActMulCase>},
         {"add", "exact", "exact", make<AddCase>},
         {"matmul",

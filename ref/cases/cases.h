@@ -3,6 +3,7 @@
 // an operation and its fields (ref/cases/case.h says what a name means, ref/cases/case_*.cpp what
 // each field of an operation does); "@list" makes one case per word of the list, "@same" repeats
 // the field before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
+// The rows of experts come last, from ref/cases/cases_experts.h.
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/types.h"
@@ -36,6 +37,7 @@ inline const CaseList k_case_lists[] = {
     {"@tokens", {"0", "1", "2", "37"}},
     {"@taps", {"1", "2", "3", "8", "9"}},
     {"@odd", {"1", "7", "33", "100", "256", "260"}},
+    {"@gating", {"sigmoid", "softmax_chosen", "sqrt_softplus"}},
     {"@heads", {"96", "112", "128", "192", "256", "512", "576"}},
 };
 
@@ -360,6 +362,15 @@ inline constexpr const char* k_cases[] = {
     "act_mul/act=gelu_tanh/D=1536/spread=5",
     "act_mul/D=97/layout=@layout",
     "act_mul/act=gelu_tanh/D=97/layout=@layout",
+    "act_mul/act=sigmoid/D=97/layout=@layout",
+    "act_mul/act=swiglu_oai/D=97/layout=@layout",
+    "act_mul/act=sigmoid/rows=1/D=1536/spread=20",
+    "act_mul/act=swiglu_oai/rows=1/D=1536/spread=5",
+    "act_mul/act=swiglu_oai/rows=1/D=1536/spread=20",
+    "act_mul/values=@values",
+    "act_mul/act=gelu_tanh/values=@values",
+    "act_mul/act=sigmoid/values=@values",
+    "act_mul/act=swiglu_oai/values=@values",
     // add
     "add/default",
     "add/rows=0",
