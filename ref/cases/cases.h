@@ -3,7 +3,8 @@
 // an operation and its fields (ref/cases/case.h says what a name means, ref/cases/case_*.cpp what
 // each field of an operation does); "@list" makes one case per word of the list, "@same" repeats
 // the field before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
-// The rows of experts come last, from ref/cases/cases_experts.h.
+// Those of norms, of states and of experts come last, from files of their own: cases_norms.h,
+// cases_delta.h, cases_experts.h.
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/types.h"
@@ -171,20 +172,6 @@ inline constexpr const char* k_cases[] = {
     "kv_shift/k=@some/C=70/K=8/D=128/rot-k=128/fill=dense/n_rot=128",
     "kv_shift/k=@kv/C=33/rot-k=64/layout=padded",
 
-    // conv_step, delta_step: one token, streams in turn and without tokens, odd sizes
-    "conv_step/default",
-    "conv_step/T=@tokens",
-    "conv_step/T=29/S=5/channels=33/n=@taps",
-    "conv_step/T=300/S=3/channels=515",
-    "conv_step/T=9/channels=97/layout=@layout",
-    "conv_step/T=19/values=@values",
-    "delta_step/heads=interleaved",
-    "delta_step/T=@tokens",
-    "delta_step/T=29/S=5/Hk=3/Hv=6/D=@odd",
-    "delta_step/T=9/Hk=1/Hv=3/D=80/layout=@layout",
-    "delta_step/T=150/S=3/Hv=6/D=128/heads=interleaved",
-    "delta_step/T=40/S=1/D=@odd/spread=40",
-    "delta_step/T=19/D=64/values=@values",
 
     // restore: stored, saved to a file, loaded into another cache
     "restore/k=@kv/v=@same/rot-k=64/rot-v=64",
@@ -319,40 +306,6 @@ inline constexpr const char* k_cases[] = {
     "merge/T=3/H=32/D=576/spread=40",
     "merge/T=9/D=96/layout=@layout",
 
-    // rms_norm
-    "rms_norm/default",
-    "rms_norm/rows=0",
-    "rms_norm/rows=1/D=1",
-    "rms_norm/rows=113/D=7",
-    "rms_norm/D=576",
-    "rms_norm/D=2048",
-    "rms_norm/D=96/layout=@layout",
-    "rms_norm/values=outlier",
-    "rms_norm/values=zeros",
-    "rms_norm/weight=off",
-    "rms_norm/rows=113/D=7/weight=off",
-    "rms_norm/D=96/weight=off/layout=@layout",
-    // layer_norm: means that the squares would drown in
-    "layer_norm/default",
-    "layer_norm/rows=0",
-    "layer_norm/rows=1/D=1",
-    "layer_norm/rows=113/D=7",
-    "layer_norm/D=2048/mean=0",
-    "layer_norm/D=576/mean=1000",
-    "layer_norm/D=5120/mean=-30",
-    "layer_norm/D=96/layout=@layout",
-    "layer_norm/values=outlier",
-    "layer_norm/values=zeros",
-    // scale
-    "scale/default",
-    "scale/T=0",
-    "scale/T=113/H=1/D=7",
-    "scale/T=5/H=1/D=2048",
-    "scale/factor=1",
-    "scale/T=33/H=5/D=97/factor=1",
-    "scale/D=96/factor=1/layout=@layout",
-    "scale/D=96/layout=@layout",
-    "scale/factor=1/values=@values",
     // act_mul: small and large arguments of exp
     "act_mul/default",
     "act_mul/act=gelu_tanh",
