@@ -171,9 +171,9 @@ float float_of(const std::vector<std::byte>& row, std::size_t place) {
 
 std::vector<float> random_logits(std::size_t words, float spread, float middle, int seed) {
     std::mt19937 generator{unsigned(seed)};
-    std::normal_distribution<float> normal(middle, spread);
+    std::normal_distribution<float> normal;
     std::vector<float> logits(words);
-    for (float& x : logits) x = normal(generator);
+    for (float& x : logits) x = middle + spread * normal(generator);
     return logits;
 }
 

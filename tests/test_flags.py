@@ -263,9 +263,9 @@ class Signals(Flags):
         folder = self.path("signals")
         os.makedirs(folder)
         program = os.path.join(self.folder, "rotkv-perplexity")
-        text = self.path("long.txt")  # seconds of work, so that the signal comes before the end
+        text = self.path("long.txt")  # far more work than passes before the signal comes
         with open(text, "wb") as file:
-            file.write(100 * read(self.text))
+            file.write(1000 * read(self.text))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)  # what nohup has ignored, children ignore too
             base = os.path.join(folder, "base.kld")

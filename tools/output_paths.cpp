@@ -146,10 +146,12 @@ bool replaces(const NamedPath& output, const std::string& magic, const std::stri
                             output.flag, output.path, kind));
 }
 
+// What was ignored stays so (nohup). Other handlers give way: UCX, which Open MPI 5 loads, stops a
+// process for a debugger when it gets SIGHUP, as does each one whose terminal is closed.
 void remove_partial_files_on_signals() {
     for (const int number : {SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGXCPU, SIGXFSZ}) {
         struct sigaction now;
-        if (sigaction(number, nullptr, &now) != 0 || now.sa_handler != SIG_DFL) continue;
+        if (sigaction(number, nullptr, &now) != 0 || now.sa_handler == SIG_IGN) continue;
         struct sigaction ours = {};
         ours.sa_handler = end_by_signal;
         ours.sa_flags = int(SA_RESETHAND);

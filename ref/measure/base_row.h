@@ -39,11 +39,10 @@ void decode_base_row(std::span<const std::byte> row, std::span<float> log_prob);
 
 /// What shows that a row holds no probabilities, in words; empty for one that an encoder can have
 /// written. A row with a NaN for scale or minimum is one of logits that were no numbers: no fault.
-/// Math:   scale finite and >= 0. A stored log-probability is off by at most h = scale / 2 + 1e-5
-/// (f32
-///         rounding of values below 40), but for words at code 0 of a row that was cut, which were
-///         less likely than stored. With sum the probabilities stored, and least those above code
-///         0 (all, if nothing was cut): least exp(-h) <= 1 <= sum exp(h).
+/// Math:   scale finite and >= 0. A stored log-probability is off by at most h = scale / 2 + 1e-5,
+///         where 1e-5 is f32's rounding of values below 40, but for words at code 0 of a row that
+///         was cut, which were less likely than stored. With sum the probabilities stored, and
+///         least those above code 0 (all, if nothing was cut): least exp(-h) <= 1 <= sum exp(h).
 std::string fault_of_base_row(std::span<const std::byte> row, int64_t n_vocab);
 
 /// Compares this run's logits (b) with the base row (a) of the same position.
