@@ -79,9 +79,10 @@ void check_cache(const KvCache& cache, const ModelConfig& config) {
 
 }  // namespace
 
-RopeConfig Model::rope(int64_t layer) const {
+const RopeConfig& Model::rope(int64_t layer) const {
+    static const RopeConfig none;
     const LayerRope of_layer = config_.plan[size_t(layer)].rope;
-    if (of_layer == LayerRope::none) return {};
+    if (of_layer == LayerRope::none) return none;
     return of_layer == LayerRope::local ? config_.local_rope : config_.rope;
 }
 
@@ -233,7 +234,7 @@ void Model::norm_heads(const ModelLayer& layer, const Heads& heads) {
 
 // q and k by their positions; q times its temperature.
 void Model::turn_heads(const Heads& heads, const TensorView& position) {
-    const RopeConfig turn = rope(layer_);
+    const RopeConfig& turn = rope(layer_);
     const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
     const Buffer& table = local ? local_rope_table_ : rope_table_;
     for (const TensorView& turned : {heads.q, heads.k}) {

@@ -104,7 +104,7 @@ class Model {
     Backend& backend() const { return weights_->backend; }
 
     /// RoPE of one layer, for KvCache::shift; n_rot is 0 where nothing turns.
-    RopeConfig rope(int64_t layer) const;
+    const RopeConfig& rope(int64_t layer) const;
 
     /// Runs the tokens, stores their keys and values, and returns the residual stream after the
     /// output norm, ready for logits and nll.

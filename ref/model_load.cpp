@@ -69,8 +69,9 @@ class Weights {
 
     void use(const std::string& name) { used_.insert(name); }
     void use_layer(int64_t index) {
+        const std::string prefix = prefix_of(index);
         for (const GgufTensor& tensor : file_.tensors()) {
-            if (tensor.name.starts_with(prefix_of(index))) use(tensor.name);
+            if (tensor.name.starts_with(prefix)) use(tensor.name);
         }
     }
 

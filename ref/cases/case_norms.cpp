@@ -145,9 +145,7 @@ class ScaleCase : public CallCase {
         named(tensors, "src").set(case_values(kind, tokens * heads, d, seed()));
         if (!by_row) return;
         named(tensors, "factor").set(case_values("normal", 1, k_factors, seed() + 1));
-        std::vector<int32_t> row;
-        for (int64_t t = 0; t < tokens; ++t) row.push_back(int32_t((3 * t + 3) % k_factors));
-        named(tensors, "row").set(row);
+        named(tensors, "row").set(rows_of_tokens(tokens, k_factors));
     }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor>,
                               std::span<const float> expected) const override {

@@ -43,6 +43,13 @@ inline CaseTensor in_out(const char* name, DType type, std::vector<int64_t> exte
     return {name, type, std::move(extents), true, true};
 }
 
+/// Which of `rows` rows of a table each token takes, not in their order.   result [tokens]
+inline std::vector<int32_t> rows_of_tokens(int64_t tokens, int64_t rows) {
+    std::vector<int32_t> list;
+    for (int64_t t = 0; t < tokens; ++t) list.push_back(int32_t((3 * t + 3) % rows));
+    return list;
+}
+
 /// The tensor called `name`. Throws Error(bad_argument) where there is none.
 inline const CaseTensor& named(std::span<const CaseTensor> tensors, std::string_view name) {
     for (const CaseTensor& tensor : tensors) {

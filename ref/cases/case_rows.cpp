@@ -198,9 +198,7 @@ class RopeCase : public CallCase {
         const int32_t positions[k_positions] = {0, 1, 77, 5000};
         named(tensors, "src").set(case_values("normal", tokens * heads, d, seed()));
         named(tensors, "table").set(rope_table(config, positions));
-        std::vector<int32_t> row;
-        for (int64_t t = 0; t < tokens; ++t) row.push_back(int32_t((3 * t + 3) % k_positions));
-        named(tensors, "row").set(row);
+        named(tensors, "row").set(rows_of_tokens(tokens, k_positions));
     }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
                               std::span<const float>) const override {

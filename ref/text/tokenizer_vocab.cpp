@@ -181,15 +181,22 @@ void read_special(const GgufFile& file, Vocab& vocab) {
     apply_marks(marks_of(file, vocab), vocab);
 }
 
+// How many bytes have no token <0x00> to <0xFF>, nor, where that counts, one that is the byte.
+int bytes_without_token(const Vocab& vocab, bool plain_counts) {
+    const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
+    int count = 0;
+    for (int byte = 0; byte < 256; ++byte) {
+        const char itself = char(byte);
+        const bool plain = plain_counts && tokens.contains({&itself, 1});
+        if (!plain && !tokens.contains(byte_text(uint8_t(byte)))) ++count;
+    }
+    return count;
+}
+
 // Says so where bytes of a text would become the unknown token, in which they are all alike. (What
 // llama.cpp refuses to cut.)
 void note_unknown_bytes(const GgufFile& file, Vocab& vocab) {
-    const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
-    int unknown = 0;
-    for (int byte = 0; byte < 256; ++byte) {
-        const char itself = char(byte);
-        if (!tokens.contains(byte_text(uint8_t(byte))) && !tokens.contains({&itself, 1})) ++unknown;
-    }
+    const int unknown = bytes_without_token(vocab, true);
     if (unknown == 0 || vocab.unk < 0) return;
     if (vocab.types.size() == vocab.tokens.size()) {  // else the tokenizer refuses it
         note_assumed(file, "unknown token", k_unk, vocab.unk, vocab);
@@ -202,9 +209,7 @@ void note_unknown_bytes(const GgufFile& file, Vocab& vocab) {
 
 // Says so where a character that is no token would lose bytes: llama.cpp drops them too.
 void note_lost_bytes(Vocab& vocab) {
-    const std::set<std::string_view> tokens(vocab.tokens.begin(), vocab.tokens.end());
-    int lost = 0;
-    for (int byte = 0; byte < 256; ++byte) lost += !tokens.contains(byte_text(uint8_t(byte)));
+    const int lost = bytes_without_token(vocab, false);
     if (lost == 0) return;
     vocab.notices.push_back("the vocabulary has no token (<0x00> to <0xFF>) for " +
                             std::to_string(lost) +
