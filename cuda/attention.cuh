@@ -11,6 +11,7 @@
 
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
+#include "cuda/window.cuh"
 
 #include <cfloat>
 
@@ -54,6 +55,7 @@ struct Task {
     const float* sinks;  // null: none
     Pieces k_cut, v_cut;
     int64_t window;
+    bool chunked;
     float scale, softcap;
     uint32_t d_k, d_v;
     uint32_t tokens, streams, cells, all_heads;
@@ -79,6 +81,7 @@ struct Task {
           k_cut(a.k_rotation, a.q.n[3]),
           v_cut(a.v_rotation, a.dst.n[3]),
           window(a.window),
+          chunked(a.chunked),
           scale(a.scale),
           softcap(a.softcap),
           d_k(uint32_t(a.q.n[3])),
@@ -128,8 +131,7 @@ struct Place {
         stream = task.streams > 1 ? task.q_stream[t] : 0;
         q_position = task.q_position[t];
         const uint32_t in_use = uint32_t(task.used[stream]);
-        const int64_t first = task.window == 0 ? 0 : q_position - task.window + 1;
-        lowest = int32_t(max(first, int64_t(0)));
+        lowest = first_visible(task.window, task.chunked, q_position);
         used = q_position < 0 ? 0 : in_use;
     }
 };

@@ -5,6 +5,7 @@
 
 #include "cuda/hadamard.cuh"
 #include "cuda/prefill_tile.cuh"
+#include "cuda/window.cuh"
 #include "ref/backend.h"
 
 namespace rotkv::cuda {
@@ -198,8 +199,8 @@ __device__ inline int32_t next_stream(const Job& job, const Place& at, int32_t b
 // What a token sees of a stream: empty limits, if nothing.
 __device__ inline Limits limits_of(const Job& job, uint32_t t, int32_t stream) {
     const int32_t upto = job.q_stream(t) == stream ? job.q_position(t) : -1;
-    const int64_t after = job.args.window > 0 ? upto - job.args.window : -1;
-    return {upto < 0 ? INT32_MAX : int32_t(max(after, int64_t(-1))), upto};
+    const int32_t first = first_visible(job.args.window, job.args.chunked, upto);
+    return {upto < 0 ? INT32_MAX : first - 1, upto};
 }
 
 // What each row sees of a stream, to memory.limits.

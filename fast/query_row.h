@@ -19,8 +19,8 @@ struct Span {
 /// The positions that take part for a query at q: causality, window and bounds are one interval.
 inline Span visible_positions(const AttentionArgs& args, int32_t q) {
     const Range &position = args.bounds.position, &distance = args.bounds.distance;
-    const int64_t far = args.window > 0 ? std::min(args.window, distance.to) : distance.to;
-    const int64_t least = std::max<int64_t>({0, position.from, q - far + 1});
+    const int64_t least =
+        std::max<int64_t>({0, position.from, q - distance.to + 1, args.first_visible(q)});
     const int64_t most = std::min<int64_t>(position.to - 1, q - distance.from);
     return least > most ? Span{} : Span{int32_t(least), int32_t(most)};
 }

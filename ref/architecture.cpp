@@ -2,6 +2,7 @@
 #include "ref/architecture.h"
 
 #include "ref/architecture_keys.h"
+#include "ref/architecture_kinds.h"
 #include "ref/architecture_rope.h"
 #include "ref/error.h"
 #include "ref/files/gguf.h"
@@ -17,22 +18,30 @@ const LayerPlan& ModelConfig::equal_heads(const std::string& who) const {
     const auto heads = [](const LayerPlan& layer) {
         return std::array{layer.heads, layer.kv_heads, layer.d_k, layer.d_v};
     };
+    const auto attends = [](const LayerPlan& layer) { return layer.kv_heads > 0; };
+    const LayerPlan& first = *std::ranges::find_if(plan, attends);
     for (const LayerPlan& layer : plan) {
-        if (heads(layer) == heads(plan[0])) continue;
+        if (!attends(layer) || heads(layer) == heads(first)) continue;
         throw Error(ErrorCode::unsupported,
                     who + ": expected layers of equal heads, this model's differ");
     }
-    return plan[0];
+    return first;
 }
 
 KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
     KvShape shape{.streams = streams, .cells = cells, .layers = {}};
     for (const LayerPlan& layer : plan) {
-        shape.layers.push_back({.kv_heads = layer.kv_heads,
-                                .d_k = layer.d_k,
-                                .d_v = layer.d_v,
-                                .type_k = type_k,
-                                .type_v = type_v});
+        const RecurrentLayer state{
+            .heads = delta.heads, .d = delta.d, .channels = delta.channels(), .taps = delta.taps};
+        shape.layers.push_back(
+            {.kv_heads = layer.kv_heads,
+             .d_k = layer.d_k,
+             .d_v = layer.d_v,
+             .type_k = type_k,
+             .type_v = type_v,
+             .v_in_k = layer.kind == LayerKind::latent && latent.absorbed,
+             .source = layer.source,
+             .recurrent = layer.kind == LayerKind::delta ? state : RecurrentLayer()});
     }
     return shape;
 }
@@ -62,11 +71,17 @@ void plan_windows(const Keys& keys, bool on_request, ModelConfig& config) {
     std::vector<bool> windowed(config.plan.size(), on_request);
     int64_t window = 0;
     const int64_t only = architecture.window_layers;
-    if (architecture.window_pattern > 0 && (only == 0 || only == config.layers)) {
+    if (architecture.window_pattern != 0 && (only == 0 || only == config.layers)) {
+        const char* pattern = "attention.sliding_window_pattern";
         const MissingWindow missing = architecture.missing_window;
         const bool refused = missing == MissingWindow::refused;
         window = refused ? keys.count(key) : keys.count_or_0(key, architecture.window);
-        windowed = keys.windows("attention.sliding_window_pattern", architecture.window_pattern,
+        if (missing == MissingWindow::fixed) {
+            if (window == 0) keys.unsupported(key, std::to_string(architecture.window), "0");
+            window = architecture.window;
+        }
+        if (architecture.window_pattern < 0 && !keys.has(pattern)) keys.count(pattern);
+        windowed = keys.pattern(pattern, architecture.window_pattern,
                                 config.layers + config.predicting_layers);
         if (missing == MissingWindow::assumed) {
             keys.assume(key, window > 0 ? std::to_string(window) : "no window", config);
@@ -103,7 +118,8 @@ void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
     const int64_t all = config.layers + config.predicting_layers;  // lists name them too
     const std::vector<int64_t> heads = keys.per_layer("attention.head_count", all);
     const std::vector<int64_t> kv_heads = keys.per_layer("attention.head_count_kv", heads);
-    const std::vector<int64_t> hidden = keys.per_layer("feed_forward_length", all);
+    const std::vector<int64_t> none(size_t(all), 0);  // a model of experts alone may do without
+    const std::vector<int64_t> hidden = keys.per_layer("feed_forward_length", none);
     const auto d_k = channels(keys, "attention.key_length", config.width, heads);
     const auto d_v = channels(keys, "attention.value_length", config.width, heads);
     for (size_t l = 0; l < size_t(config.layers); ++l) {
@@ -119,7 +135,7 @@ void plan_shapes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
                                                  " KV heads is not possible");
         }
         config.plan.push_back(layer);
-        if (layer.d_k == d_k[0]) continue;  // one RoPE and one scale serve all layers
+        if (layer.d_k == d_k[0]) continue;  // one RoPE and one scale serve all, windows apart
         keys.unsupported(
             keys.has("attention.key_length") ? "attention.key_length" : "attention.head_count",
             "heads of " + std::to_string(d_k[0]) + " channels in every layer",
@@ -155,9 +171,14 @@ void read_scales(const Keys& keys, ModelConfig& config) {
         config.logit_scale = architecture.logit_scale == LogitScale::divides ? 1 / found : found;
     }
     const bool by_width = config.layers == architecture.scaled_by_width;
+    const LatentConfig& latent = config.latent;
     const int64_t scaled_by =
-        by_width ? config.width / config.equal_heads("a scale by E / H").heads : config.plan[0].d_k;
-    config.attention_scale = factor("attention.scale", 1.0f / std::sqrt(float(scaled_by)));
+        by_width          ? config.width / config.equal_heads("a scale by E / H").heads
+        : latent.rank > 0 ? latent.still + latent.turning  // of a head as it is, not as it is kept
+                          : full_layer(config).d_k;
+    const float own = architecture.attention_scale;
+    const float usual = own > 0 ? own : 1.0f / std::sqrt(float(scaled_by));
+    config.attention_scale = factor("attention.scale", usual);
 
     const auto softcap = [&](const char* name, float usual) {
         if (!architecture.reads(name)) return 0.0f;
@@ -170,12 +191,8 @@ void read_scales(const Keys& keys, ModelConfig& config) {
 
 // What llama.cpp reads in every architecture and is not computed here.
 void refuse_other_models(const GgufFile& file, const Keys& keys, const Architecture& architecture) {
-    if (keys.count_or_0("expert_count", 0) > 0) {
-        keys.unsupported("expert_count", "0, a model without experts",
-                         std::to_string(keys.count("expert_count")));
-    }
-    const char* sections = "rope.dimension_sections";  // where they are read: pictures have places
-    if (architecture.reads(sections) && keys.has(sections) &&
+    const char* sections = "rope.dimension_sections";
+    if (architecture.sections == RopeSections::refused && keys.has(sections) &&
         std::ranges::any_of(file.get_i32s(keys.key(sections)), [](int32_t n) { return n != 0; })) {
         keys.unsupported(sections, "none, a model of text alone", "some");
     }
@@ -218,8 +235,10 @@ ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window)
         keys.positive(config.architecture.layer_norm ? "attention.layer_norm_epsilon"
                                                      : "attention.layer_norm_rms_epsilon");
     plan_shapes(file, keys, config);
-    read_scales(keys, config);
     plan_windows(keys, phi3_window, config);
+    plan_kinds(file, keys, config);
+    plan_experts(file, keys, config);
+    read_scales(keys, config);
     read_rope(file, keys, config);
 
     const std::string others = keys_not_applied(file, config);

@@ -7,6 +7,7 @@
 #include "ref/rope_table.h"
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,11 +17,26 @@ namespace rotkv {
 
 class GgufFile;  // ref/files/gguf.h
 
+/// How a layer brings tokens together.
+enum class LayerKind {
+    grouped,  ///< attention over keys and values of K heads
+    latent,   ///< attention over what one row a token holds for all heads (MLA)
+    delta,    ///< gated DeltaNet: over a state of fixed size
+};
+
 /// Which tensors of RoPE frequency factors an architecture takes from a file.
 enum class RopeFactors {
     none,
-    by_scaling,  ///< rope_factors_long and _short where scaling is longrope, else rope_freqs
-    long_short,  ///< rope_factors_long and _short, whatever scales
+    by_scaling,   ///< rope_factors_long and _short where scaling is longrope, else rope_freqs
+    long_short,   ///< rope_factors_long and _short, whatever scales
+    full_layers,  ///< rope_freqs, which layers with a window leave aside
+};
+
+/// What rope.dimension_sections means: pictures have several positions, text has one.
+enum class RopeSections {
+    not_read,
+    refused,   ///< that the model is not one of text alone
+    of_pairs,  ///< which position each pair turns by; the fourth is 0 in a text
 };
 
 /// Which layers leave queries and keys as they are: positions do not enter there.
@@ -36,6 +52,7 @@ enum class QkNorm {
     heads,         ///< head by head, by weights [Dk]
     all_heads,     ///< all heads of a token as one row, by weights [H Dk] and [K Dk]
     turned_heads,  ///< head by head, after RoPE
+    unit_turned,   ///< likewise in layers that turn, to unit root mean square: no weights
 };
 
 /// What a file without attention.sliding_window means, where some layers may have one.
@@ -43,10 +60,23 @@ enum class MissingWindow {
     assumed,  ///< Architecture::window, aloud
     none,     ///< that its layers have none
     refused,
+    fixed,  ///< Architecture::window, as any other number there does
 };
 
 /// What logit_scale does, which a file then must have.
 enum class LogitScale { none, multiplies, divides };
+
+/// How an architecture chooses among experts. Which layers have some, their tensors say.
+struct ExpertRules {
+    bool known = false;               ///< files may have experts
+    Gating gating = Gating::softmax;  ///< where the file does not say, as of the next
+    bool normalise = true;            ///< weights sum to 1
+    bool share_out_hidden = false;    ///< F is that of all A experts together
+    bool weight_on_input = false;     ///< an expert's input is weighted, not its output
+    bool gated_shared = false;        ///< the shared expert counts by sigmoid(v . x)
+    int64_t sigmoid_words = 0;        ///< models of so many words have Gating::sigmoid instead
+    int64_t not_normed = 0;           ///< queries and keys are not, in models of so many experts
+};
 
 /// What sets one architecture apart: a row that says nothing but its name is llama. What a file
 /// says itself by the presence of a tensor (biases, fused matrices, an output matrix of its own),
@@ -54,9 +84,13 @@ enum class LogitScale { none, multiplies, divides };
 struct Architecture {
     const char* name = "";  ///< general.architecture
 
+    LayerKind kind = LayerKind::grouped;     ///< of layers; delta: of those that do not attend
+    KeyHeads key_heads = KeyHeads::grouped;  ///< of delta layers
+
     RopePairs pairs = RopePairs::norm;
     bool partial_rope = false;  ///< fewer channels may turn than a head has
     RopeFactors factors = RopeFactors::by_scaling;
+    RopeSections sections = RopeSections::not_read;
     NoRope no_rope = NoRope::nowhere;
 
     // Tensors of each layer's norms; "": there is none.
@@ -65,21 +99,32 @@ struct Architecture {
     const char* post_attention_norm = "";               ///< of the output, before it is added
     const char* post_feed_forward_norm = "";
     QkNorm qk_norm = QkNorm::none;
-    bool layer_norm = false;  ///< norms take off the mean first
-    bool parallel = false;    ///< both blocks read the attention norm and are added together
+    bool qk_norm_by_file = false;  ///< only where the file has its tensors
+    bool unit_v = false;           ///< values have a root mean square of 1, head by head
+    bool layer_norm = false;       ///< norms take off the mean first
+    bool parallel = false;         ///< both blocks read the attention norm and are added together
+    bool query_gate = false;  ///< a query head has D more channels, whose sigmoid its output meets
+    bool sinks = false;       ///< each query head has one
+    bool keys_as_values = false;  ///< where a layer has no V matrix: K's product, as it comes
 
     Activation activation = Activation::silu;
+    ExpertRules experts{};
+    bool output_scale = false;      ///< a layer may scale the residual stream behind it
     bool scaled_embedding = false;  ///< embeddings times sqrt(E)
     LogitScale logit_scale = LogitScale::none;
 
-    int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window
+    int64_t window_pattern = 0;      ///< n: every n-th layer sees everything, the others a window;
+                                     ///< -1: as the file must say
     int64_t window = 0;              ///< its tokens where the file names none; 0: no windows then
     int64_t window_layers = 0;       ///< windows only in models of so many layers; 0: in all
     bool window_on_request = false;  ///< the file's window counts in all layers, if a run asks
     MissingWindow missing_window = MissingWindow::assumed;
+    bool chunked = false;         ///< windows stand still: a query sees from a multiple of it on
     double local_rope_base = 0;   ///< RoPE base of layers with a window; 0: as the others
     bool local_stretched = true;  ///< they turn by a stretched RoPE, where the others do
 
+    float attention_scale = 0;    ///< on q . k; 0: 1 / sqrt(Dk)
+    double temperature = 0;       ///< Temperature::scale of layers without RoPE, by `window`
     float attention_softcap = 0;  ///< where the file names none; 0: none
     float final_softcap = 0;
     int64_t scaled_by_width = 0;      ///< models of so many layers scale scores by E / H, not by Dk
@@ -101,22 +146,63 @@ enum class LayerRope {
 
 /// One layer, as the row and the file's keys make it.
 struct LayerPlan {
-    int64_t heads = 0, kv_heads = 0;  ///< H, K
-    int64_t d_k = 0, d_v = 0;
-    int64_t feed_forward = 0;  ///< F
-    int64_t window = 0;        ///< tokens that a query sees, its own among them; 0: all
+    LayerKind kind = LayerKind::grouped;
+    int64_t heads = 0, kv_heads = 0;  ///< H, K; as of d_k and d_v, of attention over a cache
+    int64_t d_k = 0, d_v = 0;         ///< of its rows
+    std::optional<int64_t> source{};  ///< an earlier layer, whose rows it reads; none: its own
+    int64_t feed_forward = 0;         ///< F; 0: experts alone
+    int64_t experts = 0, experts_used = 0;  ///< X, A; 0: none
+    int64_t expert_feed_forward = 0;        ///< Fx
+    int64_t shared_feed_forward = 0;        ///< Fs; 0: no shared expert
+    int64_t window = 0;  ///< tokens that a query sees, its own among them; 0: all
     LayerRope rope = LayerRope::full;
+    bool tempered = false;  ///< queries by ModelConfig::temperature
 
     bool operator==(const LayerPlan&) const = default;
 };
 
-/// A factor on queries that grows with their position: 1 + scale ln(floor(position / length) + 1).
+/// A factor on queries that grows with their position:
+/// 1 + scale ln(floor((position + offset) / length) + 1).
 struct Temperature {
     double scale = 0;  ///< 0: the factor is 1
-    int64_t length = 1;
+    int64_t length = 1, offset = 0;
 
     double factor(int64_t position) const;
     bool operator==(const Temperature&) const = default;
+};
+
+/// How tokens choose their experts, in all layers alike.
+struct RoutingConfig {
+    Gating gating = Gating::softmax;
+    bool normalise = true;
+    int64_t groups = 1, groups_used = 1;
+    float scale = 1;
+
+    bool operator==(const RoutingConfig&) const = default;
+};
+
+/// Latent attention. The row of a token is [latent R | turning n_rot]; keys of each head are
+/// [W_k latent | turning], values W_v latent. Absorbed, the cache holds the row itself, of which
+/// the latent is the value, and queries and outputs go through W_k and W_v instead.
+struct LatentConfig {
+    int64_t rank = 0;        ///< R
+    int64_t turning = 0;     ///< n_rot, behind the channels that stand still
+    int64_t still = 0;       ///< of a head of queries and keys
+    int64_t d_v = 0;         ///< of a head of values
+    int64_t query_rank = 0;  ///< queries come from a latent of so many channels; 0: from x
+    bool absorbed = false;
+
+    bool operator==(const LatentConfig&) const = default;
+};
+
+/// Layers of gated DeltaNet.
+struct DeltaConfig {
+    int64_t heads = 0, key_heads = 0;  ///< Hv, Hk
+    int64_t d = 0;                     ///< D, of keys and values
+    int64_t taps = 0;                  ///< of the convolution
+
+    int64_t channels() const { return (2 * key_heads + heads) * d; }
+    bool operator==(const DeltaConfig&) const = default;
 };
 
 /// The numbers of one model.
@@ -134,11 +220,15 @@ struct ModelConfig {
     float logit_scale = 1;      ///< on logits, before their softcap
     float attention_scale = 0;  ///< on q . k
     Temperature temperature;
+    RoutingConfig routing;
+    LatentConfig latent;
+    DeltaConfig delta;
+    int64_t per_layer_width = 0;  ///< P: every layer has an embedding of its own of each token
     float attention_softcap = 0, final_softcap = 0;  ///< 0: none
     RopeConfig rope, local_rope;                     ///< of the layers that LayerRope says
     std::vector<std::string> notices;  ///< what was assumed of the file, or not taken from it
 
-    /// The heads of every layer, for who cannot tell layers apart.
+    /// The heads of every layer with a cache, for who cannot tell layers apart.
     /// Throws: Error(unsupported) naming `who` where layers differ in their heads.
     const LayerPlan& equal_heads(const std::string& who) const;
 
@@ -152,7 +242,7 @@ struct ModelConfig {
 /// What the file does not say and has a usual value is assumed, what it says and its architecture
 /// has no place for is not applied: both in `notices`.
 /// Throws: Error(unsupported) for an unknown architecture, listing those known, for layers whose
-///         heads differ in Dk, and for what is not computed here (experts, ways of RoPE);
+///         heads differ in Dk, and for what is not computed here (ways of RoPE);
 ///         Error(bad_file) for keys that are missing or contradict each other, by key, expected and
 ///         found.
 ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);

@@ -25,8 +25,12 @@ int64_t Keys::count(const std::string& name, int64_t fallback) const {
     return has(name) ? count(name) : fallback;
 }
 
+int64_t Keys::count_or_0(const std::string& name) const {
+    return in_range(name, file_.get_u32(key(name)), 0);
+}
+
 int64_t Keys::count_or_0(const std::string& name, int64_t fallback) const {
-    return has(name) ? in_range(name, file_.get_u32(key(name)), 0) : fallback;
+    return has(name) ? count_or_0(name) : fallback;
 }
 
 std::vector<int64_t> Keys::per_layer(const std::string& name, int64_t layers) const {
@@ -44,7 +48,7 @@ std::vector<int64_t> Keys::per_layer(const std::string& name,
     return has(name) ? per_layer(name, int64_t(fallback.size())) : fallback;
 }
 
-std::vector<bool> Keys::windows(const std::string& name, int64_t period, int64_t layers) const {
+std::vector<bool> Keys::pattern(const std::string& name, int64_t period, int64_t layers) const {
     std::vector<bool> list;
     if (!is_list(name)) {
         period = count_or_0(name, period);
@@ -136,7 +140,13 @@ struct KnownKey {
     std::vector<double> idle;
 };
 
+// As files number it.
+double gating_number(Gating gating) { return 1 + double(gating); }
+
 std::vector<KnownKey> known_keys(const ModelConfig& config) {
+    const Architecture& architecture = config.architecture;
+    const bool fixed = architecture.missing_window == MissingWindow::fixed;
+    const double fixed_window = fixed ? double(architecture.window) : 0;
     const bool yarn = config.rope.yarn_ext_factor != 0;
     std::vector<KnownKey> keys = {
         {"attention.clamp_kqv", {0}},
@@ -144,12 +154,16 @@ std::vector<KnownKey> known_keys(const ModelConfig& config) {
         {"attention.output_scale", {0, 1}},
         {"attention.scale", {0, double(config.attention_scale)}},
         {"attention.shared_kv_layers", {0}},
-        {"attention.sliding_window", {0}},
+        {"attention.sliding_window", {0, fixed_window}},
         {"attention.temperature_length", {0}},
         {"attention.temperature_scale", {0}},
         {"attention.value_scale", {0, 1}},
         {"attn_logit_softcapping", {0}},
+        {"embedding_length_per_layer_input", {0}},
         {"embedding_scale", {0, 1}},
+        {"expert_gating_func", {0, gating_number(architecture.experts.gating)}},
+        {"expert_weights_norm", {double(architecture.experts.normalise)}},
+        {"expert_weights_scale", {0, 1}},
         {"final_logit_softcapping", {0}},
         {"logit_scale", {0, 1}},
         {"residual_scale", {0, 1}},

@@ -25,6 +25,7 @@ class Keys {
     /// An extent, from 1 or from 0 on.
     int64_t count(const std::string& name) const;
     int64_t count(const std::string& name, int64_t fallback) const;
+    int64_t count_or_0(const std::string& name) const;
     int64_t count_or_0(const std::string& name, int64_t fallback) const;
 
     /// One extent a layer: a number for all of them, or a list.
@@ -32,9 +33,9 @@ class Keys {
     std::vector<int64_t> per_layer(const std::string& name,
                                    const std::vector<int64_t>& fallback) const;
 
-    /// Which layers have a window: a list of yes and no (1 and 0), or the period n of those that
-    /// have none, the n-th, 2n-th, ...; with a period of 0 every layer has one.
-    std::vector<bool> windows(const std::string& name, int64_t period, int64_t layers) const;
+    /// Which layers are of the usual kind (have a window): a list of yes and no (1 and 0), or the
+    /// period n of those that are not, the n-th, 2n-th, ...; with a period of 0 every layer is.
+    std::vector<bool> pattern(const std::string& name, int64_t period, int64_t layers) const;
 
     /// Finite numbers; from 0 on; above 0.
     float number(const std::string& name, float fallback) const;

@@ -20,7 +20,8 @@ std::string factors_tensor(const GgufFile& file, const ModelConfig& config, bool
     const std::string every = "rope_freqs.weight";
     const std::string longer = "rope_factors_long.weight", shorter = "rope_factors_short.weight";
     const RopeFactors takes = config.architecture.factors;
-    const bool one = takes == RopeFactors::by_scaling && !longrope;
+    const bool full = takes == RopeFactors::full_layers;
+    const bool one = full || (takes == RopeFactors::by_scaling && !longrope);
     const bool two = takes != RopeFactors::none && !one;
     for (const std::string& name : {every, longer, shorter}) {
         if (file.find_tensor(name) == nullptr || (name == every ? one : two)) continue;
@@ -65,8 +66,18 @@ void read_yarn(const Keys& keys, ModelConfig& config) {
     // mscale_all_dim of the model's own configuration: with 1, cos and sin keep their magnitude.
     const char* multiplier = "rope.scaling.yarn_log_multiplier";
     if (!architecture.reads(multiplier)) return;
-    const double m = double(keys.number_from_0(multiplier, 0));
-    if (m > 0) rope.yarn_attn_factor /= 1 + 0.1 * m * std::log(rope.linear_factor);
+    const double found = double(keys.number_from_0(multiplier, 0));
+    const double log_factor = std::log(rope.linear_factor);
+    if (architecture.kind != LayerKind::latent) {
+        if (found > 0) rope.yarn_attn_factor /= 1 + 0.1 * found * log_factor;
+        return;
+    }
+    // Here files have a tenth of it. What would be a magnitude of q and k goes on their scores,
+    // channels that do not turn included.
+    const double m = 10 * found;
+    if (m > 0) rope.yarn_attn_factor /= 1 + 0.1 * log_factor;
+    const double magnitude = rope_magnitude(rope) * (1 + 0.1 * m * log_factor);
+    config.attention_scale = float(double(config.attention_scale) * magnitude * magnitude);
 }
 
 // How far positions are stretched, and by which method.
@@ -105,8 +116,29 @@ void read_scaling(const GgufFile& file, const Keys& keys, ModelConfig& config) {
     }
 }
 
+// Of four positions a token has, pair i turns by the (s mod 3)-th, s = i modulo all sections, as
+// long as that one's section reaches, and by the fourth then. In a text the first three are equal.
+void require_text_sections(const GgufFile& file, const Keys& keys, int64_t pairs) {
+    const char* key = "rope.dimension_sections";
+    const std::vector<int32_t> sections = file.get_i32s(keys.key(key));
+    int64_t all = 0;
+    for (const int32_t n : sections) {
+        if (n < 0) keys.refuse(key, "extents of 0 or more", std::to_string(n));
+        all += n;
+    }
+    bool text = sections.size() == 4 && all > 0;
+    for (int64_t i = 0; text && i < pairs; ++i) {
+        const int64_t s = i % all;
+        text = s < 3 * int64_t(sections[size_t(s % 3)]);
+    }
+    if (text) return;
+    keys.unsupported(
+        key, "4 sections, the first three of which take all " + std::to_string(pairs) + " pairs",
+        describe(*file.find(keys.key(key))));
+}
+
 void read_full_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-    const int64_t d_k = config.plan[0].d_k;
+    const int64_t d_k = full_layer(config).d_k;
     RopeConfig& rope = config.rope;
     rope.pairs = config.architecture.pairs;
     rope.n_rot = keys.count("rope.dimension_count", d_k);
@@ -119,24 +151,39 @@ void read_full_rope(const GgufFile& file, const Keys& keys, ModelConfig& config)
                     "an even number up to " + std::to_string(d_k) + ", the channels of a key",
                     std::to_string(rope.n_rot));
     }
+    if (config.architecture.sections == RopeSections::of_pairs) {
+        require_text_sections(file, keys, rope.n_rot / 2);
+    }
     rope.base = double(keys.positive("rope.freq_base", 10000.0f));
     keys.assume("rope.freq_base", "10000", config);
     read_scaling(file, keys, config);
 }
 
-// What layers with a window may have of their own: the RoPE base. llama.cpp reads sizes too.
+// What layers with a window may have of their own: the RoPE base, its factors, the size of heads.
 void read_local_rope(const Keys& keys, ModelConfig& config) {
     const Architecture& architecture = config.architecture;
-    config.local_rope = config.rope;
+    RopeConfig& local = config.local_rope;
+    local = config.rope;
     if (architecture.reads("rope.freq_base_swa")) {
         const double own = architecture.local_rope_base;
         const float usual = float(own > 0 ? own : config.rope.base);
-        config.local_rope.base = double(keys.positive("rope.freq_base_swa", usual));
+        local.base = double(keys.positive("rope.freq_base_swa", usual));
     }
     if (!architecture.local_stretched) {  // only full layers were, in training
-        config.local_rope.linear_factor = 1.0;
-        config.local_rope.yarn_ext_factor = 0.0;
-        config.local_rope.yarn_attn_factor = 1.0;
+        local.linear_factor = 1.0;
+        local.yarn_ext_factor = 0.0;
+        local.yarn_attn_factor = 1.0;
+    }
+    if (architecture.factors == RopeFactors::full_layers) local.frequency_factors.clear();
+    const auto window = [](const LayerPlan& layer) { return layer.window > 0; };
+    const auto first = std::ranges::find_if(config.plan, window);
+    if (architecture.reads("attention.key_length_swa") && first != config.plan.end()) {
+        local.n_rot = keys.count("rope.dimension_count_swa", first->d_k);
+        if (local.n_rot % 2 == 0 && local.n_rot <= first->d_k) return;
+        keys.refuse(
+            "rope.dimension_count_swa",
+            "an even number up to " + std::to_string(first->d_k) + ", the channels of a key",
+            std::to_string(local.n_rot));
     }
     const auto same_size = [&](const char* name, int64_t expected) {
         const int64_t found = keys.count_or_0(name, expected);
@@ -144,8 +191,8 @@ void read_local_rope(const Keys& keys, ModelConfig& config) {
         keys.unsupported(name, std::to_string(expected) + " as in layers without window",
                          std::to_string(found));
     };
-    same_size("attention.key_length_swa", config.plan[0].d_k);
-    same_size("attention.value_length_swa", config.plan[0].d_v);
+    same_size("attention.key_length_swa", full_layer(config).d_k);
+    same_size("attention.value_length_swa", full_layer(config).d_v);
     same_size("rope.dimension_count_swa", config.rope.n_rot);
 }
 
@@ -160,21 +207,44 @@ void plan_no_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
         LayerPlan& layer = config.plan[l];
         const bool fourth = architecture.no_rope == NoRope::every_4th && l % 4 == 3;
         const bool full = architecture.no_rope == NoRope::without_window && windows;
-        if (off || fourth || (full && layer.window == 0)) layer.rope = LayerRope::none;
+        const bool still = off || fourth || (full && layer.window == 0);
+        if (still || layer.kv_heads == 0) layer.rope = LayerRope::none;
     }
 }
 
+// Which queries grow with their position: all, by keys, or those of layers that do not turn.
 void read_temperature(const Keys& keys, ModelConfig& config) {
-    const char* key = "attention.temperature_scale";
-    if (!config.architecture.reads(key)) return;
-    config.temperature = {.scale = double(keys.number(key, 0)),
-                          .length = config.rope.original_context};
+    const char* scale = "attention.temperature_scale";
+    const char* length = "attention.temperature_length";
+    const Architecture& architecture = config.architecture;
+    Temperature& temperature = config.temperature;
+    const bool by_key = architecture.reads(scale);
+    if (by_key) {
+        const int64_t context = config.rope.original_context;
+        temperature = {
+            .scale = double(keys.number(scale, 0)),
+            .length = architecture.reads(length) ? keys.count(length, context) : context};
+    } else if (architecture.temperature > 0) {
+        temperature = {
+            .scale = architecture.temperature, .length = architecture.window, .offset = 1};
+    }
+    for (LayerPlan& layer : config.plan) {
+        const bool here = by_key || layer.rope == LayerRope::none;
+        layer.tempered = temperature.scale != 0 && layer.kv_heads > 0 && here;
+    }
 }
 
 }  // namespace
 
 double Temperature::factor(int64_t position) const {
-    return 1 + scale * std::log(std::floor(double(position) / double(length)) + 1);
+    return 1 + scale * std::log(std::floor(double(position + offset) / double(length)) + 1);
+}
+
+const LayerPlan& full_layer(const ModelConfig& config) {
+    const auto attends = [](const LayerPlan& layer) { return layer.kv_heads > 0; };
+    const auto full = [&](const LayerPlan& layer) { return attends(layer) && layer.window == 0; };
+    const auto found = std::ranges::find_if(config.plan, full);
+    return found != config.plan.end() ? *found : *std::ranges::find_if(config.plan, attends);
 }
 
 void read_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {

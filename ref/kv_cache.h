@@ -2,11 +2,13 @@
 // The cache of keys and values: who sits in which cell, at which position.
 //   K, V of a layer: [stream][cell][kv head][D], one strip of cells per stream, no ring
 //   positions: one int32 [stream][cell] shared by all layers, -1 for an empty cell
+// Layers that keep a state instead (gated DeltaNet) have it beside the cells, and go with them.
 // The class picks and bounds-checks cells on the host and owns the memory; kv_store and attention
 // work on the views it hands out.
 // Docs: docs/04-kv-cache.md
 
 #include "ref/backend.h"
+#include "ref/recurrent_state.h"
 #include "ref/rope_table.h"
 #include "ref/rotation.h"
 
@@ -27,7 +29,8 @@ struct KvLayer {
     bool v_in_k = false;  ///< V is a view of K's channels v_first .. v_first + d_v (MLA)
     int64_t v_first = 0;
     std::optional<int64_t> source =
-        {};  ///< an earlier layer, alike, whose rows it reads; none: its own
+        {};                      ///< an earlier layer, alike, whose rows it reads; none: its own
+    RecurrentLayer recurrent{};  ///< what it keeps of a stream instead; none: no heads
 
     bool operator==(const KvLayer&) const = default;
 
@@ -46,6 +49,9 @@ struct KvShape {
 
     /// Bytes that one token takes in all layers.
     int64_t bytes_per_token() const;
+
+    /// The states of all layers; those of no layer where none keeps one.
+    RecurrentShape recurrent() const;
 };
 
 /// The index views of one batch, valid until the next place().
@@ -67,8 +73,9 @@ class KvCache {
     const RotationSpec& spec() const { return spec_; }
 
     /// Gives every token a cell of its stream and writes the positions.
-    /// Throws Error(bad_argument), and changes nothing, for an unknown stream, a negative position
-    /// or a full stream.
+    /// Throws, and changes nothing: Error(bad_argument) for an unknown stream, a negative position
+    /// or a full stream; where layers keep a state, Error(unsupported) for a position that is not
+    /// the next one of its stream.
     /// Cost: the batch, and what lies between its cells; not the cells in use.
     KvBatch place(std::span<const int32_t> streams, std::span<const int32_t> positions);
 
@@ -78,15 +85,20 @@ class KvCache {
     TensorView positions() const;       ///< [S][C] i32
     TensorView used() const;            ///< [S] i32
 
+    /// What layers without cells keep; null: there are none.
+    const RecurrentState* state() const { return state_ ? &*state_ : nullptr; }
+
     /// Moves the tokens of `stream` at positions [from, to) by `difference` and turns their keys.
-    /// `rope` gives the position embedding of each layer; one with n_rot = 0 does not turn.
+    /// `rope` gives the position embedding of each layer; one with n_rot = 0 does not turn. Of a
+    /// layer whose V lies in its K, the channels behind V turn.
     /// Throws, and changes nothing: Error(bad_argument) for tokens that would get a negative
-    /// position, Error(unsupported) naming a layer whose V would turn with its K; what the backend
-    /// refuses in one of the layers.
+    /// position; Error(unsupported) naming a layer whose V would turn with its K, or a state that
+    /// holds other tokens too; what the backend refuses in one of the layers.
     void shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                const std::function<RopeConfig(int64_t layer)>& rope);
 
     /// Empties the cells of `stream` at positions [from, to).
+    /// Throws, and changes nothing: Error(unsupported) for a state that holds other tokens too.
     void remove(int64_t stream, int32_t from, int32_t to);
 
     /// Empties every cell; the memory stays.
@@ -103,9 +115,12 @@ class KvCache {
     void read_cells(int64_t layer, int64_t stream, Side side, std::span<std::byte> bytes) const;
     void write_cells(int64_t layer, int64_t stream, Side side, std::span<const std::byte> bytes);
 
-    /// Replaces all positions, [S][C], -1 for an empty cell. Throws Error(bad_argument) for
-    /// another number of cells.
+    /// Replaces all positions, [S][C], -1 for an empty cell; states are left alone. Throws
+    /// Error(bad_argument) for another number of cells.
     void set_positions(std::span<const int32_t> positions);
+
+    /// The states, to be replaced. Precondition: there are some.
+    RecurrentState& saved_state() { return *state_; }
 
   private:
     const KvLayer& layer_at(int64_t layer) const { return shape_.layers[size_t(layer)]; }
@@ -114,6 +129,7 @@ class KvCache {
                                       std::span<const int32_t> positions,
                                       std::vector<int64_t>& next) const;
     std::vector<int64_t> turning_layers(const std::function<RopeConfig(int64_t)>& rope) const;
+    KvShiftArgs turning_part(int64_t layer, const RopeConfig& rope) const;
     void turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
                    int32_t difference, const std::function<RopeConfig(int64_t)>& rope) const;
     void upload_positions(int64_t stream, int64_t begin, int64_t end) const;
@@ -127,6 +143,7 @@ class KvCache {
     std::vector<int64_t> taken_;              ///< [S]: no cell before this one is empty
     std::vector<int64_t> k_begin_, v_begin_;  ///< [layers]: where its rows begin in rows_, in bytes
     Buffer rows_, position_memory_, used_memory_, batch_memory_;
+    std::optional<RecurrentState> state_;
 };
 
 }  // namespace rotkv

@@ -20,6 +20,12 @@ int64_t KvShape::bytes_per_token() const {
     return bytes;
 }
 
+RecurrentShape KvShape::recurrent() const {
+    RecurrentShape shape{.streams = streams, .layers = {}};
+    for (const KvLayer& layer : layers) shape.layers.push_back(layer.recurrent);
+    return shape;
+}
+
 static void check_side(const char* side, DType type, int64_t d, const Rotation& rotation) {
     const TypeInfo& info = type_info(type);
     const std::string what = std::string("cache ") + side + " of type " + info.name;
@@ -112,6 +118,9 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
     position_.resize(size_t(strips));
     used_.resize(size_t(shape.streams));
     taken_.resize(size_t(shape.streams));
+    if (const RecurrentShape states = shape.recurrent(); states.bytes_per_stream() > 0) {
+        state_.emplace(backend, states);
+    }
     clear();
 }
 
@@ -145,6 +154,7 @@ std::vector<int32_t> KvCache::choose_cells(std::span<const int32_t> streams,
 KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t> positions) {
     require(streams.size() == positions.size() && !streams.empty(), ErrorCode::bad_argument,
             "cache: expected one stream and one position per token");
+    if (state_) state_->require_next(streams, positions);
     std::vector<int64_t> next = taken_;
     const std::vector<int32_t> cells = choose_cells(streams, positions, next);
 
@@ -171,6 +181,7 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
     }
     taken_ = std::move(next);
     upload_used();
+    if (state_) state_->place(streams, positions);
 
     std::byte* memory = batch_memory_.data();
     const int64_t step = tokens * int64_t(sizeof(int32_t));
@@ -211,7 +222,8 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
     for (int64_t l = 0; l < shape_.n_layers(); ++l) {
         const KvLayer& layer = layer_at(l);
         if (layer.source || layer.kv_heads == 0 || rope(l).n_rot == 0) continue;
-        if (layer.v_in_k) {
+        const int64_t behind = layer.d_k - (layer.v_first + layer.d_v);  // V
+        if (layer.v_in_k && behind != rope(l).n_rot) {
             throw Error(ErrorCode::unsupported,
                         "cache: layer " + std::to_string(l) +
                             " cannot be shifted, its V is a view of the keys that would turn");
@@ -219,6 +231,23 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
         layers.push_back(l);
     }
     return layers;
+}
+
+// The keys that turn in a layer: all channels or, where V lies in them, those behind it. Both begin
+// and end at a block of type and rotation, so that these are rows like any other.
+KvShiftArgs KvCache::turning_part(int64_t layer, const RopeConfig& rope) const {
+    const KvLayer& of = layer_at(layer);
+    KvShiftArgs part{.k_cache = k(layer),
+                     .table = {},
+                     .row = {},
+                     .pairs = rope.pairs,
+                     .k_rotation = spec_.at(layer, Side::k)};
+    if (!of.v_in_k) return part;
+    const int64_t first = of.v_first + of.d_v;
+    part.k_cache.n[3] = rope.n_rot;
+    part.k_cache.data += block_offset(of.type_k, first);
+    if (part.k_rotation.kind == Rotation::Kind::signs) part.k_rotation.first = first;
+    return part;
 }
 
 // Turns the keys of these layers by `difference` in the cells whose row is 0, not -1: in all of the
@@ -236,11 +265,9 @@ void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t
         tables.push_back(rope_shift_table(config, differences));
         table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
         table_memory.back().upload(std::as_bytes(std::span(tables.back())));
-        calls.push_back({.k_cache = k(layer),
-                         .table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2}),
-                         .row = row_memory.view(DType::i32, {shape_.streams, shape_.cells}),
-                         .pairs = config.pairs,
-                         .k_rotation = spec_.at(layer, Side::k)});
+        calls.push_back(turning_part(layer, config));
+        calls.back().table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
+        calls.back().row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
         backend_.require_supported(calls.back());
     }
     for (const KvShiftArgs& call : calls) backend_.run(call);
@@ -251,6 +278,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
                     const std::function<RopeConfig(int64_t)>& rope) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
             "cache: shift of an unknown stream");
+    if (state_) state_->require_shift(stream, from, to, difference);
     const std::vector<int64_t> layers = turning_layers(rope);
     std::vector<int32_t> moved = position_;
     std::vector<int32_t> row(position_.size(), -1);  // of the table with one row: `difference`
@@ -267,6 +295,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         row[size_t(c)] = 0;
     }
     turn_keys(layers, row, difference, rope);
+    if (state_) state_->shift(stream, from, to, difference);
     position_ = std::move(moved);
     upload_positions(stream, 0, shape_.cells);
 }
@@ -274,6 +303,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
 void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
             "cache: removal from an unknown stream");
+    if (state_) state_->remove(stream, from, to);
     std::vector<int32_t> left = position_;
     int32_t* strip = left.data() + stream * shape_.cells;
     for (int64_t c = 0; c < shape_.cells; ++c) {
@@ -282,7 +312,10 @@ void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     set_positions(left);
 }
 
-void KvCache::clear() { set_positions(std::vector<int32_t>(position_.size(), -1)); }
+void KvCache::clear() {
+    set_positions(std::vector<int32_t>(position_.size(), -1));
+    for (int64_t stream = 0; state_ && stream < shape_.streams; ++stream) state_->clear(stream);
+}
 
 void KvCache::read_cells(int64_t layer, int64_t stream, Side side,
                          std::span<std::byte> bytes) const {

@@ -17,8 +17,55 @@
 
 namespace rotkv {
 
-/// The weights of one layer. Weight matrices are [out][in]; an empty view: the file has no such
-/// tensor, which decides between one fused matrix and several.
+// Weight matrices are [out][in]; an empty view: the file has no such tensor, which decides between
+// one fused matrix and several, and between what a layer does and what not.
+
+/// A feed-forward block of F hidden channels, or what all experts' are: [X] of each then.
+struct FeedForwardWeights {
+    TensorView gate, up;            ///< [F][E]; empty where fused
+    TensorView gate_up;             ///< [2 F][E]: rows of gate, then up
+    TensorView gate_bias, up_bias;  ///< [F]
+    TensorView gate_up_bias;        ///< [2 F]
+    TensorView down;                ///< [E][F]
+    TensorView down_bias;           ///< [E]
+};
+
+/// A mixture of experts.
+struct ExpertWeights {
+    TensorView router;          ///< [X][E]; empty: this layer has no experts, as of what follows
+    TensorView router_bias;     ///< [X]
+    TensorView router_scale;    ///< [E]: it reads unit(x) times that / sqrt(E), not what experts do
+    TensorView selection_bias;  ///< [X]: on the scores that decide, not on weights
+    TensorView output_scale;    ///< [X]
+    FeedForwardWeights each;    ///< [X][..]
+    FeedForwardWeights shared;  ///< of every token
+    TensorView shared_gate;     ///< [1][E]
+    TensorView input_norm;      ///< [E], where a dense block stands beside them; as the next two
+    TensorView output_norm, dense_norm;  ///< [E], of what experts and the dense block add
+};
+
+/// Latent attention: LatentConfig.
+struct LatentWeights {
+    TensorView query_down, query_norm;  ///< [ql][E], [ql]; empty: q reads x
+    TensorView query_up;                ///< [H (still + n_rot)][ql]
+    TensorView down, norm;              ///< [R + n_rot][E], [R]
+    TensorView key_up, value_up;        ///< absorbed: [H][R][still], [H][Dv][R]
+    TensorView key_value_up;            ///< else: [H (still + Dv)][R], a head's keys, then values
+};
+
+/// Gated DeltaNet: DeltaConfig.
+struct DeltaWeights {
+    TensorView qkv;          ///< [2 Hk D + Hv D][E]
+    TensorView gate;         ///< [Hv D][E]
+    TensorView convolution;  ///< [2 Hk D + Hv D][taps] f32
+    TensorView alpha, beta;  ///< [Hv][E]; empty where fused
+    TensorView beta_alpha;   ///< [2 Hv][E]: of each key head the rows of beta, then of alpha
+    TensorView decay, dt;    ///< [Hv]
+    TensorView norm;         ///< [D]
+    TensorView output;       ///< [E][Hv D]
+};
+
+/// The weights of one layer.
 struct ModelLayer {
     TensorView attention_norm;          ///< [E]; empty: none, as of the other norms
     TensorView q, k, v;                 ///< [H Dk][E], [K Dk][E], [K Dv][E]; empty where fused
@@ -26,17 +73,20 @@ struct ModelLayer {
     TensorView q_bias, k_bias, v_bias;  ///< [H Dk], [K Dk], [K Dv]
     TensorView qkv_bias;                ///< [H Dk + K Dk + K Dv]
     TensorView q_norm, k_norm;          ///< [Dk], or [H Dk] and [K Dk]: QkNorm
+    TensorView sinks;                   ///< [H]
+    LatentWeights latent;               ///< in place of q, k, v
+    DeltaWeights delta;                 ///< in place of all of attention
     TensorView attention_output;        ///< [E][H Dv]
     TensorView attention_output_bias;   ///< [E]
     TensorView post_attention_norm;     ///< [E]
     TensorView feed_forward_norm;       ///< [E]
-    TensorView gate, up;                ///< [F][E]; empty where fused
-    TensorView gate_up;                 ///< [2 F][E]: rows of gate, then up
-    TensorView gate_bias, up_bias;      ///< [F]
-    TensorView gate_up_bias;            ///< [2 F]
-    TensorView down;                    ///< [E][F]
-    TensorView down_bias;               ///< [E]
+    FeedForwardWeights dense;
+    ExpertWeights experts;
     TensorView post_feed_forward_norm;  ///< [E]
+    TensorView per_layer_gate;          ///< [P][E]
+    TensorView per_layer_output;        ///< [E][P]
+    TensorView per_layer_norm;          ///< [E]
+    float output_scale = 1;             ///< on the residual stream behind the layer
 };
 
 /// Memory that a backend imported, released with the object.
@@ -59,6 +109,9 @@ struct ModelWeights {
     const GgufFile& file;
     Backend& backend;
     TensorView embedding, output_norm, output;  ///< [V][E], [E], [V][E]
+    TensorView per_layer_embedding;             ///< [V][L P]
+    TensorView per_layer_projection;            ///< [L P][E]
+    TensorView per_layer_norm;                  ///< [P]
     std::vector<ModelLayer> layers;
     std::deque<std::vector<float>> widened;  ///< vectors that the file has in f16 or bf16
     Imports imported;
@@ -113,7 +166,8 @@ class Model {
     /// Throws: Error(bad_argument) for a cache of other layers than config().cache_shape() has, a
     ///         token outside the vocabulary, a position from config().context on, or a full cache;
     ///         what the backend throws. Every token is then in the cell where it was before, none
-    ///         of the batch in any.
+    ///         of the batch in any; a stream whose layers keep a state, which does not go back, is
+    ///         empty.
     TensorView forward(KvCache& cache, std::span<const int32_t> tokens,
                        std::span<const int32_t> streams, std::span<const int32_t> positions);
 
@@ -122,43 +176,84 @@ class Model {
 
   private:
     struct Heads {
-        TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]
+        TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]; k, v empty: read elsewhere
+        TensorView gate;     ///< [T][H][Dv] or empty: what the output counts by
     };
+    struct Sizes;
     void upload_tables();
     TensorView run_layers(KvCache& cache, std::span<const int32_t> tokens, const KvBatch& batch);
     void reserve(int64_t tokens);
     void run_in(int64_t layer, const Call& call);
     void step(const Call& call) { run_in(layer_, call); }
+    const LayerPlan& plan() const { return config_.plan[std::size_t(layer_)]; }
+    const ModelLayer& layer() const { return weights_->layers[std::size_t(layer_)]; }
+
+    // Parts of blocks.
+    TensorView residual(int64_t tokens) const;
     void multiply(const TensorView& y, const TensorView& weight, const TensorView& x);
     void normalize(const TensorView& y, const TensorView& x, const TensorView& weight);
+    void normalize_to_unit(const TensorView& x);
     void scale(const TensorView& x, float factor);
+    void copy(const TensorView& to, const TensorView& from);
     void add_bias(const TensorView& x, const TensorView& bias);
-    void attention_block(const ModelLayer& layer, KvCache& cache, const KvBatch& batch);
-    const LayerPlan& plan() const { return config_.plan[std::size_t(layer_)]; }
     TensorView block_input(const TensorView& norm, int64_t tokens);
-    Heads project(const ModelLayer& layer, const TensorView& x);
-    void norm_heads(const ModelLayer& layer, const Heads& heads);
-    void turn_heads(const Heads& heads, const TensorView& position);
-    TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
-    void feed_forward_block(const ModelLayer& layer, int64_t tokens);
     void add_to_residual(const TensorView& x, const TensorView& post_norm);
+
+    // model_attention.cpp
+    void attention_block(KvCache& cache, const KvBatch& batch);
+    TensorView attention(const TensorView& x, KvCache& cache, const KvBatch& batch);
+    Heads products(const TensorView& x);
+    Heads project(const TensorView& x, const TensorView& position);
+    void norm_heads(const Heads& heads);
+    void turn(const TensorView& to, const TensorView& from, const TensorView& position);
+    TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
+
+    // model_latent.cpp
+    Heads project_latent(const TensorView& x, const TensorView& position);
+    TensorView latent_output(const TensorView& attended);
+
+    // model_delta.cpp
+    TensorView delta(const TensorView& x, const KvCache& cache, const KvBatch& batch);
+    void split_gates(const TensorView& x, const TensorView& beta, const TensorView& alpha,
+                     const TensorView& both);
+
+    // model_feed_forward.cpp
+    void feed_forward_block(int64_t tokens);
+    void dense(const TensorView& output, const FeedForwardWeights& weights, const TensorView& x,
+               int64_t hidden);
+    void experts(const TensorView& output, const TensorView& x);
+    void choose_experts(const TensorView& x);
+    void run_chosen(const TensorView& output, const TensorView& x);
+    void add_shared_expert(const TensorView& output, const TensorView& x);
+    void embed_per_layer(int64_t tokens);
+    void add_per_layer(int64_t tokens);
 
     ModelOptions options_;
     ModelConfig config_;
     std::shared_ptr<const ModelWeights> weights_;
     Buffer rope_table_, local_rope_table_;  ///< [context][n_rot / 2][2]; of LayerRope
     Buffer temperature_;                    ///< [context], where queries have one
+    Buffer unit_;                           ///< [D]: 1 / sqrt(D), of delta's keys and queries
+    Buffer heads_;                          ///< [H] i32: 0, 1, ..., where heads have matrices
     int64_t layer_ = -1;                    ///< at work; -1: none
 
-    // Activations of one batch, [T][...] f32, kept from call to call.
-    int64_t reserved_ = 0;  ///< tokens they have room for
-    Buffer tokens_;         ///< [T] i32
-    Buffer residual_;       ///< [E]
-    Buffer normed_;         ///< [E] input of a block; at the end, of the output matrix
-    Buffer qkv_;            ///< [H Dk + K Dk + K Dv] of the widest layer, as the next two
-    Buffer attended_;       ///< [H Dv]
-    Buffer gate_up_;        ///< [2 F]
-    Buffer block_output_;   ///< [E]
+    // Activations of one batch, [T][...] f32, kept from call to call; of the widest layer.
+    int64_t reserved_ = 0;     ///< tokens they have room for
+    Buffer tokens_;            ///< [T] i32
+    Buffer residual_;          ///< [E]
+    Buffer normed_;            ///< [E] input of a block; at the end, of the output matrix
+    Buffer projected_;         ///< what attention, or what stands in for it, makes of the input
+    Buffer attended_;          ///< [H Dv]
+    Buffer latent_values_;     ///< [H Dv], made of attended latents
+    Buffer hidden_;            ///< [2 F], or [A][2 Fx], [2 Fs]
+    Buffer block_output_;      ///< [E]
+    Buffer other_output_;      ///< [E] of a second part of a block
+    Buffer expert_output_;     ///< [A][E]
+    Buffer routed_;            ///< [E] on its way to the router or to experts
+    Buffer logits_, weight_;   ///< [X], [A]: of experts
+    Buffer chosen_;            ///< [A] i32
+    Buffer per_layer_;         ///< [L P]
+    Buffer per_layer_hidden_;  ///< [L P]
 };
 
 }  // namespace rotkv

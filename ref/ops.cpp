@@ -6,8 +6,13 @@
 
 namespace rotkv {
 
+int64_t AttentionArgs::first_visible(int64_t pos_q) const {
+    if (window == 0) return 0;
+    return chunked ? pos_q / window * window : pos_q - window + 1;
+}
+
 bool AttentionArgs::takes_part(int64_t pos_cell, int64_t pos_q) const {
-    if (window > 0 && pos_q - pos_cell >= window) return false;
+    if (pos_cell < first_visible(pos_q)) return false;
     return bounds.hold(pos_cell, pos_q);  // from 0 on: no empty cell (-1), and not the future
 }
 

@@ -149,9 +149,9 @@ struct CellBounds {
 };
 
 /// Attention of the batch over the cache, and nothing but the cache.
-/// A cell is visible to a query of its stream when 0 <= pos_cell <= pos_q and, with a window,
-/// pos_q - pos_cell < window; it takes part when it lies within the bounds too. No such cell
-/// gives 0.
+/// A cell is visible to a query of its stream when 0 <= pos_cell <= pos_q and, with a window n,
+/// pos_q - pos_cell < n or, where windows are chunks that stand still, pos_cell >= floor(pos_q / n)
+/// n; it takes part when it lies within the bounds too. No such cell gives 0.
 /// lse is the log of what softmax divides by: log(exp(sink) + sum_c exp(s_c)), -inf for an empty
 /// sum. With it the outputs of calls that share out the cells, a sink among one of them, make that
 /// of one call: o = sum_i exp(lse_i - lse) o_i, lse = log(sum_i exp(lse_i)).
@@ -169,11 +169,15 @@ struct AttentionArgs {
     TensorView q_position;  ///< [T] i32, -1: sees nothing
     TensorView sinks{};     ///< [H] f32 or empty: a score that takes probability and gives no value
     float scale = 1;
-    float softcap = 0;   ///< c > 0: scores become c tanh(score / c)
-    int64_t window = 0;  ///< 0: none
+    float softcap = 0;     ///< c > 0: scores become c tanh(score / c)
+    int64_t window = 0;    ///< 0: none
+    bool chunked = false;  ///< how the window lies
     CellBounds bounds{};
     Rotation k_rotation{}, v_rotation{};
     Precision precision = Precision::f32;  ///< or f16
+
+    /// The first position that the window lets a query see; below 0: all.
+    int64_t first_visible(int64_t pos_q) const;
 
     /// Does a cell at this position take part for a query at that one?
     bool takes_part(int64_t pos_cell, int64_t pos_q) const;

@@ -10,7 +10,7 @@
 
 namespace rotkv {
 
-/// What p of an expert is, from its logit z.
+/// What p of an expert is, from its logit z. GGUF's expert_gating_func counts them from 1.
 enum class Gating {
     softmax,         ///< exp(z) / sum of exp(z) over all X
     sigmoid,         ///< 1 / (1 + exp(-z))

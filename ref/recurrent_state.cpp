@@ -153,16 +153,27 @@ void RecurrentState::remove(int64_t stream, int32_t from, int32_t to) {
     if (reach(stream, from, to, "removed") == Reach::all) clear(stream);
 }
 
-void RecurrentState::shift(int64_t stream, int32_t from, int32_t to, int32_t difference) {
-    if (reach(stream, from, to, "shifted") == Reach::none) return;
-    Held& held = held_[size_t(stream)];
+Held RecurrentState::held_after_shift(int64_t stream, int32_t from, int32_t to,
+                                      int32_t difference) const {
+    const bool all = reach(stream, from, to, "shifted") == Reach::all;
+    const Held& held = held_[size_t(stream)];
+    if (!all) return held;
     const int64_t first = int64_t(held.first) + difference, next = int64_t(held.next) + difference;
     if (first < 0 || next > INT32_MAX) {
         throw Error(ErrorCode::bad_argument,
                     "recurrent state: shift by " + std::to_string(difference) + " moves position " +
                         std::to_string(held.first) + " to " + std::to_string(first));
     }
-    held = {int32_t(first), int32_t(next)};
+    return {int32_t(first), int32_t(next)};
+}
+
+void RecurrentState::shift(int64_t stream, int32_t from, int32_t to, int32_t difference) {
+    held_[size_t(stream)] = held_after_shift(stream, from, to, difference);
+}
+
+void RecurrentState::require_shift(int64_t stream, int32_t from, int32_t to,
+                                   int32_t difference) const {
+    held_after_shift(stream, from, to, difference);
 }
 
 std::vector<std::byte> RecurrentState::contents(int64_t stream) const {

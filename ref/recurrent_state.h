@@ -80,6 +80,9 @@ class RecurrentState {
     void remove(int64_t stream, int32_t from, int32_t to);
     void shift(int64_t stream, int32_t from, int32_t to, int32_t difference);
 
+    /// Throws what shift() would.
+    void require_shift(int64_t stream, int32_t from, int32_t to, int32_t difference) const;
+
     // What a saved state consists of.
 
     /// Layer after layer: inputs, then matrices.   [shape().bytes_per_stream()]
@@ -94,6 +97,7 @@ class RecurrentState {
     void require_stream(int64_t stream) const;
     std::vector<Held> held_after(std::span<const int32_t> streams,
                                  std::span<const int32_t> positions) const;
+    Held held_after_shift(int64_t stream, int32_t from, int32_t to, int32_t difference) const;
     Reach reach(int64_t stream, int32_t from, int32_t to, const char* what) const;
     template <class Visit>
     void each_part(int64_t stream, const Visit& visit) const;

@@ -49,6 +49,7 @@ struct CachedAttention {
     int64_t v_first = 0;
     float scale = 0.125f, softcap = 0;
     int64_t window = 0;
+    bool chunked = false;
     CellBounds bounds;
     std::vector<float> sinks;  ///< [H] or empty
 
@@ -147,6 +148,7 @@ struct CachedAttention {
                            .scale = scale,
                            .softcap = softcap,
                            .window = window,
+                           .chunked = chunked,
                            .bounds = bounds,
                            .k_rotation = spec.at(layer, Side::k),
                            .v_rotation = spec.at(layer, Side::v)};
@@ -185,7 +187,9 @@ inline std::vector<double> dense_attention(const CachedAttention& c,
                 const int64_t distance = int64_t(c.q_positions[i]) - c.positions[t];
                 if (c.streams[t] != c.q_streams[i] || c.q_positions[i] < 0 || distance < 0)
                     continue;
-                if (c.window > 0 && distance >= c.window) continue;
+                const bool chunk = c.window > 0 && c.chunked;
+                if (c.window > 0 && !chunk && distance >= c.window) continue;
+                if (chunk && c.positions[t] / c.window < c.q_positions[i] / c.window) continue;
                 if (c.positions[t] < c.bounds.position.from) continue;
                 if (c.positions[t] >= c.bounds.position.to) continue;
                 if (distance < c.bounds.distance.from || distance >= c.bounds.distance.to) continue;

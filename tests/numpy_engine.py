@@ -171,7 +171,9 @@ class Engine:
     def seen(case, position, at):
         """The cells that a query at `at` sees."""
         seen = (position >= 0) & (position <= at)
-        if case["window"]:
+        if case["window"] and case["chunked"]:
+            seen &= position >= at // case["window"] * case["window"]
+        elif case["window"]:
             seen &= at - position < case["window"]
         for what, first, end in (position, "from", "to"), (at - position, "near", "far"):
             seen &= (what >= case[first]) & (what < (case[end] or np.inf))

@@ -43,6 +43,7 @@ class AttentionCase : public CallCase {
           k_rotation(f.rotation("rot-k", d_k)),
           v_rotation(f.rotation("rot-v", d_v)),
           window(f.number("window", 0, 0)),
+          chunked(f.flag("chunked")),
           softcap(f.real("softcap", 0)),
           sinks(f.real("sinks", 0)),
           loud(f.real("loud", 1)),
@@ -110,6 +111,7 @@ class AttentionCase : public CallCase {
                              .scale = scale(),
                              .softcap = float(softcap),
                              .window = window,
+                             .chunked = chunked,
                              .bounds = bounds,
                              .k_rotation = k_rotation,
                              .v_rotation = v_rotation,
@@ -146,6 +148,7 @@ class AttentionCase : public CallCase {
     int64_t v_first, d_v;
     Rotation k_rotation, v_rotation;
     int64_t window;
+    bool chunked;
     double softcap;
     double sinks;  ///< how far apart they lie; 0: none
     double loud;   ///< the scale of the scores, times sqrt(D)

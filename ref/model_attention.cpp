@@ -1,0 +1,157 @@
+// Attention of one layer: queries, keys and values of heads, their norms and positions, the cache.
+#include "ref/activations.h"
+#include "ref/model.h"
+
+#include <initializer_list>
+
+namespace rotkv {
+
+// residual += W_o attention(q, k, v), with q [T][H][Dk], k [T][K][Dk], v [T][K][Dv] of the normed
+// residual; or W_o of what delta layers have instead.
+void Model::attention_block(KvCache& cache, const KvBatch& batch) {
+    const int64_t n_tokens = batch.cell.n[3];
+    const TensorView x = block_input(layer().attention_norm, n_tokens);
+    const bool attends = plan().kind != LayerKind::delta;
+    const TensorView mixed = attends ? attention(x, cache, batch) : delta(x, cache, batch);
+
+    const TensorView output = block_output_.view(DType::f32, {n_tokens, config_.width});
+    multiply(output, attends ? layer().attention_output : layer().delta.output, mixed);
+    add_bias(output, layer().attention_output_bias);
+    add_to_residual(output, layer().post_attention_norm);
+}
+
+// [T][H Dv]
+TensorView Model::attention(const TensorView& x, KvCache& cache, const KvBatch& batch) {
+    const bool latent = plan().kind == LayerKind::latent;
+    const Heads heads = latent ? project_latent(x, batch.position) : project(x, batch.position);
+    if (plan().tempered) {
+        step(ScaleArgs{.dst = heads.q,
+                       .src = heads.q,
+                       .factor = temperature_.view(DType::f32, {config_.context}),
+                       .row = batch.position});
+    }
+    // The rotation comes after norm and position, in kv_store and attention.
+    const TensorView attended = store_and_attend(heads, cache, batch);
+    if (!heads.gate.empty()) {
+        step(ActMulArgs{.dst = attended,
+                        .gate = heads.gate,
+                        .up = attended,
+                        .activation = Activation::sigmoid});
+    }
+    return as_row(latent && config_.latent.absorbed ? latent_output(attended) : attended);
+}
+
+// q, k and v of every token, side by side in one buffer, as heads: their products and biases. A
+// query head may be twice as wide: q, then the gate of its output.
+Model::Heads Model::products(const TensorView& x) {
+    const LayerPlan& shape = plan();
+    const bool gated = config_.architecture.query_gate;
+    const int64_t q_step = shape.d_k + (gated ? shape.d_v : 0), q_width = shape.heads * q_step;
+    const int64_t k_width = shape.kv_heads * shape.d_k, v_width = shape.kv_heads * shape.d_v;
+    const TensorView qkv = projected_.view(DType::f32, {x.n[2], q_width + k_width + v_width});
+    const TensorView q = columns(qkv, 0, q_width), k = columns(qkv, q_width, k_width);
+    const TensorView v = columns(qkv, q_width + k_width, v_width);
+    Heads heads{.q = as_heads(q, shape.heads, shape.d_k, q_step), .k = {}, .v = {}, .gate = {}};
+    if (gated) {
+        const TensorView gate = columns(q, shape.d_k, q_width - shape.d_k);
+        heads.gate = as_heads(gate, shape.heads, shape.d_v, q_step);
+    }
+    if (!layer().qkv.empty()) {
+        multiply(qkv, layer().qkv, x);
+    } else {
+        multiply(q, layer().q, x);
+    }
+    add_bias(qkv, layer().qkv_bias);
+    add_bias(q, layer().q_bias);
+    if (shape.source) return heads;  // whose rows it reads
+
+    heads.k = as_heads(k, shape.kv_heads, shape.d_k);
+    heads.v = as_heads(v, shape.kv_heads, shape.d_v);
+    if (!layer().k.empty()) multiply(k, layer().k, x);
+    if (!layer().v.empty()) multiply(v, layer().v, x);
+    add_bias(k, layer().k_bias);
+    add_bias(v, layer().v_bias);
+    if (layer().v.empty() && layer().qkv.empty()) copy(heads.v, heads.k);
+    return heads;
+}
+
+// The heads with their norms and positions.
+Model::Heads Model::project(const TensorView& x, const TensorView& position) {
+    const Heads heads = products(x);
+    if (config_.architecture.unit_v && !heads.v.empty()) normalize_to_unit(heads.v);
+    const QkNorm norm = config_.architecture.qk_norm;
+    const bool turns = plan().rope != LayerRope::none;
+    if (norm == QkNorm::heads || norm == QkNorm::all_heads) norm_heads(heads);
+    for (const TensorView& turned : {heads.q, heads.k}) {
+        if (turns && !turned.empty()) turn(turned, turned, position);
+    }
+    if (norm == QkNorm::turned_heads) norm_heads(heads);
+    if (norm == QkNorm::unit_turned && turns) {
+        normalize_to_unit(heads.q);
+        normalize_to_unit(heads.k);
+    }
+    return heads;
+}
+
+// q and k, each head by itself, or all heads of a token as one row.
+void Model::norm_heads(const Heads& heads) {
+    const bool as_one = config_.architecture.qk_norm == QkNorm::all_heads;
+    const auto norm = [&](const TensorView& of, const TensorView& weight) {
+        if (of.empty() || weight.empty()) return;
+        const TensorView rows = as_one ? as_row(of) : of;
+        normalize(rows, rows, weight);
+    };
+    norm(heads.q, layer().q_norm);
+    norm(heads.k, layer().k_norm);
+}
+
+// Heads by their positions.
+void Model::turn(const TensorView& to, const TensorView& from, const TensorView& position) {
+    const RopeConfig& rope = this->rope(layer_);
+    const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
+    const Buffer& table = local ? local_rope_table_ : rope_table_;
+    step(RopeArgs{.dst = to,
+                  .src = from,
+                  .table = table.view(DType::f32, {config_.context, rope.n_rot / 2, 2}),
+                  .row = position,
+                  .pairs = rope.pairs});
+}
+
+// Stores the batch first, then attends to nothing but the cache; [T][H][Dv].
+TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch) {
+    const LayerPlan& shape = plan();
+    const TensorView k = cache.k(layer_), v = cache.v(layer_);
+    const Rotation k_rotation = cache.spec().at(layer_, Side::k);
+    const Rotation v_rotation = cache.spec().at(layer_, Side::v);
+    if (!shape.source) {
+        step(KvStoreArgs{.k_cache = k,
+                         .v_cache = heads.v.empty() ? TensorView() : v,
+                         .k = heads.k,
+                         .v = heads.v,
+                         .stream = batch.stream,
+                         .cell = batch.cell,
+                         .k_rotation = k_rotation,
+                         .v_rotation = heads.v.empty() ? Rotation() : v_rotation});
+    }
+    const TensorView attended =
+        attended_.view(DType::f32, {batch.cell.n[3], shape.heads, shape.d_v});
+    step(AttentionArgs{.dst = attended,
+                       .q = heads.q,
+                       .k_cache = k,
+                       .v_cache = v,
+                       .position = cache.positions(),
+                       .used = cache.used(),
+                       .q_stream = batch.stream,
+                       .q_position = batch.position,
+                       .sinks = layer().sinks,
+                       .scale = config_.attention_scale,
+                       .softcap = config_.attention_softcap,
+                       .window = shape.window,
+                       .chunked = config_.architecture.chunked,
+                       .k_rotation = k_rotation,
+                       .v_rotation = v_rotation,
+                       .precision = options_.precision.attention});
+    return attended;
+}
+
+}  // namespace rotkv
