@@ -1,8 +1,8 @@
-"""Random models of latent attention: a token's keys and values, of all heads, are one short row
-[latent R | turning]. Files are of two forms: "absorbed" ones cache that row, with the latent part as
-its value; "legacy" ones make keys and values of each head of it, and cache these.
+"""Random models of latent attention: of a token's keys and values, all heads share one short row
+[latent | turning]. Files have two forms: "absorbed" ones cache that row, whose latent part is the
+value; "legacy" ones make keys and values of each head from it, and cache these.
 
-A query and a key of a head are [still | turning] channels."""
+A head's query and key are [still | turning] channels."""
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,8 @@ INTERVAL, SHARED = 4, 96
 
 
 def start(architecture, name, pre):
-    model = RandomModel(architecture, name, layers=4, heads=2, kv_heads=1, d=256, n_rot=64, base=1e7,
-                        epsilon=1e-6, pre=pre)
+    model = RandomModel(architecture, name, layers=4, heads=2, kv_heads=1, d=256, n_rot=64,
+                        base=1e7, epsilon=1e-6, pre=pre)
     model.counts(**{"ssm.conv_kernel": KERNEL, "ssm.state_size": CHANNELS,
                     "ssm.group_count": KEY_HEADS, "ssm.time_step_rank": VALUE_HEADS,
                     "ssm.inner_size": CHANNELS * VALUE_HEADS, "full_attention_interval": INTERVAL})

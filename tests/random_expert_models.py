@@ -79,7 +79,8 @@ def ernie4_5_moe(name):
 
 def glm4moe(name):
     """Its last layer predicts a second token: no part of the forward pass, but of the file."""
-    model = RandomModel("glm4moe", name, layers=4, d=128, n_rot=64, hidden=256, base=1e6, pre="glm4")
+    model = RandomModel("glm4moe", name, layers=4, d=128, n_rot=64, hidden=256, base=1e6,
+                        pre="glm4")
     model.expert_keys(8, 3, 64)
     model.counts(expert_shared_count=1, leading_dense_block_count=1, nextn_predict_layers=1)
     model.numbers(expert_weights_scale=2.5)

@@ -32,8 +32,9 @@ def start(name, shape, vocabulary=sentence_piece):
         hidden = [192 if shape.has_own_keys(layer) else 384 for layer in range(layers)]
     model = RandomModel("gemma4", name, layers=layers, heads=2, kv_heads=kv_heads, d=shape.full,
                         hidden=hidden, base=1e6, epsilon=1e-6, vocabulary=vocabulary)
-    model.counts(**{"attention.key_length_swa": shape.window, "rope.dimension_count_swa": shape.window,
-                    "attention.value_length_swa": shape.window, "attention.sliding_window": 64,
+    model.counts(**{"attention.key_length_swa": shape.window,
+                    "attention.value_length_swa": shape.window,
+                    "rope.dimension_count_swa": shape.window, "attention.sliding_window": 64,
                     "attention.shared_kv_layers": shape.borrowing,
                     "embedding_length_per_layer_input": shape.inputs})
     model.flags(**{"attention.sliding_window_pattern": [bool(window) for window in shape.pattern]})

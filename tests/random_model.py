@@ -35,6 +35,7 @@ class RandomModel:
         self.file, self.architecture = GgufFile(), architecture
         self.layers, self.width, self.heads, self.kv_heads = layers, width, heads, kv_heads
         self.d, self.d_v, self.hidden = d, d_v or d, hidden
+        self.n_experts, self.expert_hidden = 0, 0  # until expert_keys
         self.file.keys["general.architecture"] = (STRING, architecture)
         self.file.keys["general.name"] = (STRING, name)
         for key, value in vocabulary(pre).items():
@@ -123,7 +124,7 @@ class RandomModel:
 
     def attention(self, layer, bias=False, qk_norm=None, q_norm=1.0, q=1.5, k_bias=2.0, gate=False,
                   d=None, own_keys=True, own_values=True, also_loud=()):
-        """gate: Q's rows are of each head a query and a gate. d: a head size other than the model's.
+        """gate: Q's rows are of each head a query and a gate. d: a head size unlike the model's.
         A layer without keys reads another layer's cache; without values, its keys are values."""
         prefix, kv_heads = f"blk.{layer}.attn_", of_layer(self.kv_heads, layer)
         d, d_v = d or self.d, d or self.d_v

@@ -20,8 +20,8 @@ MODELS = {**random_dense_models.MODELS, **random_expert_models.MODELS,
 
 
 def write(folder, name, edit=None, stem=None):
-    """The path of the file that now holds this model: FOLDER/NAME.gguf, or STEM.gguf. `edit` changes
-    the GgufFile before it is written; what the model draws does not depend on it."""
+    """The path of the file that now holds this model: FOLDER/NAME.gguf, or STEM.gguf. `edit` may
+    change the GgufFile before it is written; the model's numbers are drawn by then."""
     file = MODELS[name](name).file
     if edit is not None:
         edit(file)
