@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from random_dense_models import BEFORE
-from random_model import RandomModel
+from random_model import BEFORE, RandomModel
 
 LATENT, TURNING, HEADS = 128, 64, 4
 SOFTMAX, SIGMOID = 1, 2  # expert_gating_func

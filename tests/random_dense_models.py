@@ -1,9 +1,8 @@
 """Random models whose every layer is attention and one feed-forward block."""
 from gguf_file import STRING
-from random_model import RandomModel, llama3_factors
+from random_model import BEFORE, RandomModel, llama3_factors
 from small_vocabularies import sentence_piece
 
-BEFORE = ("attn_norm", "ffn_norm")
 AFTER = ("post_attention_norm", "post_ffw_norm")
 
 

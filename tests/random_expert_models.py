@@ -1,6 +1,5 @@
 """Random models some of whose layers choose experts for each token."""
-from random_dense_models import BEFORE
-from random_model import RandomModel, llama3_factors
+from random_model import BEFORE, RandomModel, llama3_factors
 from small_vocabularies import sentence_piece
 
 

@@ -2,7 +2,6 @@
 full layers three quarters of the pairs stand still."""
 from dataclasses import dataclass
 
-from gguf_file import BOOL
 from random_model import RandomModel
 from small_vocabularies import gemma4, sentence_piece
 

@@ -12,6 +12,7 @@ from numpy_blocks import pack
 from small_vocabularies import byte_level
 
 LOUD = 6.0
+BEFORE = ("attn_norm", "ffn_norm")  # most architectures' norms before a layer's two blocks
 GGML_TYPES = {"f32": 0, "mxfp4": 39}
 
 

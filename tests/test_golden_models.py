@@ -31,8 +31,8 @@ BACKENDS = os.environ.get("ROTKV_BACKENDS", "ref fast").split()
 #   llama.cpp looks its GELU up in a table of f16 values.
 # q8_0, q4_0: with a quantized cache, KLD as a share of what the cache costs llama.cpp. Not 0, since
 #   llama.cpp rounds Q to 8 bits beside a quantized K: little beside a coarse cache, nearly as much
-#   as the cache itself beside q8_0. A side that is not rotated as llama.cpp's makes it about 1,
-#   0.4 at least in q4_0.
+#   as the cache itself beside q8_0. A side that is not rotated as llama.cpp's makes it 1 to 4 in
+#   most models, and in q4_0 0.38 in the mildest.
 # middle: of KLD over positions, with a quantized cache. A choice of experts is a step: rounding
 #   makes it fall otherwise at up to a tenth of the positions, and a mean is little but these.
 Bounds = collections.namedtuple("Bounds", "divergence change q8_0 q4_0 middle")
