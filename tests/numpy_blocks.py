@@ -26,7 +26,8 @@ def pack(kind, x):
             x.shape[:-1] + (x.shape[-1] // 32 * BYTES[kind],), np.uint8)
 
 
-BYTES = {"q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18, "iq4_nl": 18}
+BYTES = {"q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18, "iq4_nl": 18,
+         "mxfp4": 17}
 
 
 def f16_bytes(x):
@@ -44,6 +45,8 @@ def pack_blocks(kind, x):  # [...][32] f32 to [...][bytes]
         scaled = x * inverse(d)
         codes = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)).astype(np.int8)
         return np.concatenate([f16_bytes(d), codes.view(np.uint8)], -1)
+    if kind == "mxfp4":
+        return mxfp4_bytes(x, np.abs(peak))
     if kind == "iq4_nl":
         scaled = x * inverse(peak / np.float32(-127))
         codes = np.searchsorted((LEVELS[1:] + LEVELS[:-1]) / 2, scaled, side="right")
@@ -64,6 +67,16 @@ def pack_blocks(kind, x):  # [...][32] f32 to [...][bytes]
     codes = np.nan_to_num(codes, posinf=0, neginf=0).astype(np.uint8)
     fifth = [np.packbits(codes >> 4, axis=-1, bitorder="little")] if kind[1] == "5" else []
     return np.concatenate(head + fifth + [nibbles(codes & 15)], -1)
+
+
+def mxfp4_bytes(x, peak):
+    """The scale is a power of two that puts the largest value at 4 to 8 (at most 6 has a code), and
+    of two codes as near the one nearer 0 is taken."""
+    exponent = np.where(peak > 0, np.maximum(np.frexp(peak)[1] - 1 - 2 + 127, 0), 0)
+    steps = np.abs(x) * np.exp2(128.0 - exponent)  # halves: MXFP4's levels are twice the values
+    level = np.searchsorted((MXFP4[1:8] + MXFP4[:7]) / 2, steps, side="left")
+    codes = level | np.where((x < 0) & (level > 0), 8, 0)
+    return np.concatenate([exponent.astype(np.uint8), nibbles(codes)], -1)
 
 
 def nibbles(codes):
