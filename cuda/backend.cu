@@ -108,7 +108,8 @@ struct Limits {
     Support operator()(const ActMulArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const AddArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const RouteArgs& args) const {
-        return all(countable("logits", args.logits), at_most(cuda::k_most_experts, "experts", args.logits.n[3]));
+        return all(countable("logits", args.logits),
+                   at_most(cuda::k_most_experts, "experts", args.logits.n[3]));
     }
     Support operator()(const ExpertMatmulArgs& args) const {
         return all(at_most(cuda::k_most_expert_rows, "rows of an expert", args.weight.n[2]),

@@ -89,28 +89,25 @@ void sigmoid_mul(float* y, const float* gate, const float* up, int64_t n) {
     }
 }
 
-// s as a sum of two floats: x / (1 + exp(-s)) is as sensitive to s as s is large. Beyond 1000 it is
-// 0 or x whatever s is.
+// s as a sum of two floats: x / (1 + exp(-s)) is as sensitive to s as s is large.
 struct Split {
     float sum, rest;
 
-    explicit Split(double s) {
-        const double near = s > 1000 ? 1000 : s < -1000 ? -1000 : s;
-        sum = float(near);
-        rest = float(near - double(sum));
-    }
+    explicit Split(double s) : sum(float(s)), rest(float(s - double(sum))) {}
 };
 
 constexpr int64_t k_part = 256;  // of a row, whose sums and rests wait in the L1 cache
 
 // x / (1 + exp(-s)) * factor. The rest corrects h: exp(-|s + rest| / 2) = h (1 -+ rest / 2 + ...).
+// Beyond 1000 h is 0 whatever the rest is: no number, where the sum is infinite.
 void finish(float* y, const float* x, const float* factor, const float* sums, const float* rests,
             int64_t n) {
     for (int64_t i = 0; i < n; i += k_lanes) {
         const int64_t left = n - i;
         const Vec s = load_part(sums + i, left), rest = load_part(rests + i, left);
         const Vec growth = xsimd::select(s < Vec(0.0f), rest, -rest);
-        const Vec h = half_exp(s) * (Vec(1.0f) + Vec(0.5f) * growth);
+        const Vec correction = Vec(1.0f) + Vec(0.5f) * growth, near = half_exp(s);
+        const Vec h = xsimd::select(xsimd::abs(s) > Vec(1000.0f), near, near * correction);
         store_part(y + i, times_sigmoid(load_part(x + i, left), s, h) * load_part(factor + i, left),
                    left);
     }
@@ -133,16 +130,23 @@ void gelu_tanh_mul(float* y, const float* gate, const float* up, int64_t n) {
     }
 }
 
-// g / (1 + exp(-1.702 g)) (1 + u), both cut by comparisons, which keep a NaN.
+// g / (1 + exp(-1.702 g)) (1 + u), both cut by comparisons, which keep a NaN. In vectors written
+// out: of cuts one after the other the compiler makes branches.
 void swiglu_oai_mul(float* y, const float* gate, const float* up, int64_t n) {
+    const Vec most(7.0f);
     float sums[k_part], rests[k_part], tops[k_part], factors[k_part];
     for (int64_t first = 0; first < n; first += k_part) {
         const int64_t count = std::min(k_part, n - first);
+        for (int64_t i = 0; i < count; i += k_lanes) {
+            const Vec g = load_part(gate + first + i, count - i);
+            const Vec u = load_part(up + first + i, count - i);
+            const Vec above = xsimd::select(u < -most, -most, u);
+            store_part(tops + i, xsimd::select(g > most, most, g), count - i);
+            store_part(factors + i, xsimd::select(above > most, most, above) + Vec(1.0f),
+                       count - i);
+        }
 #pragma omp simd
         for (int64_t i = 0; i < count; ++i) {
-            const float g = gate[first + i], u = up[first + i];
-            tops[i] = g > 7 ? 7 : g;
-            factors[i] = (u > 7 ? 7 : u < -7 ? -7 : u) + 1;
             const Split s(1.702 * double(tops[i]));
             sums[i] = s.sum;
             rests[i] = s.rest;
