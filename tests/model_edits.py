@@ -72,18 +72,6 @@ def make_dense(file):
                                                              f32(tensor)[0].tobytes())
 
 
-def deepen_sinks(file):
-    """Sinks that no score comes near."""
-    for name, tensor in file.tensors.items():
-        if name.endswith(".attn_sinks.weight"):
-            file.tensors[name] = tensor._replace(data=floats(tensor.extents[0] * [-1e30]))
-
-
-def drop_sinks(file):
-    for name in [n for n in file.tensors if n.endswith(".attn_sinks.weight")]:
-        del file.tensors[name]
-
-
 def silence_inputs(file):
     """Embeddings of layers are read, and multiplied by 0."""
     for name, tensor in file.tensors.items():

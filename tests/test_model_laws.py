@@ -66,9 +66,6 @@ class ModelLaws(Tools):
     def test_a_latent_row_is_the_keys_and_values_of_all_heads(self):
         self.same(("deepseek2-absorbed", None), ("deepseek2-legacy", None))
 
-    def test_deep_sinks_are_none(self):
-        self.same(("gpt-oss", edits.deepen_sinks), ("gpt-oss", edits.drop_sinks))
-
     def test_silent_inputs_are_none(self):
         self.same(("gemma4-e", edits.silence_inputs), ("gemma4-e", edits.drop_inputs))
 
