@@ -65,13 +65,13 @@ void TinyModel::add_latent(int64_t l) {
     } else {
         matrix(blk(l, "attn_q.weight"), {h * d_q, width}, 2);
     }
-    matrix(blk(l, "attn_kv_a_mqa.weight"), {latent.rank + latent.turning, width}, 2);
+    matrix(blk(l, "attn_kv_a_mqa.weight"), {latent.rank + latent.turning, width});
     gains(blk(l, "attn_kv_a_norm.weight"), latent.rank);
     if (latent.absorbed) {
-        matrix(blk(l, "attn_k_b.weight"), {h, latent.rank, latent.still}, 2);
+        matrix(blk(l, "attn_k_b.weight"), {h, latent.rank, latent.still});
         matrix(blk(l, "attn_v_b.weight"), {h, latent.d_v, latent.rank});
     } else {
-        matrix(blk(l, "attn_kv_b.weight"), {h * (latent.still + latent.d_v), latent.rank}, 2);
+        matrix(blk(l, "attn_kv_b.weight"), {h * (latent.still + latent.d_v), latent.rank});
     }
     matrix(blk(l, "attn_output.weight"), {width, h * latent.d_v});
 }
