@@ -1,6 +1,6 @@
 #pragma once
 // What is known about each architecture, and what one file makes of it: a plan of every layer.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/backend.h"
 #include "ref/kv_cache.h"
