@@ -62,7 +62,7 @@ struct LargeProduct {
 // y [rows][out] = x [rows][in], each by its expert, a panel of a matrix at a time. A thread expands
 // its panel into its own cache, so that threads meet only at the end.
 void multiply_panels(std::span<const LargeProduct> products, const float* x, float* y) {
-    constexpr int64_t largest = 1 << 17;  // floats of a panel: half of a small L2 cache
+    constexpr int64_t largest = 1 << 18;  // floats of a panel: what an L2 cache holds
     const int64_t in = products[0].weight.n[3], out = products[0].weight.n[2];
     const int64_t rows = std::min(out, std::max<int64_t>(16, largest / std::max<int64_t>(1, in)));
     const int64_t panels = (out + rows - 1) / rows, tasks = int64_t(products.size()) * panels;
