@@ -3,7 +3,8 @@
 // products and sums are ref's, one by one, and so are the bytes.
 //
 // One quantize_block and one dequantize_block per format, in ref's order; rows and the operations
-// below. The formats that only weights use have one implementation, ref::dequantize_row.
+// below. Of the formats that only weights use mxfp4 is here, beside iq4_nl, whose codes pick levels
+// too; the others have one implementation, ref::dequantize_row.
 #include "ref/quant.h"
 
 #include "fast/kernels.h"
@@ -286,21 +287,28 @@ void quantize_two(BlockIq4Nl* y, const float* x, int64_t count) {
     if (count > 1) write_block(y[1], b, b_lx / b_ll);
 }
 
-void dequantize_block(float* y, const BlockIq4Nl& x) {
-    const float d = f16_value(x.d);
+void store_levels(float* y, const uint8_t* qs, const int8_t* levels, float scale) {
     uint8_t low[16], high[16];
     for (int64_t j = 0; j < 16; ++j) {
-        low[j] = x.qs[j] & 15;
-        high[j] = uint8_t(x.qs[j] >> 4);
+        low[j] = qs[j] & 15;
+        high[j] = uint8_t(qs[j] >> 4);
     }
-    int8_t levels[k_block];
-    pick16(levels, k_iq4_levels, low);
-    pick16(levels + 16, k_iq4_levels, high);
+    int8_t picked[k_block];
+    pick16(picked, levels, low);
+    pick16(picked + 16, levels, high);
 #pragma omp simd
     for (int64_t j = 0; j < 16; ++j) {
-        y[j] = d * float(levels[j]);
-        y[j + 16] = d * float(levels[j + 16]);
+        y[j] = scale * float(picked[j]);
+        y[j + 16] = scale * float(picked[j + 16]);
     }
+}
+
+void dequantize_block(float* y, const BlockIq4Nl& x) {
+    store_levels(y, x.qs, k_iq4_levels, f16_value(x.d));
+}
+
+void dequantize_block(float* y, const BlockMxfp4& x) {
+    store_levels(y, x.qs, k_mxfp4_levels, mxfp4_scale(x.e));
 }
 
 template <class Block>
@@ -365,8 +373,9 @@ void dequantize_row(DType type, float* y, const void* x, int64_t n) {
         case DType::q4_0: dequantize_blocks<BlockQ4_0>(y, x, n); return;
         case DType::iq4_nl: dequantize_blocks<BlockIq4Nl>(y, x, n); return;
         case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
-        case DType::iq4_xs: case DType::mxfp4:
+        case DType::iq4_xs:
             ref::dequantize_row(type, y, x, n); return;  // shared: weights only
+        case DType::mxfp4: dequantize_blocks<BlockMxfp4>(y, x, n); return;
         case DType::i32: case DType::f64: break;
     }
     // clang-format on

@@ -125,14 +125,19 @@ void plan_sources(const Keys& keys, ModelConfig& config) {
     }
 }
 
-Gating read_gating(const Keys& keys, const ModelConfig& config) {
+// Where a file does not say, one architecture goes by the size of a model that came without it.
+Gating read_gating(const Keys& keys, ModelConfig& config) {
     const ExpertRules& rules = config.architecture.experts;
     const char* key = "expert_gating_func";
-    const bool other = rules.sigmoid_words > 0 && config.words == rules.sigmoid_words;
-    const Gating usual = other ? Gating::sigmoid : rules.gating;
-    const int64_t found = config.architecture.reads(key) ? keys.count_or_0(key, 0) : 0;
+    if (!config.architecture.reads(key)) return rules.gating;
+    const int64_t found = keys.count_or_0(key, 0),
+                  layers = config.layers + config.predicting_layers;
     if (found > 4) keys.unsupported(key, "0 to 4", std::to_string(found));
-    return found > 0 ? Gating(found - 1) : usual;
+    if (found > 0) return Gating(found - 1);
+    if (rules.sigmoid_words == 0) return rules.gating;
+    const bool other = config.words == rules.sigmoid_words && (layers == 47 || layers == 48);
+    keys.assume(key, other ? "sigmoid" : "softmax", config);
+    return other ? Gating::sigmoid : rules.gating;
 }
 
 void read_routing(const GgufFile& file, const Keys& keys, int64_t experts, ModelConfig& config) {

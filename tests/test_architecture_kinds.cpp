@@ -3,6 +3,7 @@
 #include "tests/architecture_file.h"
 #include "tests/catch.h"
 
+#include <algorithm>
 #include <cmath>
 
 using namespace rotkv;
@@ -208,16 +209,17 @@ TEST_CASE("architecture: deepseek2's queries grow with their position where keys
     CHECK(!config_of("deepseek2", k_absorbed).plan[3].tempered);
 }
 
-TEST_CASE("architecture: GLM-4.7-Flash has sigmoid gates, by the number of its words") {
-    const auto gating = [](int64_t words, const Keys& more) {
-        Keys keys = with(k_absorbed, {{"block_count", uint32_t(1)},
-                                      {"embedding_length", uint32_t(32)},
-                                      {"context_length", uint32_t(64)},
-                                      {"attention.head_count", uint32_t(2)},
-                                      {"attention.layer_norm_rms_epsilon", 1e-6f},
-                                      {"expert_count", uint32_t(4)},
-                                      {"expert_used_count", uint32_t(2)},
-                                      {"expert_feed_forward_length", uint32_t(6)}});
+TEST_CASE("architecture: GLM-4.7-Flash has sigmoid gates, by its depth and number of words") {
+    const auto of = [](int64_t words, uint32_t layers, const Keys& more) {
+        const Keys keys = with(k_absorbed, {{"block_count", layers},
+                                            {"embedding_length", uint32_t(32)},
+                                            {"context_length", uint32_t(64)},
+                                            {"attention.head_count", uint32_t(2)},
+                                            {"attention.layer_norm_rms_epsilon", 1e-6f},
+                                            {"feed_forward_length", uint32_t(8)},
+                                            {"expert_count", uint32_t(4)},
+                                            {"expert_used_count", uint32_t(2)},
+                                            {"expert_feed_forward_length", uint32_t(6)}});
         GgufWriter writer;
         writer.add("general.architecture", std::string_view("deepseek2"));
         for (const auto& [key, value] : with(keys, more)) writer.add("deepseek2." + key, value);
@@ -227,11 +229,21 @@ TEST_CASE("architecture: GLM-4.7-Flash has sigmoid gates, by the number of its w
         writer.add_tensor("blk.0.ffn_gate_inp.weight", view(&router, DType::f32, {1}));
         const TemporaryFile file("words.gguf");
         writer.write(file.path());
-        return read_config(GgufFile::open(file.path()), 8).routing.gating;
+        return read_config(GgufFile::open(file.path()), 8);
     };
-    CHECK(gating(154880, {}) == Gating::sigmoid);
-    CHECK(gating(154880, {{"expert_gating_func", uint32_t(1)}}) == Gating::softmax);
-    CHECK(gating(154879, {}) == Gating::softmax);
+    const auto notice = [](const ModelConfig& config, const std::string& gating) {
+        const std::string text = "no key deepseek2.expert_gating_func, " + gating + " is assumed";
+        return std::ranges::count(config.notices, text) == 1;
+    };
+    for (const uint32_t layers : {47u, 48u}) {
+        const ModelConfig flash = of(154880, layers, {});
+        CHECK(flash.routing.gating == Gating::sigmoid);
+        CHECK(notice(flash, "sigmoid"));
+    }
+    CHECK(of(154880, 47, {{"expert_gating_func", uint32_t(1)}}).routing.gating == Gating::softmax);
+    CHECK(of(154880, 46, {}).routing.gating == Gating::softmax);
+    CHECK(of(154879, 47, {}).routing.gating == Gating::softmax);
+    CHECK(notice(of(154879, 47, {}), "softmax"));
 }
 
 TEST_CASE("architecture: of Qwen3-Next and Qwen3.5 every fourth layer attends, or as a list says") {

@@ -299,6 +299,9 @@ TEST_CASE("model: a cache of another model is refused, and nothing is placed") {
           std::string::npos);
     CHECK(refused([](KvShape& s) { s.layers[3].v_in_k = true; }).find("in shared rows") !=
           std::string::npos);
+    CHECK(refused([](KvShape& s) {
+              s.layers[3] = {.recurrent = {.heads = 1, .d = 2, .channels = 2, .taps = 2}};
+          }).find("found a state") != std::string::npos);
     for (int64_t KvLayer::*extent : {&KvLayer::d_k, &KvLayer::d_v}) {
         CHECK(refused([&](KvShape& s) { s.layers[3].*extent = 32; }).find("layer 3") !=
               std::string::npos);
