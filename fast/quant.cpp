@@ -3,12 +3,12 @@
 // products and sums are ref's, one by one, and so are the bytes.
 //
 // One quantize_block and one dequantize_block per format, in ref's order; rows and the operations
-// below. Of the formats that only weights use mxfp4 is here, beside iq4_nl, whose codes pick levels
-// too; the others have one implementation, ref::dequantize_row.
+// below. Codes of iq4_nl and mxfp4 pick levels, in registers (packed.h); the other formats that
+// only weights use have one implementation, ref::dequantize_row.
 #include "ref/quant.h"
 
 #include "fast/kernels.h"
-#include "fast/simd.h"
+#include "fast/packed.h"
 
 #include <algorithm>
 #include <bit>
@@ -287,30 +287,6 @@ void quantize_two(BlockIq4Nl* y, const float* x, int64_t count) {
     if (count > 1) write_block(y[1], b, b_lx / b_ll);
 }
 
-void store_levels(float* y, const uint8_t* qs, const int8_t* levels, float scale) {
-    uint8_t low[16], high[16];
-    for (int64_t j = 0; j < 16; ++j) {
-        low[j] = qs[j] & 15;
-        high[j] = uint8_t(qs[j] >> 4);
-    }
-    int8_t picked[k_block];
-    pick16(picked, levels, low);
-    pick16(picked + 16, levels, high);
-#pragma omp simd
-    for (int64_t j = 0; j < 16; ++j) {
-        y[j] = scale * float(picked[j]);
-        y[j + 16] = scale * float(picked[j + 16]);
-    }
-}
-
-void dequantize_block(float* y, const BlockIq4Nl& x) {
-    store_levels(y, x.qs, k_iq4_levels, f16_value(x.d));
-}
-
-void dequantize_block(float* y, const BlockMxfp4& x) {
-    store_levels(y, x.qs, k_mxfp4_levels, mxfp4_scale(x.e));
-}
-
 template <class Block>
 void quantize_blocks(void* y, const float* x, int64_t n) {
     Block* blocks = static_cast<Block*>(y);
@@ -327,6 +303,16 @@ template <class Block>
 void dequantize_blocks(float* y, const void* x, int64_t n) {
     const Block* blocks = static_cast<const Block*>(x);
     for (int64_t b = 0; b < n / k_block; ++b) dequantize_block(y + b * k_block, blocks[b]);
+}
+
+// Whose codes pick levels.
+template <DType type>
+void dequantize_levels(float* y, const void* x, int64_t n) {
+    for (int64_t b = 0; b < n / k_block; ++b, y += k_block) {
+        Vec v[k_block_vectors];
+        Packed<type>::values(v, x, b, Packed<type>::number(x, b));
+        for (int64_t j = 0; j < k_block_vectors; ++j) store(y + j * k_lanes, v[j]);
+    }
 }
 
 void f32_to_bf16_row(uint16_t* y, const float* x, int64_t n) {
@@ -371,11 +357,11 @@ void dequantize_row(DType type, float* y, const void* x, int64_t n) {
         case DType::q5_0: dequantize_blocks<BlockQ5_0>(y, x, n); return;
         case DType::q4_1: dequantize_blocks<BlockQ4_1>(y, x, n); return;
         case DType::q4_0: dequantize_blocks<BlockQ4_0>(y, x, n); return;
-        case DType::iq4_nl: dequantize_blocks<BlockIq4Nl>(y, x, n); return;
+        case DType::iq4_nl: dequantize_levels<DType::iq4_nl>(y, x, n); return;
         case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
         case DType::iq4_xs:
             ref::dequantize_row(type, y, x, n); return;  // shared: weights only
-        case DType::mxfp4: dequantize_blocks<BlockMxfp4>(y, x, n); return;
+        case DType::mxfp4: dequantize_levels<DType::mxfp4>(y, x, n); return;
         case DType::i32: case DType::f64: break;
     }
     // clang-format on

@@ -207,6 +207,21 @@ void plan_experts_of(const GgufFile& file, const Keys& keys, int64_t l, int64_t 
     if (!rules.beside_dense) layer.feed_forward = 0;
 }
 
+// Which layers have experts, some architectures' keys say too: all from one on, or each n-th.
+void require_layers(const Keys& keys, const ModelConfig& config, int64_t l) {
+    const char* first = "leading_dense_block_count";
+    const char* step = "interleave_moe_layer_step";
+    const auto read = [&](const char* name, int64_t usual) {
+        return config.architecture.reads(name) ? keys.count_or_0(name, usual) : usual;
+    };
+    const int64_t n = read(step, 1);
+    const bool nth = n > 0 && (l + 1) % n == 0, expected = l >= read(first, 0) && nth;
+    if (expected == (config.plan[size_t(l)].experts > 0)) return;
+    const std::string here = "layer " + std::to_string(l);
+    keys.refuse(nth ? first : step, expected ? "experts in " + here : "no experts in " + here,
+                expected ? "none" : "some");
+}
+
 }  // namespace
 
 void plan_kinds(const GgufFile& file, const Keys& keys, ModelConfig& config) {
@@ -241,6 +256,7 @@ void plan_experts(const GgufFile& file, const Keys& keys, ModelConfig& config) {
         if (here && experts == 0 && architecture.experts.known) keys.count("expert_count");
         const LayerPlan& layer = config.plan[size_t(l)];
         if (layer.experts == 0 && layer.feed_forward == 0) keys.count("feed_forward_length");
+        if (experts > 0) require_layers(keys, config, l);
         any |= layer.experts > 0;
     }
     if (experts > 0 && !any) {
