@@ -207,18 +207,26 @@ void plan_experts_of(const GgufFile& file, const Keys& keys, int64_t l, int64_t 
     if (!rules.beside_dense) layer.feed_forward = 0;
 }
 
-// Which layers have experts, some architectures' keys say too: all from one on, or each n-th.
+// Which layers have experts, keys of some architectures say too: all from one on, or each n-th. In
+// the others every layer has.
 void require_layers(const Keys& keys, const ModelConfig& config, int64_t l) {
+    const Architecture& architecture = config.architecture;
     const char* first = "leading_dense_block_count";
     const char* step = "interleave_moe_layer_step";
     const auto read = [&](const char* name, int64_t usual) {
-        return config.architecture.reads(name) ? keys.count_or_0(name, usual) : usual;
+        return architecture.reads(name) ? keys.count_or_0(name, usual) : usual;
     };
+    const LayerPlan& layer = config.plan[size_t(l)];
     const int64_t n = read(step, 1);
     const bool nth = n > 0 && (l + 1) % n == 0, expected = l >= read(first, 0) && nth;
-    if (expected == (config.plan[size_t(l)].experts > 0)) return;
-    const std::string here = "layer " + std::to_string(l);
-    keys.refuse(nth ? first : step, expected ? "experts in " + here : "no experts in " + here,
+    if (expected == (layer.experts > 0)) return;
+    const std::string here = std::to_string(l);
+    if (!architecture.reads(first) && !architecture.reads(step)) {
+        keys.refuse("expert_count", "0, as layer " + here + " has no tensor ffn_gate_inp.weight",
+                    std::to_string(keys.count("expert_count")));
+    }
+    keys.refuse(architecture.reads(first) && nth ? first : step,
+                (expected ? "experts in layer " : "no experts in layer ") + here,
                 expected ? "none" : "some");
 }
 

@@ -44,20 +44,48 @@ const Keys k_latent = {
 }  // namespace
 
 TEST_CASE("architecture: the layers that have a router have experts, the others a dense block") {
-    for (const char* name : {"ernie4_5-moe", "glm4moe", "mistral3", "llama"}) {
-        const ModelConfig config = experts_of(name, {}, routers({1, 2, 3}));
+    const Keys dense_first = {{"leading_dense_block_count", uint32_t(1)}};
+    for (const char* name : {"ernie4_5-moe", "glm4moe"}) {
+        const ModelConfig config = experts_of(name, dense_first, routers({1, 2, 3}));
         INFO(name);
         CHECK(of_layers(config, &LayerPlan::experts) == Ints{0, 8, 8, 8});
         CHECK(of_layers(config, &LayerPlan::experts_used) == Ints{0, 2, 2, 2});
         CHECK(of_layers(config, &LayerPlan::expert_feed_forward) == Ints{0, 6, 6, 6});
         CHECK(of_layers(config, &LayerPlan::feed_forward) == Ints{8, 0, 0, 0});
     }
-    const ModelConfig llama4 = experts_of("llama4", k_llama4, routers({1, 3}));
+    const Keys every_second = with(k_llama4, {{"interleave_moe_layer_step", uint32_t(2)}});
+    const ModelConfig llama4 = experts_of("llama4", every_second, routers({1, 3}));
     CHECK(of_layers(llama4, &LayerPlan::experts) == Ints{0, 8, 0, 8});
+    for (const char* name : {"llama", "mistral3", "qwen3moe"}) {
+        CHECK(of_layers(experts_of(name), &LayerPlan::experts) == Ints{8, 8, 8, 8});
+        CHECK(refused(name, dense_first, routers({1, 2, 3})) ==
+              name + std::string(".expert_count: expected 0, as layer 0 has no tensor "
+                                 "ffn_gate_inp.weight, found 8"));
+    }
     // A model of experts alone need not name F, another must.
-    CHECK(experts_of("qwen3moe", {{"feed_forward_length", k_left_out}}).plan[2].feed_forward == 0);
-    CHECK(refused("qwen3moe", {{"feed_forward_length", k_left_out}}, routers({0, 1, 3})) ==
-          "expected a metadata key 'qwen3moe.feed_forward_length', found none");
+    const Keys no_width = {{"feed_forward_length", k_left_out}};
+    CHECK(experts_of("qwen3moe", no_width).plan[2].feed_forward == 0);
+    CHECK(refused("glm4moe", with(dense_first, no_width), routers({1, 2, 3})) ==
+          "expected a metadata key 'glm4moe.feed_forward_length', found none");
+}
+
+TEST_CASE("architecture: where keys say which layers have experts, the others have none") {
+    const auto from = [](uint32_t layer) { return Keys{{"leading_dense_block_count", layer}}; };
+    const Tensors behind = routers({1, 2, 3});
+    CHECK(refused("glm4moe", {}, behind) ==
+          "glm4moe.leading_dense_block_count: expected experts in layer 0, found none");
+    CHECK(refused("glm4moe", from(2), behind) ==
+          "glm4moe.leading_dense_block_count: expected no experts in layer 1, found some");
+    CHECK(refused("deepseek2", with(k_latent, from(1)), routers({1, 3})) ==
+          "deepseek2.leading_dense_block_count: expected experts in layer 2, found none");
+    const Keys every_second = with(k_llama4, {{"interleave_moe_layer_step", uint32_t(2)}});
+    CHECK(refused("llama4", every_second) ==
+          "llama4.interleave_moe_layer_step: expected no experts in layer 0, found some");
+    CHECK(refused("llama4", every_second, routers({1})) ==
+          "llama4.interleave_moe_layer_step: expected experts in layer 3, found none");
+    const Keys both = with(from(2), {{"interleave_moe_layer_step", uint32_t(2)}});
+    CHECK(of_layers(experts_of("ernie4_5-moe", both, routers({3})), &LayerPlan::experts) ==
+          Ints{0, 0, 0, 8});
 }
 
 TEST_CASE("architecture: counts of experts, and their widths, may be lists") {
@@ -186,8 +214,11 @@ TEST_CASE("architecture: what keys say of gates, weights and groups of experts i
 
 TEST_CASE("architecture: experts that a file counts and does not have, or has and does not count") {
     CHECK(refused("qwen3moe", {}, {}) ==
-          "qwen3moe.expert_count: expected 0, as no layer has a tensor ffn_gate_inp.weight, found "
+          "qwen3moe.expert_count: expected 0, as layer 0 has no tensor ffn_gate_inp.weight, found "
           "8");
+    CHECK(
+        refused("glm4moe", {{"leading_dense_block_count", uint32_t(4)}}, {}) ==
+        "glm4moe.expert_count: expected 0, as no layer has a tensor ffn_gate_inp.weight, found 8");
     CHECK(refused("qwen3moe", {{"expert_count", uint32_t(0)}}) ==
           "qwen3moe.expert_count: expected 1 to 268435456, found 0");
     CHECK(refused("qwen3moe", {{"expert_count", k_left_out}}) ==

@@ -190,6 +190,11 @@ TEST_CASE("architecture: YaRN's magnitude is in deepseek2's scores, as a square,
         CHECK(double(config.attention_scale) == Approx(plain * std::pow(1 + 0.1 * log40, 2)));
     }
     CHECK(double(config_of("deepseek2", k_absorbed).attention_scale) == Approx(plain));
+    // Any way of stretching has it.
+    const Keys linear = with(yarn(40, 0.1f), {{"rope.scaling.type", std::string_view("linear")}});
+    CHECK(rope_magnitude(config_of("deepseek2", linear).rope) == Approx(1));
+    CHECK(double(config_of("deepseek2", linear).attention_scale) ==
+          Approx(plain * std::pow(1 + 0.1 * log40, 4)));
     // DeepSeek-V3: heads of 128 + 64 channels.
     const Keys v3 = with(yarn(40, 0.1f), {{"attention.kv_lora_rank", uint32_t(512)},
                                           {"attention.key_length", uint32_t(576)},
@@ -217,6 +222,7 @@ TEST_CASE("architecture: GLM-4.7-Flash has sigmoid gates, by its depth and numbe
                                             {"attention.head_count", uint32_t(2)},
                                             {"attention.layer_norm_rms_epsilon", 1e-6f},
                                             {"feed_forward_length", uint32_t(8)},
+                                            {"leading_dense_block_count", layers - 1},
                                             {"expert_count", uint32_t(4)},
                                             {"expert_used_count", uint32_t(2)},
                                             {"expert_feed_forward_length", uint32_t(6)}});
@@ -226,7 +232,7 @@ TEST_CASE("architecture: GLM-4.7-Flash has sigmoid gates, by its depth and numbe
         const std::vector<std::byte> embedding(size_t(row_bytes(DType::q4_0, words * 32)));
         writer.add_tensor("token_embd.weight", view(embedding.data(), DType::q4_0, {words, 32}));
         const float router = 1;
-        writer.add_tensor("blk.0.ffn_gate_inp.weight", view(&router, DType::f32, {1}));
+        writer.add_tensor(blk(layers - 1, "ffn_gate_inp.weight"), view(&router, DType::f32, {1}));
         const TemporaryFile file("words.gguf");
         writer.write(file.path());
         return read_config(GgufFile::open(file.path()), 8);

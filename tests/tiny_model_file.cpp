@@ -117,6 +117,8 @@ void KeyWriter::write_scales() {
 void KeyWriter::write_experts() {
     const TinyExperts& x = m_.experts;
     number("expert_count", x.count);
+    if (!x.here[0] && m_.name == "llama4") number("interleave_moe_layer_step", 2);
+    if (!x.here[0] && m_.name != "llama4") number("leading_dense_block_count", 1);
     per_layer("expert_used_count", x.used);
     const bool follows = m_.name.starts_with("qwen") || m_.name == "granitemoe";  // from F
     if (m_.lists || !follows) per_layer("expert_feed_forward_length", x.hidden);
