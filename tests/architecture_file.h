@@ -1,6 +1,6 @@
 #pragma once
 // A file that holds the keys of an architecture and no layer, and what is read of it.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/architecture.h"
 #include "ref/error.h"

@@ -58,7 +58,7 @@ TEST_CASE("model: a tensor that is missing is named, in every architecture") {
             if (may_be_missing(whole, tensor) || tensor.starts_with("blk.2.")) continue;
             INFO(whole.name << (whole.lists ? ", uneven, " : ", ") << "without " << tensor);
             const std::string what = refused(without(whole, tensor));
-            // Queries read what is normed first, or the stream; layer 0 shows which.
+            // Without it the queries of layer 0 read x, through a matrix that is not there either.
             const bool low = tensor == blk(0, "attn_q_a.weight");
             CHECK(what.find(low ? "attn_q.weight" : tensor) != std::string::npos);
             CHECK(what.starts_with("expected a tensor '"));

@@ -1,7 +1,7 @@
 #pragma once
 // The forward pass of small models, written down in f64 from the definitions: token by token, no
 // cache, no batch. What it has in common with the code under test is the names of tensors.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "tests/tiny_model.h"
 

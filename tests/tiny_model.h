@@ -1,6 +1,6 @@
 #pragma once
 // Small random models of every architecture, as GGUF files, and what they compute by definition.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/types.h"
 

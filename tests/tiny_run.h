@@ -1,6 +1,6 @@
 #pragma once
 // A small model, written to a file and run from it.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/error.h"
 #include "ref/files/gguf.h"
