@@ -9,6 +9,8 @@
 #include "fast/matvec.h"
 #include "fast/workspace.h"
 
+#include <oneapi/dnnl/dnnl.h>
+
 #include <algorithm>
 #include <span>
 #include <vector>
@@ -51,37 +53,64 @@ struct Uses {
     }
 };
 
-// The rows as a view [rows][n], if they lie at equal distances and none over another; else empty.
-template <class E>
-TensorView even_rows(std::span<E* const> rows, int64_t n) {
-    const int64_t step = (rows[1] - rows[0]) * int64_t(sizeof(float));
-    for (size_t r = 1; r < rows.size(); ++r) {
-        if ((rows[r] - rows[r - 1]) * int64_t(sizeof(float)) != step) return {};
+// An expert that many rows use: rows first .. first + count of the gathered ones.
+struct LargeProduct {
+    TensorView weight;
+    int64_t first, count;
+};
+
+// y [rows][out] = x [rows][in], each by its expert, a panel of a matrix at a time. A thread expands
+// its panel into its own cache, so that threads meet only at the end.
+void multiply_panels(std::span<const LargeProduct> products, const float* x, float* y) {
+    constexpr int64_t largest = 1 << 18;  // floats of a panel: what an L2 cache holds
+    const int64_t in = products[0].weight.n[3], out = products[0].weight.n[2];
+    const int64_t rows = std::min(out, std::max<int64_t>(16, largest / std::max<int64_t>(1, in)));
+    const int64_t panels = (out + rows - 1) / rows, tasks = int64_t(products.size()) * panels;
+#pragma omp parallel
+    {
+        thread_local Workspace space;
+        float* const panel = space.reserve(rows * in);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < tasks; ++task) {
+            const LargeProduct& product = products[size_t(task / panels)];
+            const int64_t first = task % panels * rows, count = std::min(rows, out - first);
+            for (int64_t r = 0; r < count; ++r) {
+                const std::byte* packed = product.weight.row<const std::byte>(first + r);
+                dequantize_row(product.weight.type, panel + r * in, packed, in);
+            }
+            // Row-major: y = 1 * x * panel^T + 0 * y. The status would only tell of wrong
+            // arguments.
+            dnnl_sgemm('N', 'T', product.count, count, in, 1.0f, x + product.first * in, in, panel,
+                       in, 0.0f, y + product.first * out + first, out);
+        }
     }
-    if (step < n * int64_t(sizeof(float))) return {};
-    TensorView result = view(rows[0], DType::f32, {int64_t(rows.size()), n});
-    result.stride[2] = step;
-    return result;
 }
 
-// One expert and the many rows that use it, by matmul, which wants them at equal distances.
-void multiply_many(const TensorView& weight, std::span<const float* const> x,
-                   std::span<float* const> y, Precision precision) {
+// All experts that many rows use. Rows are gathered first and the results scattered last: products
+// want them at equal distances.
+void multiply_many(std::span<const LargeProduct> products, const Uses& uses, Precision precision) {
     thread_local Workspace x_space, y_space;
-    const int64_t rows = int64_t(x.size()), out = weight.n[2], in = weight.n[3];
-    TensorView src = even_rows(x, in), dst = even_rows(y, out);
-    const bool apart = dst.empty();
-    if (src.empty()) {
-        float* const gathered = x_space.reserve(rows * in);
+    const int64_t in = products[0].weight.n[3], out = products[0].weight.n[2];
+    const int64_t rows = int64_t(uses.x.size());
+    float* const x = x_space.reserve(rows * in);
+    float* const y = y_space.reserve(rows * out);
 #pragma omp parallel for if (rows * in >= k_parallel_from)
-        for (int64_t r = 0; r < rows; ++r) std::copy_n(x[size_t(r)], in, gathered + r * in);
-        src = view(gathered, DType::f32, {rows, in});
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(uses.x[size_t(r)], in, x + r * in);
+
+    if (precision == Precision::f32) multiply_panels(products, x, y);
+    for (const LargeProduct& product : products) {
+        if (precision == Precision::f32) break;
+        const TensorView src = view(x + product.first * in, DType::f32, {product.count, in});
+        const TensorView dst = view(y + product.first * out, DType::f32, {product.count, out});
+        matmul({.dst = dst, .weight = product.weight, .src = src, .precision = precision});
     }
-    if (apart) dst = view(y_space.reserve(rows * out), DType::f32, {rows, out});
-    matmul({.dst = dst, .weight = weight, .src = src, .precision = precision});
-#pragma omp parallel for if (rows * out >= k_parallel_from)
-    for (int64_t r = 0; r < (apart ? rows : 0); ++r) {
-        std::copy_n(dst.row<const float>(r), out, y[size_t(r)]);
+
+    for (const LargeProduct& product : products) {
+        const int64_t end = product.first + product.count;
+#pragma omp parallel for if (product.count * out >= k_parallel_from)
+        for (int64_t r = product.first; r < end; ++r) {
+            std::copy_n(y + r * out, out, uses.y[size_t(r)]);
+        }
     }
 }
 
@@ -103,20 +132,21 @@ void expert_matmul(const ExpertMatmulArgs& args) {
     if (args.dst.empty()) return;
     const Uses uses(args);
     std::vector<SmallProduct> small;
+    std::vector<LargeProduct> large;
     for (int64_t e = 0; e < args.weight.n[1]; ++e) {
-        const size_t first = size_t(uses.first[size_t(e)]);
-        const size_t count = size_t(uses.first[size_t(e) + 1]) - first;
-        const std::span x = std::span(uses.x).subspan(first, count);
-        const std::span y = std::span(uses.y).subspan(first, count);
+        const int64_t first = uses.first[size_t(e)], count = uses.first[size_t(e) + 1] - first;
+        if (count == 0) continue;
         TensorView weight = args.weight;
         weight.data += e * weight.stride[1];
         weight.n[1] = 1;
-        if (int64_t(count) > k_few_tokens) {
-            multiply_many(weight, x, y, args.precision);
-        } else if (count > 0) {
-            small.push_back({weight, x, y});
+        if (count > k_few_tokens) {
+            large.push_back({weight, first, count});
+        } else {
+            small.push_back({weight, std::span(uses.x).subspan(size_t(first), size_t(count)),
+                             std::span(uses.y).subspan(size_t(first), size_t(count))});
         }
     }
+    if (!large.empty()) multiply_many(large, uses, args.precision);
     if (!small.empty()) matvec(small);
     if (!args.bias.empty()) add_bias(args);
 }

@@ -165,10 +165,11 @@ void matvec(std::span<const SmallProduct> products) {
         case DType::q4_1: multiply_packed<DType::q4_1>(products); return;
         case DType::q4_0: multiply_packed<DType::q4_0>(products); return;
         case DType::iq4_nl: multiply_packed<DType::iq4_nl>(products); return;
+        case DType::mxfp4: multiply_packed<DType::mxfp4>(products); return;
         case DType::q4_k: multiply_packed<DType::q4_k>(products); return;
         case DType::q5_k: multiply_packed<DType::q5_k>(products); return;
         case DType::q6_k: multiply_packed<DType::q6_k>(products); return;
-        case DType::q2_k: case DType::q3_k: case DType::iq4_xs: case DType::mxfp4:
+        case DType::q2_k: case DType::q3_k: case DType::iq4_xs:
             multiply_expanded(products); return;
         case DType::i32: case DType::f64: break;
     }

@@ -101,33 +101,51 @@ struct Packed<DType::q4_1> {
     }
 };
 
+/// v = a * levels[code]
+inline void leveled_nibbles(Vec* v, const uint8_t* qs, const int8_t* levels, float a) {
+    if constexpr (k_picks_16) {
+        const Vec table = to_float(widen(levels)) * Vec(a);
+        const Ints bytes = widen(qs);
+        v[0] = pick16(table, bytes);
+        v[1] = pick16(table, bytes >> 4);
+    } else {
+        uint8_t codes[k_block];
+#pragma omp simd
+        for (int64_t j = 0; j < 16; ++j) {
+            codes[j] = qs[j] & 15;
+            codes[j + 16] = uint8_t(qs[j] >> 4);
+        }
+        int8_t picked[k_block];
+        pick16(picked, levels, codes);
+        pick16(picked + 16, levels, codes + 16);
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) {
+            v[i] = to_float(widen(picked + i * k_lanes)) * Vec(a);
+        }
+    }
+}
+
 template <>
 struct Packed<DType::iq4_nl> {
     static constexpr auto numbers = leading_numbers<BlockIq4Nl, 1>;
     static constexpr auto number = leading_number<BlockIq4Nl, 1>;
     static constexpr auto place = block_place<BlockIq4Nl>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
-        const uint8_t* qs = block_of<BlockIq4Nl>(row, block).qs;
-        if constexpr (k_picks_16) {
-            const Vec table = to_float(widen(k_iq4_levels)) * Vec(n.a);
-            const Ints bytes = widen(qs);
-            v[0] = pick16(table, bytes);
-            v[1] = pick16(table, bytes >> 4);
-        } else {
-            uint8_t codes[k_block];
-#pragma omp simd
-            for (int64_t j = 0; j < 16; ++j) {
-                codes[j] = qs[j] & 15;
-                codes[j + 16] = uint8_t(qs[j] >> 4);
-            }
-            int8_t levels[k_block];
-            pick16(levels, k_iq4_levels, codes);
-            pick16(levels + 16, k_iq4_levels, codes + 16);
-#pragma GCC unroll 8
-            for (int64_t i = 0; i < k_block_vectors; ++i) {
-                v[i] = to_float(widen(levels + i * k_lanes)) * Vec(n.a);
-            }
-        }
+        leveled_nibbles(v, block_of<BlockIq4Nl>(row, block).qs, k_iq4_levels, n.a);
+    }
+};
+
+template <>
+struct Packed<DType::mxfp4> {
+    static constexpr auto place = block_place<BlockMxfp4>;
+    static BlockNumbers number(const void* row, int64_t i) {
+        return {mxfp4_scale(block_of<BlockMxfp4>(row, i).e), 0.0f};
+    }
+    static void numbers(BlockNumbers* y, const void* row, int64_t first, int64_t count) {
+        for (int64_t i = 0; i < count; ++i) y[i] = number(row, first + i);
+    }
+    static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
+        leveled_nibbles(v, block_of<BlockMxfp4>(row, block).qs, k_mxfp4_levels, n.a);
     }
 };
 

@@ -3,11 +3,12 @@
 // products and sums are ref's, one by one, and so are the bytes.
 //
 // One quantize_block and one dequantize_block per format, in ref's order; rows and the operations
-// below. The formats that only weights use have one implementation, ref::dequantize_row.
+// below. Codes of iq4_nl and mxfp4 pick levels, in registers (packed.h); the other formats that
+// only weights use have one implementation, ref::dequantize_row.
 #include "ref/quant.h"
 
 #include "fast/kernels.h"
-#include "fast/simd.h"
+#include "fast/packed.h"
 
 #include <algorithm>
 #include <bit>
@@ -286,23 +287,6 @@ void quantize_two(BlockIq4Nl* y, const float* x, int64_t count) {
     if (count > 1) write_block(y[1], b, b_lx / b_ll);
 }
 
-void dequantize_block(float* y, const BlockIq4Nl& x) {
-    const float d = f16_value(x.d);
-    uint8_t low[16], high[16];
-    for (int64_t j = 0; j < 16; ++j) {
-        low[j] = x.qs[j] & 15;
-        high[j] = uint8_t(x.qs[j] >> 4);
-    }
-    int8_t levels[k_block];
-    pick16(levels, k_iq4_levels, low);
-    pick16(levels + 16, k_iq4_levels, high);
-#pragma omp simd
-    for (int64_t j = 0; j < 16; ++j) {
-        y[j] = d * float(levels[j]);
-        y[j + 16] = d * float(levels[j + 16]);
-    }
-}
-
 template <class Block>
 void quantize_blocks(void* y, const float* x, int64_t n) {
     Block* blocks = static_cast<Block*>(y);
@@ -319,6 +303,16 @@ template <class Block>
 void dequantize_blocks(float* y, const void* x, int64_t n) {
     const Block* blocks = static_cast<const Block*>(x);
     for (int64_t b = 0; b < n / k_block; ++b) dequantize_block(y + b * k_block, blocks[b]);
+}
+
+// Whose codes pick levels.
+template <DType type>
+void dequantize_levels(float* y, const void* x, int64_t n) {
+    for (int64_t b = 0; b < n / k_block; ++b, y += k_block) {
+        Vec v[k_block_vectors];
+        Packed<type>::values(v, x, b, Packed<type>::number(x, b));
+        for (int64_t j = 0; j < k_block_vectors; ++j) store(y + j * k_lanes, v[j]);
+    }
 }
 
 void f32_to_bf16_row(uint16_t* y, const float* x, int64_t n) {
@@ -363,10 +357,11 @@ void dequantize_row(DType type, float* y, const void* x, int64_t n) {
         case DType::q5_0: dequantize_blocks<BlockQ5_0>(y, x, n); return;
         case DType::q4_1: dequantize_blocks<BlockQ4_1>(y, x, n); return;
         case DType::q4_0: dequantize_blocks<BlockQ4_0>(y, x, n); return;
-        case DType::iq4_nl: dequantize_blocks<BlockIq4Nl>(y, x, n); return;
+        case DType::iq4_nl: dequantize_levels<DType::iq4_nl>(y, x, n); return;
         case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
-        case DType::iq4_xs: case DType::mxfp4:
+        case DType::iq4_xs:
             ref::dequantize_row(type, y, x, n); return;  // shared: weights only
+        case DType::mxfp4: dequantize_levels<DType::mxfp4>(y, x, n); return;
         case DType::i32: case DType::f64: break;
     }
     // clang-format on

@@ -16,6 +16,7 @@
 #include <xsimd/xsimd.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -129,6 +130,11 @@ inline Vec minus_upper() {
         }
     } signs;
     return load(signs.lanes);
+}
+
+/// 2^(e - 128) by its bits; the two smallest have no place for an exponent.
+inline float mxfp4_scale(uint8_t e) {
+    return std::bit_cast<float>(e > 1 ? uint32_t(e - 1) << 23 : uint32_t(0x200000) << e);
 }
 
 /// One f16 by the machine's own instruction; as exact as ref/half.h.

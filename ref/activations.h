@@ -1,6 +1,6 @@
 #pragma once
 // Views of activations: columns of a batch, its heads, a vector for every token.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/types.h"
 

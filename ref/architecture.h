@@ -1,6 +1,6 @@
 #pragma once
 // What is known about each architecture, and what one file makes of it: a plan of every layer.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/backend.h"
 #include "ref/kv_cache.h"
@@ -74,8 +74,8 @@ struct ExpertRules {
     bool share_out_hidden = false;    ///< F is that of all A experts together
     bool weight_on_input = false;     ///< an expert's input is weighted, not its output
     bool gated_shared = false;        ///< the shared expert counts by sigmoid(v . x)
-    int64_t sigmoid_words = 0;        ///< models of so many words have Gating::sigmoid instead
-    int64_t not_normed = 0;           ///< queries and keys are not, in models of so many experts
+    int64_t sigmoid_words = 0;  ///< models of 47 layers and so many words have Gating::sigmoid
+    int64_t not_normed = 0;     ///< queries and keys are not, in models of so many experts
 };
 
 /// What sets one architecture apart: a row that says nothing but its name is llama. What a file

@@ -178,6 +178,9 @@ std::vector<KnownKey> known_keys(const ModelConfig& config) {
         {"swin_norm", {0}},
         {"use_parallel_residual", {0}},
     };
+    if (architecture.window_pattern != 0) {  // llama.cpp writes 10000 where it has read none
+        keys.push_back({"rope.freq_base_swa", {10000, config.local_rope.base}});
+    }
     if (yarn) {
         keys.push_back({"rope.scaling.yarn_beta_fast", {config.rope.yarn_beta_fast}});
         keys.push_back({"rope.scaling.yarn_beta_slow", {config.rope.yarn_beta_slow}});

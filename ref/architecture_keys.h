@@ -1,6 +1,6 @@
 #pragma once
 // The hyper-parameters of a file, which stand under "ARCHITECTURE.name", with their ranges checked.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include <cstdint>
 #include <string>

@@ -109,14 +109,19 @@ void plan_sources(const Keys& keys, ModelConfig& config) {
     }
 }
 
-Gating read_gating(const Keys& keys, const ModelConfig& config) {
+// Where a file does not say, one architecture goes by the size of a model that came without it.
+Gating read_gating(const Keys& keys, ModelConfig& config) {
     const ExpertRules& rules = config.architecture.experts;
     const char* key = "expert_gating_func";
-    const bool other = rules.sigmoid_words > 0 && config.words == rules.sigmoid_words;
-    const Gating usual = other ? Gating::sigmoid : rules.gating;
-    const int64_t found = config.architecture.reads(key) ? keys.count_or_0(key, 0) : 0;
+    if (!config.architecture.reads(key)) return rules.gating;
+    const int64_t found = keys.count_or_0(key, 0),
+                  layers = config.layers + config.predicting_layers;
     if (found > 4) keys.unsupported(key, "0 to 4", std::to_string(found));
-    return found > 0 ? Gating(found - 1) : usual;
+    if (found > 0) return Gating(found - 1);
+    if (rules.sigmoid_words == 0) return rules.gating;
+    const bool other = config.words == rules.sigmoid_words && (layers == 47 || layers == 48);
+    keys.assume(key, other ? "sigmoid" : "softmax", config);
+    return other ? Gating::sigmoid : rules.gating;
 }
 
 void read_routing(const GgufFile& file, const Keys& keys, int64_t experts, ModelConfig& config) {
@@ -181,6 +186,21 @@ void plan_experts_of(const GgufFile& file, const Keys& keys, int64_t l, int64_t 
     if (!has_in_layer(file, l, "ffn_up.weight")) layer.feed_forward = 0;
 }
 
+// Which layers have experts, some architectures' keys say too: all from one on, or each n-th.
+void require_layers(const Keys& keys, const ModelConfig& config, int64_t l) {
+    const char* first = "leading_dense_block_count";
+    const char* step = "interleave_moe_layer_step";
+    const auto read = [&](const char* name, int64_t usual) {
+        return config.architecture.reads(name) ? keys.count_or_0(name, usual) : usual;
+    };
+    const int64_t n = read(step, 1);
+    const bool nth = n > 0 && (l + 1) % n == 0, expected = l >= read(first, 0) && nth;
+    if (expected == (config.plan[size_t(l)].experts > 0)) return;
+    const std::string here = "layer " + std::to_string(l);
+    keys.refuse(nth ? first : step, expected ? "experts in " + here : "no experts in " + here,
+                expected ? "none" : "some");
+}
+
 }  // namespace
 
 void plan_kinds(const GgufFile& file, const Keys& keys, ModelConfig& config) {
@@ -214,6 +234,7 @@ void plan_experts(const GgufFile& file, const Keys& keys, ModelConfig& config) {
         if (here && experts > 0) plan_experts_of(file, keys, l, experts, config);
         const LayerPlan& layer = config.plan[size_t(l)];
         if (layer.experts == 0 && layer.feed_forward == 0) keys.count("feed_forward_length");
+        if (experts > 0) require_layers(keys, config, l);
         any |= layer.experts > 0;
     }
     if (experts > 0 && !any) {

@@ -1,7 +1,7 @@
 #pragma once
 // What the keys of a file, and which tensors it has, make of its layers beyond their plain extents:
 // their kind, the experts among them, and who reads whose cache.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/architecture.h"
 #include "ref/architecture_keys.h"

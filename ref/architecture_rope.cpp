@@ -66,17 +66,20 @@ void read_yarn(const Keys& keys, ModelConfig& config) {
     // mscale_all_dim of the model's own configuration: with 1, cos and sin keep their magnitude.
     const char* multiplier = "rope.scaling.yarn_log_multiplier";
     if (!architecture.reads(multiplier)) return;
-    const double found = double(keys.number_from_0(multiplier, 0));
-    const double log_factor = std::log(rope.linear_factor);
-    if (architecture.kind != LayerKind::latent) {
-        if (found > 0) rope.yarn_attn_factor /= 1 + 0.1 * found * log_factor;
-        return;
-    }
-    // Here files have a tenth of it. What would be a magnitude of q and k goes on their scores,
-    // channels that do not turn included.
-    const double m = 10 * found;
-    if (m > 0) rope.yarn_attn_factor /= 1 + 0.1 * log_factor;
-    const double magnitude = rope_magnitude(rope) * (1 + 0.1 * m * log_factor);
+    const double m = double(keys.number_from_0(multiplier, 0));
+    if (m == 0) return;
+    const bool latent = architecture.kind == LayerKind::latent;  // scale_latent_scores has the rest
+    rope.yarn_attn_factor /= 1 + 0.1 * (latent ? 1 : m) * std::log(rope.linear_factor);
+}
+
+// In latent attention what would be a magnitude of q and k goes on their scores, channels that do
+// not turn included, and with any way of stretching. Files have a tenth of mscale_all_dim here.
+void scale_latent_scores(const Keys& keys, ModelConfig& config) {
+    if (config.architecture.kind != LayerKind::latent) return;
+    const double m = 10 * double(keys.number_from_0("rope.scaling.yarn_log_multiplier", 0));
+    const double log_factor = std::log(config.rope.linear_factor);
+    const double magnitude =
+        config.rope.yarn_attn_factor * (1 + 0.1 * log_factor) * (1 + 0.1 * m * log_factor);
     config.attention_scale = float(double(config.attention_scale) * magnitude * magnitude);
 }
 
@@ -186,8 +189,9 @@ void read_local_rope(const Keys& keys, ModelConfig& config) {
             std::to_string(local.n_rot));
     }
     const auto same_size = [&](const char* name, int64_t expected) {
+        if (architecture.window_pattern == 0) return;
         const int64_t found = keys.count_or_0(name, expected);
-        if (architecture.window_pattern == 0 || found == expected) return;
+        if (found == expected) return;
         keys.unsupported(name, std::to_string(expected) + " as in layers without window",
                          std::to_string(found));
     };
@@ -249,6 +253,7 @@ const LayerPlan& full_layer(const ModelConfig& config) {
 
 void read_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
     read_full_rope(file, keys, config);
+    scale_latent_scores(keys, config);
     read_local_rope(keys, config);
     plan_no_rope(file, keys, config);
     read_temperature(keys, config);

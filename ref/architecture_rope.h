@@ -1,6 +1,6 @@
 #pragma once
 // How the positions of a model turn its queries and keys, read from the keys of its file.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/architecture.h"
 #include "ref/architecture_keys.h"

@@ -19,19 +19,20 @@ std::span<const Architecture> architectures() {
     constexpr const char* gating = "expert_gating_func";
     constexpr const char* normalise = "expert_weights_norm";
     constexpr const char* scale = "expert_weights_scale";
+    constexpr const char* dense_first = "leading_dense_block_count";
+    constexpr const char* step = "interleave_moe_layer_step";
     constexpr ExpertRules softmax_of_all{.known = true};
     constexpr ExpertRules shared_by_gate{
         .known = true, .share_out_hidden = true, .gated_shared = true};
     static const Architecture table[] = {
         {.name = "llama", .experts = softmax_of_all},
         {.name = "ernie4_5"},
-        {.name = "ernie4_5-moe", .experts = softmax_of_all},
+        {.name = "ernie4_5-moe", .experts = softmax_of_all, .keys = {dense_first, step}},
         {.name = "smollm3", .no_rope = NoRope::every_4th},
         {.name = "mistral3",
          .experts = softmax_of_all,
-         .keys = {attention_scale, "attention.temperature_scale",
-                  "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_beta_fast",
-                  "rope.scaling.yarn_beta_slow"}},
+         .keys = {"attention.temperature_scale", "rope.scaling.yarn_log_multiplier",
+                  "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}},
         {.name = "granite",
          .logit_scale = LogitScale::divides,
          .keys = {attention_scale, "embedding_scale", "logit_scale", "residual_scale",
@@ -108,7 +109,7 @@ std::span<const Architecture> architectures() {
          .qk_norm = QkNorm::heads,
          .qk_norm_by_file = true,
          .experts = {.known = true, .gating = Gating::sigmoid, .normalise = false},
-         .keys = {gating, normalise, scale, sections}},
+         .keys = {gating, normalise, scale, dense_first, sections}},
         {.name = "gpt-oss",
          .pairs = neox,
          .factors = none,
@@ -131,13 +132,14 @@ std::span<const Architecture> architectures() {
          .window = 8192,
          .missing_window = MissingWindow::fixed,
          .chunked = true,
-         .temperature = 0.1},
+         .temperature = 0.1,
+         .keys = {local_base, step}},
         {.name = "deepseek2",
          .kind = LayerKind::latent,
          .partial_rope = true,
          .factors = none,
          .experts = {.known = true, .normalise = false, .sigmoid_words = 154880},  // GLM-4.7-Flash
-         .keys = {gating, normalise, scale, "attention.temperature_scale",
+         .keys = {gating, normalise, scale, dense_first, "attention.temperature_scale",
                   "attention.temperature_length", "rope.scaling.yarn_log_multiplier"}},
         {.name = "olmo2",  // and OLMo 3, which has windows
          .pairs = neox,
@@ -150,7 +152,7 @@ std::span<const Architecture> architectures() {
          .window_pattern = 4,
          .missing_window = MissingWindow::none,
          .local_stretched = false,
-         .keys = {window, pattern, local_base}},
+         .keys = {window, pattern}},
         {.name = "exaone4",
          .pairs = neox,
          .no_rope = NoRope::without_window,

@@ -2,7 +2,7 @@
 // How an expert's logit becomes its p: in f64, by sums, products, quotients and roots alone, each
 // of which IEEE 754 rounds in one way. Libraries differ in the last bits of exp and log, and a
 // choice among experts is a step: a last bit would decide it.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/ops.h"
 

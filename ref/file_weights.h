@@ -1,7 +1,7 @@
 #pragma once
 // The tensors of a file on their way to a backend: handed out by name in an expected shape, and
 // counted, so that none is left over.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/architecture.h"
 #include "ref/model.h"

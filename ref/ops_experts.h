@@ -2,7 +2,7 @@
 // Operations of a mixture of experts: which experts a token has and how much each counts (route),
 // products with the matrices of those alone (expert_matmul), and their sum (expert_sum).
 // X experts lie in a weight [X][out][in]; a token uses A of them.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/types.h"
 

@@ -8,7 +8,7 @@
 
 namespace rotkv::test {
 
-/// All that a cache holds: positions, and every byte of K and V.
+/// All that a cache holds: positions, every byte of K and V, and states.
 inline std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
     std::vector<std::byte> all = download(backend, cache.positions());
     const auto append = [&](const TensorView& tensor) {
@@ -21,6 +21,11 @@ inline std::vector<std::byte> contents(Backend& backend, const KvCache& cache) {
         if (layer.source) continue;
         append(cache.k(l));
         if (!layer.v_in_k) append(cache.v(l));  // else it lies in K
+    }
+    for (int64_t stream = 0; cache.state() != nullptr && stream < cache.shape().streams; ++stream) {
+        const std::vector<std::byte> state = cache.state()->contents(stream);
+        all.insert(all.end(), state.begin(), state.end());
+        all.push_back(std::byte(cache.state()->held()[size_t(stream)].next));
     }
     return all;
 }

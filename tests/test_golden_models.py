@@ -3,7 +3,8 @@
 what a quantized, rotated cache does to these.
 
 Usage: tests/test_golden_models.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]
-ROTKV_BACKENDS: "ref fast" unless set; ROTKV_MODELS: all names of random_models.py unless set.
+ROTKV_BACKENDS: "ref fast" unless set; ROTKV_MODELS: all names of random_models.py unless set;
+ROTKV_TABLE: the figures as a table of Markdown, at the end.
 llama.cpp's probabilities are those of the folder `golden2` in $ROTKV_DATA; without it, all is
 skipped."""
 import collections
@@ -59,13 +60,32 @@ def rotation_of(file):
     return ["--rot-k", "off"] if one_row else []
 
 
+# A row of the table: mean KLD from llama.cpp with an f32 cache, and what a cache costs either.
+Figures = collections.namedtuple("Figures", "name backend f32 change q8_0 q4_0")
+TITLE = """\
+| model | backend | KLD from llama.cpp | largest change of log p | q8_0: it, we | q4_0: it, we |
+|---|---|---|---|---|---|"""
+
+
 class GoldenModels(Tools):
+    table = []
+
     @classmethod
     def setUpClass(cls):
         if np is None or not os.path.isdir(GOLDEN):
             raise unittest.SkipTest("no numpy, or no golden2 in $ROTKV_DATA")
         super().setUpClass()
         cls.text = os.path.join(DATA, "golden", "text.txt")
+
+    @classmethod
+    def tearDownClass(cls):
+        if os.environ.get("ROTKV_TABLE"):
+            print(TITLE)
+            for row in cls.table:
+                costs = (f"{theirs:.2g}, {ours:.2g}" for theirs, ours in (row.q8_0, row.q4_0))
+                print(f"| {row.name} | {row.backend} | {row.f32:.1g} | {row.change:.1g} |",
+                      " | ".join(costs), "|")
+        super().tearDownClass()
 
     def theirs(self, name, cache, tag):
         return BaseRows(os.path.join(GOLDEN, f"{name}.{cache}.{cache}.{tag}.kld"))
@@ -85,12 +105,15 @@ class GoldenModels(Tools):
         self.assertEqual(list(ours.tokens), list(exact.tokens))
         self.assertLess(abs(exact.divergences(ours).mean()), bounds.divergence)
         self.assertLess(exact.largest_change(ours), bounds.change)
-        middle = getattr(np, bounds.middle)
+        middle, costs = getattr(np, bounds.middle), {}
+        figures = exact.divergences(ours).mean(), exact.largest_change(ours)
         for cache, share in (("q8_0", bounds.q8_0), ("q4_0", bounds.q4_0)):
             theirs = self.theirs(name, cache, "rot1")
             ours = self.ours(model, backend, cache, rotation)
             cost = middle(theirs.divergences(exact))
             self.assertLess(middle(theirs.divergences(ours)), share * cost, cache)
+            costs[cache] = exact.divergences(theirs).mean(), exact.divergences(ours).mean()
+        self.table.append(Figures(name, backend, *figures, **costs))
         os.remove(model)
 
 

@@ -288,11 +288,14 @@ TEST_CASE("model: a cache of another model is refused, and nothing is placed") {
           "model: expected a cache of 4 layers, found 5");
     CHECK(refused([](KvShape& s) { s.layers[2].kv_heads = 1; }) ==
           "model: layer 2 of the cache: expected 2 heads of 16 and 16 channels in rows of its own, "
-          "found 1 heads of 16 and 16 channels");
-    CHECK(refused([](KvShape& s) { s.layers[1].source = 0; }).find("in shared ones") !=
+          "found 1 heads of 16 and 16 channels in rows of its own");
+    CHECK(refused([](KvShape& s) { s.layers[1].source = 0; }).find("in rows of layer 0") !=
           std::string::npos);
-    CHECK(refused([](KvShape& s) { s.layers[3].v_in_k = true; }).find("in shared ones") !=
+    CHECK(refused([](KvShape& s) { s.layers[3].v_in_k = true; }).find("in shared rows") !=
           std::string::npos);
+    CHECK(refused([](KvShape& s) {
+              s.layers[3] = {.recurrent = {.heads = 1, .d = 2, .channels = 2, .taps = 2}};
+          }).find("found a state") != std::string::npos);
     for (int64_t KvLayer::*extent : {&KvLayer::d_k, &KvLayer::d_v}) {
         CHECK(refused([&](KvShape& s) { s.layers[3].*extent = 32; }).find("layer 3") !=
               std::string::npos);

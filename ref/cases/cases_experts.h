@@ -45,6 +45,7 @@ inline constexpr const char* k_expert_cases[] = {
     "expert_matmul/type=@weight/T=40/X=3/in=512/shared=1/bias=1",
     "expert_matmul/type=@some/T=113/X=16/A=4/in=96/out=300/shared=1",
     "expert_matmul/type=@some/T=113/X=16/A=4/in=96/out=300",
+    "expert_matmul/type=@some/T=26/X=2/A=1/in=8192/out=70",
     "expert_matmul/type=@some/T=37/A=1/ids=one",
     "expert_matmul/type=@some/T=5/A=8/bias=1",
     "expert_matmul/type=@some/T=1/X=1/A=1",

@@ -26,6 +26,7 @@ static_assert(std::endian::native == std::endian::little, "saved caches are litt
 
 static constexpr std::string_view k_magic = "rotkv-kv";
 static constexpr uint32_t k_version = 2, k_alike_version = 1;  // of layers that are all alike
+static constexpr uint32_t k_state_version = 3;                 // with states beside the cells
 static constexpr std::size_t k_file_bytes_offset = k_magic.size() + sizeof k_version;
 static constexpr std::size_t k_checksum_bytes = 8;
 
@@ -88,29 +89,40 @@ static std::vector<Field> types_of(const KvLayer& layer) {
 }
 
 // All of a layer, in the order of the file.
-static std::vector<Field> fields_of(const KvCache& cache, int64_t index) {
+static std::vector<Field> fields_of(const KvCache& cache, int64_t index, uint32_t version) {
     const KvLayer& layer = cache.shape().layers[std::size_t(index)];
     std::vector<Field> fields = extents_of(layer);
     fields.push_back({"source", layer.source.value_or(index)});
     for (const Field& type : types_of(layer)) fields.push_back(type);
     fields.push_back({"rotation of K", rotation_name(cache.spec().at(index, Side::k))});
     fields.push_back({"rotation of V", rotation_name(cache.spec().at(index, Side::v))});
+    if (version != k_state_version) return fields;
+    fields.push_back({"heads of its state", layer.recurrent.heads});
+    fields.push_back({"d of its state", layer.recurrent.d});
+    fields.push_back({"channels of its state", layer.recurrent.channels});
+    fields.push_back({"taps of its state", layer.recurrent.taps});
     return fields;
+}
+
+// Of the keys and values of so many tokens, and of all states.
+static int64_t data_bytes_of(const KvShape& shape, int64_t tokens) {
+    return tokens * shape.bytes_per_token() + shape.streams * shape.recurrent().bytes_per_stream();
 }
 
 // Everything before the keys and values.
 static Bytes pack_head(const KvCache& cache, uint64_t fingerprint) {
     const KvShape& shape = cache.shape();
+    const uint32_t version = cache.state() != nullptr ? k_state_version : k_version;
     BytePacker head;
     head.put(std::as_bytes(std::span(k_magic)));
-    head.put(k_version);
+    head.put(version);
     head.put(uint64_t(0));  // of the file's bytes, known below
     head.put(fingerprint);
     head.put(shape.cells);
     head.put(shape.streams);
     head.put(shape.n_layers());
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
-        for (const Field& field : fields_of(cache, l)) {
+        for (const Field& field : fields_of(cache, l, version)) {
             std::visit([&](const auto& value) { head.put(value); }, field.value);
         }
     }
@@ -120,9 +132,13 @@ static Bytes pack_head(const KvCache& cache, uint64_t fingerprint) {
         tokens += strip.tokens;
         head.put(uint64_t(strip.position.size()));
         head.put(std::as_bytes(strip.position));
+        if (cache.state() == nullptr) continue;
+        const Held held = cache.state()->held()[std::size_t(stream)];
+        head.put(held.first);
+        head.put(held.next);
     }
     const uint64_t file_bytes =
-        head.bytes.size() + uint64_t(tokens * shape.bytes_per_token()) + k_checksum_bytes;
+        head.bytes.size() + uint64_t(data_bytes_of(shape, tokens)) + k_checksum_bytes;
     std::memcpy(head.bytes.data() + k_file_bytes_offset, &file_bytes, sizeof file_bytes);
     return std::move(head.bytes);
 }
@@ -147,6 +163,9 @@ void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& p
                 }
             }
         }
+    }
+    for (int64_t stream = 0; cache.state() != nullptr && stream < cache.shape().streams; ++stream) {
+        write(cache.state()->contents(stream));
     }
     const uint64_t sum = checksum.sum();
     file.write(std::as_bytes(std::span(&sum, 1)));
@@ -180,9 +199,9 @@ static std::span<const std::byte> check_whole(std::span<const std::byte> bytes,
         cursor.fail("expected \"rotkv-kv\": not a saved cache");
     }
     const uint32_t version = cursor.number<uint32_t>("version");
-    if (version != k_version && version != k_alike_version) {
-        cursor.fail("expected version " + std::to_string(k_alike_version) + " or " +
-                    std::to_string(k_version) + ", found " + std::to_string(version));
+    if (version < k_alike_version || version > k_state_version) {
+        cursor.fail("expected version " + std::to_string(k_alike_version) + " to " +
+                    std::to_string(k_state_version) + ", found " + std::to_string(version));
     }
     const uint64_t file_bytes = cursor.number<uint64_t>("file's size");
     if (file_bytes != bytes.size()) {
@@ -231,13 +250,14 @@ static std::string name_of_layer(int64_t index) { return "layer " + std::to_stri
 
 // What gives the bytes their meaning, field by field against the cache at hand. Returns the number
 // of cells that the saved cache had.
-static uint64_t check_same(ByteCursor& cursor, const KvCache& cache, const std::string& path) {
+static uint64_t check_same(ByteCursor& cursor, const KvCache& cache, uint32_t version,
+                           const std::string& path) {
     const KvShape& shape = cache.shape();
     const uint64_t cells = cursor.number<uint64_t>("cells");
     const Field all[] = {{"streams", shape.streams}, {"layers", shape.n_layers()}};
     for (const Field& field : all) require_same(field, read_field(cursor, field), "", path);
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
-        for (const Field& field : fields_of(cache, l)) {
+        for (const Field& field : fields_of(cache, l, version)) {
             require_same(field, read_field(cursor, field), name_of_layer(l), path);
         }
     }
@@ -295,6 +315,28 @@ static void read_positions(ByteCursor& cursor, uint64_t saved_cells, std::span<i
     }
 }
 
+// Which tokens a stream's states hold.
+static Held read_held(ByteCursor& cursor) {
+    Held held;
+    held.first = cursor.number<int32_t>("first position of a state");
+    held.next = cursor.number<int32_t>("next position of a state");
+    if (held.first < 0 || held.next < held.first) {
+        cursor.fail("expected positions from 0 on, found " + std::to_string(held.first) + " to " +
+                    std::to_string(held.next));
+    }
+    return held;
+}
+
+static void restore_states(KvCache& cache, std::span<const Held> held,
+                           std::span<const std::byte> data) {
+    if (cache.state() == nullptr) return;
+    const std::size_t bytes = std::size_t(cache.shape().recurrent().bytes_per_stream());
+    for (std::size_t stream = 0; stream < held.size(); ++stream) {
+        cache.saved_state().set_contents(int64_t(stream), data.subspan(stream * bytes, bytes),
+                                         held[stream]);
+    }
+}
+
 // The tokens' keys and values into their cells, zeros into the empty cells between them.
 static void restore(KvCache& cache, std::span<const int32_t> positions,
                     std::span<const std::byte> data) {
@@ -325,24 +367,33 @@ void load_cache(KvCache& cache, uint64_t fingerprint, const std::string& path) {
     cursor.take(sizeof(uint64_t), "file's size");
     const uint64_t model = cursor.number<uint64_t>("model");
     if (model != fingerprint) differs(path, "model", hexadecimal(fingerprint), hexadecimal(model));
-    const uint64_t saved_cells =
-        version == k_version ? check_same(cursor, cache, path) : check_alike(cursor, cache, path);
+    if (cache.state() != nullptr && version != k_state_version) {
+        differs(path, "version", std::to_string(k_state_version) + ", with states",
+                std::to_string(version));
+    }
+    const uint64_t saved_cells = version == k_alike_version
+                                     ? check_alike(cursor, cache, path)
+                                     : check_same(cursor, cache, version, path);
 
     const KvShape& shape = cache.shape();
     std::vector<int32_t> positions(cache.host_positions().size(), -1);
+    std::vector<Held> held;
     for (int64_t stream = 0; stream < shape.streams; ++stream) {
         const std::size_t first = std::size_t(stream * shape.cells);
         read_positions(cursor, saved_cells,
                        std::span(positions).subspan(first, std::size_t(shape.cells)), path);
+        if (version == k_state_version) held.push_back(read_held(cursor));
     }
     const int64_t tokens = std::ranges::count_if(positions, [](int32_t p) { return p >= 0; });
-    const uint64_t data_bytes = uint64_t(tokens * shape.bytes_per_token());
+    const uint64_t data_bytes = uint64_t(data_bytes_of(shape, tokens));
     const std::span<const std::byte> data = cursor.take(data_bytes, "keys and values");
     if (cursor.offset() != body.size()) {
         cursor.fail("expected " + std::to_string(data_bytes) + " bytes of keys and values, found " +
                     std::to_string(data_bytes + body.size() - cursor.offset()));
     }
-    restore(cache, positions, data);
+    const std::size_t cells = std::size_t(tokens * shape.bytes_per_token());
+    restore(cache, positions, data.first(cells));
+    restore_states(cache, held, data.subspan(cells));
 }
 
 }  // namespace rotkv

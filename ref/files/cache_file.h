@@ -2,7 +2,7 @@
 // Saved caches: what a KvCache holds, with everything that its bytes mean something under. A number
 // is little endian, a string is a u64 length and as many bytes, and nothing is aligned:
 //   char[8]  "rotkv-kv"
-//   u32      version               2
+//   u32      version               2, or 3 where layers keep a state
 //   u64      file bytes            all of them, with the checksum
 //   u64      model                 its fingerprint, ref/files/model_fingerprint.h
 //   u64      cells                 that each stream of the saved cache had
@@ -15,12 +15,15 @@
 //     u64    source                the layer whose rows this one reads: itself, or an earlier one
 //     string type of K, type of V  "q8_0"
 //     string rotation of K, of V   rotation_name(): "none", "64", "64:7"
+//     u64    heads, d, channels, taps of its state, 0 for none; version 3 alone, as the next two
 //   then per stream:
 //     u64    used                  one past the last cell that holds a token
 //     i32    position[used]        -1: an empty cell
+//     i32    first, next           the positions of the tokens in its states: first .. next - 1
 //   then per layer with rows of its own, per stream, for its tokens in the order of their cells:
 //     K      [token][kv_heads]     rows of d_k values in the type of K, as they lie in the cache
 //     V      [token][kv_heads]     likewise; nothing where V is a view of K
+//   then per stream, layer after layer: the inputs and the matrices of the states, f32; version 3
 //   u64      checksum              FNV-1a (64 bits) of every byte before it
 // Version 1 is read too. Its layers are alike, so that between model and positions it has
 //   string   type of K, type of V
@@ -41,7 +44,7 @@ namespace rotkv {
 void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& path);
 
 /// Replaces what `cache` holds by what was saved, in the same cells; empty cells between them
-/// become zeros.
+/// become zeros. States are replaced with them.
 /// The cache must have been made for the same model with the same layers, their types and
 /// rotations, and may have any number of cells that holds the saved ones.
 /// Cost:   the whole file in memory.
