@@ -13,6 +13,7 @@ import unittest
 from test_tools import Tools
 
 try:
+    import model_edits
     import random_models
     from gguf_file import GgufFile
 except ImportError:  # no numpy
@@ -146,6 +147,18 @@ class ModelsTools(Tools):
         self.assertEqual(
             self.found("gguf", (model,))["parameters"]["all"],
             sum(math.prod(tensor.extents) for tensor in GgufFile.read(model).tensors.values()))
+
+    def test_layers_that_are_not_run_are_met_by_no_token(self):
+        """glm4moe's last layer predicts a second token: with it or without, a token meets as many
+        weights, and a test computes as much."""
+        found = []
+        for edit in (None, model_edits.drop_second_token):
+            model = random_models.write(self.temporary.name, "glm4moe", edit)
+            row = self.found("bench", ("-m", model), "-p", "4", "-n", "0", "-r", "1")["rows"][0]
+            found.append((self.found("gguf", (model,))["parameters"], row["gflop"], row["gbyte"]))
+        self.assertGreater(found[0][0]["all"], found[1][0]["all"])
+        self.assertEqual(found[0][0]["per_token"], found[1][0]["per_token"])
+        self.assertEqual(found[0][1:], found[1][1:])
 
     def test_a_latent_row_rotates_if_asked(self):
         model = self.models["deepseek2-lite"]
