@@ -297,7 +297,9 @@ class ModelsTools(Tools):
         def said(*arguments):
             self.run_tool("generate", *start, *arguments, stdout=subprocess.DEVNULL)
             with open(self.path("said.json")) as file:
-                return json.load(file)
+                found = json.load(file)
+            os.remove(self.path("said.json"))
+            return found
         alone = said()["tokens"]
         coarse = ("--against", "k=q4_0,v=q4_0,rot=off", "--force", "--after")
         short, = said(*coarse, "0")["against"]
