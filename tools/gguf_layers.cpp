@@ -170,8 +170,10 @@ std::optional<int64_t> row_bytes_of(const KvShape& shape) {
 
 void print_blocks(std::FILE* out, const GgufFile& file, const ModelConfig& config) {
     const ParameterCount count = count_parameters(file, config);
-    fmt::print(out, "\n{} layers, {} parameters, of which a token meets {}\n", config.layers,
-               count.all, count.per_token);
+    fmt::print(out, "\n{} layers, {} parameters{}\n", config.layers, count.all,
+               count.per_token == count.all
+                   ? ""
+                   : fmt::format(", of which a token meets {}", count.per_token));
     for (const BlockClass& one : block_classes(config)) {
         fmt::print(out, "  {}, feed-forward: {}\n", words_of_layers(one.layers),
                    words_of(one.plan));

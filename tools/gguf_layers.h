@@ -1,7 +1,7 @@
 #pragma once
 // The layers of a model, class by class: what each keeps of a token and of a stream, which sides of
 // it rotate and why, and how many weights a token meets.
-// Docs: docs/19-models.md
+// Docs: docs/19-what-layers-keep.md
 
 #include "ref/architecture.h"
 #include "ref/files/gguf.h"

@@ -1,6 +1,6 @@
 #pragma once
 // Layers of a model in words: lists of them, and those that keep no keys and values of their own.
-// Docs: docs/19-models.md
+// Docs: docs/19-what-layers-keep.md
 
 #include "ref/kv_cache.h"
 

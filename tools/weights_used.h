@@ -1,6 +1,6 @@
 #pragma once
 // What one token has to do with a file's weights: all of most, some of the experts, a row of
-// tables. Docs: docs/19-models.md
+// tables. Docs: docs/19-what-layers-keep.md
 
 #include "ref/architecture.h"
 #include "ref/files/gguf.h"
