@@ -93,9 +93,9 @@ void Continuation::read(std::span<const int32_t> tokens) {
                                      std::to_string(newest) + ", cache " + name_);
 }
 
-void Continuation::cut(int64_t count) {
-    cache_.remove(0, int32_t(count), INT32_MAX);
-    tokens_ = count;
+void Continuation::back_to(const Mark& mark) {
+    mark.cache.restore(cache_);
+    tokens_ = mark.tokens;
 }
 
 std::vector<int32_t> continue_text(Continuation& continuation, Sampler& sampler, int64_t count,

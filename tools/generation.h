@@ -3,6 +3,7 @@
 // Docs: docs/14-generate.md
 
 #include "ref/random.h"
+#include "tools/cache_mark.h"
 #include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
 
@@ -54,8 +55,13 @@ class Continuation {
     /// Appends at least one token, 512 at a time.
     void read(std::span<const int32_t> tokens);
 
-    /// Forgets what lies behind the first `count` tokens. log_p() waits for the next read().
-    void cut(int64_t count);
+    /// Where it stands, and the way back there. log_p() then waits for the next read().
+    struct Mark {
+        CacheMark cache;
+        int64_t tokens;
+    };
+    Mark mark() const { return {CacheMark(cache_), tokens_}; }
+    void back_to(const Mark& mark);
 
     int64_t tokens() const { return tokens_; }
     std::span<const double> log_p() const { return log_p_; }  ///< [V], after the last token

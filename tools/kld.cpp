@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -146,10 +147,10 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
     write_csv(flags.csv, run);
 }
 
-LockStepOptions options_of(const Flags& flags, int64_t layers) {
+LockStepOptions options_of(const Flags& flags, const KvShape& shape) {
     LockStepOptions options = flags.options;
     if (!flags.by_layer) return options;
-    options.layers = parse_layers(flags.layers, layers);
+    options.layers = parse_layers(flags.layers, shape);
     if (flags.quiet) return options;
     options.layer_done = [](int64_t done, int64_t all) {
         fmt::print(stderr, "\rone layer alone: {} of {}{}", done, all, done == all ? "\n" : "");
@@ -169,6 +170,16 @@ std::vector<Explanation> explain_run(const Flags& flags, const LoadedModel& load
     });
 }
 
+void add_single_sides(std::vector<Variant>& variants, const Variant& base, const KvShape& shape) {
+    const bool one_row = std::ranges::any_of(shape.layers, &KvLayer::v_in_k);
+    const std::size_t asked = variants.size();
+    if (!one_row) variants = with_single_sides(variants, base);
+    if (variants.size() > asked) return;
+    say_note(k_tool, one_row ? "--by-side changes nothing: V is a part of K's rows in this model"
+                             : "--by-side changes nothing: no variant has both K and V of other "
+                               "types than the base");
+}
+
 int run_kld_tool(const Flags& flags) {
     flags.check();
     const Variant base = parse_variant("--base", flags.base, Variant{});
@@ -176,21 +187,15 @@ int run_kld_tool(const Flags& flags) {
     for (const std::string& text : flags.variants) {
         variants.push_back(parse_variant("--variant", text, base));
     }
-    if (flags.by_side) variants = with_single_sides(variants, base);
-    if (flags.by_side && variants.size() == flags.variants.size()) {
-        say_note(k_tool,
-                 "--by-side changes nothing: no variant has both K and V of other types than the "
-                 "base");
-    }
     LoadedModel loaded(flags.model, flags.windows.ctx());
-    if (flags.explain) loaded.model.config().equal_heads(flags.model.path + ": --explain");
+    const KvShape shape = loaded.model.config().cache_shape(1, 1, base.type_k, base.type_v);
+    if (flags.by_side) add_single_sides(variants, base, shape);
     const WindowPlan plan = plan_windows(
         tokens_of_text(loaded, read_text(flags.text)), flags.windows.ctx(),
         flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
     require_same_everywhere(loaded, plan);
     loaded.note_windows(plan, flags.windows.chunks);
-    LockStep run(loaded, flags.model, plan, base, variants,
-                 options_of(flags, loaded.model.config().layers));
+    LockStep run(loaded, flags.model, plan, base, variants, options_of(flags, shape));
     if (!flags.quiet) {
         fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{}\n", flags.model.path,
                    loaded.backend->name(), loaded.backend->description(), base.name,

@@ -5,10 +5,10 @@
 #include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
+#include "tools/layer_words.h"
 #include "tools/notes.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <string>
@@ -139,10 +139,7 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
     std::string lines;
     for (const auto& [words, layers] : ways) {
         lines += words;
-        if (ways.size() > 1) {
-            lines += fmt::format(", in layer{} {}", layers.size() == 1 ? "" : "s",
-                                 fmt::join(layers, " "));
-        }
+        if (ways.size() > 1) lines += ", in " + words_of_layers(layers);
         lines += "\n";
     }
     return lines;
@@ -151,9 +148,7 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
 std::string describe_cache(const KvCache& cache) {
     const KvShape& shape = cache.shape();
     return describe_side(shape, cache.spec(), Side::k) +
-           describe_side(shape, cache.spec(), Side::v) +
-           fmt::format("{} bytes per token in {} layers\n", shape.bytes_per_token(),
-                       shape.n_layers());
+           describe_side(shape, cache.spec(), Side::v) + words_of_bytes(shape) + "\n";
 }
 
 // "q8_0", or every type that some layer has.
@@ -170,7 +165,8 @@ static std::string types_of(const KvShape& shape, Side side) {
 nlohmann::ordered_json json_of(const KvShape& shape) {
     return {{"k", types_of(shape, Side::k)},
             {"v", types_of(shape, Side::v)},
-            {"bytes_per_token", shape.bytes_per_token()}};
+            {"bytes_per_token", shape.bytes_per_token()},
+            {"state_bytes_per_stream", shape.recurrent().bytes_per_stream()}};
 }
 
 }  // namespace rotkv::tools

@@ -49,8 +49,8 @@ struct LoadedModel {
 Model observed(const Model& model, const Observer& observer);
 
 /// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, BOS is
-/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text. Notes
-/// how many of its bytes are not UTF-8.
+/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text.
+/// Notes how many of its bytes are not UTF-8.
 std::vector<int32_t> tokens_of_text(LoadedModel& loaded, std::string text);
 
 /// FNV-1a of the tokens that the model reads, BOS included: it carries every setting of the
@@ -78,10 +78,10 @@ nlohmann::ordered_json bos_of(const WindowPlan& plan);
 /// one for each way in which they store it.
 std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side side);
 
-/// These lines of K and V, and the bytes per token.
+/// These lines of K and V, and the bytes of a token and, where there is one, of a state.
 std::string describe_cache(const KvCache& cache);
 
-/// {k, v, bytes_per_token}
+/// {k, v, bytes_per_token, state_bytes_per_stream}
 nlohmann::ordered_json json_of(const KvShape& shape);
 
 }  // namespace rotkv::tools

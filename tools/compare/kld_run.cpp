@@ -27,10 +27,7 @@ void append(std::vector<TokenPair>& all, const std::vector<TokenPair>& part) {
 LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
                    const Variant& base, const std::vector<Variant>& variants,
                    const LockStepOptions& options)
-    : model_(loaded.model),
-      plan_(plan),
-      options_(options),
-      changed_(model_) {
+    : model_(loaded.model), plan_(plan), options_(options), changed_(model_) {
     if (options.jitter > model_.config().width) {
         throw Error(ErrorCode::usage, "--jitter: expected at most " +
                                           std::to_string(model_.config().width) +

@@ -4,6 +4,7 @@
 #include "tools/compare/by_layer.h"
 #include "tools/compare/kld_block.h"
 #include "tools/compare/kld_words.h"
+#include "tools/layer_words.h"
 
 #include <fmt/format.h>
 
@@ -189,6 +190,7 @@ static nlohmann::ordered_json json_of_layers(const LockStep& run, const Measured
                                   {"kld", shares.kld[l].value},
                                   {"se", shares.kld[l].error}});
     }
+    json["without_rows"] = layers_without_rows(measured.shape);
     json["sum"] = shares.sum;
     if (shares.complete) {
         json["whole"] = shares.whole;
@@ -249,6 +251,9 @@ static void print_layers(std::FILE* out, const LockStep& run) {
     };
     line("sum", &LayerShares::sum);
     if (columns[0].complete) line("whole", &LayerShares::whole);
+    for (const std::string& words : layers_without_rows(run.base().shape)) {
+        fmt::print(out, "{}\n", words);
+    }
 }
 
 void print_results(std::FILE* out, const LockStep& run, const std::optional<StopResult>& stop) {
