@@ -22,7 +22,7 @@ TEST_CASE("changed bit: it reaches what every architecture predicts, and little 
         const std::vector<float> exact = answer(model);
         changed.choose(3);
         const std::vector<float> third = answer(moved);
-        changed.choose(TinyModel::width - 1);
+        changed.choose(model.config().width - 1);
         const std::vector<float> last = answer(moved);
         CHECK(third != exact);
         CHECK(last != exact);

@@ -124,7 +124,7 @@ TEST_CASE("context shift: windows in pieces, and side by side, are shifted as to
             const int64_t dropped = (12 - keep) / 2;
             CHECK(plan_of(12).length() == 12 + 3 * dropped);
             const std::vector<float> expected = one_by_one(opened, model, plan_of(12));
-            REQUIRE(int64_t(expected.size()) == 2 * (3 * dropped - 1) * TinyModel::width);
+            REQUIRE(int64_t(expected.size()) == 2 * (3 * dropped - 1) * model.config().width);
             for (const int64_t batch : {12, 1, 5, 8, 24}) {
                 const WindowPlan plan = plan_of(batch);
                 const KvShape shape =
