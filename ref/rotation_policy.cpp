@@ -3,7 +3,6 @@
 #include "ref/error.h"
 #include "ref/rotation_words.h"
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -28,19 +27,28 @@ struct Decision {
     std::string reason;
 };
 
+/// Of a latent row: its latent and what turns behind it are whole blocks in every model known.
+constexpr int64_t k_latent_block = 64;
+
+constexpr const char* k_no_cache = "no cache";
+
 int64_t largest_power_of_two_divisor(int64_t n) { return n & -n; }
+
+// Random signs first, where they are asked for and the rotation does not name its own.
+Rotation with_signs(Rotation rotation, std::optional<uint64_t> signs) {
+    if (!signs || rotation.kind != Rotation::Kind::sylvester) return rotation;
+    rotation.kind = Rotation::Kind::signs;
+    rotation.seed = *signs;
+    return rotation;
+}
 
 // The rule of one side. `policy_block` is the block that `automatic` and `on` take.
 Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType type, int64_t d,
                      int64_t policy_block) {
     const std::string head = "D = " + std::to_string(d);
     const std::string type_name = type_info(type).name;
-    const auto rotate = [&](Rotation rotation, const std::string& reason) {
-        if (signs && rotation.kind == Rotation::Kind::sylvester) {
-            rotation.kind = Rotation::Kind::signs;
-            rotation.seed = *signs;
-        }
-        return Decision{rotation, reason};
+    const auto rotate = [&](const Rotation& rotation, const std::string& reason) {
+        return Decision{with_signs(rotation, signs), reason};
     };
     const Rotation by_policy{.kind = Rotation::Kind::sylvester, .block = policy_block};
     switch (asked.mode) {
@@ -69,21 +77,50 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType 
     return rotate(asked.value, asked.origin);
 }
 
+// K of a row in which V lies: one latent for all heads (MLA). llama.cpp says that it rotates such a
+// cache too, and does not where queries have absorbed K's matrix.
+Decision decide_latent(const RotationRequest& request, const KvLayer& layer) {
+    if (request.k.mode == Mode::automatic && is_block_type(layer.type_k)) {
+        return {Rotation{}, "policy: a latent row, as llama.cpp leaves it"};
+    }
+    return decide_side(request.k, request.signs, layer.type_k, layer.d_k, k_latent_block);
+}
+
+// What a request for V asks of a row that K's rotation turns.
+Rotation asked_of_view(const RotationRequest& request, const Rotation& k) {
+    switch (request.v.mode) {
+        case Mode::automatic:
+            return k;
+        case Mode::off:
+            return {};
+        case Mode::on:
+            return with_signs({.kind = Rotation::Kind::sylvester, .block = k_latent_block},
+                              request.signs);
+        case Mode::value:
+            break;
+    }
+    return with_signs(request.v.value, request.signs);
+}
+
 // V as a view of K: what K was given, if the view begins and ends where K's blocks do.
 Decision decide_view(const RotationRequest& request, const KvLayer& layer, const Decision& k) {
-    const bool differs = request.v.mode != Mode::automatic &&
-                         (request.v.mode != request.k.mode || request.v.value != request.k.value);
-    if (differs) {
-        throw Error(ErrorCode::usage,
-                    request.v.origin + ": V is a view of K here and takes K's rotation");
+    if (layer.type_k != layer.type_v) {
+        throw Error(ErrorCode::unsupported,
+                    "V is a part of K's rows in this model (latent attention): expected one cache "
+                    "type for both, found two");
     }
-    const int64_t step = std::max<int64_t>(k.rotation.on() ? k.rotation.block : 1,
-                                           type_info(layer.type_k).block_elements);
-    if (layer.v_first % step != 0 || layer.d_v % step != 0) {
+    if (asked_of_view(request, k.rotation) != k.rotation) {
+        throw Error(ErrorCode::usage, request.v.origin +
+                                          ": V is a part of K's rows in this model and takes K's "
+                                          "rotation, " +
+                                          rotation_name(k.rotation) + " (" + k.reason + ")");
+    }
+    const int64_t block = k.rotation.on() ? k.rotation.block : 1;
+    if (layer.v_first % block != 0 || layer.d_v % block != 0) {
         throw Error(ErrorCode::usage,
-                    "V is a view of K's channels " + std::to_string(layer.v_first) + " .. " +
-                        std::to_string(layer.v_first + layer.d_v) +
-                        ", expected borders of blocks of " + std::to_string(step));
+                    request.k.origin + ": V is K's channels " + std::to_string(layer.v_first) +
+                        " to " + std::to_string(layer.v_first + layer.d_v - 1) +
+                        " in this model, expected whole blocks of " + std::to_string(block));
     }
     Decision v{k.rotation, "V is a view of K; " + k.reason};
     if (v.rotation.kind == Rotation::Kind::signs) v.rotation.first = layer.v_first;
@@ -91,13 +128,25 @@ Decision decide_view(const RotationRequest& request, const KvLayer& layer, const
 }
 
 RotationSpec::Layer decide_layer(const RotationRequest& request, const KvLayer& layer) {
-    if (layer.kv_heads == 0) return {.k_reason = "no cache", .v_reason = "no cache"};
-    const Decision k = decide_side(request.k, request.signs, layer.type_k, layer.d_k,
-                                   largest_power_of_two_divisor(layer.d_k));
+    if (layer.kv_heads == 0) return {.k_reason = k_no_cache, .v_reason = k_no_cache};
+    const Decision k = layer.v_in_k ? decide_latent(request, layer)
+                                    : decide_side(request.k, request.signs, layer.type_k, layer.d_k,
+                                                  largest_power_of_two_divisor(layer.d_k));
     const Decision v = layer.v_in_k
                            ? decide_view(request, layer, k)
                            : decide_side(request.v, request.signs, layer.type_v, layer.d_v, 64);
     return {.k = k.rotation, .v = v.rotation, .k_reason = k.reason, .v_reason = v.reason};
+}
+
+// Whoever asks for random signs gets some.
+void require_signs(const std::vector<RotationSpec::Layer>& layers) {
+    const RotationSpec::Layer* some = &layers.front();  // a layer with a cache
+    for (const RotationSpec::Layer& layer : layers) {
+        if (layer.k.kind == Rotation::Kind::signs || layer.v.kind == Rotation::Kind::signs) return;
+        if (some->k_reason == k_no_cache) some = &layer;
+    }
+    throw Error(ErrorCode::usage, "signs: expected a rotated side that takes them, found K off (" +
+                                      some->k_reason + "), V off (" + some->v_reason + ")");
 }
 
 }  // namespace
@@ -105,6 +154,7 @@ RotationSpec::Layer decide_layer(const RotationRequest& request, const KvLayer& 
 RotationSpec decide_rotation(const RotationRequest& request, const KvShape& shape) {
     std::vector<RotationSpec::Layer> layers;
     for (const KvLayer& layer : shape.layers) layers.push_back(decide_layer(request, layer));
+    if (request.signs) require_signs(layers);
     return RotationSpec(std::move(layers));
 }
 

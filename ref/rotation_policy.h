@@ -15,7 +15,7 @@ namespace rotkv {
 /// What a user asked for, per side; `automatic` follows the policy.
 struct RotationRequest {
     enum class Mode {
-        automatic,  ///< on exactly if the type is quantized and D % 64 = 0 (llama.cpp's rule)
+        automatic,  ///< on exactly if the type is quantized, D % 64 = 0, and V has rows of its own
         off,
         on,    ///< the policy's block, whatever the type
         value  ///< this rotation, which is one, whatever the type
@@ -40,9 +40,11 @@ std::optional<RotationRequest::PerSide> parse_request(std::string_view text,
 
 /// Decides both sides of every layer, from that layer's types and head sizes.
 /// Policy: block of K = the largest power of two dividing D_k; block of V = 64. Where V is a view
-///         of K it takes K's rotation, its signs from the channel where it starts.
+///         of K, a latent row, `automatic` leaves both as they are and `on` takes blocks of 64; V
+///         has K's rotation, its signs from the channel where it starts.
 /// Throws: Error(usage), beginning with who asked, for `on` with D % 64 != 0, a block that is no
-///         power of two dividing D, or a view of K that K's blocks cut.
+///         power of two dividing D, a view of K that K's blocks cut, another rotation asked for it,
+///         or signs that no side takes; Error(unsupported) for a view of K in another type.
 RotationSpec decide_rotation(const RotationRequest& request, const KvShape& shape);
 
 }  // namespace rotkv

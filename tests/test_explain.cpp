@@ -22,10 +22,10 @@ struct Rows {
     std::vector<float> q = normal_vector(k_d, 1);
     std::vector<float> k = normal_vector(k_cells * k_d, 2), v = normal_vector(k_cells * k_d, 3);
     std::vector<float> stored_k = k, stored_v = v;
-    double softcap = 0;
+    double softcap = 0, sink = -HUGE_VAL;
 
     OutputErrors split() const {
-        return split_output_error({1, softcap, q, k, v, stored_k, stored_v});
+        return split_output_error({1, softcap, sink, q, k, v, stored_k, stored_v});
     }
 };
 
@@ -39,8 +39,9 @@ void add_noise(std::vector<float>& x, double size, uint64_t seed) {
 }
 
 // Two streams, a window and a softcap; either side as an exact cache or a coarse one has it.
-CachedAttention stored_as(bool coarse_k, bool coarse_v) {
+CachedAttention stored_as(bool coarse_k, bool coarse_v, bool sinks) {
     CachedAttention c;
+    if (sinks) c.sinks = {1.5f, -2, 3, 0.25f};
     c.softcap = 20;
     c.window = 9;
     c.fill(2, 21, 5);
@@ -54,13 +55,14 @@ CachedAttention stored_as(bool coarse_k, bool coarse_v) {
 
 // The attention call of such a case, not run.
 struct Asked {
-    Buffer q, streams, positions;
+    Buffer q, streams, positions, sinks;
     AttentionArgs args;
 
     Asked(Backend& backend, const CachedAttention& c, const KvCache& cache)
         : q(upload(backend, c.q)),
           streams(upload(backend, c.q_streams)),
           positions(upload(backend, c.q_positions)),
+          sinks(upload(backend, c.sinks.empty() ? std::vector<float>{0} : c.sinks)),
           args{.dst = {},
                .q = q.view(DType::f32, {int64_t(c.q_streams.size()), c.heads, c.d_k}),
                .k_cache = cache.k(0),
@@ -73,19 +75,21 @@ struct Asked {
                .softcap = c.softcap,
                .window = c.window,
                .k_rotation = c.spec.at(0, Side::k),
-               .v_rotation = c.spec.at(0, Side::v)} {}
+               .v_rotation = c.spec.at(0, Side::v)} {
+        if (!c.sinks.empty()) args.sinks = sinks.view(DType::f32, {c.heads});
+    }
 };
 
 // Layers of one head with the errors given.
 Explanation explanation_of(const std::vector<double>& errors) {
-    Explanation explanation{"made", int64_t(errors.size()), 1, 1, {}};
+    Explanation explanation{"made", {}, {}};
     for (const double both : errors) {
         OutputErrors one;
         one.output = 1;
         one.both = both;
         one.keys = 0.75 * both;
         one.values = 0.25 * both;
-        explanation.errors.push_back(one);
+        explanation.layers.push_back({int64_t(explanation.layers.size()), 1, {one}});
     }
     return explanation;
 }
@@ -104,13 +108,14 @@ TEST_CASE("explain: exact rows have no error") {
 
 TEST_CASE("explain: longer keys are nothing but another temperature") {
     // e = g ln(1 + x) + terms of x^2: what is left over is of that order.
-    for (const double softcap : {0.0, 3.0}) {
+    for (const auto& [softcap, sink] : {std::pair(0.0, -HUGE_VAL), {3.0, -HUGE_VAL}, {0.0, 2.0}}) {
         for (const double factor : {1 - 1e-3, 1 + 1e-3}) {
             Rows rows;
             rows.softcap = softcap;
+            rows.sink = sink;
             scale(rows.stored_k, factor);
             const OutputErrors errors = rows.split();
-            INFO("softcap " << softcap << ", factor " << factor);
+            INFO("softcap " << softcap << ", sink " << sink << ", factor " << factor);
             CHECK(errors.slope() == Approx(factor).epsilon(1e-6));
             CHECK(errors.temperature() / errors.keys == Approx(1).epsilon(1e-5));
             CHECK(errors.along / errors.turning == Approx(factor - 1).epsilon(5e-3));
@@ -152,6 +157,9 @@ TEST_CASE("explain: an error that all keys share is none") {
     const OutputErrors errors = rows.split();
     CHECK(errors.keys < 1e-12 * errors.output);
     CHECK(errors.slope() == Approx(1).epsilon(1e-6));
+    rows.sink = 5;  // which scores that all move leave behind
+    CHECK(rows.split().keys > 1e-3 * rows.split().output);
+    CHECK(rows.split().slope() == Approx(1).epsilon(1e-6));
 }
 
 TEST_CASE("explain: errors of values are those of values") {
@@ -167,7 +175,7 @@ TEST_CASE("explain: errors of values are those of values") {
 TEST_CASE("explain: of two cells and one value each, by hand") {
     // p = softmax(1, 0), o = p_1 since v = (1, 0); keys stored as (0, 0), values as (2, 0).
     const std::vector<float> q = {1}, k = {1, 0}, v = {1, 0}, stored_k = {0, 0}, stored_v = {2, 0};
-    const OutputErrors errors = split_output_error({1, 0, q, k, v, stored_k, stored_v});
+    const OutputErrors errors = split_output_error({1, 0, -HUGE_VAL, q, k, v, stored_k, stored_v});
     const double p = 1 / (1 + std::exp(-1.0));
     CHECK(errors.output == Approx(p * p));
     CHECK(errors.keys == Approx((0.5 - p) * (0.5 - p)));
@@ -225,9 +233,11 @@ TEST_CASE("explain: rows that do not fit are refused") {
     CHECK_THROWS_AS(rows.split(), Error);
 }
 
-TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
+// Outputs of some queries and their errors, head by head, beside what attention makes of them.
+static void check_outputs(bool sinks) {
     const std::unique_ptr<Backend> backend = make_ref_backend();
-    const CachedAttention exact = stored_as(false, false), coarse = stored_as(true, true);
+    const CachedAttention exact = stored_as(false, false, sinks);
+    const CachedAttention coarse = stored_as(true, true, sinks);
     KvCache a(*backend, exact.shape(), exact.spec), b(*backend, coarse.shape(), coarse.spec);
     exact.store(*backend, a);
     coarse.store(*backend, b);
@@ -240,8 +250,8 @@ TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
     add_output_errors(*backend, asked.args, stored, rows, sums);
 
     const std::vector<float> o = exact.run(*backend), o_kv = coarse.run(*backend);
-    const std::vector<float> o_k = stored_as(true, false).run(*backend);
-    const std::vector<float> o_v = stored_as(false, true).run(*backend);
+    const std::vector<float> o_k = stored_as(true, false, sinks).run(*backend);
+    const std::vector<float> o_v = stored_as(false, true, sinks).run(*backend);
     const std::vector<float> zero(o.size(), 0.0f);
     for (int64_t h = 0; h < exact.heads; ++h) {
         const auto apart = [&](const std::vector<float>& x, const std::vector<float>& y) {
@@ -263,12 +273,24 @@ TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
         CHECK(found.both == Approx(apart(o_kv, o)).epsilon(1e-4));
         CHECK(found.keys > 1e-4 * found.output);
     }
-    AttentionArgs with_sinks = asked.args;
-    with_sinks.sinks = asked.q.view(DType::f32, {exact.heads});
-    CHECK_THROWS_AS(add_output_errors(*backend, with_sinks, stored, rows, sums), Error);
-    AttentionArgs part = asked.args;
-    part.bounds.position.to = 4;
-    CHECK_THROWS_AS(add_output_errors(*backend, part, stored, rows, sums), Error);
+}
+
+TEST_CASE("explain: through a rotated cache, outputs are those of attention") {
+    for (const bool sinks : {false, true}) {
+        INFO("sinks " << sinks);
+        check_outputs(sinks);
+    }
+}
+
+TEST_CASE("explain: a part of the cells is refused") {
+    const std::unique_ptr<Backend> backend = make_ref_backend();
+    const CachedAttention exact = stored_as(false, false, false);
+    KvCache a(*backend, exact.shape(), exact.spec);
+    Asked asked(*backend, exact, a);
+    asked.args.bounds.position.to = 4;
+    std::vector<OutputErrors> sums(static_cast<size_t>(exact.heads));
+    const StoredLayer stored{a.k(0), a.v(0), {}, {}};
+    CHECK_THROWS_AS(add_output_errors(*backend, asked.args, stored, {0}, sums), Error);
 }
 
 TEST_CASE("explain: layers that hold half, and the sentence") {
@@ -302,7 +324,7 @@ TEST_CASE("explain: a layer that is not a number is no layer without error") {
     // A key that does not come back: nothing of what it makes passes for 0 or 1.
     const std::vector<float> q = {1, 0}, k = {1, 2, 3, 4}, v = {1, 2};
     const std::vector<float> lost = {1, 2, INFINITY, 4};
-    const OutputErrors errors = split_output_error({1, 0, q, k, v, lost, v});
+    const OutputErrors errors = split_output_error({1, 0, -HUGE_VAL, q, k, v, lost, v});
     for (const double x : {errors.both, errors.keys, errors.temperature(), errors.slope()}) {
         CHECK(std::isnan(x));
     }

@@ -53,13 +53,6 @@ def bounds_of(name, file):
     return BOUNDS.get(name, EXPERTS if has_experts else DENSE)
 
 
-def rotation_of(file):
-    """The flags that rotate as llama.cpp does: none, but for latent attention that caches its one
-    row, which llama.cpp never rotates."""
-    one_row = any(key.endswith(".attention.key_length_mla") for key in file.keys)
-    return ["--rot-k", "off"] if one_row else []
-
-
 # A row of the table: mean KLD from llama.cpp with an f32 cache, and what a cache costs either.
 Figures = collections.namedtuple("Figures", "name backend f32 change q8_0 q4_0")
 TITLE = """\
@@ -90,18 +83,18 @@ class GoldenModels(Tools):
     def theirs(self, name, cache, tag):
         return BaseRows(os.path.join(GOLDEN, f"{name}.{cache}.{cache}.{tag}.kld"))
 
-    def ours(self, model, backend, cache, rotation):
+    def ours(self, model, backend, cache):
         base = self.path("ours.kld")
         self.good("perplexity", "-m", model, "-f", self.text, "-c", "256", "--chunks", "1", "-ctk",
-                  cache, "-ctv", cache, *rotation, "--backend", backend, "--quiet",
+                  cache, "-ctv", cache, "--backend", backend, "--quiet",
                   "--kl-divergence-base", base)
         return BaseRows(base)
 
     def compare(self, name, backend):
         model = random_models.write(self.temporary.name, name)
         file = GgufFile.read(model)
-        bounds, rotation = bounds_of(name, file), rotation_of(file)
-        exact, ours = self.theirs(name, "f32", "nofa"), self.ours(model, backend, "f32", rotation)
+        bounds = bounds_of(name, file)
+        exact, ours = self.theirs(name, "f32", "nofa"), self.ours(model, backend, "f32")
         self.assertEqual(list(ours.tokens), list(exact.tokens))
         self.assertLess(abs(exact.divergences(ours).mean()), bounds.divergence)
         self.assertLess(exact.largest_change(ours), bounds.change)
@@ -109,7 +102,7 @@ class GoldenModels(Tools):
         figures = exact.divergences(ours).mean(), exact.largest_change(ours)
         for cache, share in (("q8_0", bounds.q8_0), ("q4_0", bounds.q4_0)):
             theirs = self.theirs(name, cache, "rot1")
-            ours = self.ours(model, backend, cache, rotation)
+            ours = self.ours(model, backend, cache)
             cost = middle(theirs.divergences(exact))
             self.assertLess(middle(theirs.divergences(ours)), share * cost, cache)
             costs[cache] = exact.divergences(theirs).mean(), exact.divergences(ours).mean()

@@ -73,14 +73,17 @@ struct LayerRows {
 
 SurveyPlan plan_of(int64_t layers) {
     SurveyPlan plan;
-    plan.layers = layers;
-    plan.heads = k_heads;
-    plan.kv_heads = k_kv_heads;
-    plan.d_k = k_d_k;
-    plan.d_v = k_d_v;
+    for (int64_t l = 0; l < layers; ++l) {
+        plan.layers.push_back(
+            {.heads = k_heads, .kv_heads = k_kv_heads, .d_k = k_d_k, .d_v = k_d_v, .rows_of = l});
+    }
     plan.types_k = {DType::q8_0, DType::q4_0};
     plan.types_v = {DType::q4_1};
     return plan;
+}
+
+Rotation rotation_of(const SurveyPlan& plan, What side, size_t kind) {
+    return plan.at(0).rotation(side, plan.at(0).parts(side)[0], kind);
 }
 
 // Rows of d as they come back from a cache of this type under this rotation.
@@ -125,14 +128,14 @@ TEST_CASE("outlier survey: a head stored alone moves outputs by what attention s
                 INFO("layer " << l << ", head " << kv << ", " << k_rotation_names[r]);
                 for (size_t t = 0; t < plan.types_k.size(); ++t) {
                     const std::vector<float> keys =
-                        stored(rows.k, k_d_k, plan.types_k[t], plan.rotation(What::k, r));
+                        stored(rows.k, k_d_k, plan.types_k[t], rotation_of(plan, What::k, r));
                     const ErrorPair found = head_of(survey, What::k, l, kv).output_error(t, r);
                     CHECK(found.measured ==
                           Approx(square_of(rows.outputs(kv, keys, rows.v), exact) / square)
                               .epsilon(1e-3));
                 }
                 const std::vector<float> values =
-                    stored(rows.v, k_d_v, plan.types_v[0], plan.rotation(What::v, r));
+                    stored(rows.v, k_d_v, plan.types_v[0], rotation_of(plan, What::v, r));
                 const ErrorPair found = head_of(survey, What::v, l, kv).output_error(0, r);
                 CHECK(found.measured ==
                       Approx(square_of(rows.outputs(kv, rows.k, values), exact) / square)
@@ -149,7 +152,7 @@ TEST_CASE("outlier survey: noise of scores is that of the queries that read the 
     for (int64_t kv = 0; kv < k_kv_heads; ++kv) {
         for (size_t r = 0; r < k_rotations; ++r) {
             // scale^2 sum_j E[q_j^2] Var[e_j], both rotated; e from the values in the cache.
-            const Rotation turn = survey.plan().rotation(What::k, r);
+            const Rotation turn = rotation_of(survey.plan(), What::k, r);
             std::vector<double> q_square(size_t(k_d_k), 0.0), sum(q_square), sum2(q_square);
             std::vector<float> x(static_cast<size_t>(k_d_k)), y(x);
             std::vector<std::byte> packed(size_t(row_bytes(DType::q4_0, k_d_k)));
@@ -199,16 +202,18 @@ TEST_CASE("outlier survey: the largest row of H is that of the rows themselves")
 }
 
 TEST_CASE("outlier survey: blocks are the policy's, or what the head size allows") {
-    SurveyPlan plan = plan_of(1);
-    CHECK(plan.block(What::k) == 32);
-    CHECK(plan.block(What::v) == 64);
-    plan.d_k = plan.d_v = 256;
-    CHECK(plan.block(What::k) == 256);
-    CHECK(plan.block(What::q) == 256);
-    CHECK(plan.block(What::v) == 64);
-    plan.d_k = plan.d_v = 80;
-    CHECK(plan.block(What::k) == 16);
-    CHECK(plan.block(What::v) == 16);
+    const auto blocks = [](int64_t d_k, int64_t d_v, bool v_in_k) {
+        const SurveyLayer layer{
+            .heads = 1, .kv_heads = 1, .d_k = d_k, .d_v = d_v, .v_in_k = v_in_k};
+        CHECK(layer.block(What::q) == layer.block(What::k));
+        return std::pair(layer.block(What::k), layer.block(What::v));
+    };
+    CHECK(blocks(32, 64, false) == std::pair<int64_t, int64_t>(32, 64));
+    CHECK(blocks(256, 256, false) == std::pair<int64_t, int64_t>(256, 64));
+    CHECK(blocks(80, 80, false) == std::pair<int64_t, int64_t>(16, 16));
+    CHECK(blocks(576, 512, true) == std::pair<int64_t, int64_t>(64, 64));
+    CHECK(blocks(640, 512, true) == std::pair<int64_t, int64_t>(64, 64));
+    CHECK(blocks(544, 512, true) == std::pair<int64_t, int64_t>(32, 32));
 }
 
 TEST_CASE("outlier survey: a verdict of two heads by hand") {
@@ -233,4 +238,110 @@ TEST_CASE("outlier survey: a verdict of two heads by hand") {
     CHECK((v.decisive_layer == 0 && v.decisive_head == 1));  // without it rotation halves the error
     CHECK(v.without == Approx(std::log(2.0)));
     CHECK(v.advice == Advice::indifferent);
+}
+
+namespace {
+
+// Two layers of latent attention: a row of 96, whose first 64 are the value, for 2 query heads with
+// a sink each. The second layer reads the rows of the first.
+struct LatentRows {
+    static constexpr int64_t k_row = 96, k_latent = 64;
+    std::vector<float> k = loud_channels(k_tokens, k_row, 40, 16, 6);
+    std::vector<float> q[2] = {normal_vector(k_tokens * 2 * k_row, 41),
+                               normal_vector(k_tokens * 2 * k_row, 42)};
+    std::vector<float> sinks = {1, -0.5f};
+    AttentionArgs attention{};
+
+    LatentRows() { attention.scale = 0.125f; }
+
+    static SurveyPlan plan() {
+        const SurveyLayer layer{
+            .heads = 2, .kv_heads = 1, .d_k = k_row, .d_v = k_latent, .v_in_k = true};
+        SurveyPlan plan{.layers = {layer, layer}, .types_k = {DType::q4_0}, .types_v = {}};
+        plan.types_v = plan.types_k;
+        return plan;
+    }
+
+    void show(Survey& survey) {
+        const auto rows = [](std::vector<float>& x, int64_t heads) {
+            return view(x.data(), DType::f32, {k_tokens, heads, k_row});
+        };
+        survey.add({What::k, 0, nullptr, rows(k, 1)});
+        for (int64_t l = 0; l < 2; ++l) {
+            survey.add({What::q, l, &attention, rows(q[size_t(l)], 2), sinks});
+        }
+    }
+
+    // All outputs of both layers over these keys, and these rows as values; what sinks take.
+    std::vector<double> outputs(const std::vector<float>& keys, const std::vector<float>& values,
+                                double* sink_share = nullptr) const {
+        std::vector<double> all;
+        double share = 0;
+        for (size_t row = 0; row < size_t(2 * 2 * k_tokens); ++row) {  // [layer][T][head]
+            const size_t h = row % 2, t = row / 2 % size_t(k_tokens),
+                         l = row / 2 / size_t(k_tokens);
+            const float* query = &q[l][(2 * t + h) * size_t(k_row)];
+            std::vector<double> o(size_t(k_latent), 0.0);
+            double total = std::exp(double(sinks[h]));
+            for (size_t c = 0; c <= t; ++c) {
+                double score = 0;
+                for (size_t j = 0; j < size_t(k_row); ++j) {
+                    score += 0.125 * double(query[j]) * double(keys[c * size_t(k_row) + j]);
+                }
+                total += std::exp(score);
+                for (size_t j = 0; j < o.size(); ++j) {
+                    o[j] += std::exp(score) * double(values[c * size_t(k_row) + j]);
+                }
+            }
+            share += std::exp(double(sinks[h])) / total / double(2 * 2 * k_tokens);
+            for (const double x : o) all.push_back(x / total);
+        }
+        if (sink_share != nullptr) *sink_share = share;
+        return all;
+    }
+
+    // The rows with channels first .. first + d of each as a cache gives them back.
+    std::vector<float> with_part(int64_t first, int64_t d, const Rotation& turn) const {
+        std::vector<float> part;
+        for (int64_t t = 0; t < k_tokens; ++t) {
+            const auto row = k.begin() + t * k_row + first;
+            part.insert(part.end(), row, row + d);
+        }
+        part = stored(part, d, DType::q4_0, turn);
+        std::vector<float> rows = k;
+        for (int64_t t = 0; t < k_tokens; ++t) {
+            std::copy_n(part.begin() + t * d, d, rows.begin() + t * k_row + first);
+        }
+        return rows;
+    }
+};
+
+}  // namespace
+
+TEST_CASE("outlier survey: parts of a latent row that two layers with sinks read") {
+    Survey survey(LatentRows::plan());
+    LatentRows rows;
+    rows.show(survey);
+    REQUIRE(survey.heads().size() == 2 * 2 + 2 + 1 + 2 * 2);  // q, k and v of the first; q
+    double sink_share = 0;
+    const std::vector<double> exact = rows.outputs(rows.k, rows.k, &sink_share);
+    const double square = square_of(exact, std::vector<double>(exact.size(), 0.0));
+    for (const HeadSurvey& head : survey.heads()) {
+        if (head.side == What::q) continue;
+        INFO(k_side_names[size_t(head.side)] << " " << head.part.name);
+        CHECK(head.layer == 0);
+        for (size_t r = 0; r < k_rotations; ++r) {
+            const Rotation turn = survey.plan().at(0).rotation(head.side, head.part, r);
+            const std::vector<float> kept = rows.with_part(head.part.first, head.part.d, turn);
+            const std::vector<double> moved =
+                head.side == What::k ? rows.outputs(kept, rows.k) : rows.outputs(rows.k, kept);
+            CHECK(head.output_error(0, r).measured ==
+                  Approx(square_of(moved, exact) / square).epsilon(1e-3));
+        }
+    }
+    CHECK(survey.sinks().heads == 4);
+    CHECK(survey.sinks().queries == 2 * 2 * k_tokens);
+    CHECK(survey.sinks().share() == Approx(sink_share).epsilon(1e-9));
+    CHECK(survey.verdict(What::k, 0, 1).heads == 2);
+    CHECK(survey.verdict(What::v, 0, 1).heads == 1);
 }

@@ -219,6 +219,14 @@ TEST_CASE("outliers: errors of keys and values in an attention output") {
     const double p = std::exp(2.0) / (std::exp(2.0) + 1);
     CHECK(close(capped.square(), p * p + (1 - p) * (1 - p)));
     CHECK(capped.key_error(std::vector<double>{10, 0}) < 1e-30);  // beyond the cap
+    CHECK(even.sink_share() == 0);
+    const QueryOutput with_sink({0, 0}, 0, values, std::log(2.0));  // p = 1/4, 1/4, the sink 1/2
+    CHECK(close(with_sink.sink_share(), 0.5));
+    CHECK(close(with_sink.square(), 0.125));
+    const double both = std::log(3.0);  // p = 3/8, 3/8: what all keys share is not nothing here
+    CHECK(close(with_sink.key_error(std::vector<double>{both, both}), 2.0 / 64, 1e-9));
+    CHECK(close(with_sink.value_error(std::vector<float>{1, 0, 1, 0}), 0.25));
+    CHECK(close(with_sink.expected_key_error(std::vector<double>{1, 1}), 1.25 / 16));
 }
 
 TEST_CASE("outliers: small errors move outputs by what the law expects") {
@@ -226,14 +234,14 @@ TEST_CASE("outliers: small errors move outputs by what the law expects") {
     // noise's own size, 0.01.
     const size_t n = 12, d = 16;
     const std::vector<float> values = normal_vector(int64_t(n * d), 31);
-    for (const float softcap : {0.0f, 1.5f}) {
+    for (const auto& [softcap, sink] : {std::pair(0.0, -HUGE_VAL), {1.5, -HUGE_VAL}, {0.0, 2.0}}) {
         std::vector<double> scores, variance, square;
         for (const float s : normal_vector(int64_t(n), 32)) scores.push_back(double(s));
         for (size_t t = 0; t < n; ++t) {
             variance.push_back(1e-4 * double(1 + t % 3));
             square.push_back(1e-4 * double(d) * double(1 + t % 3));
         }
-        const QueryOutput output(scores, softcap, values);
+        const QueryOutput output(scores, softcap, values, sink);
         std::vector<double> keys, moved;
         for (uint64_t draw = 0; draw < 2000; ++draw) {
             std::vector<double> noise;

@@ -75,7 +75,10 @@ class Outliers(Tools):
         with open(self.path("heads.json")) as file:
             found = json.load(file)
         self.assertEqual((found["n_ctx"], found["chunks"], found["tokens"]), (32, 3, 96))
-        self.assertEqual(found["blocks"], {"k": 64, "v": 64})
+        self.assertEqual(found["layers"], [
+            {"layer": layer, "heads": HEADS, "kv_heads": 1, "d_k": HEAD, "d_v": HEAD,
+             "v_in_k": False, "block_k": 64, "block_v": 64} for layer in range(LAYERS)])
+        self.assertEqual(found["sinks"], {"heads": 0, "share": None})
         with open(table) as file:
             rows = list(csv.DictReader(file))
         self.assertEqual(len(rows), LAYERS * (HEADS + 1 + 1) * 3)
@@ -152,7 +155,7 @@ class Outliers(Tools):
         odd = self.path("head80.gguf")
         write_model(odd, head=80)
         found = self.json_of(model=odd)
-        self.assertEqual(found["blocks"], {"k": 16, "v": 16})
+        self.assertEqual({(one["block_k"], one["block_v"]) for one in found["layers"]}, {(16, 16)})
         self.assertEqual({v["type"] for v in found["verdicts"]}, {"f16", "bf16"})
         self.bad(1, "outliers", "-m", odd, "-f", self.text, "-c", "32", "-ctk", "q8_0", says="80")
 

@@ -125,13 +125,71 @@ TEST_CASE("rotation_policy: what cannot be is refused, with who asked") {
     }
 }
 
-TEST_CASE("rotation_policy: V as a view of K takes K's rotation, signs included") {
-    RotationRequest request = asked("auto", "auto");
+TEST_CASE("rotation_policy: a latent row stays as it is, unless somebody asks") {
+    const auto words = [](const char* k, const char* v) {
+        return words_of(decide_rotation(asked(k, v), latent(0)));
+    };
+    CHECK(words("auto", "auto") == "k=none v=none");
+    CHECK(words("auto", "off") == "k=none v=none");
+    CHECK(words("on", "auto") == "k=64 v=64");
+    CHECK(words("on", "on") == "k=64 v=64");
+    CHECK(words("64", "on") == "k=64 v=64");
+    CHECK(words("32", "32") == "k=32 v=32");
+    const RotationSpec spec = decide_rotation({}, latent(0));
+    CHECK(describe(spec, 0, Side::k) == "off (policy: a latent row, as llama.cpp leaves it)");
+    CHECK(describe(spec, 0, Side::v) ==
+          "off (V is a view of K; policy: a latent row, as llama.cpp leaves it)");
+    // 'on' takes 64 where a larger power of two divides the row.
+    KvShape wide = latent(0);
+    wide.layers[0].d_k = 512 + 128;
+    CHECK(words_of(decide_rotation(asked("on", "auto"), wide)) == "k=64 v=64");
+    KvShape plain = latent(0);
+    plain.layers[0].type_k = plain.layers[0].type_v = DType::f16;
+    CHECK(decide_rotation({}, plain).reason(0, Side::k) == "policy: f16 is not quantized");
+}
+
+TEST_CASE("rotation_policy: V as a view of K has K's rotation, signs included") {
+    RotationRequest request = asked("on", "auto");
     CHECK(words_of(decide_rotation(request, latent(64))) == "k=64 v=64");
     request.signs = 3;
     CHECK(words_of(decide_rotation(request, latent(64))) == "k=64:3 v=64:3:64");
-    CHECK_THROWS_AS(decide_rotation(request, latent(32)), Error);
-    CHECK_THROWS_AS(decide_rotation(asked("auto", "off"), latent(0)), Error);
-    CHECK_THROWS_AS(decide_rotation(asked("64", "32"), latent(0)), Error);
+    CHECK(words_of(decide_rotation(asked("64:3", "64:3"), latent(64))) == "k=64:3 v=64:3:64");
     CHECK(words_of(decide_rotation(asked("32", "32"), latent(32))) == "k=32 v=32");
+    const auto refused = [](const char* k, const char* v, const KvShape& shape) -> std::string {
+        try {
+            decide_rotation(asked(k, v), shape);
+        } catch (const Error& error) {
+            return error.what();
+        }
+        return "accepted";
+    };
+    CHECK(refused("on", "auto", latent(32)) ==
+          "--rot-k: V is K's channels 32 to 543 in this model, expected whole blocks of 64");
+    CHECK(refused("on", "off", latent(0)) ==
+          "--rot-v: V is a part of K's rows in this model and takes K's rotation, 64 (--rot-k)");
+    CHECK(refused("64", "32", latent(0)).find("takes K's rotation, 64") != std::string::npos);
+    CHECK(refused("auto", "on", latent(0)).find("rotation, none (policy: a latent row") !=
+          std::string::npos);
+    KvShape mixed = latent(0);
+    mixed.layers[0].type_v = DType::f16;
+    CHECK(refused("off", "off", mixed) ==
+          "V is a part of K's rows in this model (latent attention): expected one cache type for "
+          "both, found two");
+}
+
+TEST_CASE("rotation_policy: signs that nothing takes are refused") {
+    RotationRequest request;
+    request.signs = 3;
+    const KvShape odd{.layers = {layer_of(DType::q4_0, 96, DType::f16, 96)}};
+    CHECK_THROWS_WITH(decide_rotation(request, odd),
+                      "signs: expected a rotated side that takes them, found K off (policy: D = 96 "
+                      "is no multiple of 64), V off (policy: f16 is not quantized)");
+    KvShape hybrid = latent(0);
+    hybrid.layers.insert(hybrid.layers.begin(), KvLayer{});
+    CHECK_THROWS_WITH(decide_rotation(request, hybrid),
+                      "signs: expected a rotated side that takes them, found K off (policy: a "
+                      "latent row, as llama.cpp leaves it), V off (V is a view of K; policy: a "
+                      "latent row, as llama.cpp leaves it)");
+    hybrid.layers.push_back(layer_of(DType::q4_0, 64, DType::q4_0, 64));
+    CHECK(decide_rotation(request, hybrid).at(2, Side::k).seed == 3);
 }

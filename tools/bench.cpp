@@ -9,6 +9,7 @@
 
 #include "ref/error.h"
 #include "tools/bench_report.h"
+#include "tools/cache_mark.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
@@ -166,6 +167,7 @@ class Bench {
     RandomText text_;
     BenchRun result_;
     std::vector<std::shared_ptr<KvCache>> caches_;  ///< [rows]
+    std::vector<CacheMark> marks_;                  ///< [rows]: filled to the depth
 };
 
 Bench::Bench(const Flags& flags)
@@ -200,6 +202,7 @@ void Bench::add_rows(DType type_k, DType type_v, const AskedRotation& asked, int
     row.type_v = type_v;
     row.rot = asked.text;
     row.spec = decide_rotation(asked.request, shape);
+    row.rotated = rotated_sides(row.spec, shape);
     row.depth = depth;
     const auto cache = std::make_shared<KvCache>(*loaded_.backend, shape, row.spec);
     if (depth > 0) {
@@ -222,6 +225,7 @@ void Bench::add_row(const BenchRow& row, const std::shared_ptr<KvCache>& cache) 
     result_.rows.push_back(row);
     result_.rows.back().work = work_of(row, cache->shape());
     caches_.push_back(cache);
+    marks_.emplace_back(*cache);
 }
 
 // A prompt goes in batches and needs the logits after its last token, generation after each.
@@ -257,7 +261,7 @@ void Bench::print_profiles() {
         run_test(row, *caches_[i]);
         const double seconds =
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        caches_[i]->remove(0, int32_t(row.depth), INT32_MAX);
+        marks_[i].restore(*caches_[i]);
         fmt::print(stderr, "{}, {} and {}:\n{}", row.test(), type_info(row.type_k).name,
                    type_info(row.type_v).name, loaded_.profile->table(seconds));
     }
@@ -276,7 +280,7 @@ BenchRun Bench::run() {
             const Clock::time_point start = Clock::now();
             run_test(result_.rows[i], *caches_[i]);
             if (counts) result_.rows[i].seconds.push_back(since(start));
-            caches_[i]->remove(0, int32_t(result_.rows[i].depth), INT32_MAX);
+            marks_[i].restore(*caches_[i]);
         }
     };
     const Clock::time_point start = Clock::now();

@@ -3,8 +3,10 @@
 #include "ref/rotation_words.h"
 #include "tools/cli.h"
 #include "tools/compare/precision_floor.h"
+#include "tools/layer_words.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -42,9 +44,8 @@ constexpr double k_giga = 1e9;
 double flops_per_second(const BenchRow& row) { return row.work.flops / row.median_seconds(); }
 double bytes_per_second(const BenchRow& row) { return row.work.bytes / row.median_seconds(); }
 
-// "K 64, V 64": the sides that are rotated, with their blocks.
-std::string rotation_words(const RotationSpec& spec) {
-    const Rotation &k = spec.at(0, Side::k), &v = spec.at(0, Side::v);
+// One layer's sides.
+std::string rotated_sides(const Rotation& k, const Rotation& v) {
     std::string words;
     if (k.on()) words = fmt::format("K {}", rotation_name(k));
     if (v.on()) words += fmt::format("{}V {}", words.empty() ? "" : ", ", rotation_name(v));
@@ -85,6 +86,15 @@ std::string aligned(const std::vector<Cells>& lines, std::string_view sides) {
 
 }  // namespace
 
+std::string rotated_sides(const RotationSpec& spec, const KvShape& shape) {
+    std::vector<std::string> ways;
+    for (const int64_t layer : layers_with_rows(shape)) {
+        const std::string way = rotated_sides(spec.at(layer, Side::k), spec.at(layer, Side::v));
+        if (std::ranges::count(ways, way) == 0) ways.push_back(way);
+    }
+    return fmt::format("{}", fmt::join(ways, "; "));
+}
+
 std::string markdown(const BenchRun& run) {
     std::vector<Cells> lines = {{"model", "size", "backend", "threads", "type_k", "type_v",
                                  "rotation", "test", "t/s", "min .. max", "GFLOP/s", "GB/s"}};
@@ -95,7 +105,7 @@ std::string markdown(const BenchRun& run) {
         lines.push_back({stem(run.model),
                          fmt::format("{:.1f} MiB", double(run.file_bytes) / (1 << 20)), backend,
                          std::to_string(run.threads), type_info(row.type_k).name,
-                         type_info(row.type_v).name, rotation_words(row.spec), row.test(),
+                         type_info(row.type_v).name, row.rotated, row.test(),
                          fmt::format("{:.2f}", row.tokens_per_second()),
                          fmt::format("{:.2f} .. {:.2f}", row.slowest(), row.fastest()),
                          against(flops_per_second(row), run.best.flops),
@@ -167,8 +177,7 @@ std::string csv(const BenchRun& run) {
                             precision_name(run.precision.attention));
         text += fmt::format("{},{},{},{},{},{},{},{},{},{},", run.threads, run.batch,
                             type_info(row.type_k).name, type_info(row.type_v).name, row.rot,
-                            quoted(rotation_words(row.spec)), row.prompt, row.generated, row.depth,
-                            row.test());
+                            quoted(row.rotated), row.prompt, row.generated, row.depth, row.test());
         text += fmt::format("{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f}\n",
                             row.tokens_per_second(), row.slowest(), row.fastest(),
                             flops_per_second(row) / k_giga, bytes_per_second(row) / k_giga,

@@ -20,6 +20,7 @@ struct BenchRow {
     DType type_k = DType::f16, type_v = DType::f16;
     std::string rot;  ///< as asked: auto, off, on or a block
     RotationSpec spec;
+    std::string rotated;                ///< rotated_sides()
     int64_t prompt = 0, generated = 0;  ///< tokens; one of them is 0
     int64_t depth = 0;                  ///< tokens in the cache before the test
     PassCost work;                      ///< of one repetition
@@ -48,6 +49,10 @@ struct BenchRun {
     int64_t resident_bytes = 0;  ///< at most, models and caches, before the ceilings' buffers
     std::vector<BenchRow> rows;
 };
+
+/// "K 64, V 64": the sides that are rotated, with their blocks; each way of which a model has
+/// several.
+std::string rotated_sides(const RotationSpec& spec, const KvShape& shape);
 
 /// The table, and the ceilings in a line below it.
 std::string markdown(const BenchRun& run);

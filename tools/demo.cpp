@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -60,6 +61,20 @@ struct Row {
 const RotationRequest k_no_rotation =
     RotationRequest::both({.mode = RotationRequest::Mode::off, .origin = "comparison"});
 
+// The policy; where it leaves a latent row as it is, what `on` makes of it, if its parts are
+// blocks.
+RotationRequest rotated_request(const KvShape& shape) {
+    RotationRequest request;
+    for (const KvLayer& layer : shape.layers) {
+        const bool can = layer.v_in_k && is_block_type(layer.type_k) && layer.d_k % 64 == 0 &&
+                         layer.d_v % 64 == 0;
+        if (can)
+            request =
+                RotationRequest::both({.mode = RotationRequest::Mode::on, .origin = "comparison"});
+    }
+    return request;
+}
+
 // The build puts the text beside the program, which may have been moved without it.
 std::string path_of_text(const Flags& flags) {
     if (!flags.text.empty()) return flags.text;
@@ -93,7 +108,7 @@ Row measure(Model& model, const WindowPlan& plan, DType type, std::span<const fl
     KvCache plain = make_cache(model, plan, type, type, k_no_rotation);
     Row row{type, plain.shape().bytes_per_token(), {}, std::nullopt, {}, {}, 1};
     row.off = run(plain, row.not_numbers_off, klds_off);
-    KvCache rotated = make_cache(model, plan, type, type, RotationRequest{});
+    KvCache rotated = make_cache(model, plan, type, type, rotated_request(plain.shape()));
     if (rotated.spec() == plain.spec()) return row;
     row.on = run(rotated, row.not_numbers_on, klds_on);
     row.p = p_of(paired_difference(klds_off, klds_on, plan.scored_per_window()), plan.windows);
@@ -198,6 +213,12 @@ int run_demo(Flags flags) {
     for (const DType type : usual_cache_types())
         rows.push_back(measure(loaded.model, plan, type, base));
 
+    const bool latent = std::ranges::any_of(exact.shape().layers, &KvLayer::v_in_k);
+    if (latent && std::ranges::any_of(rows, [](const Row& row) { return row.on.has_value(); })) {
+        loaded.note(
+            "rotated: latent rows in blocks of 64, as --rot-k on asks; the policy leaves "
+            "them as they are");
+    }
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     print_table(out, rows, exact.shape().bytes_per_token());
     fmt::print(out, k_legend, plan.windows, k_doubt, plan.windows * plan.scored_per_window());

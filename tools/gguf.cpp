@@ -7,6 +7,7 @@
 #include "tools/cli.h"
 #include "tools/gguf_check.h"
 #include "tools/gguf_diff.h"
+#include "tools/gguf_layers.h"
 #include "tools/gguf_words.h"
 #include "tools/loaded_model.h"
 #include "tools/notes.h"
@@ -69,16 +70,6 @@ std::map<std::string, TypeTotal> totals_by_type(const GgufFile& file) {
     return totals;
 }
 
-// What a token takes in a cache; nothing where a head size rules the types out.
-std::optional<int64_t> bytes_per_token(const KvShape& shape) {
-    for (const KvLayer& layer : shape.layers) {
-        const bool whole_blocks = layer.d_k % type_info(layer.type_k).block_elements == 0 &&
-                                  layer.d_v % type_info(layer.type_v).block_elements == 0;
-        if (!whole_blocks) return std::nullopt;
-    }
-    return shape.bytes_per_token();
-}
-
 void print_tensors(std::FILE* out, const GgufFile& file) {
     if (file.tensors().empty()) {
         fmt::print(out, "\nno tensors\n");
@@ -103,40 +94,26 @@ void print_tensors(std::FILE* out, const GgufFile& file) {
     }
 }
 
-// "30 layers, 3 KV heads of 64 (K) and 64 (V)", once for each kind of layer.
-std::string words_of_layers(const KvShape& shape) {
-    std::string words;
-    for (std::size_t first = 0; first < shape.layers.size();) {
-        const KvLayer& layer = shape.layers[first];
-        std::size_t end = first;
-        while (end < shape.layers.size() && shape.layers[end] == layer) ++end;
-        words +=
-            fmt::format("{}{} layers, {} KV heads of {} (K) and {} (V)", words.empty() ? "" : "; ",
-                        end - first, layer.kv_heads, layer.d_k, layer.d_v);
-        first = end;
-    }
-    return words;
-}
+// What -ctk, -ctv and --rot-* make of a model's cache.
+struct AskedCache {
+    KvShape shape;
+    RotationSpec spec;
 
-void print_cache(std::FILE* out, const Flags& flags, const ModelConfig& config) {
-    const DType type_k = flags.cache.type_k(), type_v = flags.cache.type_v();
-    const KvShape shape = config.cache_shape(1, 1, type_k, type_v);
-    fmt::print(out, "\ncache: {}\n", words_of_layers(shape));
-    fmt::print(out, "  K = V   bits per value  bytes per token\n");
+    AskedCache(const CacheFlags& flags, const ModelConfig& config)
+        : shape(config.cache_shape(1, 1, flags.type_k(), flags.type_v())),
+          spec(decide_rotation(flags.rotation(), shape)) {}
+};
+
+void print_cache(std::FILE* out, const ModelConfig& config, const AskedCache& asked) {
+    fmt::print(out, "\ncache\n  K = V   bits per value  bytes per token\n");
     for (const DType type : cache_types()) {
         const TypeInfo& info = type_info(type);
         const double bits = 8.0 * double(info.block_bytes) / double(info.block_elements);
-        const std::optional<int64_t> bytes = bytes_per_token(config.cache_shape(1, 1, type, type));
+        const std::optional<int64_t> bytes = row_bytes_of(config.cache_shape(1, 1, type, type));
         fmt::print(out, "  {:<6}  {:>14.1f}  {:>15}\n", info.name, bits,
                    bytes ? std::to_string(*bytes) : "-");
     }
-    const RotationSpec spec = decide_rotation(flags.cache.rotation(), shape);
-    const std::optional<int64_t> bytes = bytes_per_token(shape);
-    fmt::print(out, "\n{}{}", describe_side(shape, spec, Side::k),
-               describe_side(shape, spec, Side::v));
-    fmt::print(out, "together {}\n",
-               bytes ? fmt::format("{} bytes per token", *bytes)
-                     : "impossible: the head is not whole blocks of 32");
+    print_kept(out, config, asked.shape, asked.spec);
 }
 
 Json json_of_value(const GgufValue& value) {
@@ -176,15 +153,14 @@ Json json_of_file(const GgufFile& file) {
     return json;
 }
 
-Json json_of_cache(const Flags& flags, const ModelConfig& config) {
+Json json_of_cache(const ModelConfig& config, const AskedCache& asked) {
     Json json;
     for (const DType type : cache_types()) {
-        const std::optional<int64_t> bytes = bytes_per_token(config.cache_shape(1, 1, type, type));
+        const std::optional<int64_t> bytes = row_bytes_of(config.cache_shape(1, 1, type, type));
         json["bytes_per_token"][type_info(type).name] = bytes ? Json(*bytes) : Json();
     }
-    json["rotation"] = json_of(
-        decide_rotation(flags.cache.rotation(),
-                        config.cache_shape(1, 1, flags.cache.type_k(), flags.cache.type_v())));
+    json["state_bytes_per_stream"] = asked.shape.recurrent().bytes_per_stream();
+    json["rotation"] = json_of(asked.spec);
     return json;
 }
 
@@ -192,6 +168,8 @@ int show(const Flags& flags) {
     const GgufFile file = GgufFile::open(flags.path, GgufParts::taken);
     const MaybeConfig model = config_of(file);
     const std::vector<std::string> notices = notices_of(file, model);
+    std::optional<AskedCache> asked;  // what cannot be is refused before anything is printed
+    if (model.config) asked.emplace(flags.cache, *model.config);
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     fmt::print(out, "{}: GGUF version {}, {} bytes, alignment {}, data at {}\n", flags.path,
                file.version(), file.file_bytes(), file.alignment(), file.data_offset());
@@ -205,8 +183,10 @@ int show(const Flags& flags) {
     print_tensors(out, file);
     Json json = json_of_file(file);
     if (model.config) {
-        print_cache(out, flags, *model.config);
-        json["cache"] = json_of_cache(flags, *model.config);
+        print_blocks(out, file, *model.config);
+        print_cache(out, *model.config, *asked);
+        json.update(json_of_layers(file, *model.config, asked->shape, asked->spec));
+        json["cache"] = json_of_cache(*model.config, *asked);
     } else {
         fmt::print(out, "\nno cache figures: {}\n", printable(model.reason));
     }

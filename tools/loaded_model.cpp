@@ -5,10 +5,10 @@
 #include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
+#include "tools/layer_words.h"
 #include "tools/notes.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <string>
@@ -85,9 +85,10 @@ std::vector<int32_t> tokens_of_text(LoadedModel& loaded, std::string text) {
 }
 
 uint64_t hash_of_windows(const WindowPlan& plan) {
-    std::vector<int32_t> tokens(plan.tokens.begin(), plan.tokens.begin() + plan.windows * plan.ctx);
+    const int64_t length = plan.length();
+    std::vector<int32_t> tokens(plan.tokens.begin(), plan.tokens.begin() + plan.windows * length);
     for (int64_t w = 0; plan.bos >= 0 && w < plan.windows; ++w) {
-        tokens[std::size_t(w * plan.ctx)] = plan.bos;
+        tokens[std::size_t(w * length)] = plan.bos;
     }
     Fnv1a hash;
     hash.add(std::as_bytes(std::span(tokens)));
@@ -112,8 +113,27 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DTy
 
 std::string describe_windows(const WindowPlan& plan) {
     return fmt::format(
-        "{} windows of {} tokens, {} at once, {}", plan.windows, plan.ctx, plan.windows_at_once(),
-        plan.bos < 0 ? "without BOS" : fmt::format("each beginning with BOS {}", plan.bos));
+        "{} windows of {} tokens, {} at once, {}{}", plan.windows, plan.ctx, plan.windows_at_once(),
+        plan.bos < 0 ? "without BOS" : fmt::format("each beginning with BOS {}", plan.bos),
+        plan.shifts.times > 0 ? ", each " + describe_shifts(plan) : "");
+}
+
+std::string describe_shifts(const WindowPlan& plan) {
+    const std::string kept =
+        plan.shifts.keep > 0 ? fmt::format(" behind the first {}", plan.shifts.keep) : "";
+    return fmt::format(
+        "shifted {} time{}: of {} tokens the oldest {}{} are dropped, and {} more are read; scored "
+        "is what is read behind a shift",
+        plan.shifts.times, plan.shifts.times == 1 ? "" : "s", plan.ctx, plan.dropped(), kept,
+        plan.dropped());
+}
+
+nlohmann::ordered_json shifts_of(const WindowPlan& plan) {
+    if (plan.shifts.times == 0) return nullptr;
+    return {{"times", plan.shifts.times},
+            {"kept", plan.shifts.keep},
+            {"dropped", plan.dropped()},
+            {"tokens_per_window", plan.length()}};
 }
 
 nlohmann::ordered_json bos_of(const WindowPlan& plan) {
@@ -139,10 +159,7 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
     std::string lines;
     for (const auto& [words, layers] : ways) {
         lines += words;
-        if (ways.size() > 1) {
-            lines += fmt::format(", in layer{} {}", layers.size() == 1 ? "" : "s",
-                                 fmt::join(layers, " "));
-        }
+        if (ways.size() > 1) lines += ", in " + words_of_layers(layers);
         lines += "\n";
     }
     return lines;
@@ -151,9 +168,7 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
 std::string describe_cache(const KvCache& cache) {
     const KvShape& shape = cache.shape();
     return describe_side(shape, cache.spec(), Side::k) +
-           describe_side(shape, cache.spec(), Side::v) +
-           fmt::format("{} bytes per token in {} layers\n", shape.bytes_per_token(),
-                       shape.n_layers());
+           describe_side(shape, cache.spec(), Side::v) + words_of_bytes(shape) + "\n";
 }
 
 // "q8_0", or every type that some layer has.
@@ -170,7 +185,8 @@ static std::string types_of(const KvShape& shape, Side side) {
 nlohmann::ordered_json json_of(const KvShape& shape) {
     return {{"k", types_of(shape, Side::k)},
             {"v", types_of(shape, Side::v)},
-            {"bytes_per_token", shape.bytes_per_token()}};
+            {"bytes_per_token", shape.bytes_per_token()},
+            {"state_bytes_per_stream", shape.recurrent().bytes_per_stream()}};
 }
 
 }  // namespace rotkv::tools

@@ -49,8 +49,8 @@ struct LoadedModel {
 Model observed(const Model& model, const Observer& observer);
 
 /// The tokens of a text as llama-perplexity sees them: one trailing newline is dropped, BOS is
-/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text. Notes
-/// how many of its bytes are not UTF-8.
+/// added as the vocabulary asks, EOS never, and special tokens are not looked for in the text.
+/// Notes how many of its bytes are not UTF-8.
 std::vector<int32_t> tokens_of_text(LoadedModel& loaded, std::string text);
 
 /// FNV-1a of the tokens that the model reads, BOS included: it carries every setting of the
@@ -68,8 +68,15 @@ void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan);
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
                    const RotationRequest& rotation);
 
-/// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"
+/// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"; with describe_shifts() where
+/// there are any.
 std::string describe_windows(const WindowPlan& plan);
+
+/// "shifted 2 times: of 512 tokens the oldest 255 behind the first 1 are dropped, ..."
+std::string describe_shifts(const WindowPlan& plan);
+
+/// {times, kept, dropped, tokens_per_window} of a plan with shifts, for JSON; or null.
+nlohmann::ordered_json shifts_of(const WindowPlan& plan);
 
 /// What takes the place of each window's first token, for JSON: an id, or null.
 nlohmann::ordered_json bos_of(const WindowPlan& plan);
@@ -78,10 +85,10 @@ nlohmann::ordered_json bos_of(const WindowPlan& plan);
 /// one for each way in which they store it.
 std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side side);
 
-/// These lines of K and V, and the bytes per token.
+/// These lines of K and V, and the bytes of a token and, where there is one, of a state.
 std::string describe_cache(const KvCache& cache);
 
-/// {k, v, bytes_per_token}
+/// {k, v, bytes_per_token, state_bytes_per_stream}
 nlohmann::ordered_json json_of(const KvShape& shape);
 
 }  // namespace rotkv::tools

@@ -1,25 +1,25 @@
 #include "tools/outlier_report.h"
 
-#include "ref/error.h"
-#include "ref/files/output_file.h"
+#include "tools/layer_words.h"
 
 #include <fmt/format.h>
-#include <xtensor/xadapt.hpp>
-#include <xtensor/xnpy.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <map>
 
 namespace rotkv::tools {
 
-using Json = nlohmann::ordered_json;
 using What = CapturedRows::What;
 
 namespace {
 
-const char* name_of(What side) { return k_side_names[std::size_t(side)]; }
+// "k", or "k/rope" of a part.
+std::string name_of(const HeadSurvey& head) {
+    return std::string(k_side_names[std::size_t(head.side)]) + (*head.part.name == 0 ? "" : "/") +
+           head.part.name;
+}
+
 const char* capital_of(What side) { return side == What::k ? "K" : side == What::v ? "V" : "Q"; }
 
 const std::vector<DType>& types_of(const Survey& survey, What side) {
@@ -61,20 +61,39 @@ SideFigures mean_figures(const Survey& survey, What side, std::size_t rotation) 
 
 }  // namespace
 
+void print_layers(std::FILE* out, const Survey& survey) {
+    KvShape shape;
+    int64_t heads = 0;
+    for (const SurveyLayer& layer : survey.plan().layers) {
+        const int64_t own = int64_t(shape.layers.size());
+        shape.layers.push_back({.kv_heads = layer.kv_heads});
+        if (layer.rows_of != own) shape.layers.back().source = layer.rows_of;
+        heads += layer.heads;
+    }
+    for (const std::string& line : layers_without_rows(shape)) fmt::print(out, "{}\n", line);
+    const SinkFigures sinks = survey.sinks();
+    if (sinks.heads == 0) return;
+    fmt::print(out, "{} of {} query heads have a sink, which takes {:.1f} % of their probability\n",
+               sinks.heads, heads, 100 * sinks.share());
+}
+
 void print_heads(std::FILE* out, const Survey& survey) {
+    std::size_t wide = 4;
+    for (const HeadSurvey& head : survey.heads()) wide = std::max(wide, name_of(head).size());
     fmt::print(out,
-               "layer head side rotation   kurtosis crest     mu     P4 offset channel rms  "
-               "loudest     norm    k/v row of H  k bias\n");
+               "layer head {:>{}} rotation   kurtosis crest     mu     P4 offset channel rms  "
+               "loudest     norm    k/v row of H  k bias\n",
+               "side", wide);
     for (const HeadSurvey& head : survey.heads()) {
         for (std::size_t r = 0; r < k_rotations; ++r) {
             const HeadFigures f = head.rotations[r].statistics.figures();
             const bool more = r == 0, key = head.side == What::k;
             fmt::print(
                 out,
-                "{:>5} {:>4} {:>4} {:<9} {:>9.2f} {:>5.2f} {:>6.2f} {:>6.4f} {:>6.3f} {:>11.2f} "
+                "{:>5} {:>4} {:>{}} {:<9} {:>9.2f} {:>5.2f} {:>6.2f} {:>6.4f} {:>6.3f} {:>11.2f} "
                 "{:>8} {:>8} {:>6} {:>8} {:>7}\n",
-                head.layer, head.head, name_of(head.side), k_rotation_names[r], f.kurtosis, f.crest,
-                f.mu, f.p4, f.offset, f.channel_ratio, f.loudest,
+                head.layer, head.head, name_of(head), wide, k_rotation_names[r], f.kurtosis,
+                f.crest, f.mu, f.p4, f.offset, f.channel_ratio, f.loudest,
                 unless(!more, fmt::format("{:.2f}", f.norm)),
                 unless(!more || !key, fmt::format("{:.2f}", norm_ratio(survey, head))),
                 unless(!more, fmt::format("{:.3f}", head.largest_row())),
@@ -86,13 +105,7 @@ void print_heads(std::FILE* out, const Survey& survey) {
 
 namespace {
 
-const char* word_of(Advice advice) {
-    constexpr const char* k_words[] = {"rotate",       "indifferent", "hurts",
-                                       "only_rotated", "only_plain",  "neither"};
-    return k_words[std::size_t(advice)];
-}
-
-// The same at the head of a line for people.
+// At the head of a line for people.
 const char* title_of(Advice advice) {
     constexpr const char* k_titles[] = {"rotate",
                                         "no clear difference",
@@ -103,11 +116,6 @@ const char* title_of(Advice advice) {
     return k_titles[std::size_t(advice)];
 }
 
-// The gain of a verdict is one: both sums of errors are numbers.
-bool has_gain(const SideAdvice& v) {
-    return v.plain_not_numbers == 0 && v.rotated_not_numbers == 0;
-}
-
 // One type and rotation of a side: means over its heads.
 struct SideErrors {
     ErrorPair row, output;
@@ -116,7 +124,7 @@ struct SideErrors {
 
 SideErrors side_errors(const Survey& survey, What side, std::size_t type, std::size_t rotation) {
     SideErrors mean;
-    const double heads = double(survey.plan().layers * survey.plan().kv_heads);
+    const double heads = double(std::ranges::count(survey.heads(), side, &HeadSurvey::side));
     for (const HeadSurvey& head : survey.heads()) {
         if (head.side != side) continue;
         const ErrorPair row = head.rotations[rotation].errors[type].relative();
@@ -182,15 +190,16 @@ std::string times_of(double gain) {
 // "q4_0: output error 3.12 x smaller rotated", or why there is no verdict and whose doing that is.
 std::string words_of(const SideAdvice& v) {
     const std::string name = type_info(v.type).name;
-    if (!has_gain(v)) {
+    if (!v.has_gain()) {
         return fmt::format("{}: not a number: {} plain, {} rotated of {} heads", name,
                            v.plain_not_numbers, v.rotated_not_numbers, v.heads);
     }
     const std::string words =
         fmt::format("{}: output error {} rotated", name, times_of(v.measured.value));
     if (v.advice == Advice::rotate || v.advice == Advice::hurts) return words;
-    return words + fmt::format(", without layer {} head {} {}", v.decisive_layer, v.decisive_head,
-                               times_of(v.without));
+    const std::string part = *v.decisive_part == 0 ? "" : std::string(" ") + v.decisive_part;
+    return words + fmt::format(", without layer {} head {}{} {}", v.decisive_layer, v.decisive_head,
+                               part, times_of(v.without));
 }
 
 // What rotation does to the rows of a side, whatever the type.
@@ -205,6 +214,12 @@ std::string reasons(const Survey& survey, What side) {
 }  // namespace
 
 void print_advice(std::FILE* out, const Survey& survey) {
+    const bool latent = std::ranges::any_of(survey.plan().layers, &SurveyLayer::v_in_k);
+    if (latent) {
+        fmt::print(out,
+                   "V is the latent part of K's rows: one rotation turns both, and heads of K "
+                   "below are parts of rows\n");
+    }
     for (const What side : {What::k, What::v}) {
         std::map<Advice, std::vector<std::string>> all;
         for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
@@ -231,7 +246,10 @@ static std::string not_number_line(const Survey& survey, What side, std::size_t 
         if (head.side != side) continue;
         ++heads;
         if (is_number(head.output_error(type, rotation).measured)) continue;
-        if (++broken == 1) first = fmt::format("layer {} head {}", head.layer, head.head);
+        if (++broken == 1) {
+            first = fmt::format("layer {} head {}{}{}", head.layer, head.head,
+                                *head.part.name == 0 ? "" : " ", head.part.name);
+        }
     }
     if (broken == 0) return "";
     return fmt::format(
@@ -251,136 +269,6 @@ std::vector<std::string> not_number_lines(const Survey& survey) {
         }
     }
     return lines;
-}
-
-namespace {
-
-// ",row by law,row measured,output by law,output measured", empty where the head has no such type.
-std::string csv_errors(const HeadSurvey& head, std::size_t rotation, DType type) {
-    const std::vector<TypeErrors>& errors = head.rotations[rotation].errors;
-    for (std::size_t i = 0; i < errors.size(); ++i) {
-        if (errors[i].type() != type) continue;
-        const ErrorPair row = errors[i].relative(), output = head.output_error(i, rotation);
-        return fmt::format(",{},{},{},{}", row.predicted, row.measured, output.predicted,
-                           output.measured);
-    }
-    return ",,,,";
-}
-
-}  // namespace
-
-void write_csv(const std::string& path, const Survey& survey) {
-    std::vector<DType> types = survey.plan().types_k;
-    for (const DType type : survey.plan().types_v) {
-        if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
-    }
-    std::string text =
-        "layer,head,side,rotation,kurtosis,crest,mu,p4,offset,channel_ratio,loudest,norm,"
-        "largest_row,k_bias_norm";
-    for (const DType type : types) {
-        text += fmt::format(",{0}_predicted,{0}_measured,{0}_output_predicted,{0}_output_measured",
-                            type_info(type).name);
-    }
-    text += "\n";
-    for (const HeadSurvey& head : survey.heads()) {
-        for (std::size_t r = 0; r < k_rotations; ++r) {
-            const HeadFigures f = head.rotations[r].statistics.figures();
-            text +=
-                fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}", head.layer, head.head,
-                            name_of(head.side), k_rotation_names[r], f.kurtosis, f.crest, f.mu,
-                            f.p4, f.offset, f.channel_ratio, f.loudest, f.norm, head.largest_row(),
-                            unless(head.k_bias_norm < 0, fmt::format("{}", head.k_bias_norm)));
-            for (const DType type : types) text += csv_errors(head, r, type);
-            text += "\n";
-        }
-    }
-    OutputFile file(path);
-    file.write(text);
-    file.finish();
-}
-
-namespace {
-
-Json json_of_head(const HeadSurvey& head) {
-    Json json = {{"layer", head.layer},
-                 {"head", head.head},
-                 {"side", name_of(head.side)},
-                 {"largest_row", head.largest_row()}};
-    if (head.k_bias_norm >= 0) json["k_bias_norm"] = head.k_bias_norm;
-    for (std::size_t r = 0; r < k_rotations; ++r) {
-        const HeadFigures f = head.rotations[r].statistics.figures();
-        Json& one = json[k_rotation_names[r]];
-        one = {{"rows", f.rows},      {"kurtosis", f.kurtosis},
-               {"crest", f.crest},    {"mu", f.mu},
-               {"p4", f.p4},          {"offset", f.offset},
-               {"norm", f.norm},      {"channel_ratio", f.channel_ratio},
-               {"loudest", f.loudest}};
-        const std::vector<TypeErrors>& errors = head.rotations[r].errors;
-        for (std::size_t i = 0; i < errors.size(); ++i) {
-            const ErrorPair row = errors[i].relative(), output = head.output_error(i, r);
-            one["errors"][type_info(errors[i].type()).name] = {
-                {"predicted", row.predicted},
-                {"measured", row.measured},
-                {"output_predicted", output.predicted},
-                {"output_measured", output.measured}};
-        }
-    }
-    return json;
-}
-
-Json json_of_verdict(const SideAdvice& v) {
-    Json decisive;
-    if (has_gain(v)) decisive = {{"layer", v.decisive_layer}, {"head", v.decisive_head}};
-    return {{"side", name_of(v.side)},
-            {"type", type_info(v.type).name},
-            {"rotation", k_rotation_names[v.rotation]},
-            {"output_plain", v.plain.measured},
-            {"output_rotated", v.rotated.measured},
-            {"gain", std::exp(v.measured.value)},
-            {"predicted_gain", std::exp(v.predicted.value)},
-            {"log_gain_se", v.measured.error},
-            {"heads", v.heads},
-            {"worse_in", v.worse},
-            {"not_numbers", {{"plain", v.plain_not_numbers}, {"rotated", v.rotated_not_numbers}}},
-            {"decisive", decisive},
-            {"gain_without", std::exp(v.without)},
-            {"advice", word_of(v.advice)}};
-}
-
-}  // namespace
-
-Json json_of(const Survey& survey) {
-    Json json;
-    for (const What side : {What::k, What::v}) {
-        json["blocks"][name_of(side)] = survey.plan().block(side);
-    }
-    json["signs_seed"] = k_signs_seed;
-    for (const HeadSurvey& head : survey.heads()) json["heads"].push_back(json_of_head(head));
-    json["verdicts"] = Json::array();
-    for (const What side : {What::k, What::v}) {
-        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
-            for (std::size_t r = 1; r < k_rotations; ++r) {
-                json["verdicts"].push_back(json_of_verdict(survey.verdict(side, t, r)));
-            }
-        }
-    }
-    return json;
-}
-
-void write_npy(const std::string& folder, const Survey& survey) {
-    OutputFolder out(folder);
-    const SurveyPlan& plan = survey.plan();
-    for (int64_t l = 0; l < plan.layers; ++l) {
-        for (const What side : {What::q, What::k, What::v}) {
-            const std::vector<float>& rows = survey.rows(side, l);
-            const std::size_t heads = std::size_t(side == What::q ? plan.heads : plan.kv_heads);
-            const std::size_t d = std::size_t(side == What::v ? plan.d_v : plan.d_k);
-            const std::vector<std::size_t> shape = {rows.size() / heads / d, heads, d};
-            out.write(fmt::format("layer{:02}.{}.npy", l, name_of(side)),
-                      xt::dump_npy(xt::adapt(rows, shape)));
-        }
-    }
-    out.finish();
 }
 
 }  // namespace rotkv::tools

@@ -1,8 +1,7 @@
 #pragma once
-// What rotkv-outliers prints and writes.
+// What rotkv-outliers prints.
 // Docs: docs/11-outliers.md
 
-#include "tools/cli.h"
 #include "tools/outlier_survey.h"
 
 #include <cstdio>
@@ -11,7 +10,10 @@
 
 namespace rotkv::tools {
 
-/// One line per layer, head, side and rotation.
+/// Which layers have no rows of their own, and what sinks take.
+void print_layers(std::FILE* out, const Survey& survey);
+
+/// One line per layer, head, part of a head, side and rotation.
 void print_heads(std::FILE* out, const Survey& survey);
 
 /// One line per side, type and rotation: errors by law and measured, over all heads.
@@ -22,14 +24,5 @@ void print_advice(std::FILE* out, const Survey& survey);
 
 /// One for each side, type and rotation in which some head's error is not a number.
 std::vector<std::string> not_number_lines(const Survey& survey);
-
-/// The lines of print_heads with every type's errors beside them, as comma-separated values.
-void write_csv(const std::string& path, const Survey& survey);
-
-/// {heads: [...], errors: [...], advice: [...]}
-nlohmann::ordered_json json_of(const Survey& survey);
-
-/// Files DIR/layer00.k.npy and so on, [T][heads][D] f32. DIR must not exist.
-void write_npy(const std::string& folder, const Survey& survey);
 
 }  // namespace rotkv::tools

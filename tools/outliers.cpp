@@ -7,11 +7,14 @@
 #include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/loaded_model.h"
+#include "tools/outlier_files.h"
 #include "tools/outlier_report.h"
 #include "tools/plot.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <optional>
@@ -49,29 +52,40 @@ struct Flags {
     }
 };
 
-// The types to judge on one side: the one asked for, or all that a head of d can be stored in and
+// The types to judge on one side: the one asked for, or all that every layer can be stored in and
 // that change it (f32 does not).
-std::vector<DType> types_of(const std::string& flag, const std::string& asked, int64_t d) {
-    std::vector<DType> types;
+std::vector<DType> types_of(const std::string& flag, const std::string& asked,
+                            const SurveyPlan& plan, CapturedRows::What side) {
+    const auto whole_blocks = [&](DType type) {
+        const int64_t block = type_info(type).block_elements;
+        for (const SurveyLayer& layer : plan.layers) {
+            for (const HeadPart& part : layer.parts(side)) {
+                if (part.d % block == 0) continue;
+                if (asked.empty()) return false;
+                throw Error(ErrorCode::unsupported,
+                            fmt::format("{} {}: a head of {} is not whole blocks of {}", flag,
+                                        asked, part.d, block));
+            }
+        }
+        return true;
+    };
     if (!asked.empty()) {
-        types.push_back(parse_cache_type(flag, asked));
-        if (d % type_info(types[0]).block_elements == 0) return types;
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("{} {}: a head of {} is not whole blocks of {}", flag, asked, d,
-                                type_info(types[0]).block_elements));
+        const DType type = parse_cache_type(flag, asked);
+        whole_blocks(type);
+        return {type};
     }
+    std::vector<DType> types;
     for (const DType type : cache_types()) {
-        const bool whole_blocks = d % type_info(type).block_elements == 0;
-        if (type != DType::f32 && whole_blocks) types.push_back(type);
+        if (type != DType::f32 && whole_blocks(type)) types.push_back(type);
     }
     return types;
 }
 
 // The norms of what the file adds to every key of a head.
 void add_k_biases(Survey& survey, const GgufFile& file) {
-    const int64_t d = survey.plan().d_k;
     for (HeadSurvey& head : survey.heads()) {
         if (head.side != CapturedRows::What::k) continue;
+        const int64_t d = survey.plan().at(head.layer).d_k;
         const GgufTensor* tensor = file.find_tensor(fmt::format("blk.{}.attn_k.bias", head.layer));
         if (tensor == nullptr) continue;
         std::vector<float> bias(static_cast<std::size_t>(tensor->n[0]));
@@ -87,16 +101,32 @@ void add_k_biases(Survey& survey, const GgufFile& file) {
 
 SurveyPlan survey_plan(const Flags& flags, const ModelConfig& config) {
     SurveyPlan plan;
-    plan.layers = config.layers;
-    const LayerPlan& layer = config.equal_heads(flags.model.path);
-    plan.heads = layer.heads;
-    plan.kv_heads = layer.kv_heads;
-    plan.d_k = layer.d_k;
-    plan.d_v = layer.d_v;
-    plan.types_k = types_of("-ctk", flags.type_k, layer.d_k);
-    plan.types_v = types_of("-ctv", flags.type_v, layer.d_v);
+    const KvShape shape = config.cache_shape(1, 1, DType::f32, DType::f32);
+    for (int64_t l = 0; l < config.layers; ++l) {
+        const KvLayer& kept = shape.layers[std::size_t(l)];
+        plan.layers.push_back({.heads = config.plan[std::size_t(l)].heads,
+                               .kv_heads = kept.kv_heads,
+                               .d_k = kept.d_k,
+                               .d_v = kept.d_v,
+                               .v_in_k = kept.v_in_k,
+                               .rows_of = kept.source.value_or(l)});
+    }
+    plan.types_k = types_of("-ctk", flags.type_k, plan, CapturedRows::What::k);
+    plan.types_v = types_of("-ctv", flags.type_v, plan, CapturedRows::What::v);
     plan.keep_rows = !flags.npy.empty();
     return plan;
+}
+
+// "64", or one a layer with rows of its own where they differ: "256,256,512".
+std::string blocks_of(const Survey& survey, CapturedRows::What side) {
+    std::vector<int64_t> blocks;
+    for (std::size_t l = 0; l < survey.plan().layers.size(); ++l) {
+        const SurveyLayer& layer = survey.plan().layers[l];
+        const bool own = layer.kv_heads > 0 && layer.rows_of == int64_t(l);
+        if (own) blocks.push_back(layer.block(side));
+    }
+    const bool alike = std::ranges::count(blocks, blocks[0]) == std::ssize(blocks);
+    return alike ? std::to_string(blocks[0]) : fmt::format("{}", fmt::join(blocks, ","));
 }
 
 // Runs the text with an exact cache, so that what is measured is the model and not the damage.
@@ -141,6 +171,7 @@ int run_outliers(const Flags& flags) {
     std::FILE* out = flags.json == "-" || flags.csv == "-" ? stderr : stdout;
     const ModelPrecision precision = loaded.model.options().precision;
     if (precision != ModelPrecision{}) fmt::print(out, "model with {}\n", words_of(precision));
+    print_layers(out, survey);
     if (!flags.quiet) print_heads(out, survey);
     print_errors(out, survey);
     print_advice(out, survey);
@@ -160,11 +191,8 @@ int run_outliers(const Flags& flags) {
     if (!flags.csv.empty()) write_csv(flags.csv, survey);
     if (!flags.npy.empty()) write_npy(flags.npy, survey);
     if (plotter) {
-        const auto block = [&](CapturedRows::What side) {
-            return std::to_string(survey.plan().block(side));
-        };
-        plotter->draw({"outliers", flags.npy, flags.plot, block(CapturedRows::What::k),
-                       block(CapturedRows::What::v)});
+        plotter->draw({"outliers", flags.npy, flags.plot, blocks_of(survey, CapturedRows::What::k),
+                       blocks_of(survey, CapturedRows::What::v)});
     }
     end_without_numbers(lines);
     return k_good;

@@ -4,7 +4,8 @@
   plot.py sweep FILE.jsonl PREFIX      rotkv-sweep --out: PREFIX-ppl.png, PREFIX-kld.png,
                                        PREFIX-pareto.png
   plot.py outliers DIR PREFIX BK BV    rotkv-outliers --npy: PREFIX-outliers.png; BK and BV are the
-                                       blocks in which K and V are rotated
+                                       blocks in which K and V are rotated, one a layer (64,128)
+                                       where layers differ
 
 Needs matplotlib and the numpy that comes with it. What goes wrong is one line and exit code 1.
 Docs: docs/12-sweeps.md, docs/11-outliers.md"""
@@ -294,13 +295,20 @@ def rotated(x, block):
 class SideRows:
     """Histograms over all heads of a side, and the head with the loudest channel."""
 
-    def __init__(self, folder, side, block):
-        files = sorted(glob.glob(os.path.join(glob.escape(folder), f"layer*.{side}.npy")))
+    def __init__(self, folder, side, blocks):
+        def layer_of(path):
+            return int(os.path.basename(path).split(".")[0].removeprefix("layer"))
+        files = sorted(glob.glob(os.path.join(glob.escape(folder), f"layer*.{side}.npy")),
+                       key=layer_of)
         if not files:
             raise ValueError(f"no layer*.{side}.npy in it")
         self.before, self.after = (np.zeros(len(EDGES) - 1) for _ in range(2))
         self.ratio = 0
-        for layer, path in enumerate(files):
+        blocks = blocks * len(files) if len(blocks) == 1 else blocks
+        if len(blocks) != len(files):
+            raise ValueError(f"{len(blocks)} blocks, expected one for each of {len(files)} files")
+        for block, path in zip(blocks, files):
+            layer = layer_of(path)
             x = np.load(path)
             y = rotated(x, block)
             rms = np.sqrt(np.mean(x ** 2, axis=(0, 2), keepdims=True))
@@ -344,8 +352,9 @@ def draw_channels(axes, name, rows):
 
 def draw_outliers(folder, path, blocks):
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6), layout="constrained")
+    words = [" or ".join(map(str, sorted(set(of_side)))) for of_side in blocks]
     figure.suptitle("Keys and values on their way into the cache, "
-                    f"rotated in blocks of {blocks[0]} (K) and {blocks[1]} (V)", fontsize=10)
+                    f"rotated in blocks of {words[0]} (K) and {words[1]} (V)", fontsize=10)
     for column, (side, block) in enumerate(zip("kv", blocks)):
         rows = SideRows(folder, side, block)
         draw_histogram(axes[0, column], side.upper(), rows)
@@ -360,7 +369,8 @@ def main(words):
         for name, draw in (("ppl", draw_ppl), ("kld", draw_kld), ("pareto", draw_pareto)):
             draw(sweep, f"{words[2]}-{name}.png")
     elif len(words) == 5 and words[0] == "outliers":
-        draw_outliers(words[1], f"{words[2]}-outliers.png", (int(words[3]), int(words[4])))
+        blocks = [[int(block) for block in word.split(",")] for word in words[3:]]
+        draw_outliers(words[1], f"{words[2]}-outliers.png", blocks)
     else:
         sys.exit(__doc__)
 

@@ -21,11 +21,11 @@ Parting part(Continuation& a, Continuation& b, const SpeechPlan& plan, Sampler s
     parting.kld = divergence(a.log_p(), b.log_p());
     parting.a = most_likely(a.log_p(), k_candidates);
     parting.b = most_likely(b.log_p(), k_candidates);
-    const int64_t here = a.tokens();
+    const Continuation::Mark here_a = a.mark(), here_b = b.mark();
     parting.after_a = continue_text(a, sampler_a, plan.after, endings);
     parting.after_b = continue_text(b, sampler_b, plan.after, endings);
-    a.cut(here);
-    b.cut(here);
+    a.back_to(here_a);
+    b.back_to(here_b);
     return parting;
 }
 

@@ -7,6 +7,7 @@
 #include "ref/files/model_fingerprint.h"
 #include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
+#include "tools/layer_words.h"
 #include "tools/notes.h"
 #include "tools/plot.h"
 #include "tools/sweep_file.h"
@@ -164,12 +165,14 @@ int64_t values_per_token(const KvShape& shape) {
     return values;
 }
 
-// "k=sylvester/64 v=none"; where layers differ, once for each that begins another rotation.
-std::string words_of(const RotationSpec& spec) {
-    std::string words = saved_words(spec, 0), last = words;
-    for (int64_t l = 1; l < spec.entries(); ++l) {
+// "k=sylvester/64 v=none"; where layers with rows differ, once for each that begins another
+// rotation.
+std::string words_of(const RotationSpec& spec, const KvShape& shape) {
+    std::string words, last;
+    for (const int64_t l : layers_with_rows(shape)) {
         const std::string here = saved_words(spec, l);
-        if (here != last) words += fmt::format(", from layer {} {}", l, here);
+        if (here != last)
+            words += words.empty() ? here : fmt::format(", from layer {} {}", l, here);
         last = here;
     }
     return words;
@@ -209,7 +212,7 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["precision"] = json_of(setup.loaded.model.options().precision);
     json["base"] = {{"k", type_info(setup.base.type_k).name},
                     {"v", type_info(setup.base.type_v).name},
-                    {"rotation", words_of(run.base_spec())}};
+                    {"rotation", words_of(run.base_spec(), run.base_shape())}};
     json["values_per_token"] = values_per_token(run.base_shape());
     json["k"] = names(setup.types_k);
     json["v"] = names(setup.types_v);
@@ -229,7 +232,7 @@ SweepRow empty_row(const SweepPoint& cell) {
 
 void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     if (!row.found) return;
-    row.rotation = words_of(cell.spec);
+    row.rotation = words_of(cell.spec, cell.shape);
     row.bytes_per_token = cell.shape.bytes_per_token();
 }
 

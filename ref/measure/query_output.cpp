@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 namespace rotkv {
@@ -32,8 +33,9 @@ static double sum_of_squares(std::span<const double> x) {
     return sum;
 }
 
-QueryOutput::QueryOutput(std::vector<double> scores, double softcap, std::span<const float> values)
-    : scores_(std::move(scores)), softcap_(softcap), values_(values) {
+QueryOutput::QueryOutput(std::vector<double> scores, double softcap, std::span<const float> values,
+                         double sink)
+    : scores_(std::move(scores)), softcap_(softcap), sink_(sink), values_(values) {
     p_ = probabilities(scores_);
     output_ = weighted_sum(p_, values);
     const std::size_t d = output_.size();
@@ -48,8 +50,8 @@ QueryOutput::QueryOutput(std::vector<double> scores, double softcap, std::span<c
 
 std::vector<double> QueryOutput::probabilities(std::vector<double> p) const {
     for (double& s : p) s = softcap_ > 0 ? softcap_ * std::tanh(s / softcap_) : s;
-    const double largest = *std::max_element(p.begin(), p.end());
-    double sum = 0;
+    const double largest = std::max(*std::max_element(p.begin(), p.end()), sink_);
+    double sum = std::exp(sink_ - largest);
     for (double& value : p) sum += value = std::exp(value - largest);
     for (double& value : p) value /= sum;
     return p;
@@ -58,6 +60,11 @@ std::vector<double> QueryOutput::probabilities(std::vector<double> p) const {
 double QueryOutput::slope(std::size_t t) const {
     const double part = softcap_ > 0 ? std::tanh(scores_[t] / softcap_) : 0;
     return 1 - part * part;
+}
+
+double QueryOutput::sink_share() const {
+    if (sink_ == -HUGE_VAL) return 0;
+    return 1 - std::accumulate(p_.begin(), p_.end(), 0.0);
 }
 
 double QueryOutput::square() const { return sum_of_squares(output_); }

@@ -3,6 +3,7 @@
 // values that it reads move its output.
 // Docs: docs/11-outliers.md
 
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -17,16 +18,20 @@ std::vector<double> query_scores(std::span<const float> q, std::span<const float
 std::vector<double> weighted_sum(std::span<const double> weight, std::span<const float> values);
 
 /// The output o = sum_t p_t v_t of one query, p = softmax(c tanh(s / c)), or softmax(s) where
-/// c = 0. Errors are squares of lengths.
+/// c = 0. A sink is one more term of softmax's sum, without a value: then the p_t sum to less than
+/// 1. Errors are squares of lengths.
 class QueryOutput {
   public:
     /// Shapes: scores [n], n > 0, before the softcap c; values [n][d], which must outlive this.
-    QueryOutput(std::vector<double> scores, double softcap, std::span<const float> values);
+    /// `sink`: its score, which no cap meets; -inf: none.
+    QueryOutput(std::vector<double> scores, double softcap, std::span<const float> values,
+                double sink = -HUGE_VAL);
 
     const std::vector<double>& scores() const { return scores_; }
     const std::vector<double>& p() const { return p_; }            ///< [n]
     const std::vector<double>& output() const { return output_; }  ///< [d]
     double square() const;                                         ///< |o|^2
+    double sink_share() const;                                     ///< 1 - sum_t p_t
 
     /// softmax of other scores under the same softcap.
     std::vector<double> probabilities(std::vector<double> scores) const;
@@ -49,7 +54,7 @@ class QueryOutput {
   private:
     std::vector<double> scores_, p_, output_;  ///< [n], [n], [d]
     std::vector<double> away_;                 ///< [n] |v_t - o|^2
-    double softcap_;
+    double softcap_, sink_;
     std::span<const float> values_;
 };
 

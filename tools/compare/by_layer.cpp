@@ -2,10 +2,13 @@
 
 #include "ref/error.h"
 #include "tools/compare/paired.h"
+#include "tools/layer_words.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <sstream>
 
 namespace rotkv::tools {
@@ -48,6 +51,19 @@ std::vector<int64_t> parse_layers(const std::string& text, int64_t layers) {
     return result;
 }
 
+std::vector<int64_t> parse_layers(const std::string& text, const KvShape& shape) {
+    const std::vector<int64_t> asked = parse_layers(text, shape.n_layers());
+    const std::vector<int64_t> own = layers_with_rows(shape);
+    std::vector<int64_t> layers;
+    std::ranges::set_intersection(asked, own, std::back_inserter(layers));
+    if (layers.empty()) {
+        throw Error(ErrorCode::usage, fmt::format("--layers {}: expected some with keys and values "
+                                                  "of their own: {}",
+                                                  text, words_of_layers(own)));
+    }
+    return layers;
+}
+
 LayerShares layer_shares(const LockStep& run, const MeasuredCache& measured) {
     const int64_t per_window = run.plan().scored_per_window();
     const auto mean = [&](std::span<const TokenPair> pairs) {
@@ -59,7 +75,7 @@ LayerShares layer_shares(const LockStep& run, const MeasuredCache& measured) {
         shares.sum += shares.kld.back().value;
     }
     shares.whole = mean(measured.pairs).value;
-    shares.complete = int64_t(measured.layers.size()) == measured.shape.n_layers();
+    shares.complete = measured.layers.size() == layers_with_rows(measured.shape).size();
     return shares;
 }
 

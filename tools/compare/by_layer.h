@@ -15,12 +15,16 @@ namespace rotkv::tools {
 /// Throws Error(usage).
 std::vector<int64_t> parse_layers(const std::string& text, int64_t layers);
 
+/// The same without layers that keep no keys and values of their own: nothing of them is quantized.
+/// Throws Error(usage) where no other was asked for.
+std::vector<int64_t> parse_layers(const std::string& text, const KvShape& shape);
+
 /// The mean KLD of one variant, layer by layer.
 struct LayerShares {
     std::vector<Mean> kld;  ///< one a layer that was run, error by windows
     double sum = 0;         ///< of those
     double whole = 0;       ///< all layers at once
-    bool complete = false;  ///< every layer of the model was run
+    bool complete = false;  ///< every layer with rows of its own was run
 };
 LayerShares layer_shares(const LockStep& run, const MeasuredCache& measured);
 

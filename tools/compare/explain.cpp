@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <numeric>
 
 namespace rotkv::tools {
 
@@ -56,7 +57,8 @@ double share_by_chance(const QueryOutput& exact, std::span<const float> values, 
 
 void add_score_moments(OutputErrors& errors, const Vector& p, const Vector& s,
                        const Vector& stored) {
-    const double mean = dot(p, s), stored_mean = dot(p, stored);
+    const double all = std::accumulate(p.begin(), p.end(), 0.0);
+    const double mean = dot(p, s) / all, stored_mean = dot(p, stored) / all;
     for (std::size_t c = 0; c < p.size(); ++c) {
         errors.covariance += p[c] * (s[c] - mean) * (stored[c] - stored_mean);
         errors.score_variance += p[c] * (s[c] - mean) * (s[c] - mean);
@@ -90,7 +92,8 @@ void OutputErrors::add(const OutputErrors& other) {
 
 OutputErrors split_output_error(const ObservedQuery& query) {
     check_rows(query);
-    const QueryOutput exact(query_scores(query.q, query.k, query.scale), query.softcap, query.v);
+    const QueryOutput exact(query_scores(query.q, query.k, query.scale), query.softcap, query.v,
+                            query.sink);
     const Vector stored_s = query_scores(query.q, query.stored_k, query.scale);
     const Vector stored_p = exact.probabilities(stored_s);
     const Vector& o = exact.output();

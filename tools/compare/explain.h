@@ -4,6 +4,7 @@
 // another temperature. In f64, from the definitions.
 // Docs: docs/13-where-the-error-comes-from.md
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -14,6 +15,7 @@ namespace rotkv::tools {
 /// as they come back from another cache, all rotated back to plain channels.
 struct ObservedQuery {
     double scale = 1, softcap = 0;
+    double sink = -HUGE_VAL;   ///< a score that takes probability and gives no value; -inf: none
     std::span<const float> q;  ///< [Dk]
     std::span<const float> k, v;
     std::span<const float> stored_k, stored_v;
@@ -47,9 +49,11 @@ struct OutputErrors {
 };
 
 /// Splits the error of one query's output.
-/// Math:   s_c = scale q.k_c, p = softmax(softcap tanh(s / softcap)) or softmax(s), o = sum p_c v_c
+/// Math:   s_c = scale q.k_c, p = softmax(softcap tanh(s / softcap)) or softmax(s), the sink's exp
+///         in its sum, o = sum p_c v_c
 ///         g = sum_c p_c (w_c s_c - sum_b p_b w_b s_b) v_c, w the softcap's slope (1 without)
-///         covariance = sum_c p_c (s_c - mean)(s'_c - mean'), means weighted by p too
+///         covariance = sum_c p_c (s_c - mean)(s'_c - mean'), means weighted by p too,
+///         whose sum is what the sink leaves
 ///         own_by_chance = |e|^2 sum_c (u_c.g)^2 / |g|^2 / sum_c |u_c|^2, u_c = p_c w_c (v_c - o)
 /// Throws: Error(bad_argument) for rows of other lengths or no cell at all.
 OutputErrors split_output_error(const ObservedQuery& query);

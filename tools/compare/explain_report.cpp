@@ -48,9 +48,9 @@ struct WorstHead {
 
 std::vector<WorstHead> worst_heads(const Explanation& explanation) {
     std::vector<WorstHead> all;
-    for (int64_t l = 0; l < explanation.layers; ++l) {
-        for (int64_t h = 0; h < explanation.heads; ++h) {
-            all.push_back({l, h, shares_of(std::span(&explanation.at(l, h), 1))});
+    for (const ExplainedLayer& layer : explanation.layers) {
+        for (std::size_t h = 0; h < layer.heads.size(); ++h) {
+            all.push_back({layer.layer, int64_t(h), shares_of(std::span(&layer.heads[h], 1))});
         }
     }
     // Nothing is worse than what is not a number.
@@ -81,10 +81,11 @@ void print_explanation(std::FILE* out, const std::string& letter, const Explanat
                explanation.name);
     fmt::print(out, "{:<5}  {:>11}  {:>8}  {:>8}  {:>8}  {:>11}  {:>8}  {:>8}  {:>6}\n", "layer",
                "|e|^2/|o|^2", "keys", "values", "product", "temperature", "own", "chance", "slope");
-    for (int64_t l = 0; l < explanation.layers; ++l) {
-        print_line(out, std::to_string(l), layer_errors(explanation, l));
+    for (const ExplainedLayer& layer : explanation.layers) {
+        print_line(out, std::to_string(layer.layer), layer_errors(layer));
     }
     print_line(out, "all", all_errors(explanation));
+    for (const std::string& line : explanation.without_rows) fmt::print(out, "{}\n", line);
     fmt::print(out, "worst heads:");
     for (const WorstHead& worst : worst_heads(explanation)) {
         fmt::print(out, " layer {} head {} ({:.3g})", worst.layer, worst.head, worst.shares.both);
@@ -105,16 +106,12 @@ nlohmann::ordered_json json_of_shares(const ErrorShares& shares) {
 
 }  // namespace
 
-ErrorShares layer_errors(const Explanation& explanation, int64_t layer) {
-    return shares_of(
-        std::span(explanation.errors)
-            .subspan(std::size_t(layer * explanation.heads), std::size_t(explanation.heads)));
-}
+ErrorShares layer_errors(const ExplainedLayer& layer) { return shares_of(layer.heads); }
 
 ErrorShares all_errors(const Explanation& explanation) {
     ErrorShares all;
-    for (int64_t l = 0; l < explanation.layers; ++l) {
-        const ErrorShares layer = layer_errors(explanation, l);
+    for (const ExplainedLayer& explained : explanation.layers) {
+        const ErrorShares layer = layer_errors(explained);
         all.both += layer.both;
         all.keys += layer.keys;
         all.values += layer.values;
@@ -130,9 +127,9 @@ ErrorShares all_errors(const Explanation& explanation) {
 std::vector<int64_t> layers_with_half(const Explanation& explanation) {
     std::vector<std::pair<double, int64_t>> errors;
     std::vector<int64_t> layers;
-    for (int64_t l = 0; l < explanation.layers; ++l) {
-        errors.emplace_back(-layer_errors(explanation, l).both, l);
-        if (std::isnan(errors.back().first)) layers.push_back(l);
+    for (const ExplainedLayer& layer : explanation.layers) {
+        errors.emplace_back(-layer_errors(layer).both, layer.layer);
+        if (std::isnan(errors.back().first)) layers.push_back(layer.layer);
     }
     if (!layers.empty()) return layers;
     std::sort(errors.begin(), errors.end());
@@ -156,7 +153,7 @@ std::string sentence_of(const Explanation& explanation) {
         who += std::to_string(layers[i]);
     }
     if (layers.size() > k_named_layers) {
-        who = fmt::format("{} of {} layers", layers.size(), explanation.layers);
+        who = fmt::format("{} of {} layers", layers.size(), explanation.layers.size());
     }
     if (std::isnan(all.both)) return fmt::format("the error is not a number, by {}.", who);
     return fmt::format(
@@ -185,15 +182,16 @@ nlohmann::ordered_json json_of(const std::vector<Explanation>& explanations) {
     for (const Explanation& explanation : explanations) {
         nlohmann::ordered_json one = {{"name", explanation.name},
                                       {"sentence", sentence_of(explanation)},
-                                      {"queries_per_head", explanation.errors[0].queries},
-                                      {"all", json_of_shares(all_errors(explanation))}};
-        for (int64_t l = 0; l < explanation.layers; ++l) {
-            nlohmann::ordered_json layer = {{"layer", l}};
-            layer.update(json_of_shares(layer_errors(explanation, l)));
-            for (int64_t h = 0; h < explanation.heads; ++h) {
-                nlohmann::ordered_json head = {
-                    {"head", h}, {"kv_head", h * explanation.kv_heads / explanation.heads}};
-                head.update(json_of_shares(shares_of(std::span(&explanation.at(l, h), 1))));
+                                      {"queries_per_head", explanation.layers[0].heads[0].queries},
+                                      {"all", json_of_shares(all_errors(explanation))},
+                                      {"without_rows", explanation.without_rows}};
+        for (const ExplainedLayer& explained : explanation.layers) {
+            nlohmann::ordered_json layer = {{"layer", explained.layer}};
+            layer.update(json_of_shares(layer_errors(explained)));
+            const std::size_t group = explained.heads.size() / std::size_t(explained.kv_heads);
+            for (std::size_t h = 0; h < explained.heads.size(); ++h) {
+                nlohmann::ordered_json head = {{"head", h}, {"kv_head", h / group}};
+                head.update(json_of_shares(shares_of(std::span(&explained.heads[h], 1))));
                 layer["heads"].push_back(std::move(head));
             }
             one["layers"].push_back(std::move(layer));

@@ -25,7 +25,7 @@ struct ErrorShares {
 };
 
 /// One layer, its heads added up before anything is divided.
-ErrorShares layer_errors(const Explanation& explanation, int64_t layer);
+ErrorShares layer_errors(const ExplainedLayer& layer);
 
 /// The sum of all layers' shares: each layer counts alike, however long its outputs are.
 ErrorShares all_errors(const Explanation& explanation);

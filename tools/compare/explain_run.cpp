@@ -1,8 +1,11 @@
 #include "tools/compare/explain_run.h"
 
 #include "ref/error.h"
+#include "tools/layer_words.h"
+#include "tools/watch/one_layer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace rotkv::tools {
@@ -68,16 +71,6 @@ struct HostIndex {
     }
 };
 
-// Stores a layer's rows in another cache too.
-void store_too(Backend& backend, const KvStoreArgs& args, const KvCache& cache, int64_t layer) {
-    KvStoreArgs other = args;
-    other.k_cache = cache.k(layer);
-    other.v_cache = cache.v(layer);
-    other.k_rotation = cache.spec().at(layer, Side::k);
-    other.v_rotation = cache.spec().at(layer, Side::v);
-    backend.run(other);
-}
-
 // The rows of a batch whose positions are looked at.
 std::vector<int64_t> asked_rows(const WindowPlan& plan, const std::vector<int32_t>& positions) {
     const int64_t step = std::max<int64_t>(1, plan.scored_per_window() / k_explained_queries);
@@ -90,12 +83,28 @@ std::vector<int64_t> asked_rows(const WindowPlan& plan, const std::vector<int32_
     return rows;
 }
 
+// Each query head's sink; -inf where there is none.
+std::vector<double> sinks_of(Backend& backend, const AttentionArgs& args) {
+    if (args.sinks.empty()) return std::vector<double>(std::size_t(args.q.n[2]), -INFINITY);
+    const std::vector<float> sinks = contents<float>(backend, args.sinks);
+    return {sinks.begin(), sinks.end()};
+}
+
+std::vector<ExplainedLayer> attending_layers(const ModelConfig& config) {
+    std::vector<ExplainedLayer> layers;
+    for (std::size_t l = 0; l < config.plan.size(); ++l) {
+        const LayerPlan& layer = config.plan[l];
+        if (layer.kv_heads == 0) continue;
+        layers.push_back({int64_t(l), layer.kv_heads, {}});
+        layers.back().heads.resize(std::size_t(layer.heads));
+    }
+    return layers;
+}
+
 }  // namespace
 
 void add_output_errors(Backend& backend, const AttentionArgs& args, const StoredLayer& stored,
                        const std::vector<int64_t>& asked, std::span<OutputErrors> sums) {
-    require(args.sinks.empty(), ErrorCode::unsupported,
-            "explain: with attention sinks a shift of all scores is no longer without effect");
     require(args.bounds.all(), ErrorCode::unsupported,
             "explain: a part of the cells does not give the layer's output");
     if (asked.empty()) return;
@@ -107,6 +116,7 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
     const HostRows stored_k(backend, stored.k, used, stored.k_rotation);
     const HostRows stored_v(backend, stored.v, used, stored.v_rotation);
     const std::vector<float> q = contents<float>(backend, args.q);
+    const std::vector<double> sinks = sinks_of(backend, args);
     const int64_t q_row = args.q.stride[1] / int64_t(sizeof(float));
     const int64_t q_head = args.q.stride[2] / int64_t(sizeof(float));
     for (const int64_t row : asked) {
@@ -121,6 +131,7 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
                 const auto at = q.begin() + row * q_row + h * q_head;
                 sums[std::size_t(h)].add(split_output_error({double(args.scale),
                                                              double(args.softcap),
+                                                             sinks[std::size_t(h)],
                                                              {at, at + d_k},
                                                              keys,
                                                              values,
@@ -134,14 +145,12 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
 std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, const Variant& base,
                                  const std::vector<Variant>& variants,
                                  const std::function<void(int64_t windows)>& progress) {
-    const int64_t layers = loaded.config().layers;
-    const LayerPlan& shape = loaded.config().equal_heads("explain");
     std::vector<KvCache> others;
     std::vector<Explanation> result;
     for (const Variant& variant : variants) {
         others.push_back(make_cache(loaded, plan, variant));
-        result.push_back({variant.name, layers, shape.heads, shape.kv_heads, {}});
-        result.back().errors.resize(std::size_t(layers * shape.heads));
+        result.push_back({variant.name, attending_layers(loaded.config()),
+                          layers_without_rows(others.back().shape())});
     }
     const auto look = [&](int64_t layer, const AttentionArgs& args, Backend& backend) {
         const std::vector<int64_t> asked =
@@ -150,16 +159,14 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
             const RotationSpec& spec = others[i].spec();
             const StoredLayer stored{others[i].k(layer), others[i].v(layer),
                                      spec.at(layer, Side::k), spec.at(layer, Side::v)};
-            add_output_errors(
-                backend, args, stored, asked,
-                std::span(result[i].errors)
-                    .subspan(std::size_t(layer * shape.heads), std::size_t(shape.heads)));
+            const auto found = std::ranges::find(result[i].layers, layer, &ExplainedLayer::layer);
+            add_output_errors(backend, args, stored, asked, found->heads);
         }
     };
     Model model = observed(loaded, [&](int64_t layer, const Call& call, Backend& backend) {
         backend.run(call);
         if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
-            for (const KvCache& cache : others) store_too(backend, *store, cache, layer);
+            for (const KvCache& cache : others) backend.run(stored_in(cache, layer, *store));
         } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
             look(layer, *attention, backend);
         }

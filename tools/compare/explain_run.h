@@ -18,15 +18,17 @@ namespace rotkv::tools {
 /// all of them where there are no more.
 inline constexpr int64_t k_explained_queries = 32;
 
+/// The query heads of one layer that attends.
+struct ExplainedLayer {
+    int64_t layer = 0, kv_heads = 0;
+    std::vector<OutputErrors> heads;  ///< [H]
+};
+
 /// What was found for one variant.
 struct Explanation {
     std::string name;
-    int64_t layers = 0, heads = 0, kv_heads = 0;
-    std::vector<OutputErrors> errors;  ///< [layers][heads], query heads
-
-    const OutputErrors& at(int64_t layer, int64_t head) const {
-        return errors[std::size_t(layer * heads + head)];
-    }
+    std::vector<ExplainedLayer> layers;     ///< ascending; none of those that keep a state
+    std::vector<std::string> without_rows;  ///< layers_without_rows()
 };
 
 /// Runs the plan's windows once, with the base cache, and calls `progress` after each group with
@@ -45,7 +47,7 @@ struct StoredLayer {
 };
 
 /// Adds the errors of some queries of one attention call to `sums` [H]; what `args` reads is exact.
-/// Shapes: asked: rows of args.q. Throws: Error(unsupported) for attention sinks and in parts.
+/// Shapes: asked: rows of args.q. Throws: Error(unsupported) for attention in parts.
 void add_output_errors(Backend& backend, const AttentionArgs& args, const StoredLayer& stored,
                        const std::vector<int64_t>& asked, std::span<OutputErrors> sums);
 

@@ -27,10 +27,7 @@ void append(std::vector<TokenPair>& all, const std::vector<TokenPair>& part) {
 LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPlan& plan,
                    const Variant& base, const std::vector<Variant>& variants,
                    const LockStepOptions& options)
-    : model_(loaded.model),
-      plan_(plan),
-      options_(options),
-      changed_(model_) {
+    : model_(loaded.model), plan_(plan), options_(options), changed_(model_) {
     if (options.jitter > model_.config().width) {
         throw Error(ErrorCode::usage, "--jitter: expected at most " +
                                           std::to_string(model_.config().width) +
@@ -56,7 +53,10 @@ LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPla
 }
 
 void LockStep::enter(const Variant& variant) {
-    const KvCache cache = make_cache(model_, plan_, variant);
+    KvCache cache = make_cache(model_, plan_, variant);
+    if (plan_.shifts.times > 0) {
+        require_shift(cache, [this](int64_t layer) { return model_.rope(layer); });
+    }
     MeasuredCache measured{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}, {}};
     measured.jitter.resize(std::size_t(options_.jitter));
     if (!caches_.empty()) {

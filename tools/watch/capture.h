@@ -20,6 +20,7 @@ struct CapturedRows {
     int64_t layer;
     const AttentionArgs* attention;  ///< that the rows go to; with q only
     TensorView rows;                 ///< [T][heads][D] f32, valid during the visit
+    std::vector<float> sinks{};      ///< [heads], or none; with q only
 };
 
 /// An observer that hands every layer's q, k and v to `visit`, and runs every call as it is.
@@ -33,7 +34,11 @@ inline Observer capture(std::function<void(const CapturedRows&)> visit) {
             backend.download(host, rows.data);
             TensorView here = rows;
             here.data = host.data();
-            visit({what, layer, attention, here});
+            std::vector<float> sinks;
+            if (attention != nullptr && !attention->sinks.empty()) {
+                sinks = contents<float>(backend, attention->sinks);
+            }
+            visit({what, layer, attention, here, std::move(sinks)});
         };
         if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
             show(CapturedRows::What::k, nullptr, store->k);

@@ -10,12 +10,31 @@
 
 namespace rotkv::tools {
 
-/// Sends what goes to one layer of the model's cache to the same layer of another; all else runs as
-/// it is. Tokens have the same cells in both caches: positions are read from the first one alone.
+/// A call as it would be for the same layer of another cache.
+inline KvStoreArgs stored_in(const KvCache& cache, int64_t layer, KvStoreArgs args) {
+    args.k_cache = cache.k(layer);
+    args.k_rotation = cache.spec().at(layer, Side::k);
+    if (args.v.empty()) return args;  // V lies in K
+    args.v_cache = cache.v(layer);
+    args.v_rotation = cache.spec().at(layer, Side::v);
+    return args;
+}
+
+inline AttentionArgs read_from(const KvCache& cache, int64_t layer, AttentionArgs args) {
+    args.k_cache = cache.k(layer);
+    args.v_cache = cache.v(layer);
+    args.k_rotation = cache.spec().at(layer, Side::k);
+    args.v_rotation = cache.spec().at(layer, Side::v);
+    return args;
+}
+
+/// Sends what goes to one layer of the model's cache to the same layer of another, also where other
+/// layers read those rows; all else runs as it is. Tokens have the same cells in both caches:
+/// positions are read from the first one alone.
 class OneLayer {
   public:
-    /// From now on. `to` must have the extents of the model's cache and outlive the calls that
-    /// follow.
+    /// From now on; `layer` has rows of its own. `to` must have the extents of the model's cache
+    /// and outlive the calls that follow.
     void replace(const KvCache& to, int64_t layer) {
         to_ = &to;
         layer_ = layer;
@@ -27,11 +46,11 @@ class OneLayer {
     /// For ModelOptions; this must outlive the model.
     Observer observer() {
         return [this](int64_t layer, const Call& call, Backend& backend) {
-            if (layer != layer_) return backend.run(call);
+            if (layer < 0 || layer_ < 0 || rows_of(layer) != layer_) return backend.run(call);
             if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
-                backend.run(replaced(*store));
+                backend.run(stored_in(*to_, layer_, *store));
             } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
-                backend.run(replaced(*attention));
+                backend.run(read_from(*to_, layer_, *attention));
             } else {
                 backend.run(call);
             }
@@ -39,13 +58,8 @@ class OneLayer {
     }
 
   private:
-    template <class Args>
-    Args replaced(Args args) const {
-        args.k_cache = to_->k(layer_);
-        args.v_cache = to_->v(layer_);
-        args.k_rotation = to_->spec().at(layer_, Side::k);
-        args.v_rotation = to_->spec().at(layer_, Side::v);
-        return args;
+    int64_t rows_of(int64_t layer) const {
+        return to_->shape().layers[std::size_t(layer)].source.value_or(layer);
     }
 
     const KvCache* to_ = nullptr;

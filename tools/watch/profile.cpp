@@ -31,9 +31,11 @@ std::string Profile::table(double seconds) const {
     std::sort(rows.begin(), rows.end(),
               [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
     double rest = seconds;
+    std::size_t widest = 10;
+    for (const auto& [op, time] : rows) widest = std::max(widest, op.size());
     std::string text;
     const auto line = [&](const std::string& op, const std::string& calls, double s) {
-        text += fmt::format("  {:<10} {:>8} {:>10.2f} ms {:>5.1f} %\n", op, calls, 1e3 * s,
+        text += fmt::format("  {:<{}} {:>8} {:>10.2f} ms {:>5.1f} %\n", op, widest, calls, 1e3 * s,
                             100 * s / seconds);
     };
     for (const auto& [op, time] : rows) {
