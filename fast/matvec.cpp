@@ -107,16 +107,17 @@ void multiply_tokens(Operands on, const SmallProduct& product, int64_t first_row
 template <DType type>
 void multiply_packed(std::span<const SmallProduct> products) {
     const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
-    const int64_t pairs = (out + k_rows - 1) / k_rows, count = int64_t(products.size()) * pairs;
-#pragma omp parallel for if (count * k_rows * in >= k_parallel_from)
-    for (int64_t i = 0; i < count; ++i) {
-        const SmallProduct& product = products[size_t(i / pairs)];
-        const int64_t o = i % pairs * k_rows;
-        const auto row = [&](int64_t r) { return product.weight.row<const std::byte>(r); };
-        if (o + 1 < out) {
-            multiply_tokens<type, k_rows>({{row(o), row(o + 1)}, {}, {}, in}, product, o);
-        } else {
-            multiply_tokens<type, 1>({{row(o)}, {}, {}, in}, product, o);
+    const int64_t work = int64_t(products.size()) * out * in;
+#pragma omp parallel if (work >= k_parallel_from)
+    for (const SmallProduct& product : products) {
+        const auto row = [&](int64_t o) { return product.weight.row<const std::byte>(o); };
+#pragma omp for nowait
+        for (int64_t o = 0; o < out; o += k_rows) {
+            if (o + 1 < out) {
+                multiply_tokens<type, k_rows>({{row(o), row(o + 1)}, {}, {}, in}, product, o);
+            } else {
+                multiply_tokens<type, 1>({{row(o)}, {}, {}, in}, product, o);
+            }
         }
     }
 }
@@ -124,18 +125,19 @@ void multiply_packed(std::span<const SmallProduct> products) {
 // Types without a Packed: each row is expanded into the L1 cache.
 void multiply_expanded(std::span<const SmallProduct> products) {
     const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
-    const int64_t count = int64_t(products.size()) * out;
-#pragma omp parallel if (count * in >= k_parallel_from)
+    const int64_t work = int64_t(products.size()) * out * in;
+#pragma omp parallel if (work >= k_parallel_from)
     {
         thread_local Workspace space;
         float* const expanded = space.reserve(in);
         const std::byte* const bytes = reinterpret_cast<const std::byte*>(expanded);
-#pragma omp for
-        for (int64_t i = 0; i < count; ++i) {
-            const SmallProduct& product = products[size_t(i / out)];
+        for (const SmallProduct& product : products) {
             const TensorView& weight = product.weight;
-            dequantize_row(weight.type, expanded, weight.row<const std::byte>(i % out), in);
-            multiply_tokens<DType::f32, 1>({{bytes}, {}, {}, in}, product, i % out);
+#pragma omp for nowait
+            for (int64_t o = 0; o < out; ++o) {
+                dequantize_row(weight.type, expanded, weight.row<const std::byte>(o), in);
+                multiply_tokens<DType::f32, 1>({{bytes}, {}, {}, in}, product, o);
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ enum class RopeFactors {
     none,
     by_scaling,   ///< rope_factors_long and _short where scaling is longrope, else rope_freqs
     long_short,   ///< rope_factors_long and _short, whatever scales
-    full_layers,  ///< rope_freqs, which layers with a window leave aside
+    full_layers,  ///< rope_freqs, which must be there; layers with a window leave them aside
 };
 
 /// What rope.dimension_sections means: pictures have several positions, text has one.
@@ -74,6 +74,7 @@ struct ExpertRules {
     bool share_out_hidden = false;    ///< F is that of all A experts together
     bool weight_on_input = false;     ///< an expert's input is weighted, not its output
     bool gated_shared = false;        ///< the shared expert counts by sigmoid(v . x)
+    bool beside_dense = false;        ///< a layer with experts has a dense block too
     int64_t sigmoid_words = 0;  ///< models of 47 layers and so many words have Gating::sigmoid
     int64_t not_normed = 0;     ///< queries and keys are not, in models of so many experts
 };
@@ -105,7 +106,8 @@ struct Architecture {
     bool parallel = false;         ///< both blocks read the attention norm and are added together
     bool query_gate = false;  ///< a query head has D more channels, whose sigmoid its output meets
     bool sinks = false;       ///< each query head has one
-    bool keys_as_values = false;  ///< where a layer has no V matrix: K's product, as it comes
+    bool biased = false;      ///< attention's output, routers and experts must have biases
+    bool keys_as_values = false;  ///< where a layer without a window has no V matrix: K's product
 
     Activation activation = Activation::silu;
     ExpertRules experts{};

@@ -24,11 +24,23 @@ void require_count(const Keys& keys, const char* name, int64_t expected, const s
     }
 }
 
+// Every layer has as many KV heads as its form of latent attention asks for.
+void require_kv_heads(const Keys& keys, const ModelConfig& config) {
+    const bool absorbed = config.latent.absorbed;
+    for (const LayerPlan& layer : config.plan) {
+        if (layer.kv_heads == (absorbed ? 1 : layer.heads)) continue;
+        keys.refuse("attention.head_count_kv",
+                    absorbed ? "1, one row for all heads"
+                             : std::to_string(layer.heads) +
+                                   ", as many as query heads where keys are not absorbed",
+                    std::to_string(layer.kv_heads));
+    }
+}
+
 // The absorbed form keeps one row a token, [latent | turning]; files of the old form have keys and
 // values of every head.
 void plan_latent(const GgufFile& file, const Keys& keys, ModelConfig& config) {
     LatentConfig& latent = config.latent;
-    LayerPlan& first = config.plan[0];
     latent.rank = keys.count("attention.kv_lora_rank");
     latent.turning = keys.count("rope.dimension_count");
     latent.absorbed = keys.has("attention.key_length_mla");
@@ -44,13 +56,9 @@ void plan_latent(const GgufFile& file, const Keys& keys, ModelConfig& config) {
             "more than the " + std::to_string(latent.turning) + " channels of rope.dimension_count",
             std::to_string(d_k));
     }
-    if (!latent.absorbed) {
-        latent.d_v = first.d_v;
-        return require_count(keys, "attention.head_count_kv", first.heads,
-                             "as many as query heads where keys are not absorbed");
-    }
-    latent.d_v = keys.count("attention.value_length_mla");
-    require_count(keys, "attention.head_count_kv", 1, "one row for all heads");
+    require_kv_heads(keys, config);
+    latent.d_v = latent.absorbed ? keys.count("attention.value_length_mla") : config.plan[0].d_v;
+    if (!latent.absorbed) return;
     require_count(keys, "attention.key_length", latent.rank + latent.turning,
                   "a latent and its turning channels");
     require_count(keys, "attention.value_length", latent.rank, "the latent");
@@ -105,7 +113,15 @@ void plan_sources(const Keys& keys, ModelConfig& config) {
                          std::to_string(shared));
     }
     for (int64_t l = own; l < config.layers; ++l) {
-        config.plan[size_t(l)].source = windowed(l) ? own - 2 : own - 1;
+        const int64_t source = windowed(l) ? own - 2 : own - 1;
+        LayerPlan& layer = config.plan[size_t(l)];
+        layer.source = source;
+        const int64_t kv_heads = config.plan[size_t(source)].kv_heads;
+        if (layer.kv_heads == kv_heads) continue;
+        keys.refuse("attention.head_count_kv",
+                    std::to_string(kv_heads) + " in layer " + std::to_string(l) +
+                        ", which reads what layer " + std::to_string(source) + " stores",
+                    std::to_string(layer.kv_heads));
     }
 }
 
@@ -152,6 +168,19 @@ void read_routing(const GgufFile& file, const Keys& keys, int64_t experts, Model
     }
 }
 
+// Fs. What keys speak of must be there.
+int64_t shared_feed_forward(const GgufFile& file, const Keys& keys, int64_t l, int64_t of_expert) {
+    const int64_t said = keys.count_or_0("expert_shared_feed_forward_length", 0);
+    if (said > 0) return said;
+    const int64_t count = keys.count_or_0("expert_shared_count", 0);
+    if (count > 0) return count * of_expert;
+    if (!has_in_layer(file, l, "ffn_up_shexp.weight") &&
+        !has_in_layer(file, l, "ffn_down_shexp.weight")) {
+        return 0;
+    }
+    return file.tensor("blk." + std::to_string(l) + ".ffn_up_shexp.weight").view.n[2];
+}
+
 // Experts and a shared one beside them, where the layer's tensors are there.
 void plan_experts_of(const GgufFile& file, const Keys& keys, int64_t l, int64_t experts,
                      ModelConfig& config) {
@@ -174,30 +203,30 @@ void plan_experts_of(const GgufFile& file, const Keys& keys, int64_t l, int64_t 
     layer.expert_feed_forward = keys.per_layer("expert_feed_forward_length", usual)[size_t(l)];
     if (layer.expert_feed_forward == 0) keys.count("expert_feed_forward_length");  // is missing
 
-    const std::string shared = "blk." + std::to_string(l) + ".ffn_up_shexp.weight";
-    const char* of_all = "expert_shared_feed_forward_length";
-    const char* of_one = "expert_shared_count";
-    if (const GgufTensor* tensor = file.find_tensor(shared)) {
-        layer.shared_feed_forward = keys.has(of_all) ? keys.count(of_all)
-                                    : keys.has(of_one)
-                                        ? keys.count(of_one) * layer.expert_feed_forward
-                                        : tensor->view.n[2];
-    }
-    if (!has_in_layer(file, l, "ffn_up.weight")) layer.feed_forward = 0;
+    layer.shared_feed_forward = shared_feed_forward(file, keys, l, layer.expert_feed_forward);
+    if (!rules.beside_dense) layer.feed_forward = 0;
 }
 
-// Which layers have experts, some architectures' keys say too: all from one on, or each n-th.
+// Which layers have experts, keys of some architectures say too: all from one on, or each n-th. In
+// the others every layer has.
 void require_layers(const Keys& keys, const ModelConfig& config, int64_t l) {
+    const Architecture& architecture = config.architecture;
     const char* first = "leading_dense_block_count";
     const char* step = "interleave_moe_layer_step";
     const auto read = [&](const char* name, int64_t usual) {
-        return config.architecture.reads(name) ? keys.count_or_0(name, usual) : usual;
+        return architecture.reads(name) ? keys.count_or_0(name, usual) : usual;
     };
+    const LayerPlan& layer = config.plan[size_t(l)];
     const int64_t n = read(step, 1);
     const bool nth = n > 0 && (l + 1) % n == 0, expected = l >= read(first, 0) && nth;
-    if (expected == (config.plan[size_t(l)].experts > 0)) return;
-    const std::string here = "layer " + std::to_string(l);
-    keys.refuse(nth ? first : step, expected ? "experts in " + here : "no experts in " + here,
+    if (expected == (layer.experts > 0)) return;
+    const std::string here = std::to_string(l);
+    if (!architecture.reads(first) && !architecture.reads(step)) {
+        keys.refuse("expert_count", "0, as layer " + here + " has no tensor ffn_gate_inp.weight",
+                    std::to_string(keys.count("expert_count")));
+    }
+    keys.refuse(architecture.reads(first) && nth ? first : step,
+                (expected ? "experts in layer " : "no experts in layer ") + here,
                 expected ? "none" : "some");
 }
 
@@ -232,6 +261,7 @@ void plan_experts(const GgufFile& file, const Keys& keys, ModelConfig& config) {
         const bool here = has_in_layer(file, l, "ffn_gate_inp.weight") ||
                           has_in_layer(file, l, "ffn_down_exps.weight");
         if (here && experts > 0) plan_experts_of(file, keys, l, experts, config);
+        if (here && experts == 0 && architecture.experts.known) keys.count("expert_count");
         const LayerPlan& layer = config.plan[size_t(l)];
         if (layer.experts == 0 && layer.feed_forward == 0) keys.count("feed_forward_length");
         if (experts > 0) require_layers(keys, config, l);

@@ -94,6 +94,7 @@ void read_scaling(const GgufFile& file, const Keys& keys, ModelConfig& config) {
     rope.original_context =
         keys.count("rope.scaling.original_context_length", config.trained_context);
     const std::string factors = factors_tensor(file, config, longrope, rope.original_context);
+    if (config.architecture.factors == RopeFactors::full_layers) file.tensor(factors);
     rope.frequency_factors = read_factors(file, factors, rope.n_rot);
     rope.yarn_attn_factor = double(keys.positive("rope.scaling.attn_factor", 1.0f));
 

@@ -14,6 +14,8 @@ std::string prefix_of(int64_t layer) { return "blk." + std::to_string(layer) + "
 
 bool FileWeights::has(const std::string& name) const { return file_.find_tensor(name) != nullptr; }
 
+void FileWeights::require(const std::string& name) const { file_.tensor(name); }
+
 int64_t FileWeights::rows(const std::string& name) const { return file_.tensor(name).view.n[2]; }
 
 bool FileWeights::has_one_of(const std::string& prefix, const char* first,

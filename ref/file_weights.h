@@ -30,6 +30,7 @@ class FileWeights {
         : file_(file), imported_(imported), widened_(widened) {}
 
     bool has(const std::string& name) const;
+    void require(const std::string& name) const;
     int64_t rows(const std::string& name) const;
 
     /// Whether it has the first of two tensors; throws where it has neither.

@@ -234,7 +234,7 @@ class Model {
     Buffer rope_table_, local_rope_table_;  ///< [context][n_rot / 2][2]; of LayerRope
     Buffer temperature_;                    ///< [context], where queries have one
     Buffer unit_;                           ///< [D]: 1 / sqrt(D), of delta's keys and queries
-    Buffer heads_;                          ///< [H] i32: 0, 1, ..., where heads have matrices
+    Buffer heads_;                          ///< i32: 0, 1, ..., where heads have matrices
     int64_t layer_ = -1;                    ///< at work; -1: none
 
     // Activations of one batch, [T][...] f32, kept from call to call; of the widest layer.

@@ -22,13 +22,13 @@ void load_head_norms(FileWeights& weights, const ModelConfig& config, const Laye
                      const std::string& prefix, ModelLayer& layer) {
     const Architecture& row = config.architecture;
     const std::string q_norm = prefix + "attn_q_norm.weight";
-    const bool left_out = row.qk_norm_by_file && !weights.has(q_norm);
+    const std::string k_norm = prefix + "attn_k_norm.weight";
+    const bool left_out = row.qk_norm_by_file && !weights.has(q_norm) && !weights.has(k_norm);
     if (row.qk_norm == QkNorm::none || row.qk_norm == QkNorm::unit_turned || left_out) return;
     const bool as_one = row.qk_norm == QkNorm::all_heads;
     layer.q_norm = weights.vector(q_norm, as_one ? plan.heads * plan.d_k : plan.d_k);
     if (plan.source) return;
-    layer.k_norm =
-        weights.vector(prefix + "attn_k_norm.weight", as_one ? plan.kv_heads * plan.d_k : plan.d_k);
+    layer.k_norm = weights.vector(k_norm, as_one ? plan.kv_heads * plan.d_k : plan.d_k);
 }
 
 // Queries, keys and values, in one matrix or in three; a layer that reads another's rows has
@@ -54,7 +54,7 @@ void load_grouped(FileWeights& weights, const ModelConfig& config, const LayerPl
     if (plan.source) return;
     if (layer.qkv.empty()) {
         layer.k = weights.matrix(prefix + "attn_k.weight", k_rows, width);
-        const bool of_keys = row.keys_as_values && plan.d_k == plan.d_v;
+        const bool of_keys = row.keys_as_values && plan.window == 0 && plan.d_k == plan.d_v;
         if (!of_keys || weights.has(prefix + "attn_v.weight")) {
             layer.v = weights.matrix(prefix + "attn_v.weight", v_rows, width);
         }
@@ -175,6 +175,19 @@ ExpertWeights load_experts(FileWeights& weights, const ModelConfig& config, cons
 
 }  // namespace
 
+// Biases without which a file is not what its architecture is.
+static void require_biases(const FileWeights& weights, const LayerPlan& plan,
+                           const std::string& prefix) {
+    const bool fused = weights.has(prefix + "ffn_gate_up_exps.weight");
+    weights.require(prefix + "attn_output.bias");
+    if (plan.experts == 0) return;
+    weights.require(prefix + "ffn_gate_inp.bias");
+    weights.require(prefix + "ffn_down_exps.bias");
+    if (fused) return weights.require(prefix + "ffn_gate_up_exps.bias");
+    weights.require(prefix + "ffn_gate_exps.bias");
+    weights.require(prefix + "ffn_up_exps.bias");
+}
+
 ModelLayer load_layer(FileWeights& weights, const ModelConfig& config, int64_t index) {
     const LayerPlan& plan = config.plan[size_t(index)];
     const std::string prefix = prefix_of(index);
@@ -202,6 +215,7 @@ ModelLayer load_layer(FileWeights& weights, const ModelConfig& config, int64_t i
         layer.dense = load_dense(weights, prefix, "", width, plan.feed_forward);
     }
     if (plan.experts > 0) layer.experts = load_experts(weights, config, plan, prefix);
+    if (config.architecture.biased) require_biases(weights, plan, prefix);
 
     if (const int64_t narrow = config.per_layer_width; narrow > 0) {
         layer.per_layer_gate = weights.matrix(prefix + "inp_gate.weight", narrow, width);

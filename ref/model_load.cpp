@@ -5,6 +5,7 @@
 #include "ref/files/gguf.h"
 #include "ref/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <span>
@@ -101,7 +102,9 @@ void Model::upload_tables() {
         unit_ = upload(backend(), std::vector<float>(size_t(d), 1 / std::sqrt(float(d))));
     }
     if (config_.latent.absorbed) {
-        std::vector<int32_t> heads(size_t(config_.plan[0].heads));
+        int64_t most = 0;
+        for (const LayerPlan& layer : config_.plan) most = std::max(most, layer.heads);
+        std::vector<int32_t> heads(static_cast<size_t>(most));
         std::iota(heads.begin(), heads.end(), 0);
         heads_ = upload(backend(), heads);
     }

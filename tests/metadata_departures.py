@@ -69,4 +69,8 @@ DEPARTURES = [
      "RoPE factors for every context have no place in longrope"),
     ((REFUSES,), r"mistral3.rope.scaling.yarn_beta_(fast|slow): (0|negative)",
      "a pair turns more than no times in a context"),
+    ((REFUSES,), r"glm4(moe)?.rope.dimension_sections: .*",
+     "positions of pictures belong to a model that is not one of text alone"),
+    ((REFUSES,), r"qwen35(moe)?.rope.dimension_sections: .*",
+     "pairs of the fourth position would stand still in a text, which no such model has"),
 ]

@@ -63,10 +63,9 @@ TEST_CASE("architecture: what a file lacks is assumed aloud, or asked for") {
           Words{"no tensor rope_factors_short.weight, factors of 1 are assumed"});
     CHECK(notices("gemma3", {}) ==
           Words{"no key gemma3.attention.sliding_window, no window is assumed"});
-    CHECK(notices("gemma2", {}) ==
-          Words{"no key gemma2.attention.sliding_window, 4096 is assumed",
-                "no key gemma2.attn_logit_softcapping, 50 is assumed",
-                "no key gemma2.final_logit_softcapping, 30 is assumed"});
+    CHECK(notices("gemma2", {}) == Words{"no key gemma2.attention.sliding_window, 4096 is assumed",
+                                         "no key gemma2.attn_logit_softcapping, 50 is assumed",
+                                         "no key gemma2.final_logit_softcapping, 30 is assumed"});
 
     const char* epsilon = "attention.layer_norm_rms_epsilon";
     CHECK(refusal("llama", {{epsilon, k_left_out}}) ==

@@ -10,22 +10,9 @@ using namespace rotkv::test;
 
 namespace {
 
-std::string ropes_of(const ModelConfig& config) {
-    std::string letters;
-    for (const LayerPlan& layer : config.plan) {
-        letters += layer.rope == LayerRope::full ? 'f' : layer.rope == LayerRope::local ? 'l' : '-';
-    }
-    return letters;
-}
-
 const Keys k_yarn = {{"rope.scaling.type", std::string_view("yarn")},
                      {"rope.scaling.factor", 4.0f},
                      {"rope.scaling.original_context_length", uint32_t(16)}};
-
-Keys with(Keys keys, const Keys& more) {
-    for (const auto& [key, value] : more) keys[key] = value;
-    return keys;
-}
 
 }  // namespace
 

@@ -66,12 +66,14 @@ std::vector<float> add_often(Backend& device, const Buffer& y, const Buffer& x, 
 TEST_CASE("cuda: every architecture equals its definition in f64") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
+    std::vector<int32_t> tokens;
+    for (int32_t i = 0; i < 19; ++i) tokens.push_back(i * 31 % int32_t(TinyModel::words));
     for (const Architecture& architecture : architectures()) {
-        const TinyModel tiny = TinyModel::make(architecture.name);
-        std::vector<int32_t> tokens;
-        for (int32_t i = 0; i < 19; ++i) tokens.push_back(i * 31 % int32_t(TinyModel::words));
-        INFO(architecture.name);
-        CHECK(distance(run_model(*device, tiny, tokens), tiny.forward(tokens)) < 1e-5);
+        for (const bool uneven : {false, true}) {
+            const TinyModel tiny = TinyModel::make(architecture.name, uneven);
+            INFO(architecture.name << (uneven ? ", uneven" : ""));
+            CHECK(distance(run_model(*device, tiny, tokens), tiny.forward(tokens)) < 1e-5);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 // Every architecture's forward pass against the same model written down in f64.
 #include "tests/catch.h"
 #include "tests/forwarding_backend.h"
+#include "tests/laws.h"
 #include "tests/rotation_of.h"
 #include "tests/tiny_run.h"
 
@@ -10,12 +11,17 @@ using namespace rotkv;
 using namespace rotkv::test;
 
 TEST_CASE("model: every architecture equals its definition in f64") {
-    for (const Architecture& architecture : architectures()) {
-        const TinyModel tiny = TinyModel::make(architecture.name);
-        const std::vector<int32_t> tokens = some_tokens(19);
-        INFO(architecture.name);
-        CHECK(distance(run_model(tiny, tokens, 19), tiny.forward(tokens)) < 1e-5);
-        CHECK(distance(run_model(tiny, tokens, 7), tiny.forward(tokens)) < 1e-5);
+    const std::vector<int32_t> tokens = some_tokens(19);
+    for (const std::unique_ptr<Backend>& backend : all_backends()) {
+        for (const Architecture& architecture : architectures()) {
+            for (const bool uneven : {false, true}) {
+                const TinyModel tiny = TinyModel::make(architecture.name, uneven);
+                const std::vector<double> expected = tiny.forward(tokens);
+                INFO(architecture.name << (uneven ? ", uneven, " : ", ") << backend->name());
+                CHECK(distance(run_on(*backend, tiny, tokens, 19), expected) < 1e-5);
+                CHECK(distance(run_on(*backend, tiny, tokens, 7), expected) < 1e-5);
+            }
+        }
     }
 }
 
@@ -216,10 +222,10 @@ TEST_CASE("model: layers that predict further tokens are left out") {
     const std::vector<double> expected = tiny.forward(tokens);
     tiny.predicting = 1;
     tiny.weights[blk(TinyModel::layers, "nextn.eh_proj.weight")] =
-        std::vector<float>(TinyModel::width, 1.0f);
+        std::vector<float>(size_t(tiny.width), 1.0f);
     CHECK(distance(run_model(tiny, tokens, 9), expected) < 1e-5);
     tiny.weights[blk(TinyModel::layers + 1, "attn_q.weight")] =
-        std::vector<float>(TinyModel::width, 1.0f);
+        std::vector<float>(size_t(tiny.width), 1.0f);
     CHECK(failure(tiny).find("blk.5.attn_q.weight has no place") != std::string::npos);
 }
 

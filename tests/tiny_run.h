@@ -1,6 +1,6 @@
 #pragma once
 // A small model, written to a file and run from it.
-// Docs: docs/05-attention.md
+// Docs: docs/18-models.md
 
 #include "ref/error.h"
 #include "ref/files/gguf.h"
@@ -51,21 +51,39 @@ inline std::vector<float> run(Model& model, KvCache& cache, std::span<const int3
     return download_f32(model.backend(), model.forward(cache, tokens, streams, positions));
 }
 
-// The same from position 0, `per_call` tokens at a time.
+// The same, `per_call` tokens at a time.
+inline std::vector<float> run_parts(Model& model, KvCache& cache,
+                                    const std::vector<int32_t>& tokens, size_t per_call,
+                                    int32_t first = 0) {
+    std::vector<float> result;
+    for (size_t t = 0; t < tokens.size(); t += per_call) {
+        const size_t count = std::min(per_call, tokens.size() - t);
+        const std::vector<float> part =
+            run(model, cache, std::span(tokens).subspan(t, count), first + int32_t(t));
+        result.insert(result.end(), part.begin(), part.end());
+    }
+    return result;
+}
+
 inline std::vector<float> run_model(const TinyModel& tiny, const std::vector<int32_t>& tokens,
                                     size_t per_call, int64_t context = 64,
                                     bool phi3_window = false) {
     Opened opened(tiny);
     Model model(opened.gguf, *opened.ref, {.context = context, .phi3_window = phi3_window});
     KvCache cache = opened.cache(model);
-    std::vector<float> result;
-    for (size_t first = 0; first < tokens.size(); first += per_call) {
-        const size_t count = std::min(per_call, tokens.size() - first);
-        const std::vector<float> part =
-            run(model, cache, std::span(tokens).subspan(first, count), int32_t(first));
-        result.insert(result.end(), part.begin(), part.end());
-    }
-    return result;
+    return run_parts(model, cache, tokens, per_call);
+}
+
+// On any backend, from any position on.
+inline std::vector<float> run_on(Backend& backend, const TinyModel& tiny,
+                                 const std::vector<int32_t>& tokens, size_t per_call,
+                                 int32_t first = 0) {
+    const TemporaryFile file(tiny.name + ".gguf");
+    const GgufFile gguf = Opened::written(tiny, file.path());
+    Model model(gguf, backend, {.context = first + 64});
+    const KvShape shape = model.config().cache_shape(1, 64, DType::f32, DType::f32);
+    KvCache cache(backend, shape, RotationSpec());
+    return run_parts(model, cache, tokens, per_call, first);
 }
 
 inline std::string failure(const TinyModel& tiny) {
@@ -75,6 +93,13 @@ inline std::string failure(const TinyModel& tiny) {
         return error.what();
     }
     return "accepted";
+}
+
+// The same without the file's name in front.
+inline std::string refused(const TinyModel& tiny) {
+    const std::string what = failure(tiny);
+    const size_t colon = what.find(": ");
+    return colon == std::string::npos ? what : what.substr(colon + 2);
 }
 
 }  // namespace rotkv::test

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -26,8 +27,8 @@ struct Flags {
     std::vector<std::string> against;
     int64_t ctx = 2048;
     SpeechPlan plan;  ///< all but its prompt, seed and after
-    std::optional<int64_t> seed, after;
-    bool quiet = false;
+    std::optional<int64_t> seed, after, keep;
+    bool shift = false, quiet = false;
 
     void add_to(CLI::App& app);
 
@@ -72,6 +73,13 @@ void Flags::add_to(CLI::App& app) {
         ->default_str(std::to_string(plan.after));
     app.add_flag("--force", plan.force,
                  "then go on with the first one's tokens in both caches, and count");
+    app.add_flag("--shift,--context-shift", shift,
+                 "when the cache is full, drop the older half of what --keep does not keep, turn "
+                 "the keys of the rest to their new positions, and go on");
+    add_whole(app, "--keep", keep, -1, k_most_tokens,
+              "of --shift: so many of the first tokens stay, beside a BOS that the vocabulary "
+              "adds; -1: the whole prompt")
+        ->default_str("0");
     add_json_flag(app, json);
     app.add_flag("--quiet", quiet, "no word of caches and speed");
 }
@@ -90,8 +98,26 @@ std::vector<int32_t> read_prompt(const Flags& flags, LoadedModel& loaded) {
     return tokens;
 }
 
-void check_room(const SpeechPlan& plan, int64_t ctx) {
+// How many tokens stay at a shift; none: there is none.
+std::optional<int64_t> kept_by_shift(const Flags& flags, const SpeechPlan& plan, bool has_bos) {
+    if (!flags.shift) return std::nullopt;
+    const int64_t asked = flags.keep.value_or(0);
+    return asked < 0 ? int64_t(plan.prompt.size()) : asked + (has_bos ? 1 : 0);
+}
+
+void check_room(const SpeechPlan& plan, int64_t ctx, const std::optional<int64_t>& keep) {
     if (plan.cells() <= ctx) return;
+    if (keep) {
+        if (int64_t(plan.prompt.size()) > ctx) {
+            throw Error(ErrorCode::usage, fmt::format("-c {}: expected room for the {} tokens of "
+                                                      "the prompt",
+                                                      ctx, plan.prompt.size()));
+        }
+        if (dropped_by_shift(ctx, *keep) > 0) return;
+        throw Error(ErrorCode::usage, fmt::format("-c {}: expected at least 2 tokens more than the "
+                                                  "{} that stay at a shift (--keep, BOS)",
+                                                  ctx, *keep));
+    }
     throw Error(ErrorCode::usage,
                 fmt::format("-c {}: expected room for {} tokens: {} of the prompt, {} of -n{}", ctx,
                             plan.cells(), plan.prompt.size(), plan.count,
@@ -102,10 +128,25 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Says what shifts have left out of the text that the model saw; for JSON, null without --shift.
+nlohmann::ordered_json report_shifts(LoadedModel& loaded, const Continuation& continuation,
+                                     const std::optional<int64_t>& keep) {
+    if (!keep) return nullptr;
+    const int64_t times = continuation.shifts();
+    const int64_t dropped = times > 0 ? continuation.dropped() / times : 0;  // always as many
+    if (times > 0) {
+        loaded.note(fmt::format(
+            "{} shift{}: the cache was full with {} tokens, of which the first {} stayed and {} "
+            "behind them were dropped",
+            times, times == 1 ? "" : "s", continuation.cache().shape().cells, *keep, dropped));
+    }
+    return {{"kept", *keep}, {"times", times}, {"dropped", dropped}};
+}
+
 // One cache: text to `out` as it comes.
 nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, const Flags& flags,
-                                std::FILE* out) {
-    Continuation continuation(loaded, flags.first(), plan.cells());
+                                const std::optional<int64_t>& keep, std::FILE* out) {
+    Continuation continuation(loaded, flags.first(), std::min(plan.cells(), flags.ctx), keep);
     if (!flags.quiet) fmt::print(stderr, "{}", describe_cache(continuation.cache()));
     auto start = std::chrono::steady_clock::now();
     continuation.read(plan.prompt);
@@ -128,7 +169,8 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
     show(gate.rest() + "\n");
 
     // The first token's choice cost nothing: its logits came with the prompt.
-    const double steps = double(continuation.tokens() - int64_t(plan.prompt.size()));
+    const double steps =
+        double(continuation.dropped() + continuation.tokens() - int64_t(plan.prompt.size()));
     const double prompt_rate = double(plan.prompt.size()) / prompt_seconds;
     const double rate = steps > 0 ? steps / seconds : NAN;
     if (!flags.quiet) {
@@ -137,10 +179,13 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
         fmt::print(stderr, "{}\n", steps > 0 ? fmt::format(", {:.1f} tokens/s", rate) : "");
     }
     const bool ended = int64_t(tokens.size()) < plan.count;
+    const nlohmann::ordered_json shift = report_shifts(loaded, continuation, keep);
     return {{"rotation", json_of(continuation.cache().spec())},
             {"tokens", tokens},
             {"text", text_behind(loaded.tokenizer, plan.prompt.back(), tokens)},
             {"stopped", ended ? "end of text" : "n"},
+            {"shift", shift},
+            {"notices", loaded.notices},
             {"prompt_tokens_per_second", prompt_rate},
             {"tokens_per_second", rate}};
 }
@@ -168,6 +213,13 @@ void Flags::check() const {
     if (plan.force && against.empty()) {
         throw Error(ErrorCode::usage, "--force compares, expected --against");
     }
+    if (shift && !against.empty()) {
+        throw Error(ErrorCode::usage,
+                    "--shift forgets what --against comes back to, expected one of them");
+    }
+    if (keep && !shift) {
+        throw Error(ErrorCode::usage, "--keep says what stays at a shift, expected --shift");
+    }
     if (after && against.empty()) {
         throw Error(ErrorCode::usage, "--after compares, expected --against");
     }
@@ -187,8 +239,12 @@ int run_generate(const Flags& flags) {
     plan.seed = uint64_t(flags.seed.value_or(0));
     plan.after = against.empty() ? 0 : flags.after.value_or(plan.after);
     plan.prompt = read_prompt(flags, loaded);
-    check_room(plan, flags.ctx);
-    loaded.note_length(plan.cells());
+    const std::optional<int64_t> keep = kept_by_shift(flags, plan, loaded.bos_of_windows() >= 0);
+    check_room(plan, flags.ctx, keep);
+    loaded.note_length(std::min(plan.cells(), flags.ctx));
+    if (flags.shift && plan.cells() <= flags.ctx) {
+        loaded.note("--shift changes nothing: the prompt and -n fit into -c");
+    }
 
     nlohmann::ordered_json json = {{"model", flags.model.path},
                                    {"notices", loaded.notices},
@@ -202,7 +258,7 @@ int run_generate(const Flags& flags) {
     std::FILE* out = flags.json == "-" ? stderr : stdout;
     int code = k_good;
     if (against.empty()) {
-        json.update(generate(loaded, plan, flags, out));
+        json.update(generate(loaded, plan, flags, keep, out));
     } else {
         code = compare_caches(loaded, plan, flags, against, out, json);
     }
@@ -214,7 +270,8 @@ constexpr const char* k_examples =
     "  rotkv-generate -m model.gguf -p 'The capital of France is' -n 32 -ctk q4_0 -ctv q4_0\n"
     "  rotkv-generate -m model.gguf -f prompt.txt --temp 0.8 --seed 7\n"
     "  rotkv-generate -m model.gguf -p 'Once upon a time' -n 200 -ctk f32 -ctv f32 --against "
-    "k=q4_0,v=q4_0 --against k=q4_0,v=q4_0,rot=off --force\n";
+    "k=q4_0,v=q4_0 --against k=q4_0,v=q4_0,rot=off --force\n"
+    "  rotkv-generate -m model.gguf -p 'Once upon a time' -n 1000 -c 256 --shift --keep 4\n";
 
 }  // namespace
 }  // namespace rotkv::tools

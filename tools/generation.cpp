@@ -61,14 +61,25 @@ static KvCache make_continued_cache(const Model& model, const Variant& variant, 
     return KvCache(model.backend(), shape, decide_rotation(variant.rotation, shape));
 }
 
-Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells)
+Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells,
+                           std::optional<int64_t> keep)
     : model_(loaded.model),
       name_(variant.name),
       cache_(make_continued_cache(loaded.model, variant, cells)),
-      logits_(*loaded.backend, std::size_t(loaded.model.config().words) * sizeof(float)) {}
+      logits_(*loaded.backend, std::size_t(loaded.model.config().words) * sizeof(float)),
+      keep_(keep) {
+    if (keep_) require_shift(cache_, [this](int64_t layer) { return model_.rope(layer); });
+}
 
 void Continuation::read(std::span<const int32_t> tokens) {
     constexpr int64_t k_batch = 512;
+    if (keep_ && tokens_ + int64_t(tokens.size()) > cache_.shape().cells) {
+        const int64_t dropped = shift_context(cache_, 0, tokens_, *keep_,
+                                              [this](int64_t layer) { return model_.rope(layer); });
+        tokens_ -= dropped;
+        dropped_ += dropped;
+        ++shifts_;
+    }
     const int32_t newest = tokens.back();
     TensorView last;  // [1][E] the last token's row of the residual stream
     while (!tokens.empty()) {
@@ -89,8 +100,9 @@ void Continuation::read(std::span<const int32_t> tokens) {
                           .softcap = model_.config().final_softcap});
     std::vector<float> logits(static_cast<std::size_t>(words));
     logits_.download(std::as_writable_bytes(std::span(logits)));
-    log_p_ = log_softmax(logits, " behind token " + std::to_string(tokens_ - 1) + " (from 0), id " +
-                                     std::to_string(newest) + ", cache " + name_);
+    log_p_ =
+        log_softmax(logits, " behind token " + std::to_string(dropped_ + tokens_ - 1) +
+                                " (from 0), id " + std::to_string(newest) + ", cache " + name_);
 }
 
 void Continuation::back_to(const Mark& mark) {

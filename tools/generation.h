@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -50,9 +51,12 @@ class Sampler {
 /// A cache, what was read into it, and what the model expects next.
 class Continuation {
   public:
-    Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells);
+    /// keep: a full cache is shifted, and so many of its first tokens stay; none: it is full.
+    /// Throws as KvCache does and, with `keep`, as require_shift().
+    Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells,
+                 std::optional<int64_t> keep = {});
 
-    /// Appends at least one token, 512 at a time.
+    /// Appends at least one token, 512 at a time; no more than one shift makes room for.
     void read(std::span<const int32_t> tokens);
 
     /// Where it stands, and the way back there. log_p() then waits for the next read().
@@ -63,7 +67,9 @@ class Continuation {
     Mark mark() const { return {CacheMark(cache_), tokens_}; }
     void back_to(const Mark& mark);
 
-    int64_t tokens() const { return tokens_; }
+    int64_t tokens() const { return tokens_; }                ///< in the cache
+    int64_t shifts() const { return shifts_; }                ///< so far
+    int64_t dropped() const { return dropped_; }              ///< tokens, by all of them
     std::span<const double> log_p() const { return log_p_; }  ///< [V], after the last token
     const KvCache& cache() const { return cache_; }
 
@@ -72,7 +78,8 @@ class Continuation {
     std::string name_;  ///< of the cache
     KvCache cache_;
     Buffer logits_;
-    int64_t tokens_ = 0;
+    std::optional<int64_t> keep_;
+    int64_t tokens_ = 0, shifts_ = 0, dropped_ = 0;
     std::vector<double> log_p_;
 };
 

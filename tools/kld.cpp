@@ -30,6 +30,8 @@ struct Flags {
     std::string text, base = "k=f32,v=f32", layers, json, csv;
     std::vector<std::string> variants;
     std::optional<double> stop;
+    int64_t shifts = 0;
+    std::optional<int64_t> keep;
     LockStepOptions options;
     bool by_side = false, by_layer = false, explain = false, full = false, quiet = false;
 
@@ -46,6 +48,14 @@ struct Flags {
             ->capture_default_str()
             ->type_name("CACHE");
         windows.add_to(app);
+        add_whole(app, "--shift", shifts, 1, int64_t(1) << 20,
+                  "go on behind the end of each window: N times drop the older half of what --keep "
+                  "does not keep, turn the keys of the rest, and read as much again; scored is "
+                  "what is read behind a shift")
+            ->default_str("");
+        add_whole(app, "--keep", keep, 0, int64_t(1) << 20,
+                  "of --shift: so many of the first tokens stay, beside BOS")
+            ->default_str("0");
         app.add_flag("--by-side", by_side, "each variant also with only K, only V as it says");
         app.add_flag("--by-layer", by_layer,
                      "each variant also in one layer alone, the others as in the base");
@@ -77,8 +87,21 @@ struct Flags {
         if (!layers.empty() && !by_layer) {
             throw Error(ErrorCode::usage, "--layers says which of --by-layer, which is missing");
         }
+        if (keep && shifts == 0) {
+            throw Error(ErrorCode::usage, "--keep says what stays at a shift, expected --shift");
+        }
+        if (shifts > 0 && (by_layer || explain)) {  // they look at layers of other caches
+            throw Error(ErrorCode::usage, std::string("--shift moves the keys of whole caches, "
+                                                      "expected no ") +
+                                              (by_layer ? "--by-layer" : "--explain"));
+        }
         static_cast<void>(results());
         check_paths({{"-m", model.path}, {"-f", text}}, {{"--json", json}, {"--csv", csv}});
+    }
+
+    WindowShifts shifts_of_windows(bool has_bos) const {
+        if (shifts == 0) return {};
+        return {.times = shifts, .keep = keep.value_or(0) + (has_bos ? 1 : 0)};
     }
 
     std::FILE* results() const { return results_beside(json, csv); }
@@ -136,6 +159,7 @@ void write_results(const Flags& flags, const LoadedModel& loaded, const LockStep
     json["n_ctx"] = run.plan().ctx;
     json["n_batch"] = run.plan().batch;
     json["chunks"] = run.windows();
+    json["shift"] = shifts_of(run.plan());
     json["bos"] = bos_of(run.plan());
     json["scored"] = run.windows() * run.plan().scored_per_window();
     json["round_base"] = flags.options.round_base;
@@ -192,7 +216,8 @@ int run_kld_tool(const Flags& flags) {
     if (flags.by_side) add_single_sides(variants, base, shape);
     const WindowPlan plan = plan_windows(
         tokens_of_text(loaded, read_text(flags.text)), flags.windows.ctx(),
-        flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows());
+        flags.windows.batch(flags.windows.ctx()), flags.windows.chunks, loaded.bos_of_windows(),
+        flags.shifts_of_windows(loaded.bos_of_windows() >= 0));
     require_same_everywhere(loaded, plan);
     loaded.note_windows(plan, flags.windows.chunks);
     LockStep run(loaded, flags.model, plan, base, variants, options_of(flags, shape));
@@ -227,7 +252,8 @@ constexpr const char* k_examples =
     "  rotkv-kld -m model.gguf -f wiki.test.raw --chunks 2 --variant k=q4_0,v=q4_0 --by-layer "
     "--explain\n"
     "  rotkv-kld -m model.gguf -f wiki.test.raw --variant k=q8_0,v=q5_0 --variant "
-    "k=q5_0,v=q8_0 --stop 99\n";
+    "k=q5_0,v=q8_0 --stop 99\n"
+    "  rotkv-kld -m model.gguf -f wiki.test.raw --chunks 4 --shift 3 --variant k=q4_0,v=q4_0\n";
 
 }  // namespace
 }  // namespace rotkv::tools

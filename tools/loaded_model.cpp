@@ -85,9 +85,10 @@ std::vector<int32_t> tokens_of_text(LoadedModel& loaded, std::string text) {
 }
 
 uint64_t hash_of_windows(const WindowPlan& plan) {
-    std::vector<int32_t> tokens(plan.tokens.begin(), plan.tokens.begin() + plan.windows * plan.ctx);
+    const int64_t length = plan.length();
+    std::vector<int32_t> tokens(plan.tokens.begin(), plan.tokens.begin() + plan.windows * length);
     for (int64_t w = 0; plan.bos >= 0 && w < plan.windows; ++w) {
-        tokens[std::size_t(w * plan.ctx)] = plan.bos;
+        tokens[std::size_t(w * length)] = plan.bos;
     }
     Fnv1a hash;
     hash.add(std::as_bytes(std::span(tokens)));
@@ -112,8 +113,27 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DTy
 
 std::string describe_windows(const WindowPlan& plan) {
     return fmt::format(
-        "{} windows of {} tokens, {} at once, {}", plan.windows, plan.ctx, plan.windows_at_once(),
-        plan.bos < 0 ? "without BOS" : fmt::format("each beginning with BOS {}", plan.bos));
+        "{} windows of {} tokens, {} at once, {}{}", plan.windows, plan.ctx, plan.windows_at_once(),
+        plan.bos < 0 ? "without BOS" : fmt::format("each beginning with BOS {}", plan.bos),
+        plan.shifts.times > 0 ? ", each " + describe_shifts(plan) : "");
+}
+
+std::string describe_shifts(const WindowPlan& plan) {
+    const std::string kept =
+        plan.shifts.keep > 0 ? fmt::format(" behind the first {}", plan.shifts.keep) : "";
+    return fmt::format(
+        "shifted {} time{}: of {} tokens the oldest {}{} are dropped, and {} more are read; scored "
+        "is what is read behind a shift",
+        plan.shifts.times, plan.shifts.times == 1 ? "" : "s", plan.ctx, plan.dropped(), kept,
+        plan.dropped());
+}
+
+nlohmann::ordered_json shifts_of(const WindowPlan& plan) {
+    if (plan.shifts.times == 0) return nullptr;
+    return {{"times", plan.shifts.times},
+            {"kept", plan.shifts.keep},
+            {"dropped", plan.dropped()},
+            {"tokens_per_window", plan.length()}};
 }
 
 nlohmann::ordered_json bos_of(const WindowPlan& plan) {

@@ -68,8 +68,15 @@ void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan);
 KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
                    const RotationRequest& rotation);
 
-/// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"
+/// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"; with describe_shifts() where
+/// there are any.
 std::string describe_windows(const WindowPlan& plan);
+
+/// "shifted 2 times: of 512 tokens the oldest 255 behind the first 1 are dropped, ..."
+std::string describe_shifts(const WindowPlan& plan);
+
+/// {times, kept, dropped, tokens_per_window} of a plan with shifts, for JSON; or null.
+nlohmann::ordered_json shifts_of(const WindowPlan& plan);
 
 /// What takes the place of each window's first token, for JSON: an id, or null.
 nlohmann::ordered_json bos_of(const WindowPlan& plan);

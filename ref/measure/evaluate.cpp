@@ -14,14 +14,16 @@ int64_t default_batch(int64_t ctx) {
 }
 
 WindowPlan plan_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch, int64_t chunks,
-                        int32_t bos) {
+                        int32_t bos, const WindowShifts& shifts) {
     const int64_t n_tokens = int64_t(tokens.size());
-    if (n_tokens / 2 < ctx) {
+    const int64_t length =
+        WindowPlan{.tokens = {}, .ctx = ctx, .bos = bos, .shifts = shifts}.length();
+    if (n_tokens / 2 < length) {
         throw Error(ErrorCode::usage, "the text has " + std::to_string(n_tokens) +
                                           " tokens, expected at least two windows of " +
-                                          std::to_string(ctx));
+                                          std::to_string(length));
     }
-    return plan_recorded_windows(std::move(tokens), ctx, batch, chunks, bos);
+    return plan_recorded_windows(std::move(tokens), ctx, batch, chunks, bos, shifts);
 }
 
 int64_t groups_of(const WindowPlan& plan) {
@@ -34,13 +36,13 @@ WindowPlan group_of(const WindowPlan& plan, int64_t index) {
     WindowPlan group = plan;
     group.windows = std::min(plan.windows_at_once(), plan.windows - first);
     group.batch = std::min(plan.batch, group.windows * plan.ctx);
-    const auto begin = plan.tokens.begin() + first * plan.ctx;
-    group.tokens.assign(begin, begin + group.windows * plan.ctx);
+    const auto begin = plan.tokens.begin() + first * plan.length();
+    group.tokens.assign(begin, begin + group.windows * plan.length());
     return group;
 }
 
 WindowPlan plan_recorded_windows(std::vector<int32_t> tokens, int64_t ctx, int64_t batch,
-                                 int64_t chunks, int32_t bos) {
+                                 int64_t chunks, int32_t bos, const WindowShifts& shifts) {
     const int64_t n_tokens = int64_t(tokens.size());
     if (ctx < 3 || n_tokens < ctx) {
         throw Error(ErrorCode::usage, "windows of " + std::to_string(ctx) +
@@ -50,7 +52,14 @@ WindowPlan plan_recorded_windows(std::vector<int32_t> tokens, int64_t ctx, int64
     plan.tokens = std::move(tokens);
     plan.ctx = ctx;
     plan.bos = bos;
-    plan.windows = chunks > 0 ? std::min(chunks, n_tokens / ctx) : n_tokens / ctx;
+    plan.shifts = shifts;
+    if (plan.scored_per_window() < 1) {
+        throw Error(ErrorCode::usage, "windows of " + std::to_string(ctx) +
+                                          " tokens that are shifted, expected at least " +
+                                          std::to_string(plan.shifts.keep + 4));
+    }
+    const int64_t most = n_tokens / plan.length();
+    plan.windows = chunks > 0 ? std::min(chunks, most) : most;
     if (batch < 1) {
         throw Error(ErrorCode::usage,
                     "a batch of " + std::to_string(batch) + " tokens, expected at least 1");
@@ -66,36 +75,46 @@ namespace {
 struct Piece {
     int64_t first_window = 0, count = 0;
     int64_t from = 0, to = 0;
+    int64_t moved = 0;  // tokens that shifts have dropped: positions are so much lower
     int64_t length() const { return to - from; }
 };
 
 TensorView run_piece(Model& model, KvCache& cache, const WindowPlan& plan, const Piece& piece) {
     std::vector<int32_t> tokens, streams, positions;
     for (int64_t w = 0; w < piece.count; ++w) {
-        const int64_t start = (piece.first_window + w) * plan.ctx;
+        const int64_t start = (piece.first_window + w) * plan.length();
         for (int64_t p = piece.from; p < piece.to; ++p) {
             const bool replaced = p == 0 && plan.bos >= 0;
             tokens.push_back(replaced ? plan.bos : plan.tokens[std::size_t(start + p)]);
             streams.push_back(int32_t(w));
-            positions.push_back(int32_t(p));
+            positions.push_back(int32_t(p - piece.moved));
         }
     }
     return model.forward(cache, tokens, streams, positions);
+}
+
+// Makes room in the streams of the piece, which are full.
+void shift_windows(const Model& model, KvCache& cache, const WindowPlan& plan, Piece& piece) {
+    for (int64_t w = 0; w < piece.count; ++w) {
+        shift_context(cache, w, plan.ctx, plan.shifts.keep,
+                      [&](int64_t layer) { return model.rope(layer); });
+    }
+    piece.moved += plan.dropped();
 }
 
 // The part of the batch's rows that belongs to window `w` of the piece and is scored; may be empty.
 ScoredRows scored_rows(const WindowPlan& plan, const Piece& piece, int64_t w,
                        const TensorView& hidden) {
     const int64_t begin = std::max(piece.from, plan.first_scored());
-    const int64_t end = std::max(begin, std::min(piece.to, plan.ctx - 1));
+    const int64_t end = std::max(begin, std::min(piece.to, plan.length() - 1));
     ScoredRows rows;
     rows.window = piece.first_window + w;
     rows.first = rows.window * plan.scored_per_window() + begin - plan.first_scored();
-    rows.ends_window = end == plan.ctx - 1;
+    rows.ends_window = end == plan.length() - 1;
     rows.hidden = hidden;
     rows.hidden.data += (w * piece.length() + begin - piece.from) * hidden.stride[2];
     rows.hidden.n[2] = end - begin;
-    const auto next = plan.tokens.begin() + rows.window * plan.ctx + 1;
+    const auto next = plan.tokens.begin() + rows.window * plan.length() + 1;
     rows.target.assign(next + begin, next + end);
     return rows;
 }
@@ -188,8 +207,9 @@ void for_each_scored(Model& model, KvCache& cache, const WindowPlan& plan,
         Piece piece;
         piece.first_window = first;
         piece.count = std::min(group, plan.windows - first);
-        for (piece.from = 0; piece.from < plan.ctx; piece.from = piece.to) {
-            piece.to = std::min(piece.from + step, plan.ctx);
+        for (piece.from = 0; piece.from < plan.length(); piece.from = piece.to) {
+            if (piece.from == plan.ctx + piece.moved) shift_windows(model, cache, plan, piece);
+            piece.to = std::min(piece.from + step, plan.ctx + piece.moved);
             const TensorView hidden = run_piece(model, cache, plan, piece);
             for (int64_t w = 0; w < piece.count; ++w) {
                 const ScoredRows rows = scored_rows(plan, piece, w, hidden);
@@ -247,7 +267,7 @@ std::vector<float> run_hidden(Model& model, KvCache& cache, const WindowPlan& pl
 std::vector<int32_t> targets_of(const WindowPlan& plan) {
     std::vector<int32_t> targets;
     for (int64_t window = 0; window < plan.windows; ++window) {
-        const auto next = plan.tokens.begin() + window * plan.ctx + plan.first_scored() + 1;
+        const auto next = plan.tokens.begin() + window * plan.length() + plan.first_scored() + 1;
         targets.insert(targets.end(), next, next + plan.scored_per_window());
     }
     return targets;

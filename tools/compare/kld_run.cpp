@@ -53,7 +53,10 @@ LockStep::LockStep(LoadedModel& loaded, const ModelFlags& flags, const WindowPla
 }
 
 void LockStep::enter(const Variant& variant) {
-    const KvCache cache = make_cache(model_, plan_, variant);
+    KvCache cache = make_cache(model_, plan_, variant);
+    if (plan_.shifts.times > 0) {
+        require_shift(cache, [this](int64_t layer) { return model_.rope(layer); });
+    }
     MeasuredCache measured{variant, cache.shape(), cache.spec(), describe_cache(cache), {}, {}, {}};
     measured.jitter.resize(std::size_t(options_.jitter));
     if (!caches_.empty()) {

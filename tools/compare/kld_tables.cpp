@@ -80,6 +80,9 @@ void print_overview(std::FILE* out, const LockStep& run) {
     const int64_t per_window = run.plan().scored_per_window();
     fmt::print(out, "====== Overview: {} windows, {} scored tokens ======\n", run.windows(),
                run.windows() * per_window);
+    if (run.plan().shifts.times > 0) {
+        fmt::print(out, "each window {}\n", describe_shifts(run.plan()));
+    }
     fmt::print(out, "{:<5} {:>10}  {:<23} {:>9}  {:>8}  {}\n", "", "PPL",
                "mean KLD \u00B1 by tokens", "by window", "same top", "cache");
     const auto line = [&](const std::string& name, std::span<const TokenPair> pairs,
@@ -318,7 +321,7 @@ void write_csv(const std::string& path, const LockStep& run) {
             const TokenPair& pair = measured.pairs[i];
             const int64_t window = int64_t(i) / plan.scored_per_window();
             const int64_t position = plan.first_scored() + int64_t(i) % plan.scored_per_window();
-            const int32_t target = plan.tokens[std::size_t(window * plan.ctx + position + 1)];
+            const int32_t target = plan.tokens[std::size_t(window * plan.length() + position + 1)];
             lines += fmt::format("\"{}\",{},{},{},{:.9g},{:.9g},{:.9g},{}\n", measured.variant.name,
                                  window, position, target, klds[i], number_or_nan(pair.nll_a),
                                  number_or_nan(pair.nll_b),

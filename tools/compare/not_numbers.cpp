@@ -58,8 +58,8 @@ void find_cause(NotNumbers& found, const Model& model, const WindowPlan& plan, K
     WindowPlan one = plan;
     one.windows = 1;
     one.batch = std::min(plan.batch, plan.ctx);
-    const auto begin = plan.tokens.begin() + found.window * plan.ctx;
-    one.tokens.assign(begin, begin + plan.ctx);
+    const auto begin = plan.tokens.begin() + found.window * plan.length();
+    one.tokens.assign(begin, begin + plan.length());
     shape.streams = 1;
     FirstNotFinite first;
     ModelOptions options = model.options();

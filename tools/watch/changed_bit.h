@@ -9,17 +9,17 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
-#include <type_traits>
 #include <variant>
 #include <vector>
 
 namespace rotkv::tools {
 
-/// Puts a copy of the weight before the first attention or, where there is none, of that behind it,
-/// with one element one bit larger, in place of the model's own; all else runs as it is.
+/// Puts a copy of a weight, with one element one bit larger, in place of the model's own; all else
+/// runs as it is. The weight is that of the norm before the first attention or, where there is
+/// none, of the norm behind it.
 class ChangedBit {
   public:
-    /// Throws Error(unsupported) for a model that has neither.
+    /// Throws Error(unsupported) for a model without such a norm.
     explicit ChangedBit(const Model& loaded)
         : norm_(first_norm(loaded.weights().layers[0])),
           exact_(std::size_t(norm_.n[3])),
@@ -38,29 +38,29 @@ class ChangedBit {
     /// For ModelOptions; this must outlive the model. choose() comes first.
     Observer observer() {
         return [this](int64_t, const Call& call, Backend& backend) {
-            std::visit([&](const auto& args) { run(args, backend); }, call);
+            if (const auto* norm = std::get_if<RmsNormArgs>(&call)) {
+                backend.run(changed(*norm));
+            } else if (const auto* layer_norm = std::get_if<LayerNormArgs>(&call)) {
+                backend.run(changed(*layer_norm));
+            } else {
+                backend.run(call);
+            }
         };
     }
 
   private:
-    static TensorView first_norm(const ModelLayer& layer) {
-        const bool before = !layer.attention_norm.empty();
-        const TensorView norm = before ? layer.attention_norm : layer.post_attention_norm;
+    static const TensorView& first_norm(const ModelLayer& layer) {
+        const TensorView& norm =
+            layer.attention_norm.empty() ? layer.post_attention_norm : layer.attention_norm;
         require(!norm.empty(), ErrorCode::unsupported,
                 "one bit: expected a norm before the first attention or behind it, found none");
         return norm;
     }
 
     template <class Args>
-    void run(const Args& args, Backend& backend) {
-        if constexpr (std::is_same_v<Args, RmsNormArgs> || std::is_same_v<Args, LayerNormArgs>) {
-            if (args.weight.data == norm_.data) {
-                Args changed = args;
-                changed.weight = memory_.view(DType::f32, {norm_.n[3]});
-                return backend.run(changed);
-            }
-        }
-        backend.run(args);
+    Args changed(Args args) const {
+        if (args.weight.data == norm_.data) args.weight = memory_.view(DType::f32, {norm_.n[3]});
+        return args;
     }
 
     TensorView norm_;           ///< [E] f32 in the backend's memory

@@ -1,0 +1,81 @@
+"""Tiny models whose context shift has a known answer. The attention of all layers but one adds
+nothing; then what any layer stores of a token depends on that token alone, and a cache that was
+shifted must predict what a fresh run over the surviving tokens predicts.
+
+Usage: tests/shift_models.py FOLDER [NAME...]"""
+import os
+import random
+import sys
+
+from random_models import MODELS as RANDOM_MODELS
+from random_models import RandomModel
+
+LETTERS = "bcdfgjklmpqsuvwxyz"  # of which these vocabularies merge none: a letter is its token
+
+
+def dense(model, **attention):
+    model.ends()
+    for layer in range(model.layers):
+        model.norms(layer, "attn_norm", "ffn_norm")
+        model.attention(layer, **attention)
+        model.feed_forward(layer)
+    return model
+
+
+def llama(name):
+    return dense(RandomModel("llama", name, d=128))
+
+
+def qwen3_yarn(name):
+    model = RandomModel("qwen3", name, d=128, base=1e6, epsilon=1e-6, pre="qwen2")
+    model.yarn(4.0, 64)
+    return dense(model, qk_norm="heads", q_norm=0.5)
+
+
+# Of each, the layer whose attention counts.
+MODELS = {"llama": (llama, 1), "qwen3-yarn": (qwen3_yarn, 1),
+          "mistral3": (RANDOM_MODELS["mistral3"], 1),
+          "glm4": (RANDOM_MODELS["glm4"], 1),                # half of the channels turn
+          "smollm3": (RANDOM_MODELS["smollm3"], 3),          # does not turn
+          "smollm3-turning": (RANDOM_MODELS["smollm3"], 0),
+          "cohere2": (RANDOM_MODELS["cohere2"], 3),          # does not turn
+          "cohere2-window": (RANDOM_MODELS["cohere2"], 0),
+          "olmo3": (RANDOM_MODELS["olmo3"], 3),              # YaRN
+          "olmo3-window": (RANDOM_MODELS["olmo3"], 0)}       # none
+
+
+def say_letters_only(model):
+    """Every other word has the logit 0."""
+    tensors = model.file.tensors
+    output = tensors.get("output.weight", tensors["token_embd.weight"])
+    size = len(output.data) // model.words
+    said = [ord(letter) for letter in LETTERS]  # the first 256 words are the bytes
+    tensors["output.weight"] = output._replace(data=b"".join(
+        output.data[word * size:(word + 1) * size] if word in said else bytes(size)
+        for word in range(model.words)))
+
+
+def write(folder, name, edit=None):
+    make, counts = MODELS[name]
+    model = make("shift-" + name)
+    for layer in range(model.layers):
+        output = f"blk.{layer}.attn_output.weight"
+        if layer != counts:
+            tensor = model.file.tensors[output]
+            model.file.tensors[output] = tensor._replace(data=bytes(len(tensor.data)))
+    if edit is not None:
+        edit(model)
+    path = os.path.join(folder, f"shift-{name}.gguf")
+    model.file.write(path)
+    return path
+
+
+def letters(count, seed=1):
+    return "".join(random.Random(seed).choices(LETTERS, k=count))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or any(name not in MODELS for name in sys.argv[2:]):
+        sys.exit(f"{__doc__}\nNames: {' '.join(MODELS)}")
+    for model_name in sys.argv[2:] or MODELS:
+        print(write(sys.argv[1], model_name))
