@@ -112,6 +112,7 @@ struct Architecture {
     Activation activation = Activation::silu;
     ExpertRules experts{};
     bool output_scale = false;      ///< a layer may scale the residual stream behind it
+    bool own_output = false;        ///< the output matrix is never that of the embeddings
     bool scaled_embedding = false;  ///< embeddings times sqrt(E)
     LogitScale logit_scale = LogitScale::none;
 

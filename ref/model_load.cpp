@@ -47,7 +47,7 @@ ModelWeights::ModelWeights(const GgufFile& from, Backend& on, const ModelConfig&
     FileWeights weights(file, imported, widened);
     embedding = weights.matrix("token_embd.weight", config.words, config.width);
     output_norm = weights.vector("output_norm.weight", config.width);
-    output = weights.has("output.weight")
+    output = config.architecture.own_output || weights.has("output.weight")
                  ? weights.matrix("output.weight", config.words, config.width)
                  : embedding;
     if (const int64_t narrow = config.per_layer_width; narrow > 0) {

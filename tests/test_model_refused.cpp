@@ -19,9 +19,8 @@ bool may_be_missing(const TinyModel& m, const std::string& tensor) {
     const bool of_heads = ends_with_one_of(tensor, {"attn_q.bias", "attn_k.bias", "attn_v.bias"});
     if (bias) return of_heads || m.name != "gpt-oss";
     if (m.name == "gemma4" && tensor == blk(1, "attn_v.weight")) return true;  // a full layer
-    return ends_with_one_of(
-               tensor, {"ffn_down_exps.scale", "layer_output_scale.weight", "output.weight"}) &&
-           !tensor.ends_with("attn_output.weight");
+    if (tensor == "output.weight") return m.name == "llama" || m.name == "phi3";
+    return ends_with_one_of(tensor, {"ffn_down_exps.scale", "layer_output_scale.weight"});
 }
 
 std::vector<TinyModel> all_models() {

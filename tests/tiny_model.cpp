@@ -134,7 +134,8 @@ TinyModel TinyModel::make(const std::string& name, bool uneven, int64_t width) {
     m.set_experts(uneven);
     m.matrix("token_embd.weight", {words, width}, 3);
     m.gains("output_norm.weight", width);
-    if (name == "llama" || name == "phi3") m.matrix("output.weight", {words, width});
+    const char* untied[] = {"llama", "phi3", "olmo2", "qwen2moe", "gpt-oss"};
+    if (std::ranges::count(untied, name) > 0) m.matrix("output.weight", {words, width});
     if (const int64_t p = m.per_layer; p > 0) {
         m.matrix("per_layer_token_embd.weight", {words, layers * p}, 5);
         m.matrix("per_layer_model_proj.weight", {layers * p, width});
