@@ -7,6 +7,8 @@ import os
 import random
 import sys
 
+import numpy as np
+
 from random_models import MODELS as RANDOM_MODELS
 from random_models import RandomModel
 
@@ -44,15 +46,23 @@ MODELS = {"llama": (llama, 1), "qwen3-yarn": (qwen3_yarn, 1),
           "olmo3-window": (RANDOM_MODELS["olmo3"], 0)}       # none
 
 
+def values(model, name):
+    tensor = model.file.tensors[name]
+    return np.frombuffer(tensor.data, np.float32).reshape(tensor.extents[::-1]).copy()
+
+
 def say_letters_only(model):
-    """Every other word has the logit 0."""
-    tensors = model.file.tensors
-    output = tensors.get("output.weight", tensors["token_embd.weight"])
-    size = len(output.data) // model.words
-    said = [ord(letter) for letter in LETTERS]  # the first 256 words are the bytes
-    tensors["output.weight"] = output._replace(data=b"".join(
-        output.data[word * size:(word + 1) * size] if word in said else bytes(size)
-        for word in range(model.words)))
+    """One channel is about the same behind every word, and rules out what is no letter."""
+    if "output.weight" not in model.file.tensors:
+        model.normal("output.weight", (model.words, model.width), scale=2 * model.width ** -0.5)
+    embedding, rows = values(model, "token_embd.weight"), values(model, "output.weight")
+    letters, output = [ord(letter) for letter in LETTERS], np.zeros_like(rows)
+    output[letters] = rows[letters]  # the first 256 words are the bytes
+    output[:, 0] = -10
+    output[letters, 0] = 0
+    embedding[:, 0] = 8
+    model.put("token_embd.weight", embedding)
+    model.put("output.weight", output)
 
 
 def write(folder, name, edit=None):

@@ -29,6 +29,7 @@ LENGTH = CTX + SHIFTS * DROPPED
 ROTATED = "k=f32,v=f32,rot=on"
 COARSE = [f"k={kind},v={kind},rot={rotation}" for kind in ("q8_0", "q4_0")
           for rotation in ("auto", "off", "32", "64:7")]
+FINE = ("-ctk", "f32", "-ctv", "f32")
 Row = collections.namedtuple("Row", "target kld nll_base nll")
 
 
@@ -45,6 +46,11 @@ def fresh_place(window, position):
     """Where a scored token of a shifted window is in fresh_windows()."""
     shift = (position - CTX) // DROPPED + 1
     return window * SHIFTS + shift - 1, position - shift * DROPPED
+
+
+def seed_behind(seed, draws):
+    """SplitMix64 adds a constant for each number: from here on it gives what it would give."""
+    return (seed + draws * 0x9E3779B97F4A7C15) % (1 << 64)
 
 
 class Shift(Tools):
@@ -106,39 +112,37 @@ class Shift(Tools):
         with open(at) as file:
             return json.load(file), result.stderr
 
-    def check_text(self, model, prompt, cells, keep, *arguments):
-        """Behind each shift the text is that of a fresh run over what survived it."""
-        found, says = self.generate(model, prompt, "-c", str(cells), "-n", "100", "--shift",
-                                    *arguments)
-        cache, parts = [0] + [ord(letter) for letter in prompt], [([], [])]
-        parts[0][0].extend(cache)
-        for token in found["tokens"][:-1]:
-            parts[-1][1].append(token)
-            if len(cache) == cells:
-                cache = cache[:keep] + cache[keep + (cells - keep) // 2:]
-                parts.append((cache + [token], []))
-            cache.append(token)
-        dropped = (cells - keep) // 2
-        self.assertEqual(found["shift"],
-                         {"kept": keep, "times": len(parts) - 1, "dropped": dropped})
-        self.assertGreater(len(parts), 2)
-        notice = (f"{len(parts) - 1} shifts: the cache was full with {cells} tokens, of which the "
-                  f"first {keep} stayed and {dropped} behind them were dropped")
+    def check_text(self, model, cells, keep, *arguments):
+        """Behind each shift the text is that of a fresh run over what survived, whose draws go on
+        where the others were."""
+        prompt, dropped = shift_models.letters(20, seed=3), (cells - keep) // 2
+        for times in (1, 2, 3):
+            drawn = cells - len(prompt) + dropped * (times - 1)
+            seed = next(seed for seed in (1, (1 << 63) - 1) if seed_behind(seed, drawn) < 1 << 63)
+            found, says = self.generate(model, prompt, "-c", str(cells), "-n", str(drawn + dropped),
+                                        "--shift", "--temp", "1", "--seed", str(seed), *arguments)
+            self.check_words(found, says, cells, keep, dropped, times)
+            text = "".join(map(chr, found["tokens"]))
+            cache = "." + prompt + text[:drawn]
+            for _ in range(times):
+                cache = cache[:keep] + cache[keep + dropped:]
+            fresh, _ = self.generate(model, cache[1:], "-n", str(dropped), "--temp", "1", "--seed",
+                                     str(seed_behind(seed, drawn)), *FINE)
+            self.assertEqual("".join(map(chr, fresh["tokens"])), text[drawn:])
+
+    def check_words(self, found, says, cells, keep, dropped, times):
+        self.assertEqual(found["shift"], {"kept": keep, "times": times, "dropped": dropped})
+        notice = (f"{times} shift{'s' if times > 1 else ''}: the cache was full with {cells} tokens, "
+                  f"of which the first {keep} stayed and {dropped} behind them were dropped")
         self.assertIn(f"rotkv-generate: note: {notice}\n", says)
         self.assertEqual(found["notices"][-1], notice)
-        for survivors, said in parts:
-            again = "".join(map(chr, survivors[1:]))
-            fresh, _ = self.generate(model, again, "-n", str(len(said)))
-            self.assertEqual(fresh["tokens"], said)
 
     def test_text_behind_a_shift_is_that_of_a_fresh_run(self):
-        f32 = ("-ctk", "f32", "-ctv", "f32")
         for name in ("llama", "glm4", "qwen3-yarn", "smollm3"):
             model = shift_models.write(self.temporary.name, name, shift_models.say_letters_only)
-            prompt = shift_models.letters(20, seed=3)
-            self.check_text(model, prompt, 48, 1, *f32)
-            self.check_text(model, prompt, 33, 6, *f32, "--keep", "5", "--rot-k", "on")
-            self.check_text(model, prompt, 40, 21, *f32, "--keep", "-1", "--temp", "0")
+            self.check_text(model, 48, 1, *FINE)
+            self.check_text(model, 33, 6, *FINE, "--keep", "5", "--rot-k", "on")
+            self.check_text(model, 40, 21, *FINE, "--keep", "-1")
 
     def test_every_cache_goes_on_and_begins_as_without_a_shift(self):
         model = shift_models.write(self.temporary.name, "smollm3")
