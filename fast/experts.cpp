@@ -53,65 +53,63 @@ struct Uses {
     }
 };
 
-// An expert that many rows use: rows first .. first + count of the gathered ones.
-struct LargeProduct {
-    TensorView weight;
-    int64_t first, count;
-};
+void gather(float* to, std::span<const float* const> rows, int64_t n) {
+    for (const float* row : rows) to = std::copy_n(row, n, to);
+}
 
-// y [rows][out] = x [rows][in], each by its expert, a panel of a matrix at a time. A thread expands
-// its panel into its own cache, so that threads meet only at the end.
-void multiply_panels(std::span<const LargeProduct> products, const float* x, float* y) {
+// Columns first .. first + n of the rows, from [rows][n].
+void scatter(std::span<float* const> rows, int64_t first, const float* from, int64_t n) {
+    for (float* row : rows) from = (std::copy_n(from, n, row + first), from + n);
+}
+
+// Experts that many rows use, a panel of a matrix at a time: a thread expands it, and gathers the
+// rows, into its own caches, so that threads meet only at the end.
+void multiply_panels(std::span<const RowsProduct> products) {
     constexpr int64_t largest = 1 << 18;  // floats of a panel: what an L2 cache holds
     const int64_t in = products[0].weight.n[3], out = products[0].weight.n[2];
     const int64_t rows = std::min(out, std::max<int64_t>(16, largest / std::max<int64_t>(1, in)));
     const int64_t panels = (out + rows - 1) / rows, tasks = int64_t(products.size()) * panels;
 #pragma omp parallel
     {
-        thread_local Workspace space;
-        float* const panel = space.reserve(rows * in);
+        thread_local Workspace panel_space, x_space, y_space;
+        float* const panel = panel_space.reserve(rows * in);
+        const RowsProduct* gathered = nullptr;
+        float* x = nullptr;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < tasks; ++task) {
-            const LargeProduct& product = products[size_t(task / panels)];
+            const RowsProduct& product = products[size_t(task / panels)];
             const int64_t first = task % panels * rows, count = std::min(rows, out - first);
+            const int64_t uses = int64_t(product.x.size());
             for (int64_t r = 0; r < count; ++r) {
                 const std::byte* packed = product.weight.row<const std::byte>(first + r);
                 dequantize_row(product.weight.type, panel + r * in, packed, in);
             }
+            if (gathered != &product) {
+                x = x_space.reserve(uses * in);
+                gather(x, product.x, in);
+                gathered = &product;
+            }
+            float* const y = y_space.reserve(uses * count);
             // Row-major: y = 1 * x * panel^T + 0 * y. The status would only tell of wrong
             // arguments.
-            dnnl_sgemm('N', 'T', product.count, count, in, 1.0f, x + product.first * in, in, panel,
-                       in, 0.0f, y + product.first * out + first, out);
+            dnnl_sgemm('N', 'T', uses, count, in, 1.0f, x, in, panel, in, 0.0f, y, count);
+            scatter(product.y, first, y, count);
         }
     }
 }
 
-// All experts that many rows use. Rows are gathered first and the results scattered last: products
-// want them at equal distances.
-void multiply_many(std::span<const LargeProduct> products, const Uses& uses, Precision precision) {
+// The same by matmul, one after the other, where factors are rounded.
+void multiply_rounded(const RowsProduct& product, Precision precision) {
     thread_local Workspace x_space, y_space;
-    const int64_t in = products[0].weight.n[3], out = products[0].weight.n[2];
-    const int64_t rows = int64_t(uses.x.size());
-    float* const x = x_space.reserve(rows * in);
-    float* const y = y_space.reserve(rows * out);
-#pragma omp parallel for if (rows * in >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(uses.x[size_t(r)], in, x + r * in);
-
-    if (precision == Precision::f32) multiply_panels(products, x, y);
-    for (const LargeProduct& product : products) {
-        if (precision == Precision::f32) break;
-        const TensorView src = view(x + product.first * in, DType::f32, {product.count, in});
-        const TensorView dst = view(y + product.first * out, DType::f32, {product.count, out});
-        matmul({.dst = dst, .weight = product.weight, .src = src, .precision = precision});
-    }
-
-    for (const LargeProduct& product : products) {
-        const int64_t end = product.first + product.count;
-#pragma omp parallel for if (product.count * out >= k_parallel_from)
-        for (int64_t r = product.first; r < end; ++r) {
-            std::copy_n(y + r * out, out, uses.y[size_t(r)]);
-        }
-    }
+    const int64_t uses = int64_t(product.x.size());
+    const int64_t in = product.weight.n[3], out = product.weight.n[2];
+    float *const x = x_space.reserve(uses * in), *const y = y_space.reserve(uses * out);
+    gather(x, product.x, in);
+    matmul({.dst = view(y, DType::f32, {uses, out}),
+            .weight = product.weight,
+            .src = view(x, DType::f32, {uses, in}),
+            .precision = precision});
+    scatter(product.y, 0, y, out);
 }
 
 void add_bias(const ExpertMatmulArgs& args) {
@@ -131,22 +129,23 @@ void add_bias(const ExpertMatmulArgs& args) {
 void expert_matmul(const ExpertMatmulArgs& args) {
     if (args.dst.empty()) return;
     const Uses uses(args);
-    std::vector<SmallProduct> small;
-    std::vector<LargeProduct> large;
+    std::vector<RowsProduct> small, large;  // few rows of an expert, and many
     for (int64_t e = 0; e < args.weight.n[1]; ++e) {
-        const int64_t first = uses.first[size_t(e)], count = uses.first[size_t(e) + 1] - first;
+        const size_t first = size_t(uses.first[size_t(e)]);
+        const size_t count = size_t(uses.first[size_t(e) + 1]) - first;
         if (count == 0) continue;
         TensorView weight = args.weight;
         weight.data += e * weight.stride[1];
         weight.n[1] = 1;
-        if (count > k_few_tokens) {
-            large.push_back({weight, first, count});
-        } else {
-            small.push_back({weight, std::span(uses.x).subspan(size_t(first), size_t(count)),
-                             std::span(uses.y).subspan(size_t(first), size_t(count))});
-        }
+        (int64_t(count) > k_few_tokens ? large : small)
+            .push_back({weight, std::span(uses.x).subspan(first, count),
+                        std::span(uses.y).subspan(first, count)});
     }
-    if (!large.empty()) multiply_many(large, uses, args.precision);
+    const bool rounded = args.precision != Precision::f32;
+    if (!large.empty() && !rounded) multiply_panels(large);
+    for (const RowsProduct& product : large) {
+        if (rounded) multiply_rounded(product, args.precision);
+    }
     if (!small.empty()) matvec(small);
     if (!args.bias.empty()) add_bias(args);
 }

@@ -85,7 +85,7 @@ void multiply(const Operands& on) {
 
 // All tokens for some rows of the weight, which stay in the L1 cache meanwhile.
 template <DType type, int64_t rows>
-void multiply_tokens(Operands on, const SmallProduct& product, int64_t first_row) {
+void multiply_tokens(Operands on, const RowsProduct& product, int64_t first_row) {
     const int64_t tokens = int64_t(product.x.size());
     for (int64_t t = 0; t < tokens; t += k_tokens) {
         const int64_t count = std::min(k_tokens, tokens - t);
@@ -105,11 +105,11 @@ void multiply_tokens(Operands on, const SmallProduct& product, int64_t first_row
 }
 
 template <DType type>
-void multiply_packed(std::span<const SmallProduct> products) {
+void multiply_packed(std::span<const RowsProduct> products) {
     const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
     const int64_t work = int64_t(products.size()) * out * in;
 #pragma omp parallel if (work >= k_parallel_from)
-    for (const SmallProduct& product : products) {
+    for (const RowsProduct& product : products) {
         const auto row = [&](int64_t o) { return product.weight.row<const std::byte>(o); };
 #pragma omp for nowait
         for (int64_t o = 0; o < out; o += k_rows) {
@@ -123,7 +123,7 @@ void multiply_packed(std::span<const SmallProduct> products) {
 }
 
 // Types without a Packed: each row is expanded into the L1 cache.
-void multiply_expanded(std::span<const SmallProduct> products) {
+void multiply_expanded(std::span<const RowsProduct> products) {
     const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
     const int64_t work = int64_t(products.size()) * out * in;
 #pragma omp parallel if (work >= k_parallel_from)
@@ -131,7 +131,7 @@ void multiply_expanded(std::span<const SmallProduct> products) {
         thread_local Workspace space;
         float* const expanded = space.reserve(in);
         const std::byte* const bytes = reinterpret_cast<const std::byte*>(expanded);
-        for (const SmallProduct& product : products) {
+        for (const RowsProduct& product : products) {
             const TensorView& weight = product.weight;
 #pragma omp for nowait
             for (int64_t o = 0; o < out; ++o) {
@@ -151,11 +151,11 @@ void matvec(const MatmulArgs& args) {
         x.push_back(args.src.row<const float>(t));
         y.push_back(args.dst.row<float>(t));
     }
-    const SmallProduct product{args.weight, x, y};
+    const RowsProduct product{args.weight, x, y};
     matvec({&product, 1});
 }
 
-void matvec(std::span<const SmallProduct> products) {
+void matvec(std::span<const RowsProduct> products) {
     // clang-format off
     switch (products[0].weight.type) {
         case DType::f32: multiply_packed<DType::f32>(products); return;

@@ -19,13 +19,13 @@ void matvec(const MatmulArgs& args);
 
 /// A weight [out][in] and the tokens that it meets, whose rows may lie anywhere:
 /// y[t][o] = sum_i w[o, i] x[t][i].
-struct SmallProduct {
+struct RowsProduct {
     TensorView weight;
     std::span<const float* const> x;
     std::span<float* const> y;
 };
 
 /// Several of them in one parallel loop: their weights have one type and one shape.
-void matvec(std::span<const SmallProduct> products);
+void matvec(std::span<const RowsProduct> products);
 
 }  // namespace rotkv::fast
