@@ -9,8 +9,8 @@ import sys
 
 import numpy as np
 
+from random_model import RandomModel
 from random_models import MODELS as RANDOM_MODELS
-from random_models import RandomModel
 
 LETTERS = "bcdfgjklmpqsuvwxyz"  # of which these vocabularies merge none: a letter is its token
 

@@ -19,7 +19,7 @@ try:
     import random_models
     from base_rows import BaseRows
     from gguf_file import GgufFile
-except ImportError:
+except ModuleNotFoundError:
     np = None
 
 DATA = os.environ.get("ROTKV_DATA", "")

@@ -14,7 +14,7 @@ try:
     import model_edits as edits
     import random_models
     from base_rows import BaseRows
-except ImportError:
+except ModuleNotFoundError:
     np = None
 
 BACKENDS = os.environ.get("ROTKV_BACKENDS", "ref fast").split()

@@ -16,7 +16,7 @@ try:
     import model_edits
     import random_models
     from gguf_file import GgufFile
-except ImportError:  # no numpy
+except ModuleNotFoundError:  # no numpy
     random_models = None
 
 NAMES = ["qwen3moe", "gpt-oss", "deepseek2-lite", "qwen35moe", "gemma4-e", "gemma4-moe"]

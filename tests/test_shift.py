@@ -19,7 +19,7 @@ from test_tools import Tools
 
 try:
     import shift_models
-except ImportError:
+except ModuleNotFoundError:
     shift_models = None
 
 BACKENDS = os.environ.get("ROTKV_BACKENDS", "ref fast").split()
