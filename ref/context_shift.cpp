@@ -9,6 +9,9 @@ namespace rotkv {
 int64_t dropped_by_shift(int64_t n, int64_t keep) { return n > keep ? (n - keep) / 2 : 0; }
 
 void require_shift(KvCache& cache, const std::function<RopeConfig(int64_t)>& rope) {
+    require(cache.state() == nullptr, ErrorCode::unsupported,
+            "context shift: some layers keep a state, which holds all tokens in one and cannot "
+            "forget a part of them");
     cache.shift(0, 0, 0, 0, rope);  // of no token, but checked like any other
 }
 

@@ -18,6 +18,7 @@ import unittest
 from test_tools import Tools
 
 try:
+    import random_models
     import shift_models
 except ModuleNotFoundError:
     shift_models = None
@@ -183,6 +184,18 @@ class Shift(Tools):
         # A base file's rows are of windows that end with their cache.
         self.bad(2, "perplexity", "-m", self.model, "--kl-divergence", "--kl-divergence-base",
                  self.path("base.kld"), "--shift", "1", says="--shift")
+
+    def test_states_are_refused_before_the_text(self):
+        if shift_models is None:
+            self.skipTest("no numpy")
+        model = random_models.write(self.temporary.name, "qwen35")
+        says = "context shift: some layers keep a state, which holds all tokens in one"
+        shown = self.bad(1, "generate", "-m", model, "-p", "the", "-c", "16", "-n", "4", "--shift",
+                         says=says)
+        self.assertEqual(shown.stdout, "")
+        shown = self.bad(1, "kld", "-m", model, "-f", self.text, "-c", "32", "--variant", "k=q8_0",
+                         "--shift", "1", says=says)
+        self.assertEqual(shown.stdout, "")
 
     def test_what_is_said(self):
         text = ("-m", self.model, "-f", self.text, "-c", "32", "--variant", "k=q8_0")
