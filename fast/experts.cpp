@@ -1,8 +1,7 @@
 // A mixture of experts: the choice, products with the chosen, their sum.
 //
-// Products are those of matmul. Tokens are sorted by expert first: an expert that few use gets
-// matvec's loop, all of them together one; an expert that many use gets panels, and reads its
-// weights once for all of them.
+// Products are those of matmul, with tokens sorted by expert. Experts that few tokens chose share
+// one loop of matvec; the others go by panels, and each weight is read once for all its tokens.
 #include "ref/experts.h"
 
 #include "fast/kernels.h"
@@ -17,7 +16,8 @@
 
 namespace rotkv::fast {
 
-// The choice is not worth a second implementation: X numbers a token, beside X E products.
+// Shared with ref, so that the table proves only the loop over tokens here: X numbers a token are
+// not worth a second implementation beside X E products.
 void route(const RouteArgs& args) {
     constexpr int64_t of_expert = 16;  // its p takes as long as so many elements of other rows
     const int64_t tokens = args.logits.n[2], work = of_expert * args.logits.n[3] * tokens;
@@ -59,7 +59,10 @@ void gather(float* to, std::span<const float* const> rows, int64_t n) {
 
 // Columns first .. first + n of the rows, from [rows][n].
 void scatter(std::span<float* const> rows, int64_t first, const float* from, int64_t n) {
-    for (float* row : rows) from = (std::copy_n(from, n, row + first), from + n);
+    for (float* row : rows) {
+        std::copy_n(from, n, row + first);
+        from += n;
+    }
 }
 
 // Experts that many rows use, a panel of a matrix at a time: a thread expands it, and gathers the

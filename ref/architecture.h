@@ -75,7 +75,8 @@ struct ExpertRules {
     bool weight_on_input = false;     ///< an expert's input is weighted, not its output
     bool gated_shared = false;        ///< the shared expert counts by sigmoid(v . x)
     bool beside_dense = false;        ///< a layer with experts has a dense block too
-    int64_t sigmoid_words = 0;  ///< models of 47 layers and so many words have Gating::sigmoid
+    int64_t sigmoid_words = 0;  ///< models of this V and of 47 or 48 layers, predicting ones among
+                                ///< them, have Gating::sigmoid; 0: none
     int64_t not_normed = 0;     ///< queries and keys are not, in models of so many experts
 };
 
@@ -150,7 +151,7 @@ enum class LayerRope {
 /// One layer, as the row and the file's keys make it.
 struct LayerPlan {
     LayerKind kind = LayerKind::grouped;
-    int64_t heads = 0, kv_heads = 0;  ///< H, K; as of d_k and d_v, of attention over a cache
+    int64_t heads = 0, kv_heads = 0;  ///< H, K; 0, like d_k and d_v, in a layer with a state
     int64_t d_k = 0, d_v = 0;         ///< of its rows
     std::optional<int64_t> source{};  ///< an earlier layer, whose rows it reads; none: its own
     int64_t feed_forward = 0;         ///< F; 0: experts alone
@@ -195,6 +196,12 @@ struct LatentConfig {
     int64_t query_rank = 0;  ///< queries come from a latent of so many channels; 0: from x
     bool absorbed = false;
 
+    /// Values per token that a layer of `heads` projects: q, its latent, the row, and q as the
+    /// cache meets it; not absorbed, keys and values of every head instead.
+    int64_t projected(int64_t heads) const {
+        const int64_t d = still + turning, row = rank + turning;
+        return query_rank + row + heads * (d + (absorbed ? row : still + d_v + d));
+    }
     bool operator==(const LatentConfig&) const = default;
 };
 
@@ -205,6 +212,8 @@ struct DeltaConfig {
     int64_t taps = 0;                  ///< of the convolution
 
     int64_t channels() const { return (2 * key_heads + heads) * d; }
+    /// Values per token that a layer projects: q, k, v; the gate; beta, alpha, and both in one.
+    int64_t projected() const { return channels() + heads * (d + 4); }
     bool operator==(const DeltaConfig&) const = default;
 };
 
@@ -245,7 +254,8 @@ struct ModelConfig {
 /// What the file does not say and has a usual value is assumed, what it says and its architecture
 /// has no place for is not applied: both in `notices`.
 /// Throws: Error(unsupported) for an unknown architecture, listing those known, for layers whose
-///         heads differ in Dk, and for what is not computed here (ways of RoPE);
+///         heads differ in Dk (those with a window may have a Dk of their own), and for what is
+///         not computed here (ways of RoPE, of choosing experts, of sharing caches);
 ///         Error(bad_file) for keys that are missing or contradict each other, by key, expected and
 ///         found.
 ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window = false);

@@ -2,6 +2,7 @@
 
 #include "ref/error.h"
 
+#include <string>
 #include <vector>
 
 namespace rotkv {
@@ -18,8 +19,11 @@ void require_shift(KvCache& cache, const std::function<RopeConfig(int64_t)>& rop
 int64_t shift_context(KvCache& cache, int64_t stream, int64_t n, int64_t keep,
                       const std::function<RopeConfig(int64_t)>& rope) {
     const int64_t dropped = dropped_by_shift(n, keep);
-    require(keep >= 0 && dropped > 0, ErrorCode::bad_argument,
-            "context shift: expected at least two tokens behind those that stay");
+    if (keep < 0 || dropped == 0) {
+        throw Error(ErrorCode::bad_argument,
+                    "context shift: expected at least two tokens behind those that stay, found " +
+                        std::to_string(n) + " tokens of which " + std::to_string(keep) + " stay");
+    }
     const std::vector<int32_t> before(cache.host_positions().begin(), cache.host_positions().end());
     cache.remove(stream, int32_t(keep), int32_t(keep + dropped));
     try {

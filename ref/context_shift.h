@@ -15,8 +15,9 @@ namespace rotkv {
 /// d, rounded down; 0 where all n tokens are kept.
 int64_t dropped_by_shift(int64_t n, int64_t keep);
 
-/// Throws what shift_context() would throw of such a cache however full it is, because a layer or
-/// the backend cannot do it: asked before a long text, not in the middle of it.
+/// Throws what shift_context() would throw for any n, to be asked before a long text:
+/// Error(unsupported) where layers keep a state; what KvCache::shift refuses in a layer, and what
+/// the backend does not support.
 void require_shift(KvCache& cache, const std::function<RopeConfig(int64_t layer)>& rope);
 
 /// Shifts a stream that holds the positions 0 .. n - 1; returns d. `rope` as in KvCache::shift.

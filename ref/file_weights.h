@@ -29,8 +29,10 @@ class FileWeights {
     FileWeights(const GgufFile& file, Imports& imported, std::deque<std::vector<float>>& widened)
         : file_(file), imported_(imported), widened_(widened) {}
 
+    /// Whether the file has it; asking does not count as use.
     bool has(const std::string& name) const;
     void require(const std::string& name) const;
+    /// The `out` of a matrix [out][in].
     int64_t rows(const std::string& name) const;
 
     /// Whether it has the first of two tensors; throws where it has neither.
@@ -51,6 +53,7 @@ class FileWeights {
     /// One number, or what stands in for it.
     float number(const std::string& name, float fallback);
 
+    /// Counts as used what something else reads, or nobody: one tensor, or all of a layer.
     void use(const std::string& name) { used_.insert(name); }
     void use_layer(int64_t index);
 
@@ -68,7 +71,8 @@ class FileWeights {
     std::set<std::string> used_;
 };
 
-/// The weights of one layer: what its plan says, its tensors being there.
+/// The weights of layer `index`, in the shapes that ModelLayer's fields state.
+/// Throws: as FileWeights, also for biases that Architecture::biased asks for.
 ModelLayer load_layer(FileWeights& weights, const ModelConfig& config, int64_t index);
 
 }  // namespace rotkv

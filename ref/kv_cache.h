@@ -119,8 +119,9 @@ class KvCache {
     /// Error(bad_argument) for another number of cells.
     void set_positions(std::span<const int32_t> positions);
 
-    /// The states, to be replaced. Precondition: there are some.
-    RecurrentState& saved_state() { return *state_; }
+    /// The states, for who puts back what they held; set_positions() does not touch them.
+    /// Precondition: state() is not null.
+    RecurrentState& mutable_state() { return *state_; }
 
   private:
     const KvLayer& layer_at(int64_t layer) const { return shape_.layers[size_t(layer)]; }

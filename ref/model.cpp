@@ -73,6 +73,7 @@ TensorView Model::forward(KvCache& cache, std::span<const int32_t> tokens,
     try {
         return run_layers(cache, tokens, batch);
     } catch (...) {  // what should have come into the batch's cells may not be there
+        layer_ = -1;
         cache.set_positions(before);
         for (size_t t = 0; cache.state() != nullptr && t < streams.size(); ++t) {
             cache.remove(streams[t], 0, INT32_MAX);
@@ -178,24 +179,16 @@ struct Model::Sizes {
 
     void of_attention(const ModelConfig& config, const LayerPlan& layer) {
         const int64_t keys = layer.kv_heads * layer.d_k, values = layer.kv_heads * layer.d_v;
-        const LatentConfig& latent = config.latent;
-        const DeltaConfig& delta = config.delta;
-        const int64_t d = latent.still + latent.turning;  // of a head, before what it becomes
-        const int64_t row = latent.rank + latent.turning;
+        const int64_t gates = config.architecture.query_gate ? layer.d_v : 0;
+        grow(attended, layer.heads * layer.d_v);
         switch (layer.kind) {
-            case LayerKind::grouped: {
-                const int64_t gates = config.architecture.query_gate ? layer.d_v : 0;
-                grow(projected, layer.heads * (layer.d_k + gates) + keys + values);
-                return grow(attended, layer.heads * layer.d_v);
-            }
-            case LayerKind::latent: {
-                const int64_t then = latent.absorbed ? row : latent.still + latent.d_v + d;
-                grow(projected, latent.query_rank + row + layer.heads * (d + then));
-                grow(latent_values, layer.heads * latent.d_v);
-                return grow(attended, layer.heads * layer.d_v);
-            }
+            case LayerKind::grouped:
+                return grow(projected, layer.heads * (layer.d_k + gates) + keys + values);
+            case LayerKind::latent:
+                grow(latent_values, layer.heads * config.latent.d_v);
+                return grow(projected, config.latent.projected(layer.heads));
             case LayerKind::delta:
-                return grow(projected, delta.channels() + delta.heads * (delta.d + 4));
+                return grow(projected, config.delta.projected());
         }
     }
 

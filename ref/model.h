@@ -32,11 +32,11 @@ struct FeedForwardWeights {
 
 /// A mixture of experts.
 struct ExpertWeights {
-    TensorView router;          ///< [X][E]; empty: this layer has no experts, as of what follows
+    TensorView router;          ///< [X][E]; empty: no experts in this layer
     TensorView router_bias;     ///< [X]
-    TensorView router_scale;    ///< [E]: it reads unit(x) times that / sqrt(E), not what experts do
+    TensorView router_scale;    ///< [E] or empty; s: the router reads rms(residual) s / sqrt(E)
     TensorView selection_bias;  ///< [X]: on the scores that decide, not on weights
-    TensorView output_scale;    ///< [X]
+    TensorView expert_scale;    ///< [X]: RouteArgs::expert_scale
     FeedForwardWeights each;    ///< [X][..]
     FeedForwardWeights shared;  ///< of every token
     TensorView shared_gate;     ///< [1][E]
@@ -46,8 +46,8 @@ struct ExpertWeights {
 
 /// Latent attention: LatentConfig.
 struct LatentWeights {
-    TensorView query_down, query_norm;  ///< [ql][E], [ql]; empty: q reads x
-    TensorView query_up;                ///< [H (still + n_rot)][ql]
+    TensorView query_down, query_norm;  ///< [Rq][E], [Rq], Rq: query_rank; empty: q reads x
+    TensorView query_up;                ///< [H (still + n_rot)][Rq]
     TensorView down, norm;              ///< [R + n_rot][E], [R]
     TensorView key_up, value_up;        ///< absorbed: [H][R][still], [H][Dv][R]
     TensorView key_value_up;            ///< else: [H (still + Dv)][R], a head's keys, then values
@@ -119,6 +119,8 @@ struct ModelWeights {
     /// Checks every tensor's presence and shape against `config`, refuses tensors it would not use,
     /// then imports; vectors (norms, biases) as f32, whatever plain type the file has. `file` must
     /// outlive this: host backends read weights where it is mapped.
+    /// Throws: Error(bad_file) for a tensor that is missing or has other extents;
+    ///         Error(unsupported) for a type that cannot be used, or a tensor without a place.
     ModelWeights(const GgufFile& file, Backend& backend, const ModelConfig& config);
 };
 
@@ -176,8 +178,10 @@ class Model {
 
   private:
     struct Heads {
-        TensorView q, k, v;  ///< [T][H][Dk], [T][K][Dk], [T][K][Dv]; k, v empty: read elsewhere
-        TensorView gate;     ///< [T][H][Dv] or empty: what the output counts by
+        TensorView q;     ///< [T][H][Dk]
+        TensorView k, v;  ///< [T][K][Dk], [T][K][Dv]; both empty: another layer's rows are read; v
+                          ///< alone: V is a view of K
+        TensorView gate;  ///< [T][H][Dv] or empty: what the output counts by
     };
     struct Sizes;
     void upload_tables();

@@ -29,8 +29,7 @@ TensorView Model::delta(const TensorView& x, const KvCache& cache, const KvBatch
     const RecurrentState& state = *cache.state();
     const int64_t n_tokens = x.n[2], values = shape.heads * shape.d;
     const int64_t keys = shape.key_heads * shape.d;
-    ColumnsOf parts(
-        projected_.view(DType::f32, {n_tokens, shape.channels() + values + 4 * shape.heads}));
+    ColumnsOf parts(projected_.view(DType::f32, {n_tokens, shape.projected()}));
     const TensorView qkv = parts.next(shape.channels()), gate = parts.next(values);
     const TensorView beta = parts.next(shape.heads), alpha = parts.next(shape.heads);
     multiply(qkv, weights.qkv, x);

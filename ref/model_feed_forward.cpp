@@ -76,7 +76,7 @@ void Model::choose_experts(const TensorView& x) {
                    .weight = weight_.view(DType::f32, {n_tokens, used}),
                    .logits = logits,
                    .selection_bias = weights.selection_bias,
-                   .expert_scale = weights.output_scale,
+                   .expert_scale = weights.expert_scale,
                    .gating = config_.routing.gating,
                    .groups = config_.routing.groups,
                    .groups_used = config_.routing.groups_used,

@@ -19,9 +19,7 @@ Model::Heads Model::project_latent(const TensorView& x, const TensorView& positi
     const LatentConfig& latent = config_.latent;
     const int64_t n_tokens = x.n[2], heads = plan().heads, still = latent.still;
     const int64_t turning = latent.turning, d = still + turning, row = latent.rank + turning;
-    const int64_t kept = latent.absorbed ? row : still + latent.d_v + d;
-    ColumnsOf parts(
-        projected_.view(DType::f32, {n_tokens, latent.query_rank + row + heads * (d + kept)}));
+    ColumnsOf parts(projected_.view(DType::f32, {n_tokens, latent.projected(heads)}));
 
     const TensorView q = as_heads(parts.next(heads * d), heads, d);
     if (latent.query_rank > 0) {
@@ -35,7 +33,7 @@ Model::Heads Model::project_latent(const TensorView& x, const TensorView& positi
     const TensorView kv = parts.next(row), low = columns(kv, 0, latent.rank);
     multiply(kv, layer().latent.down, x);
     normalize(low, low, layer().latent.norm);
-    const TensorView turned = for_each_of(columns(kv, latent.rank, turning), 1);
+    const TensorView k_rope = columns(kv, latent.rank, turning);  // of all heads
 
     if (latent.absorbed) {
         const TensorView wide = as_heads(parts.next(heads * row), heads, row);
@@ -45,7 +43,7 @@ Model::Heads Model::project_latent(const TensorView& x, const TensorView& positi
                               .id = every_head(heads_, n_tokens, heads),
                               .precision = options_.precision.products});
         turn(columns(wide, latent.rank, turning), columns(q, still, turning), position);
-        turn(turned, turned, position);
+        turn(for_each_of(k_rope, 1), for_each_of(k_rope, 1), position);
         return {.q = wide, .k = as_heads(kv, 1, row), .v = {}, .gate = {}};
     }
     const int64_t step_kv = still + latent.d_v;
@@ -53,8 +51,7 @@ Model::Heads Model::project_latent(const TensorView& x, const TensorView& positi
     const TensorView k = as_heads(parts.next(heads * d), heads, d);
     multiply(as_row(each), layer().latent.key_value_up, low);
     copy(columns(k, 0, still), columns(each, 0, still));
-    turn(columns(k, still, turning), for_each_of(columns(kv, latent.rank, turning), heads),
-         position);
+    turn(columns(k, still, turning), for_each_of(k_rope, heads), position);
     turn(columns(q, still, turning), columns(q, still, turning), position);
     return {.q = q, .k = k, .v = columns(each, still, latent.d_v), .gate = {}};
 }

@@ -166,7 +166,7 @@ ExpertWeights load_experts(FileWeights& weights, const ModelConfig& config, cons
     }
     if (plan.feed_forward == 0) return experts;
     experts.router_scale = weights.vector(prefix + "ffn_gate_inp.scale", width);
-    experts.output_scale = weights.optional_vector(prefix + "ffn_down_exps.scale", count);
+    experts.expert_scale = weights.optional_vector(prefix + "ffn_down_exps.scale", count);
     experts.dense_norm = weights.vector(prefix + "post_ffw_norm_1.weight", width);
     experts.input_norm = weights.vector(prefix + "pre_ffw_norm_2.weight", width);
     experts.output_norm = weights.vector(prefix + "post_ffw_norm_2.weight", width);

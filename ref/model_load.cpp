@@ -85,7 +85,8 @@ Model::Model(const Model& loaded, const ModelOptions& options)
     upload_tables();
 }
 
-// Numbers that all batches read: one row, or number, for every position that may be asked for.
+// Numbers that all batches read: by position (RoPE, temperature), and constants of delta layers
+// and of heads that have matrices.
 void Model::upload_tables() {
     rope_table_ = upload_rope_table(backend(), config_.rope, config_.context);
     if (config_.local_rope != config_.rope) {

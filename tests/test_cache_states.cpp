@@ -31,7 +31,7 @@ void fill(KvCache& cache) {
     fill_bytes(cache, 7);
     for (int64_t stream = 0; stream < 2; ++stream) {
         const std::vector<float> numbers = state_of(stream);
-        cache.saved_state().set_contents(stream, std::as_bytes(std::span(numbers)),
+        cache.mutable_state().set_contents(stream, std::as_bytes(std::span(numbers)),
                                          {.first = 0, .next = 3});
     }
 }

@@ -1,6 +1,6 @@
 #pragma once
-// What a test has to compute and to read at the very least, whoever runs it: the numerators of
-// GFLOP/s and GB/s.
+// The least that a forward pass computes and reads on any backend: the numerators of GFLOP/s and
+// GB/s.
 // Docs: docs/performance.md
 
 #include "ref/files/gguf.h"

@@ -28,7 +28,7 @@ class CacheMark {
     void restore(KvCache& cache) const {
         cache.set_positions(positions_);
         for (std::size_t stream = 0; stream < held_.size(); ++stream) {
-            cache.saved_state().set_contents(int64_t(stream), states_[stream], held_[stream]);
+            cache.mutable_state().set_contents(int64_t(stream), states_[stream], held_[stream]);
         }
     }
 

@@ -9,6 +9,7 @@
 
 namespace rotkv::tools {
 
+/// How much of a tensor one token meets.
 enum class WeightRole {
     every_token,  ///< matrices, norms, biases: all of it for each token
     expert,       ///< [X][..]: of the chosen A of X
@@ -25,6 +26,7 @@ int64_t layer_of(const GgufTensor& tensor);
 /// The values of a tensor.
 int64_t values_of(const GgufTensor& tensor);
 
+/// Elements of all tensors (layers that are not run among them), and those that one token meets.
 struct ParameterCount {
     int64_t all = 0, per_token = 0;  ///< per_token: with the output matrix
 };

@@ -332,8 +332,8 @@ static void restore_states(KvCache& cache, std::span<const Held> held,
     if (cache.state() == nullptr) return;
     const std::size_t bytes = std::size_t(cache.shape().recurrent().bytes_per_stream());
     for (std::size_t stream = 0; stream < held.size(); ++stream) {
-        cache.saved_state().set_contents(int64_t(stream), data.subspan(stream * bytes, bytes),
-                                         held[stream]);
+        cache.mutable_state().set_contents(int64_t(stream), data.subspan(stream * bytes, bytes),
+                                           held[stream]);
     }
 }
 
@@ -386,9 +386,10 @@ void load_cache(KvCache& cache, uint64_t fingerprint, const std::string& path) {
     }
     const int64_t tokens = std::ranges::count_if(positions, [](int32_t p) { return p >= 0; });
     const uint64_t data_bytes = uint64_t(data_bytes_of(shape, tokens));
-    const std::span<const std::byte> data = cursor.take(data_bytes, "keys and values");
+    const std::span<const std::byte> data = cursor.take(data_bytes, "keys, values and states");
     if (cursor.offset() != body.size()) {
-        cursor.fail("expected " + std::to_string(data_bytes) + " bytes of keys and values, found " +
+        cursor.fail("expected " + std::to_string(data_bytes) +
+                    " bytes of keys, values and states, found " +
                     std::to_string(data_bytes + body.size() - cursor.offset()));
     }
     const std::size_t cells = std::size_t(tokens * shape.bytes_per_token());

@@ -44,7 +44,8 @@ namespace rotkv {
 void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& path);
 
 /// Replaces what `cache` holds by what was saved, in the same cells; empty cells between them
-/// become zeros. States are replaced with them.
+/// become zeros. States, and which tokens they hold, are replaced too; a file without states
+/// (version 1 or 2) is refused for a cache that keeps some.
 /// The cache must have been made for the same model with the same layers, their types and
 /// rotations, and may have any number of cells that holds the saved ones.
 /// Cost:   the whole file in memory.
