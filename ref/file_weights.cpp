@@ -5,6 +5,7 @@
 #include "ref/quant.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <span>
 
@@ -41,7 +42,11 @@ TensorView FileWeights::matrices(const std::string& name, int64_t count, int64_t
 TensorView FileWeights::plain(const std::string& name, int64_t rows, int64_t n) {
     const GgufTensor& tensor = file_.tensor(name);
     check_extents(tensor, {1, 1, rows, n});
-    if (tensor.type == DType::f32) return import(tensor, tensor.view.data, tensor.bytes);
+    if (tensor.type == DType::f32) {
+        const float* values = tensor.view.row<const float>(0);
+        require_no_infinity(tensor, {values, size_t(rows * n)});
+        return import(tensor, tensor.view.data, tensor.bytes);
+    }
     if (tensor.type != DType::f16 && tensor.type != DType::bf16) {
         throw Error(ErrorCode::unsupported, file_.path() + ": tensor " + name +
                                                 ": expected f32, f16 or bf16, found " +
@@ -49,6 +54,7 @@ TensorView FileWeights::plain(const std::string& name, int64_t rows, int64_t n) 
     }
     std::vector<float>& values = widened_.emplace_back(static_cast<size_t>(rows * n));
     ref::dequantize_row(tensor.type, values.data(), tensor.view.data, rows * n);
+    require_no_infinity(tensor, values);
     const std::span<const std::byte> bytes = std::as_bytes(std::span(values));
     const TensorView widened = import(tensor, bytes.data(), bytes.size());
     return view(widened.data, DType::f32, {rows, n});
@@ -104,6 +110,18 @@ void FileWeights::check_extents(const GgufTensor& tensor,
     for (auto n = first; n != expected.end(); ++n) text += "[" + std::to_string(*n) + "]";
     throw Error(ErrorCode::bad_file, file_.path() + ": tensor " + tensor.name + ": expected " +
                                          text + ", found " + describe(tensor.view));
+}
+
+// Behind a gate, a cut or a choice an infinite number gives figures like any other; one that is not
+// a number shows in them, and the programs say where it began.
+void FileWeights::require_no_infinity(const GgufTensor& tensor,
+                                      std::span<const float> values) const {
+    const auto found = std::ranges::find_if(values, [](float x) { return std::isinf(x); });
+    if (found == values.end()) return;
+    throw Error(ErrorCode::bad_file, file_.path() + ": tensor " + tensor.name +
+                                         ": expected finite numbers, found " +
+                                         (*found > 0 ? "inf" : "-inf") + " at element " +
+                                         std::to_string(found - values.begin()));
 }
 
 // The tensor with `bytes` for its values.

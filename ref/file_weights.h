@@ -10,6 +10,7 @@
 #include <deque>
 #include <initializer_list>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,7 +44,7 @@ class FileWeights {
     TensorView matrices(const std::string& name, int64_t count, int64_t out, int64_t in);
 
     /// Numbers [n], or [rows][n], which the operations need in f32: every f16 and bf16 is one
-    /// exactly. `norm`: of a layer, by the name in its architecture's row; "" is none.
+    /// exactly, and finite. `norm`: of a layer, by the name in its architecture's row; "" is none.
     TensorView vector(const std::string& name, int64_t n) { return plain(name, 1, n); }
     TensorView optional_vector(const std::string& name, int64_t n);
     TensorView norm(const std::string& prefix, const char* name, int64_t n);
@@ -63,6 +64,7 @@ class FileWeights {
 
   private:
     void check_extents(const GgufTensor& tensor, std::initializer_list<int64_t> expected) const;
+    void require_no_infinity(const GgufTensor& tensor, std::span<const float> values) const;
     TensorView import(const GgufTensor& tensor, const std::byte* data, std::size_t bytes);
 
     const GgufFile& file_;

@@ -65,6 +65,20 @@ TEST_CASE("model: a tensor that is missing is named, in every architecture") {
     }
 }
 
+TEST_CASE("model: an infinite number that a cut or a choice would hide is named") {
+    const auto refused_with = [](const char* name, const char* tensor, float number) {
+        TinyModel model = TinyModel::make(name);
+        model.weights.at(blk(1, tensor))[2] = number;
+        return refused(model);
+    };
+    CHECK(refused_with("gpt-oss", "ffn_gate_exps.bias", INFINITY) ==
+          "tensor blk.1.ffn_gate_exps.bias: expected finite numbers, found inf at element 2");
+    CHECK(refused_with("gpt-oss", "attn_sinks.weight", -INFINITY) ==
+          "tensor blk.1.attn_sinks.weight: expected finite numbers, found -inf at element 2");
+    CHECK(refused_with("qwen35", "ssm_a", -INFINITY) ==
+          "tensor blk.1.ssm_a: expected finite numbers, found -inf at element 2");
+}
+
 TEST_CASE("model: a tensor with a row too many is named, in every architecture") {
     for (const TinyModel& whole : all_models()) {
         if (whole.fused) continue;  // in the file its tensors have other names
