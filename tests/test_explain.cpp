@@ -303,6 +303,7 @@ TEST_CASE("explain: layers that hold half, and the sentence") {
     CHECK(sentence_of(explanation_of({1, 5})).find("layer 1 holds half") != std::string::npos);
     CHECK(sentence_of(explanation_of(std::vector<double>(12, 1))).find("6 of 12 layers") !=
           std::string::npos);
+    CHECK(sentence_of(explanation_of({5})).ends_with("layer 0 holds all of it."));
     CHECK(sentence_of(explanation_of({0, 0})) == "no error.");
 }
 

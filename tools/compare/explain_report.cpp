@@ -158,9 +158,10 @@ std::string sentence_of(const Explanation& explanation) {
     if (std::isnan(all.both)) return fmt::format("the error is not a number, by {}.", who);
     return fmt::format(
         "{:.0f} % of the error comes through keys ({:.1f} % of that is a change of temperature), "
-        "{:.0f} % through values; {} hold{} half of it.",
+        "{:.0f} % through values; {} hold{} {} of it.",
         share(all.keys, all.both), share(all.temperature, all.keys), share(all.values, all.both),
-        who, layers.size() == 1 ? "s" : "");
+        who, layers.size() == 1 ? "s" : "",
+        layers.size() == explanation.layers.size() ? "all" : "half");
 }
 
 void print_explanations(std::FILE* out, const std::vector<Explanation>& explanations) {
