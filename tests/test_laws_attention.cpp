@@ -77,6 +77,29 @@ TEST_CASE("law: attention does not know which cell a token lies in") {
     }
 }
 
+TEST_CASE("law: sinks that no score comes near are none, and so is a window over all positions") {
+    // exp(-inf) adds nothing to what softmax divides by; every distance is below the window, and
+    // every position in the first chunk.
+    for (const std::unique_ptr<Backend>& backend : all_backends()) {
+        for (CachedAttention c : mixed_cases()) {
+            c.sinks.clear();
+            c.window = 0;
+            const std::vector<float> expected = c.run(*backend);
+            const std::vector<double> bounds = attention_rounding(c, as_stored(c), *backend);
+            CachedAttention deep = c, wide = c;
+            deep.sinks = std::vector<float>(size_t(c.heads), -INFINITY);
+            wide.window = 1 << 20;
+            INFO(words(*backend, c));
+            CHECK(times_bound(deep.run(*backend), expected, bounds) <= 2);
+            CHECK(times_bound(wide.run(*backend), expected, bounds) <= 2);
+            wide.chunked = true;
+            CHECK(times_bound(wide.run(*backend), expected, bounds) <= 2);
+            deep.sinks.assign(size_t(c.heads), 1e4f);
+            CHECK(times_bound(deep.run(*backend), expected, bounds) > 2);
+        }
+    }
+}
+
 TEST_CASE("law: damage to K and to V adds up, but for the product of the two") {
     // With p and v off by dp and dv: o(K, V) - o(K) - o(V) + o = sum dp dv, and nothing else.
     // |sum dp dv| <= (exp(2 e) - 1) max |dv| with e = scale |q| max |dk|, so that it is small to
