@@ -5,6 +5,12 @@
 
 namespace rotkv {
 
+static Architecture with_experts(Architecture row, const char* name, const ExpertRules& experts) {
+    row.name = name;
+    row.experts = experts;
+    return row;
+}
+
 std::span<const Architecture> architectures() {
     constexpr RopePairs neox = RopePairs::neox;
     constexpr RopeFactors none = RopeFactors::none;
@@ -24,6 +30,24 @@ std::span<const Architecture> architectures() {
     constexpr ExpertRules softmax_of_all{.known = true};
     constexpr ExpertRules shared_by_gate{
         .known = true, .share_out_hidden = true, .gated_shared = true};
+    // Rows that another one is, too, with experts.
+    static const Architecture granite{.name = "granite",
+                                      .logit_scale = LogitScale::divides,
+                                      .keys = {attention_scale, "embedding_scale", "logit_scale",
+                                               "residual_scale", "rope.scaling.finetuned"}};
+    static const Architecture qwen3{
+        .name = "qwen3", .pairs = neox, .factors = none, .qk_norm = QkNorm::heads};
+    static const Architecture qwen35{.name = "qwen35",
+                                     .kind = LayerKind::delta,
+                                     .key_heads = KeyHeads::interleaved,
+                                     .pairs = neox,
+                                     .partial_rope = true,
+                                     .factors = none,
+                                     .sections = RopeSections::of_pairs,
+                                     .feed_forward_norm = post_attention,
+                                     .qk_norm = QkNorm::heads,
+                                     .query_gate = true,
+                                     .keys = {sections}};
     static const Architecture table[] = {
         {.name = "llama", .experts = softmax_of_all},
         {.name = "ernie4_5"},
@@ -33,15 +57,8 @@ std::span<const Architecture> architectures() {
          .experts = softmax_of_all,
          .keys = {"attention.temperature_scale", "rope.scaling.yarn_log_multiplier",
                   "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}},
-        {.name = "granite",
-         .logit_scale = LogitScale::divides,
-         .keys = {attention_scale, "embedding_scale", "logit_scale", "residual_scale",
-                  "rope.scaling.finetuned"}},
-        {.name = "granitemoe",
-         .experts = softmax_of_all,
-         .logit_scale = LogitScale::divides,
-         .keys = {attention_scale, "embedding_scale", "logit_scale", "residual_scale",
-                  "rope.scaling.finetuned"}},
+        granite,
+        with_experts(granite, "granitemoe", softmax_of_all),
         {.name = "qwen2", .pairs = neox, .factors = none},
         {.name = "qwen2moe",
          .pairs = neox,
@@ -49,12 +66,8 @@ std::span<const Architecture> architectures() {
          .experts =
              {.known = true, .normalise = false, .share_out_hidden = true, .gated_shared = true},
          .own_output = true},
-        {.name = "qwen3", .pairs = neox, .factors = none, .qk_norm = QkNorm::heads},
-        {.name = "qwen3moe",
-         .pairs = neox,
-         .factors = none,
-         .qk_norm = QkNorm::heads,
-         .experts = {.known = true, .share_out_hidden = true}},
+        qwen3,
+        with_experts(qwen3, "qwen3moe", {.known = true, .share_out_hidden = true}),
         {.name = "qwen3next",
          .kind = LayerKind::delta,
          .key_heads = KeyHeads::grouped,
@@ -65,29 +78,8 @@ std::span<const Architecture> architectures() {
          .qk_norm = QkNorm::heads,
          .query_gate = true,
          .experts = shared_by_gate},
-        {.name = "qwen35",
-         .kind = LayerKind::delta,
-         .key_heads = KeyHeads::interleaved,
-         .pairs = neox,
-         .partial_rope = true,
-         .factors = none,
-         .sections = RopeSections::of_pairs,
-         .feed_forward_norm = post_attention,
-         .qk_norm = QkNorm::heads,
-         .query_gate = true,
-         .keys = {sections}},
-        {.name = "qwen35moe",
-         .kind = LayerKind::delta,
-         .key_heads = KeyHeads::interleaved,
-         .pairs = neox,
-         .partial_rope = true,
-         .factors = none,
-         .sections = RopeSections::of_pairs,
-         .feed_forward_norm = post_attention,
-         .qk_norm = QkNorm::heads,
-         .query_gate = true,
-         .experts = shared_by_gate,
-         .keys = {sections}},
+        qwen35,
+        with_experts(qwen35, "qwen35moe", shared_by_gate),
         {.name = "hunyuan-dense", .pairs = neox, .factors = none, .qk_norm = QkNorm::turned_heads},
         {.name = "phi3",
          .pairs = neox,

@@ -16,11 +16,13 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
-// Layers whose feed-forward blocks are alike.
-struct BlockClass {
+// Layers that are alike in something, by the first of them.
+struct LayerClass {
     std::vector<int64_t> layers;
     LayerPlan plan;
 };
+
+constexpr const char* k_impossible = "impossible: the head is not whole blocks of 32";
 
 bool alike_blocks(const LayerPlan& a, const LayerPlan& b) {
     return a.feed_forward == b.feed_forward && a.experts == b.experts &&
@@ -33,26 +35,17 @@ bool alike_rows(const LayerPlan& a, const LayerPlan& b) {
            a.d_v == b.d_v && a.source == b.source && a.window == b.window;
 }
 
-// Layers by the first that each is like.
-template <class Class, class Alike>
-std::vector<Class> classes_of(const ModelConfig& config, const Alike& alike) {
-    std::vector<Class> classes;
+template <class Alike>
+std::vector<LayerClass> classes_of(const ModelConfig& config, const Alike& alike) {
+    std::vector<LayerClass> classes;
     for (int64_t l = 0; l < config.layers; ++l) {
         const LayerPlan& plan = config.plan[std::size_t(l)];
-        auto found =
-            std::ranges::find_if(classes, [&](const Class& one) { return alike(one.plan, plan); });
-        if (found == classes.end()) {
-            Class one;
-            one.plan = plan;
-            found = classes.insert(found, one);
-        }
+        auto found = std::ranges::find_if(
+            classes, [&](const LayerClass& one) { return alike(one.plan, plan); });
+        if (found == classes.end()) found = classes.insert(found, {.layers = {}, .plan = plan});
         found->layers.push_back(l);
     }
     return classes;
-}
-
-std::vector<BlockClass> block_classes(const ModelConfig& config) {
-    return classes_of<BlockClass>(config, alike_blocks);
 }
 
 const char* name_of(LayerKind kind) {
@@ -68,18 +61,17 @@ const char* name_of(LayerKind kind) {
 }
 
 // "attention: 4 query and 2 KV heads of 64 (K) and 64 (V), window 128, sinks"
-std::string words_of(const LayerClass& one, const ModelConfig& config) {
-    const LayerPlan& plan = one.plan;
+std::string words_of(const LayerPlan& plan, const KvLayer& kept, const ModelConfig& config) {
     std::string words = fmt::format("{}: ", name_of(plan.kind));
     if (plan.kind == LayerKind::delta) {
         const DeltaConfig& delta = config.delta;
         return words + fmt::format("{} value and {} key heads of {}, convolution over {}",
                                    delta.heads, delta.key_heads, delta.d, delta.taps);
     }
-    words += one.kept.v_in_k ? fmt::format("{} query heads on one row of {}, V its first {}",
-                                           plan.heads, plan.d_k, plan.d_v)
-                             : fmt::format("{} query and {} KV heads of {} (K) and {} (V)",
-                                           plan.heads, plan.kv_heads, plan.d_k, plan.d_v);
+    words += kept.v_in_k ? fmt::format("{} query heads on one row of {}, V its first {}",
+                                       plan.heads, plan.d_k, plan.d_v)
+                         : fmt::format("{} query and {} KV heads of {} (K) and {} (V)", plan.heads,
+                                       plan.kv_heads, plan.d_k, plan.d_v);
     if (plan.source) words += fmt::format(", those of layer {}", *plan.source);
     if (plan.window > 0) {
         words += fmt::format(", {} {}", config.architecture.chunked ? "chunks of" : "window",
@@ -88,7 +80,7 @@ std::string words_of(const LayerClass& one, const ModelConfig& config) {
     return words + (config.architecture.sinks ? ", sinks" : "");
 }
 
-std::string words_of(const LayerPlan& block) {
+std::string words_of_block(const LayerPlan& block) {
     std::string words;
     if (block.feed_forward > 0) words = fmt::format("{} hidden channels", block.feed_forward);
     if (block.experts == 0) return words;
@@ -102,58 +94,54 @@ std::string each(const LayerClass& one) {
     return one.layers.size() == 1 ? "" : fmt::format(" in each of {} layers", one.layers.size());
 }
 
-void print_class(std::FILE* out, const LayerClass& one, const RotationSpec& spec) {
-    const int64_t state = one.kept.recurrent.bytes_per_stream();
+void print_class(std::FILE* out, const LayerClass& one, const KvLayer& kept,
+                 const RotationSpec& spec) {
+    const int64_t state = kept.recurrent.bytes_per_stream();
     if (state > 0) {
         fmt::print(out, "  a state of {} bytes per stream{}, f32, not rotated\n", state, each(one));
         return;
     }
-    if (one.kept.source) {
+    if (kept.source) {
         fmt::print(out, "  nothing of its own\n");
         return;
     }
     const int64_t first = one.layers[0];
     for (const Side side : {Side::k, Side::v}) {
-        const DType type = side == Side::k ? one.kept.type_k : one.kept.type_v;
+        const DType type = side == Side::k ? kept.type_k : kept.type_v;
         fmt::print(out, "  {} {}: rotation {}\n", side == Side::k ? "K" : "V", type_info(type).name,
                    describe(spec, first, side));
     }
-    const std::optional<int64_t> bytes = row_bytes_of(one.kept);
+    const std::optional<int64_t> bytes = row_bytes_of(kept);
     if (bytes) {
         fmt::print(out, "  {} bytes per token{}\n", *bytes, each(one));
     } else {
-        fmt::print(out, "  impossible: the head is not whole blocks of 32\n");
+        fmt::print(out, "  {}\n", k_impossible);
     }
 }
 
-Json json_of_class(const LayerClass& one, const ModelConfig& config, const RotationSpec& spec) {
+Json json_of_class(const LayerClass& one, const KvLayer& kept, const ModelConfig& config,
+                   const RotationSpec& spec) {
     const LayerPlan& plan = one.plan;
-    const std::optional<int64_t> bytes = row_bytes_of(one.kept);
+    const std::optional<int64_t> bytes = row_bytes_of(kept);
     Json json = {{"layers", one.layers},
                  {"kind", name_of(plan.kind)},
                  {"heads", plan.heads},
                  {"kv_heads", plan.kv_heads},
                  {"d_k", plan.d_k},
                  {"d_v", plan.d_v},
-                 {"v_in_k", one.kept.v_in_k},
+                 {"v_in_k", kept.v_in_k},
                  {"window", plan.window},
                  {"chunked", plan.window > 0 && config.architecture.chunked},
                  {"sinks", plan.heads > 0 && config.architecture.sinks},
                  {"reads", plan.source ? Json(*plan.source) : Json()},
                  {"bytes_per_token", bytes ? Json(plan.source ? 0 : *bytes) : Json()},
-                 {"state_bytes_per_stream", one.kept.recurrent.bytes_per_stream()}};
+                 {"state_bytes_per_stream", kept.recurrent.bytes_per_stream()}};
     const Json rotation = json_of(spec);
     json["rotation"] = rotation.is_array() ? rotation[std::size_t(one.layers[0])] : rotation;
     return json;
 }
 
 }  // namespace
-
-std::vector<LayerClass> layer_classes(const ModelConfig& config, const KvShape& shape) {
-    std::vector<LayerClass> classes = classes_of<LayerClass>(config, alike_rows);
-    for (LayerClass& one : classes) one.kept = shape.layers[std::size_t(one.layers[0])];
-    return classes;
-}
 
 std::optional<int64_t> row_bytes_of(const KvLayer& layer) {
     const bool whole_blocks = layer.d_k % type_info(layer.type_k).block_elements == 0 &&
@@ -174,33 +162,35 @@ void print_blocks(std::FILE* out, const GgufFile& file, const ModelConfig& confi
                count.per_token == count.all
                    ? ""
                    : fmt::format(", of which a token meets {}", count.per_token));
-    for (const BlockClass& one : block_classes(config)) {
+    for (const LayerClass& one : classes_of(config, alike_blocks)) {
         fmt::print(out, "  {}, feed-forward: {}\n", words_of_layers(one.layers),
-                   words_of(one.plan));
+                   words_of_block(one.plan));
     }
 }
 
 void print_kept(std::FILE* out, const ModelConfig& config, const KvShape& shape,
                 const RotationSpec& spec) {
-    for (const LayerClass& one : layer_classes(config, shape)) {
-        fmt::print(out, "\n{}, {}\n", words_of_layers(one.layers), words_of(one, config));
-        print_class(out, one, spec);
+    for (const LayerClass& one : classes_of(config, alike_rows)) {
+        const KvLayer& kept = shape.layers[std::size_t(one.layers[0])];
+        fmt::print(out, "\n{}, {}\n", words_of_layers(one.layers),
+                   words_of(one.plan, kept, config));
+        print_class(out, one, kept, spec);
     }
     const std::optional<int64_t> bytes = row_bytes_of(shape);
     const int64_t state = shape.recurrent().bytes_per_stream();
     fmt::print(out, "together {}{}\n",
-               bytes ? fmt::format("{} bytes per token", *bytes)
-                     : "impossible: the head is not whole blocks of 32",
+               bytes ? fmt::format("{} bytes per token", *bytes) : k_impossible,
                state > 0 ? fmt::format(", and states of {} bytes per stream", state) : "");
 }
 
 Json json_of_layers(const GgufFile& file, const ModelConfig& config, const KvShape& shape,
                     const RotationSpec& spec) {
     Json json;
-    for (const LayerClass& one : layer_classes(config, shape)) {
-        json["layers"].push_back(json_of_class(one, config, spec));
+    for (const LayerClass& one : classes_of(config, alike_rows)) {
+        const KvLayer& kept = shape.layers[std::size_t(one.layers[0])];
+        json["layers"].push_back(json_of_class(one, kept, config, spec));
     }
-    for (const BlockClass& one : block_classes(config)) {
+    for (const LayerClass& one : classes_of(config, alike_blocks)) {
         json["feed_forward"].push_back({{"layers", one.layers},
                                         {"hidden", one.plan.feed_forward},
                                         {"experts", one.plan.experts},

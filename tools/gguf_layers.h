@@ -12,18 +12,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <optional>
-#include <vector>
 
 namespace rotkv::tools {
-
-/// Layers alike in all that decides what their cache is: kind, heads, window, whose rows they read,
-/// state.
-struct LayerClass {
-    std::vector<int64_t> layers;
-    LayerPlan plan;
-    KvLayer kept;
-};
-std::vector<LayerClass> layer_classes(const ModelConfig& config, const KvShape& shape);
 
 /// Bytes of a token's rows in one layer; nothing where the type's blocks do not fit them.
 std::optional<int64_t> row_bytes_of(const KvLayer& layer);
@@ -34,7 +24,8 @@ std::optional<int64_t> row_bytes_of(const KvShape& shape);
 /// The parameters of the file, and what each layer has of feed-forward blocks and experts.
 void print_blocks(std::FILE* out, const GgufFile& file, const ModelConfig& config);
 
-/// What each class keeps in the types of `shape`, rotated as `spec` says, and what all do.
+/// What layers keep in the types of `shape`, rotated as `spec` says: those alike in kind, heads,
+/// window and whose rows they read together; then what all do.
 void print_kept(std::FILE* out, const ModelConfig& config, const KvShape& shape,
                 const RotationSpec& spec);
 

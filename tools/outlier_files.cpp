@@ -18,10 +18,6 @@ namespace {
 
 const char* name_of(What side) { return k_side_names[std::size_t(side)]; }
 
-const std::vector<DType>& types_of(const Survey& survey, What side) {
-    return side == What::k ? survey.plan().types_k : survey.plan().types_v;
-}
-
 const char* word_of(Advice advice) {
     constexpr const char* k_words[] = {"rotate",       "indifferent", "hurts",
                                        "only_rotated", "only_plain",  "neither"};
@@ -150,7 +146,7 @@ Json json_of(const Survey& survey) {
     for (const HeadSurvey& head : survey.heads()) json["heads"].push_back(json_of_head(head));
     json["verdicts"] = Json::array();
     for (const What side : {What::k, What::v}) {
-        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+        for (std::size_t t = 0; t < survey.plan().types(side).size(); ++t) {
             for (std::size_t r = 1; r < k_rotations; ++r) {
                 json["verdicts"].push_back(json_of_verdict(survey.verdict(side, t, r)));
             }

@@ -22,10 +22,6 @@ std::string name_of(const HeadSurvey& head) {
 
 const char* capital_of(What side) { return side == What::k ? "K" : side == What::v ? "V" : "Q"; }
 
-const std::vector<DType>& types_of(const Survey& survey, What side) {
-    return side == What::k ? survey.plan().types_k : survey.plan().types_v;
-}
-
 // |k| / |v| of a key head and the value head beside it.
 double norm_ratio(const Survey& survey, const HeadSurvey& key) {
     for (const HeadSurvey& head : survey.heads()) {
@@ -143,7 +139,7 @@ void print_error_line(std::FILE* out, const Survey& survey, What side, std::size
                       std::size_t rotation) {
     const SideErrors e = side_errors(survey, side, type, rotation);
     fmt::print(out, "{:<4} {:<6} {:<9} {:>8.3g} {:>8.3g} {:>8} {:>8.3g} {:>8.3g}", capital_of(side),
-               type_info(types_of(survey, side)[type]).name, k_rotation_names[rotation],
+               type_info(survey.plan().types(side)[type]).name, k_rotation_names[rotation],
                e.row.predicted, e.row.measured,
                unless(side == What::v, fmt::format("{:.3g}", std::sqrt(e.noise))),
                e.output.predicted, e.output.measured);
@@ -171,7 +167,7 @@ void print_errors(std::FILE* out, const Survey& survey) {
         "side type   rotation    by law measured              by law measured |  rows scores "
         "output by law  2 se worse in\n");
     for (const What side : {What::k, What::v}) {
-        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+        for (std::size_t t = 0; t < survey.plan().types(side).size(); ++t) {
             for (std::size_t r = 0; r < k_rotations; ++r) {
                 print_error_line(out, survey, side, t, r);
             }
@@ -222,8 +218,8 @@ void print_advice(std::FILE* out, const Survey& survey) {
     }
     for (const What side : {What::k, What::v}) {
         std::map<Advice, std::vector<std::string>> all;
-        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
-            if (!is_block_type(types_of(survey, side)[t])) continue;
+        for (std::size_t t = 0; t < survey.plan().types(side).size(); ++t) {
+            if (!is_block_type(survey.plan().types(side)[t])) continue;
             const SideAdvice v = survey.verdict(side, t, 1);
             all[v.advice].push_back(words_of(v));
         }
@@ -254,14 +250,14 @@ static std::string not_number_line(const Survey& survey, What side, std::size_t 
     if (broken == 0) return "";
     return fmt::format(
         "{} in {}, rotation {}: errors of {} of {} heads are not numbers, the first of {}",
-        capital_of(side), type_info(types_of(survey, side)[type]).name, k_rotation_names[rotation],
-        broken, heads, first);
+        capital_of(side), type_info(survey.plan().types(side)[type]).name,
+        k_rotation_names[rotation], broken, heads, first);
 }
 
 std::vector<std::string> not_number_lines(const Survey& survey) {
     std::vector<std::string> lines;
     for (const What side : {What::k, What::v}) {
-        for (std::size_t t = 0; t < types_of(survey, side).size(); ++t) {
+        for (std::size_t t = 0; t < survey.plan().types(side).size(); ++t) {
             for (std::size_t r = 0; r < k_rotations; ++r) {
                 lines.push_back(not_number_line(survey, side, t, r));
                 if (lines.back().empty()) lines.pop_back();

@@ -295,7 +295,7 @@ ErrorPair Survey::score_noise(const HeadSurvey& key, std::size_t type, std::size
 SideAdvice Survey::verdict(What side, std::size_t type, std::size_t rotation) const {
     SideAdvice v;
     v.side = side;
-    v.type = (side == What::k ? plan_.types_k : plan_.types_v)[type];
+    v.type = plan_.types(side)[type];
     v.rotation = rotation;
     std::vector<const HeadSurvey*> heads;
     std::vector<double> measured[2], predicted[2];

@@ -47,6 +47,11 @@ struct SurveyPlan {
     std::vector<DType> types_k, types_v;
     bool keep_rows = false;  ///< all captured rows too, whatever they take
 
+    /// Those that keys, or values, are judged in; queries are not stored.
+    const std::vector<DType>& types(CapturedRows::What side) const {
+        return side == CapturedRows::What::k ? types_k : types_v;
+    }
+
     const SurveyLayer& at(int64_t layer) const { return layers[std::size_t(layer)]; }
 };
 
