@@ -35,7 +35,10 @@ TEST_CASE("cache: a shift turns what lies behind V in a latent row") {
                         .type_k = DType::f32,
                         .type_v = DType::f32,
                         .v_in_k = true};
-    const RopeConfig rope{.pairs = RopePairs::norm, .n_rot = k_turning, .base = 100};
+    RopeConfig rope;
+    rope.pairs = RopePairs::norm;
+    rope.n_rot = k_turning;
+    rope.base = 100;
     const std::vector<float> k = normal_vector(k_tokens * k_row, 3);
     for (const std::unique_ptr<Backend>& backend : all_backends()) {
         for (const Rotation::Kind kind :
