@@ -251,7 +251,7 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     if (args.precision == Precision::f32) {
-        if (prefill_f32_takes(args)) return attention_prefill_f32(args, stream);
+        if (prefill_f32_takes(args)) return attention_prefill_f32(args, workspace, stream);
         return decode_2_split(args, workspace, stream);
     }
     const bool few = args.q.n[1] <= k_few_tokens;

@@ -98,6 +98,20 @@ struct Task {
     dim3 grid() const { return dim3(tokens * columns, parts.splits); }
 };
 
+/// For blocks whose parts combine_kernel puts together: as many splits as are wanted, of use, and
+/// have room.
+inline Parts shared_parts(const Task& task, const Workspace& workspace, int64_t wanted,
+                          int64_t useful) {
+    const int64_t rows = int64_t(task.tokens) * task.all_heads;
+    Parts parts;
+    parts.fours = (task.d_v + 3) / 4;
+    const int64_t room = workspace.bytes / (rows * int64_t(parts.fours * 16 + sizeof(float2)));
+    parts.splits = uint32_t(std::max<int64_t>(1, std::min({wanted, useful, room})));
+    parts.sums = reinterpret_cast<float4*>(workspace.parts);
+    parts.softmax = reinterpret_cast<float2*>(parts.sums + rows * parts.splits * parts.fours);
+    return parts;
+}
+
 /// As many splits as fill `blocks` blocks, and no more than are of use or have room for parts.
 inline Parts parts_for(const Task& task, const Workspace& workspace, uint32_t blocks,
                        uint32_t useful) {

@@ -1,9 +1,9 @@
 // Attention of few tokens on tensor cores, at the speed of memory: version 3 of the ladder.
 //
-// A block of threads takes a token, a band of KV heads and some tiles of the cells; the warps of a
-// slice copy a tile together (decode_tiles.cuh), after the queries have been asked for, which all
-// warps rotate together (decode_queries.cuh). Then each warp attends alone, for up to 8 query heads
-// of one KV head, with its own running maximum. fragments.cuh says which lane holds what:
+// A block of threads takes up to 8 rows, a band of KV heads and some tiles of the cells; the warps
+// of a slice copy a tile together (decode_tiles.cuh), after the queries have been asked for, which
+// all warps rotate together (decode_queries.cuh). Then each warp attends alone, for up to 8 query
+// heads of one KV head, with its own running maximum. fragments.cuh says which lane holds what:
 //
 //   scores   C[cell][head] = K q~              a block of 32 channels is two products
 //   softmax  in C's registers (decode_state.cuh)
@@ -11,9 +11,9 @@
 //
 // The slices' states become one, the block's part (decode_merge.cuh). A second kernel puts the
 // parts together and rotates back (decode_combine.cuh); its blocks come while the first kernel
-// still runs. The group's heads are the 8 columns of a product: a cell is read and its codes are
-// expanded once, whether there are 1 or 8. q~ and p are rounded to f16, codes are exact, sums are
-// in f32.
+// still runs. Rows, the heads of a group or of several tokens, are the 8 columns of a product: a
+// cell is read and its codes are expanded once, whether there are 1 or 8. q~ and p are rounded to
+// f16, codes are exact, sums are in f32.
 //
 // Cost: K and V of the visible cells once. A tile of which nothing is seen is not read, unless it
 // is one of a slice's first two. Agrees with ref::attention within the bound for precision f16.
@@ -26,19 +26,26 @@
 namespace rotkv::cuda {
 namespace {
 
+using namespace decode;
+
 // Scores in units of log 2, so that p is a power of two; nothing of cells that are not seen.
-__device__ void finish_scores(const DecodeJob& job, float (&s)[4], uint32_t seen) {
+__device__ void finish_scores(const Tiles& tiles, float (&s)[4]) {
+    const DecodeJob& job = tiles.job;
 #pragma unroll
     for (int i = 0; i < 4; ++i) s[i] *= job.to_power;
     if (job.softcap > 0) {
 #pragma unroll
         for (float& x : s) x = job.softcap * k_log2_e * tanhf(x);
     }
-    if (seen == 0xFFFFu) return;
-    const uint32_t g = lane_of_warp() / 4;
+    const uint32_t each = tiles.seen_by_each();
+    if (each == 0xFFFFu) return;
+    const uint32_t cell = lane_of_warp() / 4, column = lane_of_warp() % 4 * 2;
+    const bool differ = each != tiles.seen();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        if ((seen >> (g + i / 2 * 8) & 1) == 0) s[i] = -INFINITY;
+        const uint32_t r = cell + i / 2 * 8;
+        const bool is_seen = differ ? tiles.sees(column + i % 2, r) : (each >> r & 1) != 0;
+        if (!is_seen) s[i] = -INFINITY;
     }
 }
 
@@ -61,7 +68,7 @@ __device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2],
                       const CodeConstants& constants, State<D_v>& state, uint32_t (&p)[2]) {
     float s[4] = {};
     score_cells(tiles.job.k.type, tiles.job.k_rows.on_words, s, q, constants, tiles.k_rows());
-    finish_scores(tiles.job, s, tiles.seen());
+    finish_scores(tiles, s);
     state.take(s);
     p[0] = transposed(halves_of(s[0], s[1]));
     p[1] = transposed(halves_of(s[2], s[3]));
@@ -78,8 +85,9 @@ __device__ void add(const Tiles& tiles, const uint32_t (&p)[2], const CodeConsta
 // Which cells there are is known before earlier kernels have ended; then everything is asked for at
 // once, queries first. In the end their fragments are there.
 template <int U, int R, int Steps>
-__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, const QueryRows& rows,
+__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory,
                       uint32_t (&q)[Steps][2]) {
+    const QueryRows rows(job, memory);
     QueryPieces<U, R> pieces(job, at, 0);
     at.load(job);
     tiles.find_cells();
@@ -88,6 +96,10 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, const
     tiles.start();
     let_next_come();
     pieces.store(job, rows);
+    if (threadIdx.x < k_most_heads) {
+        int2* const limits = reinterpret_cast<int2*>(memory + job.limits_offset());
+        limits[threadIdx.x] = at.limits_of(job, threadIdx.x);
+    }
     for (uint32_t first = pieces.step(job); first < pieces.all(job); first += pieces.step(job)) {
         QueryPieces<U, R> more(job, at, first);
         more.load(job);
@@ -111,14 +123,13 @@ __global__ void __maxnreg__(registers_of(D_k))
     decode_kernel(const __grid_constant__ DecodeJob job) {
     extern __shared__ float4 shared[];
     std::byte* const memory = reinterpret_cast<std::byte*>(shared);
-    const QueryRows rows(job, memory);
     DecodePlace at(job);
     Tiles tiles(job, at, memory);
     const CodeConstants constants(job, at, memory);
     constants.store_v(job.v_codes);
     uint32_t q[D_k / 16][2];
-    job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, rows, q)
-                             : begin<1, 2>(job, at, tiles, rows, q);
+    job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, memory, q)
+                             : begin<1, 2>(job, at, tiles, memory, q);
     tiles.find_rows();
     State<D_v> state;
     uint32_t p[2];
@@ -129,7 +140,7 @@ __global__ void __maxnreg__(registers_of(D_k))
         add<D_v>(tiles, p, constants, state);
     }
     tiles.end();
-    merge_slices(job, at, memory + job.ring_offset(), state);
+    merge_slices(job, DecodePlace(job), memory + job.ring_offset(), state);
 }
 
 // In memory, of one query head.
@@ -138,19 +149,12 @@ int64_t part_bytes(int64_t d_v) { return d_v * int64_t(sizeof(float)) + int64_t(
 // As many splits as fill the device and have room for parts, but no more than make a slice's walk
 // shorter: fewer parts are fewer to put together.
 void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
-    const int64_t rows = int64_t(job.tokens) * job.all_heads;
-    const int64_t blocks = blocks_of_processor * workspace.processors;
-    const int64_t cells = k_cells * job.slices;  // that a block looks at together
-    job.parts.fours = job.d_v / 4;
-    const int64_t all = std::max<int64_t>(1, (job.cells + cells - 1) / cells);
-    const int64_t most = std::max<int64_t>(
-        1, std::min({blocks / job.blocks(), all, workspace.bytes / (rows * part_bytes(job.d_v))}));
-    const int64_t tiles = (all + most - 1) / most;  // of a slice
-    job.parts.splits = uint32_t((all + tiles - 1) / tiles);
+    const int64_t blocks = blocks_of_processor * workspace.processors / job.blocks();
+    const int64_t all = blocks_for(job.cells, k_cells * job.slices);  // that a slice looks at
+    const int64_t most = shared_parts(job, workspace, blocks, all).splits;
+    const int64_t tiles = (all + most - 1) / most;
+    job.parts = shared_parts(job, workspace, (all + tiles - 1) / tiles, all);
     job.step = job.parts.splits * job.slices * k_cells;
-    job.parts.sums = reinterpret_cast<float4*>(workspace.parts);
-    job.parts.softmax =
-        reinterpret_cast<float2*>(job.parts.sums + rows * job.parts.splits * job.parts.fours);
 }
 
 template <int D_k, int D_v>
@@ -167,12 +171,7 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
         "attention");
     launch_dependent(kernel, dim3(job.blocks(), job.parts.splits), dim3(job.warps() * k_warp),
                      job.bytes(), stream, job);
-    const CombineJob combine{job.parts.softmax, job.parts.sums, job.parts.splits, job.parts.fours,
-                             job.all_heads,     job.sinks,      job.v_cut,        job.dst,
-                             job.dst_token,     job.dst_head};
-    launch_dependent(combine.cut.registers == 1 ? combine_kernel<1> : combine_kernel<2>,
-                     dim3(job.tokens * job.all_heads, combine.cut.per_row.d),
-                     dim3(k_combine_threads), 0, stream, combine);
+    launch_combine(job, stream);
 }
 
 struct Kernel {

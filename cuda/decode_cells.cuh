@@ -7,7 +7,7 @@
 
 #include "cuda/decode_tiles.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 // What products with codes need besides them, in shared memory.
 struct CodeConstants {
@@ -178,4 +178,4 @@ __device__ void add_cells(DType type, bool on_words, float (&o)[Steps][4], const
     __builtin_unreachable();  // check() has refused every other type
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

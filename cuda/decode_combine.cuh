@@ -4,6 +4,7 @@
 // so many parts, and one warp adds up the groups, divides, rotates back and stores.
 // Docs: docs/05-attention.md
 
+#include "cuda/attention_plain.cuh"
 #include "cuda/decode_state.cuh"
 #include "cuda/dependent.cuh"
 
@@ -13,16 +14,6 @@ namespace rotkv::cuda {
 // room beside decode_kernel's.
 constexpr uint32_t k_combine_threads = 128;
 constexpr uint32_t k_combine_registers = 64;
-
-struct CombineJob {
-    const float2* softmax;  // [T][H][parts] {most, total}, in powers of two
-    const float4* sums;     // [T][H][parts][fours]
-    uint32_t parts, fours, heads;
-    const float* sinks;  // null: none
-    Pieces cut;
-    std::byte* dst;
-    int64_t dst_token, dst_head;
-};
 
 // Of all parts and the sink: {most, what p adds up to}, by each warp for itself.
 __device__ inline float2 softmax_of(const float2* softmax, uint32_t parts, const float* sink_of) {
@@ -55,18 +46,19 @@ struct SomeParts {
     float most[count];
 
     // Of a row; its sums from the lane's first channel on.
-    __device__ void load(const CombineJob& job, const float2* softmax, const float4* sums_of,
+    __device__ void load(const Task& task, const float2* softmax, const float4* sums_of,
                          uint32_t first, uint32_t step, uint32_t begin) {
+        const Parts& parts = task.parts;
 #pragma unroll
         for (uint32_t b = 0; b < count; ++b) {
             const uint32_t s = first + b * step;
-            most[b] = s < job.parts ? __ldcg(&softmax[s].x) : -INFINITY;
+            most[b] = s < parts.splits ? __ldcg(&softmax[s].x) : -INFINITY;
 #pragma unroll
             for (int j = 0; j < R; ++j) {
-                const uint32_t four = begin / 4 + job.cut.lanes * j;
-                const bool is_there = s < job.parts && four < job.fours;
-                sums[b][j] = is_there ? __ldcg(sums_of + s * job.fours + job.cut.lanes * j)
-                                      : float4{0, 0, 0, 0};
+                const uint32_t of_lane = task.v_cut.lanes * j;
+                const bool is_there = s < parts.splits && begin / 4 + of_lane < parts.fours;
+                sums[b][j] =
+                    is_there ? __ldcg(sums_of + s * parts.fours + of_lane) : float4{0, 0, 0, 0};
             }
         }
     }
@@ -80,40 +72,33 @@ struct SomeParts {
     }
 };
 
+// Every group of lanes its parts: their sum for the row's piece, before the division.
 template <int R>
-__global__ void __launch_bounds__(k_combine_threads)
-    combine_kernel(const __grid_constant__ CombineJob job) {
-    __shared__ float4 of_groups[R][k_combine_threads];  // [group][lane]
-    const Pieces& cut = job.cut;
-    const uint32_t row = blockIdx.x, lane = threadIdx.x & (cut.lanes - 1);
-    const uint32_t group = threadIdx.x >> cut.lane_bits,
-                   groups = k_combine_threads >> cut.lane_bits;
-    const uint32_t begin[1] = {blockIdx.y * cut.width + 4 * lane};
-    const float2* const softmax_of_row = job.softmax + int64_t(row) * job.parts;
-    const float4* const sums_of_row =
-        job.sums + int64_t(row) * job.parts * job.fours + begin[0] / 4;
-    const float* const sink = job.sinks != nullptr ? job.sinks + row % job.heads : nullptr;
-    float* const dst = reinterpret_cast<float*>(job.dst + row / job.heads * job.dst_token +
-                                                row % job.heads * job.dst_head);
-    let_next_come();
-    wait_for_earlier();  // the parts are there
-
-    float4 sum[1][R] = {};
+__device__ float2 sum_parts(const Task& task, uint32_t row, uint32_t begin, float4 (&sum)[1][R]) {
+    const uint32_t group = threadIdx.x >> task.v_cut.lane_bits,
+                   groups = k_combine_threads >> task.v_cut.lane_bits;
+    const int64_t index = int64_t(row) * task.parts.splits;
+    const float2* const softmax_of_row = task.parts.softmax + index;
+    const float4* const sums_of_row = task.parts.sums + index * task.parts.fours + begin / 4;
+    const float* const sink = task.sinks != nullptr ? task.sinks + row % task.all_heads : nullptr;
     SomeParts<R> parts;
-    parts.load(job, softmax_of_row, sums_of_row, group, groups, begin[0]);
-    const float2 softmax = softmax_of(softmax_of_row, job.parts, sink);
+    parts.load(task, softmax_of_row, sums_of_row, group, groups, begin);
+    const float2 softmax = softmax_of(softmax_of_row, task.parts.splits, sink);
     parts.add_to(sum, softmax.x);
     const uint32_t at_once = parts.count * groups;
-    for (uint32_t first = group + at_once; first < job.parts; first += at_once) {
-        parts.load(job, softmax_of_row, sums_of_row, first, groups, begin[0]);
+    for (uint32_t first = group + at_once; first < task.parts.splits; first += at_once) {
+        parts.load(task, softmax_of_row, sums_of_row, first, groups, begin);
         parts.add_to(sum, softmax.x);
     }
-#pragma unroll
-    for (int j = 0; j < R; ++j) of_groups[j][threadIdx.x] = sum[0][j];
-    __syncthreads();
-    if (threadIdx.x >= k_warp) return;
-    // 3 divide, 5 rotate back, store; lanes beyond the piece only take part.
-    const float scale = softmax.y == 0 ? 0.0f : 1 / softmax.y;  // 0: nothing was seen
+    return softmax;
+}
+
+// 3 divide: the groups' sums in shared memory become the first group's outputs.
+template <int R>
+__device__ void add_groups(const Pieces& cut, const float4 (&of_groups)[R][k_combine_threads],
+                           float total, float4 (&sum)[1][R]) {
+    const uint32_t lane = threadIdx.x & (cut.lanes - 1), groups = k_combine_threads / cut.lanes;
+    const float scale = total == 0 ? 0.0f : 1 / total;  // 0: nothing was seen
 #pragma unroll
     for (int j = 0; j < R; ++j) {
         sum[0][j] = {0, 0, 0, 0};
@@ -122,13 +107,63 @@ __global__ void __launch_bounds__(k_combine_threads)
             add_scaled(sum[0][j], scale, of_groups[j][g * cut.lanes + lane]);
         }
     }
+}
+
+// The piece once more, cell by cell. The groups' sums have been read: a part of them makes room.
+template <int R>
+__device__ void repair(const Task& task, uint32_t t, uint32_t h, uint32_t piece,
+                       float4 (&of_groups)[R][k_combine_threads], float4 (&sum)[1][R]) {
+    const Pieces& cut = task.v_cut;
+    float *const out = reinterpret_cast<float*>(of_groups), *const memory = out + cut.width;
+    attend_row(task, t, h, piece, min(cut.width, cut.d - piece), memory, out);
+    __syncthreads();
+    const uint32_t lane = threadIdx.x & (cut.lanes - 1);
+#pragma unroll
+    for (int j = 0; j < R; ++j) {
+        const uint32_t i = 4 * (lane + cut.lanes * j);
+        sum[0][j] = load4(out, i, min(cut.width, cut.d - piece), true);
+    }
+}
+
+template <int R>
+__global__ void __maxnreg__(k_combine_registers) combine_kernel(const __grid_constant__ Task task) {
+    __shared__ float4 of_groups[R][k_combine_threads];  // [group][lane]
+    const Pieces& cut = task.v_cut;
+    const uint32_t row = blockIdx.x, t = row / task.all_heads, h = row - t * task.all_heads;
+    const uint32_t piece = blockIdx.y * cut.width, lane = threadIdx.x & (cut.lanes - 1);
+    const uint32_t begin[1] = {piece + 4 * lane};
+    float* const dst = reinterpret_cast<float*>(task.dst + t * task.dst_token + h * task.dst_head);
+    let_next_come();
+    wait_for_earlier();  // the parts are there
+
+    float4 sum[1][R] = {};
+    const float2 softmax = sum_parts(task, row, begin[0], sum);
+#pragma unroll
+    for (int j = 0; j < R; ++j) of_groups[j][threadIdx.x] = sum[0][j];
+    __syncthreads();
+    bool is_good = softmax.y > 0;
+    if (threadIdx.x < k_warp) {
+        add_groups(cut, of_groups, softmax.y, sum);
+#pragma unroll
+        for (int j = 0; j < R; ++j) is_good = is_good && is_finite(sum[0][j]);
+    }
+    if (!__syncthreads_and(is_good)) repair(task, t, h, piece, of_groups, sum);
+    // 5 rotate back, store; lanes beyond the piece only take part.
+    if (threadIdx.x >= k_warp) return;
     rotate(sum, cut, begin, true);
-    if (group != 0) return;
+    if (threadIdx.x >= cut.lanes) return;
     const bool vectors = reinterpret_cast<uintptr_t>(dst) % 16 == 0;
 #pragma unroll
     for (int j = 0; j < R; ++j) {
         store4(dst, begin[0] + 4 * cut.lanes * j, cut.d, vectors, sum[0][j]);
     }
+}
+
+/// Behind the kernel that has written task.parts, whose maxima count in powers of two.
+inline void launch_combine(const Task& task, Stream stream) {
+    launch_dependent(task.v_cut.registers == 1 ? combine_kernel<1> : combine_kernel<2>,
+                     dim3(task.tokens * task.all_heads, task.v_cut.per_row.d),
+                     dim3(k_combine_threads), 0, stream, task);
 }
 
 }  // namespace rotkv::cuda

@@ -12,7 +12,7 @@
 #include "cuda/attention.cuh"
 #include "cuda/copies.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define ROTKV_BULK_COPIES 1
@@ -125,4 +125,4 @@ class Copies {
     uint64_t* barriers_;
 };
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

@@ -6,7 +6,7 @@
 #include "cuda/decode_state.cuh"
 #include "cuda/decode_tiles.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 // A warp's state in shared memory; a band's fit into a ring, whose 96 rows of a head take at least
 // 9/16 of a byte a channel. 4: lanes of other heads meet in no bank.
@@ -56,13 +56,14 @@ __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::b
             const float2 softmax = part(s).softmax[g];
             const float weight = power_of_two(softmax.x - most);
             all = fmaf(weight, softmax.y, all);
-            add_scaled(sum, weight * unit, reinterpret_cast<const float4*>(part(s).sums[g])[four]);
+            cuda::add_scaled(sum, weight * unit, reinterpret_cast<const float4*>(part(s).sums[g])[four]);
         }
-        const uint32_t row = at.t * job.all_heads + at.first_head + g;
+        const RowOf of = at.row(job, at.kv, g);
+        const uint32_t row = of.t * job.all_heads + of.h;
         const int64_t index = int64_t(row) * job.parts.splits + at.split;
         job.parts.sums[index * job.parts.fours + four] = sum;
         if (four == 0) job.parts.softmax[index] = {most, all};
     }
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

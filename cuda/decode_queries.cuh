@@ -6,7 +6,7 @@
 #include "cuda/decode_tiles.cuh"
 #include "cuda/fragments.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 // Rows of f16 [KV head of the band][head], so far apart that 4 heads of 4 lanes meet in no bank.
 // Four channels lie in the order 0 2 1 3: two registers of a fragment.
@@ -61,7 +61,6 @@ struct QueryPieces {
         const uint32_t group = threadIdx.x >> cut.lane_bits;
         const uint32_t lane = threadIdx.x - (group << cut.lane_bits);
         const uint32_t first_kv = at.kv - at.head_of_band;
-        const uint32_t of_chunk = at.first_head - at.kv * job.group;
 #pragma unroll
         for (int u = 0; u < U; ++u) {
             const uint32_t piece = first + u * (blockDim.x >> cut.lane_bits) + group;
@@ -70,10 +69,9 @@ struct QueryPieces {
             head[u] = row - kv[u] * job.heads;
             begin[u] = cut.begin_of(piece, row) + 4 * lane;
             is_there[u] = piece < all(job);
-            is_query[u] =
-                is_there[u] && first_kv + kv[u] < job.kv_heads && of_chunk + head[u] < job.group;
-            const uint32_t h = (first_kv + kv[u]) * job.group + of_chunk + head[u];
-            q[u] = reinterpret_cast<const float*>(job.q + at.t * job.q_token + h * job.q_head);
+            is_query[u] = is_there[u] && first_kv + kv[u] < job.kv_heads && head[u] < at.block_rows;
+            const RowOf of = at.row(job, first_kv + kv[u], head[u]);
+            q[u] = reinterpret_cast<const float*>(job.q + of.t * job.q_token + of.h * job.q_head);
         }
     }
 
@@ -121,4 +119,4 @@ __device__ void load_fragments(uint32_t (&q)[Steps][2], const DecodePlace& at,
     }
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

@@ -6,7 +6,7 @@
 
 #include "cuda/attention.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 constexpr float k_headroom = 6;  // p = 2^(s - top + 6): small ones stay normal in f16, times d too
 
@@ -47,4 +47,4 @@ struct State {
     }
 };
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

@@ -1,10 +1,13 @@
 #pragma once
 // How decode attention shares its work, and the way of tiles of cells into shared memory.
 //
-// A block of threads takes a token, a BAND of neighbouring KV heads, up to 4, and some of the
-// cells. It consists of SLICES, which walk over tiles of 16 cells on their own: as many warps as
-// the band has heads. In most layouts the heads of a cell are one piece of memory, which a slice's
-// warps copy together, while each attends for one KV head.
+// ROWS are pairs (token, query head) of one KV head. A block of threads takes up to 8 of them,
+// which are the columns of its products, for a BAND of neighbouring KV heads, up to 4, and some of
+// the cells. Rows are those of one token; of one stream's tokens they are numbered on from token to
+// token, so that tokens share a read of the cells. A block consists of SLICES, which walk over
+// tiles of 16 cells on their own: as many warps as the band has heads. In most layouts the heads of
+// a cell are one piece of memory, which a slice's warps copy together, while each attends for one
+// KV head.
 //
 // Docs: docs/05-attention.md
 
@@ -12,7 +15,7 @@
 #include "cuda/decode_state.cuh"
 #include "cuda/fragments.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 constexpr uint32_t k_cells = 16;  // of a tile
 constexpr int k_stages = 3;       // tiles in shared memory: one in use, two on their way
@@ -21,14 +24,18 @@ constexpr uint32_t k_most_band = 4;
 // One side of the cache in shared memory: a cell's heads of a band as they lie in memory within 16
 // bytes, an odd number of 16 bytes apart, so that lanes meet in no bank.
 struct Side {
-    uint32_t row_bytes, bytes, pitch;
+    uint32_t row_bytes, pitch;
     bool on_words;  // every head's row begins on four bytes
 
     Side(const TensorView& view, uint32_t band)
         : row_bytes(uint32_t(rotkv::row_bytes(view.type, view.n[3]))),
-          bytes(uint32_t((band - 1) * view.stride[2]) + row_bytes),
-          pitch(((bytes + 16 - unit_of(view, band) + 15) / 16 | 1) * 16),
+          pitch(((bytes_of(view.stride[2], band) + 16 - unit_of(view, band) + 15) / 16 | 1) * 16),
           on_words(unit_of(view, 1) % 4 == 0) {}
+
+    // Of so many neighbouring heads of a cell, `apart` bytes from one to the next.
+    __host__ __device__ uint32_t bytes_of(int64_t apart, uint32_t heads) const {
+        return (heads - 1) * uint32_t(apart) + row_bytes;
+    }
 
     // The largest power of two, up to 16, of which the addresses of all bands are multiples.
     static uint32_t unit_of(const TensorView& view, uint32_t band) {
@@ -51,11 +58,13 @@ inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
     return uint32_t((heads + bands - 1) / bands);
 }
 
-// In shared memory: the copies' barriers, the queries, constants (decode_cells.cuh), then a ring of
-// tiles for each slice, K's cells and then V's; in the end the warps' states take the rings' place.
+// In shared memory: the copies' barriers, the queries, constants (decode_cells.cuh), what each row
+// sees, then a ring of tiles for each slice, K's cells and then V's; in the end the warps' states
+// take the rings' place.
 struct DecodeJob : Task {
     uint32_t kv_heads, band, bands, slices;
-    Divisor by_band, by_token, by_chunks, by_heads;  // of warps, blocks, blocks, query rows
+    uint32_t rows;  // that blocks share out in chunks: of one token, or of all where they can share
+    Divisor by_band, by_rows, by_chunks, by_heads, by_group;  // see DecodePlace, QueryPieces
     Side k_rows, v_rows;
     uint32_t stage_bytes;
     uint32_t step = 0;  // cells from a slice's tile to its next
@@ -68,16 +77,21 @@ struct DecodeJob : Task {
           band(band_of(a, std::min(most_warps, k_most_band))),
           bands((kv_heads + band - 1) / band),
           slices(most_warps / band),
+          rows(streams == 1 ? tokens * group : group),
           by_band(band),
-          by_token(bands * chunks),
-          by_chunks(chunks),
-          by_heads(heads),
+          by_rows(bands * ((rows + k_most_heads - 1) / k_most_heads)),
+          by_chunks((rows + k_most_heads - 1) / k_most_heads),
+          by_heads(std::min(rows, k_most_heads)),
+          by_group(group),
           k_rows(a.k_cache, band),
           v_rows(a.v_cache, band),
           stage_bytes(k_cells * (k_rows.pitch + v_rows.pitch)),
           k_codes(code_units(a.k_cache.type)),
           v_codes(code_units(a.v_cache.type)),
-          to_power(softcap > 0 ? scale / softcap : scale * k_log2_e) {}
+          to_power(softcap > 0 ? scale / softcap : scale * k_log2_e) {
+        heads = by_heads.d;
+        chunks = by_chunks.d;
+    }
 
     __host__ __device__ uint32_t warps() const { return band * slices; }
     __host__ __device__ uint32_t query_pitch() const { return d_k * 2 + 32; }
@@ -92,33 +106,77 @@ struct DecodeJob : Task {
     __host__ __device__ uint32_t constants_offset() const {
         return barrier_bytes() + query_bytes();
     }
-    __host__ __device__ uint32_t sums_offset() const { return constants_offset() + 32; }
+    __host__ __device__ uint32_t limits_offset() const { return constants_offset() + 32; }
+    __host__ __device__ uint32_t sums_offset() const {
+        return limits_offset() + k_most_heads * uint32_t(sizeof(int2));
+    }
     __host__ __device__ uint32_t ring_offset() const {
         return sums_offset() + (has_sums() ? band * sum_bytes() : 0);
     }
     uint32_t bytes() const { return ring_offset() + slices * ring_bytes(); }
-    uint32_t blocks() const { return tokens * bands * chunks; }  // for a split
+    uint32_t blocks() const { return tokens * group / rows * bands * chunks; }  // for a split
 };
 
-// What this warp works on.
+// The token and query head of a row.
+struct RowOf {
+    uint32_t t, h;
+};
+
+// What this warp works on. `heads` rows are the columns of its products; the positions from
+// `lowest` to `q_position` are those that some of them see, for lanes 0 .. 15, and those that each
+// of them sees, for lanes 16 .. 31.
 struct DecodePlace : Place {
     uint32_t slice;
     uint32_t head_of_band;
-    bool is_idle;  // the last band has fewer heads: the warp only copies
+    uint32_t first_row;
+    uint32_t block_rows;  // `heads`, also where the warp is idle
+    bool is_idle;         // the last band has fewer heads: the warp only copies
 
     explicit __device__ DecodePlace(const DecodeJob& job) {
         const uint32_t warp = threadIdx.x / k_warp;
-        t = job.by_token.of(blockIdx.x);
-        const uint32_t column_of_token = blockIdx.x - t * job.by_token.d;
-        const uint32_t of_band = job.by_chunks.of(column_of_token);
+        t = job.by_rows.of(blockIdx.x);
+        const uint32_t column = blockIdx.x - t * job.by_rows.d;
+        const uint32_t of_band = job.by_chunks.of(column);
         split = blockIdx.y;
         slice = job.by_band.of(warp);
         head_of_band = warp - slice * job.band;
         kv = of_band * job.band + head_of_band;
         is_idle = kv >= job.kv_heads;
-        const uint32_t first = (column_of_token - of_band * job.chunks) * job.heads;
-        heads = is_idle ? 0 : min(job.heads, job.group - first);
-        first_head = kv * job.group + first;
+        first_row = (column - of_band * job.chunks) * job.heads;
+        block_rows = min(job.heads, job.rows - first_row);
+        heads = is_idle ? 0 : block_rows;
+    }
+
+    __device__ RowOf row(const DecodeJob& job, uint32_t of_kv, uint32_t g) const {
+        const uint32_t later = job.by_group.of(first_row + g);
+        return {t + later, of_kv * job.group + first_row + g - later * job.group};
+    }
+
+    // Integers, which no kernel writes (dependent.cuh).
+    __device__ void load(const DecodeJob& job) {
+        stream = job.streams > 1 ? job.q_stream[t] : 0;
+        const bool is_some = lane_of_warp() < k_warp / 2;
+        const uint32_t from = row(job, 0, 0).t, to = row(job, 0, block_rows - 1).t;
+        lowest = is_some ? INT32_MAX : 0;
+        q_position = is_some ? -1 : INT32_MAX;
+        int32_t last = -1;
+        for (uint32_t token = from; token <= to; ++token) {
+            const int32_t upto = job.q_position[token];
+            const int32_t first = first_seen(job, upto);
+            lowest = is_some ? min(lowest, first) : max(lowest, first);
+            q_position = is_some ? max(q_position, upto) : min(q_position, upto);
+            last = max(last, upto);
+        }
+        used = last < 0 ? 0 : uint32_t(job.used[stream]);
+    }
+    // What row g sees: the first position and the last.
+    __device__ int2 limits_of(const DecodeJob& job, uint32_t g) const {
+        const int32_t upto = job.q_position[row(job, 0, min(g, block_rows - 1)).t];
+        return {first_seen(job, upto), upto};
+    }
+    // The lowest position that a query sees; those that see nothing begin behind all.
+    static __device__ int32_t first_seen(const DecodeJob& job, int32_t q_position) {
+        return q_position < 0 ? INT32_MAX : first_visible(job.window, job.chunked, q_position);
     }
 };
 
@@ -148,12 +206,14 @@ class Tiles {
           ring_(memory + j.ring_offset() + p.slice * j.ring_bytes()),
           first_((p.split * j.slices + p.slice) * k_cells),
           is_mine_(row_of_lane() % j.band == p.head_of_band),
+          limits_(reinterpret_cast<const int2*>(memory + j.limits_offset())),
           copies_(reinterpret_cast<uint64_t*>(memory), j.slices, p.slice, k_stages, j.band) {}
 
     // Where the stream's cells are, and what lies in the first tiles. The first comes into L2 while
     // earlier kernels still run.
     __device__ void find_cells() {
         const uint32_t kv = at.kv - at.head_of_band;  // the band's first
+        const uint32_t heads = min(job.band, job.kv_heads - kv);
         const Cells& cells = is_v() ? job.v : job.k;
         const Side& side = is_v() ? job.v_rows : job.k_rows;
         k_ = job.k.data + at.stream * job.k.stream + kv * job.k.head;
@@ -161,7 +221,7 @@ class Tiles {
         from_ = (is_v() ? v_ : k_) + row_of_lane() * cells.cell;
         const uint32_t lead = uint32_t(reinterpret_cast<uintptr_t>(from_)) % 16;
         from_ -= lead;
-        bytes_ = (lead + side.bytes + 15) / 16 * 16;
+        bytes_ = (lead + side.bytes_of(cells.head, heads) + 15) / 16 * 16;
         to_ = (is_v() ? k_cells * job.k_rows.pitch : 0) + row_of_lane() * side.pitch;
         position_ = positions(job, at);
 #pragma unroll
@@ -196,7 +256,7 @@ class Tiles {
         seen_[k_stages - 1] = look(coming_position_);
         const uint32_t coming = first_ + (k_stages - 1) * job.step;
         ask(stage_ == 0 ? k_stages - 1 : stage_ - 1, coming,
-            coming < at.used && seen_[k_stages - 1] != 0);
+            coming < at.used && (seen_[k_stages - 1] & k_some) != 0);
     }
     __device__ void advance() {
 #pragma unroll
@@ -212,7 +272,16 @@ class Tiles {
         sync_slice(job, at);
     }
 
-    __device__ uint32_t seen() const { return seen_[0]; }  // cells of the tile that is there
+    // Cells of the tile that is there, as bits: that some row sees, that each row sees.
+    __device__ uint32_t seen() const { return seen_[0] & k_some; }
+    __device__ uint32_t seen_by_each() const { return seen_[0] >> k_cells; }
+
+    // Does the row that is column g see cell r of the tile that is there? For where rows differ.
+    __device__ bool sees(uint32_t g, uint32_t r) const {
+        const int2 limits = limits_[g];
+        const int32_t position = first_ + r < at.used ? position_[first_ + r] : -1;
+        return position >= limits.x && position <= limits.y;
+    }
 
     // Of the warp's head, the rows that a lane multiplies (fragments.cuh): K of cells g and g + 8,
     // V of cells 2t, 2t + 1, 2t + 8, 2t + 9. Strides are even: 8 cells further rows lie alike.
@@ -227,6 +296,8 @@ class Tiles {
     __device__ std::byte* v_row(uint32_t r) const { return stage() + v_place(r); }
 
   private:
+    static constexpr uint32_t k_some = (1u << k_cells) - 1;
+
     static __device__ bool is_v() { return lane_of_warp() >= k_cells; }
     static __device__ uint32_t row_of_lane() { return lane_of_warp() % k_cells; }
 
@@ -238,10 +309,10 @@ class Tiles {
     // Asked for long before it is looked at. Where no cell is, none is visible.
     __device__ int32_t position_in(int i) const {
         const uint32_t cell = first_ + i * job.step + row_of_lane();
-        return cell < job.cells ? position_[cell] : -1;
+        return cell < at.used ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
-        return __ballot_sync(k_all_lanes, is_visible(at, position)) & 0xFFFFu;
+        return __ballot_sync(k_all_lanes, is_visible(at, position));
     }
 
     // What is copied beyond a row's ends belongs to its neighbours; memory ends on 16 bytes
@@ -274,6 +345,7 @@ class Tiles {
     std::byte* ring_;
     uint32_t first_;  // cell of the tile that is there
     bool is_mine_;    // the lane's row
+    const int2* limits_;  // of each row
     Copies copies_;
     const std::byte *k_, *v_;          // of the stream, from the band's first head on
     const std::byte* from_ = nullptr;  // of the lane's row in tile 0
@@ -282,9 +354,9 @@ class Tiles {
     const int32_t* position_ = nullptr;
     int32_t first_positions_[k_stages];  // of cell lane % 16
     int32_t coming_position_ = 0;
-    uint32_t seen_[k_stages];  // cells, as bits, from the tile that is there on
+    uint32_t seen_[k_stages];  // cells: low bits by some, high bits by each; from that tile on
     uint32_t parity_ = 0;
     int stage_ = 0;
 };
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

@@ -30,7 +30,7 @@
 
 #include <cstdlib>
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::decode {
 
 /// C += A B.
 __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -213,4 +213,4 @@ __device__ inline Pair pair_of_units(uint32_t x, uint32_t y) {
     return {__byte_perm(x, y, 0x5410), __byte_perm(x, y, 0x7632)};
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::decode

@@ -69,7 +69,7 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
 void attention_prefill(const AttentionArgs& args, Stream stream);
 
 /// Attention in f32 precision for many tokens at once, if it takes such; prefill_f32.cu.
-void attention_prefill_f32(const AttentionArgs& args, Stream stream);
+void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 bool prefill_f32_takes(const AttentionArgs& args);
 
 /// Why attention_prefill cannot take these shapes; "" where it can.

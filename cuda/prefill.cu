@@ -24,6 +24,7 @@
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda {
+namespace prefill {
 namespace {
 
 // c tanh(s / c) = c - 2 c / (1 + e^(2 s / c)); the queries' scale has made 2 s / c, in bits, of s.
@@ -287,8 +288,10 @@ void launch(const AttentionArgs& args, Stream stream) {
 int64_t largest_head(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
 
 }  // namespace
+}  // namespace prefill
 
 std::string prefill_refusal(const AttentionArgs& args) {
+    using namespace prefill;
     const int64_t d = largest_head(args), most = device_shared_bytes();
     if (d > 256) return "f16: heads of at most 256 channels, found " + std::to_string(d);
     if (!strides_fit(args)) return "f16: cells at most 4 GiB apart";
@@ -302,6 +305,7 @@ std::string prefill_refusal(const AttentionArgs& args) {
 }
 
 void attention_prefill(const AttentionArgs& args, Stream stream) {
+    using namespace prefill;
     if (args.dst.empty()) return;
     const int64_t d = largest_head(args);
     if (d <= 64) return launch<64>(args, stream);

@@ -5,16 +5,22 @@
 // for all its rows: first K, then V in the same place. Thread (y, x) owns rows 4 y .. 4 y + 3, of
 // the scores cells x + 16 j, and of the sums channels 4 (x + 16 j) .. + 3; all threads of a row are
 // half a warp, which takes its softmax. The order of all sums is fixed.
+//
+// Where there are few rows, several blocks share out the tiles of their cells, and combine_kernel
+// puts the parts together. Rows whose sums are not finite are computed once more, cell by cell
+// (attention_plain.cuh).
+#include "cuda/decode_combine.cuh"
 #include "cuda/dequant.cuh"
-#include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda {
+namespace prefill {
 namespace {
 
 constexpr uint32_t k_rows = 64, k_cells = 64, k_side = 16, k_block_threads = k_side * k_side;
 constexpr uint32_t k_p_pitch = k_cells + 4;
+constexpr uint32_t k_occupancy = 2;  // blocks of threads that a processor holds
 
 // Shared memory in floats: q [rows][pitch], the tile [cells][pitch], p [rows][cells]; limits and
 // positions. A pitch is an odd number of 16-byte pieces: 16 cells lie in different banks.
@@ -201,13 +207,14 @@ __device__ void add_values32(const Memory32& memory, uint32_t pitch, Sums32<J>& 
 // What the block's rows see of one stream.
 template <int J>
 __device__ void walk32(const Job& job, const Place& at, const Memory32& memory, uint32_t pitch,
-                       int32_t stream, Sums32<J>& sums) {
+                       int32_t stream, uint32_t splits, Sums32<J>& sums) {
     const Strip strip = job.strip(stream);
     __syncthreads();  // limits have been read
     for (uint32_t row = threadIdx.x; row < k_rows; row += k_block_threads) {
         memory.limits[row] = limits_of(job, at.token(job, row), stream);
     }
-    for (int64_t first = 0; first < strip.used; first += k_cells) {
+    const int64_t step = int64_t(splits) * k_cells;
+    for (int64_t first = blockIdx.y * k_cells; first < strip.used; first += step) {
         __syncthreads();  // limits are there; positions, the tile and p have been read
         const uint32_t cell = threadIdx.x % k_cells;
         const int32_t position = strip.at(first + cell);
@@ -229,25 +236,20 @@ __device__ void walk32(const Job& job, const Place& at, const Memory32& memory, 
     }
 }
 
+// Before any cell. Of several parts none counts the sink: combine_kernel does.
 template <int J>
-__global__ void __launch_bounds__(k_block_threads)
-    prefill_f32_kernel(const __grid_constant__ Job job, uint32_t pitch) {
-    extern __shared__ __align__(16) float shared_floats[];
-    const Memory32 memory(shared_floats, pitch);
-    const Place at(job, k_rows);
-    load_rows(job, at, memory.q, pitch);
-    Sums32<J> sums = {};
+__device__ void begin32(const Job& job, const Place& at, bool is_split, Sums32<J>& sums) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
-        const uint32_t head = at.head(job, 4 * thread_y() + i);
-        sums.most[i] = job.sinks != nullptr ? job.sinks[head] : -INFINITY;
+        const bool counts = job.sinks != nullptr && !is_split;
+        sums.most[i] = counts ? job.sinks[at.head(job, 4 * thread_y() + i)] : -INFINITY;
         sums.total[i] = sums.most[i] > -INFINITY && thread_x() == 0 ? 1.0f : 0.0f;
     }
-    for (int32_t stream = next_stream(job, at, -1); stream >= 0;
-         stream = next_stream(job, at, stream)) {
-        walk32<J>(job, at, memory, pitch, stream, sums);
-    }
-    __syncthreads();
+}
+
+// Sums over their totals, as rows in q's place; 0 where nothing was seen.
+template <int J>
+__device__ void store_sums32(const Sums32<J>& sums, const Memory32& memory, uint32_t pitch) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
         const float total = sum_of_row(sums.total[i]);
@@ -255,41 +257,114 @@ __global__ void __launch_bounds__(k_block_threads)
 #pragma unroll
         for (uint32_t j = 0; j < J; ++j) {
             const float4& o = sums.o[i][j];
-            const float4 y = total > 0 ? float4{o.x / total, o.y / total, o.z / total, o.w / total}
-                                       : float4{0, 0, 0, 0};
+            const float4 y = total == 0
+                                 ? float4{0, 0, 0, 0}
+                                 : float4{o.x / total, o.y / total, o.z / total, o.w / total};
             store4(row, 4 * (thread_x() + j * k_side), pitch, true, y);
         }
     }
     __syncthreads();
+}
+
+// Rows that are not finite once more; the tile's place is free.
+__device__ void repair_rows32(const Job& job, const Place& at, const Task& task,
+                              const Memory32& memory, uint32_t pitch) {
+    const auto is_good = [&](uint32_t row, uint32_t i) {
+        return is_finite(load4(memory.q + row * pitch, i, task.d_v, true));
+    };
+    bool all_good = true;
+    for (uint32_t i = threadIdx.x; i < k_rows * (pitch / 4); i += k_block_threads) {
+        all_good = all_good && is_good(i / (pitch / 4), i % (pitch / 4) * 4);
+    }
+    if (__syncthreads_and(all_good)) return;
+    for (uint32_t row = 0; row <= at.last - at.first; ++row) {
+        if (__syncthreads_and(is_good(row, 4 * threadIdx.x))) continue;
+        attend_row(task, at.token(job, row), at.head(job, row), 0, task.d_v, memory.tile,
+                   memory.q + row * pitch);
+    }
+    __syncthreads();
+}
+
+// This block's part of its rows, for combine_kernel.
+template <int J>
+__device__ void publish32(const Job& job, const Place& at, const Task& task,
+                          const Sums32<J>& sums) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = 4 * thread_y() + i;
+        const float total = sum_of_row(sums.total[i]);
+        if (at.first + row > at.last) continue;
+        const int64_t of_all = int64_t(at.token(job, row)) * task.all_heads + at.head(job, row);
+        const int64_t index = of_all * task.parts.splits + blockIdx.y;
+        if (thread_x() == 0) task.parts.softmax[index] = {sums.most[i] * k_log2_e, total};
+#pragma unroll
+        for (uint32_t j = 0; j < J; ++j) {
+            const uint32_t four = thread_x() + j * k_side;
+            if (four < task.parts.fours) {
+                task.parts.sums[index * task.parts.fours + four] = sums.o[i][j];
+            }
+        }
+    }
+}
+
+template <int J>
+__global__ void __launch_bounds__(k_block_threads)
+    prefill_f32_kernel(const __grid_constant__ Job job, const __grid_constant__ Task task,
+                       uint32_t pitch) {
+    extern __shared__ __align__(16) float shared_floats[];
+    const Memory32 memory(shared_floats, pitch);
+    const Place at(job, k_rows);
+    const uint32_t splits = task.parts.splits;
+    load_rows(job, at, memory.q, pitch);
+    Sums32<J> sums = {};
+    begin32<J>(job, at, splits > 1, sums);
+    for (int32_t stream = next_stream(job, at, -1); stream >= 0;
+         stream = next_stream(job, at, stream)) {
+        walk32<J>(job, at, memory, pitch, stream, splits, sums);
+    }
+    if (splits > 1) return publish32<J>(job, at, task, sums);
+    __syncthreads();
+    store_sums32<J>(sums, memory, pitch);
+    repair_rows32(job, at, task, memory, pitch);
     store_rows32(job, at, memory.q, pitch);
 }
 
 template <int J>
-void launch32(const Job& job, Stream stream) {
-    const Layout layout(job.args);
+void launch32(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    const Job job = job_of(args, 1, 1);
+    const Layout layout(args);
     require_success(
         cudaFuncSetAttribute(prefill_f32_kernel<J>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              int(layout.bytes())),
         "attention");
     const unsigned blocks = blocks_for(job.rows, k_rows) * job.kv_heads;
-    prefill_f32_kernel<J><<<blocks, k_block_threads, layout.bytes(), stream>>>(job, layout.pitch);
+    Task task(args);
+    task.parts = shared_parts(task, workspace, k_occupancy * workspace.processors / blocks,
+                              blocks_for(task.cells, k_cells));
+    prefill_f32_kernel<J>
+        <<<dim3(blocks, task.parts.splits), k_block_threads, layout.bytes(), stream>>>(
+            job, task, layout.pitch);
     require_launched("attention");
+    if (task.parts.splits > 1) launch_combine(task, stream);
 }
 
 }  // namespace
+}  // namespace prefill
 
 bool prefill_f32_takes(const AttentionArgs& args) {
+    using namespace prefill;
     const int64_t heads = args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
     const int64_t d = std::max(args.q.n[3], args.dst.n[3]);
     return args.q.n[1] * heads >= k_rows && d <= 256 && strides_fit(args) &&
            Layout(args).bytes() <= device_shared_bytes();
 }
 
-void attention_prefill_f32(const AttentionArgs& args, Stream stream) {
-    const Job job = job_of(args, 1, 1);
-    if (job.v.d <= 64) return launch32<1>(job, stream);
-    if (job.v.d <= 128) return launch32<2>(job, stream);
-    launch32<4>(job, stream);
+void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    using namespace prefill;
+    const int64_t d_v = args.dst.n[3];
+    if (d_v <= 64) return launch32<1>(args, workspace, stream);
+    if (d_v <= 128) return launch32<2>(args, workspace, stream);
+    launch32<4>(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

@@ -8,7 +8,7 @@
 #include "cuda/window.cuh"
 #include "ref/backend.h"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 constexpr uint32_t k_section = 512;  // tiles that are surveyed at once
 
@@ -296,4 +296,4 @@ inline bool strides_fit(const AttentionArgs& args) {
     return std::max(args.k_cache.stride[1], args.v_cache.stride[1]) < int64_t(1) << 32;
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill

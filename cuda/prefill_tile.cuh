@@ -16,7 +16,7 @@
 #include "cuda/copies.cuh"
 #include "cuda/prefill_mma.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 /// The byte of a tile of `rows` rows at which a piece of eight channels begins.
 __device__ inline uint32_t place_of(uint32_t rows, uint32_t row, uint32_t piece) {
@@ -90,7 +90,8 @@ __device__ inline void fetch(const Side& side, uint32_t to, const std::byte* row
                              const Member& me, const Strip& strip, int64_t first, bool whole) {
     const uint32_t sharing = me.threads / cells, cell = me.thread / sharing;
     const bool there = whole || strip.at(first + cell) >= 0;
-    const std::byte* row = rows + (there ? uint64_t(cell) * side.of_cell : 0);
+    const std::byte* const own = rows + uint64_t(cell) * side.of_cell;
+    const std::byte* const row = there ? own : rows;  // of zeros, nothing is read
     if (side.direct) {
 #pragma unroll 1
         for (uint32_t i = me.thread % sharing; i * 16 < side.row_bytes; i += sharing) {
@@ -98,10 +99,11 @@ __device__ inline void fetch(const Side& side, uint32_t to, const std::byte* row
         }
         return;
     }
-    const uint32_t skew = skew_of(row), end = side.row_bytes + skew;
+    const uint32_t end = side.row_bytes + skew_of(own);
+    const std::byte* const from = row - skew_of(row);
 #pragma unroll 1
     for (uint32_t i = me.thread % sharing * 16; i < end; i += sharing * 16) {
-        copy_16(to + cell * side.slot + i, row - skew + i, there);
+        copy_16(to + cell * side.slot + i, from + i, there);
     }
 }
 
@@ -347,4 +349,4 @@ __device__ inline void expand(const Side& side, std::byte* tile, const std::byte
     expand_floats(side, tile, stage, cells, me);
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill
