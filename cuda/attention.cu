@@ -99,7 +99,7 @@ __device__ void score_tile(const Job& job, const Place& at, const Memory& memory
     const int32_t* position = positions(job, at) + first;
     const uint32_t lane = threadIdx.x % job.lanes;
     for (uint32_t c = threadIdx.x / job.lanes; c < k_tile; c += k_block_threads / job.lanes) {
-        const bool seen = first + c < at.used && is_visible(at, position[c]);
+        const bool seen = first + c < at.used && at.seen.holds(position[c]);
         const std::byte* row = cells + (first + c) * job.k.cell;
         float s[k_most_heads] = {};
         for (uint32_t i = 4 * lane; seen && i < job.d_k; i += 4 * job.lanes) {
@@ -251,8 +251,11 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     if (args.precision == Precision::f32) {
-        if (prefill_f32_takes(args)) return attention_prefill_f32(args, workspace, stream);
-        return decode_2_split(args, workspace, stream);
+        if (!prefill_f32_takes(args)) return decode_2_split(args, workspace, stream);
+        if (args.lse.empty()) return attention_prefill_f32(args, workspace, stream);
+        return in_turns(args, workspace, [&](const AttentionArgs& some) {
+            attention_prefill_f32(some, workspace, stream);
+        });
     }
     const bool few = args.q.n[1] <= k_few_tokens;
     const bool prefill = prefill_refusal(args).empty() && !(few && has_tensor_kernel(args));

@@ -53,9 +53,10 @@ struct Task {
     int64_t position_stream;
     const int32_t *used, *q_stream, *q_position;
     const float* sinks;  // null: none
+    float* lse;          // null: nobody asks
+    int64_t lse_token;   // floats from one to the next
     Pieces k_cut, v_cut;
-    int64_t window;
-    bool chunked;
+    Sight sight;
     float scale, softcap;
     uint32_t d_k, d_v;
     uint32_t tokens, streams, cells, all_heads;
@@ -78,10 +79,11 @@ struct Task {
           q_stream(a.q_stream.row<const int32_t>(0)),
           q_position(a.q_position.row<const int32_t>(0)),
           sinks(a.sinks.empty() ? nullptr : a.sinks.row<const float>(0)),
+          lse(a.lse.empty() ? nullptr : a.lse.row<float>(0)),
+          lse_token(a.lse.stride[2] / int64_t(sizeof(float))),
           k_cut(a.k_rotation, a.q.n[3]),
           v_cut(a.v_rotation, a.dst.n[3]),
-          window(a.window),
-          chunked(a.chunked),
+          sight(a),
           scale(a.scale),
           softcap(a.softcap),
           d_k(uint32_t(a.q.n[3])),
@@ -98,6 +100,9 @@ struct Task {
     dim3 grid() const { return dim3(tokens * columns, parts.splits); }
 };
 
+// Of one query head.
+inline int64_t bytes_of_part(int64_t d_v) { return (d_v + 3) / 4 * 16 + int64_t(sizeof(float2)); }
+
 /// For blocks whose parts combine_kernel puts together: as many splits as are wanted, of use, and
 /// have room.
 inline Parts shared_parts(const Task& task, const Workspace& workspace, int64_t wanted,
@@ -105,11 +110,28 @@ inline Parts shared_parts(const Task& task, const Workspace& workspace, int64_t 
     const int64_t rows = int64_t(task.tokens) * task.all_heads;
     Parts parts;
     parts.fours = (task.d_v + 3) / 4;
-    const int64_t room = workspace.bytes / (rows * int64_t(parts.fours * 16 + sizeof(float2)));
+    const int64_t room = workspace.bytes / (rows * bytes_of_part(task.d_v));
     parts.splits = uint32_t(std::max<int64_t>(1, std::min({wanted, useful, room})));
     parts.sums = reinterpret_cast<float4*>(workspace.parts);
     parts.softmax = reinterpret_cast<float2*>(parts.sums + rows * parts.splits * parts.fours);
     return parts;
+}
+
+/// Calls `launch` with as many tokens at a time as have room for a part of each of their heads.
+template <class Launch>
+void in_turns(const AttentionArgs& args, const Workspace& workspace, const Launch& launch) {
+    const int64_t room = workspace.bytes / (args.q.n[2] * bytes_of_part(args.dst.n[3]));
+    const int64_t tokens = args.q.n[1], at_once = std::max<int64_t>(1, room);
+    for (int64_t first = 0; first < tokens; first += at_once) {
+        AttentionArgs some = args;
+        some.q.n[1] = some.dst.n[1] = some.lse.n[2] = std::min(at_once, tokens - first);
+        some.q.data += first * some.q.stride[1];
+        some.dst.data += first * some.dst.stride[1];
+        if (!some.lse.empty()) some.lse.data += first * some.lse.stride[2];
+        some.q_stream.data += first * int64_t(sizeof(int32_t));
+        some.q_position.data += first * int64_t(sizeof(int32_t));
+        launch(some);
+    }
 }
 
 /// As many splits as fill `blocks` blocks, and no more than are of use or have room for parts.
@@ -119,7 +141,7 @@ inline Parts parts_for(const Task& task, const Workspace& workspace, uint32_t bl
     const int64_t rows = int64_t(task.tokens) * task.all_heads;
     Parts parts;
     parts.fours = (task.d_v + 3) / 4;
-    const int64_t room = workspace.bytes / (rows * (parts.fours * 16 + 8));
+    const int64_t room = workspace.bytes / (rows * bytes_of_part(task.d_v));
     const int64_t most = std::min<int64_t>({k_most_splits, blocks / columns, useful, room});
     if (columns > k_most_columns || most < 2) return parts;
     parts.splits = uint32_t(most);
@@ -136,17 +158,15 @@ struct Place {
     uint32_t t, kv, first_head;
     uint32_t heads;  // fewer than task.heads in the last chunk
     uint32_t column, split;
-    int32_t q_position;
-    int32_t lowest;  // position that is seen
-    uint32_t used;   // cells of the stream that can be seen, at most
+    Seen seen;      // by the query
+    uint32_t used;  // cells of the stream that can be seen, at most
 
     // Integers, which no kernel writes (dependent.cuh).
     __device__ void load(const Task& task) {
         stream = task.streams > 1 ? task.q_stream[t] : 0;
-        q_position = task.q_position[t];
         const uint32_t in_use = uint32_t(task.used[stream]);
-        lowest = first_visible(task.window, task.chunked, q_position);
-        used = q_position < 0 ? 0 : in_use;
+        seen = task.sight.of(task.q_position[t]);
+        used = seen.last < 0 ? 0 : in_use;
     }
 };
 
@@ -167,11 +187,6 @@ __device__ inline Place place_of(const Task& task) {
 /// The stream's positions.
 __device__ inline const int32_t* positions(const Task& task, const Place& at) {
     return reinterpret_cast<const int32_t*>(task.position + at.stream * task.position_stream);
-}
-
-/// Neither empty, nor the future, nor outside of the window?
-__device__ inline bool is_visible(const Place& at, int32_t position) {
-    return position >= at.lowest && position <= at.q_position;
 }
 
 /// The row of cell 0.

@@ -138,11 +138,18 @@ __device__ inline void merge(const Task& task, const Place& at, const Part& part
     __syncwarp();
 }
 
+/// The log of the softmax's denominator, total exp(most), if somebody asks; -inf of nothing.
+__device__ inline void store_lse(const Task& task, uint32_t t, uint32_t h, float most,
+                                 float total) {
+    if (task.lse != nullptr) task.lse[t * task.lse_token + h] = most + logf(total);
+}
+
 /// 3 the softmax's denominator, where the sink counts, 5 rotate back, store.
 __device__ inline void finish(const Task& task, const Place& at, const Part& part, uint32_t g) {
     const float sink = task.sinks != nullptr ? task.sinks[at.first_head + g] : -INFINITY;
     const float most = fmaxf(part.most[g], sink), weight = expf(part.most[g] - most);
     const float total = fmaf(part.total[g], weight, expf(sink - most));
+    if (lane_of_warp() == 0) store_lse(task, at.t, at.first_head + g, most, total);
     float* const row = part.sums + g * task.d_v;
     for (uint32_t i = lane_of_warp(); i < task.d_v; i += k_warp) {
         row[i] = total == 0 ? 0.0f : row[i] * weight / total;  // 0: nothing was seen

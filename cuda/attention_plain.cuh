@@ -43,8 +43,8 @@ __device__ inline float value_at(const Cells& side, const std::byte* row, uint32
     return i % 4 == 0 ? v.x : i % 4 == 1 ? v.y : i % 4 == 2 ? v.z : v.w;
 }
 
-/// Steps 1 to 4 for query head h of token t: channels first .. first + count - 1 of o~, at most
-/// k_most_own_channels of them for each thread of the block, all of which call this.
+/// Steps 1 to 4 for query head h of token t, and its lse: channels first .. first + count - 1 of
+/// o~, at most k_most_own_channels of them for each thread of the block, all of which call this.
 /// memory: plain_floats() in shared memory. out[count], in shared memory elsewhere, is complete
 /// after the next __syncthreads().
 inline __device__ __noinline__ void attend_row(const Task& task, uint32_t t, uint32_t h,
@@ -69,7 +69,7 @@ inline __device__ __noinline__ void attend_row(const Task& task, uint32_t t, uin
     const std::byte *const k = cells_of(task.k, at), *const v = cells_of(task.v, at);
     for (uint32_t tile = 0; tile < at.used; tile += blockDim.x) {
         const uint32_t mine = tile + threadIdx.x;
-        const bool is_seen = mine < at.used && is_visible(at, position[mine]);
+        const bool is_seen = mine < at.used && at.seen.holds(position[mine]);
         __syncthreads();  // q~ is there, the last tile's p has been read
         p[threadIdx.x] = is_seen ? score_plainly(task, q, k + mine * task.k.cell) : -INFINITY;
         if (!__syncthreads_or(is_seen)) continue;
@@ -82,7 +82,7 @@ inline __device__ __noinline__ void attend_row(const Task& task, uint32_t t, uin
 #pragma unroll
         for (float& x : sum) x *= shrink;
         for (uint32_t c = 0; c < cells; ++c) {
-            if (!is_visible(at, position[tile + c])) continue;
+            if (!at.seen.holds(position[tile + c])) continue;
             const float weight = expf(p[c] - most);
             total += weight;
             const std::byte* const row = v + (tile + c) * task.v.cell;
@@ -99,6 +99,7 @@ inline __device__ __noinline__ void attend_row(const Task& task, uint32_t t, uin
         const uint32_t i = threadIdx.x + j * blockDim.x;
         if (i < count) out[i] = total == 0 ? 0.0f : sum[j] / total;  // 0: nothing was seen
     }
+    if (threadIdx.x == 0) store_lse(task, t, h, most, total);
 }
 
 }  // namespace rotkv::cuda

@@ -85,9 +85,6 @@ struct Limits {
                    at_most(cuda::k_most_blocks, "streams", args.state.n[0]));
     }
     Support operator()(const AttentionArgs& args) const {
-        if (!args.bounds.all() || !args.lse.empty()) {
-            return refusal("attention in parts (bounds, lse): not written for cuda yet");
-        }
         const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
         if (!fine && !tensor) {
             const std::string reason = cuda::prefill_refusal(args);
@@ -124,7 +121,7 @@ struct Limits {
     Support operator()(const NllArgs& args) const { return countable("hidden", args.hidden); }
     Support operator()(const KldArgs& args) const { return countable("hidden", args.hidden_a); }
     Support operator()(const LogitsArgs& args) const { return countable("dst", args.dst); }
-    Support operator()(const MergeArgs&) const { return refusal("not written for cuda yet"); }
+    Support operator()(const MergeArgs& args) const { return countable("dst", args.dst); }
 };
 
 }  // namespace

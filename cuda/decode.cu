@@ -97,8 +97,8 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::
     let_next_come();
     pieces.store(job, rows);
     if (threadIdx.x < k_most_heads) {
-        int2* const limits = reinterpret_cast<int2*>(memory + job.limits_offset());
-        limits[threadIdx.x] = at.limits_of(job, threadIdx.x);
+        Seen* const limits = reinterpret_cast<Seen*>(memory + job.limits_offset());
+        limits[threadIdx.x] = at.seen_by(job, threadIdx.x);
     }
     for (uint32_t first = pieces.step(job); first < pieces.all(job); first += pieces.step(job)) {
         QueryPieces<U, R> more(job, at, first);
@@ -143,9 +143,6 @@ __global__ void __maxnreg__(registers_of(D_k))
     merge_slices(job, DecodePlace(job), memory + job.ring_offset(), state);
 }
 
-// In memory, of one query head.
-int64_t part_bytes(int64_t d_v) { return d_v * int64_t(sizeof(float)) + int64_t(sizeof(float2)); }
-
 // As many splits as fill the device and have room for parts, but no more than make a slice's walk
 // shorter: fewer parts are fewer to put together.
 void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
@@ -186,7 +183,7 @@ constexpr Kernel k_kernels[] = {
 
 // Null where there is none, or no room for a part of each head of one token.
 const Kernel* kernel_for(const AttentionArgs& args) {
-    if (args.q.n[2] * part_bytes(args.dst.n[3]) > k_part_bytes) return nullptr;
+    if (args.q.n[2] * bytes_of_part(args.dst.n[3]) > k_part_bytes) return nullptr;
     for (const Kernel& kernel : k_kernels) {
         if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) return &kernel;
     }
@@ -199,20 +196,10 @@ bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != n
 
 int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1).bytes(); }
 
-// So many tokens at a time as have room for a part each.
 void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    const int64_t tokens = args.q.n[1];
-    const int64_t at_once = workspace.bytes / (args.q.n[2] * part_bytes(args.dst.n[3]));
-    for (int64_t first = 0; first < tokens; first += at_once) {
-        AttentionArgs some = args;
-        some.q.n[1] = some.dst.n[1] = std::min(at_once, tokens - first);
-        some.q.data += first * some.q.stride[1];
-        some.dst.data += first * some.dst.stride[1];
-        some.q_stream.data += first * int64_t(sizeof(int32_t));
-        some.q_position.data += first * int64_t(sizeof(int32_t));
-        kernel_for(args)->launch(some, workspace, stream);
-    }
+    in_turns(args, workspace,
+             [&](const AttentionArgs& some) { kernel_for(some)->launch(some, workspace, stream); });
 }
 
 }  // namespace rotkv::cuda

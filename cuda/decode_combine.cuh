@@ -141,6 +141,7 @@ __global__ void __maxnreg__(k_combine_registers) combine_kernel(const __grid_con
 #pragma unroll
     for (int j = 0; j < R; ++j) of_groups[j][threadIdx.x] = sum[0][j];
     __syncthreads();
+    if (piece == 0 && threadIdx.x == 0) store_lse(task, t, h, softmax.x / k_log2_e, softmax.y);
     bool is_good = softmax.y > 0;
     if (threadIdx.x < k_warp) {
         add_groups(cut, of_groups, softmax.y, sum);

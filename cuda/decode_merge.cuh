@@ -56,7 +56,8 @@ __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::b
             const float2 softmax = part(s).softmax[g];
             const float weight = power_of_two(softmax.x - most);
             all = fmaf(weight, softmax.y, all);
-            cuda::add_scaled(sum, weight * unit, reinterpret_cast<const float4*>(part(s).sums[g])[four]);
+            cuda::add_scaled(sum, weight * unit,
+                             reinterpret_cast<const float4*>(part(s).sums[g])[four]);
         }
         const RowOf of = at.row(job, at.kv, g);
         const uint32_t row = of.t * job.all_heads + of.h;

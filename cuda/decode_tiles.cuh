@@ -108,7 +108,7 @@ struct DecodeJob : Task {
     }
     __host__ __device__ uint32_t limits_offset() const { return constants_offset() + 32; }
     __host__ __device__ uint32_t sums_offset() const {
-        return limits_offset() + k_most_heads * uint32_t(sizeof(int2));
+        return limits_offset() + k_most_heads * uint32_t(sizeof(Seen));
     }
     __host__ __device__ uint32_t ring_offset() const {
         return sums_offset() + (has_sums() ? band * sum_bytes() : 0);
@@ -122,9 +122,8 @@ struct RowOf {
     uint32_t t, h;
 };
 
-// What this warp works on. `heads` rows are the columns of its products; the positions from
-// `lowest` to `q_position` are those that some of them see, for lanes 0 .. 15, and those that each
-// of them sees, for lanes 16 .. 31.
+// What this warp works on. `heads` rows are the columns of its products; `seen` is what some of
+// them see, for lanes 0 .. 15, and what each of them sees, for lanes 16 .. 31.
 struct DecodePlace : Place {
     uint32_t slice;
     uint32_t head_of_band;
@@ -157,26 +156,18 @@ struct DecodePlace : Place {
         stream = job.streams > 1 ? job.q_stream[t] : 0;
         const bool is_some = lane_of_warp() < k_warp / 2;
         const uint32_t from = row(job, 0, 0).t, to = row(job, 0, block_rows - 1).t;
-        lowest = is_some ? INT32_MAX : 0;
-        q_position = is_some ? -1 : INT32_MAX;
+        seen = is_some ? Seen{INT32_MAX, -1} : Seen{0, INT32_MAX};
         int32_t last = -1;
         for (uint32_t token = from; token <= to; ++token) {
-            const int32_t upto = job.q_position[token];
-            const int32_t first = first_seen(job, upto);
-            lowest = is_some ? min(lowest, first) : max(lowest, first);
-            q_position = is_some ? max(q_position, upto) : min(q_position, upto);
-            last = max(last, upto);
+            const Seen one = job.sight.of(job.q_position[token]);
+            seen.first = is_some ? min(seen.first, one.first) : max(seen.first, one.first);
+            seen.last = is_some ? max(seen.last, one.last) : min(seen.last, one.last);
+            last = max(last, one.last);
         }
         used = last < 0 ? 0 : uint32_t(job.used[stream]);
     }
-    // What row g sees: the first position and the last.
-    __device__ int2 limits_of(const DecodeJob& job, uint32_t g) const {
-        const int32_t upto = job.q_position[row(job, 0, min(g, block_rows - 1)).t];
-        return {first_seen(job, upto), upto};
-    }
-    // The lowest position that a query sees; those that see nothing begin behind all.
-    static __device__ int32_t first_seen(const DecodeJob& job, int32_t q_position) {
-        return q_position < 0 ? INT32_MAX : first_visible(job.window, job.chunked, q_position);
+    __device__ Seen seen_by(const DecodeJob& job, uint32_t g) const {
+        return job.sight.of(job.q_position[row(job, 0, min(g, block_rows - 1)).t]);
     }
 };
 
@@ -206,7 +197,7 @@ class Tiles {
           ring_(memory + j.ring_offset() + p.slice * j.ring_bytes()),
           first_((p.split * j.slices + p.slice) * k_cells),
           is_mine_(row_of_lane() % j.band == p.head_of_band),
-          limits_(reinterpret_cast<const int2*>(memory + j.limits_offset())),
+          limits_(reinterpret_cast<const Seen*>(memory + j.limits_offset())),
           copies_(reinterpret_cast<uint64_t*>(memory), j.slices, p.slice, k_stages, j.band) {}
 
     // Where the stream's cells are, and what lies in the first tiles. The first comes into L2 while
@@ -278,9 +269,7 @@ class Tiles {
 
     // Does the row that is column g see cell r of the tile that is there? For where rows differ.
     __device__ bool sees(uint32_t g, uint32_t r) const {
-        const int2 limits = limits_[g];
-        const int32_t position = first_ + r < at.used ? position_[first_ + r] : -1;
-        return position >= limits.x && position <= limits.y;
+        return limits_[g].holds(first_ + r < at.used ? position_[first_ + r] : -1);
     }
 
     // Of the warp's head, the rows that a lane multiplies (fragments.cuh): K of cells g and g + 8,
@@ -312,7 +301,7 @@ class Tiles {
         return cell < at.used ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
-        return __ballot_sync(k_all_lanes, is_visible(at, position));
+        return __ballot_sync(k_all_lanes, at.seen.holds(position));
     }
 
     // What is copied beyond a row's ends belongs to its neighbours; memory ends on 16 bytes
@@ -343,9 +332,9 @@ class Tiles {
     __device__ std::byte* stage() const { return ring_ + stage_ * job.stage_bytes; }
 
     std::byte* ring_;
-    uint32_t first_;  // cell of the tile that is there
-    bool is_mine_;    // the lane's row
-    const int2* limits_;  // of each row
+    uint32_t first_;      // cell of the tile that is there
+    bool is_mine_;        // the lane's row
+    const Seen* limits_;  // of each row
     Copies copies_;
     const std::byte *k_, *v_;          // of the stream, from the band's first head on
     const std::byte* from_ = nullptr;  // of the lane's row in tile 0

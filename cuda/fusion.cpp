@@ -169,7 +169,7 @@ struct Launch {
     void operator()(const NllArgs& args) const { nll(args, products); }
     void operator()(const KldArgs& args) const { kld(args, products); }
     void operator()(const LogitsArgs& args) const { logits(args, products); }
-    void operator()(const MergeArgs&) const {}  // CudaBackend refuses it
+    void operator()(const MergeArgs& args) const { merge(args, stream); }
 };
 
 }  // namespace

@@ -65,6 +65,8 @@ inline constexpr int64_t k_part_bytes = int64_t(16) << 20;
 
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
+void merge(const MergeArgs& args, Stream stream);  // merge.cu
+
 /// Attention in f16 precision for many tokens at once; prefill.cu.
 void attention_prefill(const AttentionArgs& args, Stream stream);
 

@@ -7,8 +7,8 @@
 // half a warp, which takes its softmax. The order of all sums is fixed.
 //
 // Where there are few rows, several blocks share out the tiles of their cells, and combine_kernel
-// puts the parts together. Rows whose sums are not finite are computed once more, cell by cell
-// (attention_plain.cuh).
+// puts the parts together; it also tells lse. Rows whose sums are not finite are computed once
+// more, cell by cell (attention_plain.cuh).
 #include "cuda/decode_combine.cuh"
 #include "cuda/dequant.cuh"
 #include "cuda/kernels.h"
@@ -236,12 +236,12 @@ __device__ void walk32(const Job& job, const Place& at, const Memory32& memory, 
     }
 }
 
-// Before any cell. Of several parts none counts the sink: combine_kernel does.
+// Before any cell. A part does not count the sink: combine_kernel does.
 template <int J>
-__device__ void begin32(const Job& job, const Place& at, bool is_split, Sums32<J>& sums) {
+__device__ void begin32(const Job& job, const Place& at, bool is_part, Sums32<J>& sums) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
-        const bool counts = job.sinks != nullptr && !is_split;
+        const bool counts = job.sinks != nullptr && !is_part;
         sums.most[i] = counts ? job.sinks[at.head(job, 4 * thread_y() + i)] : -INFINITY;
         sums.total[i] = sums.most[i] > -INFINITY && thread_x() == 0 ? 1.0f : 0.0f;
     }
@@ -314,15 +314,15 @@ __global__ void __launch_bounds__(k_block_threads)
     extern __shared__ __align__(16) float shared_floats[];
     const Memory32 memory(shared_floats, pitch);
     const Place at(job, k_rows);
-    const uint32_t splits = task.parts.splits;
+    const bool is_published = task.parts.sums != nullptr;
     load_rows(job, at, memory.q, pitch);
     Sums32<J> sums = {};
-    begin32<J>(job, at, splits > 1, sums);
+    begin32<J>(job, at, is_published, sums);
     for (int32_t stream = next_stream(job, at, -1); stream >= 0;
          stream = next_stream(job, at, stream)) {
-        walk32<J>(job, at, memory, pitch, stream, splits, sums);
+        walk32<J>(job, at, memory, pitch, stream, task.parts.splits, sums);
     }
-    if (splits > 1) return publish32<J>(job, at, task, sums);
+    if (is_published) return publish32<J>(job, at, task, sums);
     __syncthreads();
     store_sums32<J>(sums, memory, pitch);
     repair_rows32(job, at, task, memory, pitch);
@@ -341,11 +341,13 @@ void launch32(const AttentionArgs& args, const Workspace& workspace, Stream stre
     Task task(args);
     task.parts = shared_parts(task, workspace, k_occupancy * workspace.processors / blocks,
                               blocks_for(task.cells, k_cells));
+    const bool is_published = task.parts.splits > 1 || task.lse != nullptr;
+    if (!is_published) task.parts.sums = nullptr;
     prefill_f32_kernel<J>
         <<<dim3(blocks, task.parts.splits), k_block_threads, layout.bytes(), stream>>>(
             job, task, layout.pitch);
     require_launched("attention");
-    if (task.parts.splits > 1) launch_combine(task, stream);
+    if (is_published) launch_combine(task, stream);
 }
 
 }  // namespace

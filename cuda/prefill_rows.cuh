@@ -198,9 +198,8 @@ __device__ inline int32_t next_stream(const Job& job, const Place& at, int32_t b
 
 // What a token sees of a stream: empty limits, if nothing.
 __device__ inline Limits limits_of(const Job& job, uint32_t t, int32_t stream) {
-    const int32_t upto = job.q_stream(t) == stream ? job.q_position(t) : -1;
-    const int32_t first = first_visible(job.args.window, job.args.chunked, upto);
-    return {upto < 0 ? INT32_MAX : first - 1, upto};
+    const Seen seen = Sight(job.args).of(job.q_stream(t) == stream ? job.q_position(t) : -1);
+    return {seen.last < 0 ? INT32_MAX : seen.first - 1, seen.last};
 }
 
 // What each row sees of a stream, to memory.limits.
