@@ -9,6 +9,7 @@
 // whichever block ends first, so that a second run gives the same bits.
 // Docs: docs/05-attention.md
 
+#include "cuda/attention_combine.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
 #include "cuda/window.cuh"
@@ -16,17 +17,6 @@
 #include <cfloat>
 
 namespace rotkv::cuda {
-
-constexpr uint32_t k_most_splits = 256;
-
-/// In device memory, where a stream's cells are split among several blocks.
-struct Parts {
-    uint32_t splits = 1;
-    uint32_t fours = 0;           // groups of four channels of a value
-    unsigned* arrived = nullptr;  // [T][columns] blocks that have written; 0 between launches
-    float2* softmax = nullptr;    // [T][H][splits] {most, total}
-    float4* sums = nullptr;       // [T][H][splits][fours]
-};
 
 /// One side of the cache. A kernel's arguments are few bytes, since none of them is near at its
 /// start.
@@ -103,15 +93,11 @@ inline Parts parts_for(const Task& task, const Workspace& workspace, uint32_t bl
                        uint32_t useful) {
     const uint32_t columns = task.tokens * task.columns;
     const int64_t rows = int64_t(task.tokens) * task.all_heads;
-    Parts parts;
-    parts.fours = (task.d_v + 3) / 4;
-    const int64_t room = workspace.bytes / (rows * (parts.fours * 16 + 8));
+    const int64_t room = workspace.bytes / (rows * part_bytes(task.d_v));
     const int64_t most = std::min<int64_t>({k_most_splits, blocks / columns, useful, room});
-    if (columns > k_most_columns || most < 2) return parts;
-    parts.splits = uint32_t(most);
+    if (columns > k_most_columns || most < 2) return parts_in(workspace, rows, task.d_v, 1);
+    Parts parts = parts_in(workspace, rows, task.d_v, most);
     parts.arrived = workspace.arrived;
-    parts.sums = reinterpret_cast<float4*>(workspace.parts);
-    parts.softmax = reinterpret_cast<float2*>(parts.sums + rows * most * parts.fours);
     return parts;
 }
 

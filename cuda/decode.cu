@@ -10,7 +10,7 @@
 //   values   C[channel][head] += V^T p         p in f16, transposed by one instruction
 //
 // The slices' states become one, the block's part (decode_merge.cuh). A second kernel puts the
-// parts together and rotates back (decode_combine.cuh); its blocks come while the first kernel
+// parts together and rotates back (attention_combine.cu); its blocks come while the first kernel
 // still runs. The group's heads are the 8 columns of a product: a cell is read and its codes are
 // expanded once, whether there are 1 or 8. q~ and p are rounded to f16, codes are exact, sums are
 // in f32.
@@ -18,9 +18,9 @@
 // Cost: K and V of the visible cells once. A tile of which nothing is seen is not read, unless it
 // is one of a slice's first two. Agrees with ref::attention within the bound for precision f16.
 #include "cuda/decode_cells.cuh"
-#include "cuda/decode_combine.cuh"
 #include "cuda/decode_merge.cuh"
 #include "cuda/decode_queries.cuh"
+#include "cuda/dependent.cuh"
 #include "cuda/ladder.h"
 
 namespace rotkv::cuda {
@@ -132,25 +132,18 @@ __global__ void __maxnreg__(registers_of(D_k))
     merge_slices(job, at, memory + job.ring_offset(), state);
 }
 
-// In memory, of one query head.
-int64_t part_bytes(int64_t d_v) { return d_v * int64_t(sizeof(float)) + int64_t(sizeof(float2)); }
-
 // As many splits as fill the device and have room for parts, but no more than make a slice's walk
 // shorter: fewer parts are fewer to put together.
 void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
     const int64_t rows = int64_t(job.tokens) * job.all_heads;
     const int64_t blocks = blocks_of_processor * workspace.processors;
     const int64_t cells = k_cells * job.slices;  // that a block looks at together
-    job.parts.fours = job.d_v / 4;
     const int64_t all = std::max<int64_t>(1, (job.cells + cells - 1) / cells);
     const int64_t most = std::max<int64_t>(
         1, std::min({blocks / job.blocks(), all, workspace.bytes / (rows * part_bytes(job.d_v))}));
     const int64_t tiles = (all + most - 1) / most;  // of a slice
-    job.parts.splits = uint32_t((all + tiles - 1) / tiles);
+    job.parts = parts_in(workspace, rows, job.d_v, (all + tiles - 1) / tiles);
     job.step = job.parts.splits * job.slices * k_cells;
-    job.parts.sums = reinterpret_cast<float4*>(workspace.parts);
-    job.parts.softmax =
-        reinterpret_cast<float2*>(job.parts.sums + rows * job.parts.splits * job.parts.fours);
 }
 
 template <int D_k, int D_v>
@@ -167,12 +160,7 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
         "attention");
     launch_dependent(kernel, dim3(job.blocks(), job.parts.splits), dim3(job.warps() * k_warp),
                      job.bytes(), stream, job);
-    const CombineJob combine{job.parts.softmax, job.parts.sums, job.parts.splits, job.parts.fours,
-                             job.all_heads,     job.sinks,      job.v_cut,        job.dst,
-                             job.dst_token,     job.dst_head};
-    launch_dependent(combine.cut.registers == 1 ? combine_kernel<1> : combine_kernel<2>,
-                     dim3(job.tokens * job.all_heads, combine.cut.per_row.d),
-                     dim3(k_combine_threads), 0, stream, combine);
+    combine_parts(args, job.parts, stream);
 }
 
 struct Kernel {

@@ -66,7 +66,7 @@ inline constexpr int64_t k_part_bytes = int64_t(16) << 20;
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 /// Attention in f16 precision for many tokens at once; prefill.cu.
-void attention_prefill(const AttentionArgs& args, Stream stream);
+void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 /// Attention in f32 precision for many tokens at once, if it takes such; prefill_f32.cu.
 void attention_prefill_f32(const AttentionArgs& args, Stream stream);

@@ -17,6 +17,9 @@
 // sees are not visited, and those that each row sees whole need no mask. Tokens of several streams
 // in one block are taken stream by stream, rows of the others seeing nothing.
 //
+// Where rows are few, several blocks share a stream's tiles and publish parts of their rows, which
+// a second kernel puts together (attention_combine.cu).
+//
 // Scores are in bits: with log2(e) in the scale, p = 2^(s - most). The order of all sums is fixed.
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
@@ -24,6 +27,7 @@
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda {
+namespace prefill {
 namespace {
 
 // c tanh(s / c) = c - 2 c / (1 + e^(2 s / c)); the queries' scale has made 2 s / c, in bits, of s.
@@ -116,7 +120,8 @@ struct Buffers {
 // the tile of K ready, half that of V, while the products of the step before may still be running.
 template <int D>
 __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, const Strip& strip,
-                     int64_t stream, int64_t section, uint32_t count, Sums<D>& sums) {
+                     const Share& share, int64_t stream, int64_t section, uint32_t count,
+                     Sums<D>& sums) {
     using S = Shape<D>;
     constexpr uint32_t k_half = S::group_threads / 2;
     const uint32_t group = uniform(threadIdx.x / S::group_threads), barrier = 1 + group;
@@ -124,7 +129,9 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
     const Member me{threadIdx.x % k_half, k_half};
     const Buffers<D> k{job.k, memory.k(job, group), job.k.row(stream, at.kv, 0)};
     const Buffers<D> v{job.v, memory.v(job, group), job.v.row(stream, at.kv, 0)};
-    const auto first_of = [&](const Mark& mark) { return (section + mark.tile()) * S::cells; };
+    const auto first_of = [&](const Mark& mark) {
+        return share.tile(section + mark.tile()) * S::cells;
+    };
     const auto start = [&](uint32_t i, uint32_t turn) {
         const Mark mark = memory.mark(i);
         const int64_t first = first_of(mark);
@@ -158,11 +165,13 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
 }
 
 // Before any cell: the sink, if there is one, is a score of the first group that has no value.
+// Where the cells are split, it is counted when the parts are put together.
 template <int D>
 __device__ void begin(const Job& job, const Place& at, Sums<D>& sums) {
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] = 0.0f;
-    const bool first = job.sinks != nullptr && threadIdx.x < Shape<D>::group_threads;
+    const bool first =
+        job.sinks != nullptr && job.parts.splits == 1 && threadIdx.x < Shape<D>::group_threads;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
         const uint32_t head = at.head(job, row_of_lane<D>() + 8 * j);
@@ -208,16 +217,22 @@ __device__ void add_published(Sums<D>& sums, const float* from) {
     }
 }
 
-// Sums over their totals, as rows; 0 where nothing was seen.
+// Sums over their totals, as rows; 0 where nothing was seen. A part keeps its sums, and its softmax
+// goes to the others.
 template <int D>
-__device__ void store_rows(const Sums<D>& sums, float* to) {
+__device__ void store_rows(const Job& job, const Place& at, const Sums<D>& sums, float* to) {
+    const bool is_part = job.parts.splits > 1;
     to += row_of_lane<D>() * Shape<D>::out_pitch + lane_of_warp() % 4 * 2;
 #pragma unroll
     for (int j = 0; j < 2; ++j, to += 8 * Shape<D>::out_pitch) {
+        const uint32_t row = row_of_lane<D>() + 8 * j;
         float total = sums.total[j];
         total += partner(total, 1);
         total += partner(total, 2);
-        const float factor = total > 0 ? 1.0f / total : 0.0f;
+        const float factor = is_part ? 1.0f : total > 0 ? 1.0f / total : 0.0f;
+        if (is_part && lane_of_warp() % 4 == 0 && at.first + row <= at.last) {
+            job.parts.softmax[job.part(at, row)] = {sums.most[j], total};
+        }
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             const float(&o)[4] = sums.o[n];
@@ -228,7 +243,7 @@ __device__ void store_rows(const Sums<D>& sums, float* to) {
 
 // The groups' sums, joined by group 0, as rows in shared memory.
 template <int D>
-__device__ void join(const Job& job, const Memory<D>& memory, Sums<D>& sums) {
+__device__ void join(const Job& job, const Place& at, const Memory<D>& memory, Sums<D>& sums) {
     const uint32_t group = threadIdx.x / Shape<D>::group_threads;
     for (uint32_t other = 1; other < job.groups; ++other) {
         __syncthreads();  // tiles, or the sums of the group before, have been read
@@ -237,7 +252,7 @@ __device__ void join(const Job& job, const Memory<D>& memory, Sums<D>& sums) {
         if (group == 0) add_published<D>(sums, memory.sums);
     }
     __syncthreads();
-    if (group == 0) store_rows<D>(sums, memory.sums);
+    if (group == 0) store_rows<D>(job, at, sums, memory.sums);
     __syncthreads();
 }
 
@@ -256,37 +271,64 @@ __global__ void __launch_bounds__(Shape<D>::groups* Shape<D>::group_threads, 1)
          stream = next_stream(job, at, stream)) {
         const Strip strip = job.strip(stream);
         const Span span = set_limits<D>(job, at, memory, stream);
-        const int64_t tiles = (strip.used + Shape<D>::cells - 1) / Shape<D>::cells;
+        const Share share{at.split, job.parts.splits};
+        const int64_t tiles = share.of((strip.used + Shape<D>::cells - 1) / Shape<D>::cells);
         for (int64_t section = 0; section < tiles; section += k_section) {
-            const uint32_t count = survey<D>(span, memory, strip, section, tiles);
-            walk<D>(job, at, memory, strip, stream, section, count, sums);
+            const uint32_t count = survey<D>(span, memory, strip, share, section, tiles);
+            walk<D>(job, at, memory, strip, share, stream, section, count, sums);
         }
     }
-    join<D>(job, memory, sums);
-    store_outputs<D>(job, at, memory);
+    join<D>(job, at, memory, sums);
+    job.parts.splits > 1 ? store_parts<D>(job, at, memory) : store_outputs<D>(job, at, memory);
+}
+
+// As many splits as make the walk shorter: `blocks` without splits run on the processors in rounds,
+// and a split's share of the cells is what a round takes. Rounds that are as good as full are
+// enough, since parts cost time too.
+uint32_t choose_splits(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
+                       int64_t cells_of_tile) {
+    const int64_t tiles = (args.k_cache.n[1] + cells_of_tile - 1) / cells_of_tile;
+    const int64_t parts = workspace.bytes / (args.q.n[1] * args.q.n[2] * part_bytes(args.dst.n[3]));
+    const int64_t most = std::min({int64_t(k_most_splits), tiles / 2, parts});
+    const auto walk = [&](int64_t splits) {  // in tiles
+        const int64_t rounds = (blocks * splits + workspace.processors - 1) / workspace.processors;
+        return double(rounds) / double(splits);
+    };
+    int64_t best = 1;
+    for (int64_t splits = 2; splits <= most; ++splits) {
+        if (walk(splits) < 0.85 * walk(best)) best = splits;
+    }
+    return uint32_t(best);
 }
 
 // With as many groups, and then tiles, as the device's shared memory allows.
 template <int D>
-void launch(const AttentionArgs& args, Stream stream) {
-    const uint32_t most = uint32_t(device_shared_bytes());
+void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    using S = Shape<D>;
+    const uint32_t most = device_shared_bytes();
     uint32_t choice = 3;  // bit 1: two groups, bit 0: two tiles
     while (choice > 0 && Memory<D>::bytes(job_of(args, 1 + choice / 2, 1 + choice % 2)) > most) {
         --choice;
     }
-    const Job job = job_of(args, 1 + choice / 2, 1 + choice % 2);
+    Job job = job_of(args, 1 + choice / 2, 1 + choice % 2);
+    const unsigned blocks = blocks_for(job.rows, S::rows) * job.kv_heads;
+    const uint32_t splits = choose_splits(args, workspace, blocks, S::cells * job.groups);
+    job.parts = parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], splits);
     const uint32_t bytes = Memory<D>::bytes(job);
     require_success(cudaFuncSetAttribute(prefill_kernel<D>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
                     "attention");
-    const unsigned blocks = blocks_for(job.rows, Shape<D>::rows) * job.kv_heads;
-    prefill_kernel<D><<<blocks, job.groups * Shape<D>::group_threads, bytes, stream>>>(job);
+    prefill_kernel<D><<<dim3(blocks, splits), job.groups * S::group_threads, bytes, stream>>>(job);
     require_launched("attention");
+    if (splits > 1) combine_parts(args, job.parts, stream);
 }
 
 int64_t largest_head(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
 
 }  // namespace
+}  // namespace prefill
+
+using namespace prefill;
 
 std::string prefill_refusal(const AttentionArgs& args) {
     const int64_t d = largest_head(args), most = device_shared_bytes();
@@ -301,12 +343,12 @@ std::string prefill_refusal(const AttentionArgs& args) {
            std::to_string(bytes);
 }
 
-void attention_prefill(const AttentionArgs& args, Stream stream) {
+void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     const int64_t d = largest_head(args);
-    if (d <= 64) return launch<64>(args, stream);
-    if (d <= 128) return launch<128>(args, stream);
-    launch<256>(args, stream);
+    if (d <= 64) return launch<64>(args, workspace, stream);
+    if (d <= 128) return launch<128>(args, workspace, stream);
+    launch<256>(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

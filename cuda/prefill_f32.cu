@@ -11,6 +11,7 @@
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda {
+namespace prefill {
 namespace {
 
 constexpr uint32_t k_rows = 64, k_cells = 64, k_side = 16, k_block_threads = k_side * k_side;
@@ -277,6 +278,9 @@ void launch32(const Job& job, Stream stream) {
 }
 
 }  // namespace
+}  // namespace prefill
+
+using namespace prefill;
 
 bool prefill_f32_takes(const AttentionArgs& args) {
     const int64_t heads = args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);

@@ -17,7 +17,7 @@
 
 #include <cuda_fp16.h>
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 using Fragment = uint32_t[4];  // of A, or of two B side by side
 
@@ -50,4 +50,4 @@ __device__ inline void load_transposed(Fragment& x, uint32_t address) {
                  : "memory");
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill

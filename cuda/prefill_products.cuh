@@ -6,7 +6,7 @@
 #include "cuda/prefill_rows.cuh"
 #include "cuda/prefill_wgmma.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 // The sums of one warp: C of the products of probabilities and values, and of both of the lane's
 // rows, 8 j + row_of_lane<D>(), the largest score and the lane's part of the sum of probabilities.
@@ -116,4 +116,4 @@ __device__ void start_values(Sums<D>& sums, const Scores<D>& p, uint32_t v) {
 
 #endif
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill

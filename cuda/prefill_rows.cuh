@@ -3,12 +3,13 @@
 // see, queries on their way in and outputs on their way out.
 // Docs: docs/08-backends.md
 
+#include "cuda/attention_combine.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/prefill_tile.cuh"
 #include "cuda/window.cuh"
 #include "ref/backend.h"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 constexpr uint32_t k_section = 512;  // tiles that are surveyed at once
 
@@ -24,6 +25,8 @@ struct Shape {
     static constexpr uint32_t sums = D / 2 + 4;   // floats of a lane
 };
 
+struct Place;
+
 // The arguments and what follows from their shapes.
 struct Job {
     AttentionArgs args;
@@ -35,6 +38,7 @@ struct Job {
     float q_scale, cap;           // cap > 0: scores become cap tanh(s / cap), in bits
     const float* sinks;           // null: none
     bool q_vectors, dst_vectors;  // rows on 16 bytes
+    Parts parts;                  // splits > 1: of each row, in place of its output
 
     __device__ Strip strip(int64_t stream) const {
         const std::byte* row = args.position.data + stream * args.position.stride[2];
@@ -47,11 +51,12 @@ struct Job {
     __device__ int32_t q_position(uint32_t t) const {
         return reinterpret_cast<const int32_t*>(args.q_position.data)[t];
     }
+    __device__ int64_t part(const Place& at, uint32_t row) const;
 };
 
 // The rows of this block of threads. Those past the last repeat it, and are not stored.
 struct Place {
-    uint32_t kv, first, last;
+    uint32_t kv, first, last, split;
 
     // Blocks start in the order of their numbers: the end of the batch, which sees most, first.
     __device__ Place(const Job& job, uint32_t rows) {
@@ -59,6 +64,7 @@ struct Place {
         kv = tile % job.kv_heads;
         first = tile / job.kv_heads * rows;
         last = min(first + rows, job.rows) - 1;
+        split = blockIdx.y;
     }
     __device__ uint32_t token(const Job& job, uint32_t row) const {
         return job.group.of(min(first + row, last));
@@ -74,6 +80,14 @@ struct Limits {
     __device__ bool sees(int32_t position) const { return position > after && position <= upto; }
 };
 
+// A block's share of a stream's tiles: every splits-th, so that blocks have as much to do wherever
+// a window lies.
+struct Share {
+    uint32_t split, splits;
+    __device__ int64_t of(int64_t tiles) const { return (tiles - split + splits - 1) / splits; }
+    __device__ int64_t tile(int64_t i) const { return split + i * splits; }
+};
+
 // The limits of all rows of a block together: what some of them see, what each of them sees.
 struct Span {
     Limits some, each;
@@ -85,6 +99,12 @@ struct Mark {
     __device__ int64_t tile() const { return bits / 2; }
     __device__ bool whole() const { return bits % 2 != 0; }
 };
+
+// Where this block's part of a row lies.
+__device__ inline int64_t Job::part(const Place& at, uint32_t row) const {
+    const int64_t of_all = int64_t(at.token(*this, row)) * args.q.n[2] + at.head(*this, row);
+    return of_all * parts.splits + at.split;
+}
 
 // Shared memory: marks, their count, limits, q [rows], then of each group K and V. When all is
 // walked, `sums` takes the place of q and what follows.
@@ -177,6 +197,20 @@ __device__ void store_outputs(const Job& job, const Place& at, const Memory<D>& 
     }
 }
 
+// Of blocks that share their cells: rows of sums as they are. Their softmax is there already.
+template <int D>
+__device__ void store_parts(const Job& job, const Place& at, const Memory<D>& memory) {
+    using S = Shape<D>;
+    const uint32_t fours = job.parts.fours, count = at.last - at.first + 1;
+    for (uint32_t row = threadIdx.x / k_warp; row < count; row += blockDim.x / k_warp) {
+        float4* const to = job.parts.sums + job.part(at, row) * fours;
+        const float* from = memory.sums + row * S::out_pitch;
+        for (uint32_t four = lane_of_warp(); four < fours; four += k_warp) {
+            to[four] = load4(from, 4 * four, job.v.d, true);
+        }
+    }
+}
+
 // Tiles of heads of fewer than D channels: zeros behind them, that nothing overwrites.
 template <int D>
 __device__ void clear_tiles(const Job& job, const Memory<D>& memory) {
@@ -224,11 +258,11 @@ __device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& mem
              __reduce_min_sync(k_all_lanes, span.each.upto)}};
 }
 
-// Marks of the tiles from `first` to `end` that some row sees, in order; at most k_section of them
-// are looked at. A warp looks at a tile, then one warp moves the marks together.
+// Marks of the share's tiles from `first` to `end` that some row sees, in order; at most k_section
+// of them are looked at. A warp looks at a tile, then one warp moves the marks together.
 template <int D>
 __device__ uint32_t survey(const Span& span, const Memory<D>& memory, const Strip& strip,
-                           int64_t first, int64_t end) {
+                           const Share& share, int64_t first, int64_t end) {
     constexpr uint32_t k_cells = Shape<D>::cells, k_none = 2 * k_section;
     const uint32_t tiles = uint32_t(min(end - first, int64_t(k_section))), lane = lane_of_warp();
     uint16_t* const found = reinterpret_cast<uint16_t*>(memory.marks);
@@ -238,7 +272,7 @@ __device__ uint32_t survey(const Span& span, const Memory<D>& memory, const Stri
         bool some = false, each = true;
 #pragma unroll
         for (uint32_t c = lane; c < k_cells; c += k_warp) {
-            const int32_t position = strip.at((first + i) * k_cells + c);
+            const int32_t position = strip.at(share.tile(first + i) * k_cells + c);
             some = some || span.some.sees(position);
             each = each && span.each.sees(position);
         }
@@ -279,7 +313,8 @@ inline Job job_of(const AttentionArgs& args, uint32_t groups, uint32_t tiles) {
             args.softcap > 0 ? args.softcap * k_log2_e : 0,
             args.sinks.empty() ? nullptr : args.sinks.row<const float>(0),
             rows_on_16_bytes(args.q),
-            rows_on_16_bytes(args.dst)};
+            rows_on_16_bytes(args.dst),
+            Parts()};
 }
 
 /// Shared memory that a block may ask for.
@@ -296,4 +331,4 @@ inline bool strides_fit(const AttentionArgs& args) {
     return std::max(args.k_cache.stride[1], args.v_cache.stride[1]) < int64_t(1) << 32;
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill

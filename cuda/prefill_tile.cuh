@@ -16,7 +16,7 @@
 #include "cuda/copies.cuh"
 #include "cuda/prefill_mma.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 /// The byte of a tile of `rows` rows at which a piece of eight channels begins.
 __device__ inline uint32_t place_of(uint32_t rows, uint32_t row, uint32_t piece) {
@@ -347,4 +347,4 @@ __device__ inline void expand(const Side& side, std::byte* tile, const std::byte
     expand_floats(side, tile, stage, cells, me);
 }
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill

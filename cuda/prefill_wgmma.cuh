@@ -7,7 +7,7 @@
 
 #include "cuda/prefill_mma.cuh"
 
-namespace rotkv::cuda {
+namespace rotkv::cuda::prefill {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -114,4 +114,4 @@ __device__ inline void wait_for_products() {}
 
 #endif
 
-}  // namespace rotkv::cuda
+}  // namespace rotkv::cuda::prefill

@@ -1,18 +1,13 @@
-#pragma once
-// The end of decode attention: the parts of a row become its output. A block of threads takes a
-// piece of a row's channels (hadamard.cuh), as the rotation back does: groups of lanes add up every
-// so many parts, and one warp adds up the groups, divides, rotates back and stores.
+// The end of attention whose cells were split: the parts of a row become its output. A block of
+// threads takes a piece of a row's channels (hadamard.cuh), as the rotation back does: groups of
+// lanes add up every so many parts, and one warp adds up the groups, divides, rotates back and
+// stores.
 // Docs: docs/05-attention.md
-
-#include "cuda/decode_state.cuh"
+#include "cuda/attention.cuh"
 #include "cuda/dependent.cuh"
 
 namespace rotkv::cuda {
-
-// Registers of a thread are what the compiler takes, at R = 1 and 2: with more, no block would find
-// room beside decode_kernel's.
-constexpr uint32_t k_combine_threads = 128;
-constexpr uint32_t k_combine_registers = 64;
+namespace {
 
 struct CombineJob {
     const float2* softmax;  // [T][H][parts] {most, total}, in powers of two
@@ -25,7 +20,7 @@ struct CombineJob {
 };
 
 // Of all parts and the sink: {most, what p adds up to}, by each warp for itself.
-__device__ inline float2 softmax_of(const float2* softmax, uint32_t parts, const float* sink_of) {
+__device__ float2 softmax_of(const float2* softmax, uint32_t parts, const float* sink_of) {
     const float sink = sink_of != nullptr ? *sink_of * k_log2_e : -INFINITY;
     float most = fmaxf(sink, -FLT_MAX), total = lane_of_warp() == 0 ? power_of_two(sink - most) : 0;
     constexpr uint32_t batch = 3;  // loads under way together
@@ -129,6 +124,24 @@ __global__ void __launch_bounds__(k_combine_threads)
     for (int j = 0; j < R; ++j) {
         store4(dst, begin[0] + 4 * cut.lanes * j, cut.d, vectors, sum[0][j]);
     }
+}
+
+}  // namespace
+
+void combine_parts(const AttentionArgs& args, const Parts& parts, Stream stream) {
+    const CombineJob job{parts.softmax,
+                         parts.sums,
+                         parts.splits,
+                         parts.fours,
+                         uint32_t(args.q.n[2]),
+                         args.sinks.empty() ? nullptr : args.sinks.row<const float>(0),
+                         Pieces(args.v_rotation, args.dst.n[3]),
+                         args.dst.data,
+                         args.dst.stride[1],
+                         args.dst.stride[2]};
+    launch_dependent(job.cut.registers == 1 ? combine_kernel<1> : combine_kernel<2>,
+                     dim3(uint32_t(args.q.n[1] * args.q.n[2]), job.cut.per_row.d),
+                     dim3(k_combine_threads), 0, stream, job);
 }
 
 }  // namespace rotkv::cuda
