@@ -30,70 +30,6 @@ namespace rotkv::cuda {
 namespace prefill {
 namespace {
 
-// c tanh(s / c) = c - 2 c / (1 + e^(2 s / c)); the queries' scale has made 2 s / c, in bits, of s.
-template <int D>
-__device__ void cap_scores(Scores<D>& s, float cap) {
-#pragma unroll
-    for (int i = 0; i < Shape<D>::cells / 2; ++i) {
-        float& x = s[i / 4][i % 4];
-        x = fmaf(-2.0f * cap, __fdividef(1.0f, 1.0f + power_of_two(x)), cap);
-    }
-}
-
-// -inf for the cells that a row does not see.
-template <int D>
-__device__ void mask_scores(Scores<D>& s, const Limits* limits, const Strip& strip, int64_t first) {
-    const Limits upper = limits[row_of_lane<D>()], lower = limits[row_of_lane<D>() + 8];
-#pragma unroll
-    for (int n = 0; n < Shape<D>::cells / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int32_t position = strip.at(first + n * 8 + lane_of_warp() % 4 * 2 + i);
-            if (!upper.sees(position)) s[n][i] = -INFINITY;
-            if (!lower.sees(position)) s[n][i + 2] = -INFINITY;
-        }
-    }
-}
-
-__device__ float max_of_four_lanes(float x) {  // those that share a row
-    x = fmaxf(x, partner(x, 1));
-    return fmaxf(x, partner(x, 2));
-}
-
-// 3 softmax of one tile: scores become probabilities. Returns what earlier sums shrink by.
-template <int D>
-__device__ float2 softmax_tile(Scores<D>& s, Sums<D>& sums) {
-    float shrink[2], base[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        float most = sums.most[j];
-#pragma unroll
-        for (int n = 0; n < Shape<D>::cells / 8; ++n) {
-            most = fmaxf(most, fmaxf(s[n][2 * j], s[n][2 * j + 1]));
-        }
-        most = max_of_four_lanes(most);
-        base[j] = most == -INFINITY ? 0.0f : most;  // no -inf + inf
-        shrink[j] = power_of_two(sums.most[j] - base[j]);
-        sums.most[j] = most;
-        sums.total[j] *= shrink[j];
-    }
-#pragma unroll
-    for (int i = 0; i < Shape<D>::cells / 2; ++i) {
-        float& x = s[i / 4][i % 4];
-        x = power_of_two(x - base[i / 2 % 2]);
-        sums.total[i / 2 % 2] += x;
-    }
-    return {shrink[0], shrink[1]};
-}
-
-// The sums of the values, where a maximum has grown. This becomes rare: the warp asks first.
-template <int D>
-__device__ void shrink_sums(Sums<D>& sums, const float2& shrink) {
-    if (!__any_sync(k_all_lanes, shrink.x != 1.0f || shrink.y != 1.0f)) return;
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
-}
-
 // A side of one group in shared memory: its tiles, and behind them the stage.
 template <int D>
 struct Buffers {
@@ -112,12 +48,13 @@ struct Buffers {
     }
     __device__ void finish(const Member& me, uint32_t turn, int64_t first) const {
         if (side.is_ready) return;
-        expand(side, tile(turn), stage(), rows + first * side.of_cell, Shape<D>::cells, me);
+        expand(side, tile(turn), Shape<D>::cells, stage(), rows + first * side.of_cell,
+               Shape<D>::cells, me);
     }
 };
 
 // All that a group does with the tiles of a section that its block sees. Half of its warps make
-// the tile of K ready, half that of V, while the products of the step before may still be running.
+// the tile of K ready, half that of V.
 template <int D>
 __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, const Strip& strip,
                      const Share& share, int64_t stream, int64_t section, uint32_t count,
@@ -145,38 +82,24 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
         const int64_t first = first_of(mark);
         wait_for_copies();
         if (!job.k.is_ready || !job.v.is_ready) {
-            if (job.k.tiles + job.v.tiles < 4) wait_for_products();
             wait_for_group(barrier, S::group_threads);  // the copies of all are there
             if (has_k) k.finish(me, turn, first);
             if (!has_k) v.finish(me, turn, first);
         }
-        publish_stores();
-        wait_for_products();
         wait_for_group(barrier, S::group_threads);  // the tile is ready, the last one has been read
         if (i + job.groups < count) start(i + job.groups, turn ^ 1);
         Scores<D> s;
         score<D>(s, shared_address(memory.q), shared_address(k.tile(turn)));
-        if (job.cap > 0) cap_scores<D>(s, job.cap);
-        if (!mark.whole()) mask_scores<D>(s, memory.limits, strip, first);
-        shrink_sums<D>(sums, softmax_tile<D>(s, sums));
-        start_values<D>(sums, s, shared_address(v.tile(turn)));
-    }
-    wait_for_products();
-}
-
-// Before any cell: the sink, if there is one, is a score of the first group that has no value.
-// Where the cells are split, it is counted when the parts are put together.
-template <int D>
-__device__ void begin(const Job& job, const Place& at, Sums<D>& sums) {
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] = 0.0f;
-    const bool first =
-        job.sinks != nullptr && job.parts.splits == 1 && threadIdx.x < Shape<D>::group_threads;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        const uint32_t head = at.head(job, row_of_lane<D>() + 8 * j);
-        sums.most[j] = first ? job.sinks[head] * k_log2_e : -INFINITY;
-        sums.total[j] = sums.most[j] > -INFINITY && lane_of_warp() % 4 == 0 ? 1.0f : 0.0f;
+        if (job.cap > 0) cap_scores(s, job.cap);
+        if (!mark.whole()) {
+            const int64_t cell = first + lane_of_warp() % 4 * 2;
+            mask_scores(s, memory.limits[row_of_lane<D>()], memory.limits[row_of_lane<D>() + 8],
+                        [&](int n) {
+                            return int2{strip.at(cell + n * 8), strip.at(cell + n * 8 + 1)};
+                        });
+        }
+        shrink_sums(sums, softmax_tile(s, sums));
+        add_values<D>(sums, s, shared_address(v.tile(turn)));
     }
 }
 
@@ -226,9 +149,7 @@ __device__ void store_rows(const Job& job, const Place& at, const Sums<D>& sums,
 #pragma unroll
     for (int j = 0; j < 2; ++j, to += 8 * Shape<D>::out_pitch) {
         const uint32_t row = row_of_lane<D>() + 8 * j;
-        float total = sums.total[j];
-        total += partner(total, 1);
-        total += partner(total, 2);
+        const float total = sum_of_four_lanes(sums.total[j]);
         const float factor = is_part ? 1.0f : total > 0 ? 1.0f / total : 0.0f;
         if (is_part && lane_of_warp() % 4 == 0 && at.first + row <= at.last) {
             job.parts.softmax[job.part(at, row)] = {sums.most[j], total};
@@ -265,8 +186,7 @@ __global__ void __launch_bounds__(Shape<D>::groups* Shape<D>::group_threads, 1)
     clear_tiles<D>(job, memory);
     load_queries<D>(job, at, memory);
     Sums<D> sums;
-    publish_stores();  // of q; the next barrier is set_limits'
-    begin<D>(job, at, sums);
+    begin<D>(job, at, row_of_lane<D>(), threadIdx.x < Shape<D>::group_threads, sums);
     for (int32_t stream = next_stream(job, at, -1); stream >= 0;
          stream = next_stream(job, at, stream)) {
         const Strip strip = job.strip(stream);
@@ -280,25 +200,6 @@ __global__ void __launch_bounds__(Shape<D>::groups* Shape<D>::group_threads, 1)
     }
     join<D>(job, at, memory, sums);
     job.parts.splits > 1 ? store_parts<D>(job, at, memory) : store_outputs<D>(job, at, memory);
-}
-
-// As many splits as make the walk shorter: `blocks` without splits run on the processors in rounds,
-// and a split's share of the cells is what a round takes. Rounds that are as good as full are
-// enough, since parts cost time too.
-uint32_t choose_splits(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
-                       int64_t cells_of_tile) {
-    const int64_t tiles = (args.k_cache.n[1] + cells_of_tile - 1) / cells_of_tile;
-    const int64_t parts = workspace.bytes / (args.q.n[1] * args.q.n[2] * part_bytes(args.dst.n[3]));
-    const int64_t most = std::min({int64_t(k_most_splits), tiles / 2, parts});
-    const auto walk = [&](int64_t splits) {  // in tiles
-        const int64_t rounds = (blocks * splits + workspace.processors - 1) / workspace.processors;
-        return double(rounds) / double(splits);
-    };
-    int64_t best = 1;
-    for (int64_t splits = 2; splits <= most; ++splits) {
-        if (walk(splits) < 0.85 * walk(best)) best = splits;
-    }
-    return uint32_t(best);
 }
 
 // With as many groups, and then tiles, as the device's shared memory allows.

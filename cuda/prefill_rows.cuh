@@ -142,58 +142,82 @@ struct Memory {
     }
 };
 
-// 1 rotate the query: a warp takes four rows at a time. The scale goes into them.
+// 1 rotate the query: a warp takes rows row .. row + U - 1, a lane channels 4 lane + 128 j.
+template <int U, int R>
+__device__ void load_rotated(const Job& job, const Place& at, uint32_t row, float4 (&x)[U][R]) {
+    const TensorView& q = job.args.q;
+    const uint32_t channel = 4 * lane_of_warp();
+    uint32_t begin[U];
+#pragma unroll
+    for (uint32_t i = 0; i < U * R; ++i) {
+        const std::byte* from = q.data + at.token(job, row + i / R) * q.stride[1] +
+                                at.head(job, row + i / R) * q.stride[2];
+        begin[i / R] = channel;
+        x[i / R][i % R] = load4(reinterpret_cast<const float*>(from), channel + i % R * 128,
+                                job.k.d, job.q_vectors);
+    }
+    rotate(x, job.k_cut, begin, false);
+}
+
+// 5 rotate back: the same rows of the output, as far as there are so many, go to dst.
+template <int U, int R>
+__device__ void store_rotated_back(const Job& job, const Place& at, uint32_t row,
+                                   float4 (&x)[U][R]) {
+    const TensorView& dst = job.args.dst;
+    const uint32_t channel = 4 * lane_of_warp();
+    uint32_t begin[U];
+#pragma unroll
+    for (int i = 0; i < U; ++i) begin[i] = channel;
+    rotate(x, job.v_cut, begin, true);
+#pragma unroll
+    for (uint32_t i = 0; i < U * R; ++i) {
+        if (at.first + row + i / R > at.last) continue;
+        std::byte* to = dst.data + at.token(job, row + i / R) * dst.stride[1] +
+                        at.head(job, row + i / R) * dst.stride[2];
+        store4(reinterpret_cast<float*>(to), channel + i % R * 128, job.v.d, job.dst_vectors,
+               x[i / R][i % R]);
+    }
+}
+
+// The lane's channels of a row of q, D of them, in a tile of so many rows. The scale goes into
+// them.
+template <int D, int R>
+__device__ void store_query(const Job& job, std::byte* tile, uint32_t rows, uint32_t row,
+                            const float4 (&x)[R]) {
+#pragma unroll
+    for (uint32_t j = 0; j < R; ++j) {
+        const uint32_t at = 4 * lane_of_warp() + j * 128;  // half a piece
+        if (at >= D) continue;
+        std::byte* to = tile + place_of(rows, row, at / 8) + at % 8 * 2;
+        *reinterpret_cast<uint2*>(to) = {halves_of(x[j].x * job.q_scale, x[j].y * job.q_scale),
+                                         halves_of(x[j].z * job.q_scale, x[j].w * job.q_scale)};
+    }
+}
+
 template <int D>
 __device__ void load_queries(const Job& job, const Place& at, const Memory<D>& memory) {
     using S = Shape<D>;
     constexpr int R = D > 128 ? 2 : 1;
-    const TensorView& q = job.args.q;
-    const uint32_t channel = 4 * lane_of_warp(), begin[4] = {channel, channel, channel, channel};
     for (uint32_t row = threadIdx.x / k_warp * 4; row < S::rows; row += blockDim.x / k_warp * 4) {
         float4 x[4][R];
+        load_rotated(job, at, row, x);
 #pragma unroll
-        for (uint32_t i = 0; i < 4 * R; ++i) {
-            const std::byte* from = q.data + at.token(job, row + i / R) * q.stride[1] +
-                                    at.head(job, row + i / R) * q.stride[2];
-            x[i / R][i % R] = load4(reinterpret_cast<const float*>(from), channel + i % R * 128,
-                                    job.k.d, job.q_vectors);
-        }
-        rotate(x, job.k_cut, begin, false);
-#pragma unroll
-        for (uint32_t i = 0; i < 4 * R; ++i) {
-            const float4& y = x[i / R][i % R];
-            const uint32_t at = channel + i % R * 128;  // half a piece
-            if (at >= D) continue;
-            std::byte* to = memory.q + place_of(S::rows, row + i / R, at / 8) + at % 8 * 2;
-            *reinterpret_cast<uint2*>(to) = {halves_of(y.x * job.q_scale, y.y * job.q_scale),
-                                             halves_of(y.z * job.q_scale, y.w * job.q_scale)};
-        }
+        for (uint32_t i = 0; i < 4; ++i) store_query<D>(job, memory.q, S::rows, row + i, x[i]);
     }
 }
 
-// 5 rotate back: rows of sums, divided by their totals, go to dst.
 template <int D>
 __device__ void store_outputs(const Job& job, const Place& at, const Memory<D>& memory) {
     using S = Shape<D>;
     constexpr int R = D > 128 ? 2 : 1;
-    const TensorView& dst = job.args.dst;
-    const uint32_t channel = 4 * lane_of_warp(), begin[4] = {channel, channel, channel, channel};
     for (uint32_t row = threadIdx.x / k_warp * 4; row < S::rows; row += blockDim.x / k_warp * 4) {
         float4 x[4][R];
 #pragma unroll
         for (uint32_t i = 0; i < 4 * R; ++i) {
             const float* from = memory.sums + (row + i / R) * S::out_pitch;
-            x[i / R][i % R] = load4(from, channel + i % R * 128, D, true);
+            x[i / R][i % R] = load4(from, 4 * lane_of_warp() + i % R * 128, D, true);
         }
-        rotate(x, job.v_cut, begin, true);
-#pragma unroll
-        for (uint32_t i = 0; i < 4 * R; ++i) {
-            if (at.first + row + i / R > at.last) continue;
-            std::byte* to = dst.data + at.token(job, row + i / R) * dst.stride[1] +
-                            at.head(job, row + i / R) * dst.stride[2];
-            store4(reinterpret_cast<float*>(to), channel + i % R * 128, job.v.d, job.dst_vectors,
-                   x[i / R][i % R]);
-        }
+        store_rotated_back(job, at, row, x);
     }
 }
 
@@ -237,6 +261,21 @@ __device__ inline Limits limits_of(const Job& job, uint32_t t, int32_t stream) {
     return {upto < 0 ? INT32_MAX : first - 1, upto};
 }
 
+// Of rows whose limits the function knows.
+template <class LimitsOf>
+__device__ Span span_of(uint32_t rows, const LimitsOf& limits_of_row) {
+    Span span{{INT32_MAX, -1}, {-1, INT32_MAX}};
+    for (uint32_t row = lane_of_warp(); row < rows; row += k_warp) {
+        const Limits limits = limits_of_row(row);
+        span.some = {min(span.some.after, limits.after), max(span.some.upto, limits.upto)};
+        span.each = {max(span.each.after, limits.after), min(span.each.upto, limits.upto)};
+    }
+    return {{__reduce_min_sync(k_all_lanes, span.some.after),
+             __reduce_max_sync(k_all_lanes, span.some.upto)},
+            {__reduce_max_sync(k_all_lanes, span.each.after),
+             __reduce_min_sync(k_all_lanes, span.each.upto)}};
+}
+
 // What each row sees of a stream, to memory.limits.
 template <int D>
 __device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& memory,
@@ -246,16 +285,7 @@ __device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& mem
         memory.limits[row] = limits_of(job, at.token(job, row), stream);
     }
     __syncthreads();
-    Span span{{INT32_MAX, -1}, {-1, INT32_MAX}};
-    for (uint32_t row = lane_of_warp(); row < Shape<D>::rows; row += k_warp) {
-        const Limits limits = memory.limits[row];
-        span.some = {min(span.some.after, limits.after), max(span.some.upto, limits.upto)};
-        span.each = {max(span.each.after, limits.after), min(span.each.upto, limits.upto)};
-    }
-    return {{__reduce_min_sync(k_all_lanes, span.some.after),
-             __reduce_max_sync(k_all_lanes, span.some.upto)},
-            {__reduce_max_sync(k_all_lanes, span.each.after),
-             __reduce_min_sync(k_all_lanes, span.each.upto)}};
+    return span_of(Shape<D>::rows, [&](uint32_t row) { return memory.limits[row]; });
 }
 
 // Marks of the share's tiles from `first` to `end` that some row sees, in order; at most k_section
@@ -315,6 +345,25 @@ inline Job job_of(const AttentionArgs& args, uint32_t groups, uint32_t tiles) {
             rows_on_16_bytes(args.q),
             rows_on_16_bytes(args.dst),
             Parts()};
+}
+
+// As many splits as make the walk shorter: `blocks` without splits run on the processors in rounds,
+// and a split's share of the cells is what a round takes. Rounds that are as good as full are
+// enough, since parts cost time too.
+inline uint32_t choose_splits(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
+                              int64_t cells_of_tile) {
+    const int64_t tiles = (args.k_cache.n[1] + cells_of_tile - 1) / cells_of_tile;
+    const int64_t parts = workspace.bytes / (args.q.n[1] * args.q.n[2] * part_bytes(args.dst.n[3]));
+    const int64_t most = std::min({int64_t(k_most_splits), tiles / 2, parts});
+    const auto walk = [&](int64_t splits) {  // in tiles
+        const int64_t rounds = (blocks * splits + workspace.processors - 1) / workspace.processors;
+        return double(rounds) / double(splits);
+    };
+    int64_t best = 1;
+    for (int64_t splits = 2; splits <= most; ++splits) {
+        if (walk(splits) < 0.85 * walk(best)) best = splits;
+    }
+    return uint32_t(best);
 }
 
 /// Shared memory that a block may ask for.

@@ -1,0 +1,11 @@
+// Attention of many tokens on 9.0 over a cache whose rows are halves on 16 bytes:
+// prefill_hopper.cuh.
+#include "cuda/prefill_hopper.cuh"
+
+namespace rotkv::cuda::prefill {
+
+bool attention_copied(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    return attention_hopper<false>(args, workspace, stream);
+}
+
+}  // namespace rotkv::cuda::prefill
