@@ -226,6 +226,24 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
 
 int64_t largest_head(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
 
+// Does the device have the tensor cores of 9.0, which are those of no other one?
+bool has_wgmma() {
+    int device = 0, major = 0, minor = 0;
+    require_success(cudaGetDevice(&device), "device");
+    require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                    "device");
+    require_success(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+                    "device");
+    return major == 9 && minor == 0;
+}
+
+bool launch_on_wgmma(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (!has_wgmma()) return false;
+    const bool as_they_are = Side(args.k_cache, 1).is_ready && Side(args.v_cache, 1).is_ready;
+    return as_they_are ? attention_prefill_copied(args, workspace, stream)
+                       : attention_prefill_expanded(args, workspace, stream);
+}
+
 }  // namespace
 }  // namespace prefill
 
@@ -245,7 +263,7 @@ std::string prefill_refusal(const AttentionArgs& args) {
 }
 
 void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    if (args.dst.empty()) return;
+    if (args.dst.empty() || launch_on_wgmma(args, workspace, stream)) return;
     const int64_t d = largest_head(args);
     if (d <= 64) return launch<64>(args, workspace, stream);
     if (d <= 128) return launch<128>(args, workspace, stream);

@@ -33,7 +33,8 @@ struct RowView {
     }
 };
 
-template <int D_k, int D_v>
+// copies: tiles are copies that nobody has waited for yet.
+template <int D_k, int D_v, bool copies>
 class Consumer {
   public:
     using S = RingShape<D_k, D_v>;
@@ -133,12 +134,12 @@ class Consumer {
 
     __device__ TileMark wait_for_k(uint32_t i) const {
         memory_.full(0, k_stage_).wait(k_parity_);
-        publish_stores();  // of copies, that others made
+        if (copies) publish_stores();
         return memory_.state.marks[i % k_remembered];
     }
     __device__ void wait_for_v() const {
         memory_.full(1, v_stage_).wait(v_parity_);
-        publish_stores();
+        if (copies) publish_stores();
     }
     // The tile of K, or of V, is no longer read.
     __device__ void release(uint32_t side) {
@@ -211,8 +212,7 @@ class Consumer {
     }
 
     // Sums over their totals go through the queries' place in shared memory, eight rows of a warp
-    // at a time: row r begins 2 r pieces of four channels later than it would, and the end of it
-    // comes first, against conflicts.
+    // at a time: row r begins with its 2 r last pieces of four channels, against conflicts.
     __device__ void store_outputs() const {
         constexpr int R = D_v > 128 ? 2 : 1, U = 4;
         constexpr uint32_t k_pieces = D_v / 4;

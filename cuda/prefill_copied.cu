@@ -2,10 +2,11 @@
 // prefill_hopper.cuh.
 #include "cuda/prefill_hopper.cuh"
 
-namespace rotkv::cuda::prefill {
+namespace rotkv::cuda {
 
-bool attention_copied(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    return attention_hopper<false>(args, workspace, stream);
+bool attention_prefill_copied(const AttentionArgs& args, const Workspace& workspace,
+                              Stream stream) {
+    return prefill::attention_hopper<false>(args, workspace, stream);
 }
 
-}  // namespace rotkv::cuda::prefill
+}  // namespace rotkv::cuda

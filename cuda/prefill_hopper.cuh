@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(k_block_threads, 1)
         take_registers<k_consumer_registers<expands>>();
         wait_for_earlier();
         if (role == 1 || both_multiply) {
-            Consumer<D_k, D_v>(job, at, memory, role - 1, both_multiply).run();
+            Consumer<D_k, D_v, !expands>(job, at, memory, role - 1, both_multiply).run();
         }
     }
 #endif
@@ -90,7 +90,7 @@ bool fit_raw_ring(RingJob& job, uint32_t most_bytes) {
 
 template <int D_k, int D_v, bool expands>
 bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    RingJob job{job_of(args, 1, 1)};
+    RingJob job{job_of(args, 1, 1), 0, 0, 0};
     const uint32_t most = device_shared_bytes();
     if (expands && !fit_raw_ring<D_k, D_v>(job, most)) return false;
     const uint32_t bytes = RingMemory<D_k, D_v>::bytes(job);
@@ -127,9 +127,5 @@ bool attention_hopper(const AttentionArgs& args, const Workspace& workspace, Str
     }
     return false;
 }
-
-// prefill_copied.cu, prefill_expanded.cu: the kernels, and who asks for them.
-bool attention_copied(const AttentionArgs& args, const Workspace& workspace, Stream stream);
-bool attention_expanded(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 }  // namespace rotkv::cuda::prefill
