@@ -67,10 +67,11 @@ class Consumer {
             wait_for_products<0>();
             hold(s);
             release(0);
-            softmax(s, mark, 0, upper, lower);
-            keep(p, s);
+            float2 shrink = softmax(s, mark, 0, upper, lower);
             for (uint32_t i = 1;; ++i) {
                 mark = wait_for_k(i);
+                finish_values(i > 1, shrink);
+                keep(p, s);
                 if (mark.is_end()) break;
                 take_turn();
                 start_scores(s);
@@ -80,12 +81,7 @@ class Consumer {
                 wait_for_products<1>();
                 hold(s);
                 release(0);
-                const float2 shrink = softmax(s, mark, i, upper, lower);
-                wait_for_products<0>();
-                hold(sums_.o);
-                release(1);
-                shrink_sums(sums_, shrink);
-                keep(p, s);
+                shrink = softmax(s, mark, i, upper, lower);
             }
             wait_for_v();
             start_values(p);
@@ -173,6 +169,14 @@ class Consumer {
 #pragma unroll
         for (int c = 0; c < k_cells / 16; ++c) multiply_add(sums_.o, p[c], b.at(c * 16 * 128));
         end_products();
+    }
+
+    // Behind the wait for the next tile of K: no softmax is moved to where values are waited for.
+    __device__ void finish_values(bool are_under_way, const float2& shrink) {
+        wait_for_products<0>();
+        hold(sums_.o);
+        if (are_under_way) release(1);
+        shrink_sums(sums_, shrink);
     }
 
     // 3 softmax of tile i.
