@@ -259,7 +259,7 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
     }
     const bool few = args.q.n[1] <= k_few_tokens;
     const bool prefill = prefill_refusal(args).empty() && !(few && has_tensor_kernel(args));
-    prefill ? attention_prefill(args, stream) : decode_3_tensor(args, workspace, stream);
+    prefill ? attention_prefill(args, workspace, stream) : decode_3_tensor(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

@@ -9,6 +9,7 @@
 // whichever block ends first, so that a second run gives the same bits.
 // Docs: docs/05-attention.md
 
+#include "cuda/attention_combine.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
 #include "cuda/window.cuh"
@@ -16,17 +17,6 @@
 #include <cfloat>
 
 namespace rotkv::cuda {
-
-constexpr uint32_t k_most_splits = 256;
-
-/// In device memory, where a stream's cells are split among several blocks.
-struct Parts {
-    uint32_t splits = 1;
-    uint32_t fours = 0;           // groups of four channels of a value
-    unsigned* arrived = nullptr;  // [T][columns] blocks that have written; 0 between launches
-    float2* softmax = nullptr;    // [T][H][splits] {most, total}
-    float4* sums = nullptr;       // [T][H][splits][fours]
-};
 
 /// One side of the cache. A kernel's arguments are few bytes, since none of them is near at its
 /// start.
@@ -100,27 +90,10 @@ struct Task {
     dim3 grid() const { return dim3(tokens * columns, parts.splits); }
 };
 
-// Of one query head.
-inline int64_t bytes_of_part(int64_t d_v) { return (d_v + 3) / 4 * 16 + int64_t(sizeof(float2)); }
-
-/// For blocks whose parts combine_kernel puts together: as many splits as are wanted, of use, and
-/// have room.
-inline Parts shared_parts(const Task& task, const Workspace& workspace, int64_t wanted,
-                          int64_t useful) {
-    const int64_t rows = int64_t(task.tokens) * task.all_heads;
-    Parts parts;
-    parts.fours = (task.d_v + 3) / 4;
-    const int64_t room = workspace.bytes / (rows * bytes_of_part(task.d_v));
-    parts.splits = uint32_t(std::max<int64_t>(1, std::min({wanted, useful, room})));
-    parts.sums = reinterpret_cast<float4*>(workspace.parts);
-    parts.softmax = reinterpret_cast<float2*>(parts.sums + rows * parts.splits * parts.fours);
-    return parts;
-}
-
 /// Calls `launch` with as many tokens at a time as have room for a part of each of their heads.
 template <class Launch>
 void in_turns(const AttentionArgs& args, const Workspace& workspace, const Launch& launch) {
-    const int64_t room = workspace.bytes / (args.q.n[2] * bytes_of_part(args.dst.n[3]));
+    const int64_t room = workspace.bytes / (args.q.n[2] * part_bytes(args.dst.n[3]));
     const int64_t tokens = args.q.n[1], at_once = std::max<int64_t>(1, room);
     for (int64_t first = 0; first < tokens; first += at_once) {
         AttentionArgs some = args;
@@ -139,15 +112,11 @@ inline Parts parts_for(const Task& task, const Workspace& workspace, uint32_t bl
                        uint32_t useful) {
     const uint32_t columns = task.tokens * task.columns;
     const int64_t rows = int64_t(task.tokens) * task.all_heads;
-    Parts parts;
-    parts.fours = (task.d_v + 3) / 4;
-    const int64_t room = workspace.bytes / (rows * bytes_of_part(task.d_v));
+    const int64_t room = workspace.bytes / (rows * part_bytes(task.d_v));
     const int64_t most = std::min<int64_t>({k_most_splits, blocks / columns, useful, room});
-    if (columns > k_most_columns || most < 2) return parts;
-    parts.splits = uint32_t(most);
+    if (columns > k_most_columns || most < 2) return parts_in(workspace, rows, task.d_v, 1);
+    Parts parts = parts_in(workspace, rows, task.d_v, most);
     parts.arrived = workspace.arrived;
-    parts.sums = reinterpret_cast<float4*>(workspace.parts);
-    parts.softmax = reinterpret_cast<float2*>(parts.sums + rows * most * parts.fours);
     return parts;
 }
 

@@ -10,7 +10,7 @@
 //   values   C[channel][head] += V^T p         p in f16, transposed by one instruction
 //
 // The slices' states become one, the block's part (decode_merge.cuh). A second kernel puts the
-// parts together and rotates back (decode_combine.cuh); its blocks come while the first kernel
+// parts together and rotates back (attention_combine.cu); its blocks come while the first kernel
 // still runs. Rows, the heads of a group or of several tokens, are the 8 columns of a product: a
 // cell is read and its codes are expanded once, whether there are 1 or 8. q~ and p are rounded to
 // f16, codes are exact, sums are in f32.
@@ -18,9 +18,9 @@
 // Cost: K and V of the visible cells once. A tile of which nothing is seen is not read, unless it
 // is one of a slice's first two. Agrees with ref::attention within the bound for precision f16.
 #include "cuda/decode_cells.cuh"
-#include "cuda/decode_combine.cuh"
 #include "cuda/decode_merge.cuh"
 #include "cuda/decode_queries.cuh"
+#include "cuda/dependent.cuh"
 #include "cuda/ladder.h"
 
 namespace rotkv::cuda {
@@ -146,11 +146,14 @@ __global__ void __maxnreg__(registers_of(D_k))
 // As many splits as fill the device and have room for parts, but no more than make a slice's walk
 // shorter: fewer parts are fewer to put together.
 void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
-    const int64_t blocks = blocks_of_processor * workspace.processors / job.blocks();
-    const int64_t all = blocks_for(job.cells, k_cells * job.slices);  // that a slice looks at
-    const int64_t most = shared_parts(job, workspace, blocks, all).splits;
-    const int64_t tiles = (all + most - 1) / most;
-    job.parts = shared_parts(job, workspace, (all + tiles - 1) / tiles, all);
+    const int64_t rows = int64_t(job.tokens) * job.all_heads;
+    const int64_t blocks = blocks_of_processor * workspace.processors;
+    const int64_t cells = k_cells * job.slices;  // that a block looks at together
+    const int64_t all = std::max<int64_t>(1, (job.cells + cells - 1) / cells);
+    const int64_t most = std::max<int64_t>(
+        1, std::min({blocks / job.blocks(), all, workspace.bytes / (rows * part_bytes(job.d_v))}));
+    const int64_t tiles = (all + most - 1) / most;  // of a slice
+    job.parts = parts_in(workspace, rows, job.d_v, (all + tiles - 1) / tiles);
     job.step = job.parts.splits * job.slices * k_cells;
 }
 
@@ -168,7 +171,7 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
         "attention");
     launch_dependent(kernel, dim3(job.blocks(), job.parts.splits), dim3(job.warps() * k_warp),
                      job.bytes(), stream, job);
-    launch_combine(job, stream);
+    combine_parts(args, job.parts, stream);
 }
 
 struct Kernel {
@@ -183,7 +186,7 @@ constexpr Kernel k_kernels[] = {
 
 // Null where there is none, or no room for a part of each head of one token.
 const Kernel* kernel_for(const AttentionArgs& args) {
-    if (args.q.n[2] * bytes_of_part(args.dst.n[3]) > k_part_bytes) return nullptr;
+    if (args.q.n[2] * part_bytes(args.dst.n[3]) > k_part_bytes) return nullptr;
     for (const Kernel& kernel : k_kernels) {
         if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) return &kernel;
     }

@@ -120,6 +120,11 @@ __device__ inline void wait_for_group(uint32_t barrier, uint32_t threads) {
     asm volatile("bar.sync %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
 }
 
+/// The same without waiting: this thread is one of those that others wait for.
+__device__ inline void arrive_at_group(uint32_t barrier, uint32_t threads) {
+    asm volatile("bar.arrive %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
+}
+
 /// What this thread stored in shared memory comes before what is done there without registers from
 /// 9.0 on: products of tensor cores, copies of rows.
 __device__ inline void publish_stores() {

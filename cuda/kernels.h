@@ -68,7 +68,13 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
 void merge(const MergeArgs& args, Stream stream);  // merge.cu
 
 /// Attention in f16 precision for many tokens at once; prefill.cu.
-void attention_prefill(const AttentionArgs& args, Stream stream);
+void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+
+/// The same on the tensor cores of 9.0, if it has a kernel for these heads: over rows of f16 that
+/// begin on 16 bytes, over all others; prefill_copied.cu, prefill_expanded.cu.
+bool attention_prefill_copied(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& workspace,
+                                Stream stream);
 
 /// Attention in f32 precision for many tokens at once, if it takes such; prefill_f32.cu.
 void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream);

@@ -17,6 +17,9 @@
 // sees are not visited, and those that each row sees whole need no mask. Tokens of several streams
 // in one block are taken stream by stream, rows of the others seeing nothing.
 //
+// Where rows are few, several blocks share a stream's tiles and publish parts of their rows, which
+// a second kernel puts together (attention_combine.cu).
+//
 // Scores are in bits: with log2(e) in the scale, p = 2^(s - most). The order of all sums is fixed.
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
@@ -26,70 +29,6 @@
 namespace rotkv::cuda {
 namespace prefill {
 namespace {
-
-// c tanh(s / c) = c - 2 c / (1 + e^(2 s / c)); the queries' scale has made 2 s / c, in bits, of s.
-template <int D>
-__device__ void cap_scores(Scores<D>& s, float cap) {
-#pragma unroll
-    for (int i = 0; i < Shape<D>::cells / 2; ++i) {
-        float& x = s[i / 4][i % 4];
-        x = fmaf(-2.0f * cap, __fdividef(1.0f, 1.0f + power_of_two(x)), cap);
-    }
-}
-
-// -inf for the cells that a row does not see.
-template <int D>
-__device__ void mask_scores(Scores<D>& s, const Limits* limits, const Strip& strip, int64_t first) {
-    const Limits upper = limits[row_of_lane<D>()], lower = limits[row_of_lane<D>() + 8];
-#pragma unroll
-    for (int n = 0; n < Shape<D>::cells / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int32_t position = strip.at(first + n * 8 + lane_of_warp() % 4 * 2 + i);
-            if (!upper.sees(position)) s[n][i] = -INFINITY;
-            if (!lower.sees(position)) s[n][i + 2] = -INFINITY;
-        }
-    }
-}
-
-__device__ float max_of_four_lanes(float x) {  // those that share a row
-    x = fmaxf(x, partner(x, 1));
-    return fmaxf(x, partner(x, 2));
-}
-
-// 3 softmax of one tile: scores become probabilities. Returns what earlier sums shrink by.
-template <int D>
-__device__ float2 softmax_tile(Scores<D>& s, Sums<D>& sums) {
-    float shrink[2], base[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        float most = sums.most[j];
-#pragma unroll
-        for (int n = 0; n < Shape<D>::cells / 8; ++n) {
-            most = fmaxf(most, fmaxf(s[n][2 * j], s[n][2 * j + 1]));
-        }
-        most = max_of_four_lanes(most);
-        base[j] = most == -INFINITY ? 0.0f : most;  // no -inf + inf
-        shrink[j] = power_of_two(sums.most[j] - base[j]);
-        sums.most[j] = most;
-        sums.total[j] *= shrink[j];
-    }
-#pragma unroll
-    for (int i = 0; i < Shape<D>::cells / 2; ++i) {
-        float& x = s[i / 4][i % 4];
-        x = power_of_two(x - base[i / 2 % 2]);
-        sums.total[i / 2 % 2] += x;
-    }
-    return {shrink[0], shrink[1]};
-}
-
-// The sums of the values, where a maximum has grown. This becomes rare: the warp asks first.
-template <int D>
-__device__ void shrink_sums(Sums<D>& sums, const float2& shrink) {
-    if (!__any_sync(k_all_lanes, shrink.x != 1.0f || shrink.y != 1.0f)) return;
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
-}
 
 // A side of one group in shared memory: its tiles, and behind them the stage.
 template <int D>
@@ -109,15 +48,17 @@ struct Buffers {
     }
     __device__ void finish(const Member& me, uint32_t turn, int64_t first) const {
         if (side.is_ready) return;
-        expand(side, tile(turn), stage(), rows + first * side.of_cell, Shape<D>::cells, me);
+        expand(side, tile(turn), Shape<D>::cells, stage(), rows + first * side.of_cell,
+               Shape<D>::cells, me);
     }
 };
 
 // All that a group does with the tiles of a section that its block sees. Half of its warps make
-// the tile of K ready, half that of V, while the products of the step before may still be running.
+// the tile of K ready, half that of V.
 template <int D>
 __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, const Strip& strip,
-                     int64_t stream, int64_t section, uint32_t count, Sums<D>& sums) {
+                     const Share& share, int64_t stream, int64_t section, uint32_t count,
+                     Sums<D>& sums) {
     using S = Shape<D>;
     constexpr uint32_t k_half = S::group_threads / 2;
     const uint32_t group = uniform(threadIdx.x / S::group_threads), barrier = 1 + group;
@@ -125,7 +66,9 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
     const Member me{threadIdx.x % k_half, k_half};
     const Buffers<D> k{job.k, memory.k(job, group), job.k.row(stream, at.kv, 0)};
     const Buffers<D> v{job.v, memory.v(job, group), job.v.row(stream, at.kv, 0)};
-    const auto first_of = [&](const Mark& mark) { return (section + mark.tile()) * S::cells; };
+    const auto first_of = [&](const Mark& mark) {
+        return share.tile(section + mark.tile()) * S::cells;
+    };
     const auto start = [&](uint32_t i, uint32_t turn) {
         const Mark mark = memory.mark(i);
         const int64_t first = first_of(mark);
@@ -139,36 +82,24 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
         const int64_t first = first_of(mark);
         wait_for_copies();
         if (!job.k.is_ready || !job.v.is_ready) {
-            if (job.k.tiles + job.v.tiles < 4) wait_for_products();
             wait_for_group(barrier, S::group_threads);  // the copies of all are there
             if (has_k) k.finish(me, turn, first);
             if (!has_k) v.finish(me, turn, first);
         }
-        publish_stores();
-        wait_for_products();
         wait_for_group(barrier, S::group_threads);  // the tile is ready, the last one has been read
         if (i + job.groups < count) start(i + job.groups, turn ^ 1);
         Scores<D> s;
         score<D>(s, shared_address(memory.q), shared_address(k.tile(turn)));
-        if (job.cap > 0) cap_scores<D>(s, job.cap);
-        if (!mark.whole()) mask_scores<D>(s, memory.limits, strip, first);
-        shrink_sums<D>(sums, softmax_tile<D>(s, sums));
-        start_values<D>(sums, s, shared_address(v.tile(turn)));
-    }
-    wait_for_products();
-}
-
-// Before any cell: the sink, if there is one, is a score of the first group that has no value.
-template <int D>
-__device__ void begin(const Job& job, const Place& at, Sums<D>& sums) {
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums.o[i / 4][i % 4] = 0.0f;
-    const bool first = job.sinks != nullptr && threadIdx.x < Shape<D>::group_threads;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        const uint32_t head = at.head(job, row_of_lane<D>() + 8 * j);
-        sums.most[j] = first ? job.sinks[head] * k_log2_e : -INFINITY;
-        sums.total[j] = sums.most[j] > -INFINITY && lane_of_warp() % 4 == 0 ? 1.0f : 0.0f;
+        if (job.cap > 0) cap_scores(s, job.cap);
+        if (!mark.whole()) {
+            const int64_t cell = first + lane_of_warp() % 4 * 2;
+            mask_scores(s, memory.limits[row_of_lane<D>()], memory.limits[row_of_lane<D>() + 8],
+                        [&](int n) {
+                            return int2{strip.at(cell + n * 8), strip.at(cell + n * 8 + 1)};
+                        });
+        }
+        shrink_sums(sums, softmax_tile(s, sums));
+        add_values<D>(sums, s, shared_address(v.tile(turn)));
     }
 }
 
@@ -209,16 +140,20 @@ __device__ void add_published(Sums<D>& sums, const float* from) {
     }
 }
 
-// Sums over their totals, as rows; 0 where nothing was seen.
+// Sums over their totals, as rows; 0 where nothing was seen. A part keeps its sums, and its softmax
+// goes to the others.
 template <int D>
-__device__ void store_rows(const Sums<D>& sums, float* to) {
+__device__ void store_rows(const Job& job, const Place& at, const Sums<D>& sums, float* to) {
+    const bool is_part = job.parts.are_used();
     to += row_of_lane<D>() * Shape<D>::out_pitch + lane_of_warp() % 4 * 2;
 #pragma unroll
     for (int j = 0; j < 2; ++j, to += 8 * Shape<D>::out_pitch) {
-        float total = sums.total[j];
-        total += partner(total, 1);
-        total += partner(total, 2);
-        const float factor = total > 0 ? 1.0f / total : 0.0f;
+        const uint32_t row = row_of_lane<D>() + 8 * j;
+        const float total = sum_of_four_lanes(sums.total[j]);
+        const float factor = is_part ? 1.0f : total > 0 ? 1.0f / total : 0.0f;
+        if (is_part && lane_of_warp() % 4 == 0 && at.first + row <= at.last) {
+            job.parts.softmax[job.part(at, row)] = {sums.most[j], total};
+        }
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             const float(&o)[4] = sums.o[n];
@@ -229,7 +164,7 @@ __device__ void store_rows(const Sums<D>& sums, float* to) {
 
 // The groups' sums, joined by group 0, as rows in shared memory.
 template <int D>
-__device__ void join(const Job& job, const Memory<D>& memory, Sums<D>& sums) {
+__device__ void join(const Job& job, const Place& at, const Memory<D>& memory, Sums<D>& sums) {
     const uint32_t group = threadIdx.x / Shape<D>::group_threads;
     for (uint32_t other = 1; other < job.groups; ++other) {
         __syncthreads();  // tiles, or the sums of the group before, have been read
@@ -238,7 +173,7 @@ __device__ void join(const Job& job, const Memory<D>& memory, Sums<D>& sums) {
         if (group == 0) add_published<D>(sums, memory.sums);
     }
     __syncthreads();
-    if (group == 0) store_rows<D>(sums, memory.sums);
+    if (group == 0) store_rows<D>(job, at, sums, memory.sums);
     __syncthreads();
 }
 
@@ -251,47 +186,72 @@ __global__ void __launch_bounds__(Shape<D>::groups* Shape<D>::group_threads, 1)
     clear_tiles<D>(job, memory);
     load_queries<D>(job, at, memory);
     Sums<D> sums;
-    publish_stores();  // of q; the next barrier is set_limits'
-    begin<D>(job, at, sums);
+    begin<D>(job, at, row_of_lane<D>(), threadIdx.x < Shape<D>::group_threads, sums);
     for (int32_t stream = next_stream(job, at, -1); stream >= 0;
          stream = next_stream(job, at, stream)) {
         const Strip strip = job.strip(stream);
         const Span span = set_limits<D>(job, at, memory, stream);
-        const int64_t tiles = (strip.used + Shape<D>::cells - 1) / Shape<D>::cells;
+        const Share share{at.split, job.parts.splits};
+        const int64_t tiles = share.of((strip.used + Shape<D>::cells - 1) / Shape<D>::cells);
         for (int64_t section = 0; section < tiles; section += k_section) {
-            const uint32_t count = survey<D>(span, memory, strip, section, tiles);
-            walk<D>(job, at, memory, strip, stream, section, count, sums);
+            const uint32_t count = survey<D>(span, memory, strip, share, section, tiles);
+            walk<D>(job, at, memory, strip, share, stream, section, count, sums);
         }
     }
-    join<D>(job, memory, sums);
+    join<D>(job, at, memory, sums);
+    if (job.parts.are_used()) return store_parts<D>(job, at, memory);
+    repair_rows<D>(job, at, memory);
     store_outputs<D>(job, at, memory);
 }
 
 // With as many groups, and then tiles, as the device's shared memory allows.
 template <int D>
-void launch(const AttentionArgs& args, Stream stream) {
-    const uint32_t most = uint32_t(device_shared_bytes());
+void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    using S = Shape<D>;
+    const uint32_t most = device_shared_bytes();
     uint32_t choice = 3;  // bit 1: two groups, bit 0: two tiles
     while (choice > 0 && Memory<D>::bytes(job_of(args, 1 + choice / 2, 1 + choice % 2)) > most) {
         --choice;
     }
-    const Job job = job_of(args, 1 + choice / 2, 1 + choice % 2);
+    Job job = job_of(args, 1 + choice / 2, 1 + choice % 2);
+    const unsigned blocks = blocks_for(job.rows, S::rows) * job.kv_heads;
+    job.parts = choose_parts(args, workspace, blocks, S::cells * job.groups);
     const uint32_t bytes = Memory<D>::bytes(job);
     require_success(cudaFuncSetAttribute(prefill_kernel<D>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
                     "attention");
-    const unsigned blocks = blocks_for(job.rows, Shape<D>::rows) * job.kv_heads;
-    prefill_kernel<D><<<blocks, job.groups * Shape<D>::group_threads, bytes, stream>>>(job);
+    const dim3 grid(blocks, job.parts.splits);
+    prefill_kernel<D><<<grid, job.groups * S::group_threads, bytes, stream>>>(job);
     require_launched("attention");
+    if (job.parts.are_used()) combine_parts(args, job.parts, stream);
 }
 
 int64_t largest_head(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
 
+// Does the device have the tensor cores of 9.0, which are those of no other one?
+bool has_wgmma() {
+    int device = 0, major = 0, minor = 0;
+    require_success(cudaGetDevice(&device), "device");
+    require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                    "device");
+    require_success(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+                    "device");
+    return major == 9 && minor == 0;
+}
+
+bool launch_on_wgmma(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (!has_wgmma()) return false;
+    const bool as_they_are = Side(args.k_cache, 1).is_ready && Side(args.v_cache, 1).is_ready;
+    return as_they_are ? attention_prefill_copied(args, workspace, stream)
+                       : attention_prefill_expanded(args, workspace, stream);
+}
+
 }  // namespace
 }  // namespace prefill
 
+using namespace prefill;
+
 std::string prefill_refusal(const AttentionArgs& args) {
-    using namespace prefill;
     const int64_t d = largest_head(args), most = device_shared_bytes();
     if (d > 256) return "f16: heads of at most 256 channels, found " + std::to_string(d);
     if (!strides_fit(args)) return "f16: cells at most 4 GiB apart";
@@ -304,13 +264,12 @@ std::string prefill_refusal(const AttentionArgs& args) {
            std::to_string(bytes);
 }
 
-void attention_prefill(const AttentionArgs& args, Stream stream) {
-    using namespace prefill;
-    if (args.dst.empty()) return;
+void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (args.dst.empty() || launch_on_wgmma(args, workspace, stream)) return;
     const int64_t d = largest_head(args);
-    if (d <= 64) return launch<64>(args, stream);
-    if (d <= 128) return launch<128>(args, stream);
-    launch<256>(args, stream);
+    if (d <= 64) return launch<64>(args, workspace, stream);
+    if (d <= 128) return launch<128>(args, workspace, stream);
+    launch<256>(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

@@ -9,7 +9,7 @@
 // Where there are few rows, several blocks share out the tiles of their cells, and combine_kernel
 // puts the parts together; it also tells lse. Rows whose sums are not finite are computed once
 // more, cell by cell (attention_plain.cuh).
-#include "cuda/decode_combine.cuh"
+#include "cuda/attention_plain.cuh"
 #include "cuda/dequant.cuh"
 #include "cuda/kernels.h"
 #include "cuda/prefill_rows.cuh"
@@ -266,21 +266,19 @@ __device__ void store_sums32(const Sums32<J>& sums, const Memory32& memory, uint
     __syncthreads();
 }
 
-// Rows that are not finite once more; the tile's place is free.
+// Rows that are not finite once more, a warp one at a time; the tile's place is free.
 __device__ void repair_rows32(const Job& job, const Place& at, const Task& task,
                               const Memory32& memory, uint32_t pitch) {
-    const auto is_good = [&](uint32_t row, uint32_t i) {
-        return is_finite(load4(memory.q + row * pitch, i, task.d_v, true));
-    };
-    bool all_good = true;
-    for (uint32_t i = threadIdx.x; i < k_rows * (pitch / 4); i += k_block_threads) {
-        all_good = all_good && is_good(i / (pitch / 4), i % (pitch / 4) * 4);
-    }
-    if (__syncthreads_and(all_good)) return;
-    for (uint32_t row = 0; row <= at.last - at.first; ++row) {
-        if (__syncthreads_and(is_good(row, 4 * threadIdx.x))) continue;
-        attend_row(task, at.token(job, row), at.head(job, row), 0, task.d_v, memory.tile,
-                   memory.q + row * pitch);
+    const uint32_t warp = threadIdx.x / k_warp, lane = lane_of_warp();
+    for (uint32_t row = warp; row <= at.last - at.first; row += k_block_threads / k_warp) {
+        float* const sums = memory.q + row * pitch;
+        bool is_good = true;
+        for (uint32_t i = lane; i < task.d_v; i += k_warp) is_good = is_good && is_finite(sums[i]);
+        if (__all_sync(k_all_lanes, is_good)) continue;
+        const float* const out =
+            attend_row_apart(task, at.token(job, row), at.head(job, row), 0, task.d_v,
+                             memory.tile + warp * plain_floats(pitch));
+        for (uint32_t i = lane; i < task.d_v; i += k_warp) sums[i] = out[i];
     }
     __syncthreads();
 }
@@ -314,7 +312,7 @@ __global__ void __launch_bounds__(k_block_threads)
     extern __shared__ __align__(16) float shared_floats[];
     const Memory32 memory(shared_floats, pitch);
     const Place at(job, k_rows);
-    const bool is_published = task.parts.sums != nullptr;
+    const bool is_published = task.parts.are_used();
     load_rows(job, at, memory.q, pitch);
     Sums32<J> sums = {};
     begin32<J>(job, at, is_published, sums);
@@ -339,22 +337,20 @@ void launch32(const AttentionArgs& args, const Workspace& workspace, Stream stre
         "attention");
     const unsigned blocks = blocks_for(job.rows, k_rows) * job.kv_heads;
     Task task(args);
-    task.parts = shared_parts(task, workspace, k_occupancy * workspace.processors / blocks,
-                              blocks_for(task.cells, k_cells));
-    const bool is_published = task.parts.splits > 1 || task.lse != nullptr;
-    if (!is_published) task.parts.sums = nullptr;
+    task.parts = choose_parts(args, workspace, blocks_for(blocks, k_occupancy), k_cells);
     prefill_f32_kernel<J>
         <<<dim3(blocks, task.parts.splits), k_block_threads, layout.bytes(), stream>>>(
             job, task, layout.pitch);
     require_launched("attention");
-    if (is_published) launch_combine(task, stream);
+    if (task.parts.are_used()) combine_parts(args, task.parts, stream);
 }
 
 }  // namespace
 }  // namespace prefill
 
+using namespace prefill;
+
 bool prefill_f32_takes(const AttentionArgs& args) {
-    using namespace prefill;
     const int64_t heads = args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
     const int64_t d = std::max(args.q.n[3], args.dst.n[3]);
     return args.q.n[1] * heads >= k_rows && d <= 256 && strides_fit(args) &&
@@ -362,7 +358,6 @@ bool prefill_f32_takes(const AttentionArgs& args) {
 }
 
 void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    using namespace prefill;
     const int64_t d_v = args.dst.n[3];
     if (d_v <= 64) return launch32<1>(args, workspace, stream);
     if (d_v <= 128) return launch32<2>(args, workspace, stream);

@@ -3,7 +3,8 @@
 // see, queries on their way in and outputs on their way out.
 // Docs: docs/08-backends.md
 
-#include "cuda/hadamard.cuh"
+#include "cuda/attention_combine.cuh"
+#include "cuda/attention_plain.cuh"
 #include "cuda/prefill_tile.cuh"
 #include "cuda/window.cuh"
 #include "ref/backend.h"
@@ -24,6 +25,8 @@ struct Shape {
     static constexpr uint32_t sums = D / 2 + 4;   // floats of a lane
 };
 
+struct Place;
+
 // The arguments and what follows from their shapes.
 struct Job {
     AttentionArgs args;
@@ -35,6 +38,8 @@ struct Job {
     float q_scale, cap;           // cap > 0: scores become cap tanh(s / cap), in bits
     const float* sinks;           // null: none
     bool q_vectors, dst_vectors;  // rows on 16 bytes
+    Parts parts;                  // if used: of each row, in place of its output
+    Task task;                    // for rows that are computed once more
 
     __device__ Strip strip(int64_t stream) const {
         const std::byte* row = args.position.data + stream * args.position.stride[2];
@@ -47,11 +52,12 @@ struct Job {
     __device__ int32_t q_position(uint32_t t) const {
         return reinterpret_cast<const int32_t*>(args.q_position.data)[t];
     }
+    __device__ int64_t part(const Place& at, uint32_t row) const;
 };
 
 // The rows of this block of threads. Those past the last repeat it, and are not stored.
 struct Place {
-    uint32_t kv, first, last;
+    uint32_t kv, first, last, split;
 
     // Blocks start in the order of their numbers: the end of the batch, which sees most, first.
     __device__ Place(const Job& job, uint32_t rows) {
@@ -59,6 +65,7 @@ struct Place {
         kv = tile % job.kv_heads;
         first = tile / job.kv_heads * rows;
         last = min(first + rows, job.rows) - 1;
+        split = blockIdx.y;
     }
     __device__ uint32_t token(const Job& job, uint32_t row) const {
         return job.group.of(min(first + row, last));
@@ -74,6 +81,14 @@ struct Limits {
     __device__ bool sees(int32_t position) const { return position > after && position <= upto; }
 };
 
+// A block's share of a stream's tiles: every splits-th, so that blocks have as much to do wherever
+// a window lies.
+struct Share {
+    uint32_t split, splits;
+    __device__ int64_t of(int64_t tiles) const { return (tiles - split + splits - 1) / splits; }
+    __device__ int64_t tile(int64_t i) const { return split + i * splits; }
+};
+
 // The limits of all rows of a block together: what some of them see, what each of them sees.
 struct Span {
     Limits some, each;
@@ -85,6 +100,12 @@ struct Mark {
     __device__ int64_t tile() const { return bits / 2; }
     __device__ bool whole() const { return bits % 2 != 0; }
 };
+
+// Where this block's part of a row lies.
+__device__ inline int64_t Job::part(const Place& at, uint32_t row) const {
+    const int64_t of_all = int64_t(at.token(*this, row)) * args.q.n[2] + at.head(*this, row);
+    return of_all * parts.splits + at.split;
+}
 
 // Shared memory: marks, their count, limits, q [rows], then of each group K and V. When all is
 // walked, `sums` takes the place of q and what follows.
@@ -109,9 +130,10 @@ struct Memory {
         return job.k.bytes(S::cells, S::tile_bytes) + job.v.bytes(S::cells, S::tile_bytes);
     }
     static uint32_t bytes(const Job& job) {
+        const uint32_t warps = job.groups * S::group_threads / k_warp;
         const uint32_t in_the_end =
-            std::max(S::rows * S::out_pitch, S::sums * S::group_threads) * uint32_t(sizeof(float));
-        return k_head + std::max(k_q + job.groups * group_bytes(job), in_the_end);
+            std::max(S::rows * S::out_pitch + warps * plain_floats(D), S::sums * S::group_threads);
+        return k_head + std::max(k_q + job.groups * group_bytes(job), 4 * in_the_end);
     }
     __device__ Mark mark(uint32_t i) const { return Mark{uint16_t(uniform(marks[i].bits))}; }
     __device__ std::byte* k(const Job& job, uint32_t group) const {
@@ -122,57 +144,113 @@ struct Memory {
     }
 };
 
-// 1 rotate the query: a warp takes four rows at a time. The scale goes into them.
+// 1 rotate the query: a warp takes rows row .. row + U - 1, a lane channels 4 lane + 128 j.
+template <int U, int R>
+__device__ void load_rotated(const Job& job, const Place& at, uint32_t row, float4 (&x)[U][R]) {
+    const TensorView& q = job.args.q;
+    const uint32_t channel = 4 * lane_of_warp();
+    uint32_t begin[U];
+#pragma unroll
+    for (uint32_t i = 0; i < U * R; ++i) {
+        const std::byte* from = q.data + at.token(job, row + i / R) * q.stride[1] +
+                                at.head(job, row + i / R) * q.stride[2];
+        begin[i / R] = channel;
+        x[i / R][i % R] = load4(reinterpret_cast<const float*>(from), channel + i % R * 128,
+                                job.k.d, job.q_vectors);
+    }
+    rotate(x, job.k_cut, begin, false);
+}
+
+// 5 rotate back: the same rows of the output, as far as there are so many, go to dst.
+template <int U, int R>
+__device__ void store_rotated_back(const Job& job, const Place& at, uint32_t row,
+                                   float4 (&x)[U][R]) {
+    const TensorView& dst = job.args.dst;
+    const uint32_t channel = 4 * lane_of_warp();
+    uint32_t begin[U];
+#pragma unroll
+    for (int i = 0; i < U; ++i) begin[i] = channel;
+    rotate(x, job.v_cut, begin, true);
+#pragma unroll
+    for (uint32_t i = 0; i < U * R; ++i) {
+        if (at.first + row + i / R > at.last) continue;
+        std::byte* to = dst.data + at.token(job, row + i / R) * dst.stride[1] +
+                        at.head(job, row + i / R) * dst.stride[2];
+        store4(reinterpret_cast<float*>(to), channel + i % R * 128, job.v.d, job.dst_vectors,
+               x[i / R][i % R]);
+    }
+}
+
+// The lane's channels of a row of q, D of them, in a tile of so many rows. The scale goes into
+// them.
+template <int D, int R>
+__device__ void store_query(const Job& job, std::byte* tile, uint32_t rows, uint32_t row,
+                            const float4 (&x)[R]) {
+#pragma unroll
+    for (uint32_t j = 0; j < R; ++j) {
+        const uint32_t at = 4 * lane_of_warp() + j * 128;  // half a piece
+        if (at >= D) continue;
+        std::byte* to = tile + place_of(rows, row, at / 8) + at % 8 * 2;
+        *reinterpret_cast<uint2*>(to) = {halves_of(x[j].x * job.q_scale, x[j].y * job.q_scale),
+                                         halves_of(x[j].z * job.q_scale, x[j].w * job.q_scale)};
+    }
+}
+
 template <int D>
 __device__ void load_queries(const Job& job, const Place& at, const Memory<D>& memory) {
     using S = Shape<D>;
     constexpr int R = D > 128 ? 2 : 1;
-    const TensorView& q = job.args.q;
-    const uint32_t channel = 4 * lane_of_warp(), begin[4] = {channel, channel, channel, channel};
     for (uint32_t row = threadIdx.x / k_warp * 4; row < S::rows; row += blockDim.x / k_warp * 4) {
         float4 x[4][R];
+        load_rotated(job, at, row, x);
 #pragma unroll
-        for (uint32_t i = 0; i < 4 * R; ++i) {
-            const std::byte* from = q.data + at.token(job, row + i / R) * q.stride[1] +
-                                    at.head(job, row + i / R) * q.stride[2];
-            x[i / R][i % R] = load4(reinterpret_cast<const float*>(from), channel + i % R * 128,
-                                    job.k.d, job.q_vectors);
-        }
-        rotate(x, job.k_cut, begin, false);
-#pragma unroll
-        for (uint32_t i = 0; i < 4 * R; ++i) {
-            const float4& y = x[i / R][i % R];
-            const uint32_t at = channel + i % R * 128;  // half a piece
-            if (at >= D) continue;
-            std::byte* to = memory.q + place_of(S::rows, row + i / R, at / 8) + at % 8 * 2;
-            *reinterpret_cast<uint2*>(to) = {halves_of(y.x * job.q_scale, y.y * job.q_scale),
-                                             halves_of(y.z * job.q_scale, y.w * job.q_scale)};
-        }
+        for (uint32_t i = 0; i < 4; ++i) store_query<D>(job, memory.q, S::rows, row + i, x[i]);
     }
 }
 
-// 5 rotate back: rows of sums, divided by their totals, go to dst.
 template <int D>
 __device__ void store_outputs(const Job& job, const Place& at, const Memory<D>& memory) {
     using S = Shape<D>;
     constexpr int R = D > 128 ? 2 : 1;
-    const TensorView& dst = job.args.dst;
-    const uint32_t channel = 4 * lane_of_warp(), begin[4] = {channel, channel, channel, channel};
     for (uint32_t row = threadIdx.x / k_warp * 4; row < S::rows; row += blockDim.x / k_warp * 4) {
         float4 x[4][R];
 #pragma unroll
         for (uint32_t i = 0; i < 4 * R; ++i) {
             const float* from = memory.sums + (row + i / R) * S::out_pitch;
-            x[i / R][i % R] = load4(from, channel + i % R * 128, D, true);
+            x[i / R][i % R] = load4(from, 4 * lane_of_warp() + i % R * 128, D, true);
         }
-        rotate(x, job.v_cut, begin, true);
-#pragma unroll
-        for (uint32_t i = 0; i < 4 * R; ++i) {
-            if (at.first + row + i / R > at.last) continue;
-            std::byte* to = dst.data + at.token(job, row + i / R) * dst.stride[1] +
-                            at.head(job, row + i / R) * dst.stride[2];
-            store4(reinterpret_cast<float*>(to), channel + i % R * 128, job.v.d, job.dst_vectors,
-                   x[i / R][i % R]);
+        store_rotated_back(job, at, row, x);
+    }
+}
+
+// Rows that are not finite once more, cell by cell, a warp one at a time.
+template <int D>
+__device__ void repair_rows(const Job& job, const Place& at, const Memory<D>& memory) {
+    using S = Shape<D>;
+    const uint32_t warp = threadIdx.x / k_warp, lane = lane_of_warp(), d = job.task.d_v;
+    float* const room = memory.sums + S::rows * S::out_pitch + warp * plain_floats(D);
+    for (uint32_t row = warp; row <= at.last - at.first; row += blockDim.x / k_warp) {
+        float* const sums = memory.sums + row * S::out_pitch;
+        bool is_good = true;
+        for (uint32_t i = lane; i < d; i += k_warp) is_good = is_good && is_finite(sums[i]);
+        if (__all_sync(k_all_lanes, is_good)) continue;
+        const float* const out =
+            attend_row_apart(job.task, at.token(job, row), at.head(job, row), 0, d, room);
+        for (uint32_t i = lane; i < d; i += k_warp) sums[i] = out[i];
+    }
+    __syncthreads();
+}
+
+// Of blocks that share their cells: rows of sums as they are. Their softmax is there already.
+template <int D>
+__device__ void store_parts(const Job& job, const Place& at, const Memory<D>& memory) {
+    using S = Shape<D>;
+    const uint32_t fours = job.parts.fours, count = at.last - at.first + 1;
+    for (uint32_t row = threadIdx.x / k_warp; row < count; row += blockDim.x / k_warp) {
+        float4* const to = job.parts.sums + job.part(at, row) * fours;
+        const float* from = memory.sums + row * S::out_pitch;
+        for (uint32_t four = lane_of_warp(); four < fours; four += k_warp) {
+            to[four] = load4(from, 4 * four, job.v.d, true);
         }
     }
 }
@@ -202,18 +280,12 @@ __device__ inline Limits limits_of(const Job& job, uint32_t t, int32_t stream) {
     return {seen.last < 0 ? INT32_MAX : seen.first - 1, seen.last};
 }
 
-// What each row sees of a stream, to memory.limits.
-template <int D>
-__device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& memory,
-                           int32_t stream) {
-    __syncthreads();  // the limits of the stream before have been read
-    for (uint32_t row = threadIdx.x; row < Shape<D>::rows; row += blockDim.x) {
-        memory.limits[row] = limits_of(job, at.token(job, row), stream);
-    }
-    __syncthreads();
+// Of rows whose limits the function knows.
+template <class LimitsOf>
+__device__ Span span_of(uint32_t rows, const LimitsOf& limits_of_row) {
     Span span{{INT32_MAX, -1}, {-1, INT32_MAX}};
-    for (uint32_t row = lane_of_warp(); row < Shape<D>::rows; row += k_warp) {
-        const Limits limits = memory.limits[row];
+    for (uint32_t row = lane_of_warp(); row < rows; row += k_warp) {
+        const Limits limits = limits_of_row(row);
         span.some = {min(span.some.after, limits.after), max(span.some.upto, limits.upto)};
         span.each = {max(span.each.after, limits.after), min(span.each.upto, limits.upto)};
     }
@@ -223,11 +295,23 @@ __device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& mem
              __reduce_min_sync(k_all_lanes, span.each.upto)}};
 }
 
-// Marks of the tiles from `first` to `end` that some row sees, in order; at most k_section of them
-// are looked at. A warp looks at a tile, then one warp moves the marks together.
+// What each row sees of a stream, to memory.limits.
+template <int D>
+__device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& memory,
+                           int32_t stream) {
+    __syncthreads();  // the limits of the stream before have been read
+    for (uint32_t row = threadIdx.x; row < Shape<D>::rows; row += blockDim.x) {
+        memory.limits[row] = limits_of(job, at.token(job, row), stream);
+    }
+    __syncthreads();
+    return span_of(Shape<D>::rows, [&](uint32_t row) { return memory.limits[row]; });
+}
+
+// Marks of the share's tiles from `first` to `end` that some row sees, in order; at most k_section
+// of them are looked at. A warp looks at a tile, then one warp moves the marks together.
 template <int D>
 __device__ uint32_t survey(const Span& span, const Memory<D>& memory, const Strip& strip,
-                           int64_t first, int64_t end) {
+                           const Share& share, int64_t first, int64_t end) {
     constexpr uint32_t k_cells = Shape<D>::cells, k_none = 2 * k_section;
     const uint32_t tiles = uint32_t(min(end - first, int64_t(k_section))), lane = lane_of_warp();
     uint16_t* const found = reinterpret_cast<uint16_t*>(memory.marks);
@@ -237,7 +321,7 @@ __device__ uint32_t survey(const Span& span, const Memory<D>& memory, const Stri
         bool some = false, each = true;
 #pragma unroll
         for (uint32_t c = lane; c < k_cells; c += k_warp) {
-            const int32_t position = strip.at((first + i) * k_cells + c);
+            const int32_t position = strip.at(share.tile(first + i) * k_cells + c);
             some = some || span.some.sees(position);
             each = each && span.each.sees(position);
         }
@@ -278,7 +362,29 @@ inline Job job_of(const AttentionArgs& args, uint32_t groups, uint32_t tiles) {
             args.softcap > 0 ? args.softcap * k_log2_e : 0,
             args.sinks.empty() ? nullptr : args.sinks.row<const float>(0),
             rows_on_16_bytes(args.q),
-            rows_on_16_bytes(args.dst)};
+            rows_on_16_bytes(args.dst),
+            Parts(),
+            Task(args)};
+}
+
+// As many splits as make the walk shorter: `blocks` without splits run on the processors in rounds,
+// and a split's share of the cells is what a round takes. Rounds that are as good as full are
+// enough, since parts cost time too. Whoever asks for lse takes parts, be it one.
+inline Parts choose_parts(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
+                          int64_t cells_of_tile) {
+    const int64_t tiles = (args.k_cache.n[1] + cells_of_tile - 1) / cells_of_tile;
+    const int64_t parts = workspace.bytes / (args.q.n[1] * args.q.n[2] * part_bytes(args.dst.n[3]));
+    const int64_t most = std::min({int64_t(k_most_splits), tiles / 2, parts});
+    const auto walk = [&](int64_t splits) {  // in tiles
+        const int64_t rounds = (blocks * splits + workspace.processors - 1) / workspace.processors;
+        return double(rounds) / double(splits);
+    };
+    int64_t best = 1;
+    for (int64_t splits = 2; splits <= most; ++splits) {
+        if (walk(splits) < 0.85 * walk(best)) best = splits;
+    }
+    if (best == 1 && args.lse.empty()) return {};
+    return parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], best);
 }
 
 /// Shared memory that a block may ask for.

@@ -230,15 +230,16 @@ struct Unit {
 
 /// `rows` is the first row in the cache: where rows begin in their slots follows from it.
 template <class Block>
-__device__ void expand_blocks(const Side& side, std::byte* tile, const uint32_t* stage,
-                              const std::byte* rows, uint32_t cells, const Member& me) {
+__device__ void expand_blocks(const Side& side, std::byte* tile, uint32_t tile_rows,
+                              const uint32_t* stage, const std::byte* rows, uint32_t cells,
+                              const Member& me) {
     const uint32_t units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
         const Unit unit(side, u);
         const uint32_t byte = side.in_stage(rows, unit.cell) + unit.i * uint32_t(sizeof(Block));
         const Codes x = codes_of(static_cast<const Block*>(nullptr), stage, byte);
-        const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
+        const uint32_t at = place_of(tile_rows, unit.cell, unit.i * 4);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {  // piece i of a block: its number's low bits are 0
             const uint2 a = expanded(x, x.u[2 * i]), b = expanded(x, x.u[2 * i + 1]);
@@ -248,13 +249,13 @@ __device__ void expand_blocks(const Side& side, std::byte* tile, const uint32_t*
 }
 
 // f32 in rows that are `aligned`: pieces of eight channels. The last unit may have fewer than four.
-__device__ inline void expand_floats(const Side& side, std::byte* tile, const uint32_t* stage,
-                                     uint32_t cells, const Member& me) {
+__device__ inline void expand_floats(const Side& side, std::byte* tile, uint32_t tile_rows,
+                                     const uint32_t* stage, uint32_t cells, const Member& me) {
     const uint32_t units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
         const Unit unit(side, u);
-        const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
+        const uint32_t at = place_of(tile_rows, unit.cell, unit.i * 4);
         const float4* from =
             reinterpret_cast<const float4*>(stage + unit.cell * side.slot / 4) + unit.i * 8;
         const uint32_t pieces = side.d / 8 - unit.i * 4;
@@ -269,13 +270,13 @@ __device__ inline void expand_floats(const Side& side, std::byte* tile, const ui
 }
 
 // bf16 that lies in the tile already. Channels behind d are zeros, which stay zeros.
-__device__ inline void convert_tile(const Side& side, std::byte* tile, uint32_t cells,
-                                    const Member& me) {
+__device__ inline void convert_tile(const Side& side, std::byte* tile, uint32_t tile_rows,
+                                    uint32_t cells, const Member& me) {
     const uint32_t units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
         const Unit unit(side, u);
-        const uint32_t at = place_of(cells, unit.cell, unit.i * 4);
+        const uint32_t at = place_of(tile_rows, unit.cell, unit.i * 4);
         uint4 x[4];
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) x[i] = *reinterpret_cast<uint4*>(tile + (at ^ i * 16));
@@ -307,8 +308,9 @@ __device__ inline void load_plain(uint32_t (&pairs)[4], DType type, const uint32
 }
 
 // The same of rows that lie anyhow, and of f16: eight channels at a time, zeros behind d.
-__device__ inline void expand_plain(const Side& side, std::byte* tile, const uint32_t* stage,
-                                    const std::byte* rows, uint32_t cells, const Member& me) {
+__device__ inline void expand_plain(const Side& side, std::byte* tile, uint32_t tile_rows,
+                                    const uint32_t* stage, const std::byte* rows, uint32_t cells,
+                                    const Member& me) {
     const uint32_t size = side.type == DType::f32 ? 4 : 2, units = cells * side.units.d;
 #pragma unroll 1
     for (uint32_t u = me.thread; u < units; u += me.threads) {
@@ -321,32 +323,33 @@ __device__ inline void expand_plain(const Side& side, std::byte* tile, const uin
             if (channel >= side.d) pairs[j] = 0;
             if (channel + 1 == side.d) pairs[j] &= 0xFFFFu;
         }
-        *reinterpret_cast<uint4*>(tile + place_of(cells, unit.cell, unit.i)) = {pairs[0], pairs[1],
-                                                                                pairs[2], pairs[3]};
+        *reinterpret_cast<uint4*>(tile + place_of(tile_rows, unit.cell, unit.i)) = {
+            pairs[0], pairs[1], pairs[2], pairs[3]};
     }
 }
 
-/// The stage's rows, in f16, to the tile.
-__device__ inline void expand(const Side& side, std::byte* tile, const std::byte* stage_bytes,
-                              const std::byte* rows, uint32_t cells, const Member& me) {
+/// The stage's rows, in f16, to the tile; a tile of more rows takes some of its cells at a time.
+__device__ inline void expand(const Side& side, std::byte* tile, uint32_t tile_rows,
+                              const std::byte* stage_bytes, const std::byte* rows, uint32_t cells,
+                              const Member& me) {
     const uint32_t* stage = reinterpret_cast<const uint32_t*>(stage_bytes);
     // clang-format off
     switch (side.type) {
-        case DType::q8_0: return expand_blocks<BlockQ8_0>(side, tile, stage, rows, cells, me);
-        case DType::q5_1: return expand_blocks<BlockQ5_1>(side, tile, stage, rows, cells, me);
-        case DType::q5_0: return expand_blocks<BlockQ5_0>(side, tile, stage, rows, cells, me);
-        case DType::q4_1: return expand_blocks<BlockQ4_1>(side, tile, stage, rows, cells, me);
-        case DType::q4_0: return expand_blocks<BlockQ4_0>(side, tile, stage, rows, cells, me);
-        case DType::iq4_nl: return expand_blocks<BlockIq4Nl>(side, tile, stage, rows, cells, me);
+        case DType::q8_0: return expand_blocks<BlockQ8_0>(side, tile, tile_rows, stage, rows, cells, me);
+        case DType::q5_1: return expand_blocks<BlockQ5_1>(side, tile, tile_rows, stage, rows, cells, me);
+        case DType::q5_0: return expand_blocks<BlockQ5_0>(side, tile, tile_rows, stage, rows, cells, me);
+        case DType::q4_1: return expand_blocks<BlockQ4_1>(side, tile, tile_rows, stage, rows, cells, me);
+        case DType::q4_0: return expand_blocks<BlockQ4_0>(side, tile, tile_rows, stage, rows, cells, me);
+        case DType::iq4_nl: return expand_blocks<BlockIq4Nl>(side, tile, tile_rows, stage, rows, cells, me);
         case DType::f32: case DType::f16: case DType::bf16: break;
         case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64:
             __builtin_unreachable();  // check() has refused these
     }
     // clang-format on
-    if (side.direct) return convert_tile(side, tile, cells, me);
-    if (!side.aligned) return expand_plain(side, tile, stage, rows, cells, me);
-    expand_floats(side, tile, stage, cells, me);
+    if (side.direct) return convert_tile(side, tile, tile_rows, cells, me);
+    if (!side.aligned) return expand_plain(side, tile, tile_rows, stage, rows, cells, me);
+    expand_floats(side, tile, tile_rows, stage, cells, me);
 }
 
 }  // namespace rotkv::cuda::prefill

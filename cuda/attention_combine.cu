@@ -1,22 +1,16 @@
-#pragma once
-// The end of decode attention: the parts of a row become its output. A block of threads takes a
-// piece of a row's channels (hadamard.cuh), as the rotation back does: groups of lanes add up every
-// so many parts, and one warp adds up the groups, divides, rotates back and stores.
+// The end of attention whose cells were split: the parts of a row become its output. A block of
+// threads takes a piece of a row's channels (hadamard.cuh), as the rotation back does: groups of
+// lanes add up every so many parts, and one warp adds up the groups, divides, rotates back and
+// stores.
 // Docs: docs/05-attention.md
-
 #include "cuda/attention_plain.cuh"
-#include "cuda/decode_state.cuh"
 #include "cuda/dependent.cuh"
 
 namespace rotkv::cuda {
-
-// Registers of a thread are what the compiler takes, at R = 1 and 2: with more, no block would find
-// room beside decode_kernel's.
-constexpr uint32_t k_combine_threads = 128;
-constexpr uint32_t k_combine_registers = 64;
+namespace {
 
 // Of all parts and the sink: {most, what p adds up to}, by each warp for itself.
-__device__ inline float2 softmax_of(const float2* softmax, uint32_t parts, const float* sink_of) {
+__device__ float2 softmax_of(const float2* softmax, uint32_t parts, const float* sink_of) {
     const float sink = sink_of != nullptr ? *sink_of * k_log2_e : -INFINITY;
     float most = fmaxf(sink, -FLT_MAX), total = lane_of_warp() == 0 ? power_of_two(sink - most) : 0;
     constexpr uint32_t batch = 3;  // loads under way together
@@ -109,19 +103,19 @@ __device__ void add_groups(const Pieces& cut, const float4 (&of_groups)[R][k_com
     }
 }
 
-// The piece once more, cell by cell. The groups' sums have been read: a part of them makes room.
+// A piece once more, cell by cell, by the first warp; what the groups have summed makes room.
+// Apart: it must not cost the others registers.
 template <int R>
 __device__ void repair(const Task& task, uint32_t t, uint32_t h, uint32_t piece,
                        float4 (&of_groups)[R][k_combine_threads], float4 (&sum)[1][R]) {
     const Pieces& cut = task.v_cut;
-    float *const out = reinterpret_cast<float*>(of_groups), *const memory = out + cut.width;
-    attend_row(task, t, h, piece, min(cut.width, cut.d - piece), memory, out);
-    __syncthreads();
-    const uint32_t lane = threadIdx.x & (cut.lanes - 1);
+    const uint32_t count = min(cut.width, cut.d - piece);
+    float* const memory = reinterpret_cast<float*>(of_groups);
+    const float* const out = attend_row_apart(task, t, h, piece, count, memory);
 #pragma unroll
     for (int j = 0; j < R; ++j) {
-        const uint32_t i = 4 * (lane + cut.lanes * j);
-        sum[0][j] = load4(out, i, min(cut.width, cut.d - piece), true);
+        const uint32_t lane = threadIdx.x & (cut.lanes - 1);
+        sum[0][j] = load4(out, 4 * (lane + cut.lanes * j), count, true);
     }
 }
 
@@ -142,15 +136,13 @@ __global__ void __maxnreg__(k_combine_registers) combine_kernel(const __grid_con
     for (int j = 0; j < R; ++j) of_groups[j][threadIdx.x] = sum[0][j];
     __syncthreads();
     if (piece == 0 && threadIdx.x == 0) store_lse(task, t, h, softmax.x / k_log2_e, softmax.y);
-    bool is_good = softmax.y > 0;
-    if (threadIdx.x < k_warp) {
-        add_groups(cut, of_groups, softmax.y, sum);
-#pragma unroll
-        for (int j = 0; j < R; ++j) is_good = is_good && is_finite(sum[0][j]);
-    }
-    if (!__syncthreads_and(is_good)) repair(task, t, h, piece, of_groups, sum);
-    // 5 rotate back, store; lanes beyond the piece only take part.
     if (threadIdx.x >= k_warp) return;
+    add_groups(cut, of_groups, softmax.y, sum);
+    bool is_good = softmax.y > 0;
+#pragma unroll
+    for (int j = 0; j < R; ++j) is_good = is_good && is_finite(sum[0][j]);
+    if (!__all_sync(k_all_lanes, is_good)) repair(task, t, h, piece, of_groups, sum);
+    // 5 rotate back, store; lanes beyond the piece only take part.
     rotate(sum, cut, begin, true);
     if (threadIdx.x >= cut.lanes) return;
     const bool vectors = reinterpret_cast<uintptr_t>(dst) % 16 == 0;
@@ -160,8 +152,11 @@ __global__ void __maxnreg__(k_combine_registers) combine_kernel(const __grid_con
     }
 }
 
-/// Behind the kernel that has written task.parts, whose maxima count in powers of two.
-inline void launch_combine(const Task& task, Stream stream) {
+}  // namespace
+
+void combine_parts(const AttentionArgs& args, const Parts& parts, Stream stream) {
+    Task task(args);
+    task.parts = parts;
     launch_dependent(task.v_cut.registers == 1 ? combine_kernel<1> : combine_kernel<2>,
                      dim3(task.tokens * task.all_heads, task.v_cut.per_row.d),
                      dim3(k_combine_threads), 0, stream, task);

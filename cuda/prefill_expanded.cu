@@ -1,0 +1,11 @@
+// Attention of many tokens on 9.0 over a cache of any other kind: prefill_hopper.cuh.
+#include "cuda/prefill_hopper.cuh"
+
+namespace rotkv::cuda {
+
+bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& workspace,
+                                Stream stream) {
+    return prefill::attention_hopper<true>(args, workspace, stream);
+}
+
+}  // namespace rotkv::cuda

@@ -1,0 +1,131 @@
+#pragma once
+// Attention of many tokens in f16 on the tensor cores of 9.0; prefill.cu says what is computed, in
+// which order, and what rows and splits are. A block of threads owns 128 rows of a KV head:
+//
+//   warps 0 .. 3     make tiles of 128 cells ready, 64 of large heads (prefill_producer.cuh)
+//   warps 4 .. 7     multiply, rows 0 .. 63 (prefill_consumer.cuh)
+//   warps 8 .. 11    multiply, rows 64 .. 127; where there are none, they end at once
+//
+// The first give registers to the others. They meet at barriers in shared memory only
+// (prefill_ring.cuh), so that each goes on as far as tiles allow.
+// Docs: docs/05-attention.md
+
+#include "cuda/dependent.cuh"
+#include "cuda/prefill_consumer.cuh"
+#include "cuda/prefill_producer.cuh"
+
+namespace rotkv::cuda::prefill {
+
+constexpr uint32_t k_block_threads = 3 * k_warpgroup, k_block_rows = 2 * k_tile_rows;
+
+// A thread's registers: all have 168 at first. Who expands needs more than who copies.
+template <bool expands>
+constexpr uint32_t k_producer_registers = expands ? 88 : 56;
+template <bool expands>
+constexpr uint32_t k_consumer_registers = expands ? 208 : 224;
+
+template <uint32_t count>
+__device__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(count));
+}
+template <uint32_t count>
+__device__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(count));
+}
+
+template <int D_k, int D_v, bool expands>
+__global__ void __launch_bounds__(k_block_threads, 1)
+    hopper_kernel(const __grid_constant__ RingJob job) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ __align__(1024) uint4 shared[];
+    const RingMemory<D_k, D_v> memory(reinterpret_cast<std::byte*>(shared), job);
+    const Place at(job, k_block_rows);
+    const bool both_multiply = at.last - at.first >= k_tile_rows;
+    if (threadIdx.x == 0) memory.create(job.slots, both_multiply ? 8 : 4);
+    __syncthreads();
+    const uint32_t role = uniform(threadIdx.x / k_warpgroup);
+    if (role == 0) {
+        give_registers<k_producer_registers<expands>>();
+        wait_for_earlier();
+        if constexpr (expands) {
+            produce_expanded(job, at, memory);
+        } else {
+            produce_copies(job, at, memory);
+        }
+    } else {
+        take_registers<k_consumer_registers<expands>>();
+        wait_for_earlier();
+        if (role == 1 || both_multiply) {
+            Consumer<D_k, D_v, !expands>(job, at, memory, role - 1, both_multiply).run();
+        }
+    }
+#endif
+}
+
+/// Rows that travel by way of raw slots: blocks of codes, f32, and plain rows that lie anyhow.
+inline Side expanded_side(const TensorView& cache) {
+    Side side(cache, 1);
+    if (is_block_type(side.type) || (side.type == DType::f32 && side.aligned)) return side;
+    side.aligned = side.direct = side.is_ready = false;
+    side.units = Divisor((side.d + 7) / 8);
+    return side;
+}
+
+/// With the raw ring that fits into so many bytes; false if none does.
+template <int D_k, int D_v>
+bool fit_raw_ring(RingJob& job, uint32_t most_bytes) {
+    using S = RingShape<D_k, D_v>;
+    job.slots = 0;
+    const uint32_t fixed = RingMemory<D_k, D_v>::bytes(job);
+    job.k = expanded_side(job.args.k_cache);
+    job.v = expanded_side(job.args.v_cache);
+    for (job.raw_cells = std::min(64u, S::cells); job.raw_cells >= 16; job.raw_cells /= 2) {
+        job.raw_bytes = job.raw_cells * std::max(job.k.slot, job.v.slot);
+        if (fixed + 3 * job.raw_bytes > most_bytes) continue;
+        job.slots = std::min(k_most_slots, (most_bytes - fixed) / job.raw_bytes);
+        return true;
+    }
+    return false;
+}
+
+template <int D_k, int D_v, bool expands>
+bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    RingJob job{job_of(args, 1, 1), 0, 0, 0};
+    const uint32_t most = device_shared_bytes();
+    if (expands && !fit_raw_ring<D_k, D_v>(job, most)) return false;
+    const uint32_t bytes = RingMemory<D_k, D_v>::bytes(job);
+    if (bytes > most) return false;
+    const uint32_t blocks = blocks_for(job.rows, k_block_rows) * job.kv_heads;
+    job.parts = choose_parts(args, workspace, blocks, RingShape<D_k, D_v>::cells);
+    const auto kernel = hopper_kernel<D_k, D_v, expands>;
+    require_success(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
+        "attention");
+    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads), bytes, stream,
+                     job);
+    if (job.parts.are_used()) combine_parts(args, job.parts, stream);
+    return true;
+}
+
+/// If there is a kernel for these head sizes and it has room.
+template <bool expands>
+bool attention_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    struct Kernel {
+        int64_t d_k, d_v;
+        bool (*launch)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+    };
+    static constexpr Kernel k_kernels[] = {
+        {64, 64, launch_hopper<64, 64, expands>},     {80, 80, launch_hopper<80, 80, expands>},
+        {96, 96, launch_hopper<96, 96, expands>},     {112, 112, launch_hopper<112, 112, expands>},
+        {128, 128, launch_hopper<128, 128, expands>}, {192, 192, launch_hopper<192, 192, expands>},
+        {192, 128, launch_hopper<192, 128, expands>}, {256, 256, launch_hopper<256, 256, expands>},
+    };
+    for (const Kernel& kernel : k_kernels) {
+        if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) {
+            return kernel.launch(args, workspace, stream);
+        }
+    }
+    return false;
+}
+
+}  // namespace rotkv::cuda::prefill

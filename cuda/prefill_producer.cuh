@@ -1,0 +1,282 @@
+#pragma once
+// Prefill on 9.0: the four warps that make tiles ready for those that multiply. They look which
+// tiles some row sees, 32 at a time, and then
+//
+//   rows of f16   are copied into the tiles
+//   all others    are copied into raw slots, as far ahead as there are such, and expanded from
+//   there
+//
+// Docs: docs/05-attention.md
+
+#include "cuda/prefill_ring.cuh"
+
+namespace rotkv::cuda::prefill {
+
+/// The tiles that some row of the block sees, stream after stream; the same in all threads that
+/// make tiles ready, which ask together.
+template <uint32_t cells>
+class Cursor {
+  public:
+    __device__ Cursor(const Job& job, const Place& at, uint32_t (&found)[2][4])
+        : job_(job), at_(at), found_(found) {}
+
+    int32_t first, stream = -1;  // of the tile: its first cell
+    bool whole;                  // does each row see each cell?
+    Strip strip;
+
+    /// Goes on to the next one, if there is one.
+    __device__ bool next() {
+        while (seen_ == 0) {
+            section_ += k_section_tiles;
+            if (section_ < tiles_) {
+                survey();
+            } else if (!begin_stream()) {
+                return false;
+            }
+        }
+        const uint32_t bit = uint32_t(__ffs(int(seen_))) - 1;
+        seen_ &= seen_ - 1;
+        first = first_of(section_ + bit);
+        whole = (whole_ >> bit & 1) != 0;
+        return true;
+    }
+    __device__ TileMark mark() const { return {first, stream, whole}; }
+
+  private:
+    static constexpr int32_t k_section_tiles = 32;
+    const Job& job_;
+    const Place& at_;
+    uint32_t (&found_)[2][4];
+    Span span_;
+    int32_t tiles_ = 0, section_ = 0;  // of the block's share
+    uint32_t seen_ = 0, whole_, turn_ = 0;
+
+    __device__ int32_t first_of(int32_t tile) const {
+        return (int32_t(at_.split) + tile * int32_t(job_.parts.splits)) * int32_t(cells);
+    }
+
+    __device__ bool begin_stream() {
+        stream = next_stream(job_, at_, stream);
+        if (stream < 0) return false;
+        strip = job_.strip(stream);
+        const Share share{at_.split, job_.parts.splits};
+        tiles_ = int32_t(share.of((strip.used + cells - 1) / cells));
+        section_ = -k_section_tiles;
+        span_ = span_of(at_.last - at_.first + 1, [&](uint32_t row) {
+            return limits_of(job_, at_.token(job_, row), stream);
+        });
+        return true;
+    }
+
+    // A warp looks at eight tiles, four of them at a time.
+    __device__ void survey() {
+        const uint32_t warp = threadIdx.x / k_warp % 4, lane = lane_of_warp();
+        uint32_t seen = 0, whole = 0;
+#pragma unroll 1
+        for (uint32_t i = 0; i < 8; i += 4) {
+            int32_t position[4][cells / k_warp];
+#pragma unroll
+            for (uint32_t j = 0; j < 4 * cells / k_warp; ++j) {
+                const int32_t tile = section_ + int32_t(warp * 8 + i + j / (cells / k_warp));
+                const uint32_t cell = lane + j % (cells / k_warp) * k_warp;
+                position[j / (cells / k_warp)][j % (cells / k_warp)] =
+                    tile < tiles_ ? strip.at(first_of(tile) + int64_t(cell)) : -1;
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < 4; ++j) {
+                bool some = false, each = true;
+#pragma unroll
+                for (const int32_t x : position[j]) {
+                    some = some || span_.some.sees(x);
+                    each = each && span_.each.sees(x);
+                }
+                seen |= uint32_t(__any_sync(k_all_lanes, some)) << (i + j);
+                whole |= uint32_t(__all_sync(k_all_lanes, each)) << (i + j);
+            }
+        }
+        uint32_t(&found)[4] = found_[turn_];
+        turn_ ^= 1;  // who is late may still read what was found before
+        if (lane == 0) found[warp] = seen | whole << 8;
+        wait_for_group(k_producers, k_warpgroup);
+        seen_ = whole_ = 0;
+#pragma unroll
+        for (uint32_t w = 0; w < 4; ++w) {
+            seen_ |= (found[w] & 255) << 8 * w;
+            whole_ |= found[w] >> 8 << 8 * w;
+        }
+    }
+};
+
+/// This thread among those that make tiles ready.
+__device__ inline uint32_t producer() { return threadIdx.x % k_warpgroup; }
+
+/// The number of a tile, or of a raw slot, in a ring, and the parity of its round.
+struct RingPlace {
+    uint32_t place = 0, parity = 0;
+    __device__ void advance(uint32_t size) {
+        if (++place < size) return;
+        place = 0;
+        parity ^= 1;
+    }
+};
+
+/// Says what tile number i is, as soon as its place is free; seen by who waits for its K.
+template <class Memory>
+__device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
+                         const Strip& strip) {
+    RingState& state = memory.state;
+    const uint32_t t = producer();
+    if (t == 0) state.marks[i % k_remembered] = mark;
+    if (!mark.is_end() && mark.whole == 0 && t < Memory::S::cells) {
+        state.positions[i % k_remembered][t] = strip.at(mark.first + int64_t(t));
+    }
+}
+
+/// Rows of D halves on 16 bytes into a tile. Neighbouring threads copy a row together. Empty cells,
+/// which hold anything, arrive as zeros.
+template <int D, uint32_t cells>
+__device__ void copy_tile(const Side& side, uint32_t tile, const std::byte* rows,
+                          const Strip& strip, const TileMark& mark) {
+    constexpr uint32_t k_pieces = D / 8, k_at_once = k_warpgroup / k_pieces;
+    const uint32_t first = producer() / k_pieces, piece = producer() % k_pieces;
+    if (first >= k_at_once) return;
+    if (mark.whole != 0) {
+#pragma unroll
+        for (uint32_t i = 0; i < (cells + k_at_once - 1) / k_at_once; ++i) {
+            const uint32_t row = first + i * k_at_once;
+            if (cells % k_at_once != 0 && row >= cells) break;
+            copy_16(tile + place_of(cells, row, piece),
+                    rows + uint64_t(row) * side.of_cell + piece * 16, true);
+        }
+        return;
+    }
+#pragma unroll 1
+    for (uint32_t row = first; row < cells; row += k_at_once) {
+        const bool there = strip.at(mark.first + int64_t(row)) >= 0;
+        copy_16(tile + place_of(cells, row, piece),
+                rows + (there ? uint64_t(row) * side.of_cell : 0) + piece * 16, there);
+    }
+}
+
+/// Both sides as they are.
+template <int D_k, int D_v>
+__device__ void produce_copies(const RingJob& job, const Place& at,
+                               const RingMemory<D_k, D_v>& memory) {
+    constexpr uint32_t cells = RingShape<D_k, D_v>::cells;
+    Cursor<cells> cursor(job, at, memory.state.found);
+    RingPlace at_stage;
+    for (uint32_t i = 0;; ++i, at_stage.advance(k_stages)) {
+        const uint32_t stage = at_stage.place;
+        const bool is_there = cursor.next();
+        const TileMark mark = cursor.mark();
+        memory.empty(0, stage).wait(at_stage.parity ^ 1);
+        announce(memory, i, mark, cursor.strip);
+        if (is_there) {
+            copy_tile<D_k, cells>(job.k, shared_address(memory.tile(0, stage)),
+                                  job.k.row(mark.stream, at.kv, mark.first), cursor.strip, mark);
+        }
+        memory.full(0, stage).arrive_when_copied();
+        memory.full(0, stage).arrive();
+        if (!is_there) break;
+        memory.empty(1, stage).wait(at_stage.parity ^ 1);
+        copy_tile<D_v, cells>(job.v, shared_address(memory.tile(1, stage)),
+                              job.v.row(mark.stream, at.kv, mark.first), cursor.strip, mark);
+        memory.full(1, stage).arrive_when_copied();
+    }
+    wait_for_copies();
+}
+
+/// The raw ring, and where in a tile its next slot lies: K part after part, then V.
+template <int D_k, int D_v>
+class RawRing {
+  public:
+    using S = RingShape<D_k, D_v>;
+    __device__ RawRing(const RingJob& job, const Place& at, const RingMemory<D_k, D_v>& memory)
+        : job_(job),
+          at_(at),
+          memory_(memory),
+          cursor_(job, at, memory.state.found),
+          parts_(S::cells / job.raw_cells) {}
+
+    /// Asks for the next slot's rows, once it is free; behind the last tile only says so.
+    __device__ void ask() {
+        if (has_ended_) return;
+        if (item_ == 0) has_ended_ = !cursor_.next();
+        const uint32_t slot = slot_.place;
+        memory_.raw_empty(slot).wait(slot_.parity ^ 1);
+        const TileMark mark = cursor_.mark();
+        if (producer() == 0) {
+            memory_.state.raw_marks[slot] = mark;
+            memory_.raw_full(slot).arrive();
+        }
+        if (!has_ended_) {
+            const bool is_v = item_ >= parts_;
+            const Side& side = is_v ? job_.v : job_.k;
+            const int32_t first =
+                mark.first + int32_t((is_v ? item_ - parts_ : item_) * job_.raw_cells);
+            fetch(side, shared_address(memory_.raw(job_, slot)),
+                  side.row(mark.stream, at_.kv, first), job_.raw_cells, me(), cursor_.strip, first,
+                  mark.whole != 0);
+        }
+        memory_.raw_full(slot).arrive_when_copied();
+        slot_.advance(job_.slots);
+        if (++item_ == 2 * parts_) item_ = 0;
+    }
+    __device__ static Member me() { return {producer(), k_warpgroup}; }
+
+  private:
+    const RingJob& job_;
+    const Place& at_;
+    const RingMemory<D_k, D_v>& memory_;
+    Cursor<S::cells> cursor_;
+    uint32_t parts_, item_ = 0;
+    RingPlace slot_;
+    bool has_ended_ = false;
+};
+
+/// One side's raw slots of a tile become f16. False behind the last tile.
+template <int D_k, int D_v>
+__device__ bool expand_side(const RingJob& job, const Place& at, const RingMemory<D_k, D_v>& memory,
+                            RawRing<D_k, D_v>& raw, RingPlace& slot, const RingPlace& stage,
+                            uint32_t i, uint32_t is_v) {
+    using S = RingShape<D_k, D_v>;
+    const Side& side = is_v != 0 ? job.v : job.k;
+    std::byte* const tile = memory.tile(is_v, stage.place);
+    memory.empty(is_v, stage.place).wait(stage.parity ^ 1);
+#pragma unroll 1
+    for (uint32_t cell = 0; cell < S::cells; cell += job.raw_cells) {
+        raw.ask();
+        memory.raw_full(slot.place).wait(slot.parity);
+        const TileMark mark = memory.state.raw_marks[slot.place];
+        if (is_v == 0 && cell == 0) announce(memory, i, mark, job.strip(max(mark.stream, 0)));
+        if (mark.is_end()) {
+            memory.full(0, stage.place).arrive();
+            return false;
+        }
+        expand(side, tile + cell * 128, S::cells, memory.raw(job, slot.place),
+               side.row(mark.stream, at.kv, mark.first + int32_t(cell)), job.raw_cells,
+               RawRing<D_k, D_v>::me());
+        memory.raw_empty(slot.place).arrive();
+        slot.advance(job.slots);
+    }
+    publish_stores();
+    memory.full(is_v, stage.place).arrive();
+    return true;
+}
+
+template <int D_k, int D_v>
+__device__ void produce_expanded(const RingJob& job, const Place& at,
+                                 const RingMemory<D_k, D_v>& memory) {
+    RawRing<D_k, D_v> raw(job, at, memory);
+    for (uint32_t i = 1; i < job.slots; ++i) raw.ask();
+    RingPlace slot, stage;
+    uint32_t is_v = 0;
+    for (uint32_t i = 0; expand_side(job, at, memory, raw, slot, stage, i, is_v); is_v ^= 1) {
+        if (is_v == 0) continue;
+        stage.advance(k_stages);
+        ++i;
+    }
+    wait_for_copies();
+}
+
+}  // namespace rotkv::cuda::prefill
