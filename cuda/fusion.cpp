@@ -6,10 +6,17 @@
 // Calls side by side run at the same time: none may write what another reads or writes.
 #include "cuda/fusion.h"
 
+#include "cuda/call_words.h"
 #include "cuda/products.h"
+
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#define ROTKV_HAS_NVTX
+#endif
 
 #include <algorithm>
 #include <initializer_list>
+#include <mutex>
 #include <vector>
 
 namespace rotkv::cuda {
@@ -172,6 +179,30 @@ struct Launch {
     void operator()(const MergeArgs&) const {}  // CudaBackend refuses it
 };
 
+// An operation's name over its launches, in a profiler's timeline; nothing where none looks on.
+struct NamedRange {
+#ifdef ROTKV_HAS_NVTX
+    explicit NamedRange(const char* name) { nvtxRangePushA(name); }
+    ~NamedRange() { nvtxRangePop(); }
+#else
+    explicit NamedRange(const char*) {}
+#endif
+    NamedRange(const NamedRange&) = delete;
+    NamedRange& operator=(const NamedRange&) = delete;
+};
+
+// A refusal is this launch's, and says so. A fault may be that of any operation before.
+void launch_joined(Calls calls, const Workspace& workspace, Products& products) {
+    const NamedRange range(name_of(calls.front()));
+    try {
+        std::visit(Launch{calls, workspace, products}, calls.front());
+    } catch (const Failure& failure) {
+        if (failure.fault()) throw;
+        const char* more = calls.size() > 1 ? " and what is joined to it" : "";
+        throw Failure(words_of(calls.front()) + more + ": " + failure.reason(), false);
+    }
+}
+
 }  // namespace
 
 std::size_t joined(Calls calls) {
@@ -182,9 +213,13 @@ std::size_t joined(Calls calls) {
 }
 
 void launch(Calls calls, const Workspace& workspace, Products& products) {
+    // A kernel's attributes are the process's: what one thread sets for its launch, a thread with
+    // another backend must not change before it.
+    static std::mutex one_at_a_time;
+    const std::lock_guard alone(one_at_a_time);
     while (!calls.empty()) {
         const std::size_t count = joined(calls);
-        std::visit(Launch{calls.first(count), workspace, products}, calls.front());
+        launch_joined(calls.first(count), workspace, products);
         calls = calls.subspan(count);
     }
 }
