@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 namespace rotkv {
@@ -129,6 +130,14 @@ struct Limits {
     Support operator()(const LogitsArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const MergeArgs&) const { return refusal("not written for cuda yet"); }
 };
+
+// One thread of the process at a time launches or records: a kernel's attributes are the process's,
+// so that what one sets for its launch another must not change before it; and what cuBLAS does when
+// it starts would end another's recording.
+std::mutex& launching() {
+    static std::mutex one_at_a_time;
+    return one_at_a_time;
+}
 
 // Off, unless it says 1.
 bool wants_sync() {
@@ -312,7 +321,10 @@ void CudaBackend::execute(const Call& call) {
 void CudaBackend::run_alone(const Call& call) {
     flush();  // for what free_memory() left to report
     try {
-        cuda::launch({&call, 1}, workspace_, *products_);
+        {
+            const std::lock_guard turn(launching());
+            cuda::launch({&call, 1}, workspace_, *products_);
+        }
         wait();
     } catch (const cuda::Failure& failure) {
         if (!failure.fault()) throw;
@@ -327,6 +339,7 @@ void CudaBackend::flush() {
 
 void CudaBackend::launch_kept() {
     if (recorder_.empty()) return;
+    const std::lock_guard turn(launching());
     try {
         recorder_.play(stream_.get(), [&](std::span<const Call> calls) {
             cuda::launch(calls, workspace_, *products_);

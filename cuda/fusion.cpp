@@ -16,7 +16,6 @@
 
 #include <algorithm>
 #include <initializer_list>
-#include <mutex>
 #include <vector>
 
 namespace rotkv::cuda {
@@ -213,10 +212,6 @@ std::size_t joined(Calls calls) {
 }
 
 void launch(Calls calls, const Workspace& workspace, Products& products) {
-    // A kernel's attributes are the process's: what one thread sets for its launch, a thread with
-    // another backend must not change before it.
-    static std::mutex one_at_a_time;
-    const std::lock_guard alone(one_at_a_time);
     while (!calls.empty()) {
         const std::size_t count = joined(calls);
         launch_joined(calls.first(count), workspace, products);

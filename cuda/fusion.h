@@ -15,7 +15,7 @@ namespace rotkv::cuda {
 std::size_t joined(std::span<const Call> calls);
 
 /// Launches all calls, in their order. Throws what the operations throw, a refusal
-/// (failure.h) with the operation's words before it. Any number of threads, each with its own.
+/// (failure.h) with the operation's words before it.
 void launch(std::span<const Call> calls, const Workspace& workspace, Products& products);
 
 }  // namespace rotkv::cuda
