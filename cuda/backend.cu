@@ -132,8 +132,8 @@ struct Limits {
 };
 
 // One thread of the process at a time launches or records: a kernel's attributes are the process's,
-// so that what one sets for its launch another must not change before it; and what cuBLAS does when
-// it starts would end another's recording.
+// so that what one sets for its launch another must not change before it; and cuBLAS, as it starts
+// and ends, waits for the device, which would end another's recording.
 std::mutex& launching() {
     static std::mutex one_at_a_time;
     return one_at_a_time;
@@ -190,6 +190,7 @@ CudaBackend::CudaBackend() : sync_(wants_sync()), device_(usable_device()) {
 }
 
 CudaBackend::~CudaBackend() {
+    const std::lock_guard turn(launching());
     try {
         const cuda::OnDevice here(device_);
         cuda::ignore(cudaStreamSynchronize(stream_.get()));
