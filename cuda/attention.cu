@@ -23,6 +23,8 @@
 #include "cuda/dequant.cuh"
 #include "cuda/ladder.h"
 
+#include <utility>
+
 namespace rotkv::cuda {
 namespace {
 
@@ -210,9 +212,11 @@ void launch(const Job& job, Stream stream) {
 }  // namespace
 
 void Workspace::create() {
-    const auto read = [](cudaDeviceAttr what) {
+    int device = 0;
+    require_success(cudaGetDevice(&device), "device");
+    const auto read = [device](cudaDeviceAttr what) {
         int value = 0;
-        require_success(cudaDeviceGetAttribute(&value, what, 0), "device");
+        require_success(cudaDeviceGetAttribute(&value, what, device), "device");
         return value;
     };
     processors = read(cudaDevAttrMultiProcessorCount);
@@ -220,14 +224,16 @@ void Workspace::create() {
     most_shared_bytes = read(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 64;  // kernels declare some
     bytes = k_part_bytes;
     const size_t counters = size_t(k_most_columns) * sizeof(unsigned);
-    require_success(cudaMalloc(&arrived, counters), "allocate");
-    require_success(cudaMemset(arrived, 0, counters), "clear");
-    require_success(cudaMalloc(&parts, size_t(bytes)), "allocate");
+    arrived = reinterpret_cast<unsigned*>(allocate(counters));
+    // Not on the default stream: another thread's recording would end where that is used.
+    require_success(cudaMemsetAsync(arrived, 0, counters, cudaStreamPerThread), "clear");
+    require_success(cudaStreamSynchronize(cudaStreamPerThread), "clear");
+    parts = allocate(size_t(bytes));
 }
 
 void Workspace::destroy() {
-    static_cast<void>(cudaFree(arrived));
-    static_cast<void>(cudaFree(parts));
+    DeviceMemory(reinterpret_cast<std::byte*>(std::exchange(arrived, nullptr)));
+    DeviceMemory(std::exchange(parts, nullptr));
 }
 
 int64_t attention_memory(const AttentionArgs& args) {

@@ -1,10 +1,14 @@
 // The backend "cuda": memory and a stream of one device, and what it supports.
 #include "cuda/backend.h"
+#include "cuda/call_words.h"
 #include "cuda/device.cuh"
+#include "cuda/entry.h"
 #include "cuda/fusion.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 namespace rotkv {
@@ -124,43 +128,104 @@ struct Limits {
     Support operator()(const MergeArgs& args) const { return countable("dst", args.dst); }
 };
 
-}  // namespace
+// One thread of the process at a time launches or records: a kernel's attributes are the process's,
+// so that what one sets for its launch another must not change before it; and cuBLAS, as it starts
+// and ends, waits for the device, which would end another's recording.
+std::mutex& launching() {
+    static std::mutex one_at_a_time;
+    return one_at_a_time;
+}
 
-CudaBackend::CudaBackend() {
-    int devices = 0, major = 0;
+// Off, unless it says 1.
+bool wants_sync() {
+    const char* value = std::getenv("ROTKV_CUDA_SYNC");
+    const std::string text = value == nullptr ? "" : value;
+    if (text.empty() || text == "0" || text == "1") return text == "1";
+    throw Error(ErrorCode::usage, "ROTKV_CUDA_SYNC: expected 0 or 1, found '" + text + "'");
+}
+
+// The thread's current device, if it can be used.
+int usable_device() {
+    int devices = 0, device = 0, major = 0;
     const cudaError_t result = cudaGetDeviceCount(&devices);
     if (result != cudaSuccess || devices == 0) {
+        cuda::ignore(result);
         const char* why = result != cudaSuccess ? cudaGetErrorString(result) : "none is visible";
         throw Error(ErrorCode::unsupported, std::string("no CUDA device: ") + why);
     }
-    require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "device");
-    if (major < 8) {
-        throw Error(ErrorCode::unsupported,
-                    "no CUDA device: expected compute capability 8.0 or more, found " +
-                        std::to_string(major) + ".x");
-    }
+    require_success(cudaGetDevice(&device), "device");
+    require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                    "device");
+    if (major >= 8) return device;
+    throw Error(ErrorCode::unsupported,
+                "no CUDA device: expected compute capability 8.0 or more, found " +
+                    std::to_string(major) + ".x");
+}
+
+}  // namespace
+
+cuda::OnDevice::OnDevice(int device) {
+    require_success(cudaGetDevice(&before_), "device");
+    if (before_ == device) return;
+    require_success(cudaSetDevice(device), "device");
+    changed_ = true;
+}
+
+cuda::OnDevice::~OnDevice() {
+    if (changed_) ignore(cudaSetDevice(before_));
+}
+
+// Every member owns what it has: if a later one cannot be made, nothing stays behind.
+CudaBackend::CudaBackend() : sync_(wants_sync()), device_(usable_device()) {
     // Ordered with the default stream: kernels launched there, by tests, wait and are waited for.
-    require_success(cudaStreamCreate(&stream_), "stream");
+    cuda::Stream stream = nullptr;
+    require_success(cudaStreamCreate(&stream), "stream");
+    stream_.reset(stream);
     workspace_.create();
-    products_ = std::make_unique<cuda::Products>(stream_);
-    void* staging = nullptr;
-    require_success(cudaMallocHost(&staging, k_staging_bytes), "allocate");
-    staging_ = static_cast<std::byte*>(staging);
+    products_ = std::make_unique<cuda::Products>(stream);
+    staging_ = cuda::allocate_pinned(k_staging_bytes);
 }
 
 CudaBackend::~CudaBackend() {
-    cudaStreamSynchronize(stream_);
-    recorder_.forget();
-    products_.reset();
-    workspace_.destroy();
-    cudaFreeHost(staging_);
-    cudaStreamDestroy(stream_);
+    const std::lock_guard turn(launching());
+    try {
+        const cuda::OnDevice here(device_);
+        cuda::ignore(cudaStreamSynchronize(stream_.get()));
+        recorder_.forget();
+        products_.reset();
+        workspace_.destroy();
+        staging_.reset();
+        stream_.reset();
+    } catch (const Error&) {  // after a fault; the members' ends drop the rest
+    }
+}
+
+// Of every public call: alone, on the backend's device, and not after a fault.
+template <class Body>
+auto CudaBackend::enter(const Body& body) {
+    const cuda::Alone alone(in_use_);
+    require_sound();
+    try {
+        const cuda::OnDevice here(device_);
+        return body();
+    } catch (const cuda::Failure& failure) {
+        if (!failure.fault()) throw;
+        fault_ = failure.reason();
+        const char* hint = sync_ ? "" : " (ROTKV_CUDA_SYNC=1 names the operation)";
+        throw cuda::Failure(fault_ + hint, true);
+    }
+}
+
+void CudaBackend::require_sound() const {
+    if (fault_.empty()) return;
+    throw cuda::Failure("this process has lost the device, since: " + fault_, true);
 }
 
 std::string CudaBackend::description() const {
+    const cuda::OnDevice here(device_);
     cudaDeviceProp device;
     int runtime = 0;
-    require_success(cudaGetDeviceProperties(&device, 0), "device");
+    require_success(cudaGetDeviceProperties(&device, device_), "device");
     require_success(cudaRuntimeGetVersion(&runtime), "version");
     return std::string(device.name) + ", compute capability " + std::to_string(device.major) + "." +
            std::to_string(device.minor) + ", CUDA " + std::to_string(runtime / 1000) + "." +
@@ -170,20 +235,22 @@ std::string CudaBackend::description() const {
 // Begins and ends on 16 bytes: kernels may copy so many at a time. Of no bytes it is not null,
 // which would say that there is no buffer.
 std::byte* CudaBackend::allocate(std::size_t bytes) {
-    void* memory = nullptr;
-    require_success(cudaMalloc(&memory, std::max<std::size_t>((bytes + 15) / 16 * 16, 16)),
-                    "allocate");
-    return static_cast<std::byte*>(memory);
+    return enter([&] { return cuda::allocate(std::max<std::size_t>((bytes + 15) / 16 * 16, 16)); });
 }
 
 // Called from destructors: what went wrong is for the next wait to report.
 void CudaBackend::free_memory(std::byte* memory) {
-    try {
-        flush();  // kept calls may use it
-    } catch (...) {
-        failure_ = std::current_exception();
-    }
-    static_cast<void>(cudaFree(memory));
+    const cuda::Alone alone(in_use_, cuda::Alone::Wait{});
+    const auto attempt = [&](const auto& step) {
+        try {
+            const cuda::OnDevice here(device_);
+            step();
+        } catch (...) {
+            if (failure_ == nullptr) failure_ = std::current_exception();
+        }
+    };
+    attempt([&] { launch_kept(); });  // some may use it
+    attempt([&] { cuda::release(memory); });
 }
 
 std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
@@ -197,49 +264,103 @@ std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
     return memory;
 }
 
-// Small uploads (positions, tokens, targets) go through memory that the device reads by itself, and
-// nobody waits for them.
 void CudaBackend::upload(std::byte* dst, std::span<const std::byte> src) {
+    enter([&] { copy_in(dst, src); });
+}
+
+// Small uploads (positions, tokens, targets) go through memory that the device reads by itself, and
+// nobody waits for them, until there have been so many since the last wait that it is full.
+void CudaBackend::copy_in(std::byte* dst, std::span<const std::byte> src) {
     flush();
     if (src.empty()) return;
     const bool small = src.size() <= k_staging_bytes;
-    if (small && staged_ + src.size() > k_staging_bytes) synchronize();
+    if (small && staged_ + src.size() > k_staging_bytes) wait();
     const std::byte* from = src.data();
     if (small) {
-        std::memcpy(staging_ + staged_, src.data(), src.size());
-        from = staging_ + staged_;
+        std::memcpy(staging_.get() + staged_, src.data(), src.size());
+        from = staging_.get() + staged_;
         staged_ += src.size();
     }
-    require_success(cudaMemcpyAsync(dst, from, src.size(), cudaMemcpyHostToDevice, stream_),
+    require_success(cudaMemcpyAsync(dst, from, src.size(), cudaMemcpyHostToDevice, stream_.get()),
                     "upload");
-    if (!small) synchronize();
+    if (!small) wait();
 }
 
 void CudaBackend::download(std::span<std::byte> dst, const std::byte* src) {
-    flush();
-    if (dst.empty()) return;
-    require_success(cudaMemcpyAsync(dst.data(), src, dst.size(), cudaMemcpyDeviceToHost, stream_),
-                    "download");
-    synchronize();
+    enter([&] {
+        flush();
+        if (dst.empty()) return;
+        require_success(
+            cudaMemcpyAsync(dst.data(), src, dst.size(), cudaMemcpyDeviceToHost, stream_.get()),
+            "download");
+        wait();
+    });
 }
 
 void CudaBackend::synchronize() {
-    flush();
-    require_success(cudaStreamSynchronize(stream_), "wait");
+    enter([&] {
+        flush();
+        wait();
+    });
+}
+
+void CudaBackend::wait() {
+    require_success(cudaStreamSynchronize(stream_.get()), "wait");
     staged_ = 0;
+}
+
+void CudaBackend::execute(const Call& call) {
+    if (sync_) return enter([&] { run_alone(call); });
+    const cuda::Alone alone(in_use_);
+    require_sound();
+    recorder_.add(call);
+}
+
+void CudaBackend::run_alone(const Call& call) {
+    flush();  // for what free_memory() left to report
+    try {
+        {
+            const std::lock_guard turn(launching());
+            cuda::launch({&call, 1}, workspace_, *products_);
+        }
+        wait();
+    } catch (const cuda::Failure& failure) {
+        if (!failure.fault()) throw;
+        throw cuda::Failure(cuda::words_of(call) + ": " + failure.reason(), true);
+    }
 }
 
 void CudaBackend::flush() {
     if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
+    launch_kept();
+}
+
+void CudaBackend::launch_kept() {
     if (recorder_.empty()) return;
-    recorder_.play(
-        stream_, [&](std::span<const Call> calls) { cuda::launch(calls, workspace_, *products_); });
+    const std::lock_guard turn(launching());
+    try {
+        recorder_.play(stream_.get(), [&](std::span<const Call> calls) {
+            cuda::launch(calls, workspace_, *products_);
+        });
+    } catch (...) {
+        forget_if_moved();
+        throw;
+    }
+    forget_if_moved();
+}
+
+// Launches recorded before would use memory that is gone.
+void CudaBackend::forget_if_moved() {
     if (products_->moves() == moves_) return;
-    recorder_.forget();  // launches recorded before would use memory that is gone
+    recorder_.forget();
     moves_ = products_->moves();
 }
 
+// Some kernels' limits are the current device's.
 Support CudaBackend::answer(const Call& call) const {
+    if (!std::holds_alternative<AttentionArgs>(call))
+        return std::visit(Limits{workspace_.most_shared_bytes}, call);
+    const cuda::OnDevice here(device_);
     return std::visit(Limits{workspace_.most_shared_bytes}, call);
 }
 

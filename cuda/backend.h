@@ -2,9 +2,11 @@
 // The backend "cuda": the rotated-cache operations on one NVIDIA GPU, all on one stream.
 // Docs: docs/08-backends.md
 
+#include "cuda/failure.h"
 #include "cuda/products.h"
 #include "cuda/recorder.h"
 
+#include <atomic>
 #include <exception>
 #include <memory>
 #include <string>
@@ -15,10 +17,24 @@ namespace rotkv {
 /// download(), synchronize() or free_memory(), launched then in the order of their calls, and
 /// replayed as a CUDA graph when the same calls come again (recorder.h). download() and
 /// synchronize() wait for them.
+///
+/// Errors. A refusal (failure.h: no memory, a launch not taken) is thrown by the call that launches
+/// or allocates, as Failure, Error(io), naming the operation and its tensors or the bytes; what was
+/// kept by then is dropped, and the backend goes on. A fault is found by the first call that waits,
+/// whatever operation it was; from then on every call throws, naming that first cause. With
+/// ROTKV_CUDA_SYNC=1 in the environment each operation is launched by itself and waited for by its
+/// own run(): no kept calls, joined calls or graphs, and a fault names its operation.
+///
+/// Threads. As class Backend says, and it is watched: a call that meets another thread's in the
+/// same backend throws Error(bad_argument). free_memory() waits for its turn instead, and may be
+/// called from any thread. Backends of one device or several may be used in several threads at
+/// once. The backend's device is made the thread's current one in each call, and then put back.
 class CudaBackend final : public Backend {
   public:
-    /// Takes the first device that the process sees (CUDA_VISIBLE_DEVICES chooses).
-    /// Throws Error(unsupported) where there is none, or none of compute capability 8.0 or more.
+    /// Takes the calling thread's current device, which is the first that the process sees
+    /// (CUDA_VISIBLE_DEVICES chooses) unless cudaSetDevice said otherwise.
+    /// Throws Error(unsupported) where there is none, or it has not compute capability 8.0 or more;
+    /// Error(usage) for a ROTKV_CUDA_SYNC that is neither 0 nor 1; Failure.
     CudaBackend();
     ~CudaBackend() override;
     CudaBackend(const CudaBackend&) = delete;
@@ -38,19 +54,31 @@ class CudaBackend final : public Backend {
 
   protected:
     Support answer(const Call& call) const override;
-    void execute(const Call& call) override { recorder_.add(call); }
+    void execute(const Call& call) override;
 
   private:
+    template <class Body>
+    auto enter(const Body& body);
+    void require_sound() const;
+    void copy_in(std::byte* dst, std::span<const std::byte> src);
+    void run_alone(const Call& call);
     void flush();
+    void launch_kept();
+    void forget_if_moved();
+    void wait();
 
-    cuda::Stream stream_ = nullptr;
+    std::atomic<bool> in_use_ = false;
+    const bool sync_;  ///< ROTKV_CUDA_SYNC
+    int device_ = 0;
+    std::string fault_;  ///< the first one, in words; "": none
+    cuda::OwnStream stream_;
     cuda::Workspace workspace_;
     std::unique_ptr<cuda::Products> products_;
     cuda::Recorder recorder_;
     int64_t moves_ = 0;  ///< of products_, when the recordings were made
-    std::byte* staging_ = nullptr;
+    cuda::PinnedMemory staging_;
     std::size_t staged_ = 0;      ///< bytes of staging_ that copies on their way may still read
-    std::exception_ptr failure_;  ///< of a flush in free_memory(), for the next one to report
+    std::exception_ptr failure_;  ///< of free_memory(), for the next wait to report
 };
 
 /// `threads` is for backends on CPUs and is not used. Throws as the constructor does.

@@ -53,7 +53,7 @@ void launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, size
     config.stream = stream;
     config.attrs = &overlap;
     config.numAttrs = code.ptxVersion >= 90 ? 1 : 0;  // code for 8.0 would not wait
-    require_success(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launch");
+    require_success(launched(cudaLaunchKernelEx(&config, kernel, Params(args)...)), "launch");
 }
 
 }  // namespace rotkv::cuda

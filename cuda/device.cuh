@@ -6,7 +6,7 @@
 // run time, once per launch for f32 rows and per store for cached ones.
 // Docs: docs/08-backends.md
 
-#include "ref/error.h"
+#include "cuda/failure.h"
 #include "ref/types.h"
 
 #include <cuda_runtime.h>
@@ -20,14 +20,25 @@ constexpr unsigned k_warp = 32;
 constexpr unsigned k_all_lanes = 0xFFFFFFFFu;
 constexpr unsigned k_threads = 256;  // of a block, where nothing asks for another number
 
-/// Throws Error(io) with CUDA's words unless the call succeeded.
+// failure.cu
+bool is_fault(cudaError_t result);  ///< or a refusal (failure.h)
+
+/// Throws Failure with CUDA's words, and leaves no error behind that can be cleared.
+[[noreturn]] void fail(cudaError_t result, const std::string& what);
+
+/// For ends and destructors: drops what failed, and leaves it for nobody to find.
+void ignore(cudaError_t result);
+
+/// The result of a launch, or the refusal that a test asked for in its place.
+cudaError_t launched(cudaError_t result);
+
+/// Throws Failure with CUDA's words unless the call succeeded.
 inline void require_success(cudaError_t result, const char* what) {
-    if (result == cudaSuccess) return;
-    throw Error(ErrorCode::io, std::string("cuda: ") + what + ": " + cudaGetErrorString(result));
+    if (result != cudaSuccess) fail(result, what);
 }
 
 /// Directly after a launch: was it accepted? What goes wrong inside is reported by the next wait.
-inline void require_launched(const char* op) { require_success(cudaGetLastError(), op); }
+inline void require_launched(const char* op) { require_success(launched(cudaGetLastError()), op); }
 
 /// Blocks of threads for `items`, `each` of them to a block.
 inline unsigned blocks_for(int64_t items, int64_t each) {

@@ -6,7 +6,13 @@
 // Calls side by side run at the same time: none may write what another reads or writes.
 #include "cuda/fusion.h"
 
+#include "cuda/call_words.h"
 #include "cuda/products.h"
+
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#define ROTKV_HAS_NVTX
+#endif
 
 #include <algorithm>
 #include <initializer_list>
@@ -172,6 +178,30 @@ struct Launch {
     void operator()(const MergeArgs& args) const { merge(args, stream); }
 };
 
+// An operation's name over its launches, in a profiler's timeline; nothing where none looks on.
+struct NamedRange {
+#ifdef ROTKV_HAS_NVTX
+    explicit NamedRange(const char* name) { nvtxRangePushA(name); }
+    ~NamedRange() { nvtxRangePop(); }
+#else
+    explicit NamedRange(const char*) {}
+#endif
+    NamedRange(const NamedRange&) = delete;
+    NamedRange& operator=(const NamedRange&) = delete;
+};
+
+// A refusal is this launch's, and says so. A fault may be that of any operation before.
+void launch_joined(Calls calls, const Workspace& workspace, Products& products) {
+    const NamedRange range(name_of(calls.front()));
+    try {
+        std::visit(Launch{calls, workspace, products}, calls.front());
+    } catch (const Failure& failure) {
+        if (failure.fault()) throw;
+        const char* more = calls.size() > 1 ? " and what is joined to it" : "";
+        throw Failure(words_of(calls.front()) + more + ": " + failure.reason(), false);
+    }
+}
+
 }  // namespace
 
 std::size_t joined(Calls calls) {
@@ -184,7 +214,7 @@ std::size_t joined(Calls calls) {
 void launch(Calls calls, const Workspace& workspace, Products& products) {
     while (!calls.empty()) {
         const std::size_t count = joined(calls);
-        std::visit(Launch{calls.first(count), workspace, products}, calls.front());
+        launch_joined(calls.first(count), workspace, products);
         calls = calls.subspan(count);
     }
 }

@@ -14,7 +14,8 @@ namespace rotkv::cuda {
 /// So many calls from the first one on are one launch; 1 where nothing can be joined to it.
 std::size_t joined(std::span<const Call> calls);
 
-/// Launches all calls, in their order. Throws what the operations throw.
+/// Launches all calls, in their order. Throws what the operations throw, a refusal
+/// (failure.h) with the operation's words before it.
 void launch(std::span<const Call> calls, const Workspace& workspace, Products& products);
 
 }  // namespace rotkv::cuda

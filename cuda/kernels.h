@@ -4,17 +4,15 @@
 // Arguments have passed check() and supports(). A function launches its kernels on the stream and
 // returns; results are there after a download or synchronize. Docs: docs/08-backends.md
 
+#include "cuda/failure.h"
 #include "ref/backend.h"
 
 #include <cstddef>
 #include <span>
 #include <string>
 
-struct CUstream_st;  // a cudaStream_t points to it: whoever includes this needs no CUDA headers
-
 namespace rotkv::cuda {
 
-using Stream = CUstream_st*;
 class Products;  // products.h: cuBLAS, memory, and the stream that they belong to
 
 void hadamard(const HadamardArgs& args, Stream stream);      // hadamard.cu
@@ -50,6 +48,11 @@ inline constexpr int64_t k_most_expert_rows = 4 * 65535;
 /// Memory in which blocks of threads that share a reduction meet, and what the device offers them.
 /// A backend makes one; two launches that use it must not run at the same time.
 struct Workspace {
+    Workspace() = default;
+    ~Workspace() { destroy(); }
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
     unsigned* arrived = nullptr;  ///< [k_most_columns] counters, 0 between launches
     std::byte* parts = nullptr;
     int64_t bytes = 0;  ///< of parts
@@ -57,7 +60,8 @@ struct Workspace {
     int64_t shared_bytes = 0;       ///< of one processor
     int64_t most_shared_bytes = 0;  ///< of one block of threads
 
-    void create();  // attention.cu; throws Error(io)
+    // attention.cu
+    void create();  ///< on the current device, once; throws Failure
     void destroy();
 };
 inline constexpr int64_t k_most_columns = 16384;

@@ -7,6 +7,7 @@
 #include "cuda/products.h"
 
 #include <cstdlib>
+#include <utility>
 
 namespace rotkv::cuda {
 namespace {
@@ -14,10 +15,13 @@ namespace {
 // Fixed, and not cuBLAS's own: the same product repeats to the bit, and launches can be recorded.
 constexpr std::size_t k_cublas_bytes = 32 << 20;
 
+// cuBLAS may leave an error of CUDA's behind, which is not for the next launch to report.
 void require_success(cublasStatus_t result, const char* what) {
     if (result == CUBLAS_STATUS_SUCCESS) return;
-    throw Error(ErrorCode::io,
-                std::string("cuBLAS: ") + what + ": " + cublas().status_string(result));
+    const std::string reason =
+        std::string("cuBLAS: ") + what + ": " + cublas().status_string(result);
+    if (const cudaError_t cause = cudaGetLastError(); cause != cudaSuccess) fail(cause, reason);
+    throw Failure(reason, false);
 }
 
 cudaDataType_t type_of(DType type) {
@@ -68,46 +72,51 @@ Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType ty
 
 Products::Products(Stream stream) : stream_(stream) {}
 
-Products::~Products() {
-    if (cublas_ != nullptr) cublas().destroy(cublas_);
-    cudaFree(cublas_memory_);
-    cudaFree(memory_);
+void CloseCublas::operator()(cublasContext* library) const noexcept {
+    static_cast<void>(cublas().destroy(library));
+    ignore(cudaPeekAtLastError());
 }
 
+// The old memory goes first: both at once may be more than there is. The move is counted before
+// anything can fail, for recordings that know that memory.
 std::byte* Products::reserve(int64_t bytes) {
-    if (bytes <= bytes_) return memory_;
-    cuda::require_success(cudaFree(memory_), "free");  // waits for all that uses it
-    memory_ = nullptr;
-    bytes_ = 0;
-    void* memory = nullptr;
-    cuda::require_success(cudaMalloc(&memory, std::size_t(bytes)), "allocate");
-    memory_ = static_cast<std::byte*>(memory);
-    bytes_ = bytes;
+    if (bytes <= bytes_) return memory_.get();
     ++moves_;
-    return memory_;
+    bytes_ = 0;
+    memory_.reset();  // waits for all that uses it
+    memory_.reset(allocate(std::size_t(bytes)));
+    bytes_ = bytes;
+    return memory_.get();
 }
 
+// All of it or nothing: a handle without its stream would multiply out of turn.
 void Products::open() {
     if (cublas_ != nullptr) return;
     const Cublas& library = cublas();
-    void* memory = nullptr;
-    cuda::require_success(cudaMalloc(&memory, k_cublas_bytes), "allocate");
-    cublas_memory_ = static_cast<std::byte*>(memory);
-    require_success(library.create(&cublas_), "start");
-    require_success(library.set_stream(cublas_, stream_), "stream");
-    require_success(library.set_workspace(cublas_, cublas_memory_, k_cublas_bytes), "workspace");
-    require_success(library.set_math_mode(cublas_, CUBLAS_DEFAULT_MATH), "math mode");
+    DeviceMemory memory(allocate(k_cublas_bytes));
+    cublasHandle_t handle = nullptr;
+    require_success(library.create(&handle), "start");
+    std::unique_ptr<cublasContext, CloseCublas> opened(handle);
+    require_success(library.set_stream(handle, stream_), "stream");
+    require_success(library.set_workspace(handle, memory.get(), k_cublas_bytes), "workspace");
+    require_success(library.set_math_mode(handle, CUBLAS_DEFAULT_MATH), "math mode");
+    cublas_memory_ = std::move(memory);
+    cublas_ = std::move(opened);
 }
 
 // cuBLAS counts columns first: what is [rows][columns] here is its columns x rows there.
 void Products::multiply(float* y, int64_t y_step, const Matrix& x, const Matrix& w) {
     open();
+    // Pedantic: no TF32, whatever NVIDIA_TF32_OVERRIDE says. Halves multiply exactly as they are.
+    const cublasComputeType_t sums =
+        x.type == DType::f32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F;
     const float one = 1.0f, zero = 0.0f;
     const cublasStatus_t result = cublas().gemm(
-        cublas_, CUBLAS_OP_T, CUBLAS_OP_N, int(w.rows), int(x.rows), int(w.columns), &one, w.data,
-        type_of(w.type), int(w.step), x.data, type_of(x.type), int(x.step), &zero, y, CUDA_R_32F,
-        int(y_step), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        cublas_.get(), CUBLAS_OP_T, CUBLAS_OP_N, int(w.rows), int(x.rows), int(w.columns), &one,
+        w.data, type_of(w.type), int(w.step), x.data, type_of(x.type), int(x.step), &zero, y,
+        CUDA_R_32F, int(y_step), sums, CUBLAS_GEMM_DEFAULT);
     require_success(result, "product");
+    cuda::require_success(launched(cudaSuccess), "product");
 }
 
 }  // namespace rotkv::cuda

@@ -4,6 +4,8 @@
 
 #include "cuda/kernels.h"
 
+#include <memory>
+
 struct cublasContext;  // a cublasHandle_t points to it
 
 namespace rotkv::cuda {
@@ -16,21 +18,25 @@ struct Matrix {
     int64_t rows, columns;
 };
 
+struct CloseCublas {
+    void operator()(cublasContext* library) const noexcept;
+};
+
 /// Of one backend: operations use it one after another, on its stream.
 class Products {
   public:
     explicit Products(Stream stream);
-    ~Products();
     Products(const Products&) = delete;
     Products& operator=(const Products&) = delete;
 
     Stream stream() const { return stream_; }
 
-    /// Device memory, on 256 bytes, until the next call. Throws Error(io) where there is not
-    /// enough.
+    /// Device memory, on 256 bytes, until the next call. Throws Failure where there is not enough;
+    /// what was reserved before is gone then too, and a later call may ask for less.
     std::byte* reserve(int64_t bytes);
 
-    /// How often reserve() has moved. Recorded launches are good for one value.
+    /// How often reserve() has moved, or lost, its memory. Recorded launches are good for one
+    /// value.
     int64_t moves() const { return moves_; }
 
     /// y [x.rows][w.rows] f32 = x w^T, y_step floats from row to row.
@@ -41,8 +47,8 @@ class Products {
     void open();
 
     Stream stream_;
-    cublasContext* cublas_ = nullptr;  ///< from the first product on
-    std::byte *memory_ = nullptr, *cublas_memory_ = nullptr;
+    DeviceMemory memory_, cublas_memory_;
+    std::unique_ptr<cublasContext, CloseCublas> cublas_;  ///< from the first product on
     int64_t bytes_ = 0, moves_ = 0;
 };
 

@@ -2,6 +2,7 @@
 #include "cuda/recorder.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 namespace rotkv::cuda {
@@ -10,23 +11,54 @@ namespace {
 constexpr std::size_t k_most_recordings = 8;
 constexpr std::size_t k_least_calls = 8;  // fewer are launched as they come
 
-cudaGraphExec_t record(const std::vector<Call>& calls, cudaStream_t stream,
-                       const LaunchAll& launch) {
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    require_success(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "record");
-    try {
-        launch(calls);
-    } catch (...) {
-        cudaStreamEndCapture(stream, &graph);  // the stream must not stay as it is
-        if (graph != nullptr) cudaGraphDestroy(graph);
-        throw;
+struct DestroyGraph {
+    void operator()(cudaGraph_t graph) const noexcept { ignore(cudaGraphDestroy(graph)); }
+};
+using Graph = std::unique_ptr<CUgraph_st, DestroyGraph>;
+
+// What is launched on the stream while it lives becomes a graph. However that ends, the stream is
+// as it was before. Only this thread's calls are kept from what would disturb it.
+class Capture {
+  public:
+    explicit Capture(cudaStream_t stream) : stream_(stream) {
+        require_success(launched(cudaSuccess), "record");
+        require_success(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "record");
     }
-    require_success(cudaStreamEndCapture(stream, &graph), "record");
-    const cudaError_t result = cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    require_success(result, "record");
-    return executable;
+    ~Capture() {
+        Graph dropped;
+        if (!ended_) ignore(end(dropped));
+    }
+    Capture(const Capture&) = delete;
+    Capture& operator=(const Capture&) = delete;
+
+    Graph finish() {
+        Graph graph;
+        require_success(launched(end(graph)), "record");
+        return graph;
+    }
+
+  private:
+    cudaError_t end(Graph& graph) {
+        ended_ = true;
+        cudaGraph_t captured = nullptr;
+        const cudaError_t result = cudaStreamEndCapture(stream_, &captured);
+        graph.reset(captured);
+        return result;
+    }
+
+    cudaStream_t stream_;
+    bool ended_ = false;
+};
+
+Recorded record(const std::vector<Call>& calls, cudaStream_t stream, const LaunchAll& launch) {
+    Capture capture(stream);
+    launch(calls);
+    const Graph graph = capture.finish();
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t result = cudaGraphInstantiate(&executable, graph.get(), 0);
+    Recorded recorded(executable);
+    require_success(launched(result), "record");
+    return recorded;
 }
 
 }  // namespace
@@ -53,7 +85,7 @@ void Recorder::play(Stream stream, const LaunchAll& launch) {
 void Recorder::replay(Stream stream, const LaunchAll& launch) {
     Recording& recording = recordings_.front();
     if (recording.graph == nullptr) recording.graph = record(recording.calls, stream, launch);
-    require_success(cudaGraphLaunch(recording.graph, stream), "replay");
+    require_success(launched(cudaGraphLaunch(recording.graph.get(), stream)), "replay");
 }
 
 // Not the recording after all: its calls so far become calls like others.
@@ -65,22 +97,18 @@ void Recorder::keep_followed() {
 }
 
 void Recorder::remember(const std::vector<Call>& calls) {
-    if (recordings_.size() == k_most_recordings) {
-        drop(recordings_.back());
-        recordings_.pop_back();
-    }
-    recordings_.insert(recordings_.begin(), {calls, nullptr});
+    if (recordings_.size() == k_most_recordings) recordings_.pop_back();
+    recordings_.insert(recordings_.begin(), Recording{calls, nullptr});
 }
 
 void Recorder::forget() {
-    for (Recording& recording : recordings_) drop(recording);
     recordings_.clear();
     followed_ = 0;
 }
 
 // A graph that still runs is freed when it has ended.
-void Recorder::drop(Recording& recording) {
-    if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
+void DestroyRecorded::operator()(CUgraphExec_st* graph) const noexcept {
+    ignore(cudaGraphExecDestroy(graph));
 }
 
 }  // namespace rotkv::cuda

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -20,10 +21,14 @@ namespace rotkv::cuda {
 /// Launches calls in their order.
 using LaunchAll = std::function<void(std::span<const Call>)>;
 
+struct DestroyRecorded {
+    void operator()(CUgraphExec_st* graph) const noexcept;
+};
+using Recorded = std::unique_ptr<CUgraphExec_st, DestroyRecorded>;
+
 class Recorder {
   public:
     Recorder() = default;
-    ~Recorder() { forget(); }
     Recorder(const Recorder&) = delete;
     Recorder& operator=(const Recorder&) = delete;
 
@@ -39,7 +44,8 @@ class Recorder {
     bool empty() const { return calls_.empty() && followed_ == 0; }
 
     /// Launches everything added since the last time: kernel by kernel the first time, recorded
-    /// the second, with one launch from then on. Throws what `launch` throws, Error(io).
+    /// the second, with one launch from then on. Throws what `launch` throws, Failure. Then the
+    /// calls are dropped, some of them launched, others not, and none is being recorded.
     void play(Stream stream, const LaunchAll& launch);
 
     /// Drops all recordings: memory that operations share has moved.
@@ -48,7 +54,7 @@ class Recorder {
   private:
     struct Recording {
         std::vector<Call> calls;
-        CUgraphExec_st* graph = nullptr;  ///< null: these calls were seen once
+        Recorded graph;  ///< null: these calls were seen once
     };
     bool continues(const Call& call) const {
         if (recordings_.empty() || followed_ == recordings_.front().calls.size()) return false;
@@ -57,7 +63,6 @@ class Recorder {
     void replay(Stream stream, const LaunchAll& launch);
     void keep_followed();
     void remember(const std::vector<Call>& calls);
-    static void drop(Recording& recording);
 
     std::vector<Recording> recordings_;  ///< the latest used first
     std::size_t followed_ = 0;           ///< calls since the last play() that equal the first's

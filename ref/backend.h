@@ -25,6 +25,11 @@ struct Support {
 
 /// Memory and operations of one kind of processor.
 /// Operations may be asynchronous and run in the order of their calls; download() waits for them.
+///
+/// Threads. A backend, with all that lies in its memory, is one thread's at a time; it may be
+/// another's afterwards. name(), description(), in_host_memory(), supports() and
+/// require_supported() change nothing: any thread may call them at any time. Different backends may
+/// be in different threads at once, also two of one kind.
 class Backend {
   public:
     virtual ~Backend() = default;

@@ -6,26 +6,18 @@
 #include "ref/quant.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "tests/cuda_device.h"
 #include "tests/forwarding_backend.h"
 #include "tests/parity.h"
 #include "tests/random.h"
 
 using namespace rotkv;
+using rotkv::test::device_or_skip;
 using rotkv::test::floats_equal;
 using rotkv::test::normal_vector;
 using rotkv::test::spec_of;
 
 namespace {
-
-// Null, after saying why, where no device is.
-std::unique_ptr<Backend> device_or_skip() {
-    try {
-        return tools::make_backend("cuda", 0);
-    } catch (const Error& error) {
-        test::skip(error.what());
-        return nullptr;
-    }
-}
 
 // The device, whose attention is one version of the ladder.
 class OneVersion final : public test::ForwardingBackend {

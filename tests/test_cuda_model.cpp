@@ -1,51 +1,10 @@
 // Whole models on an NVIDIA GPU, and calls that are recorded there and replayed.
-#include "cuda/backend.h"
-#include "ref/error.h"
-#include "ref/files/gguf.h"
-#include "ref/model.h"
-#include "tests/cached_attention.h"
-#include "tests/catch.h"
-#include "tests/parity.h"
-#include "tests/tiny_model.h"
+#include "tests/cuda_device.h"
 
 using namespace rotkv;
 using namespace rotkv::test;
 
 namespace {
-
-// Null, after saying why, where no device is.
-std::unique_ptr<Backend> device_or_skip() {
-    try {
-        return make_cuda_backend(0);
-    } catch (const Error& error) {
-        skip(error.what());
-        return nullptr;
-    }
-}
-
-// Twelve tokens at once, then one after the other, which are the calls that come again.
-std::vector<float> run_model(Backend& backend, const TinyModel& tiny,
-                             const std::vector<int32_t>& tokens) {
-    const TemporaryFile file("cuda-" + tiny.name + ".gguf");
-    tiny.write(file.path());
-    const GgufFile gguf = GgufFile::open(file.path());
-    Model model(gguf, backend, {.context = 64});
-    KvCache cache(backend, model.config().cache_shape(1, 32, DType::f32, DType::f32),
-                  RotationSpec());
-    std::vector<float> result;
-    for (size_t first = 0; first < tokens.size();) {
-        const size_t count = first == 0 ? 12 : 1;
-        std::vector<int32_t> positions(count);
-        for (size_t i = 0; i < count; ++i) positions[i] = int32_t(first + i);
-        const std::vector<int32_t> streams(count, 0);
-        const TensorView hidden =
-            model.forward(cache, std::span(tokens).subspan(first, count), streams, positions);
-        const std::vector<float> part = download_f32(backend, hidden);
-        result.insert(result.end(), part.begin(), part.end());
-        first += count;
-    }
-    return result;
-}
 
 constexpr int64_t k_calls = 12, k_width = 64;
 
@@ -66,14 +25,14 @@ std::vector<float> add_often(Backend& device, const Buffer& y, const Buffer& x, 
 TEST_CASE("cuda: every architecture equals its definition in f64") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
-    std::vector<int32_t> tokens;
-    for (int32_t i = 0; i < 19; ++i) tokens.push_back(i * 31 % int32_t(TinyModel::words));
+    const std::vector<int32_t> tokens = tiny_tokens(19);
     for (const Architecture& architecture : architectures()) {
         for (const bool uneven : {false, true}) {
             const TinyModel tiny = TinyModel::make(architecture.name, uneven);
             INFO(architecture.name << (uneven ? ", uneven" : ""));
             // Sums are f32 here; scores of queries that a temperature stretches feel it most.
-            CHECK(distance(run_model(*device, tiny, tokens), tiny.forward(tokens)) < 4e-5);
+            const std::vector<float> found = run_model(*device, TinyFile(tiny).gguf(), tokens);
+            CHECK(distance(found, tiny.forward(tokens)) < 4e-5);
         }
     }
 }
