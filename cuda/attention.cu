@@ -29,8 +29,7 @@ namespace rotkv::cuda {
 namespace {
 
 constexpr unsigned k_block_threads = 128;
-constexpr uint32_t k_tile = 64;  // cells: two to a lane of the warp that takes the softmax
-constexpr int64_t k_few_tokens = 8;
+constexpr uint32_t k_tile = 64;      // cells: two to a lane of the warp that takes the softmax
 constexpr uint32_t k_occupancy = 4;  // blocks of threads that a processor holds at least
 
 uint32_t lanes_for(uint32_t d) {  // a lane takes four channels; a group lies within a warp
@@ -252,20 +251,29 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
     launch(job, stream);
 }
 
-// Few tokens: each reads the cache for itself, on all processors. Many: tiles of the cache are
-// expanded once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
+// Tokens that share a stream can share a read of its cells, as rows of one tile. How many do, only
+// the device knows; the host takes them for shared out evenly. Where a tile would have no more rows
+// than a product of decode has columns, or tokens have streams of their own, each part of the cache
+// is read at the speed of memory (decode.cu). Otherwise tiles of it are expanded once for the rows
+// of a block of threads (prefill.cu, prefill_f32.cu).
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    if (args.precision == Precision::f32) {
-        if (!prefill_f32_takes(args)) return decode_2_split(args, workspace, stream);
-        if (args.lse.empty()) return attention_prefill_f32(args, workspace, stream);
-        return in_turns(args, workspace, [&](const AttentionArgs& some) {
-            attention_prefill_f32(some, workspace, stream);
-        });
+    const int64_t streams = args.k_cache.n[0], tokens = (args.q.n[1] + streams - 1) / streams;
+    const int64_t rows = tokens * args.q.n[2] / args.k_cache.n[2];
+    const bool is_few = tokens == 1 || rows <= k_most_heads;
+    const bool is_fine = args.precision == Precision::f32;
+    if (is_fine && (is_few || !prefill_f32_takes(args))) {
+        return decode_2_split(args, workspace, stream);
     }
-    const bool few = args.q.n[1] <= k_few_tokens;
-    const bool prefill = prefill_refusal(args).empty() && !(few && has_tensor_kernel(args));
-    prefill ? attention_prefill(args, workspace, stream) : decode_3_tensor(args, workspace, stream);
+    if (!is_fine && has_tensor_kernel(args) && (is_few || !prefill_refusal(args).empty())) {
+        return decode_3_tensor(args, workspace, stream);
+    }
+    const auto prefill = [&](const AttentionArgs& some) {
+        is_fine ? attention_prefill_f32(some, workspace, stream)
+                : attention_prefill(some, workspace, stream);
+    };
+    const bool has_parts = is_fine || !args.lse.empty();
+    has_parts ? in_turns(args, workspace, prefill) : prefill(args);
 }
 
 }  // namespace rotkv::cuda

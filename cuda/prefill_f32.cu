@@ -6,9 +6,9 @@
 // the scores cells x + 16 j, and of the sums channels 4 (x + 16 j) .. + 3; all threads of a row are
 // half a warp, which takes its softmax. The order of all sums is fixed.
 //
-// Where there are few rows, several blocks share out the tiles of their cells, and combine_kernel
-// puts the parts together; it also tells lse. Rows whose sums are not finite are computed once
-// more, cell by cell (attention_plain.cuh).
+// A block's sums are a part of its rows': combine_kernel counts the sink, divides, rotates back,
+// and computes rows that are not finite once more. Where there are few rows, several blocks share
+// out the tiles of their cells.
 #include "cuda/attention_plain.cuh"
 #include "cuda/dequant.cuh"
 #include "cuda/kernels.h"
@@ -59,7 +59,7 @@ __device__ void add_product(float4& sum, float p, const float4& v) {
     sum = {fmaf(p, v.x, sum.x), fmaf(p, v.y, sum.y), fmaf(p, v.z, sum.z), fmaf(p, v.w, sum.w)};
 }
 
-// Rows of q on their way in, or of the output on its way out: a warp takes one at a time.
+// 1 rotate the query: a warp takes a row at a time.
 __device__ void load_rows(const Job& job, const Place& at, float* rows, uint32_t pitch) {
     const uint32_t channel = 4 * lane_of_warp(), begin[1] = {channel};
     for (uint32_t row = threadIdx.x / k_warp; row < k_rows; row += k_block_threads / k_warp) {
@@ -76,27 +76,6 @@ __device__ void load_rows(const Job& job, const Place& at, float* rows, uint32_t
 #pragma unroll
         for (uint32_t j = 0; j < 2; ++j) {
             store4(rows + row * pitch, channel + 128 * j, pitch, true, x[0][j]);
-        }
-    }
-}
-
-__device__ void store_rows32(const Job& job, const Place& at, const float* rows, uint32_t pitch) {
-    const uint32_t channel = 4 * lane_of_warp(), begin[1] = {channel};
-    for (uint32_t row = threadIdx.x / k_warp; row < k_rows; row += k_block_threads / k_warp) {
-        if (at.first + row > at.last) return;
-        const TensorView& dst = job.args.dst;
-        std::byte* to =
-            dst.data + at.token(job, row) * dst.stride[1] + at.head(job, row) * dst.stride[2];
-        float4 x[1][2];
-#pragma unroll
-        for (uint32_t j = 0; j < 2; ++j) {
-            x[0][j] = load4(rows + row * pitch, channel + 128 * j, job.v.d, true);
-        }
-        rotate(x, job.v_cut, begin, true);
-#pragma unroll
-        for (uint32_t j = 0; j < 2; ++j) {
-            store4(reinterpret_cast<float*>(to), channel + 128 * j, job.v.d, job.dst_vectors,
-                   x[0][j]);
         }
     }
 }
@@ -207,13 +186,13 @@ __device__ void add_values32(const Memory32& memory, uint32_t pitch, Sums32<J>& 
 // What the block's rows see of one stream.
 template <int J>
 __device__ void walk32(const Job& job, const Place& at, const Memory32& memory, uint32_t pitch,
-                       int32_t stream, uint32_t splits, Sums32<J>& sums) {
+                       int32_t stream, Sums32<J>& sums) {
     const Strip strip = job.strip(stream);
     __syncthreads();  // limits have been read
     for (uint32_t row = threadIdx.x; row < k_rows; row += k_block_threads) {
         memory.limits[row] = limits_of(job, at.token(job, row), stream);
     }
-    const int64_t step = int64_t(splits) * k_cells;
+    const int64_t step = int64_t(job.parts.splits) * k_cells;
     for (int64_t first = blockIdx.y * k_cells; first < strip.used; first += step) {
         __syncthreads();  // limits are there; positions, the tile and p have been read
         const uint32_t cell = threadIdx.x % k_cells;
@@ -236,70 +215,22 @@ __device__ void walk32(const Job& job, const Place& at, const Memory32& memory, 
     }
 }
 
-// Before any cell. A part does not count the sink: combine_kernel does.
-template <int J>
-__device__ void begin32(const Job& job, const Place& at, bool is_part, Sums32<J>& sums) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-        const bool counts = job.sinks != nullptr && !is_part;
-        sums.most[i] = counts ? job.sinks[at.head(job, 4 * thread_y() + i)] : -INFINITY;
-        sums.total[i] = sums.most[i] > -INFINITY && thread_x() == 0 ? 1.0f : 0.0f;
-    }
-}
-
-// Sums over their totals, as rows in q's place; 0 where nothing was seen.
-template <int J>
-__device__ void store_sums32(const Sums32<J>& sums, const Memory32& memory, uint32_t pitch) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-        const float total = sum_of_row(sums.total[i]);
-        float* row = memory.q + (4 * thread_y() + i) * pitch;
-#pragma unroll
-        for (uint32_t j = 0; j < J; ++j) {
-            const float4& o = sums.o[i][j];
-            const float4 y = total == 0
-                                 ? float4{0, 0, 0, 0}
-                                 : float4{o.x / total, o.y / total, o.z / total, o.w / total};
-            store4(row, 4 * (thread_x() + j * k_side), pitch, true, y);
-        }
-    }
-    __syncthreads();
-}
-
-// Rows that are not finite once more, a warp one at a time; the tile's place is free.
-__device__ void repair_rows32(const Job& job, const Place& at, const Task& task,
-                              const Memory32& memory, uint32_t pitch) {
-    const uint32_t warp = threadIdx.x / k_warp, lane = lane_of_warp();
-    for (uint32_t row = warp; row <= at.last - at.first; row += k_block_threads / k_warp) {
-        float* const sums = memory.q + row * pitch;
-        bool is_good = true;
-        for (uint32_t i = lane; i < task.d_v; i += k_warp) is_good = is_good && is_finite(sums[i]);
-        if (__all_sync(k_all_lanes, is_good)) continue;
-        const float* const out =
-            attend_row_apart(task, at.token(job, row), at.head(job, row), 0, task.d_v,
-                             memory.tile + warp * plain_floats(pitch));
-        for (uint32_t i = lane; i < task.d_v; i += k_warp) sums[i] = out[i];
-    }
-    __syncthreads();
-}
-
 // This block's part of its rows, for combine_kernel.
 template <int J>
-__device__ void publish32(const Job& job, const Place& at, const Task& task,
-                          const Sums32<J>& sums) {
+__device__ void publish32(const Job& job, const Place& at, const Sums32<J>& sums) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = 4 * thread_y() + i;
         const float total = sum_of_row(sums.total[i]);
         if (at.first + row > at.last) continue;
-        const int64_t of_all = int64_t(at.token(job, row)) * task.all_heads + at.head(job, row);
-        const int64_t index = of_all * task.parts.splits + blockIdx.y;
-        if (thread_x() == 0) task.parts.softmax[index] = {sums.most[i] * k_log2_e, total};
+        const int64_t of_all = int64_t(at.token(job, row)) * job.task.all_heads + at.head(job, row);
+        const int64_t index = of_all * job.parts.splits + blockIdx.y;
+        if (thread_x() == 0) job.parts.softmax[index] = {sums.most[i] * k_log2_e, total};
 #pragma unroll
         for (uint32_t j = 0; j < J; ++j) {
             const uint32_t four = thread_x() + j * k_side;
-            if (four < task.parts.fours) {
-                task.parts.sums[index * task.parts.fours + four] = sums.o[i][j];
+            if (four < job.parts.fours) {
+                job.parts.sums[index * job.parts.fours + four] = sums.o[i][j];
             }
         }
     }
@@ -307,42 +238,37 @@ __device__ void publish32(const Job& job, const Place& at, const Task& task,
 
 template <int J>
 __global__ void __launch_bounds__(k_block_threads)
-    prefill_f32_kernel(const __grid_constant__ Job job, const __grid_constant__ Task task,
-                       uint32_t pitch) {
+    prefill_f32_kernel(const __grid_constant__ Job job, uint32_t pitch) {
     extern __shared__ __align__(16) float shared_floats[];
     const Memory32 memory(shared_floats, pitch);
     const Place at(job, k_rows);
-    const bool is_published = task.parts.are_used();
     load_rows(job, at, memory.q, pitch);
     Sums32<J> sums = {};
-    begin32<J>(job, at, is_published, sums);
+#pragma unroll
+    for (float& most : sums.most) most = -INFINITY;
     for (int32_t stream = next_stream(job, at, -1); stream >= 0;
          stream = next_stream(job, at, stream)) {
-        walk32<J>(job, at, memory, pitch, stream, task.parts.splits, sums);
+        walk32<J>(job, at, memory, pitch, stream, sums);
     }
-    if (is_published) return publish32<J>(job, at, task, sums);
-    __syncthreads();
-    store_sums32<J>(sums, memory, pitch);
-    repair_rows32(job, at, task, memory, pitch);
-    store_rows32(job, at, memory.q, pitch);
+    publish32<J>(job, at, sums);
 }
 
 template <int J>
 void launch32(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    const Job job = job_of(args, 1, 1);
+    Job job = job_of(args, 1, 1);
     const Layout layout(args);
     require_success(
         cudaFuncSetAttribute(prefill_f32_kernel<J>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              int(layout.bytes())),
         "attention");
     const unsigned blocks = blocks_for(job.rows, k_rows) * job.kv_heads;
-    Task task(args);
-    task.parts = choose_parts(args, workspace, blocks_for(blocks, k_occupancy), k_cells);
+    const int64_t splits = choose_splits(args, workspace, blocks_for(blocks, k_occupancy), k_cells);
+    job.parts = parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], splits);
     prefill_f32_kernel<J>
-        <<<dim3(blocks, task.parts.splits), k_block_threads, layout.bytes(), stream>>>(
-            job, task, layout.pitch);
+        <<<dim3(blocks, job.parts.splits), k_block_threads, layout.bytes(), stream>>>(job,
+                                                                                      layout.pitch);
     require_launched("attention");
-    if (task.parts.are_used()) combine_parts(args, task.parts, stream);
+    combine_parts(args, job.parts, stream);
 }
 
 }  // namespace
@@ -351,9 +277,7 @@ void launch32(const AttentionArgs& args, const Workspace& workspace, Stream stre
 using namespace prefill;
 
 bool prefill_f32_takes(const AttentionArgs& args) {
-    const int64_t heads = args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
-    const int64_t d = std::max(args.q.n[3], args.dst.n[3]);
-    return args.q.n[1] * heads >= k_rows && d <= 256 && strides_fit(args) &&
+    return std::max(args.q.n[3], args.dst.n[3]) <= 256 && strides_fit(args) &&
            Layout(args).bytes() <= device_shared_bytes();
 }
 

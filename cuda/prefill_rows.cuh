@@ -369,9 +369,9 @@ inline Job job_of(const AttentionArgs& args, uint32_t groups, uint32_t tiles) {
 
 // As many splits as make the walk shorter: `blocks` without splits run on the processors in rounds,
 // and a split's share of the cells is what a round takes. Rounds that are as good as full are
-// enough, since parts cost time too. Whoever asks for lse takes parts, be it one.
-inline Parts choose_parts(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
-                          int64_t cells_of_tile) {
+// enough, since parts cost time too.
+inline int64_t choose_splits(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
+                             int64_t cells_of_tile) {
     const int64_t tiles = (args.k_cache.n[1] + cells_of_tile - 1) / cells_of_tile;
     const int64_t parts = workspace.bytes / (args.q.n[1] * args.q.n[2] * part_bytes(args.dst.n[3]));
     const int64_t most = std::min({int64_t(k_most_splits), tiles / 2, parts});
@@ -383,8 +383,15 @@ inline Parts choose_parts(const AttentionArgs& args, const Workspace& workspace,
     for (int64_t splits = 2; splits <= most; ++splits) {
         if (walk(splits) < 0.85 * walk(best)) best = splits;
     }
-    if (best == 1 && args.lse.empty()) return {};
-    return parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], best);
+    return best;
+}
+
+// Parts of so many splits. A single one is not needed, unless somebody asks for lse.
+inline Parts choose_parts(const AttentionArgs& args, const Workspace& workspace, int64_t blocks,
+                          int64_t cells_of_tile) {
+    const int64_t splits = choose_splits(args, workspace, blocks, cells_of_tile);
+    if (splits == 1 && args.lse.empty()) return {};
+    return parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], splits);
 }
 
 /// Shared memory that a block may ask for.
