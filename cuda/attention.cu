@@ -28,7 +28,7 @@ namespace {
 
 constexpr unsigned k_block_threads = 128;
 constexpr uint32_t k_tile = 64;  // cells: two to a lane of the warp that takes the softmax
-constexpr int64_t k_few_tokens = 8;
+constexpr int64_t k_few_tokens = 8, k_few_of_stream = 3;
 constexpr uint32_t k_occupancy = 4;  // blocks of threads that a processor holds at least
 
 uint32_t lanes_for(uint32_t d) {  // a lane takes four channels; a group lies within a warp
@@ -247,14 +247,16 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
 }
 
 // Few tokens: each reads the cache for itself, on all processors. Many: tiles of the cache are
-// expanded once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
+// expanded once for the rows of a block of threads (prefill.cu, prefill_f32.cu), which is faster
+// from four tokens of a stream on. Which streams the tokens are of is not known here: all, if there
+// are so many.
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     if (args.precision == Precision::f32) {
         if (prefill_f32_takes(args)) return attention_prefill_f32(args, stream);
         return decode_2_split(args, workspace, stream);
     }
-    const bool few = args.q.n[1] <= k_few_tokens;
+    const bool few = args.q.n[1] <= std::min(k_few_tokens, k_few_of_stream * args.k_cache.n[0]);
     const bool prefill = prefill_refusal(args).empty() && !(few && has_tensor_kernel(args));
     prefill ? attention_prefill(args, workspace, stream) : decode_3_tensor(args, workspace, stream);
 }
