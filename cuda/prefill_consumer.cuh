@@ -67,11 +67,10 @@ class Consumer {
             wait_for_products<0>();
             hold(s);
             release(0);
-            float2 shrink = softmax(s, mark, 0, upper, lower);
+            softmax(s, mark, 0, upper, lower);
+            keep(p, s);
             for (uint32_t i = 1;; ++i) {
                 mark = wait_for_k(i);
-                finish_values(i > 1, shrink);
-                keep(p, s);
                 if (mark.is_end()) break;
                 take_turn();
                 start_scores(s);
@@ -81,7 +80,8 @@ class Consumer {
                 wait_for_products<1>();
                 hold(s);
                 release(0);
-                shrink = softmax(s, mark, i, upper, lower);
+                finish_values(softmax(s, mark, i, upper, lower));
+                keep(p, s);
             }
             wait_for_v();
             start_values(p);
@@ -171,11 +171,13 @@ class Consumer {
         end_products();
     }
 
-    // Behind the wait for the next tile of K: no softmax is moved to where values are waited for.
-    __device__ void finish_values(bool are_under_way, const float2& shrink) {
+    // The assembler lets arithmetic wander behind a wait for products that it needs not, and the
+    // softmax would no longer run beside them: a branch keeps them apart.
+    __device__ void finish_values(const float2& shrink) {
+        if (!memory_.full(0, k_stage_).has_ended(k_parity_)) __nanosleep(0);
         wait_for_products<0>();
         hold(sums_.o);
-        if (are_under_way) release(1);
+        release(1);
         shrink_sums(sums_, shrink);
     }
 

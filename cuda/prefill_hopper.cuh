@@ -2,9 +2,9 @@
 // Attention of many tokens in f16 on the tensor cores of 9.0; prefill.cu says what is computed, in
 // which order, and what rows and splits are. A block of threads owns 128 rows of a KV head:
 //
-//   warps 0 .. 3     make tiles of 128 cells ready, 64 of large heads (prefill_producer.cuh)
-//   warps 4 .. 7     multiply, rows 0 .. 63 (prefill_consumer.cuh)
-//   warps 8 .. 11    multiply, rows 64 .. 127; where there are none, they end at once
+//   4 or 8 warps   make tiles of 128 cells ready, 64 of large heads (prefill_producer.cuh)
+//   4 warps        multiply, rows 0 .. 63 (prefill_consumer.cuh)
+//   4 warps        multiply, rows 64 .. 127; where there are none, they end at once
 //
 // The first give registers to the others. They meet at barriers in shared memory only
 // (prefill_ring.cuh), so that each goes on as far as tiles allow.
@@ -16,13 +16,18 @@
 
 namespace rotkv::cuda::prefill {
 
-constexpr uint32_t k_block_threads = 3 * k_warpgroup, k_block_rows = 2 * k_tile_rows;
+constexpr uint32_t k_block_rows = 2 * k_tile_rows;
 
-// A thread's registers: all have 168 at first. Who expands needs more than who copies.
 template <bool expands>
-constexpr uint32_t k_producer_registers = expands ? 88 : 56;
+constexpr uint32_t k_producer_threads = expands ? k_expanders : k_warpgroup;
 template <bool expands>
-constexpr uint32_t k_consumer_registers = expands ? 208 : 224;
+constexpr uint32_t k_block_threads = k_producer_threads<expands> + 2 * k_warpgroup;
+
+// A thread's registers, of 128 (expands) or 168 that each has at first.
+template <bool expands>
+constexpr uint32_t k_producer_registers = 56;
+template <bool expands>
+constexpr uint32_t k_consumer_registers = expands ? 200 : 224;
 
 template <uint32_t count>
 __device__ void give_registers() {
@@ -34,17 +39,20 @@ __device__ void take_registers() {
 }
 
 template <int D_k, int D_v, bool expands>
-__global__ void __launch_bounds__(k_block_threads, 1)
+__global__ void __launch_bounds__(k_block_threads<expands>, 1)
     hopper_kernel(const __grid_constant__ RingJob job) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint4 shared[];
     const RingMemory<D_k, D_v> memory(reinterpret_cast<std::byte*>(shared), job);
     const Place at(job, k_block_rows);
     const bool both_multiply = at.last - at.first >= k_tile_rows;
-    if (threadIdx.x == 0) memory.create(job.slots, both_multiply ? 8 : 4);
+    if (threadIdx.x == 0) {
+        memory.create(job.slots, k_producer_threads<expands>, both_multiply ? 8 : 4);
+    }
     __syncthreads();
-    const uint32_t role = uniform(threadIdx.x / k_warpgroup);
-    if (role == 0) {
+    constexpr uint32_t k_first = k_producer_threads<expands> / k_warpgroup;  // that multiply
+    const uint32_t four_warps = uniform(threadIdx.x / k_warpgroup);
+    if (four_warps < k_first) {
         give_registers<k_producer_registers<expands>>();
         wait_for_earlier();
         if constexpr (expands) {
@@ -55,16 +63,22 @@ __global__ void __launch_bounds__(k_block_threads, 1)
     } else {
         take_registers<k_consumer_registers<expands>>();
         wait_for_earlier();
-        if (role == 1 || both_multiply) {
-            Consumer<D_k, D_v, !expands>(job, at, memory, role - 1, both_multiply).run();
+        if (four_warps == k_first || both_multiply) {
+            Consumer<D_k, D_v, !expands>(job, at, memory, four_warps - k_first, both_multiply)
+                .run();
         }
     }
 #endif
 }
 
-/// Rows that travel by way of raw slots: blocks of codes, f32, and plain rows that lie anyhow.
+/// Rows that travel by way of raw slots: blocks of codes, f32, and plain rows that lie anyhow. A
+/// row begins at most so many bytes into its slot as the cache's strides allow.
 inline Side expanded_side(const TensorView& cache) {
     Side side(cache, 1);
+    const uint64_t all = reinterpret_cast<uintptr_t>(cache.data) | uint64_t(cache.stride[0]) |
+                         uint64_t(cache.stride[1]) | uint64_t(cache.stride[2]) | 16;
+    const uint32_t most_skew = 16 - uint32_t(all & (~all + 1));
+    side.slot = (side.row_bytes + most_skew + 15) / 16 * 16 | 16;
     if (is_block_type(side.type) || (side.type == DType::f32 && side.aligned)) return side;
     side.aligned = side.direct = side.is_ready = false;
     side.units = Divisor((side.d + 7) / 8);
@@ -79,7 +93,7 @@ bool fit_raw_ring(RingJob& job, uint32_t most_bytes) {
     const uint32_t fixed = RingMemory<D_k, D_v>::bytes(job);
     job.k = expanded_side(job.args.k_cache);
     job.v = expanded_side(job.args.v_cache);
-    for (job.raw_cells = std::min(64u, S::cells); job.raw_cells >= 16; job.raw_cells /= 2) {
+    for (job.raw_cells = S::cells; job.raw_cells >= 16; job.raw_cells /= 2) {
         job.raw_bytes = job.raw_cells * std::max(job.k.slot, job.v.slot);
         if (fixed + 3 * job.raw_bytes > most_bytes) continue;
         job.slots = std::min(k_most_slots, (most_bytes - fixed) / job.raw_bytes);
@@ -101,8 +115,8 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
     require_success(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
         "attention");
-    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads), bytes, stream,
-                     job);
+    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads<expands>), bytes,
+                     stream, job);
     if (job.parts.are_used()) combine_parts(args, job.parts, stream);
     return true;
 }

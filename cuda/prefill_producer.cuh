@@ -1,5 +1,5 @@
 #pragma once
-// Prefill on 9.0: the four warps that make tiles ready for those that multiply. They look which
+// Prefill on 9.0: the warps that make tiles ready for those that multiply. They look which
 // tiles some row sees, 32 at a time, and then
 //
 //   rows of f16   are copied into the tiles
@@ -12,12 +12,14 @@
 
 namespace rotkv::cuda::prefill {
 
+constexpr uint32_t k_expanders = 2 * k_warpgroup;  // threads; k_warpgroup copy
+
 /// The tiles that some row of the block sees, stream after stream; the same in all threads that
 /// make tiles ready, which ask together.
-template <uint32_t cells>
+template <uint32_t cells, uint32_t threads>
 class Cursor {
   public:
-    __device__ Cursor(const Job& job, const Place& at, uint32_t (&found)[2][4])
+    __device__ Cursor(const Job& job, const Place& at, uint32_t (&found)[2][8])
         : job_(job), at_(at), found_(found) {}
 
     int32_t first, stream = -1;  // of the tile: its first cell
@@ -46,7 +48,7 @@ class Cursor {
     static constexpr int32_t k_section_tiles = 32;
     const Job& job_;
     const Place& at_;
-    uint32_t (&found_)[2][4];
+    uint32_t (&found_)[2][8];
     Span span_;
     int32_t tiles_ = 0, section_ = 0;  // of the block's share
     uint32_t seen_ = 0, whole_, turn_ = 0;
@@ -68,19 +70,20 @@ class Cursor {
         return true;
     }
 
-    // A warp looks at eight tiles, four of them at a time.
+    // Four warps look at eight tiles each, eight at four, four of them at a time.
     __device__ void survey() {
-        const uint32_t warp = threadIdx.x / k_warp % 4, lane = lane_of_warp();
+        constexpr uint32_t k_warps = threads / k_warp, k_tiles = k_section_tiles / k_warps;
+        const uint32_t warp = threadIdx.x / k_warp % k_warps, lane = lane_of_warp();
         uint32_t seen = 0, whole = 0;
 #pragma unroll 1
-        for (uint32_t i = 0; i < 8; i += 4) {
+        for (uint32_t i = 0; i < k_tiles; i += 4) {
             int32_t position[4][cells / k_warp];
 #pragma unroll
             for (uint32_t j = 0; j < 4 * cells / k_warp; ++j) {
-                const int32_t tile = section_ + int32_t(warp * 8 + i + j / (cells / k_warp));
-                const uint32_t cell = lane + j % (cells / k_warp) * k_warp;
-                position[j / (cells / k_warp)][j % (cells / k_warp)] =
-                    tile < tiles_ ? strip.at(first_of(tile) + int64_t(cell)) : -1;
+                const int32_t tile = section_ + int32_t(warp * k_tiles + i + j / (cells / k_warp));
+                const int64_t cell = first_of(tile) + int64_t(lane + j % (cells / k_warp) * k_warp);
+                const int32_t x = strip.position[min(cell, strip.used - 1)];  // without a branch
+                position[j / (cells / k_warp)][j % (cells / k_warp)] = cell < strip.used ? x : -1;
             }
 #pragma unroll
             for (uint32_t j = 0; j < 4; ++j) {
@@ -94,21 +97,18 @@ class Cursor {
                 whole |= uint32_t(__all_sync(k_all_lanes, each)) << (i + j);
             }
         }
-        uint32_t(&found)[4] = found_[turn_];
+        uint32_t(&found)[8] = found_[turn_];
         turn_ ^= 1;  // who is late may still read what was found before
         if (lane == 0) found[warp] = seen | whole << 8;
-        wait_for_group(k_producers, k_warpgroup);
+        wait_for_group(k_producers, threads);
         seen_ = whole_ = 0;
 #pragma unroll
-        for (uint32_t w = 0; w < 4; ++w) {
-            seen_ |= (found[w] & 255) << 8 * w;
-            whole_ |= found[w] >> 8 << 8 * w;
+        for (uint32_t w = 0; w < k_warps; ++w) {
+            seen_ |= (found[w] & 255) << w * k_tiles;
+            whole_ |= found[w] >> 8 << w * k_tiles;
         }
     }
 };
-
-/// This thread among those that make tiles ready.
-__device__ inline uint32_t producer() { return threadIdx.x % k_warpgroup; }
 
 /// The number of a tile, or of a raw slot, in a ring, and the parity of its round.
 struct RingPlace {
@@ -125,7 +125,7 @@ template <class Memory>
 __device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
                          const Strip& strip) {
     RingState& state = memory.state;
-    const uint32_t t = producer();
+    const uint32_t t = threadIdx.x;
     if (t == 0) state.marks[i % k_remembered] = mark;
     if (!mark.is_end() && mark.whole == 0 && t < Memory::S::cells) {
         state.positions[i % k_remembered][t] = strip.at(mark.first + int64_t(t));
@@ -138,7 +138,7 @@ template <int D, uint32_t cells>
 __device__ void copy_tile(const Side& side, uint32_t tile, const std::byte* rows,
                           const Strip& strip, const TileMark& mark) {
     constexpr uint32_t k_pieces = D / 8, k_at_once = k_warpgroup / k_pieces;
-    const uint32_t first = producer() / k_pieces, piece = producer() % k_pieces;
+    const uint32_t first = threadIdx.x / k_pieces, piece = threadIdx.x % k_pieces;
     if (first >= k_at_once) return;
     if (mark.whole != 0) {
 #pragma unroll
@@ -163,7 +163,7 @@ template <int D_k, int D_v>
 __device__ void produce_copies(const RingJob& job, const Place& at,
                                const RingMemory<D_k, D_v>& memory) {
     constexpr uint32_t cells = RingShape<D_k, D_v>::cells;
-    Cursor<cells> cursor(job, at, memory.state.found);
+    Cursor<cells, k_warpgroup> cursor(job, at, memory.state.found);
     RingPlace at_stage;
     for (uint32_t i = 0;; ++i, at_stage.advance(k_stages)) {
         const uint32_t stage = at_stage.place;
@@ -205,7 +205,7 @@ class RawRing {
         const uint32_t slot = slot_.place;
         memory_.raw_empty(slot).wait(slot_.parity ^ 1);
         const TileMark mark = cursor_.mark();
-        if (producer() == 0) {
+        if (threadIdx.x == 0) {
             memory_.state.raw_marks[slot] = mark;
             memory_.raw_full(slot).arrive();
         }
@@ -222,13 +222,13 @@ class RawRing {
         slot_.advance(job_.slots);
         if (++item_ == 2 * parts_) item_ = 0;
     }
-    __device__ static Member me() { return {producer(), k_warpgroup}; }
+    __device__ static Member me() { return {threadIdx.x, k_expanders}; }
 
   private:
     const RingJob& job_;
     const Place& at_;
     const RingMemory<D_k, D_v>& memory_;
-    Cursor<S::cells> cursor_;
+    Cursor<S::cells, k_expanders> cursor_;
     uint32_t parts_, item_ = 0;
     RingPlace slot_;
     bool has_ended_ = false;

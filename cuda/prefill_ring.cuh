@@ -45,7 +45,7 @@ struct RingState {
     uint64_t full[2][k_stages], empty[2][k_stages];  // of K, of V
     uint64_t raw_full[k_most_slots], raw_empty[k_most_slots];
     TileMark raw_marks[k_most_slots], marks[k_remembered];
-    uint32_t found[2][4];
+    uint32_t found[2][8];                  // by each warp
     int32_t positions[k_remembered][128];  // of tiles that are not whole
 };
 
@@ -71,6 +71,20 @@ class PhaseBarrier {
                      :
                      : "r"(address_)
                      : "memory");
+    }
+    /// Has it? As wait(), without waiting.
+    __device__ bool has_ended(uint32_t parity) const {
+        uint32_t ended;
+        asm volatile(
+            "{\n"
+            ".reg .pred there;\n"
+            "mbarrier.test_wait.parity.shared.b64 there, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, there;\n"
+            "}"
+            : "=r"(ended)
+            : "r"(address_), "r"(parity)
+            : "memory");
+        return ended != 0;
     }
     /// Until a phase has ended: of phases 0, 1, 2 ..., the last one of this parity.
     __device__ void wait(uint32_t parity) const {
@@ -127,18 +141,19 @@ struct RingMemory {
         return PhaseBarrier(state.raw_empty[slot]);
     }
 
-    /// By one thread, before anybody waits: so many warps multiply.
-    __device__ void create(uint32_t slots, uint32_t warps) const {
-        const uint32_t copied = slots > 0 ? 0 : k_warpgroup;  // arrivals when copies are there
+    /// By one thread, before anybody waits: for so many threads that make tiles ready and so many
+    /// warps that multiply.
+    __device__ void create(uint32_t slots, uint32_t threads, uint32_t warps) const {
+        const uint32_t copied = slots > 0 ? 0 : threads;  // arrivals when copies are there
         for (uint32_t stage = 0; stage < k_stages; ++stage) {
-            full(0, stage).create(k_warpgroup + copied);
-            full(1, stage).create(k_warpgroup);
+            full(0, stage).create(threads + copied);
+            full(1, stage).create(threads);
             empty(0, stage).create(warps);
             empty(1, stage).create(warps);
         }
         for (uint32_t slot = 0; slot < slots; ++slot) {
-            raw_full(slot).create(k_warpgroup + 1);
-            raw_empty(slot).create(k_warpgroup);
+            raw_full(slot).create(threads + 1);
+            raw_empty(slot).create(threads);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
