@@ -145,6 +145,9 @@ class Case {
         return {};
     }
 
+    /// rounding, nmse: which numbers of output `name` agree that are not finite.
+    virtual NotFinite not_finite(const std::string& /*name*/) const { return NotFinite::same_kind; }
+
     /// rounding: how much further off another engine's may be; empty: no further.
     virtual std::vector<double> foreign_allowance(const std::string& /*name*/,
                                                   std::span<const CaseTensor> /*filled*/) const {

@@ -159,9 +159,10 @@ static Verdict compare(const Case& one, const Expected& expected, size_t tensor,
         return compare_steps(what.type, what.extents.back(), right, found,
                              one.unrounded(what.name, expected.tensors), error);
     }
-    if (agreement == Agreement::nmse) return compare_nmse(right, found, bound.at(0));
+    const NotFinite not_finite = one.not_finite(what.name);
+    if (agreement == Agreement::nmse) return compare_nmse(right, found, bound.at(0), not_finite);
     if (bound.empty()) return compare_exact(what.type, right, found);
-    return compare_rounding(what.type, right, found, bound);
+    return compare_rounding(what.type, right, found, bound, not_finite);
 }
 
 Verdict judge(const Case& one, const Expected& expected, size_t tensor,
