@@ -199,11 +199,12 @@ Case::Work Case::work() const {
 }
 
 void Case::read_layout(Fields& fields, bool in_place) {
-    const std::string word = in_place
-                                 ? fields.word("layout", "packed", {"packed", "padded", "in_place"})
-                                 : fields.word("layout", "packed", {"packed", "padded"});
+    const std::string word =
+        in_place ? fields.word("layout", "packed", {"packed", "padded", "skewed", "in_place"})
+                 : fields.word("layout", "packed", {"packed", "padded", "skewed"});
     layout_ = word == "packed"   ? Layout::packed
               : word == "padded" ? Layout::padded
+              : word == "skewed" ? Layout::skewed
                                  : Layout::in_place;
 }
 
