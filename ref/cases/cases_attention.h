@@ -156,7 +156,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@three/v=@same/T=40/C=200/D=96/rot-k=32/rot-v=32/precision=f16/layout=skewed",
     "attention/k=f32/v=@same/T=16/C=113/D=33/precision=f16/layout=skewed",
     "attention/k=@half/v=@same/T=40/C=200/D=71/precision=f16/layout=skewed",
-    "attention/k=f16/v=@same/T=3/C=113/D=33/precision=f16/layout=skewed",
+    "attention/k=f16/v=@same/C=113/D=33/precision=f16/layout=skewed",
     // attention: few and many tokens of one and of several streams over caches that are shared out
     "attention/k=q8_0/v=@same/T=2/C=3000/K=1/rot-k=64/rot-v=64/fill=dense/sees=last",
     "attention/k=q4_0/v=@same/T=9/C=1500/rot-k=64/rot-v=64/sinks=1",
@@ -165,6 +165,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=q4_0/v=@same/T=64/S=32/C=700/H=2/K=1/rot-k=64/rot-v=64/fill=dense/sees=last",
     "attention/k=f16/v=@same/T=27/S=9/C=900/window=300/fill=dense/sees=last",
     "attention/k=@some/v=@same/@batch/C=1500/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=@some/v=@same/C=1500/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=@some/v=@same/@batch/C=700/H=6/rot-k=64/rot-v=64/window=200/softcap=20/sinks=1/precision=f16",
     "attention/k=@some/v=@same/T=20/C=3000/H=8/K=1/rot-k=64/rot-v=64/precision=f16",
     "attention/k=@some/v=@same/@streams/C=700/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
