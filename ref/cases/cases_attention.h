@@ -132,8 +132,8 @@ inline constexpr const char* k_attention_cases[] = {
 
     // attention: what a query does not see is a NaN or an infinity, what it sees is huge or tiny
     "attention/k=@kv/v=@same/T=1/C=120/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/values=@cells",
-    "attention/k=@some/v=@same/T=12/C=160/D=128/rot-v=64/fill=dense/sees=last/values=@cells",
-    "attention/k=@some/v=@same/T=70/C=160/D=128/rot-v=64/fill=dense/sees=last/values=@spoilt",
+    "attention/k=@some/v=@same/T=12/C=80/D=128/rot-v=64/fill=dense/sees=last/values=@cells",
+    "attention/k=@some/v=@same/T=70/C=96/H=2/D=128/rot-v=64/fill=dense/sees=last/values=@spoilt",
     "attention/k=@some/v=@same/T=37/C=113/values=@spoilt",
     "attention/k=@some/v=@same/T=4/C=113/K=1/window=16/values=@spoilt",
     "attention/k=@some/v=@same/T=40/C=113/window=16/fill=dense/sees=last/values=@spoilt/layout=skewed",
@@ -145,7 +145,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/T=130/C=700/D=128/rot-v=64/window=200/fill=dense/sees=last/precision=f16/values=@spoilt",
     // attention: numbers of KV heads that four do not divide, over caches that are full to the last cell
     "attention/k=@some/v=@same/T=1/C=96/@bands/fill=dense/sees=last",
-    "attention/k=@some/v=@same/T=8/C=96/@bands/D=128/fill=dense/sees=last",
+    "attention/k=@some/v=@same/T=8/C=32/@bands/D=128/fill=dense/sees=last",
     "attention/k=@some/v=@same/T=1/C=96/@bands/D=128/fill=dense/sees=last/precision=f16",
     "attention/k=@some/v=@same/T=4/C=96/@bands/fill=dense/sees=last/precision=f16",
     "attention/k=@some/v=@same/T=8/C=96/@bands/D=128/fill=dense/sees=last/precision=f16",
@@ -163,7 +163,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=f16/v=@same/T=33/S=3/C=700/window=100/sinks=1",
     "attention/k=q8_0/v=@same/T=130/C=700/H=2/K=1/softcap=20/fill=dense/sees=last",
     "attention/k=q4_0/v=@same/T=64/S=32/C=700/H=2/K=1/rot-k=64/rot-v=64/fill=dense/sees=last",
-    "attention/k=f16/v=@same/T=27/S=9/C=900/window=300/fill=dense/sees=last",
+    "attention/k=f16/v=@same/T=27/S=9/C=900/H=2/K=1/window=300/fill=dense/sees=last",
     "attention/k=@some/v=@same/@batch/C=1500/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=@some/v=@same/C=1500/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=@some/v=@same/@batch/C=700/H=6/rot-k=64/rot-v=64/window=200/softcap=20/sinks=1/precision=f16",
