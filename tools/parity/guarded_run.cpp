@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <utility>
 
@@ -57,6 +58,7 @@ void run_here(int pipe, std::span<const std::string> names, const std::vector<Co
 [[noreturn]] void child(int pipe, std::span<const std::string> names,
                         const std::function<std::vector<Column>()>& make_columns,
                         Alignment alignment) {
+    for (const int fault : {SIGSEGV, SIGBUS}) std::signal(fault, SIG_DFL);  // the parent reports
     try {
         run_here(pipe, names, make_columns(), alignment);
     } catch (const Error& error) {
