@@ -133,6 +133,8 @@ TEST_CASE("cases: the memory of a cell notices what a backend must not do") {
          "outside every row"},
         {"hadamard/D=192/rot=64/layout=padded",
          [&](const HadamardArgs& a) { floats(a.dst, 2)[192] = 0; }, "outside every row"},
+        {"hadamard/D=192/rot=64/layout=skewed",
+         [&](const HadamardArgs& a) { floats(a.dst, 6)[192] = 0; }, "outside every row"},
         {"hadamard/rot=64", [&](const HadamardArgs& a) { floats(a.src, 1)[0] += 1; },
          "src: an input was changed"},
         {"hadamard/rot=64",
@@ -206,6 +208,48 @@ TEST_CASE("agreement: rounding asks each element for its own bound, nmse all of 
     CHECK(!compare_nmse(bytes(x), bytes(w), 1e9).ok);
     CHECK(!compare_nmse(bytes(w), bytes(x), 1e9).ok);
     CHECK(compare_nmse(bytes(w), bytes(w), 0).ok);
+}
+
+TEST_CASE("agreement: what is not finite is so in both, of one kind or, where asked, of any") {
+    const std::vector<float> nan = {1, NAN, 2}, inf = {1, INFINITY, 2}, none = {1, 3, 2},
+                             more = {NAN, NAN, 2};
+    const std::vector<double> bound = {1, 1, 1};
+    const auto both = [&](const std::vector<float>& a, const std::vector<float>& b,
+                          NotFinite which) {
+        const bool ok = compare_rounding(DType::f32, bytes(a), bytes(b), bound, which).ok;
+        CHECK(compare_nmse(bytes(a), bytes(b), 1, which).ok == ok);
+        return ok;
+    };
+    for (const NotFinite which : {NotFinite::same_kind, NotFinite::any}) {
+        CHECK(both(nan, nan, which));
+        CHECK(both(inf, inf, which));
+        CHECK(both(nan, inf, which) == (which == NotFinite::any));
+        CHECK(both(inf, nan, which) == (which == NotFinite::any));
+        CHECK(!both(nan, none, which));
+        CHECK(!both(none, nan, which));
+        CHECK(!both(nan, more, which));
+        CHECK(!both(more, nan, which));
+    }
+}
+
+TEST_CASE("cases: some outputs of attention over spoilt cells are finite, and a leak is found") {
+    for (const char* const kind : {"nan", "inf"}) {
+        const std::unique_ptr<Case> one = make_case(
+            "attention/k=f16/v=f16/T=12/C=80/D=128/rot-v=64/fill=dense/sees=last/values=" +
+            std::string(kind));
+        const Expected expected = expected_results(*one);
+        std::vector<float> y = floats_of(expected.results[0]);
+        const auto finite = [](float x) { return std::isfinite(x); };
+        const int64_t all = int64_t(y.size()), n = std::count_if(y.begin(), y.end(), finite);
+        INFO(kind << ": " << n << " of " << all << " are finite");
+        CHECK(n > all / 3);
+        CHECK(n < all * 2 / 3);
+        *std::find_if(y.begin(), y.end(), finite) = NAN;
+        CHECK(!judge(*one, expected, 0, bytes(y), false).ok);
+        y = floats_of(expected.results[0]);
+        *std::find_if_not(y.begin(), y.end(), finite) = 0;
+        CHECK(!judge(*one, expected, 0, bytes(y), false).ok);
+    }
 }
 
 TEST_CASE("agreement: the bound of rounded products holds for factors rounded to f16 and bf16") {

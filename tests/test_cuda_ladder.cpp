@@ -6,8 +6,8 @@
 #include "ref/quant.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "ref/forwarding_backend.h"
 #include "tests/cuda_device.h"
-#include "tests/forwarding_backend.h"
 #include "tests/parity.h"
 #include "tests/random.h"
 
@@ -20,7 +20,7 @@ using rotkv::test::spec_of;
 namespace {
 
 // The device, whose attention is one version of the ladder.
-class OneVersion final : public test::ForwardingBackend {
+class OneVersion final : public ForwardingBackend {
   public:
     OneVersion(std::unique_ptr<Backend> device, const cuda::DecodeVersion& version)
         : ForwardingBackend(std::move(device)), version_(version) {

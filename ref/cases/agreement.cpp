@@ -131,13 +131,19 @@ Verdict compare_exact(DType type, std::span<const std::byte> expected,
 }
 
 template <class T>
+static bool agree(T a, T b, NotFinite not_finite) {
+    if (a == b || (std::isnan(a) && std::isnan(b))) return true;
+    return not_finite == NotFinite::any && !std::isfinite(a) && !std::isfinite(b);
+}
+
+template <class T>
 static Verdict within(std::span<const std::byte> expected, std::span<const std::byte> found,
-                      std::span<const double> bound) {
+                      std::span<const double> bound, NotFinite not_finite) {
     Verdict verdict;
     verdict.elements = int64_t(bound.size());
     for (size_t i = 0; i < bound.size(); ++i) {
         const T a = element<T>(expected, i), b = element<T>(found, i);
-        if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+        if (agree(a, b, not_finite)) continue;
         const double apart = std::fabs(double(a) - double(b));
         if (std::isinf(bound[i]) && std::isfinite(a)) continue;  // not asked
         if (bound[i] > 0) verdict.worst = std::max(verdict.worst, apart / bound[i]);
@@ -148,23 +154,25 @@ static Verdict within(std::span<const std::byte> expected, std::span<const std::
 }
 
 Verdict compare_rounding(DType type, std::span<const std::byte> expected,
-                         std::span<const std::byte> found, std::span<const double> bound) {
+                         std::span<const std::byte> found, std::span<const double> bound,
+                         NotFinite not_finite) {
     same_length(expected, found);
     const bool f64 = type == DType::f64;
     require(expected.size() == bound.size() * (f64 ? sizeof(double) : sizeof(float)),
             ErrorCode::bad_argument, "compare: expected one bound per element");
-    return f64 ? within<double>(expected, found, bound) : within<float>(expected, found, bound);
+    return f64 ? within<double>(expected, found, bound, not_finite)
+               : within<float>(expected, found, bound, not_finite);
 }
 
 Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::byte> found,
-                     double bound) {
+                     double bound, NotFinite not_finite) {
     same_length(expected, found);
     Verdict verdict;
     verdict.elements = int64_t(expected.size() / sizeof(float));
     double error = 0, energy = 0;
     for (size_t i = 0; i < size_t(verdict.elements); ++i) {
         const double a = double(element<float>(expected, i)), b = double(element<float>(found, i));
-        if (a == b && std::isinf(a)) continue;
+        if (!std::isfinite(a) && agree(a, b, not_finite)) continue;
         error += (a - b) * (a - b);
         energy += a * a;
     }
@@ -177,7 +185,8 @@ Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::b
     if (nmse <= bound) return verdict;
     for (size_t i = 0; i < size_t(verdict.elements); ++i) {
         const float a = element<float>(expected, i), b = element<float>(found, i);
-        if (a != b) add_wrong(verdict, {int64_t(i), double(a), double(b), ulps_between(a, b), 0});
+        if (agree(a, b, not_finite)) continue;
+        add_wrong(verdict, {int64_t(i), double(a), double(b), ulps_between(a, b), 0});
     }
     verdict.ok = false;
     return verdict;

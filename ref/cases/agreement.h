@@ -57,14 +57,20 @@ std::string likeness(DType type, std::span<const std::byte> expected,
 Verdict compare_exact(DType type, std::span<const std::byte> expected,
                       std::span<const std::byte> found);
 
-/// |found - expected| <= bound, element by element; NaN agrees with NaN, infinities with
-/// themselves, and an infinite bound on a finite number asks for nothing. type is f32 or f64.
-Verdict compare_rounding(DType type, std::span<const std::byte> expected,
-                         std::span<const std::byte> found, std::span<const double> bound);
+/// Which numbers that are not finite agree: those of one kind, NaN with NaN and each infinity with
+/// itself; or any with any, where the order of sums decides between inf - inf and inf.
+enum class NotFinite { same_kind, any };
 
-/// sum (found - expected)^2 <= bound * sum expected^2; infinities agree with themselves. f32.
+/// |found - expected| <= bound, element by element; an infinite bound on a finite number asks for
+/// nothing. type is f32 or f64.
+Verdict compare_rounding(DType type, std::span<const std::byte> expected,
+                         std::span<const std::byte> found, std::span<const double> bound,
+                         NotFinite not_finite = NotFinite::same_kind);
+
+/// sum (found - expected)^2 <= bound * sum expected^2 over what is finite in expected, and found is
+/// finite there and nowhere else. f32.
 Verdict compare_nmse(std::span<const std::byte> expected, std::span<const std::byte> found,
-                     double bound);
+                     double bound, NotFinite not_finite = NotFinite::same_kind);
 
 /// Bytes that another engine stored in a cache type, against ours and the values behind them.
 /// A code may be one step off where the value lies within 1e-5 of the type's largest code of a

@@ -63,6 +63,7 @@ class Fields {
 enum class Layout {
     packed,   ///< without gaps
     padded,   ///< a gap behind every row, so that strides are no products of extents
+    skewed,   ///< padded, and the first row begins on as many bytes as memory does, alone
     in_place  ///< the result overwrites the first source
 };
 
@@ -144,6 +145,9 @@ class Case {
                                       std::span<const float> /*expected*/) const {
         return {};
     }
+
+    /// rounding, nmse: which numbers of output `name` agree that are not finite.
+    virtual NotFinite not_finite(const std::string& /*name*/) const { return NotFinite::same_kind; }
 
     /// rounding: how much further off another engine's may be; empty: no further.
     virtual std::vector<double> foreign_allowance(const std::string& /*name*/,

@@ -1,6 +1,8 @@
 // Cases of attention: a cache that is filled in no order, with holes, and queries over it.
+#include "ref/cases/case_cells.h"
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
+#include "ref/cases/head_scores.h"
 #include "ref/hadamard.h"
 #include "ref/quant.h"
 
@@ -11,7 +13,8 @@ namespace rotkv {
 
 namespace {
 
-constexpr int64_t k_most_sampled = 128;  // rows whose energy is looked at: the small cases' all
+constexpr int64_t k_most_sampled =
+    128;  // rows whose scores f16's bound looks at: the small cases' all
 
 // Positions from .. to, distances near .. far, each without its end; an end of 0 is none.
 CellBounds read_bounds(Fields& f) {
@@ -51,8 +54,13 @@ class AttentionCase : public CallCase {
           sees(f.word("sees", "past", {"past", "last", "all", "nothing"})),
           precision(f.precision({"f32", "f16"})),
           bounds(read_bounds(f)),
-          lse(f.flag("lse")) {
+          lse(f.flag("lse")),
+          kind(f.word("values", "channels", k_cell_kinds)) {
         read_layout(f, false);
+        if (kind != "channels" && v_in_k) f.refuse("values", "channels where V is K", kind);
+        if (is_spoilt(kind) && used() < 8) {
+            f.refuse("C", "8 cells or more in use", std::to_string(used()));
+        }
         if (heads % kv_heads != 0) {
             f.refuse("H", "a multiple of " + std::to_string(kv_heads), std::to_string(heads));
         }
@@ -85,6 +93,9 @@ class AttentionCase : public CallCase {
     std::vector<double> bound(const std::string& name, std::span<const CaseTensor> filled,
                               std::span<const float> expected) const override;
 
+    NotFinite not_finite(const std::string& name) const override {
+        return is_spoilt(kind) && name == "dst" ? NotFinite::any : NotFinite::same_kind;
+    }
     std::vector<std::pair<std::string, double>> constants() const override {
         return {{"scale", double(scale())}};
     }
@@ -121,24 +132,18 @@ class AttentionCase : public CallCase {
   private:
     float scale() const { return float(loud / std::sqrt(double(d_k))); }
     int64_t used() const { return dense ? cells : cells - cells / 8; }
+    int64_t newest_seen() const { return used() - (is_spoilt(kind) ? 2 : 1); }
     int64_t last_position(int64_t t) const {  // sees=last: the stream's last tokens, in order
-        return std::max<int64_t>(used() - 1 - (tokens - 1 - t) / streams, -1);
+        return std::max<int64_t>(newest_seen() - (tokens - 1 - t) / streams, -1);
     }
     std::vector<int32_t> positions() const;
-    void fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed) const;
+    void fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed, bool is_v) const;
 
-    // The scores of one head of one token over the cells it sees, in f64.
-    struct Scores {
-        std::vector<std::pair<int64_t, double>> of_cell;
-        double magnitude = 0;  ///< S, the largest scale * sum |q_d k_d|
-        double energy = 0;     ///< the largest sum (scale q_d k_d)^2
-    };
-    Scores scores(std::span<const CaseTensor> filled, int64_t t, int64_t h) const;
+    HeadScores scores(std::span<const CaseTensor> filled, int64_t t, int64_t h) const;
     std::vector<float> cached_row(const CaseTensor& cache, int64_t stream, int64_t cell,
                                   int64_t h) const;
     std::vector<double> bound_of_head(std::span<const CaseTensor> filled, int64_t t, int64_t h,
-                                      const Scores& scores) const;
-    double bound_of_lse(const Scores& scores, float expected) const;
+                                      const HeadScores& scores) const;
     double f16_bound(std::span<const CaseTensor> filled, bool of_lse,
                      std::span<const float> expected) const;
 
@@ -157,6 +162,7 @@ class AttentionCase : public CallCase {
     Precision precision;
     CellBounds bounds;
     bool lse;
+    std::string kind;
 };
 
 std::vector<CaseTensor> AttentionCase::tensors() const {
@@ -177,13 +183,17 @@ std::vector<CaseTensor> AttentionCase::tensors() const {
 }
 
 // [S][C]: every position below used() once, in no order, but for holes in every seventh cell;
-// dense: cell c holds position c.
+// dense: cell c holds position c. What no query sees lies in the last cell in use.
 std::vector<int32_t> AttentionCase::positions() const {
     std::vector<int32_t> all(size_t(streams * cells), -1);
     for (int64_t s = 0; s < streams; ++s) {
-        const std::vector<int32_t> order = permutation(used(), seed() + uint64_t(s));
+        std::vector<int32_t> order = permutation(used(), seed() + uint64_t(s));
+        const bool unseen = is_spoilt(kind);
+        if (unseen)
+            std::iter_swap(std::find(order.begin(), order.end(), used() - 1), order.end() - 1);
         for (int64_t c = 0; c < used(); ++c) {
-            const int32_t any = c % 7 == 5 ? -1 : order[size_t(c)];
+            const bool hole = c % 7 == 5 && !(unseen && c == used() - 1);
+            const int32_t any = hole ? -1 : order[size_t(c)];
             all[size_t(s * cells + c)] = dense ? int32_t(c) : any;
         }
     }
@@ -191,14 +201,19 @@ std::vector<int32_t> AttentionCase::positions() const {
 }
 
 // What lies in empty cells must not matter, not even as 0 * NaN: all bits set.
-void AttentionCase::fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed) const {
+void AttentionCase::fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed,
+                               bool is_v) const {
     const int64_t d = cache.extents.back();
-    std::vector<float> x = case_values("channels", cache.rows(), d, seed);
+    // Loud channels make some probabilities so small that f16 takes them for 0.
+    const char* const numbers = kind == "channels" ? "channels" : "normal";
+    std::vector<float> x = case_values(numbers, cache.rows(), d, seed);
     for (size_t first = 0; first < x.size(); first += size_t(d)) {
         ref::hadamard_row(x.data() + first, x.data() + first, d, rotation, false);
     }
-    cache.set(x);
     const std::vector<int32_t> position = positions();
+    const int64_t late = newest_seen() - tokens / streams / 2;
+    change_cells(kind, cache.type, is_v, {used() / 4, late, used() - 1}, position, kv_heads, x);
+    cache.set(x);
     const size_t bytes = size_t(kv_heads * cache.bytes_of_row());
     for (size_t cell = 0; cell < position.size(); ++cell) {
         if (position[cell] < 0) {
@@ -211,7 +226,7 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
     std::vector<int32_t> q_stream, q_position;
     for (int64_t t = 0; t < tokens; ++t) {
         q_stream.push_back(int32_t(t % streams));
-        const int64_t last = used() - 1;
+        const int64_t last = newest_seen();
         const int64_t past = t == 0        ? last
                              : t % 11 == 4 ? -1
                              : t % 5 == 2  ? 0
@@ -222,8 +237,8 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
                                                       : -1));
     }
     named(tensors, "q").set(case_values("normal", tokens * heads, d_k, seed() + 3));
-    fill_cache(named(tensors, "k_cache"), k_rotation, seed());
-    if (!v_in_k) fill_cache(named(tensors, "v_cache"), v_rotation, seed() + 1);
+    fill_cache(named(tensors, "k_cache"), k_rotation, seed(), false);
+    if (!v_in_k) fill_cache(named(tensors, "v_cache"), v_rotation, seed() + 1, true);
     named(tensors, "position").set(positions());
     named(tensors, "used").set(std::vector<int32_t>(size_t(streams), int32_t(used())));
     named(tensors, "q_stream").set(q_stream);
@@ -243,8 +258,7 @@ std::vector<float> AttentionCase::cached_row(const CaseTensor& cache, int64_t st
     return x;
 }
 
-AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, int64_t t,
-                                            int64_t h) const {
+HeadScores AttentionCase::scores(std::span<const CaseTensor> filled, int64_t t, int64_t h) const {
     const std::vector<float> all = named(filled, "q").values();
     std::vector<float> q(all.begin() + (t * heads + h) * d_k,
                          all.begin() + (t * heads + h + 1) * d_k);
@@ -253,7 +267,8 @@ AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, 
     const int32_t at = named(filled, "q_position").indices()[size_t(t)];
     const int64_t stream = t % streams;
     const AttentionArgs rule = std::get<AttentionArgs>(call(Views({}, {})));
-    Scores result;
+    HeadScores result;
+    result.sink = sinks != 0 ? double(named(filled, "sinks").values()[size_t(h)]) : -INFINITY;
     for (int64_t c = 0; c < used(); ++c) {
         const int32_t p = position[size_t(stream * cells + c)];
         if (!rule.takes_part(p, at)) continue;
@@ -267,6 +282,7 @@ AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, 
         }
         if (softcap > 0) score = softcap * std::tanh(score / softcap);
         result.of_cell.emplace_back(c, score);
+        if (!std::isfinite(magnitude)) continue;
         result.magnitude = std::max(result.magnitude, magnitude);
         result.energy = std::max(result.energy, energy);
     }
@@ -280,13 +296,9 @@ AttentionCase::Scores AttentionCase::scores(std::span<const CaseTensor> filled, 
 // and may be 2^-126 where that is all there is.
 // The rotation back mixes a block: (1 / sqrt(N)) times the sum of its errors, and its own rounding.
 std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> filled, int64_t t,
-                                                 int64_t h, const Scores& s) const {
+                                                 int64_t h, const HeadScores& s) const {
     const CaseTensor& cache = named(filled, v_in_k ? "k_cache" : "v_cache");
-    const float sink = sinks != 0 ? named(filled, "sinks").values()[size_t(h)] : -INFINITY;
-    double top = double(sink);
-    for (const auto& [c, score] : s.of_cell) top = std::max(top, score);
-    double sum = sinks != 0 ? std::exp(double(sink) - top) : 0;
-    for (const auto& [c, score] : s.of_cell) sum += std::exp(score - top);
+    const double top = s.largest(), sum = s.denominator();
     std::vector<float> weighted(size_t(d_v), 0.0f);  // sum_c p_c |v_c|
     for (const auto& [c, score] : s.of_cell) {
         const std::vector<float> v = cached_row(cache, t % streams, c, h);
@@ -307,39 +319,14 @@ std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> fil
     return bound;
 }
 
-// Rounding of lse, for one head of one token. The sum is off like a probability's denominator, by
-// u (walk(C) + 6 + (walk(D) + 6) S) of itself, and its log by as much, absolutely. The log is taken
-// in units of exp(largest) and lies within |lse| + |largest| of 0, |largest| <= S: 2 u of that are
-// its own; adding the largest score is u |lse|, and the reference's one rounding another. A sink
-// that is the largest lies within log(C + 1) of lse, and so does the log then.
-double AttentionCase::bound_of_lse(const Scores& s, float expected) const {
-    if (!std::isfinite(expected)) return 0;
-    return k_unit *
-           (walk(cells) + 6 + (walk(d_k) + 8) * s.magnitude + 4 * std::fabs(double(expected)));
-}
-
-// nmse, in the precision of tensor cores: q, k, p and v are rounded to f16, each by a relative
-// error of variance 2^-24 / 3 at most. Two of them move a score by an error of variance
-// 2^-24 2/3 e^2, e^2 = sum (scale q_d k_d)^2, and probabilities by as much, relatively; p and v add
-// 2^-24 2/3. Values that cancel in the sum make the result smaller than its terms: a factor of 16.
-// lse moves by its scores' errors in the mean, and by those of the p it sums: by no more than one
-// score and one p, absolutely, hence in units of its mean square; the 16 is four deviations.
 double AttentionCase::f16_bound(std::span<const CaseTensor> filled, bool of_lse,
                                 std::span<const float> expected) const {
-    double energy = 0;
+    F16Error error;
     const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
     for (int64_t i = 0; i < tokens * heads; i += step) {
-        energy = std::max(energy, scores(filled, i / heads, i % heads).energy);
+        error.add(scores(filled, i / heads, i % heads));
     }
-    const double relative = 16 * 0x1p-24 * 2 / 3 * (energy + 1);
-    if (!of_lse) return relative;
-    double square = 0, count = 0;
-    for (const float x : expected) {
-        if (!std::isfinite(x)) continue;
-        square += double(x) * double(x);
-        ++count;
-    }
-    return count > 0 ? relative * count / square : 0;
+    return of_lse ? error.lse_bound(expected) : error.bound(expected);
 }
 
 std::vector<double> AttentionCase::bound(const std::string& name,
@@ -350,9 +337,9 @@ std::vector<double> AttentionCase::bound(const std::string& name,
     std::vector<double> all;
     for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t h = 0; h < heads; ++h) {
-            const Scores of_head = scores(filled, t, h);
+            const HeadScores of_head = scores(filled, t, h);
             if (of_lse) {
-                all.push_back(bound_of_lse(of_head, expected[size_t(t * heads + h)]));
+                all.push_back(lse_bound(of_head, cells, d_k, expected[size_t(t * heads + h)]));
                 continue;
             }
             const std::vector<double> one = bound_of_head(filled, t, h, of_head);
@@ -369,8 +356,10 @@ std::span<const CaseOp> attention_case_ops() {
         {"attention",
          "rounding: u (c1 + c2 S) sum p |v|, S = max scale sum |q k|, c1 = 2 walk(C) + 12, "
          "c2 = 2 (walk(D) + 6), mixed by the rotation back; lse: u (c1 / 2 + (c2 / 2 + 2) S + "
-         "4 |lse|); precision=f16: nmse 16 2/3 2^-24 (e^2 + 1), e^2 = max sum (scale q k)^2, of "
-         "lse over its mean square",
+         "4 |lse|); precision=f16: nmse 16 (2/3 2^-24 (e^2 + 1) + 2^-48 / 3 n / Z^2 / mean "
+         "square), "
+         "e^2 = max sum (scale q k)^2, n cells seen, Z = sum exp(s - max), of lse "
+         "16 2/3 2^-24 (e^2 + 1) over its mean square",
          "the same", make<AttentionCase>},
     };
     return ops;

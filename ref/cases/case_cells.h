@@ -1,0 +1,40 @@
+#pragma once
+// What the occupied cells of attention's caches hold beside ordinary numbers: what must stay in the
+// cell that it lies in, and magnitudes at both ends of what a type stores.
+// Docs: docs/10-testing-your-engine.md
+
+#include "ref/types.h"
+
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+
+namespace rotkv {
+
+/// One word each, for Fields::word.
+///   channels  as case_values' channels, in K and V
+///   nan, inf  one channel of a few rows of K and of V is a NaN, an infinity: of cells that some
+///             queries see and others do not, and in all heads of the newest, which none sees
+///   huge      rows of V up to 2e5 (f16 and types with a minimum: 6e4, f32 and bf16: 1e6) and a
+///             sixth of it: a product of two in f16 is infinite, in f32 it is not
+///   tiny      rows of V of about 1e-4 and 1e-5, where f16 has few bits left
+inline constexpr std::initializer_list<const char*> k_cell_kinds = {"channels", "nan", "inf",
+                                                                    "huge", "tiny"};
+
+/// Is one of the kinds whose newest cell no query sees?
+bool is_spoilt(const std::string& kind);
+
+/// Where numbers that are not finite lie. A row has them in K or in V: K's in the first KV head,
+/// V's in the others; a cache of one KV head has them in V alone.
+struct SpoiltCells {
+    int64_t early, late;  ///< positions that queries see: V's, both, and K's, late - 1
+    int64_t newest;       ///< the position that none sees
+};
+
+/// Changes the rows of one side of a cache, rotated, [cells of all streams][kv_heads][d], to what
+/// `kind` says; `position` is that of each cell.
+void change_cells(const std::string& kind, DType type, bool is_v, const SpoiltCells& spoilt,
+                  std::span<const int32_t> position, int64_t kv_heads, std::span<float> rows);
+
+}  // namespace rotkv
