@@ -167,7 +167,14 @@ class Consumer {
         hold(sums_.o);
         begin_products();
 #pragma unroll
-        for (int c = 0; c < k_cells / 16; ++c) multiply_add(sums_.o, p[c], b.at(c * 16 * 128));
+        for (int c = 0; c < k_cells / 16; ++c) {
+            const uint32_t at = c * 16 * 128;
+            if constexpr (D_v == 256) {
+                multiply_add(sums_.o, p[c], b.at(at), b.at(at + 2 * k_cells * 128));
+            } else {
+                multiply_add(sums_.o, p[c], b.at(at));
+            }
+        }
         end_products();
     }
 

@@ -18,16 +18,18 @@ namespace rotkv::cuda::prefill {
 
 constexpr uint32_t k_block_rows = 2 * k_tile_rows;
 
-template <bool expands>
-constexpr uint32_t k_producer_threads = expands ? k_expanders : k_warpgroup;
-template <bool expands>
-constexpr uint32_t k_block_threads = k_producer_threads<expands> + 2 * k_warpgroup;
+template <int D, bool expands>
+constexpr uint32_t k_producer_threads = expands ? k_expanders<D> : 2 * k_copiers;
+template <int D, bool expands>
+constexpr uint32_t k_block_threads = k_producer_threads<D, expands> + 2 * k_warpgroup;
 
-// A thread's registers, of 128 (expands) or 168 that each has at first.
-template <bool expands>
-constexpr uint32_t k_producer_registers = 56;
-template <bool expands>
-constexpr uint32_t k_consumer_registers = expands ? 200 : 224;
+// A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps.
+template <int D, bool expands>
+constexpr uint32_t k_producer_registers = expands&& D > 128 ? 88 : 56;
+template <int D, bool expands>
+constexpr uint32_t k_consumer_registers = !expands  ? 224
+                                          : D > 128 ? 208
+                                                    : 200;
 
 template <uint32_t count>
 __device__ void give_registers() {
@@ -39,7 +41,7 @@ __device__ void take_registers() {
 }
 
 template <int D_k, int D_v, bool expands>
-__global__ void __launch_bounds__(k_block_threads<expands>, 1)
+__global__ void __launch_bounds__(k_block_threads<D_k, expands>, 1)
     hopper_kernel(const __grid_constant__ RingJob job) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint4 shared[];
@@ -47,21 +49,23 @@ __global__ void __launch_bounds__(k_block_threads<expands>, 1)
     const Place at(job, k_block_rows);
     const bool both_multiply = at.last - at.first >= k_tile_rows;
     if (threadIdx.x == 0) {
-        memory.create(job.slots, k_producer_threads<expands>, both_multiply ? 8 : 4);
+        memory.create(job.slots, expands ? k_expanders<D_k> : k_copiers, both_multiply ? 8 : 4);
     }
     __syncthreads();
-    constexpr uint32_t k_first = k_producer_threads<expands> / k_warpgroup;  // that multiply
+    constexpr uint32_t k_first = k_producer_threads<D_k, expands> / k_warpgroup;  // that multiply
     const uint32_t four_warps = uniform(threadIdx.x / k_warpgroup);
     if (four_warps < k_first) {
-        give_registers<k_producer_registers<expands>>();
+        give_registers<k_producer_registers<D_k, expands>>();
         wait_for_earlier();
         if constexpr (expands) {
             produce_expanded(job, at, memory);
+        } else if (uniform(threadIdx.x / k_copiers) == 0) {
+            produce_copies<D_k, D_v, 0>(job, at, memory);
         } else {
-            produce_copies(job, at, memory);
+            produce_copies<D_k, D_v, 1>(job, at, memory);
         }
     } else {
-        take_registers<k_consumer_registers<expands>>();
+        take_registers<k_consumer_registers<D_k, expands>>();
         wait_for_earlier();
         if (four_warps == k_first || both_multiply) {
             Consumer<D_k, D_v, !expands>(job, at, memory, four_warps - k_first, both_multiply)
@@ -115,8 +119,8 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
     require_success(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
         "attention");
-    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads<expands>), bytes,
-                     stream, job);
+    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads<D_k, expands>),
+                     bytes, stream, job);
     if (job.parts.are_used()) combine_parts(args, job.parts, stream);
     return true;
 }

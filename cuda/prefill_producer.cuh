@@ -12,15 +12,19 @@
 
 namespace rotkv::cuda::prefill {
 
-constexpr uint32_t k_expanders = 2 * k_warpgroup;  // threads; k_warpgroup copy
+// Threads that make a side ready: as copies, and by expanding, where large heads need registers
+// rather than warps.
+constexpr uint32_t k_copiers = k_warpgroup / 2;
+template <int D>
+constexpr uint32_t k_expanders = D <= 128 ? 2 * k_warpgroup : k_warpgroup;
 
 /// The tiles that some row of the block sees, stream after stream; the same in all threads that
 /// make tiles ready, which ask together.
 template <uint32_t cells, uint32_t threads>
 class Cursor {
   public:
-    __device__ Cursor(const Job& job, const Place& at, uint32_t (&found)[2][8])
-        : job_(job), at_(at), found_(found) {}
+    __device__ Cursor(const Job& job, const Place& at, RingState& state, uint32_t side)
+        : job_(job), at_(at), found_(state.found[side]), barrier_(k_producers + side) {}
 
     int32_t first, stream = -1;  // of the tile: its first cell
     bool whole;                  // does each row see each cell?
@@ -49,6 +53,7 @@ class Cursor {
     const Job& job_;
     const Place& at_;
     uint32_t (&found_)[2][8];
+    const uint32_t barrier_;
     Span span_;
     int32_t tiles_ = 0, section_ = 0;  // of the block's share
     uint32_t seen_ = 0, whole_, turn_ = 0;
@@ -70,7 +75,7 @@ class Cursor {
         return true;
     }
 
-    // Four warps look at eight tiles each, eight at four, four of them at a time.
+    // The warps share them out, and look at four at a time.
     __device__ void survey() {
         constexpr uint32_t k_warps = threads / k_warp, k_tiles = k_section_tiles / k_warps;
         const uint32_t warp = threadIdx.x / k_warp % k_warps, lane = lane_of_warp();
@@ -99,13 +104,13 @@ class Cursor {
         }
         uint32_t(&found)[8] = found_[turn_];
         turn_ ^= 1;  // who is late may still read what was found before
-        if (lane == 0) found[warp] = seen | whole << 8;
-        wait_for_group(k_producers, threads);
+        if (lane == 0) found[warp] = seen | whole << 16;
+        wait_for_group(barrier_, threads);
         seen_ = whole_ = 0;
 #pragma unroll
         for (uint32_t w = 0; w < k_warps; ++w) {
-            seen_ |= (found[w] & 255) << w * k_tiles;
-            whole_ |= found[w] >> 8 << w * k_tiles;
+            seen_ |= (found[w] & 0xFFFFu) << w * k_tiles;
+            whole_ |= found[w] >> 16 << w * k_tiles;
         }
     }
 };
@@ -121,13 +126,13 @@ struct RingPlace {
 };
 
 /// Says what tile number i is, as soon as its place is free; seen by who waits for its K.
-template <class Memory>
+template <uint32_t threads, class Memory>
 __device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
                          const Strip& strip) {
     RingState& state = memory.state;
-    const uint32_t t = threadIdx.x;
-    if (t == 0) state.marks[i % k_remembered] = mark;
-    if (!mark.is_end() && mark.whole == 0 && t < Memory::S::cells) {
+    if (threadIdx.x == 0) state.marks[i % k_remembered] = mark;
+    if (mark.is_end() || mark.whole != 0) return;
+    for (uint32_t t = threadIdx.x; t < Memory::S::cells; t += threads) {
         state.positions[i % k_remembered][t] = strip.at(mark.first + int64_t(t));
     }
 }
@@ -137,11 +142,11 @@ __device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
 template <int D, uint32_t cells>
 __device__ void copy_tile(const Side& side, uint32_t tile, const std::byte* rows,
                           const Strip& strip, const TileMark& mark) {
-    constexpr uint32_t k_pieces = D / 8, k_at_once = k_warpgroup / k_pieces;
-    const uint32_t first = threadIdx.x / k_pieces, piece = threadIdx.x % k_pieces;
+    constexpr uint32_t k_pieces = D / 8, k_at_once = k_copiers / k_pieces;
+    const uint32_t me = threadIdx.x % k_copiers, first = me / k_pieces, piece = me % k_pieces;
     if (first >= k_at_once) return;
     if (mark.whole != 0) {
-#pragma unroll
+#pragma unroll 8
         for (uint32_t i = 0; i < (cells + k_at_once - 1) / k_at_once; ++i) {
             const uint32_t row = first + i * k_at_once;
             if (cells % k_at_once != 0 && row >= cells) break;
@@ -158,30 +163,29 @@ __device__ void copy_tile(const Side& side, uint32_t tile, const std::byte* rows
     }
 }
 
-/// Both sides as they are.
-template <int D_k, int D_v>
+/// One side as it is.
+template <int D_k, int D_v, uint32_t side_number>
 __device__ void produce_copies(const RingJob& job, const Place& at,
                                const RingMemory<D_k, D_v>& memory) {
     constexpr uint32_t cells = RingShape<D_k, D_v>::cells;
-    Cursor<cells, k_warpgroup> cursor(job, at, memory.state.found);
+    const Side& side = side_number == 0 ? job.k : job.v;
+    Cursor<cells, k_copiers> cursor(job, at, memory.state, side_number);
     RingPlace at_stage;
     for (uint32_t i = 0;; ++i, at_stage.advance(k_stages)) {
         const uint32_t stage = at_stage.place;
         const bool is_there = cursor.next();
+        if (side_number == 1 && !is_there) break;
         const TileMark mark = cursor.mark();
-        memory.empty(0, stage).wait(at_stage.parity ^ 1);
-        announce(memory, i, mark, cursor.strip);
+        memory.empty(side_number, stage).wait(at_stage.parity ^ 1);
+        if (side_number == 0) announce<k_copiers>(memory, i, mark, cursor.strip);
         if (is_there) {
-            copy_tile<D_k, cells>(job.k, shared_address(memory.tile(0, stage)),
-                                  job.k.row(mark.stream, at.kv, mark.first), cursor.strip, mark);
+            copy_tile<side_number == 0 ? D_k : D_v, cells>(
+                side, shared_address(memory.tile(side_number, stage)),
+                side.row(mark.stream, at.kv, mark.first), cursor.strip, mark);
         }
-        memory.full(0, stage).arrive_when_copied();
-        memory.full(0, stage).arrive();
+        memory.full(side_number, stage).arrive_when_copied();
+        memory.full(side_number, stage).arrive();
         if (!is_there) break;
-        memory.empty(1, stage).wait(at_stage.parity ^ 1);
-        copy_tile<D_v, cells>(job.v, shared_address(memory.tile(1, stage)),
-                              job.v.row(mark.stream, at.kv, mark.first), cursor.strip, mark);
-        memory.full(1, stage).arrive_when_copied();
     }
     wait_for_copies();
 }
@@ -191,12 +195,16 @@ template <int D_k, int D_v>
 class RawRing {
   public:
     using S = RingShape<D_k, D_v>;
+    static constexpr uint32_t k_threads = k_expanders<D_k>;
     __device__ RawRing(const RingJob& job, const Place& at, const RingMemory<D_k, D_v>& memory)
         : job_(job),
           at_(at),
           memory_(memory),
-          cursor_(job, at, memory.state.found),
-          parts_(S::cells / job.raw_cells) {}
+          cursor_(job, at, memory.state, 0),
+          parts_(S::cells / job.raw_cells),
+          sharing_(k_threads / job.raw_cells),
+          cell_(threadIdx.x / sharing_),
+          byte_(threadIdx.x % sharing_ * 16) {}
 
     /// Asks for the next slot's rows, once it is free; behind the last tile only says so.
     __device__ void ask() {
@@ -214,24 +222,44 @@ class RawRing {
             const Side& side = is_v ? job_.v : job_.k;
             const int32_t first =
                 mark.first + int32_t((is_v ? item_ - parts_ : item_) * job_.raw_cells);
-            fetch(side, shared_address(memory_.raw(job_, slot)),
-                  side.row(mark.stream, at_.kv, first), job_.raw_cells, me(), cursor_.strip, first,
-                  mark.whole != 0);
+            copy_rows(side, shared_address(memory_.raw(job_, slot)), mark, first);
         }
         memory_.raw_full(slot).arrive_when_copied();
         slot_.advance(job_.slots);
         if (++item_ == 2 * parts_) item_ = 0;
     }
-    __device__ static Member me() { return {threadIdx.x, k_expanders}; }
+    __device__ static Member me() { return {threadIdx.x, k_threads}; }
 
   private:
     const RingJob& job_;
     const Place& at_;
     const RingMemory<D_k, D_v>& memory_;
-    Cursor<S::cells, k_expanders> cursor_;
-    uint32_t parts_, item_ = 0;
+    Cursor<S::cells, k_threads> cursor_;
+    const uint32_t parts_;
+    const uint32_t sharing_, cell_, byte_;  // threads of a row; this one's row, its first byte
+    uint32_t item_ = 0;
     RingPlace slot_;
     bool has_ended_ = false;
+
+    // As they are stored, from the multiple of 16 bytes on at or before their beginning. Empty
+    // cells, which hold anything, arrive as zeros.
+    __device__ void copy_rows(const Side& side, uint32_t slot, const TileMark& mark,
+                              int32_t first) const {
+        constexpr uint32_t k_at_once = 5;  // each with its own address, under way together
+        const bool there = mark.whole != 0 || cursor_.strip.at(first + int64_t(cell_)) >= 0;
+        const std::byte* const row = side.row(mark.stream, at_.kv, first + int64_t(cell_));
+        const uint32_t skew = skew_of(row), end = side.row_bytes + skew;
+        const std::byte* const from = there ? row - skew : side.data - skew_of(side.data);
+        const uint32_t to = slot + cell_ * side.slot, step = sharing_ * 16;
+#pragma unroll 1
+        for (uint32_t begin = byte_; begin < end; begin += k_at_once * step) {
+#pragma unroll
+            for (uint32_t i = 0; i < k_at_once; ++i) {
+                const uint32_t byte = begin + i * step;
+                if (byte < end) copy_16(to + byte, from + byte, there);
+            }
+        }
+    }
 };
 
 /// One side's raw slots of a tile become f16. False behind the last tile.
@@ -248,7 +276,8 @@ __device__ bool expand_side(const RingJob& job, const Place& at, const RingMemor
         raw.ask();
         memory.raw_full(slot.place).wait(slot.parity);
         const TileMark mark = memory.state.raw_marks[slot.place];
-        if (is_v == 0 && cell == 0) announce(memory, i, mark, job.strip(max(mark.stream, 0)));
+        if (is_v == 0 && cell == 0)
+            announce<k_expanders<D_k>>(memory, i, mark, job.strip(max(mark.stream, 0)));
         if (mark.is_end()) {
             memory.full(0, stage.place).arrive();
             return false;

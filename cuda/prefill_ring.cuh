@@ -21,7 +21,7 @@ constexpr uint32_t k_most_slots = 16;  // raw ones
 
 // Barriers of hardware, beside __syncthreads(): of those who make tiles ready; of each group that
 // multiplies, alone and when it is its turn.
-constexpr uint32_t k_producers = 1, k_alone = 2, k_turn = 4;
+constexpr uint32_t k_alone = 1, k_turn = 3, k_producers = 5;  // two each
 
 /// Sizes for heads of exactly D_k and D_v channels.
 template <int D_k, int D_v>
@@ -45,7 +45,8 @@ struct RingState {
     uint64_t full[2][k_stages], empty[2][k_stages];  // of K, of V
     uint64_t raw_full[k_most_slots], raw_empty[k_most_slots];
     TileMark raw_marks[k_most_slots], marks[k_remembered];
-    uint32_t found[2][8];                  // by each warp
+    uint32_t found[2][2]
+                  [8];  // by each warp; of those who make K ready, and of V's where they are others
     int32_t positions[k_remembered][128];  // of tiles that are not whole
 };
 
@@ -141,13 +142,13 @@ struct RingMemory {
         return PhaseBarrier(state.raw_empty[slot]);
     }
 
-    /// By one thread, before anybody waits: for so many threads that make tiles ready and so many
+    /// By one thread, before anybody waits: for so many threads that make a side ready and so many
     /// warps that multiply.
     __device__ void create(uint32_t slots, uint32_t threads, uint32_t warps) const {
         const uint32_t copied = slots > 0 ? 0 : threads;  // arrivals when copies are there
         for (uint32_t stage = 0; stage < k_stages; ++stage) {
             full(0, stage).create(threads + copied);
-            full(1, stage).create(threads);
+            full(1, stage).create(threads + copied);
             empty(0, stage).create(warps);
             empty(1, stage).create(warps);
         }

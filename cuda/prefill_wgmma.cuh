@@ -91,10 +91,15 @@ ROTKV_VALUES(112, ROTKV_THIRTY ROTKV_TEN(3) ROTKV_TEN(4) "%50, %51, %52, %53, %5
 ROTKV_VALUES(128, ROTKV_SIXTY "%60, %61, %62, %63", "%64, %65, %66, %67", "%68", ROTKV_C16(0))
 ROTKV_VALUES(192, ROTKV_SIXTY ROTKV_TEN(6) ROTKV_TEN(7) ROTKV_TEN(8) "%90, %91, %92, %93, %94, %95",
              "%96, %97, %98, %99", "%100", ROTKV_C16(0), ROTKV_C8(16))
-ROTKV_VALUES(256, ROTKV_SIXTY ROTKV_TEN(6) ROTKV_TEN(7) ROTKV_TEN(8) ROTKV_TEN(9) ROTKV_TEN(10)
-             ROTKV_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127",
-             "%128, %129, %130, %131", "%132", ROTKV_C16(0), ROTKV_C16(16))
 // clang-format on
+
+// 256 channels as twice 128: one instruction for all would not fit into the registers that a thread
+// has before some are given away.
+__device__ inline void multiply_add(float (&c)[32][4], const Fragment& a, uint64_t b,
+                                    uint64_t b_behind) {
+    multiply_add(reinterpret_cast<float(&)[16][4]>(c[0]), a, b);
+    multiply_add(reinterpret_cast<float(&)[16][4]>(c[16]), a, b_behind);
+}
 
 #undef ROTKV_TEN
 #undef ROTKV_THIRTY
