@@ -169,7 +169,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/C=1500/H=2/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=@some/v=@same/T=12/C=1500/H=2/rot-k=64/rot-v=64/precision=f16",
     "attention/k=q4_0/v=@same/T=20/C=3000/H=2/K=1/D=128/rot-k=128/rot-v=64/precision=f16",
-    "attention/k=q8_0/v=@same/@streams/C=700/H=2/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=q8_0/v=@same/@streams/C=700/H=2/K=1/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q4_0/v=@same/@streams/C=700/H=2/K=1/window=300/sinks=1/precision=f16",
     "attention/k=f16/v=@same/T=27/S=9/C=700/H=2/K=1/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
 
