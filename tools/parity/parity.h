@@ -33,9 +33,9 @@ struct CaseResult {
 enum class Alignment {
     element,  ///< begin on a multiple of their element's bytes and rarely of more, so that a
               ///< backend that counts on more is found out
-    memory,  ///< begin as allocated memory does, as in a model
-    begin,   ///< and at its beginning
-    end      ///< their last row ends where the memory does
+    memory,   ///< begin as allocated memory does, as in a model
+    begin,    ///< and at its beginning
+    end       ///< their last row ends where the memory does
 };
 
 /// The tensors of a case in a backend's memory, and the views that its run() takes.
