@@ -3,6 +3,7 @@
 
 #include "ref/cases/case_of.h"
 #include "ref/cases/cases.h"
+#include "ref/cases/cases_attention.h"
 #include "ref/cases/cases_delta.h"
 #include "ref/cases/cases_experts.h"
 #include "ref/cases/cases_norms.h"
@@ -199,11 +200,12 @@ Case::Work Case::work() const {
 }
 
 void Case::read_layout(Fields& fields, bool in_place) {
-    const std::string word = in_place
-                                 ? fields.word("layout", "packed", {"packed", "padded", "in_place"})
-                                 : fields.word("layout", "packed", {"packed", "padded"});
+    const std::string word =
+        in_place ? fields.word("layout", "packed", {"packed", "padded", "skewed", "in_place"})
+                 : fields.word("layout", "packed", {"packed", "padded", "skewed"});
     layout_ = word == "packed"   ? Layout::packed
               : word == "padded" ? Layout::padded
+              : word == "skewed" ? Layout::skewed
                                  : Layout::in_place;
 }
 
@@ -286,6 +288,7 @@ static void write_out(const std::string& row, std::vector<std::string>& names) {
 std::vector<std::string> case_names() {
     std::vector<std::string> names;
     for (const char* row : k_cases) write_out(row, names);
+    for (const char* row : k_attention_cases) write_out(row, names);
     for (const char* row : k_norm_cases) write_out(row, names);
     for (const char* row : k_delta_cases) write_out(row, names);
     for (const char* row : k_expert_cases) write_out(row, names);

@@ -63,6 +63,7 @@ class Fields {
 enum class Layout {
     packed,   ///< without gaps
     padded,   ///< a gap behind every row, so that strides are no products of extents
+    skewed,   ///< padded, and the first row begins on as many bytes as memory does, alone
     in_place  ///< the result overwrites the first source
 };
 

@@ -3,8 +3,8 @@
 // an operation and its fields (ref/cases/case.h says what a name means, ref/cases/case_*.cpp what
 // each field of an operation does); "@list" makes one case per word of the list, "@same" repeats
 // the field before. What is not written is the default: 7 rows, heads of 64, packed, about normal.
-// Those of norms, of states and of experts come last, from files of their own: cases_norms.h,
-// cases_delta.h, cases_experts.h.
+// Those of attention, norms, states and experts come last, from files of their own:
+// cases_attention.h, cases_norms.h, cases_delta.h, cases_experts.h.
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/types.h"
@@ -39,6 +39,12 @@ inline const CaseList k_case_lists[] = {
     {"@taps", {"1", "2", "3", "8", "9"}},
     {"@odd", {"1", "7", "33", "100", "256", "260"}},
     {"@gating", {"sigmoid", "softmax_chosen", "sqrt_softplus"}},
+    {"@three", {"f32", "f16", "q8_0"}},
+    {"@spoilt", {"nan", "inf"}},
+    {"@cells", {"nan", "inf", "huge", "tiny"}},
+    {"@bands", {"H=10/K=5", "H=14/K=7", "H=20/K=10", "H=22/K=11"}},
+    {"@batch", {"T=2", "T=9", "T=12", "T=20", "T=33", "T=64", "T=130"}},
+    {"@streams", {"T=9/S=3", "T=40/S=3", "T=27/S=9", "T=64/S=32", "T=130/S=32"}},
     {"@heads", {"96", "112", "128", "192", "256", "512", "576"}},
 };
 
@@ -176,139 +182,6 @@ inline constexpr const char* k_cases[] = {
     // restore: stored, saved to a file, loaded into another cache
     "restore/k=@kv/v=@same/rot-k=64/rot-v=64",
     "restore/k=f16/v=q4_0/T=40/S=3/C=20/D=128/Dv=64/rot-k=128:2/rot-v=64:2",
-
-    // attention: types, and pairs of them
-    "attention/k=@kv/v=@kv/rot-k=64/rot-v=64",
-    "attention/k=@kv/v=@same",
-    "attention/k=@kv/v=@same/rot-k=64",
-    "attention/k=@kv/v=@same/rot-v=64",
-    "attention/k=@kv/v=@same/rot-k=64:3/rot-v=64:3",
-    "attention/k=@kv/v=@same/D=80",
-    // attention: groups of 1, 3, 4, 8 query heads; one token and many
-    "attention/k=@some/v=@same/K=4/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=1/C=113/H=9/K=3/rot-k=64/rot-v=64",
-    "attention/k=@kv/v=@same/T=37/C=113/H=9/K=3/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=1/C=113/H=8/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=2/C=113/H=32/K=4/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=113/C=160/K=1/rot-k=64/rot-v=64",
-    "attention/k=@kv/v=@same/T=1/C=1000/K=1/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=1/C=1/H=2/K=1/rot-k=64/rot-v=64",
-    // attention: the last token of each stream, groups of 1, 2, 3, 4, 5, 8 and 16 heads
-    "attention/k=@kv/v=@same/T=1/C=448/H=9/K=3/rot-k=64/rot-v=64/sees=last",
-    "attention/k=@kv/v=@same/S=3/C=48/H=5/K=1/sees=last",
-    "attention/k=@kv/v=@same/T=1/C=300/K=1/D=256/rot-k=256/rot-v=64/window=16/sees=last",
-    "attention/k=@kv/v=@same/T=2/S=2/C=150/K=4/D=128/rot-k=128:1/rot-v=64:1/softcap=20/sinks=1/sees=last",
-    "attention/k=@kv/v=@same/T=1/C=80/H=8/K=1/D=192/Dv=128/rot-k=64/window=33/sinks=1/sees=last",
-    "attention/k=@kv/v=@same/T=1/C=57/D=96/Dv=32/rot-v=32/sees=last",
-    "attention/k=@kv/v=@same/T=1/C=24/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64/sees=last",
-    // attention: head sizes; K and V that differ
-    "attention/k=f16/v=@same/D=@heads",
-    "attention/k=q8_0/v=@same/T=1/D=@heads",
-    "attention/k=q4_0/v=@same/D=@heads",
-    "attention/k=@some/v=@same/D=96/rot-k=32/rot-v=32",
-    "attention/k=@some/v=@same/T=9/D=128/rot-k=128/rot-v=64",
-    "attention/k=@some/v=@same/T=1/D=128/rot-k=128/rot-v=64",
-    "attention/k=@some/v=@same/D=192/Dv=128/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/D=256/rot-k=256/rot-v=64",
-    "attention/k=@some/v=@same/D=512/rot-k=512/rot-v=64",
-    "attention/k=f32/v=@same/D=80/rot-k=16/rot-v=16",
-    "attention/k=@some/v=@same/Dv=96/rot-k=64/rot-v=32",
-    "attention/k=@some/v=@same/T=70/C=113/D=256/rot-k=256/rot-v=64",
-    "attention/k=@some/v=@same/T=70/S=2/C=113/D=96/rot-k=32/rot-v=32/layout=padded",
-    // attention: V is a view of K
-    "attention/k=@some/v=@same/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=1/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64:5/rot-v=64:5",
-    "attention/k=@some/v=@same/D=192/v-in-k=1/v-first=64/Dv=128/rot-k=64:5/rot-v=64:5",
-    // attention: windows, softcap, sinks, loud scores
-    "attention/k=@some/v=@same/T=37/C=80/window=16",
-    "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/window=1",
-    "attention/k=@some/v=@same/T=5/C=80/rot-k=64/rot-v=64/window=33/softcap=20",
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/window=16/chunked=1",
-    "attention/k=@some/v=@same/T=1/C=300/rot-k=64/rot-v=64/window=100/chunked=1/sinks=1",
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/window=16/chunked=1/precision=f16",
-    "attention/k=@some/v=@same/T=9/C=80/rot-k=64/rot-v=64/window=33/chunked=1/near=3/far=20/lse=1",
-    "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/softcap=2",
-    "attention/k=@some/v=@same/T=37/rot-k=64/rot-v=64/sinks=1",
-    "attention/k=@some/v=@same/T=1/rot-k=64/rot-v=64/window=7/softcap=5/sinks=1",
-    "attention/k=@some/v=@same/T=5/rot-k=64/rot-v=64/loud=8",
-    "attention/k=@some/v=@same/T=1/C=300/rot-k=64/rot-v=64/sinks=1/loud=0.1",
-    // attention: streams; queries that see nothing, or everything; views with gaps
-    "attention/k=@some/v=@same/T=37/S=3/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=4/S=4/C=113/H=9/K=3/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/T=0/rot-k=64/rot-v=64",
-    "attention/k=@some/v=@same/rot-k=64/rot-v=64/sees=nothing",
-    "attention/k=@some/v=@same/T=9/rot-k=64/rot-v=64/sinks=1/sees=nothing",
-    "attention/k=@some/v=@same/T=113/C=113/rot-k=64/rot-v=64/sees=all",
-    "attention/k=@kv/v=@same/T=9/S=2/rot-k=64/rot-v=64/layout=padded",
-    "attention/k=@kv/v=@same/T=1/rot-k=64/rot-v=64/layout=padded",
-    // attention: in the precision of tensor cores
-    "attention/k=@kv/v=@same/T=1/C=300/H=8/rot-k=64/rot-v=64/precision=f16",
-    "attention/k=@kv/v=@same/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16",
-    "attention/k=@kv/v=@same/T=1/C=700/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
-    "attention/k=@some/v=@same/T=1/C=700/H=36/K=12/rot-k=64/rot-v=64/precision=f16",
-    "attention/k=@some/v=@same/T=2/C=700/H=22/K=11/D=96/rot-k=32/rot-v=32/precision=f16",
-    "attention/k=@some/v=@same/T=1/C=3000/H=12/K=1/D=256/rot-k=256/rot-v=64/sinks=1/precision=f16",
-    "attention/k=@some/v=@same/T=1/C=700/H=64/K=8/D=128/rot-k=128/rot-v=64/window=100/softcap=20/precision=f16",
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
-    "attention/k=@kv/v=@same/T=37/C=160/H=9/K=3/rot-k=64:3/rot-v=64:3/precision=f16",
-    "attention/k=@some/v=@kv/T=113/C=500/rot-k=64/rot-v=64/precision=f16",
-    "attention/k=f16/v=@same/T=70/C=160/H=6/D=112/rot-k=16/rot-v=16/precision=f16",
-    "attention/k=@some/v=@same/T=70/C=160/H=6/D=192/Dv=96/rot-v=32/precision=f16",
-    "attention/k=@kv/v=@same/T=37/C=113/D=256/rot-k=256/rot-v=64/precision=f16",
-    "attention/k=@some/v=@same/T=37/C=113/D=192/v-in-k=1/v-first=64/Dv=128/rot-k=64:5/rot-v=64:5/precision=f16",
-    "attention/k=@some/v=@same/T=37/C=500/window=33/softcap=20/sinks=1/precision=f16",
-    "attention/k=@some/v=@same/T=9/rot-k=64/rot-v=64/loud=8/precision=f16",
-    "attention/k=@some/v=@same/T=37/S=3/C=113/H=12/K=1/rot-k=64/rot-v=64/precision=f16",
-    "attention/k=@some/v=@same/T=9/sinks=1/sees=nothing/precision=f16",
-    "attention/k=@some/v=@same/T=0/precision=f16",
-    "attention/k=@kv/v=@same/T=70/S=2/C=113/D=96/rot-k=32/rot-v=32/precision=f16/layout=padded",
-    // attention in parts: the first tokens, the recent ones, the rest, each alone; and the log of the sum
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/lse=1",
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/to=4/lse=1",
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/from=4/far=16/lse=1",
-    "attention/k=@kv/v=@same/T=37/C=113/rot-k=64/rot-v=64/from=4/near=16/lse=1",
-    "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/from=7/to=70",
-    "attention/k=@some/v=@same/T=1/C=300/H=9/K=3/lse=1",
-    "attention/k=@some/v=@same/T=1/C=300/H=9/K=3/rot-k=64/rot-v=64/to=4/lse=1",
-    "attention/k=@some/v=@same/T=1/C=300/H=9/K=3/rot-k=64/rot-v=64/from=4/far=64/lse=1",
-    "attention/k=@kv/v=@same/T=1/C=300/H=9/K=3/rot-k=64/rot-v=64/from=4/near=64/lse=1",
-    "attention/k=@some/v=@same/T=1/C=300/rot-k=64/rot-v=64/near=5/far=6",
-    "attention/k=f32/v=@same/T=1/C=113/D=80/rot-k=16/rot-v=16/to=9/lse=1",
-    "attention/k=@some/v=@same/T=70/C=500/rot-k=64/rot-v=64/fill=dense/sees=last/from=4/far=100/lse=1",
-    "attention/k=@some/v=@same/T=70/C=500/K=1/rot-k=64/rot-v=64/fill=dense/sees=last/from=4/near=100/lse=1",
-    // attention in parts: windows, softcap, sinks, of which some are all that takes part
-    "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/window=33/softcap=20/sinks=1/from=4/near=16/lse=1",
-    "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/window=7/softcap=5/sinks=1/near=3/far=9/lse=1",
-    "attention/k=@some/v=@same/T=5/C=80/rot-k=64/rot-v=64/window=16/near=16/lse=1",
-    "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/sinks=1/to=1/lse=1",
-    "attention/k=@some/v=@same/T=37/C=80/rot-k=64/rot-v=64/sinks=2000/lse=1",
-    "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/sinks=2000/lse=1",
-    "attention/k=@some/v=@same/T=1/C=80/rot-k=64/rot-v=64/sinks=1/from=4000/lse=1",
-    "attention/k=@some/v=@same/T=9/sinks=1/sees=nothing/lse=1",
-    "attention/k=@some/v=@same/T=9/sees=nothing/to=4/lse=1",
-    "attention/k=@some/v=@same/T=5/rot-k=64/rot-v=64/loud=8/from=4/lse=1",
-    // attention in parts: streams; no tokens; V is a view of K; views with gaps
-    "attention/k=@some/v=@same/T=37/S=3/C=113/H=12/K=1/rot-k=64/rot-v=64/from=4/far=32/lse=1",
-    "attention/k=@some/v=@same/T=4/S=4/C=113/H=9/K=3/rot-k=64/rot-v=64/from=4/near=32/lse=1",
-    "attention/k=@some/v=@same/T=0/rot-k=64/rot-v=64/to=4/lse=1",
-    "attention/k=@some/v=@same/T=9/D=192/v-in-k=1/v-first=64/Dv=128/rot-k=64:5/rot-v=64:5/from=4/near=9/lse=1",
-    "attention/k=@some/v=@same/T=1/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64/to=9/lse=1",
-    "attention/k=@some/v=@same/T=9/S=2/rot-k=64/rot-v=64/from=4/near=9/lse=1/layout=padded",
-    "attention/k=@some/v=@same/T=1/rot-k=64/rot-v=64/sinks=1/to=9/lse=1/layout=padded",
-    // attention in parts, in the precision of tensor cores
-    "attention/k=@some/v=@same/T=1/C=300/H=8/rot-k=64/rot-v=64/precision=f16/from=4/near=64/lse=1",
-    "attention/k=@some/v=@same/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16/from=4/near=16/lse=1",
-    "attention/k=@some/v=@same/T=37/C=113/H=12/K=1/rot-k=64/rot-v=64/sinks=1/precision=f16/from=4/far=16/lse=1",
-    "attention/k=@some/v=@same/T=9/C=113/rot-k=64/rot-v=64/precision=f16/to=4/lse=1/layout=padded",
-
-    // merge: rows of both parts, of one, of neither
-    "merge/default",
-    "merge/T=0",
-    "merge/T=1/H=1/D=1",
-    "merge/T=113/H=1/D=7",
-    "merge/T=37/H=9/D=128",
-    "merge/T=3/H=32/D=576/spread=40",
-    "merge/T=9/D=96/layout=@layout",
 
     // act_mul: small and large arguments of exp
     "act_mul/default",
