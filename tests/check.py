@@ -28,7 +28,7 @@ ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
 BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT
 CONTRACT = {f"ref/{name}.h" for name in
-            "types ops ops_experts experts backend half error quant rotation kv_cache".split()}
+            "types ops ops_experts experts backend guarded_memory half error quant rotation kv_cache".split()}
 MAY_INCLUDE = {  # place: the places, and single headers, that it may include beside its own
     "ref": set(),
     "ref/files": {"ref"},

@@ -6,7 +6,7 @@
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
-#include "tests/forwarding_backend.h"
+#include "ref/forwarding_backend.h"
 
 #include <cmath>
 #include <cstring>

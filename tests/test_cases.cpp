@@ -133,6 +133,8 @@ TEST_CASE("cases: the memory of a cell notices what a backend must not do") {
          "outside every row"},
         {"hadamard/D=192/rot=64/layout=padded",
          [&](const HadamardArgs& a) { floats(a.dst, 2)[192] = 0; }, "outside every row"},
+        {"hadamard/D=192/rot=64/layout=skewed",
+         [&](const HadamardArgs& a) { floats(a.dst, 6)[192] = 0; }, "outside every row"},
         {"hadamard/rot=64", [&](const HadamardArgs& a) { floats(a.src, 1)[0] += 1; },
          "src: an input was changed"},
         {"hadamard/rot=64",
@@ -208,6 +210,46 @@ TEST_CASE("agreement: rounding asks each element for its own bound, nmse all of 
     CHECK(compare_nmse(bytes(w), bytes(w), 0).ok);
 }
 
+TEST_CASE("agreement: what is not finite is so in both, of one kind or, where asked, of any") {
+    const std::vector<float> nan = {1, NAN, 2}, inf = {1, INFINITY, 2}, none = {1, 3, 2},
+                             more = {NAN, NAN, 2};
+    const std::vector<double> bound = {1, 1, 1};
+    const auto both = [&](const std::vector<float>& a, const std::vector<float>& b,
+                          NotFinite which) {
+        const bool ok = compare_rounding(DType::f32, bytes(a), bytes(b), bound, which).ok;
+        CHECK(compare_nmse(bytes(a), bytes(b), 1, which).ok == ok);
+        return ok;
+    };
+    for (const NotFinite which : {NotFinite::same_kind, NotFinite::any}) {
+        CHECK(both(nan, nan, which));
+        CHECK(both(inf, inf, which));
+        CHECK(both(nan, inf, which) == (which == NotFinite::any));
+        CHECK(both(inf, nan, which) == (which == NotFinite::any));
+        CHECK(!both(nan, none, which));
+        CHECK(!both(none, nan, which));
+        CHECK(!both(nan, more, which));
+        CHECK(!both(more, nan, which));
+    }
+}
+
+TEST_CASE("cases: some outputs of attention over spoilt cells are finite, and a leak is found") {
+    for (const char* const kind : {"nan", "inf"}) {
+        const std::unique_ptr<Case> one = make_case(
+            "attention/k=f16/v=f16/T=12/C=80/D=128/rot-v=64/fill=dense/sees=last/values=" +
+            std::string(kind));
+        const Expected expected = expected_results(*one);
+        std::vector<float> y = floats_of(expected.results[0]);
+        const auto finite = [](float x) { return std::isfinite(x); };
+        const int64_t all = int64_t(y.size()), n = std::count_if(y.begin(), y.end(), finite);
+        CHECK((n > all / 3 && n < all * 2 / 3));
+        *std::find_if(y.begin(), y.end(), finite) = NAN;
+        CHECK(!judge(*one, expected, 0, bytes(y), false).ok);
+        y = floats_of(expected.results[0]);
+        *std::find_if_not(y.begin(), y.end(), finite) = 0;
+        CHECK(!judge(*one, expected, 0, bytes(y), false).ok);
+    }
+}
+
 TEST_CASE("agreement: the bound of rounded products holds for factors rounded to f16 and bf16") {
     for (const char* type : {"f16", "bf16"}) {
         const std::unique_ptr<Case> one =
@@ -225,18 +267,20 @@ TEST_CASE("agreement: the bound of rounded products holds for factors rounded to
 
 TEST_CASE("agreement: the bound of f16 precision holds for operands rounded to f16") {
     // Attention over one case with q, k, v and p rounded to f16, everything else in f64.
-    const std::unique_ptr<Case> one =
-        make_case("attention/k=f32/v=f32/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16/lse=1");
-    const Expected expected = expected_results(*one);
-    std::vector<float> found[2];  // dst and lse, -inf for queries that see nothing among them
-    found[0] = test::attention_in_f16(expected.tensors, 128, found[1]);
-    for (size_t i = 0; i < 2; ++i) {
-        const Verdict verdict = judge(*one, expected, i, bytes(found[i]), false);
-        INFO(expected.tensors[i].name << ": " << verdict.words);
-        CHECK(verdict.ok);
-        CHECK(verdict.worst > 1e-3);  // a bound that nothing could miss would prove nothing
-        for (float& value : found[i]) value *= 1.01f;
-        CHECK(!judge(*one, expected, i, bytes(found[i]), false).ok);
+    for (const char* const values : {"", "/values=tiny"}) {
+        const std::unique_ptr<Case> one = make_case(
+            "attention/k=f32/v=f32/T=37/C=113/D=128/rot-k=128/rot-v=64/precision=f16/lse=1" +
+            std::string(values));
+        const Expected expected = expected_results(*one);
+        std::vector<float> found[2];  // dst and lse, -inf for queries that see nothing among them
+        found[0] = test::attention_in_f16(expected.tensors, 128, found[1]);
+        for (size_t i = 0; i < 2; ++i) {
+            const Verdict verdict = judge(*one, expected, i, bytes(found[i]), false);
+            INFO(one->name() << ": " << expected.tensors[i].name << ": " << verdict.words);
+            CHECK((verdict.ok && verdict.worst > 1e-3));  // what nothing misses proves nothing
+            for (float& value : found[i]) value *= 1.01f;
+            CHECK(!judge(*one, expected, i, bytes(found[i]), false).ok);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 #include "ref/context_shift.h"
 #include "ref/files/cache_file.h"
 #include "ref/measure/evaluate.h"
-#include "tests/forwarding_backend.h"
+#include "ref/forwarding_backend.h"
 #include "tests/refused_call.h"
 #include "tests/rotation_of.h"
 #include "tests/temporary_folder.h"

@@ -6,7 +6,7 @@
 #include "ref/quant.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
-#include "tests/forwarding_backend.h"
+#include "ref/forwarding_backend.h"
 #include "tests/parity.h"
 #include "tests/random.h"
 
@@ -28,7 +28,7 @@ std::unique_ptr<Backend> device_or_skip() {
 }
 
 // The device, whose attention is one version of the ladder.
-class OneVersion final : public test::ForwardingBackend {
+class OneVersion final : public ForwardingBackend {
   public:
     OneVersion(std::unique_ptr<Backend> device, const cuda::DecodeVersion& version)
         : ForwardingBackend(std::move(device)), version_(version) {

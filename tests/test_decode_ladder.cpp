@@ -2,7 +2,7 @@
 #include "fast/backend.h"
 #include "fast/decode.h"
 #include "tests/catch.h"
-#include "tests/forwarding_backend.h"
+#include "ref/forwarding_backend.h"
 #include "tools/parity/parity.h"
 
 #include <omp.h>

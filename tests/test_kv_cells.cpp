@@ -5,7 +5,7 @@
 #include "ref/kernels.h"
 #include "tests/cache_contents.h"
 #include "tests/catch.h"
-#include "tests/forwarding_backend.h"
+#include "ref/forwarding_backend.h"
 #include "tests/parity.h"
 #include "tests/temporary_folder.h"
 

@@ -2,7 +2,7 @@
 #include "ref/kernels.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
-#include "tests/forwarding_backend.h"
+#include "ref/forwarding_backend.h"
 #include "tools/watch/profile.h"
 
 #include <sstream>

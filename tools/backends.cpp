@@ -3,6 +3,7 @@
 #include "fast/backend.h"
 #ifdef ROTKV_HAS_CUDA
 #include "cuda/backend.h"
+#include "cuda/guarded_memory.h"
 #endif
 #include "ref/error.h"
 #include "ref/kernels.h"
@@ -20,7 +21,7 @@ const std::vector<BackendEntry>& backends() {
         {"ref", make_ref, nullptr},
         {"fast", make_fast_backend, nullptr, true},
 #ifdef ROTKV_HAS_CUDA
-        {"cuda", make_cuda_backend, nullptr},
+        {"cuda", make_cuda_backend, nullptr, false, cuda::make_guarded_memory},
 #else
         {"cuda", nullptr, "CMake found no CUDA compiler, or ROTKV_CUDA is OFF"},
 #endif

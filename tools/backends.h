@@ -3,6 +3,7 @@
 // Docs: docs/08-backends.md
 
 #include "ref/backend.h"
+#include "ref/guarded_memory.h"
 
 #include <memory>
 #include <string>
@@ -16,6 +17,9 @@ struct BackendEntry {
     std::unique_ptr<Backend> (*make)(int threads);  ///< null: not built
     const char* not_built;                          ///< why, if so
     bool threaded = false;                          ///< does it obey the number of threads?
+
+    /// Of a device; null: it takes any memory of the host.
+    std::unique_ptr<GuardedMemory> (*guarded_memory)(Guard guard) = nullptr;
 };
 
 /// Every room, in the order ref, fast, cuda, metal.

@@ -4,6 +4,7 @@
 #include "tools/cli.h"
 #include "tools/notes.h"
 #include "tools/parity/case_files.h"
+#include "tools/parity/guarded_run.h"
 #include "tools/parity/parity.h"
 
 #include <fmt/format.h>
@@ -18,7 +19,7 @@ namespace {
 
 struct Flags {
     std::vector<std::string> names;
-    std::string pattern, backend, folder, json;
+    std::string pattern, backend, folder, json, guard;
     std::optional<std::string> refused_by;
     bool quiet = false, exact = false;
 
@@ -75,36 +76,87 @@ std::string backend_asked(const Flags& flags) {
     return flags.backend.empty() && environment != nullptr ? environment : flags.backend;
 }
 
-int run(const Flags& flags) {
-    const std::vector<std::string> names = asked(flags);
-    check_paths({}, {{"--json", flags.json}});
-    const std::vector<Column> on = columns(backend_asked(flags));
-    Tally tally(on);
-    nlohmann::ordered_json cells_json = nlohmann::ordered_json::array();
-    for (const std::string& name : names) {
-        const std::unique_ptr<Case> one = make_case(name);
-        const std::vector<CaseResult> cells = run_case(*one, on);
-        tally.add(one->op(), cells);
+// What was found, as lines, a table and JSON.
+class Findings {
+  public:
+    Findings(const Flags& flags, const std::vector<Column>& on, bool alone)
+        : flags_(flags), tally_(on), alone_(alone) {
+        for (const Column& column : on) on_.push_back(column.name);
+    }
+
+    void add(const std::string& name, const std::vector<CaseResult>& cells) {
+        tally_.add(name.substr(0, name.find('/')), cells);
         for (size_t c = 0; c < cells.size(); ++c) {
             if (cells[c].outcome == Outcome::fail) {
-                fmt::print(flags.results(), "FAIL {}\n", cells[c].text);
-            } else if (names.size() == 1) {
-                fmt::print(flags.results(), "{} on {}: {}{}{}\n", name, on[c].name,
+                fmt::print(flags_.results(), "FAIL {}\n", cells[c].text);
+            } else if (alone_) {
+                fmt::print(flags_.results(), "{} on {}: {}{}{}\n", name, on_[c],
                            outcome_name(cells[c].outcome), cells[c].text.empty() ? "" : ", ",
                            cells[c].text);
             }
-            if (flags.json.empty()) continue;
-            cells_json.push_back({{"case", name},
-                                  {"on", on[c].name},
-                                  {"outcome", outcome_name(cells[c].outcome)},
-                                  {"text", cells[c].text},
-                                  {"bound_used", cells[c].worst}});
+            if (flags_.json.empty()) continue;
+            json_.push_back({{"case", name},
+                             {"on", on_[c]},
+                             {"outcome", outcome_name(cells[c].outcome)},
+                             {"text", cells[c].text},
+                             {"bound_used", cells[c].worst}});
         }
     }
-    if (names.size() > 1) fmt::print(flags.results(), "{}", tally.table());
-    fmt::print(flags.results(), "{}\n", tally.line());
-    write_json(flags.json, cells_json);
-    return tally.count(Outcome::fail) == 0 && tally.count(Outcome::ok) > 0 ? k_good : k_failed;
+
+    /// `left` cases of its operation were not run, the one that it died of among them.
+    void add_death(const std::string& death, size_t left) {
+        fmt::print(flags_.results(), "DIED {}\n  {} cases of the operation have no result\n", death,
+                   left);
+        json_.push_back({{"died", death}, {"without_result", left}});
+        ++deaths_;
+    }
+
+    int end() const {
+        if (!alone_) fmt::print(flags_.results(), "{}", tally_.table());
+        fmt::print(flags_.results(), "{}\n", tally_.line());
+        write_json(flags_.json, json_);
+        const bool good = tally_.count(Outcome::fail) == 0 && tally_.count(Outcome::ok) > 0;
+        return good && deaths_ == 0 ? k_good : k_failed;
+    }
+
+  private:
+    const Flags& flags_;
+    Tally tally_;
+    bool alone_;
+    int deaths_ = 0;
+    std::vector<std::string> on_;
+    nlohmann::ordered_json json_ = nlohmann::ordered_json::array();
+};
+
+// A process for each operation, which an access outside of a tensor ends.
+int run_guarded(const Flags& flags, const std::vector<std::string>& names) {
+    const Guard guard = flags.guard == "back" ? Guard::back : Guard::front;
+    const Alignment alignment = guard == Guard::back ? Alignment::end : Alignment::begin;
+    const auto op_of = [](const std::string& name) { return name.substr(0, name.find('/')); };
+    std::optional<Findings> findings;
+    for (size_t first = 0, end = 0; first < names.size(); first = end) {
+        while (end < names.size() && op_of(names[end]) == op_of(names[first])) ++end;
+        const ApartRun apart = run_apart(
+            std::span(names).subspan(first, end - first),
+            [&] { return columns(backend_asked(flags), guard); }, alignment);
+        if (apart.columns.empty()) throw Error(ErrorCode::io, apart.death);
+        if (!findings) findings.emplace(flags, apart.columns, names.size() == 1);
+        for (const ApartRun::Row& row : apart.rows) findings->add(row.name, row.cells);
+        if (!apart.death.empty()) {
+            findings->add_death(apart.death, end - first - apart.rows.size());
+        }
+    }
+    return findings->end();
+}
+
+int run(const Flags& flags) {
+    const std::vector<std::string> names = asked(flags);
+    check_paths({}, {{"--json", flags.json}});
+    if (!flags.guard.empty()) return run_guarded(flags, names);
+    const std::vector<Column> on = columns(backend_asked(flags));
+    Findings findings(flags, on, names.size() == 1);
+    for (const std::string& name : names) findings.add(name, run_case(*make_case(name), on));
+    return findings.end();
 }
 
 int page() {
@@ -153,6 +205,7 @@ constexpr const char* k_examples =
     "  rotkv-cases list --case attention/k=q4_0\n"
     "  rotkv-cases run\n"
     "  rotkv-cases run --backend fast --case hadamard/D=192/rot=64\n"
+    "  rotkv-cases run --guard back                  (a read out of bounds is a fault, and named)\n"
     "  rotkv-cases run hadamard/rows=3/D=4096/rot=4096       (any name, in the table or not)\n"
     "  rotkv-cases list --refused-by cuda\n"
     "  rotkv-cases page > docs/ops.md\n"
@@ -180,6 +233,11 @@ int main(int argc, char** argv) {
     run_command->add_option("CASE", flags.names, "cases by their full names instead of a pattern");
     run_command->add_option("--backend", flags.backend,
                             "only on this one; without it ROTKV_BACKEND says which, else all");
+    run_command
+        ->add_option("--guard", flags.guard,
+                     "every tensor lies flush against memory that is not there: behind its last "
+                     "byte (back) or before its first (front)")
+        ->check(CLI::IsMember({"back", "front"}));
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =
         app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");

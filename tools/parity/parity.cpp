@@ -3,31 +3,35 @@
 #include "ref/error.h"
 #include "ref/kernels.h"
 #include "tools/backends.h"
+#include "tools/parity/guarded_backend.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
 #include <numeric>
-#include <optional>
 
 namespace rotkv::tools {
 
 constexpr std::byte k_sentinel{0xA5};
-constexpr int64_t k_guard = 64;       // bytes, at least, before and behind each tensor
+constexpr int64_t k_apart = 64;       // bytes, at least, before and behind each tensor
 constexpr int64_t k_alignment = 256;  // of a device's memory; a host's may have less
 
-// One tensor: guard, rows with gaps, guard.
+// One tensor: sentinels, rows with gaps, sentinels.
 class Placement::Block {
   public:
     Block(Backend& backend, const CaseTensor& tensor, Layout layout, Alignment alignment)
         : tensor_(&tensor), row_(tensor.bytes_of_row()) {
         const int64_t unit = type_info(tensor.type).block_bytes;
-        const bool gaps = layout == Layout::padded && !tensor.rigid;
+        const bool skewed = layout == Layout::skewed;
+        const bool gaps = (layout == Layout::padded || skewed) && !tensor.rigid;
         step_ = row_ + (gaps ? 3 * unit : 0);
-        before_ = (k_guard / unit + 1) * unit;  // a multiple of the unit, rarely of 16
-        if (alignment == Alignment::memory) before_ = k_alignment * unit;
-        std::vector<std::byte> image(size_t(before_ + tensor.rows() * step_ + before_), k_sentinel);
+        before_ = (k_apart / unit + 1) * unit;  // a multiple of the unit, rarely of 16
+        if (alignment == Alignment::memory || skewed) before_ = k_alignment * unit;
+        int64_t behind = before_;
+        if (alignment == Alignment::begin) before_ = 0;
+        if (alignment == Alignment::end) behind = tensor.rows() > 0 ? row_ - step_ : 0;
+        std::vector<std::byte> image(size_t(before_ + tensor.rows() * step_ + behind), k_sentinel);
         for (int64_t r = 0; r < tensor.rows() && !tensor.bytes.empty(); ++r) {
             std::memcpy(image.data() + before_ + r * step_, tensor.bytes.data() + r * row_,
                         size_t(row_));
@@ -58,12 +62,12 @@ class Placement::Block {
             const std::byte* row = now.data() + before_ + r * step_;
             rows.insert(rows.end(), row, row + row_);
         }
-        const int64_t end = before_ + tensor_->rows() * step_;
+        const int64_t end = before_ + tensor_->rows() * step_, size = int64_t(now.size());
         look_for_damage(now, 0, before_, damage);
         for (int64_t row = before_; row < end; row += step_) {
-            look_for_damage(now, row + row_, row + step_, damage);
+            look_for_damage(now, row + row_, std::min(row + step_, size), damage);
         }
-        look_for_damage(now, end, int64_t(now.size()), damage);
+        look_for_damage(now, end, size, damage);
         return rows;
     }
 
@@ -174,10 +178,14 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
     return verdict;
 }
 
-static CaseResult failed(const Case& one, const Backend& backend, const std::string& text) {
+static CaseResult failed(const Case& one, const Backend& backend, Alignment alignment,
+                         const std::string& text) {
+    const char* const guard = alignment == Alignment::end     ? " --guard back"
+                              : alignment == Alignment::begin ? " --guard front"
+                                                              : "";
     return {Outcome::fail,
             one.name() + " on " + backend.name() + ": " + text +
-                "\n  again: rotkv-cases run --backend " + backend.name() + " --case '" +
+                "\n  again: rotkv-cases run --backend " + backend.name() + guard + " --case '" +
                 one.name() + "'",
             0};
 }
@@ -193,19 +201,20 @@ CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
             *results = placement.results(damage);
         }
     } catch (const Error& error) {
-        return failed(one, backend, error.what());
+        return failed(one, backend, alignment, error.what());
     }
-    if (!damage.empty()) return failed(one, backend, damage);
+    if (!damage.empty()) return failed(one, backend, alignment, damage);
     CaseResult cell;
     for (size_t i = 0; i < expected.tensors.size(); ++i) {
         const char* name = expected.tensors[i].name;
         if (!expected.tensors[i].output) continue;
         if (first[i] != second[i]) {
-            return failed(one, backend, std::string(name) + ": a second run gave other bits");
+            return failed(one, backend, alignment,
+                          std::string(name) + ": a second run gave other bits");
         }
         const Verdict verdict = judge(one, expected, i, first[i], false);
         if (!verdict.ok) {
-            return failed(one, backend,
+            return failed(one, backend, alignment,
                           std::string(name) + ": " + verdict.report(expected.tensors[i].extents));
         }
         cell.worst = std::max(cell.worst, verdict.worst);
@@ -213,13 +222,19 @@ CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
     return cell;
 }
 
-std::vector<Column> columns(const std::string& backend) {
+std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard) {
     if (!backend.empty()) make_backend(backend, 1);  // an unknown name is the user's mistake
     std::vector<Column> all;
     const auto add = [&](const BackendEntry& entry, const std::string& name, int threads) {
         Column column{name, nullptr, ""};
         try {
             column.backend = entry.make(threads);
+            if (guard) {
+                const auto memory = entry.guarded_memory != nullptr ? entry.guarded_memory
+                                                                    : make_host_guarded_memory;
+                column.backend =
+                    std::make_unique<GuardedBackend>(std::move(column.backend), memory(*guard));
+            }
         } catch (const Error& error) {
             column.missing = error.what();
         }
@@ -238,7 +253,9 @@ std::vector<Column> columns(const std::string& backend) {
     return all;
 }
 
-std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& columns) {
+std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& columns,
+                                 Alignment alignment,
+                                 const std::function<void(const Column&)>& begun) {
     std::optional<Expected> expected;
     std::vector<CaseResult> cells;
     for (const Column& column : columns) {
@@ -252,7 +269,8 @@ std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& col
             continue;
         }
         if (!expected) expected = expected_results(one);
-        cells.push_back(run_on(one, *expected, *column.backend));
+        if (begun) begun(column);
+        cells.push_back(run_on(one, *expected, *column.backend, alignment));
     }
     return cells;
 }

@@ -3,9 +3,12 @@
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/cases/case.h"
+#include "ref/guarded_memory.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,12 +29,18 @@ struct CaseResult {
     double worst = 0;  ///< the largest |error| / bound of a rounding or nmse case
 };
 
-/// Where tensors begin: on a multiple of their element's bytes and rarely of more, so that a
-/// backend that counts on more is found out; or as allocated memory does, as in a model.
-enum class Alignment { element, memory };
+/// Where tensors lie.
+enum class Alignment {
+    element,  ///< begin on a multiple of their element's bytes and rarely of more, so that a
+              ///< backend that counts on more is found out
+    memory,   ///< begin as allocated memory does, as in a model
+    begin,    ///< and at its beginning
+    end       ///< their last row ends where the memory does
+};
 
 /// The tensors of a case in a backend's memory, and the views that its run() takes.
-/// Each tensor lies between sentinels, with gaps behind its rows where the layout says so.
+/// Each tensor lies between sentinels, with gaps behind its rows where the layout says so; where it
+/// is flush with the memory's beginning or end there is no sentinel.
 class Placement {
   public:
     Placement(Backend& backend, const std::vector<CaseTensor>& tensors, Layout layout,
@@ -90,11 +99,15 @@ struct Column {
 };
 
 /// ref, then every other backend that is built, those of the host with one thread and with many.
-/// A `backend` that is not empty selects. Throws Error(usage) for an unknown one.
-std::vector<Column> columns(const std::string& backend);
+/// A `backend` that is not empty selects; with a guard their memory is guarded.
+/// Throws Error(usage) for an unknown one.
+std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard = {});
 
-/// The case on every column. The reference's results are computed once, if anybody needs them.
-std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& columns);
+/// The case on every column; `begun` hears of each that runs it. The reference's results are
+/// computed once, if anybody needs them.
+std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& columns,
+                                 Alignment alignment = Alignment::element,
+                                 const std::function<void(const Column&)>& begun = {});
 
 /// How many cells ended how, per operation and column.
 class Tally {

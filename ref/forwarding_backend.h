@@ -1,5 +1,5 @@
 #pragma once
-// A backend that is another one, so that a test can change what one operation does.
+// A backend that is another one but for what a derived class changes: one operation, its memory.
 // Docs: docs/08-backends.md
 
 #include "ref/backend.h"
@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-namespace rotkv::test {
+namespace rotkv {
 
 class ForwardingBackend : public Backend {
   public:
@@ -38,4 +38,4 @@ class ForwardingBackend : public Backend {
     std::unique_ptr<Backend> real_;
 };
 
-}  // namespace rotkv::test
+}  // namespace rotkv
