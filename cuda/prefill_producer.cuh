@@ -155,11 +155,22 @@ __device__ void copy_tile(const Side& side, uint32_t tile, const std::byte* rows
         }
         return;
     }
+    constexpr uint32_t k_asked = 8;  // positions that are waited for together
 #pragma unroll 1
-    for (uint32_t row = first; row < cells; row += k_at_once) {
-        const bool there = strip.at(mark.first + int64_t(row)) >= 0;
-        copy_16(tile + place_of(cells, row, piece),
-                rows + (there ? uint64_t(row) * side.of_cell : 0) + piece * 16, there);
+    for (uint32_t begin = first; begin < cells; begin += k_asked * k_at_once) {
+        uint32_t there = 0;
+#pragma unroll
+        for (uint32_t i = 0; i < k_asked; ++i) {
+            there |= uint32_t(strip.at(mark.first + int64_t(begin + i * k_at_once)) >= 0) << i;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < k_asked; ++i) {
+            const uint32_t row = begin + i * k_at_once;
+            const bool is_there = (there >> i & 1) != 0;
+            if (row >= cells) break;
+            copy_16(tile + place_of(cells, row, piece),
+                    rows + (is_there ? uint64_t(row) * side.of_cell : 0) + piece * 16, is_there);
+        }
     }
 }
 

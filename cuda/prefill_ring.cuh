@@ -55,6 +55,8 @@ struct RingJob : Job {
     uint32_t raw_cells = 0, raw_bytes = 0, slots = 0;
 };
 
+constexpr uint32_t k_most_wait = 1000000;  // ns that a warp sleeps, unless it is woken
+
 /// A barrier in shared memory whose phases end when so many have arrived.
 class PhaseBarrier {
   public:
@@ -93,13 +95,13 @@ class PhaseBarrier {
             "{\n"
             ".reg .pred there;\n"
             "again:\n"
-            "mbarrier.try_wait.parity.shared.b64 there, [%0], %1;\n"
+            "mbarrier.try_wait.parity.shared.b64 there, [%0], %1, %2;\n"
             "@there bra done;\n"
             "bra again;\n"
             "done:\n"
             "}"
             :
-            : "r"(address_), "r"(parity)
+            : "r"(address_), "r"(parity), "r"(k_most_wait)
             : "memory");
     }
 
