@@ -154,6 +154,7 @@ struct DecodePlace : Place {
     // Integers, which no kernel writes (dependent.cuh).
     __device__ void load(const DecodeJob& job) {
         stream = job.streams > 1 ? job.q_stream[t] : 0;
+        const uint32_t in_use = uint32_t(job.used[stream]);  // asked for beside the positions
         const bool is_some = lane_of_warp() < k_warp / 2;
         const uint32_t from = row(job, 0, 0).t, to = row(job, 0, block_rows - 1).t;
         seen = is_some ? Seen{INT32_MAX, -1} : Seen{0, INT32_MAX};
@@ -164,7 +165,7 @@ struct DecodePlace : Place {
             seen.last = is_some ? max(seen.last, one.last) : min(seen.last, one.last);
             last = max(last, one.last);
         }
-        used = last < 0 ? 0 : uint32_t(job.used[stream]);
+        used = last < 0 ? 0 : in_use;
     }
     __device__ Seen seen_by(const DecodeJob& job, uint32_t g) const {
         return job.sight.of(job.q_position[row(job, 0, min(g, block_rows - 1)).t]);
@@ -295,10 +296,11 @@ class Tiles {
         if (stage_ == 0) parity_ ^= 1;
     }
 
-    // Asked for long before it is looked at. Where no cell is, none is visible.
+    // Asked for long before it is looked at, and before anybody knows how many cells are in use:
+    // those behind are empty. Where no cell is, none is visible.
     __device__ int32_t position_in(int i) const {
         const uint32_t cell = first_ + i * job.step + row_of_lane();
-        return cell < at.used ? position_[cell] : -1;
+        return cell < job.cells ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
         return __ballot_sync(k_all_lanes, at.seen.holds(position));
