@@ -53,9 +53,25 @@ __device__ inline uint32_t product(uint32_t x, uint32_t y) {
     return bits(__hmul2_rn(halves(x), halves(y)));
 }
 
+/// What is subnormal becomes 0.
+__device__ inline uint32_t normal_of(uint32_t x) {
+    uint32_t y;
+    asm("mul.ftz.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(0x3C003C00u));
+    return y;
+}
+
 /// Two numbers of 16 bits in a register.
 __device__ inline uint32_t both(uint32_t low, uint32_t high) { return low | high << 16; }
 __device__ inline uint32_t two_bytes(const void* x) { return *static_cast<const uint16_t*>(x); }
+
+/// Two rows of C in f32 likewise: their lower and their upper halves.
+__device__ inline void transpose(float x, float y, float& first, float& second) {
+    const uint32_t a = __float_as_uint(x), b = __float_as_uint(y);
+    const uint32_t low = transposed(__byte_perm(a, b, 0x5410));
+    const uint32_t high = transposed(__byte_perm(a, b, 0x7632));
+    first = __uint_as_float(__byte_perm(low, high, 0x5410));
+    second = __uint_as_float(__byte_perm(low, high, 0x7632));
+}
 
 struct Pair {
     uint32_t even, odd;
@@ -151,6 +167,30 @@ template <class Block>
 constexpr bool k_has_minimum = requires(Block x) {
     x.m;
 };
+
+/// The code in the middle: the zero, or half of what there are beside a minimum.
+template <class Block>
+constexpr int k_center = k_zero<Block>;
+template <>
+inline constexpr int k_center<BlockQ4_1> = 8;
+template <>
+inline constexpr int k_center<BlockQ5_1> = 16;
+
+// u < 1024 in the place of the lower bits of 1024 is 1024 + u; codes of higher channels come
+// `times`.
+template <int times>
+__device__ Pair from_center(const Pair& x, int center) {
+    const __half2 unit = __float2half2_rn(1.0f / times);
+    const __half2 minus = __float2half2_rn(-1024.0f / times - center);
+    return {bits(__hfma2(halves(x.even | 0x64006400u), unit, minus)),
+            bits(__hfma2(halves(x.odd | 0x64006400u), unit, minus))};
+}
+/// Codes counted from the center, as the numbers they are.
+template <class Block>
+__device__ Codes centered(const Codes& x) {
+    return {from_center<1>(x.low, k_center<Block>),
+            from_center<k_high<Block>>(x.high, k_center<Block>)};
+}
 
 /// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.
 template <class Block>

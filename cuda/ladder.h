@@ -1,5 +1,5 @@
 #pragma once
-// The Hadamard transform four times and attention of few tokens three times, each version one idea
+// The Hadamard transform four times and attention of few tokens four times, each version one idea
 // further from ref's loops. The operation is the last; tests and benchmarks run all of them.
 // Docs: docs/02-hadamard.md docs/05-attention.md
 
@@ -31,6 +31,9 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
 /// ... on tensor cores, the codes of cells as f16 operands, copies under way meanwhile.
 void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
+/// ... in f32 precision, q and p as sums of two f16; where there is no such kernel, version 2.
+void decode_4_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+
 struct DecodeVersion {
     const char* name;
     void (*run)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
@@ -41,6 +44,7 @@ inline constexpr DecodeVersion k_decode_ladder[] = {
     {"1_simple", decode_1_simple, Precision::f32},
     {"2_split", decode_2_split, Precision::f32},
     {"3_tensor", decode_3_tensor, Precision::f16},
+    {"4_terms", decode_4_terms, Precision::f32},
 };
 
 }  // namespace rotkv::cuda

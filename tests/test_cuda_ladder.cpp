@@ -2,11 +2,11 @@
 // version of decode attention.
 #include "cuda/ladder.h"
 #include "ref/error.h"
+#include "ref/forwarding_backend.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
-#include "ref/forwarding_backend.h"
 #include "tests/cuda_device.h"
 #include "tests/parity.h"
 #include "tests/random.h"
@@ -22,9 +22,12 @@ namespace {
 // The device, whose attention is one version of the ladder.
 class OneVersion final : public ForwardingBackend {
   public:
-    OneVersion(std::unique_ptr<Backend> device, const cuda::DecodeVersion& version)
+    /// processors: as if the device had so many; 0: those it has.
+    OneVersion(std::unique_ptr<Backend> device, const cuda::DecodeVersion& version,
+               int64_t processors = 0)
         : ForwardingBackend(std::move(device)), version_(version) {
         workspace_.create();
+        if (processors > 0) workspace_.processors = processors;
     }
     ~OneVersion() override { workspace_.destroy(); }
 
@@ -212,6 +215,32 @@ TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {
             // Rounding to f32, or of q and p to f16; the parity tests hold to the table's bounds.
             CHECK(nmse(found, expected) < (version.precision == Precision::f32 ? 1e-11 : 1e-5));
             CHECK(floats_equal(c.attend(device, cache), found));
+        }
+    }
+}
+
+TEST_CASE("cuda decode ladder: sums of one sign over 16384 cells of a warp") {
+    if (device_or_skip() == nullptr) return;
+    test::CachedAttention c;
+    c.heads = c.kv_heads = 4;
+    c.cells = 32768;
+    c.scale = 0.01f;  // every cell counts
+    c.fill(1, c.cells, 3);
+    for (float& x : c.v) x = std::fabs(x);
+    c.q_streams = {0};
+    c.q_positions = {int32_t(c.cells - 1)};
+    c.q.resize(size_t(c.heads * c.d_k));
+    for (const DType type : {DType::f16, DType::q8_0, DType::q4_1}) {
+        c.type_k = c.type_v = type;
+        const std::vector<float> expected = c.run(*make_ref_backend());
+        for (const cuda::DecodeVersion& version : cuda::k_decode_ladder) {
+            OneVersion device(tools::make_backend("cuda", 0), version, 1);
+            KvCache cache(device, c.shape(), c.spec);
+            c.store(device, cache);
+            INFO(version.name << ", " << type_info(type).name);
+            // Tensor cores cut off what f32 does not hold: 1e-8, if they added up all tiles.
+            CHECK(nmse(c.attend(device, cache), expected) <
+                  (version.precision == Precision::f32 ? 1e-11 : 1e-5));
         }
     }
 }
