@@ -17,7 +17,7 @@
 //             KV heads
 //   2 split   as many blocks for every KV head as fill the device, each with every splits-th tile
 //             (Dao et al. 2023, flash-decoding); the one that ends last puts the parts together
-// Version 3 is decode.cu. Cost: K and V of the visible cells once per block of query heads. Agrees
+// Versions 3 to 6 are decode_3_warp.cu and those behind it, version 7 is decode.cu. Cost: K and V of the visible cells once per block of query heads. Agrees
 // with ref::attention within the table's rounding.
 #include "cuda/attention_parts.cuh"
 #include "cuda/dequant.cuh"
@@ -266,7 +266,7 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
         return decode_2_split(args, workspace, stream);
     }
     if (!is_fine && has_tensor_kernel(args) && (is_few || !prefill_refusal(args).empty())) {
-        return decode_3_tensor(args, workspace, stream);
+        return decode_7_bands(args, workspace, stream);
     }
     const auto prefill = [&](const AttentionArgs& some) {
         is_fine ? attention_prefill_f32(some, workspace, stream)

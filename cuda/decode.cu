@@ -1,4 +1,4 @@
-// Attention of few tokens on tensor cores, at the speed of memory: version 3 of the ladder.
+// Attention of few tokens on tensor cores, at the speed of memory: version 7 of the ladder.
 //
 // A block of threads takes up to 8 rows, a band of KV heads and some tiles of the cells; the warps
 // of a slice copy a tile together (decode_tiles.cuh), after the queries have been asked for, which
@@ -199,7 +199,7 @@ bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != n
 
 int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1).bytes(); }
 
-void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     in_turns(args, workspace,
              [&](const AttentionArgs& some) { kernel_for(some)->launch(some, workspace, stream); });
