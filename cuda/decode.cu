@@ -1,4 +1,4 @@
-// Attention of few tokens on tensor cores, at the speed of memory: version 3 of the ladder.
+// Attention of few tokens on tensor cores, at the speed of memory: version 7 of the ladder.
 //
 // A block of threads takes up to 8 rows, a band of KV heads and some tiles of the cells; the warps
 // of a slice copy a tile together (decode_tiles.cuh), after the queries have been asked for, which
@@ -212,17 +212,21 @@ bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != n
 
 int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1, 1).bytes(); }
 
-void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     in_turns(args, workspace, [&](const AttentionArgs& some) {
         kernel_for(some)->one_term(some, workspace, stream);
     });
 }
 
-void decode_4_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+bool decode_8_takes(const AttentionArgs& args) {
     const bool are_f16 = is_f16(args.k_cache.type) && is_f16(args.v_cache.type);
+    return args.precision == Precision::f32 && are_f16 && has_tensor_kernel(args);
+}
+
+void decode_8_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    if (!are_f16 || !has_tensor_kernel(args)) return decode_2_split(args, workspace, stream);
+    if (!decode_8_takes(args)) return decode_2_split(args, workspace, stream);
     in_turns(args, workspace, [&](const AttentionArgs& some) {
         kernel_for(some)->two_terms(some, workspace, stream);
     });

@@ -33,7 +33,7 @@ __device__ void score_cells(DType type, bool on_words, float (&s)[4], const Quer
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
     // clang-format on
-    __builtin_unreachable();  // check() and decode_4_terms have refused every other type
+    __builtin_unreachable();  // check() and decode_8_terms have refused every other type
 }
 
 template <int Terms, int D_v>
@@ -62,7 +62,7 @@ __device__ void add_cells(DType type, bool on_words, State<D_v, Terms>& state,
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }
     // clang-format on
-    __builtin_unreachable();  // check() and decode_4_terms have refused every other type
+    __builtin_unreachable();  // check() and decode_8_terms have refused every other type
 }
 
 }  // namespace rotkv::cuda::decode

@@ -24,6 +24,26 @@
 // with a constant. With the scale d, for each block,
 //     s_c = d_c (sum_i q_i u_ci - zero sum_i q_i)     sum_c p_c v_ci = sum_c p_c d_c (u_ci - zero)
 //  or s_c = d_c sum_i q_i u_ci + m_c sum_i q_i        or sum_c p_c d_c u_ci + p_c m_c
+//
+// One block of q4_0, lane by lane. Byte j of qs holds the code of channel j in its lower four bits,
+// that of channel j + 16 in its higher ones; "6" stands for the code of channel 6, which is a
+// number of 16 bits in half a register, [low half, high half].
+//
+//     scores, codes_of(x, 4t, x, 4t+2): of cell g, a0 = even and a2 = odd (of cell g+8 a1, a3)
+//         t                        0         1         2         3
+//         lower   even (a0)     [0 2]     [4 6]    [8 10]   [12 14]     codes, 0 .. 15
+//                 odd  (a2)     [1 3]     [5 7]    [9 11]   [13 15]
+//         higher  even (a0)   [16 18]   [20 22]   [24 26]   [28 30]     as they lie: times 16
+//                 odd  (a2)   [17 19]   [21 23]   [25 27]   [29 31]
+//
+//     values, codes_of(x, 2g, y, 2g): cells x = 2t, y = 2t+1 (a0, a1), or 2t+8, 2t+9 (a2, a3)
+//         g                        0         1         2   ...       7
+//         lower   even (a0)   [x0 y0]   [x2 y2]   [x4 y4]   [x14 y14]
+//                 odd  (a1)   [x1 y1]   [x3 y3]   [x5 y5]   [x15 y15]
+//         higher  the same, 16 channels further on
+//
+// Lane 5, g = 1 and t = 1, has channels 4 .. 7 and 20 .. 23 of cell 1 for scores, and for values
+// channels 2, 3, 18 and 19 of cells 2, 3, 10 and 11. show_fragments (ladder.h) asks the device.
 // Docs: docs/05-attention.md
 
 #include "cuda/codes.cuh"
@@ -194,7 +214,7 @@ __device__ Codes centered(const Codes& x) {
 
 /// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.
 template <class Block>
-constexpr uint32_t constant_of(uint32_t times) {
+__host__ __device__ constexpr uint32_t constant_of(uint32_t times) {
     const uint32_t half = k_has_minimum<Block> ? times : 0x8000 | k_zero<Block> * times;
     return half << 16 | half;
 }
