@@ -17,8 +17,9 @@
 //             KV heads
 //   2 split   as many blocks for every KV head as fill the device, each with every splits-th tile
 //             (Dao et al. 2023, flash-decoding); the one that ends last puts the parts together
-// Version 3 is decode.cu. Cost: K and V of the visible cells once per block of query heads. Agrees
-// with ref::attention within the table's rounding.
+// Versions 3 to 6 are decode_3_warp.cu and those behind it, versions 7 and 8 are decode.cu. Cost: K
+// and V of the visible cells once per block of query heads. Agrees with ref::attention within the
+// table's rounding.
 #include "cuda/attention_parts.cuh"
 #include "cuda/dequant.cuh"
 #include "cuda/ladder.h"
@@ -263,10 +264,10 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
     const bool is_few = tokens == 1 || rows <= k_most_heads;
     const bool is_fine = args.precision == Precision::f32;
     if (is_fine && (is_few || !prefill_f32_takes(args))) {
-        return decode_2_split(args, workspace, stream);
+        return decode_8_terms(args, workspace, stream);
     }
     if (!is_fine && has_tensor_kernel(args) && (is_few || !prefill_refusal(args).empty())) {
-        return decode_3_tensor(args, workspace, stream);
+        return decode_7_bands(args, workspace, stream);
     }
     const auto prefill = [&](const AttentionArgs& some) {
         is_fine ? attention_prefill_f32(some, workspace, stream)

@@ -82,7 +82,7 @@ struct Task {
           streams(uint32_t(a.k_cache.n[0])),
           cells(uint32_t(a.k_cache.n[1])),
           all_heads(uint32_t(a.q.n[2])),
-          group(uint32_t(a.q.n[2] / a.k_cache.n[2])),
+          group(uint32_t(a.q.n[2] / std::max<int64_t>(1, a.k_cache.n[2]))),
           heads(std::min(group, k_most_heads)),
           chunks(heads == 0 ? 0 : (group + heads - 1) / heads),
           columns(uint32_t(a.k_cache.n[2]) * chunks) {}

@@ -3,6 +3,7 @@
 #include "cuda/call_words.h"
 #include "cuda/device.cuh"
 #include "cuda/entry.h"
+#include "cuda/foreign_memory.h"
 #include "cuda/fusion.h"
 
 #include <algorithm>
@@ -251,6 +252,15 @@ void CudaBackend::free_memory(std::byte* memory) {
     };
     attempt([&] { launch_kept(); });  // some may use it
     attempt([&] { cuda::release(memory); });
+}
+
+std::byte* CudaBackend::import_device(void* memory, std::size_t bytes, cuda::Stream theirs) {
+    return enter([&] {
+        cuda::require_usable(memory, bytes, device_);
+        launch_kept();  // those are older
+        cuda::put_in_order(theirs, stream_.get());
+        return static_cast<std::byte*>(memory);
+    });
 }
 
 std::byte* CudaBackend::import(std::span<const std::byte> bytes) {

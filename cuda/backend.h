@@ -46,6 +46,13 @@ class CudaBackend final : public Backend {
     std::byte* allocate(std::size_t bytes) override;
     void free_memory(std::byte* memory) override;
     std::byte* import(std::span<const std::byte> bytes) override;
+
+    /// Another library's tensor, judged where it lies: views may point into the memory for as long
+    /// as it lives. What `theirs` has been given until now comes before this backend's next
+    /// operation; whoever lets it read what operations have written calls synchronize() first.
+    /// Throws Error(bad_argument) unless it is memory of this backend's device, of so many bytes,
+    /// on 16 bytes and allocated up to 16 bytes.
+    std::byte* import_device(void* memory, std::size_t bytes, cuda::Stream theirs);
     void upload(std::byte* dst, std::span<const std::byte> src) override;
     void download(std::span<std::byte> dst, const std::byte* src) override;
     void synchronize() override;

@@ -1,4 +1,4 @@
-// Attention of few tokens on tensor cores, at the speed of memory: version 3 of the ladder.
+// Attention of few tokens on tensor cores, at the speed of memory: version 7 of the ladder.
 //
 // A block of threads takes up to 8 rows, a band of KV heads and some tiles of the cells; the warps
 // of a slice copy a tile together (decode_tiles.cuh), after the queries have been asked for, which
@@ -23,16 +23,18 @@
 #include "cuda/dependent.cuh"
 #include "cuda/ladder.h"
 
+#include <bit>
+
 namespace rotkv::cuda {
 namespace {
 
 using namespace decode;
 
 // Scores in units of log 2, so that p is a power of two; nothing of cells that are not seen.
-__device__ void finish_scores(const Tiles& tiles, float (&s)[4]) {
+__device__ void finish_scores(const Tiles& tiles, const float (&unit)[2], float (&s)[4]) {
     const DecodeJob& job = tiles.job;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) s[i] *= job.to_power;
+    for (int i = 0; i < 4; ++i) s[i] *= job.to_power * unit[i % 2];
     if (job.softcap > 0) {
 #pragma unroll
         for (float& x : s) x = job.softcap * k_log2_e * tanhf(x);
@@ -63,30 +65,29 @@ __device__ void clear_unseen(const Tiles& tiles) {
 }
 
 // A tile's K, for the warp's KV head: scores, and p.
-template <int D_k, int D_v>
-__device__ void score(const Tiles& tiles, const uint32_t (&q)[D_k / 16][2],
-                      const CodeConstants& constants, State<D_v>& state, uint32_t (&p)[2]) {
+template <int Steps, int D_v, int Terms>
+__device__ void score(const Tiles& tiles, const Query<Terms, Steps>& q,
+                      const CodeConstants& constants, State<D_v, Terms>& state, Weights<Terms>& p) {
     float s[4] = {};
     score_cells(tiles.job.k.type, tiles.job.k_rows.on_words, s, q, constants, tiles.k_rows());
-    finish_scores(tiles, s);
+    finish_scores(tiles, q.unit, s);
     state.take(s);
-    p[0] = transposed(halves_of(s[0], s[1]));
-    p[1] = transposed(halves_of(s[2], s[3]));
+    p.set(s);
 }
 
 // Its V.
-template <int D_v>
-__device__ void add(const Tiles& tiles, const uint32_t (&p)[2], const CodeConstants& constants,
-                    State<D_v>& state) {
+template <int D_v, int Terms>
+__device__ void add(const Tiles& tiles, const Weights<Terms>& p, const CodeConstants& constants,
+                    State<D_v, Terms>& state) {
     if (tiles.seen() != 0xFFFFu) clear_unseen(tiles);
-    add_cells(tiles.job.v.type, tiles.job.v_rows.on_words, state.o, p, constants, tiles.v_rows());
+    add_cells(tiles.job.v.type, tiles.job.v_rows.on_words, state, p, constants, tiles.v_rows());
 }
 
 // Which cells there are is known before earlier kernels have ended; then everything is asked for at
 // once, queries first. In the end their fragments are there.
-template <int U, int R, int Steps>
+template <int U, int R, int Terms, int Steps>
 __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory,
-                      uint32_t (&q)[Steps][2]) {
+                      const CodeConstants& constants, Query<Terms, Steps>& q) {
     const QueryRows rows(job, memory);
     QueryPieces<U, R> pieces(job, at, 0);
     at.load(job);
@@ -95,7 +96,7 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::
     pieces.load(job);
     tiles.start();
     let_next_come();
-    pieces.store(job, rows);
+    pieces.template store<Terms>(job, rows);
     if (threadIdx.x < k_most_heads) {
         Seen* const limits = reinterpret_cast<Seen*>(memory + job.limits_offset());
         limits[threadIdx.x] = at.seen_by(job, threadIdx.x);
@@ -103,41 +104,42 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::
     for (uint32_t first = pieces.step(job); first < pieces.all(job); first += pieces.step(job)) {
         QueryPieces<U, R> more(job, at, first);
         more.load(job);
-        more.store(job, rows);
+        more.template store<Terms>(job, rows);
     }
     __syncthreads();
-    load_fragments(q, at, rows);
+    load_fragments(q, job, at, rows, constants);
 }
 
 // A processor has registers for so many warps.
-constexpr uint32_t most_warps(int d) { return d <= 128 ? 16 : 8; }
+constexpr uint32_t most_warps(int d, int terms) { return d > 128 ? 8 : terms == 1 ? 16 : 12; }
 
 // A thread's registers, in units of 8. What is left is a block of combine_kernel's, which comes
 // while this one still runs, and stays while the next one comes.
-constexpr uint32_t registers_of(int d) {
-    return (65536 - k_combine_registers * k_combine_threads) / (most_warps(d) * k_warp) / 8 * 8;
+constexpr uint32_t registers_of(int d, int terms) {
+    return (65536 - k_combine_registers * k_combine_threads) / (most_warps(d, terms) * k_warp) / 8 *
+           8;
 }
 
-template <int D_k, int D_v>
-__global__ void __maxnreg__(registers_of(D_k))
+template <int D_k, int D_v, int Terms>
+__global__ void __maxnreg__(registers_of(D_k, Terms))
     decode_kernel(const __grid_constant__ DecodeJob job) {
     extern __shared__ float4 shared[];
     std::byte* const memory = reinterpret_cast<std::byte*>(shared);
     DecodePlace at(job);
     Tiles tiles(job, at, memory);
-    const CodeConstants constants(job, at, memory);
-    constants.store_v(job.v_codes);
-    uint32_t q[D_k / 16][2];
-    job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, memory, q)
-                             : begin<1, 2>(job, at, tiles, memory, q);
+    const CodeConstants constants(job, Terms == 1 ? at.head_of_band : threadIdx.x / k_warp, memory);
+    if constexpr (Terms == 1) constants.store_v(job.v_codes);
+    Query<Terms, D_k / 16> q;
+    job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, memory, constants, q)
+                             : begin<1, 2>(job, at, tiles, memory, constants, q);
     tiles.find_rows();
-    State<D_v> state;
-    uint32_t p[2];
+    State<D_v, Terms> state;
+    Weights<Terms> p;
     for (; tiles.is_more(); tiles.advance()) {
         tiles.wait();
         if (tiles.seen() == 0 || at.is_idle) continue;
-        score<D_k, D_v>(tiles, q, constants, state, p);
-        add<D_v>(tiles, p, constants, state);
+        score(tiles, q, constants, state, p);
+        add(tiles, p, constants, state);
     }
     tiles.end();
     merge_slices(job, DecodePlace(job), memory + job.ring_offset(), state);
@@ -157,15 +159,20 @@ void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_o
     job.step = job.parts.splits * job.slices * k_cells;
 }
 
-template <int D_k, int D_v>
+using Launch = void(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+
+template <int D_k, int D_v, int Terms>
 void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    uint32_t warps = most_warps(D_k);
-    while (warps > 1 && DecodeJob(args, warps).bytes() > workspace.most_shared_bytes) warps /= 2;
-    DecodeJob job(args, warps);
-    const uint32_t by_registers = most_warps(D_k) / job.warps();
+    constexpr uint32_t most = most_warps(D_k, Terms);
+    uint32_t warps = most;
+    while (warps > 1 && DecodeJob(args, warps, Terms).bytes() > workspace.most_shared_bytes) {
+        warps = std::bit_floor(warps - 1);
+    }
+    DecodeJob job(args, warps, Terms);
+    const uint32_t by_registers = most / job.warps();
     const uint32_t by_memory = uint32_t(workspace.shared_bytes) / (job.bytes() + 1024);
     choose_splits(job, workspace, std::max(1u, std::min(by_registers, by_memory)));
-    const auto kernel = decode_kernel<D_k, D_v>;
+    const auto kernel = decode_kernel<D_k, D_v, Terms>;
     require_success(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(job.bytes())),
         "attention");
@@ -176,12 +183,15 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
 
 struct Kernel {
     int64_t d_k, d_v;
-    void (*launch)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+    Launch *one_term, *two_terms;
 };
+template <int D_k, int D_v>
+constexpr Kernel kernel_of() {
+    return {D_k, D_v, launch<D_k, D_v, 1>, launch<D_k, D_v, 2>};
+}
 constexpr Kernel k_kernels[] = {
-    {64, 64, launch<64, 64>},     {80, 80, launch<80, 80>},     {96, 96, launch<96, 96>},
-    {112, 112, launch<112, 112>}, {128, 128, launch<128, 128>}, {192, 192, launch<192, 192>},
-    {192, 128, launch<192, 128>}, {256, 256, launch<256, 256>},
+    kernel_of<64, 64>(),   kernel_of<80, 80>(),   kernel_of<96, 96>(),   kernel_of<112, 112>(),
+    kernel_of<128, 128>(), kernel_of<192, 192>(), kernel_of<192, 128>(), kernel_of<256, 256>(),
 };
 
 // Null where there is none, or no room for a part of each head of one token.
@@ -193,16 +203,33 @@ const Kernel* kernel_for(const AttentionArgs& args) {
     return nullptr;
 }
 
+// Does f16 hold what is stored? Then f32 precision needs two terms on one side of a product only.
+bool is_f16(DType type) { return type != DType::f32 && type != DType::bf16; }
+
 }  // namespace
 
 bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != nullptr; }
 
-int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1).bytes(); }
+int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1, 1).bytes(); }
 
-void decode_3_tensor(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    in_turns(args, workspace,
-             [&](const AttentionArgs& some) { kernel_for(some)->launch(some, workspace, stream); });
+    in_turns(args, workspace, [&](const AttentionArgs& some) {
+        kernel_for(some)->one_term(some, workspace, stream);
+    });
+}
+
+bool decode_8_takes(const AttentionArgs& args) {
+    const bool are_f16 = is_f16(args.k_cache.type) && is_f16(args.v_cache.type);
+    return args.precision == Precision::f32 && are_f16 && has_tensor_kernel(args);
+}
+
+void decode_8_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (args.dst.empty()) return;
+    if (!decode_8_takes(args)) return decode_2_split(args, workspace, stream);
+    in_turns(args, workspace, [&](const AttentionArgs& some) {
+        kernel_for(some)->two_terms(some, workspace, stream);
+    });
 }
 
 }  // namespace rotkv::cuda

@@ -8,6 +8,24 @@
 
 namespace rotkv::cuda::decode {
 
+// What blocks' channels have in common.
+template <int D_v>
+__device__ void add_offsets(State<D_v, 2>& state) {
+#pragma unroll
+    for (int b = 0; b < D_v / 32; ++b) {
+        float sum = state.offset[b];
+        for (unsigned h = 1; h < 4; h *= 2) sum += partner(sum, h);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const float of_head = by_columns(sum, i);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                state.o[2 * b + j / 2][i + j % 2 * 2] += of_head;
+            }
+        }
+    }
+}
+
 // A warp's state in shared memory; a band's fit into a ring, whose 96 rows of a head take at least
 // 9/16 of a byte a channel. 4: lanes of other heads meet in no bank.
 template <int D_v>
@@ -16,15 +34,15 @@ struct alignas(16) WarpPart {
     float2 softmax[k_most_heads];  // {most, total}
 };
 
-template <int D_v>
-__device__ void store_state(WarpPart<D_v>& part, const State<D_v>& state, uint32_t heads) {
+template <int D_v, int Terms>
+__device__ void store_state(WarpPart<D_v>& part, const State<D_v, Terms>& state, uint32_t heads) {
     const uint32_t g = lane_of_warp() / 4, t = lane_of_warp() % 4;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         float sum = state.total[i];
         for (unsigned h = 4; h < k_warp; h *= 2) sum += partner(sum, h);
         if (2 * t + i >= heads) continue;
-        if (g == 0) part.softmax[2 * t + i] = {state.top[i] - k_headroom, sum};
+        if (g == 0) part.softmax[2 * t + i] = {state.top[i] - k_headroom<Terms>, sum};
 #pragma unroll
         for (int step = 0; step < D_v / 16; ++step) {
             *reinterpret_cast<float2*>(&part.sums[2 * t + i][16 * step + 2 * g]) = {
@@ -34,13 +52,14 @@ __device__ void store_state(WarpPart<D_v>& part, const State<D_v>& state, uint32
 }
 
 // Then the threads of a KV head take four channels of a head each.
-template <int D_v>
+template <int D_v, int Terms>
 __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::byte* rings,
-                             const State<D_v>& state) {
+                             State<D_v, Terms>& state) {
     const auto part = [&](uint32_t slice) -> WarpPart<D_v>& {
         std::byte* const ring = rings + slice * job.ring_bytes();
         return reinterpret_cast<WarpPart<D_v>*>(ring)[at.head_of_band];
     };
+    if constexpr (Terms == 2) add_offsets(state);
     store_state(part(at.slice), state, at.heads);
     __syncthreads();
     for (uint32_t i = at.slice * k_warp + lane_of_warp(); i < at.heads * (D_v / 4);

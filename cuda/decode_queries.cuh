@@ -1,17 +1,17 @@
 #pragma once
-// The queries of decode attention: asked for, rotated, rounded to f16, and laid out in shared
-// memory as the second operand of products (fragments.cuh), for all KV heads of a block at once.
+// The queries of decode attention: asked for, rotated, and laid out in shared memory, for all KV
+// heads of a block at once; then each warp's as the second operand of products (fragments.cuh), in
+// one f16, to which they have been rounded, or in two, which are made when a whole row is there.
 // Docs: docs/05-attention.md
 
-#include "cuda/decode_tiles.cuh"
-#include "cuda/fragments.cuh"
+#include "cuda/decode_terms.cuh"
 
 namespace rotkv::cuda::decode {
 
-// Rows of f16 [KV head of the band][head], so far apart that 4 heads of 4 lanes meet in no bank.
-// Four channels lie in the order 0 2 1 3: two registers of a fragment.
-// Where K has codes, also CodeConstants' sums: [KV head of the band][block][head]; nobody looks at
-// those of heads that are none.
+// Rows of f16 or f32 [KV head of the band][head], so far apart that 4 heads of 4 lanes meet in no
+// bank. Four channels lie in the order 0 2 1 3: two registers of a fragment. Where K has codes,
+// also CodeConstants' sums of f16: [KV head of the band][block][head]; nobody looks at those of
+// heads that are none.
 struct QueryRows {
     std::byte *data, *sums;
     uint32_t heads, pitch, sum_bytes;
@@ -21,11 +21,14 @@ struct QueryRows {
         : data(memory + job.barrier_bytes()),
           sums(memory + job.sums_offset()),
           heads(job.heads),
-          pitch(job.query_pitch()),
+          pitch(job.query_pitch),
           sum_bytes(job.sum_bytes()),
           constant(f16_to_f32(uint16_t(job.k_codes.constant[0]))) {}
     __device__ uint2* four(uint32_t kv, uint32_t g, uint32_t channel) const {
         return reinterpret_cast<uint2*>(data + (kv * heads + g) * pitch + channel * 2);
+    }
+    __device__ float4* four_f32(uint32_t kv, uint32_t g, uint32_t channel) const {
+        return reinterpret_cast<float4*>(data + (kv * heads + g) * pitch + channel * 4);
     }
     // By 8 neighbouring lanes, which hold a block of 32 channels (hadamard.cuh).
     __device__ void store_sum(const uint2& x, bool is_there, uint32_t kv, uint32_t g,
@@ -88,6 +91,7 @@ struct QueryPieces {
     }
 
     // 1 rotate the queries.
+    template <int Terms>
     __device__ void store(const DecodeJob& job, const QueryRows& rows) {
         rotate(v, job.k_cut, begin, false);
 #pragma unroll
@@ -97,6 +101,10 @@ struct QueryPieces {
                 const uint32_t channel = begin[u] + 4 * job.k_cut.lanes * j;
                 const bool is_on = is_there[u] && channel < job.d_k;
                 const float4& x = v[u][j];
+                if constexpr (Terms == 2) {
+                    if (is_on) *rows.four_f32(kv[u], head[u], channel) = x;
+                    continue;
+                }
                 const uint2 four = {halves_of(x.x, x.z), halves_of(x.y, x.w)};
                 if (is_on) *rows.four(kv[u], head[u], channel) = four;
                 if (job.has_sums()) rows.store_sum(four, is_on, kv[u], head[u], channel);
@@ -105,18 +113,57 @@ struct QueryPieces {
     }
 };
 
-// q~ as B: the lane's four channels of every 16, of head g; heads that are none are 0.
+// The lane's four channels of every 16, of head g; heads that are none are 0.
 template <int Steps>
-__device__ void load_fragments(uint32_t (&q)[Steps][2], const DecodePlace& at,
-                               const QueryRows& rows) {
+__device__ void load_fragments(Query<1, Steps>& q, const DecodeJob&, const DecodePlace& at,
+                               const QueryRows& rows, const CodeConstants&) {
     const uint32_t g = lane_of_warp() / 4, i = lane_of_warp() % 4 * 4;
 #pragma unroll
     for (int step = 0; step < Steps; ++step) {
         uint2 x = {0, 0};
         if (g < at.heads) x = *rows.four(at.head_of_band, g, 16 * step + i);
-        q[step][0] = x.x;
-        q[step][1] = x.y;
+        q.x[0][step][0] = x.x;
+        q.x[0][step][1] = x.y;
     }
+}
+
+__device__ inline float sum_of(const float4& x) { return x.x + x.y + (x.z + x.w); }
+
+// In two terms, with the sums of blocks.
+template <int Steps>
+__device__ void load_fragments(Query<2, Steps>& q, const DecodeJob& job, const DecodePlace& at,
+                               const QueryRows& rows, const CodeConstants& constants) {
+    const uint32_t g = lane_of_warp() / 4, i = lane_of_warp() % 4 * 4;
+    float4 x[Steps];
+    float most = 0;
+#pragma unroll
+    for (int step = 0; step < Steps; ++step) {
+        x[step] = {0, 0, 0, 0};
+        if (g < at.heads) x[step] = *rows.four_f32(at.head_of_band, g, 16 * step + i);
+        most = largest(most, x[step].x, x[step].y, x[step].z, x[step].w);
+    }
+    const Shift shift(most, most);
+    const float up = shift.up(0);
+    q.unit[0] = shift.down(0, 0);
+    q.unit[1] = shift.down(1, 0);
+#pragma unroll
+    for (int step = 0; step < Steps; ++step) {
+        float4& one = x[step];
+        one = {up * one.x, up * one.y, up * one.z, up * one.w};
+        const TwoTerms even = two_terms(one.x, one.z), odd = two_terms(one.y, one.w);
+        q.x[0][step][0] = even.high;
+        q.x[0][step][1] = odd.high;
+        q.x[1][step][0] = even.low;
+        q.x[1][step][1] = odd.low;
+    }
+    if (!job.has_sums()) return;
+#pragma unroll
+    for (int b = 0; b < k_blocks_of<Steps>; ++b) {
+        float sum = sum_of(x[2 * b]) + sum_of(x[2 * b + 1]);
+        for (unsigned h = 1; h < 4; h *= 2) sum += partner(sum, h);
+        if (i == 0) reinterpret_cast<float*>(constants.k)[b * k_most_heads + g] = sum;
+    }
+    __syncwarp();
 }
 
 }  // namespace rotkv::cuda::decode

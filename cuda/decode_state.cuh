@@ -8,12 +8,31 @@
 
 namespace rotkv::cuda::decode {
 
-constexpr float k_headroom = 6;  // p = 2^(s - top + 6): small ones stay normal in f16, times d too
+// Of heads 2t and 2t + 1, as the columns of C are, to that of head g, as those of B are; and back.
+__device__ inline float by_rows(const float (&x)[2]) {
+    const int lane = int(lane_of_warp() / 8);
+    const float even = __shfl_sync(k_all_lanes, x[0], lane),
+                odd = __shfl_sync(k_all_lanes, x[1], lane);
+    return lane_of_warp() / 4 % 2 == 0 ? even : odd;
+}
+template <class T>
+__device__ T by_columns(T x, int i) {
+    return __shfl_sync(k_all_lanes, x, int(lane_of_warp() % 4 * 8) + 4 * i);
+}
 
-template <int D_v>
+// p = 2^(s - top + headroom): small ones stay normal in f16, times d too. Two terms are scaled.
+template <int Terms>
+constexpr float k_headroom = Terms == 1 ? 6 : 0;
+
+template <int D_v, int Terms>
 struct State {
     float o[D_v / 16][4] = {};                           // C of 16 channels each
     float top[2] = {-FLT_MAX, -FLT_MAX}, total[2] = {};  // of heads 2t and 2t + 1
+
+    // What all 32 channels of a block have in common (decode_terms.cuh): of head g, of the lane's
+    // cells.
+    static constexpr int k_offsets = Terms == 1 || D_v < 32 ? 1 : D_v / 32;
+    float offset[k_offsets] = {};
 
     __device__ void raise(float a, float b) {
 #pragma unroll
@@ -22,16 +41,22 @@ struct State {
             b = fmaxf(b, partner(b, h));
         }
         const float most[2] = {fmaxf(a, top[0]), fmaxf(b, top[1])};
+        float shrink[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const float shrink = power_of_two(top[i] - most[i]);
+            shrink[i] = power_of_two(top[i] - most[i]);
             top[i] = most[i];
-            total[i] *= shrink;
+            total[i] *= shrink[i];
 #pragma unroll
             for (int step = 0; step < D_v / 16; ++step) {
-                o[step][i] *= shrink;
-                o[step][i + 2] *= shrink;
+                o[step][i] *= shrink[i];
+                o[step][i + 2] *= shrink[i];
             }
+        }
+        if constexpr (Terms == 2) {
+            const float of_head = by_rows(shrink);
+#pragma unroll
+            for (float& x : offset) x *= of_head;
         }
     }
 
@@ -41,7 +66,7 @@ struct State {
         if (__any_sync(k_all_lanes, a > top[0] || b > top[1])) raise(a, b);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            s[i] = power_of_two(s[i] - (top[i % 2] - k_headroom));
+            s[i] = power_of_two(s[i] - (top[i % 2] - k_headroom<Terms>));
             total[i % 2] += s[i];
         }
     }

@@ -69,9 +69,12 @@ struct DecodeJob : Task {
     uint32_t stage_bytes;
     uint32_t step = 0;  // cells from a slice's tile to its next
     CodeUnits k_codes, v_codes;
-    float to_power;  // scores to powers of two
+    float to_power;        // scores to powers of two
+    uint32_t query_pitch;  // bytes from a query to the next
+    uint32_t sums;         // of q over blocks: a KV head's, or with two terms a warp's
 
-    DecodeJob(const AttentionArgs& a, uint32_t most_warps)
+    // `terms`: numbers of f16 for a q or a p.
+    DecodeJob(const AttentionArgs& a, uint32_t most_warps, uint32_t terms)
         : Task(a),
           kv_heads(uint32_t(a.k_cache.n[2])),
           band(band_of(a, std::min(most_warps, k_most_band))),
@@ -88,20 +91,24 @@ struct DecodeJob : Task {
           stage_bytes(k_cells * (k_rows.pitch + v_rows.pitch)),
           k_codes(code_units(a.k_cache.type)),
           v_codes(code_units(a.v_cache.type)),
-          to_power(softcap > 0 ? scale / softcap : scale * k_log2_e) {
+          to_power(softcap > 0 ? scale / softcap : scale * k_log2_e),
+          query_pitch((d_k * 2 + 32) * terms),
+          sums(k_codes.constant[0] == 0 ? 0
+               : terms == 1             ? band
+                                        : warps()) {
         heads = by_heads.d;
         chunks = by_chunks.d;
+        if (terms == 2) v_codes.unit[0] = v_codes.unit[1] = 1;  // codes are the numbers they are
     }
 
     __host__ __device__ uint32_t warps() const { return band * slices; }
-    __host__ __device__ uint32_t query_pitch() const { return d_k * 2 + 32; }
-    __host__ __device__ uint32_t query_bytes() const { return band * heads * query_pitch(); }
+    __host__ __device__ uint32_t query_bytes() const { return band * heads * query_pitch; }
     __host__ __device__ uint32_t ring_bytes() const { return k_stages * stage_bytes; }
     __host__ __device__ uint32_t barrier_bytes() const {
         return (slices * k_stages * 8 + 15) / 16 * 16;
     }
-    __host__ __device__ bool has_sums() const { return k_codes.constant[0] != 0; }
-    // Of a KV head: a float for each block of 32 channels and head.
+    __host__ __device__ bool has_sums() const { return sums != 0; }
+    // A float for each block of 32 channels and head.
     __host__ __device__ uint32_t sum_bytes() const { return d_k / 32 * k_most_heads * 4; }
     __host__ __device__ uint32_t constants_offset() const {
         return barrier_bytes() + query_bytes();
@@ -110,9 +117,7 @@ struct DecodeJob : Task {
     __host__ __device__ uint32_t sums_offset() const {
         return limits_offset() + k_most_heads * uint32_t(sizeof(Seen));
     }
-    __host__ __device__ uint32_t ring_offset() const {
-        return sums_offset() + (has_sums() ? band * sum_bytes() : 0);
-    }
+    __host__ __device__ uint32_t ring_offset() const { return sums_offset() + sums * sum_bytes(); }
     uint32_t bytes() const { return ring_offset() + slices * ring_bytes(); }
     uint32_t blocks() const { return tokens * group / rows * bands * chunks; }  // for a split
 };
@@ -154,6 +159,7 @@ struct DecodePlace : Place {
     // Integers, which no kernel writes (dependent.cuh).
     __device__ void load(const DecodeJob& job) {
         stream = job.streams > 1 ? job.q_stream[t] : 0;
+        const uint32_t in_use = uint32_t(job.used[stream]);  // asked for beside the positions
         const bool is_some = lane_of_warp() < k_warp / 2;
         const uint32_t from = row(job, 0, 0).t, to = row(job, 0, block_rows - 1).t;
         seen = is_some ? Seen{INT32_MAX, -1} : Seen{0, INT32_MAX};
@@ -164,7 +170,7 @@ struct DecodePlace : Place {
             seen.last = is_some ? max(seen.last, one.last) : min(seen.last, one.last);
             last = max(last, one.last);
         }
-        used = last < 0 ? 0 : uint32_t(job.used[stream]);
+        used = last < 0 ? 0 : in_use;
     }
     __device__ Seen seen_by(const DecodeJob& job, uint32_t g) const {
         return job.sight.of(job.q_position[row(job, 0, min(g, block_rows - 1)).t]);
@@ -295,10 +301,11 @@ class Tiles {
         if (stage_ == 0) parity_ ^= 1;
     }
 
-    // Asked for long before it is looked at. Where no cell is, none is visible.
+    // Asked for long before it is looked at, and before anybody knows how many cells are in use:
+    // those behind are empty. Where no cell is, none is visible.
     __device__ int32_t position_in(int i) const {
         const uint32_t cell = first_ + i * job.step + row_of_lane();
-        return cell < at.used ? position_[cell] : -1;
+        return cell < job.cells ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
         return __ballot_sync(k_all_lanes, at.seen.holds(position));

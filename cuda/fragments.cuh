@@ -24,6 +24,26 @@
 // with a constant. With the scale d, for each block,
 //     s_c = d_c (sum_i q_i u_ci - zero sum_i q_i)     sum_c p_c v_ci = sum_c p_c d_c (u_ci - zero)
 //  or s_c = d_c sum_i q_i u_ci + m_c sum_i q_i        or sum_c p_c d_c u_ci + p_c m_c
+//
+// One block of q4_0, lane by lane. Byte j of qs holds the code of channel j in its lower four bits,
+// that of channel j + 16 in its higher ones; "6" stands for the code of channel 6, which is a
+// number of 16 bits in half a register, [low half, high half].
+//
+//     scores, codes_of(x, 4t, x, 4t+2): of cell g, a0 = even and a2 = odd (of cell g+8 a1, a3)
+//         t                        0         1         2         3
+//         lower   even (a0)     [0 2]     [4 6]    [8 10]   [12 14]     codes, 0 .. 15
+//                 odd  (a2)     [1 3]     [5 7]    [9 11]   [13 15]
+//         higher  even (a0)   [16 18]   [20 22]   [24 26]   [28 30]     as they lie: times 16
+//                 odd  (a2)   [17 19]   [21 23]   [25 27]   [29 31]
+//
+//     values, codes_of(x, 2g, y, 2g): cells x = 2t, y = 2t+1 (a0, a1), or 2t+8, 2t+9 (a2, a3)
+//         g                        0         1         2   ...       7
+//         lower   even (a0)   [x0 y0]   [x2 y2]   [x4 y4]   [x14 y14]
+//                 odd  (a1)   [x1 y1]   [x3 y3]   [x5 y5]   [x15 y15]
+//         higher  the same, 16 channels further on
+//
+// Lane 5, g = 1 and t = 1, has channels 4 .. 7 and 20 .. 23 of cell 1 for scores, and for values
+// channels 2, 3, 18 and 19 of cells 2, 3, 10 and 11. show_fragments (ladder.h) asks the device.
 // Docs: docs/05-attention.md
 
 #include "cuda/codes.cuh"
@@ -53,9 +73,25 @@ __device__ inline uint32_t product(uint32_t x, uint32_t y) {
     return bits(__hmul2_rn(halves(x), halves(y)));
 }
 
+/// What is subnormal becomes 0.
+__device__ inline uint32_t normal_of(uint32_t x) {
+    uint32_t y;
+    asm("mul.ftz.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(0x3C003C00u));
+    return y;
+}
+
 /// Two numbers of 16 bits in a register.
 __device__ inline uint32_t both(uint32_t low, uint32_t high) { return low | high << 16; }
 __device__ inline uint32_t two_bytes(const void* x) { return *static_cast<const uint16_t*>(x); }
+
+/// Two rows of C in f32 likewise: their lower and their upper halves.
+__device__ inline void transpose(float x, float y, float& first, float& second) {
+    const uint32_t a = __float_as_uint(x), b = __float_as_uint(y);
+    const uint32_t low = transposed(__byte_perm(a, b, 0x5410));
+    const uint32_t high = transposed(__byte_perm(a, b, 0x7632));
+    first = __uint_as_float(__byte_perm(low, high, 0x5410));
+    second = __uint_as_float(__byte_perm(low, high, 0x7632));
+}
 
 struct Pair {
     uint32_t even, odd;
@@ -152,9 +188,33 @@ constexpr bool k_has_minimum = requires(Block x) {
     x.m;
 };
 
+/// The code in the middle: the zero, or half of what there are beside a minimum.
+template <class Block>
+constexpr int k_center = k_zero<Block>;
+template <>
+inline constexpr int k_center<BlockQ4_1> = 8;
+template <>
+inline constexpr int k_center<BlockQ5_1> = 16;
+
+// u < 1024 in the place of the lower bits of 1024 is 1024 + u; codes of higher channels come
+// `times`.
+template <int times>
+__device__ Pair from_center(const Pair& x, int center) {
+    const __half2 unit = __float2half2_rn(1.0f / times);
+    const __half2 minus = __float2half2_rn(-1024.0f / times - center);
+    return {bits(__hfma2(halves(x.even | 0x64006400u), unit, minus)),
+            bits(__hfma2(halves(x.odd | 0x64006400u), unit, minus))};
+}
+/// Codes counted from the center, as the numbers they are.
+template <class Block>
+__device__ Codes centered(const Codes& x) {
+    return {from_center<1>(x.low, k_center<Block>),
+            from_center<k_high<Block>>(x.high, k_center<Block>)};
+}
+
 /// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.
 template <class Block>
-constexpr uint32_t constant_of(uint32_t times) {
+__host__ __device__ constexpr uint32_t constant_of(uint32_t times) {
     const uint32_t half = k_has_minimum<Block> ? times : 0x8000 | k_zero<Block> * times;
     return half << 16 | half;
 }

@@ -1,5 +1,6 @@
 #include "cuda/guarded_memory.h"
 
+#include "cuda/driver.h"
 #include "ref/error.h"
 
 #include <cuda.h>
@@ -12,7 +13,6 @@
 namespace rotkv::cuda {
 namespace {
 
-// The driver's functions, which the runtime has opened: nothing is linked against it.
 struct Driver {
     decltype(&::cuMemGetAllocationGranularity) granularity;
     decltype(&::cuMemAddressReserve) reserve;
@@ -24,31 +24,14 @@ struct Driver {
     decltype(&::cuMemSetAccess) set_access;
 
     Driver() {
-        find(granularity, "cuMemGetAllocationGranularity");
-        find(reserve, "cuMemAddressReserve");
-        find(free_addresses, "cuMemAddressFree");
-        find(create, "cuMemCreate");
-        find(release, "cuMemRelease");
-        find(map, "cuMemMap");
-        find(unmap, "cuMemUnmap");
-        find(set_access, "cuMemSetAccess");
-    }
-
-  private:
-    template <class Function>
-    static void find(Function& function, const char* name) {
-        void* found = nullptr;
-#if CUDART_VERSION >= 12050
-        const cudaError_t result =
-            cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault);
-#else
-        const cudaError_t result = cudaGetDriverEntryPoint(name, &found, cudaEnableDefault);
-#endif
-        if (result != cudaSuccess || found == nullptr) {
-            throw Error(ErrorCode::unsupported,
-                        "guarded memory: the driver has no " + std::string(name));
-        }
-        function = reinterpret_cast<Function>(found);
+        find_in_driver(granularity, "cuMemGetAllocationGranularity");
+        find_in_driver(reserve, "cuMemAddressReserve");
+        find_in_driver(free_addresses, "cuMemAddressFree");
+        find_in_driver(create, "cuMemCreate");
+        find_in_driver(release, "cuMemRelease");
+        find_in_driver(map, "cuMemMap");
+        find_in_driver(unmap, "cuMemUnmap");
+        find_in_driver(set_access, "cuMemSetAccess");
     }
 };
 

@@ -51,6 +51,7 @@ struct CachedAttention {
     int64_t window = 0;
     bool chunked = false;
     CellBounds bounds;
+    Precision precision = Precision::f32;
     std::vector<float> sinks;  ///< [H] or empty
 
     // The tokens stored, and the queries asked. A batch of a model asks what it stores.
@@ -151,7 +152,8 @@ struct CachedAttention {
                            .chunked = chunked,
                            .bounds = bounds,
                            .k_rotation = spec.at(layer, Side::k),
-                           .v_rotation = spec.at(layer, Side::v)};
+                           .v_rotation = spec.at(layer, Side::v),
+                           .precision = precision};
         if (!sinks.empty()) args.sinks = sink.view(DType::f32, {heads});
         if (lse != nullptr) args.lse = sums.view(DType::f32, {tokens, heads});
         backend.run(args);

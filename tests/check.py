@@ -21,8 +21,8 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 
 # Who may include whom: quoted includes are paths from the root, angle brackets are libraries.
 # A place is a folder, or "tools base": the files of tools/ on which programs and rooms are built.
-TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/layer_words",
-              "tools/llama_spellings", "tools/loaded_model", "tools/notes", "tools/number_flags", "tools/output_paths",
+TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/ladder_backends",
+              "tools/layer_words", "tools/llama_spellings", "tools/loaded_model", "tools/notes", "tools/number_flags", "tools/output_paths",
               "tools/ranks", "tools/rotation_flags"}
 ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}

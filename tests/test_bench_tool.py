@@ -162,6 +162,20 @@ class BenchOps(Tools):
             self.assertIn(f'"{name}",', table)
         self.assertIn("hadamard/rows=64/rot=64", self.timed(self.CASES[0]))
 
+    def test_the_ladder(self):
+        """Where a device is, versions in their order; elsewhere it says so."""
+        result = self.run_tool("bench-ops", "--ladder", "--case", "hadamard/", "-o", "json",
+                               "-r", "1", "--against", "fast")
+        if result.returncode == 0:
+            names = [row["name"].split("/")[1] for row in json.loads(result.stdout)["benchmarks"]]
+            self.assertEqual(names, ["1_loops", "2_shared", "3_shuffles", "4_vectors"])
+        else:
+            self.bad(1, "bench-ops", "--ladder", says="cuda")
+        for arguments, says in [
+                (("--backend", "fast"), "--ladder: expected --backend cuda, found 'fast'"),
+                ((self.CASES[0],), "CASE and --ladder: expected one of them")]:
+            self.assertEqual(self.bad(2, "bench-ops", "--ladder", *arguments, says=says).stdout, "")
+
     def test_refusals(self):
         for arguments, says in [(["hadamard/rows=64/D=65/rot=64"], "divides 65, found 64"),
                                 (["hadamard/rows=-1"], "rows"),

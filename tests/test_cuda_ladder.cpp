@@ -1,15 +1,19 @@
 // Every version of the Hadamard transform on an NVIDIA GPU against ref, bit by bit, and every
-// version of decode attention.
+// version of attention, of few tokens and of many, against ref and as a column of the table.
 #include "cuda/ladder.h"
 #include "ref/error.h"
+#include "ref/forwarding_backend.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
-#include "ref/forwarding_backend.h"
 #include "tests/cuda_device.h"
 #include "tests/parity.h"
 #include "tests/random.h"
+#include "tools/ladder_backends.h"
+#include "tools/parity/parity.h"
+
+#include <optional>
 
 using namespace rotkv;
 using rotkv::test::device_or_skip;
@@ -19,14 +23,16 @@ using rotkv::test::spec_of;
 
 namespace {
 
-// The device, whose attention is one version of the ladder.
-class OneVersion final : public ForwardingBackend {
+// The device, as if it had so few processors, with one version of attention.
+class FewProcessors final : public ForwardingBackend {
   public:
-    OneVersion(std::unique_ptr<Backend> device, const cuda::DecodeVersion& version)
+    FewProcessors(std::unique_ptr<Backend> device, const cuda::AttentionVersion& version,
+                  int64_t processors)
         : ForwardingBackend(std::move(device)), version_(version) {
         workspace_.create();
+        workspace_.processors = processors;
     }
-    ~OneVersion() override { workspace_.destroy(); }
+    ~FewProcessors() override { workspace_.destroy(); }
 
   protected:
     void execute(const Call& call) override {
@@ -34,10 +40,11 @@ class OneVersion final : public ForwardingBackend {
         if (args == nullptr) return real().run(call);
         real().synchronize();  // calls so far may only be kept yet
         version_.run(*args, workspace_, nullptr);
+        cuda::wait_for_ladder(nullptr);
     }
 
   private:
-    const cuda::DecodeVersion& version_;
+    const cuda::AttentionVersion& version_;
     cuda::Workspace workspace_;
 };
 
@@ -159,6 +166,17 @@ std::vector<std::byte> stored(Backend& backend, DType type, const std::vector<fl
     return bytes;
 }
 
+// Rows of the table of which some version might take each; skewed ones begin on 2 bytes.
+std::vector<std::string> attention_cases() {
+    std::vector<std::string> names = case_names("attention/");
+    std::erase_if(names, [](const std::string& name) {
+        const auto has = [&](const char* words) { return name.find(words) != std::string::npos; };
+        const bool is_fine = !has("precision=f16");
+        return has("layout=") || (is_fine && !has("/T=1/"));
+    });
+    return names;
+}
+
 }  // namespace
 
 TEST_CASE("cuda: kv_store of a batch that gives each thread several pieces equals ref") {
@@ -195,23 +213,113 @@ TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {
         DType k, v;
         int64_t d, heads, streams;
     };
-    const Row rows[] = {{DType::q8_0, DType::q4_0, 128, 8, 1},
-                        {DType::iq4_nl, DType::q5_1, 64, 6, 1},
-                        {DType::f16, DType::bf16, 192, 2, 2},
-                        {DType::q4_1, DType::f32, 96, 22, 1},
-                        {DType::q5_0, DType::q8_0, 256, 16, 3}};
+    const Row rows[] = {
+        {DType::q8_0, DType::q4_0, 128, 8, 1}, {DType::iq4_nl, DType::q5_1, 64, 6, 1},
+        {DType::f16, DType::f16, 128, 22, 2},  {DType::f16, DType::bf16, 192, 2, 2},
+        {DType::q8_0, DType::q8_0, 128, 6, 2}, {DType::q4_0, DType::q4_0, 64, 16, 1},
+        {DType::q4_1, DType::f32, 96, 22, 1},  {DType::q5_0, DType::q8_0, 256, 16, 3}};
+    std::vector<tools::LadderVersion> versions = tools::ladder_versions();
     for (const Row& row : rows) {
-        const test::CachedAttention c = long_case(row.k, row.v, row.d, row.heads, row.streams);
+        test::CachedAttention c = long_case(row.k, row.v, row.d, row.heads, row.streams);
         const std::vector<float> expected = c.run(*host);
-        for (const cuda::DecodeVersion& version : cuda::k_decode_ladder) {
-            OneVersion device(tools::make_backend("cuda", 0), version);
+        for (const tools::LadderVersion& version : versions) {
+            if (version.ladder != "decode") continue;
+            Backend& device = *version.backend;
             KvCache cache(device, c.shape(), c.spec);
             c.store(device, cache);
-            const std::vector<float> found = c.attend(device, cache);
-            INFO(version.name << ", " << type_info(row.k).name << ", D = " << row.d);
-            // Rounding to f32, or of q and p to f16; the parity tests hold to the table's bounds.
-            CHECK(nmse(found, expected) < (version.precision == Precision::f32 ? 1e-11 : 1e-5));
-            CHECK(floats_equal(c.attend(device, cache), found));
+            for (const Precision precision : {Precision::f32, Precision::f16}) {
+                c.precision = precision;
+                std::vector<float> found;
+                try {
+                    found = c.attend(device, cache);
+                } catch (const Error& error) {
+                    REQUIRE(error.code() == ErrorCode::unsupported);
+                    continue;
+                }
+                INFO(version.name << ", " << type_info(row.k).name << ", D = " << row.d);
+                // Rounding to f32, or of q and p to f16; the table's rows hold to its bounds.
+                CHECK(nmse(found, expected) < (precision == Precision::f32 ? 1e-11 : 1e-5));
+                CHECK(floats_equal(c.attend(device, cache), found));
+            }
         }
+    }
+}
+
+TEST_CASE("cuda decode ladder: sums of one sign over 16384 cells of a warp") {
+    if (device_or_skip() == nullptr) return;
+    test::CachedAttention c;
+    c.heads = c.kv_heads = 4;
+    c.cells = 32768;
+    c.scale = 0.01f;  // every cell counts
+    c.fill(1, c.cells, 3);
+    for (float& x : c.v) x = std::fabs(x);
+    c.q_streams = {0};
+    c.q_positions = {int32_t(c.cells - 1)};
+    c.q.resize(size_t(c.heads * c.d_k));
+    const cuda::AttentionVersion versions[] = {{"2_split", cuda::decode_2_split, cuda::takes_f32},
+                                               {"8_terms", cuda::decode_8_terms, cuda::takes_f32},
+                                               {"7_bands", cuda::decode_7_bands, nullptr}};
+    for (const DType type : {DType::f16, DType::q8_0, DType::q4_1}) {
+        c.type_k = c.type_v = type;
+        const std::vector<float> expected = c.run(*make_ref_backend());
+        for (const cuda::AttentionVersion& version : versions) {
+            FewProcessors device(tools::make_backend("cuda", 0), version, 1);
+            KvCache cache(device, c.shape(), c.spec);
+            c.store(device, cache);
+            INFO(version.name << ", " << type_info(type).name);
+            // Tensor cores cut off what f32 does not hold: 1e-8, if they added up all tiles.
+            CHECK(nmse(c.attend(device, cache), expected) <
+                  (version.takes == nullptr ? 1e-5 : 1e-11));
+        }
+    }
+}
+
+TEST_CASE("cuda attention ladders: lanes hold the codes of a block as fragments.cuh says") {
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
+    const Buffer buffer(*device, 32 * 8 * sizeof(uint32_t));
+    cuda::show_fragments(buffer.data(), nullptr);
+    cuda::wait_for_ladder(nullptr);
+    uint32_t words[32][2][4];
+    device->download(std::as_writable_bytes(std::span(words)), buffer.data());
+    // The table of the file, [lower even, lower odd], and 16 channels further on the higher ones.
+    constexpr uint32_t scores[4][2][2] = {
+        {{0, 2}, {1, 3}}, {{4, 6}, {5, 7}}, {{8, 10}, {9, 11}}, {{12, 14}, {13, 15}}};
+    for (uint32_t lane = 0; lane < 32; ++lane) {
+        for (uint32_t i = 0; i < 4; ++i) {
+            INFO("lane " << lane << ", register " << i);
+            const uint32_t times = i < 2 ? 1 : 16, g = lane / 4, t = lane % 4;
+            const uint32_t(&two)[2] = scores[t][i % 2];
+            CHECK(words[lane][0][i] == (two[0] | two[1] << 16) * times);
+            const uint32_t channel = 2 * g + i % 2;
+            CHECK(words[lane][1][i] == (channel | (15 - channel) << 16) * times);
+        }
+    }
+}
+
+TEST_CASE("cuda attention ladders: every version is held to the table") {
+    if (device_or_skip() == nullptr) return;
+    const std::vector<std::string> names = attention_cases();
+    std::vector<tools::LadderVersion> versions = tools::ladder_versions();
+    std::vector<int64_t> judged(versions.size(), 0);
+    for (const std::string& name : names) {
+        const std::unique_ptr<Case> one = make_case(name);
+        std::optional<tools::Expected> expected;
+        for (size_t i = 0; i < versions.size(); ++i) {
+            const tools::LadderVersion& version = versions[i];
+            if (version.ladder == "hadamard" || !one->supports(*version.backend).yes) continue;
+            if (!expected.has_value()) expected = tools::expected_results(*one);
+            // As memory is allocated: lower versions read 16 bytes at a time, and say so.
+            const tools::CaseResult cell =
+                tools::run_on(*one, *expected, *version.backend, tools::Alignment::memory);
+            INFO(version.ladder << " " << version.name << ": " << cell.text);
+            CHECK(cell.outcome == tools::Outcome::ok);
+            ++judged[i];
+        }
+    }
+    for (size_t i = 0; i < versions.size(); ++i) {
+        if (versions[i].ladder == "hadamard") continue;
+        INFO(versions[i].ladder << " " << versions[i].name);
+        CHECK(judged[i] >= 4);
     }
 }

@@ -166,6 +166,19 @@ inline constexpr const char* k_device_cases[] = {
     "attention/k=bf16/v=bf16/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=f32/v=f32/T=512/C=4096/H=32/K=8/rot-k=64/rot-v=64/fill=dense/sees=last/precision=f16",
 };
+
+// What --ladder times: one shape for each ladder. Versions take different types and precisions.
+struct LadderCase {
+    const char *ladder, *name;
+};
+inline constexpr LadderCase k_ladder_cases[] = {
+    {"hadamard", "hadamard/rows=131072/D=128/rot=128"},
+    {"decode", "attention/k=f16/v=f16/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last"},
+    {"decode", "attention/k=f16/v=f16/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16"},
+    {"decode", "attention/k=q8_0/v=q8_0/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16"},
+    {"decode", "attention/k=q4_0/v=q4_0/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16"},
+    {"prefill", "attention/k=f16/v=f16/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16"},
+};
 // clang-format on
 
 }  // namespace rotkv::tools

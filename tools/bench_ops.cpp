@@ -9,8 +9,10 @@
 #include "ref/files/output_file.h"
 #include "tools/backends.h"
 #include "tools/bench_cases.h"
+#include "tools/bench_copy.h"
 #include "tools/bench_machine.h"
 #include "tools/cli.h"
+#include "tools/ladder_backends.h"
 #include "tools/parity/parity.h"
 
 #include <benchmark/benchmark.h>
@@ -20,7 +22,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <deque>
 #include <functional>
 #include <future>
@@ -33,8 +34,7 @@
 namespace rotkv::tools {
 namespace {
 
-constexpr double k_cold_bytes = double(256 << 20);  // more than caches of devices hold
-constexpr double k_least_seconds = 3e-3;            // of a device's iteration
+constexpr double k_least_seconds = 3e-3;  // of a device's iteration
 constexpr int64_t k_most_calls = 4096;
 constexpr int64_t k_device_iterations = 15;
 constexpr int k_most_ahead = 12;            // cases,
@@ -44,6 +44,7 @@ struct Flags {
     std::string pattern, backend, against = "ref", format = "console", json;
     int threads = 0, repetitions = 5;
     double seconds = 0.2;
+    bool ladder = false;
     std::vector<std::string> cases;
 };
 
@@ -52,51 +53,6 @@ double seconds_of(const std::function<void()>& call) {
     call();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
-
-// The measure: as many bytes, half of them read and half written. On a host a memcpy by as many
-// threads, on a device the operation that copies.
-class Copy {
-  public:
-    Copy(Backend& backend, bool on_device, double bytes, int threads)
-        : backend_(backend),
-          words_(int64_t(bytes / 2 / sizeof(float)) + 16),
-          places_(on_device ? std::max<int64_t>(1, int64_t(k_cold_bytes / bytes)) : 1),
-          from_(backend, size_t(words_ * places_) * sizeof(float)),
-          to_(backend, from_.bytes()),
-          threads_(threads) {
-        const std::vector<float> ones(size_t(words_), 1.0f);
-        for (int64_t i = 0; i < places_; ++i) {
-            backend.upload(from_.data() + i * words_ * int64_t(sizeof(float)),
-                           std::as_bytes(std::span(ones)));
-        }
-    }
-
-    void run_on_host() {
-        const size_t part = (from_.bytes() / size_t(threads_) + 63) / 64 * 64;
-#pragma omp parallel for num_threads(threads_) schedule(static)
-        for (int i = 0; i < threads_; ++i) {
-            const size_t first = std::min(size_t(i) * part, from_.bytes());
-            std::memcpy(to_.data() + first, from_.data() + first,
-                        std::min(part, from_.bytes() - first));
-        }
-        benchmark::DoNotOptimize(to_.data());
-    }
-    void run_on_device(int64_t call) {
-        const int64_t first = call % places_ * words_ * int64_t(sizeof(float));
-        const auto view = [&](const Buffer& buffer) {
-            TensorView all = buffer.view(DType::f32, {words_ / 16, 16});
-            all.data += first;
-            return all;
-        };
-        backend_.run(HadamardArgs{.dst = view(to_), .src = view(from_)});  // without a rotation
-    }
-
-  private:
-    Backend& backend_;
-    int64_t words_, places_;
-    Buffer from_, to_;
-    int threads_;
-};
 
 // What the cases must give, in turn. For a device the next ones are filled and computed by other
 // threads, one each, while one is timed: that takes longer than everything else.
@@ -108,7 +64,9 @@ class Expectations {
           ahead_(on_device ? std::clamp(threads - 2, 1, k_most_ahead) : 0),
           threads_(on_device ? 1 : threads) {}
 
-    Expected of(const std::string& name) {
+    /// Until the next name is asked for.
+    const Expected& of(const std::string& name) {
+        if (name == last_name_) return last_;
         while (!coming_.empty() && coming_.front().first != name) coming_.pop_front();
         if (coming_.empty()) start(name);
         const auto next = std::find(names_.begin(), names_.end(), name);
@@ -120,9 +78,10 @@ class Expectations {
             if (bytes > k_most_bytes_ahead) break;
             start(names_[size_t(i)]);
         }
-        Expected expected = coming_.front().second.get();
+        last_ = coming_.front().second.get();
+        last_name_ = name;
         coming_.pop_front();
-        return expected;
+        return last_;
     }
 
   private:
@@ -139,66 +98,79 @@ class Expectations {
     int64_t ahead_;
     int threads_;
     std::deque<std::pair<std::string, std::future<Expected>>> coming_;
+    std::string last_name_;
+    Expected last_;
+};
+
+// What is timed: a case on a backend, and the name that it is shown by.
+struct Timing {
+    std::string name, case_name;
+    Backend* backend;
 };
 
 // A case that agrees with the reference, in memory, ready to be called again and again.
 class TimedCase {
   public:
-    TimedCase(const std::string& name, Expectations& expectations, Backend& backend, int threads)
-        : backend_(backend), on_device_(!backend.in_host_memory()), one_(make_case(name)) {
-        const Support support = one_->supports(backend);
+    /// `copier`: the backend that copies.
+    TimedCase(const Timing& timing, Expectations& expectations, Backend& copier, int threads)
+        : name_(timing.name),
+          backend_(*timing.backend),
+          copier_(copier),
+          on_device_(!backend_.in_host_memory()),
+          one_(make_case(timing.case_name)) {
+        const Support support = one_->supports(backend_);
         if (!support.yes) {
             refusal_ = "unsupported: " + support.reason;
             return;
         }
-        expected_ = expectations.of(name);
-        const CaseResult cell = run_on(*one_, expected_, backend, Alignment::memory);
+        const Expected& expected = expectations.of(timing.case_name);
+        const CaseResult cell = run_on(*one_, expected, backend_, Alignment::memory);
         if (cell.outcome != Outcome::ok) {
             refusal_ = cell.text;
             return;
         }
         double bytes = 1;
-        for (const CaseTensor& tensor : expected_.tensors) {
+        for (const CaseTensor& tensor : expected.tensors) {
             bytes += double(tensor.rows() * tensor.bytes_of_row());
         }
         const int64_t places = on_device_ ? int64_t(k_cold_bytes / bytes) + 1 : 1;
         for (int64_t i = 0; i < std::min(places, k_most_calls); ++i) {
-            places_.push_back(std::make_unique<Placement>(backend, expected_.tensors,
+            places_.push_back(std::make_unique<Placement>(backend_, expected.tensors,
                                                           one_->layout(), Alignment::memory));
         }
-        copy_ = std::make_unique<Copy>(backend, on_device_, one_->work().bytes, threads);
+        copy_ = std::make_unique<Copy>(copier, on_device_, one_->work().bytes, threads);
         if (on_device_) choose_calls();
     }
 
-    const std::string& name() const { return one_->name(); }
+    const std::string& name() const { return name_; }
     const std::string& refusal() const { return refusal_; }  ///< "": it is timed
     Case::Work work() const { return one_->work(); }
 
     double seconds_per_copy() {
         if (!on_device_) return seconds_of([&] { copy_->run_on_host(); });
-        return seconds_per_call([&](int64_t call) { copy_->run_on_device(call); });
+        return seconds_per_call(copier_, [&](int64_t call) { copy_->run_on_device(call); });
     }
     double seconds_per_call() {
-        return seconds_per_call([&](int64_t call) {
+        return seconds_per_call(backend_, [&](int64_t call) {
             one_->run(backend_, places_[size_t(call) % places_.size()]->views());
         });
     }
 
   private:
-    double seconds_per_call(const std::function<void(int64_t)>& call) {
+    double seconds_per_call(Backend& backend, const std::function<void(int64_t)>& call) {
         const auto call_all = [&] {
             for (int64_t i = 0; i < calls_; ++i) call(i);
         };
         if (!on_device_) {
             return seconds_of([&] {
                 call_all();
-                backend_.synchronize();
+                backend.synchronize();
             });
         }
         call_all();  // so that these calls are the latest recording, and warm
-        backend_.synchronize();
+        backend.synchronize();
         call_all();
-        return seconds_of([&] { backend_.synchronize(); }) / double(calls_);
+        return seconds_of([&] { backend.synchronize(); }) / double(calls_);
     }
 
     // Whole rounds over the places. The first time of any calls is none to keep: they are seen
@@ -213,10 +185,10 @@ class TimedCase {
         seconds_per_call();
     }
 
-    Backend& backend_;
+    std::string name_;
+    Backend &backend_, &copier_;
     bool on_device_;
     std::unique_ptr<Case> one_;
-    Expected expected_;
     std::string refusal_;
     std::vector<std::unique_ptr<Placement>> places_;
     std::unique_ptr<Copy> copy_;
@@ -243,20 +215,36 @@ void time_case(benchmark::State& state, TimedCase& timed) {
     if (work.flops > 0) state.counters["GFLOP/s"] = work.flops / time * 1e-9;
 }
 
-std::vector<std::string> names_of(const Flags& flags, bool on_device) {
-    if (!flags.cases.empty() && !flags.pattern.empty()) {
-        throw Error(ErrorCode::usage, "CASE and --case: expected one of them");
+bool is_meant(const Flags& flags, const std::string& name) {
+    return name.find(flags.pattern) != std::string::npos;
+}
+
+std::vector<Timing> cases_of(const Flags& flags, Backend& backend) {
+    std::vector<Timing> timings;
+    for (const std::string& name : flags.cases) timings.push_back({name, name, &backend});
+    if (!flags.cases.empty()) return timings;
+    for (const char* name : !backend.in_host_memory()
+                                ? std::span<const char* const>(k_device_cases)
+                                : std::span<const char* const>(k_host_cases)) {
+        if (is_meant(flags, name)) timings.push_back({name, name, &backend});
     }
-    if (!flags.cases.empty()) return flags.cases;
-    std::vector<std::string> names;
-    for (const char* name : on_device ? std::span<const char* const>(k_device_cases)
-                                      : std::span<const char* const>(k_host_cases)) {
-        if (std::strstr(name, flags.pattern.c_str()) != nullptr) names.push_back(name);
+    return timings;
+}
+
+// Every version on the cases of its ladder that it takes.
+std::vector<Timing> versions_of(const Flags& flags, const std::vector<LadderVersion>& versions) {
+    std::vector<Timing> timings;
+    for (const LadderCase& of : k_ladder_cases) {
+        const std::unique_ptr<Case> one = make_case(of.name);
+        for (const LadderVersion& version : versions) {
+            const std::string name = version.ladder + "/" + version.name + "/" + of.name;
+            if (version.ladder != of.ladder || !is_meant(flags, name)) continue;
+            if (one->supports(*version.backend).yes) {
+                timings.push_back({name, of.name, version.backend.get()});
+            }
+        }
     }
-    if (names.empty()) {
-        throw Error(ErrorCode::usage, "--case '" + flags.pattern + "' is part of no timed case");
-    }
-    return names;
+    return timings;
 }
 
 // What is shown as it comes, and kept as JSON for a file that appears when it is whole.
@@ -298,24 +286,49 @@ size_t run_all(const std::string& json) {
     return count;
 }
 
+void require_sense(const Flags& flags) {
+    if (!flags.cases.empty() && (flags.ladder || !flags.pattern.empty())) {
+        throw Error(ErrorCode::usage, std::string("CASE and ") +
+                                          (flags.ladder ? "--ladder" : "--case") +
+                                          ": expected one of them");
+    }
+    if (flags.ladder && !flags.backend.empty() && flags.backend != "cuda") {
+        throw Error(ErrorCode::usage,
+                    "--ladder: expected --backend cuda, found '" + flags.backend + "'");
+    }
+}
+
 int run(const Flags& flags) {
+    require_sense(flags);
     const int threads = flags.threads > 0 ? flags.threads : omp_get_num_procs();
-    const std::unique_ptr<Backend> backend = make_backend(flags.backend, threads);
+    const std::unique_ptr<Backend> backend =
+        make_backend(flags.ladder ? "cuda" : flags.backend, threads);
     const std::string against = make_backend(flags.against, 1)->name();
     const bool on_device = !backend->in_host_memory();
-    const std::vector<std::string> names = names_of(flags, on_device);
+    std::vector<LadderVersion> versions;
+    if (flags.ladder) versions = ladder_versions();
+    const std::vector<Timing> timings =
+        flags.ladder ? versions_of(flags, versions) : cases_of(flags, *backend);
+    if (timings.empty()) {
+        throw Error(ErrorCode::usage, "--case '" + flags.pattern + "' is part of no timed case");
+    }
     check_paths({}, {{"--json", flags.json}});
+    std::vector<std::string> names;
+    for (const Timing& timing : timings) {
+        if (names.empty() || names.back() != timing.case_name) names.push_back(timing.case_name);
+    }
     Expectations expectations(names, against, on_device, threads);
     std::unique_ptr<TimedCase> timed;  // one at a time: they are large
-    for (const std::string& name : names) {
-        make_case(name);  // a name that is none is wrong usage, before anything is timed
-        auto* one = benchmark::RegisterBenchmark(name.c_str(), [&, name](benchmark::State& state) {
-            if (timed == nullptr || timed->name() != name) {
-                timed.reset();
-                timed = std::make_unique<TimedCase>(name, expectations, *backend, threads);
-            }
-            time_case(state, *timed);
-        });
+    for (const Timing& timing : timings) {
+        make_case(timing.case_name);  // a name that is none is wrong usage, before any is timed
+        auto* one =
+            benchmark::RegisterBenchmark(timing.name.c_str(), [&, timing](benchmark::State& state) {
+                if (timed == nullptr || timed->name() != timing.name) {
+                    timed.reset();
+                    timed = std::make_unique<TimedCase>(timing, expectations, *backend, threads);
+                }
+                time_case(state, *timed);
+            });
         one->UseManualTime()->Unit(benchmark::kMicrosecond);
         on_device ? one->Iterations(k_device_iterations) : one->MinTime(flags.seconds);
         one->Repetitions(flags.repetitions)->ReportAggregatesOnly(flags.repetitions > 1);
@@ -335,6 +348,7 @@ constexpr const char* k_examples =
     "  rotkv-bench-ops\n"
     "  rotkv-bench-ops --case hadamard -t 1\n"
     "  rotkv-bench-ops --backend cuda --against fast --case attention\n"
+    "  rotkv-bench-ops --ladder --against fast -r 1\n"
     "  rotkv-bench-ops quantize/type=q4_0/rows=1000/D=128 --repetitions 1\n"
     "  rotkv-bench-ops -o csv > ops.csv\n";
 
@@ -350,6 +364,9 @@ int main(int argc, char** argv) {
     Flags flags;
     app.add_option("CASE", flags.cases, "cases to time instead of the built-in list");
     app.add_option("--case", flags.pattern, "only those of the list whose name contains this");
+    app.add_flag("--ladder", flags.ladder,
+                 "the versions of cuda's hadamard and attention, from the plainest to the one in "
+                 "use, each on the cases that it takes");
     app.add_option("--backend", flags.backend, "ref, fast, ...");
     app.add_option("--against", flags.against,
                    "the backend that validates: ref, or fast where ref takes long");

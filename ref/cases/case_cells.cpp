@@ -17,6 +17,15 @@ void set_size(const std::string& kind, DType type, int64_t row, std::span<float>
     if (kind == "tiny") {
         for (float& value : x) value *= row % 2 == 0 ? 1e-4f : 1e-5f;
     }
+    if (kind == "faint") {
+        for (float& value : x) value *= 3e-7f;
+    }
+    if (kind == "steep") {
+        for (float& value : x) value *= std::pow(10.0f, float(row % 9 - 5));
+    }
+    if (kind == "positive") {
+        for (float& value : x) value = std::fabs(value);
+    }
     if (kind != "huge") return;
     float peak = 0;
     for (const float value : x) peak = std::max(peak, std::fabs(value));

@@ -19,8 +19,11 @@ namespace rotkv {
 ///   huge      rows of V up to 2e5 (f16 and types with a minimum: 6e4, f32 and bf16: 1e6) and a
 ///             sixth of it: a product of two in f16 is infinite, in f32 it is not
 ///   tiny      rows of V of about 1e-4 and 1e-5, where f16 has few bits left
-inline constexpr std::initializer_list<const char*> k_cell_kinds = {"channels", "nan", "inf",
-                                                                    "huge", "tiny"};
+///   faint     rows of V of about 3e-7, all of them subnormal in f16
+///   steep     rows of V from 1e-5 to 1e3, neighbours ten times apart
+///   positive  no value of V is negative: what a sum is cut off by adds up
+inline constexpr std::initializer_list<const char*> k_cell_kinds = {
+    "channels", "nan", "inf", "huge", "tiny", "faint", "steep", "positive"};
 
 /// Is one of the kinds whose newest cell no query sees?
 bool is_spoilt(const std::string& kind);
