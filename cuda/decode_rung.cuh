@@ -141,7 +141,7 @@ __device__ void end_heads(const Task& task, const Place& at, State<D>& state, Ru
         const float total =
             __shfl_sync(k_all_lanes, odd ? state.total[1] : state.total[0], int(g / 2));
         finish_row(task, at.t, at.first_head + g, memory.rows + g * D,
-                   (top - k_headroom) / k_log2_e, total, memory.scratch);
+                   (top - k_headroom<1>) / k_log2_e, total, memory.scratch);
     }
 }
 

@@ -24,7 +24,7 @@ __device__ T by_columns(T x, int i) {
 template <int Terms>
 constexpr float k_headroom = Terms == 1 ? 6 : 0;
 
-template <int D_v, int Terms>
+template <int D_v, int Terms = 1>
 struct State {
     float o[D_v / 16][4] = {};                           // C of 16 channels each
     float top[2] = {-FLT_MAX, -FLT_MAX}, total[2] = {};  // of heads 2t and 2t + 1
