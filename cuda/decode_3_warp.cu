@@ -5,10 +5,10 @@
 // Versions 1 and 2 spend an instruction on each product of two numbers and a head. Here one
 // instruction does 16 cells, 16 channels, 8 heads; for a token almost all the arithmetic is gone.
 //
-// Cost: K and V of the used cells once; for a tile of 16 cells, D / 8 products and D / 4 loads of
-// 16 bytes in all (D = 128: 16 each). Where its time goes: it waits. The loads of a tile's K, then
-// of its V, are all that is under way (4 KB each), and a warp's speed is
-//     bytes under way / time of one load = 4 KB / 0.7 us = about 6 GB/s
+// Cost: K and V of the used cells once; for a tile of 16 cells, D / 8 products and as many loads of
+// 16 bytes a lane (D = 128: 16). Where its time goes: it waits. The loads of a tile's K, then of
+// its V, are all that is under way (4 KB each), and a warp's speed is
+//     bytes under way / time of one load = 4 KB / 0.7 us = about 6 GB/s (reckoned)
 // however fast memory is. What comes next has more under way.
 #include "cuda/decode_rung.cuh"
 #include "cuda/ladder.h"

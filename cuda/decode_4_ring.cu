@@ -10,9 +10,9 @@
 // A group of copies is one tile, so that "at most six groups under way" is "tile i is there". Rows
 // of a tile lie as far apart as keeps the lanes of a load in different banks (Stage).
 //
-// Cost: as version 3, and D / 4 copies of 16 bytes a lane and tile, each with an address of its
+// Cost: as version 3, and D / 8 copies of 16 bytes a lane and tile, each with an address of its
 // own. Where its time goes: 7 tiles of 8 KB are under way, 14 times as much as before; but the warp
-// itself spends most of its instructions on asking.
+// itself has as many instructions for asking, addresses included, as for multiplying (reckoned).
 #include "cuda/decode_rung.cuh"
 #include "cuda/ladder.h"
 

@@ -10,9 +10,10 @@
 // that announced. Waiting is asking "has the phase of this parity ended?": a stage is filled in
 // rounds 0, 1, 2 ..., of parity 0, 1, 0 ...
 //
-// Cost: a tile is asked for with about 10 instructions instead of D / 4 copies and their addresses
-// (100 and more). Where its time goes: in the products, one after the other, of the one warp that a
-// KV head has; most processors have none at all. Version 7 shares the cells out among all of them.
+// Cost: a tile is asked for with about 10 instructions instead of D / 8 copies, each with its
+// address (reckoned). Where its time goes: in the products, one after the other, of the one warp
+// that a KV head has; most processors have none at all. Version 7 shares the cells out among all of
+// them.
 #include "cuda/decode_copies.cuh"
 #include "cuda/decode_rung.cuh"
 #include "cuda/ladder.h"

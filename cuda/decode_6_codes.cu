@@ -13,9 +13,9 @@
 // Rows begin on any even address, and a copy on 16 bytes: it begins at the multiple of 16 before
 // the row, `lead` bytes early, and ends at the one behind it. Everything else is as in version 5.
 //
-// Cost: half (q8_0) or a quarter (q4_0) of version 5's bytes, D / 8 products more for -zero, and
-// about three instructions for every four codes. Where its time goes: those instructions, in one
-// warp.
+// Cost: half (q8_0) or a quarter (q4_0) of version 5's bytes, D / 16 products more for -zero, and
+// about one instruction for each code of a lane (reckoned). Where its time goes: those
+// instructions, in one warp.
 #include "cuda/decode_copies.cuh"
 #include "cuda/decode_rung.cuh"
 #include "cuda/ladder.h"

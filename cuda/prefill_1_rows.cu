@@ -9,7 +9,7 @@
 // Cost: 4 D operations for a row and cell, K and V once for 64 rows. Where its time goes: shared
 // memory has 32 banks of 4 bytes, and one load is as slow as its busiest bank. Rows of K are 256
 // bytes (D = 128), a multiple of all banks: the eight lanes of equal t meet in one bank, and a load
-// takes eight turns. Those of V take two, and there are four times as many.
+// takes eight turns. Those of V take four, and there are twice as many.
 #include "cuda/ladder.h"
 #include "cuda/prefill_rung.cuh"
 

@@ -17,7 +17,7 @@
 // l / 4, which is how V, cells by channels, becomes an operand.
 //
 // Cost: as version 1; for 16 x 16 numbers one instruction and 4 turns of shared memory, where there
-// were 4 loads and 32 turns (K) or 8 loads and 16 turns (V). Where its time goes: each 16 x 16
+// were 4 loads and 32 turns (K) or 8 loads and 32 turns (V). Where its time goes: each 16 x 16
 // piece of a tile is read from shared memory by all four warps, into registers that are used once.
 #include "cuda/ladder.h"
 #include "cuda/prefill_rung.cuh"

@@ -12,10 +12,10 @@
 // not be touched between asking and waiting (hold).
 //
 // Cost: as version 2, but D / 16 + 4 instructions of the tensor cores for a tile, where each warp
-// had D + 32 with their loads (D = 128: 12 instead of 160 and 128), and each piece of K and V is
-// read from shared memory once for 64 rows. Where its time goes: nothing overlaps in a block. All
-// load, all multiply, all take the softmax; only the second and third block of a processor fill the
-// gaps.
+// had D products and 9 D / 16 loads (D = 128: 12 instead of 128 and 72), and each piece of K and V
+// is read from shared memory once for 64 rows. Where its time goes: nothing overlaps in a block.
+// All load, all multiply, all take the softmax; only the second and third block of a processor fill
+// the gaps.
 #include "cuda/ladder.h"
 #include "cuda/prefill_rung.cuh"
 #include "cuda/prefill_tile.cuh"

@@ -15,11 +15,10 @@
 // nobody stands at a barrier of all threads.
 //
 // Cost: as version 3. Three stages of 64 cells are 96 KB (D = 128): two blocks a processor, 128
-// rows. Where its time goes: between the products. The softmax of a tile takes a warp about as long
-// as its products, and while a block is in it, its tensor cores wait. Version 5
-// (prefill_hopper.cuh) has two groups of consumers that take turns, one multiplying while the other
-// is in its softmax, 128 cells to a tile, a survey that leaves out what nobody sees, registers
-// given from producers to consumers, and types that are expanded on the way.
+// rows. Where its time goes: between the products. While a block is in its softmax, its tensor
+// cores wait. Version 5 (prefill_hopper.cuh) has two groups of consumers that take turns, one
+// multiplying while the other is in its softmax, 128 cells to a tile, a survey that leaves out what
+// nobody sees, registers given from producers to consumers, and types that are expanded on the way.
 #include "cuda/ladder.h"
 #include "cuda/prefill_ring.cuh"
 #include "cuda/prefill_rung.cuh"

@@ -170,7 +170,7 @@ class BenchOps(Tools):
             names = [row["name"].split("/")[1] for row in json.loads(result.stdout)["benchmarks"]]
             self.assertEqual(names, ["1_loops", "2_shared", "3_shuffles", "4_vectors"])
         else:
-            self.bad(1, "bench-ops", "--ladder", says="cuda")
+            self.bad(1, "bench-ops", "--ladder", says="CUDA")
         for arguments, says in [
                 (("--backend", "fast"), "--ladder: expected --backend cuda, found 'fast'"),
                 ((self.CASES[0],), "CASE and --ladder: expected one of them")]:

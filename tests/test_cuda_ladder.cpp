@@ -196,7 +196,7 @@ TEST_CASE("cuda: kv_store of a batch that gives each thread several pieces equal
     }
 }
 
-TEST_CASE("cuda hadamard ladder: every version equals ref") {
+TEST_CASE("cuda ladders: hadamard, every version equals ref") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
     for (const cuda::HadamardVersion& version : cuda::k_hadamard_ladder) {
@@ -206,7 +206,7 @@ TEST_CASE("cuda hadamard ladder: every version equals ref") {
     for (const DType type : {DType::f16, DType::bf16}) check_version(*device, last, type);
 }
 
-TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {
+TEST_CASE("cuda ladders: decode, every version is near ref, and twice the same") {
     if (device_or_skip() == nullptr) return;
     const std::unique_ptr<Backend> host = make_ref_backend();
     struct Row {
@@ -245,7 +245,7 @@ TEST_CASE("cuda decode ladder: every version is near ref, and twice the same") {
     }
 }
 
-TEST_CASE("cuda decode ladder: sums of one sign over 16384 cells of a warp") {
+TEST_CASE("cuda ladders: sums of one sign over 16384 cells of a warp") {
     if (device_or_skip() == nullptr) return;
     test::CachedAttention c;
     c.heads = c.kv_heads = 4;
@@ -274,7 +274,7 @@ TEST_CASE("cuda decode ladder: sums of one sign over 16384 cells of a warp") {
     }
 }
 
-TEST_CASE("cuda attention ladders: lanes hold the codes of a block as fragments.cuh says") {
+TEST_CASE("cuda ladders: lanes hold the codes of a block as fragments.cuh says") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
     const Buffer buffer(*device, 32 * 8 * sizeof(uint32_t));
@@ -297,7 +297,7 @@ TEST_CASE("cuda attention ladders: lanes hold the codes of a block as fragments.
     }
 }
 
-TEST_CASE("cuda attention ladders: every version is held to the table") {
+TEST_CASE("cuda ladders: attention, every version is held to the table") {
     if (device_or_skip() == nullptr) return;
     const std::vector<std::string> names = attention_cases();
     std::vector<tools::LadderVersion> versions = tools::ladder_versions();
