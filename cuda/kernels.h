@@ -75,8 +75,10 @@ void merge(const MergeArgs& args, Stream stream);  // merge.cu
 void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 /// The same on the tensor cores of 9.0, if it has a kernel for these heads: over rows of f16 that
-/// begin on 16 bytes, over all others; prefill_copied.cu, prefill_expanded.cu.
+/// begin on 16 bytes, over blocks of codes where the copy engine takes their rows, over all others;
+/// prefill_copied.cu, prefill_packed.cu, prefill_expanded.cu.
 bool attention_prefill_copied(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+bool attention_prefill_packed(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& workspace,
                                 Stream stream);
 

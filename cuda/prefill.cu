@@ -243,7 +243,8 @@ bool launch_on_wgmma(const AttentionArgs& args, const Workspace& workspace, Stre
     if (!has_wgmma()) return false;
     const bool as_they_are = Side(args.k_cache, 1).is_ready && Side(args.v_cache, 1).is_ready;
     return as_they_are ? attention_prefill_copied(args, workspace, stream)
-                       : attention_prefill_expanded(args, workspace, stream);
+                       : attention_prefill_packed(args, workspace, stream) ||
+                             attention_prefill_expanded(args, workspace, stream);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 // products of the other.
 // Docs: docs/05-attention.md
 
+#include "cuda/dependent.cuh"
 #include "cuda/prefill_ring.cuh"
 #include "cuda/prefill_softmax.cuh"
 #include "cuda/prefill_wgmma.cuh"
@@ -53,8 +54,9 @@ class Consumer {
           row_(warp_row_ + lane_of_warp() / 4) {}
 
     __device__ void run() {
-        load();
         const RowView upper(job_, at_, row_), lower(job_, at_, row_ + 8);
+        wait_for_earlier();  // integers come before
+        load();
         begin(job_, at_, row_, true, sums_);
         if (takes_turns_ && group_ == 1) pass_turn();
         Scores s;

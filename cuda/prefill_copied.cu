@@ -6,7 +6,7 @@ namespace rotkv::cuda {
 
 bool attention_prefill_copied(const AttentionArgs& args, const Workspace& workspace,
                               Stream stream) {
-    return prefill::attention_hopper<false>(args, workspace, stream);
+    return prefill::attention_hopper<prefill::Source::halves>(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

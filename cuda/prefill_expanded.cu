@@ -5,7 +5,7 @@ namespace rotkv::cuda {
 
 bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& workspace,
                                 Stream stream) {
-    return prefill::attention_hopper<true>(args, workspace, stream);
+    return prefill::attention_hopper<prefill::Source::others>(args, workspace, stream);
 }
 
 }  // namespace rotkv::cuda

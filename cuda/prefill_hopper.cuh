@@ -11,25 +11,25 @@
 // Docs: docs/05-attention.md
 
 #include "cuda/dependent.cuh"
+#include "cuda/prefill_blocks.cuh"
 #include "cuda/prefill_consumer.cuh"
-#include "cuda/prefill_producer.cuh"
 
 namespace rotkv::cuda::prefill {
 
 constexpr uint32_t k_block_rows = 2 * k_tile_rows;
 
-template <int D, bool expands>
-constexpr uint32_t k_producer_threads = expands ? k_expanders<D> : 2 * k_copiers;
-template <int D, bool expands>
-constexpr uint32_t k_block_threads = k_producer_threads<D, expands> + 2 * k_warpgroup;
+template <int D, Source source>
+constexpr uint32_t k_producer_threads = source == Source::halves ? 2 * k_copiers : k_expanders<D>;
+template <int D, Source source>
+constexpr uint32_t k_block_threads = k_producer_threads<D, source> + 2 * k_warpgroup;
 
 // A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps.
-template <int D, bool expands>
-constexpr uint32_t k_producer_registers = expands&& D > 128 ? 88 : 56;
-template <int D, bool expands>
-constexpr uint32_t k_consumer_registers = !expands  ? 224
-                                          : D > 128 ? 208
-                                                    : 200;
+template <int D, Source source>
+constexpr uint32_t k_producer_registers = source != Source::halves&& D > 128 ? 88 : 56;
+template <int D, Source source>
+constexpr uint32_t k_consumer_registers = source == Source::halves ? 224
+                                          : D > 128                ? 208
+                                                                   : 200;
 
 template <uint32_t count>
 __device__ void give_registers() {
@@ -40,49 +40,72 @@ __device__ void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(count));
 }
 
-template <int D_k, int D_v, bool expands>
-__global__ void __launch_bounds__(k_block_threads<D_k, expands>, 1)
+template <int D_k, int D_v, Source source>
+__device__ void produce(const RingJob& job, const Place& at, const RingMemory<D_k, D_v>& memory) {
+    if constexpr (source == Source::blocks) {
+        produce_blocks(job, at, memory);
+    } else if constexpr (source == Source::others) {
+        produce_expanded(job, at, memory);
+    } else if (uniform(threadIdx.x / k_copiers) == 0) {
+        produce_copies<D_k, D_v, 0>(job, at, memory);
+    } else {
+        produce_copies<D_k, D_v, 1>(job, at, memory);
+    }
+}
+
+// Threads that make a tile of one side ready together.
+template <int D_k, int D_v, Source source>
+constexpr uint32_t k_side_threads = source == Source::halves   ? k_copiers
+                                    : source == Source::blocks ? RingShape<D_k, D_v>::cells
+                                                               : k_expanders<D_k>;
+
+template <int D_k, int D_v, Source source>
+__global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
     hopper_kernel(const __grid_constant__ RingJob job) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint4 shared[];
     const RingMemory<D_k, D_v> memory(reinterpret_cast<std::byte*>(shared), job);
-    const Place at(job, k_block_rows);
+    Place at(job, k_block_rows);
     const bool both_multiply = at.last - at.first >= k_tile_rows;
     if (threadIdx.x == 0) {
-        memory.create(job.slots, expands ? k_expanders<D_k> : k_copiers, both_multiply ? 8 : 4);
+        memory.create(source, job.slots, k_side_threads<D_k, D_v, source>, both_multiply ? 8 : 4);
+    }
+    if (job.is_ordered) {
+        order_tokens(job, uint32_t(job.args.q.n[1]), memory.state);
+        at.order = memory.state.order;
     }
     __syncthreads();
-    constexpr uint32_t k_first = k_producer_threads<D_k, expands> / k_warpgroup;  // that multiply
+    constexpr uint32_t k_first = k_producer_threads<D_k, source> / k_warpgroup;  // that multiply
     const uint32_t four_warps = uniform(threadIdx.x / k_warpgroup);
     if (four_warps < k_first) {
-        give_registers<k_producer_registers<D_k, expands>>();
-        wait_for_earlier();
-        if constexpr (expands) {
-            produce_expanded(job, at, memory);
-        } else if (uniform(threadIdx.x / k_copiers) == 0) {
-            produce_copies<D_k, D_v, 0>(job, at, memory);
-        } else {
-            produce_copies<D_k, D_v, 1>(job, at, memory);
-        }
+        give_registers<k_producer_registers<D_k, source>>();
+        produce<D_k, D_v, source>(job, at, memory);
     } else {
-        take_registers<k_consumer_registers<D_k, expands>>();
-        wait_for_earlier();
+        take_registers<k_consumer_registers<D_k, source>>();
         if (four_warps == k_first || both_multiply) {
-            Consumer<D_k, D_v, !expands>(job, at, memory, four_warps - k_first, both_multiply)
+            Consumer<D_k, D_v, source == Source::halves>(job, at, memory, four_warps - k_first,
+                                                         both_multiply)
                 .run();
+        } else {
+            wait_for_earlier();
         }
     }
 #endif
 }
 
-/// Rows that travel by way of raw slots: blocks of codes, f32, and plain rows that lie anyhow. A
-/// row begins at most so many bytes into its slot as the cache's strides allow.
-inline Side expanded_side(const TensorView& cache) {
-    Side side(cache, 1);
+/// Of a row in a raw slot, which begins at most so many bytes behind 16 as the cache's strides
+/// allow: an odd number of 16-byte pieces.
+inline uint32_t slot_of(const TensorView& cache, uint32_t row_bytes) {
     const uint64_t all = reinterpret_cast<uintptr_t>(cache.data) | uint64_t(cache.stride[0]) |
                          uint64_t(cache.stride[1]) | uint64_t(cache.stride[2]) | 16;
     const uint32_t most_skew = 16 - uint32_t(all & (~all + 1));
-    side.slot = (side.row_bytes + most_skew + 15) / 16 * 16 | 16;
+    return (row_bytes + most_skew + 15) / 16 * 16 | 16;
+}
+
+/// Rows that travel by way of raw slots: blocks of codes, f32, and plain rows that lie anyhow.
+inline Side expanded_side(const TensorView& cache) {
+    Side side(cache, 1);
+    side.slot = slot_of(cache, side.row_bytes);
     if (is_block_type(side.type) || (side.type == DType::f32 && side.aligned)) return side;
     side.aligned = side.direct = side.is_ready = false;
     side.units = Divisor((side.d + 7) / 8);
@@ -106,37 +129,72 @@ bool fit_raw_ring(RingJob& job, uint32_t most_bytes) {
     return false;
 }
 
-template <int D_k, int D_v, bool expands>
+/// With maps of blocks of codes and raw slots of their rows; false where something else lies there,
+/// or where the engine cannot take it.
+template <int D_k, int D_v>
+bool fit_raw_rows(RingJob& job, uint32_t most_bytes) {
+    using S = RingShape<D_k, D_v>;
+    const auto map = [&](Side& side, RowMap& rows, const TensorView& cache) {
+        side.slot = slot_of(cache, side.row_bytes);
+        const uint64_t begins = reinterpret_cast<uintptr_t>(cache.data) | uint64_t(side.of_head);
+        return is_block_type(side.type) && begins % 4 == 0 &&
+               map_rows(rows, cache, side.slot / 2, S::cells, false);
+    };
+    job.has_maps =
+        map(job.k, job.map[0], job.args.k_cache) && map(job.v, job.map[1], job.args.v_cache);
+    job.slots = 0;
+    job.raw_bytes = S::cells * (job.k.slot + job.v.slot);
+    const uint32_t fixed = RingMemory<D_k, D_v>::bytes(job);
+    if (!job.has_maps || fixed + job.raw_bytes > most_bytes) return false;
+    job.slots = std::min(k_most_slots / 2, (most_bytes - fixed) / job.raw_bytes);
+    return true;
+}
+
+/// What the source takes beside tiles.
+template <int D_k, int D_v, Source source>
+bool fit(RingJob& job, uint32_t most_bytes) {
+    using S = RingShape<D_k, D_v>;
+    job.has_maps = false;
+    job.slots = job.raw_cells = job.raw_bytes = 0;
+    if constexpr (source == Source::blocks) return fit_raw_rows<D_k, D_v>(job, most_bytes);
+    if constexpr (source == Source::others) return fit_raw_ring<D_k, D_v>(job, most_bytes);
+    job.has_maps = map_rows(job.map[0], job.args.k_cache, 64, S::cells, true) &&
+                   map_rows(job.map[1], job.args.v_cache, 64, S::cells, true);
+    return RingMemory<D_k, D_v>::bytes(job) <= most_bytes;
+}
+
+template <int D_k, int D_v, Source source>
 bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    RingJob job{job_of(args, 1, 1), 0, 0, 0};
-    const uint32_t most = device_shared_bytes();
-    if (expands && !fit_raw_ring<D_k, D_v>(job, most)) return false;
+    const int64_t streams = args.k_cache.n[0];
+    const bool is_ordered =
+        streams > 1 && streams <= k_most_ordered_streams && args.q.n[1] <= k_most_ordered;
+    RingJob job{job_of(args, 1, 1), {}, false, is_ordered, 0, 0, 0};
+    if (!fit<D_k, D_v, source>(job, device_shared_bytes())) return false;
     const uint32_t bytes = RingMemory<D_k, D_v>::bytes(job);
-    if (bytes > most) return false;
     const uint32_t blocks = blocks_for(job.rows, k_block_rows) * job.kv_heads;
     job.parts = choose_parts(args, workspace, blocks, RingShape<D_k, D_v>::cells);
-    const auto kernel = hopper_kernel<D_k, D_v, expands>;
+    const auto kernel = hopper_kernel<D_k, D_v, source>;
     require_success(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
         "attention");
-    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads<D_k, expands>),
+    launch_dependent(kernel, dim3(blocks, job.parts.splits), dim3(k_block_threads<D_k, source>),
                      bytes, stream, job);
     if (job.parts.are_used()) combine_parts(args, job.parts, stream);
     return true;
 }
 
 /// If there is a kernel for these head sizes and it has room.
-template <bool expands>
+template <Source source>
 bool attention_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     struct Kernel {
         int64_t d_k, d_v;
         bool (*launch)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
     };
     static constexpr Kernel k_kernels[] = {
-        {64, 64, launch_hopper<64, 64, expands>},     {80, 80, launch_hopper<80, 80, expands>},
-        {96, 96, launch_hopper<96, 96, expands>},     {112, 112, launch_hopper<112, 112, expands>},
-        {128, 128, launch_hopper<128, 128, expands>}, {192, 192, launch_hopper<192, 192, expands>},
-        {192, 128, launch_hopper<192, 128, expands>}, {256, 256, launch_hopper<256, 256, expands>},
+        {64, 64, launch_hopper<64, 64, source>},     {80, 80, launch_hopper<80, 80, source>},
+        {96, 96, launch_hopper<96, 96, source>},     {112, 112, launch_hopper<112, 112, source>},
+        {128, 128, launch_hopper<128, 128, source>}, {192, 192, launch_hopper<192, 192, source>},
+        {192, 128, launch_hopper<192, 128, source>}, {256, 256, launch_hopper<256, 256, source>},
     };
     for (const Kernel& kernel : k_kernels) {
         if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) {

@@ -8,6 +8,7 @@
 //
 // Docs: docs/05-attention.md
 
+#include "cuda/dependent.cuh"
 #include "cuda/prefill_ring.cuh"
 
 namespace rotkv::cuda::prefill {
@@ -27,7 +28,7 @@ class Cursor {
         : job_(job), at_(at), found_(state.found[side]), barrier_(k_producers + side) {}
 
     int32_t first, stream = -1;  // of the tile: its first cell
-    bool whole;                  // does each row see each cell?
+    bool whole, filled;          // does each row see each cell? is none of them empty?
     Strip strip;
 
     /// Goes on to the next one, if there is one.
@@ -44,19 +45,20 @@ class Cursor {
         seen_ &= seen_ - 1;
         first = first_of(section_ + bit);
         whole = (whole_ >> bit & 1) != 0;
+        filled = (filled_ >> bit & 1) != 0;
         return true;
     }
-    __device__ TileMark mark() const { return {first, stream, whole}; }
+    __device__ TileMark mark() const { return {first, stream, whole, filled}; }
 
   private:
     static constexpr int32_t k_section_tiles = 32;
     const Job& job_;
     const Place& at_;
-    uint32_t (&found_)[2][8];
+    uint32_t (&found_)[2][8][3];
     const uint32_t barrier_;
     Span span_;
     int32_t tiles_ = 0, section_ = 0;  // of the block's share
-    uint32_t seen_ = 0, whole_, turn_ = 0;
+    uint32_t seen_ = 0, whole_, filled_, turn_ = 0;
 
     __device__ int32_t first_of(int32_t tile) const {
         return (int32_t(at_.split) + tile * int32_t(job_.parts.splits)) * int32_t(cells);
@@ -79,7 +81,7 @@ class Cursor {
     __device__ void survey() {
         constexpr uint32_t k_warps = threads / k_warp, k_tiles = k_section_tiles / k_warps;
         const uint32_t warp = threadIdx.x / k_warp % k_warps, lane = lane_of_warp();
-        uint32_t seen = 0, whole = 0;
+        uint32_t seen = 0, whole = 0, filled = 0;
 #pragma unroll 1
         for (uint32_t i = 0; i < k_tiles; i += 4) {
             int32_t position[4][cells / k_warp];
@@ -93,24 +95,28 @@ class Cursor {
 #pragma unroll
             for (uint32_t j = 0; j < 4; ++j) {
                 bool some = false, each = true;
+                int32_t least = INT32_MAX;
 #pragma unroll
                 for (const int32_t x : position[j]) {
                     some = some || span_.some.sees(x);
                     each = each && span_.each.sees(x);
+                    least = min(least, x);
                 }
                 seen |= uint32_t(__any_sync(k_all_lanes, some)) << (i + j);
                 whole |= uint32_t(__all_sync(k_all_lanes, each)) << (i + j);
+                filled |= uint32_t(__all_sync(k_all_lanes, least >= 0)) << (i + j);
             }
         }
-        uint32_t(&found)[8] = found_[turn_];
+        uint32_t(&found)[8][3] = found_[turn_];
         turn_ ^= 1;  // who is late may still read what was found before
-        if (lane == 0) found[warp] = seen | whole << 16;
+        if (lane == 0) found[warp][0] = seen, found[warp][1] = whole, found[warp][2] = filled;
         wait_for_group(barrier_, threads);
-        seen_ = whole_ = 0;
+        seen_ = whole_ = filled_ = 0;
 #pragma unroll
         for (uint32_t w = 0; w < k_warps; ++w) {
-            seen_ |= (found[w] & 0xFFFFu) << w * k_tiles;
-            whole_ |= found[w] >> 16 << w * k_tiles;
+            seen_ |= found[w][0] << w * k_tiles;
+            whole_ |= found[w][1] << w * k_tiles;
+            filled_ |= found[w][2] << w * k_tiles;
         }
     }
 };
@@ -134,6 +140,18 @@ __device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
     if (mark.is_end() || mark.whole != 0) return;
     for (uint32_t t = threadIdx.x; t < Memory::S::cells; t += threads) {
         state.positions[i % k_remembered][t] = strip.at(mark.first + int64_t(t));
+    }
+}
+
+/// The same by the engine, which leaves nothing out: where no cell is empty. By one thread.
+template <int D, uint32_t cells>
+__device__ void copy_filled_tile(const RowMap& map, const PhaseBarrier& full, uint32_t tile,
+                                 uint32_t kv, const TileMark& mark) {
+    constexpr uint32_t k_panels = (D + 63) / 64, k_panel_bytes = cells * 128;
+    full.expect(k_panels * k_panel_bytes);
+#pragma unroll
+    for (uint32_t p = 0; p < k_panels; ++p) {
+        full.copy_box(tile + p * k_panel_bytes, map, p * 64, kv, mark.first, mark.stream);
     }
 }
 
@@ -179,23 +197,30 @@ template <int D_k, int D_v, uint32_t side_number>
 __device__ void produce_copies(const RingJob& job, const Place& at,
                                const RingMemory<D_k, D_v>& memory) {
     constexpr uint32_t cells = RingShape<D_k, D_v>::cells;
+    constexpr int D = side_number == 0 ? D_k : D_v;
     const Side& side = side_number == 0 ? job.k : job.v;
     Cursor<cells, k_copiers> cursor(job, at, memory.state, side_number);
     RingPlace at_stage;
     for (uint32_t i = 0;; ++i, at_stage.advance(k_stages)) {
         const uint32_t stage = at_stage.place;
         const bool is_there = cursor.next();
+        if (i == 0) wait_for_earlier();  // integers come before
         if (side_number == 1 && !is_there) break;
         const TileMark mark = cursor.mark();
+        const PhaseBarrier full = memory.full(side_number, stage);
         memory.empty(side_number, stage).wait(at_stage.parity ^ 1);
         if (side_number == 0) announce<k_copiers>(memory, i, mark, cursor.strip);
-        if (is_there) {
-            copy_tile<side_number == 0 ? D_k : D_v, cells>(
-                side, shared_address(memory.tile(side_number, stage)),
-                side.row(mark.stream, at.kv, mark.first), cursor.strip, mark);
+        const uint32_t tile = shared_address(memory.tile(side_number, stage));
+        if (is_there && job.has_maps && mark.filled != 0) {
+            if (threadIdx.x % k_copiers == 0) {
+                copy_filled_tile<D, cells>(job.map[side_number], full, tile, at.kv, mark);
+            }
+        } else if (is_there) {
+            copy_tile<D, cells>(side, tile, side.row(mark.stream, at.kv, mark.first), cursor.strip,
+                                mark);
         }
-        memory.full(side_number, stage).arrive_when_copied();
-        memory.full(side_number, stage).arrive();
+        full.arrive_when_copied();
+        full.arrive();
         if (!is_there) break;
     }
     wait_for_copies();
@@ -307,6 +332,7 @@ __device__ bool expand_side(const RingJob& job, const Place& at, const RingMemor
 template <int D_k, int D_v>
 __device__ void produce_expanded(const RingJob& job, const Place& at,
                                  const RingMemory<D_k, D_v>& memory) {
+    wait_for_earlier();
     RawRing<D_k, D_v> raw(job, at, memory);
     for (uint32_t i = 1; i < job.slots; ++i) raw.ask();
     RingPlace slot, stage;

@@ -4,11 +4,12 @@
 //
 //   q         [2][64 rows]    of each group of four warps that multiplies
 //   K, V      2 tiles each, in turn
-//   raw       where rows are expanded: rows as they are stored, so many cells of one side a slot,
-//             as many slots as fit: their copies are what is under way from memory
+//   raw       where rows are expanded: rows as they are stored, as many slots as fit; a slot holds
+//             a tile of K and one of V (blocks of codes), or so many cells of one side (all others)
 //   the rest  RingState: barriers, and what is said of tiles
 // Docs: docs/05-attention.md
 
+#include "cuda/prefill_map.h"
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda::prefill {
@@ -17,7 +18,17 @@ constexpr uint32_t k_warpgroup = 128;  // threads
 constexpr uint32_t k_tile_rows = 64;   // of queries, of a group of four warps
 constexpr uint32_t k_stages = 2;       // tiles of K, and of V
 constexpr uint32_t k_remembered = 4;   // tiles about which something is said
-constexpr uint32_t k_most_slots = 16;  // raw ones
+constexpr uint32_t k_most_slots = 16;  // raw ones; of K and of V half as many each
+
+// Tokens of several streams, up to so many, are put in order, stream after stream: then the rows of
+// a block see few streams, and each stream's cells are multiplied with the rows of few blocks.
+constexpr uint32_t k_most_ordered = 512;
+constexpr int64_t k_most_ordered_streams = 1 << 22;
+
+/// What lies in the cache, and with it how tiles become ready: rows of f16, which are copied;
+/// blocks of codes, of which a thread expands a row; all others, which threads expand piece by
+/// piece.
+enum class Source { halves, blocks, others };
 
 // Barriers of hardware, beside __syncthreads(): of those who make tiles ready; of each group that
 // multiplies, alone and when it is its turn.
@@ -34,10 +45,10 @@ struct RingShape {
 };
 
 /// What is said of a tile, or of a raw slot of it: the first cell, in which stream (-1: no more
-/// follow), and whether each row sees all cells.
+/// follow), whether each row sees all cells, and whether none of them is empty.
 struct alignas(16) TileMark {
     int32_t first, stream;
-    uint32_t whole;
+    uint32_t whole, filled;
     __device__ bool is_end() const { return stream < 0; }
 };
 
@@ -45,14 +56,19 @@ struct RingState {
     uint64_t full[2][k_stages], empty[2][k_stages];  // of K, of V
     uint64_t raw_full[k_most_slots], raw_empty[k_most_slots];
     TileMark raw_marks[k_most_slots], marks[k_remembered];
-    uint32_t found[2][2]
-                  [8];  // by each warp; of those who make K ready, and of V's where they are others
-    int32_t positions[k_remembered][128];  // of tiles that are not whole
+    // By each warp: seen, whole, filled; of those who make K ready, and of V's where they are
+    // others.
+    uint32_t found[2][2][8][3];
+    alignas(16) int32_t positions[k_remembered][128];  // of tiles that are not whole
+    uint16_t order[k_most_ordered];                    // of tokens, where it is asked for
 };
 
-/// The job and the raw ring that fits beside the tiles; slots = 0: rows are copied as they are.
+/// The job, maps of K and V if there are such, and the raw ring that fits beside the tiles: cells
+/// of one side that a slot holds, if not a tile of each.
 struct RingJob : Job {
-    uint32_t raw_cells = 0, raw_bytes = 0, slots = 0;
+    RowMap map[2];
+    bool has_maps, is_ordered;
+    uint32_t raw_cells, raw_bytes, slots;
 };
 
 constexpr uint32_t k_most_wait = 1000000;  // ns that a warp sleeps, unless it is woken
@@ -67,6 +83,26 @@ class PhaseBarrier {
     }
     __device__ void arrive() const {
         asm volatile("mbarrier.arrive.shared.b64 _, [%0];" : : "r"(address_) : "memory");
+    }
+    /// So many bytes more must come before the phase ends.
+    __device__ void expect(uint32_t bytes) const {
+        asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;"
+                     :
+                     : "r"(address_), "r"(bytes)
+                     : "memory");
+    }
+    /// The engine copies a box of a map, whose bytes are expected, to shared memory: from this unit
+    /// of the head's rows on, or from the multiple of 16 bytes before it, and from this cell on.
+    __device__ void copy_box(uint32_t to, const RowMap& map, uint32_t unit, uint32_t head,
+                             int32_t cell, int32_t stream) const {
+        asm volatile(
+            "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+            "[%0], [%1, {%2, %3, %4, %5}], [%6];"
+            :
+            : "r"(to), "l"(&map.map),
+              "r"((map.units_before + unit + head * map.units_of_head) & ~7u),
+              "r"(head * map.rows_of_head), "r"(cell), "r"(stream), "r"(address_)
+            : "memory");
     }
     /// When this thread's copies so far are there; counts as one more arrival of those expected.
     __device__ void arrive_when_copied() const {
@@ -109,6 +145,27 @@ class PhaseBarrier {
     uint32_t address_;
 };
 
+/// All threads of the block: the tokens by their streams, those of a stream in the order in which
+/// they come. A token's place is how many come before it.
+__device__ inline void order_tokens(const Job& job, uint32_t tokens, RingState& state) {
+    static_assert(sizeof(state.positions) == k_most_ordered * sizeof(int32_t));
+    int32_t* const keys = state.positions[0];  // all different
+    for (uint32_t t = threadIdx.x; t < (tokens + 3) / 4 * 4; t += blockDim.x) {
+        keys[t] = t < tokens ? job.q_stream(t) * int32_t(k_most_ordered) + int32_t(t) : INT32_MAX;
+    }
+    __syncthreads();
+    for (uint32_t t = threadIdx.x; t < tokens; t += blockDim.x) {
+        const int32_t own = keys[t];
+        uint32_t before = 0;
+#pragma unroll 4
+        for (uint32_t i = 0; i < (tokens + 3) / 4; ++i) {
+            const int4 four = reinterpret_cast<const int4*>(keys)[i];
+            before += (four.x < own) + (four.y < own) + (four.z < own) + (four.w < own);
+        }
+        state.order[before] = uint16_t(t);
+    }
+}
+
 /// Shared memory of a block.
 template <int D_k, int D_v>
 struct RingMemory {
@@ -146,16 +203,17 @@ struct RingMemory {
 
     /// By one thread, before anybody waits: for so many threads that make a side ready and so many
     /// warps that multiply.
-    __device__ void create(uint32_t slots, uint32_t threads, uint32_t warps) const {
-        const uint32_t copied = slots > 0 ? 0 : threads;  // arrivals when copies are there
+    __device__ void create(Source source, uint32_t slots, uint32_t threads, uint32_t warps) const {
+        const bool copies = source == Source::halves;  // which arrive too, when they are there
         for (uint32_t stage = 0; stage < k_stages; ++stage) {
-            full(0, stage).create(threads + copied);
-            full(1, stage).create(threads + copied);
+            full(0, stage).create(copies ? 2 * threads : threads);
+            full(1, stage).create(copies ? 2 * threads : threads);
             empty(0, stage).create(warps);
             empty(1, stage).create(warps);
         }
-        for (uint32_t slot = 0; slot < slots; ++slot) {
-            raw_full(slot).create(threads + 1);
+        const bool by_engine = source == Source::blocks;
+        for (uint32_t slot = 0; slot < (by_engine ? k_most_slots : slots); ++slot) {
+            raw_full(slot).create(by_engine ? 1 : threads + 1);
             raw_empty(slot).create(threads);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

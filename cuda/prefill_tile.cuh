@@ -124,7 +124,8 @@ __device__ inline uint2 expanded(const Codes& x, uint32_t u) {
     return {reinterpret_cast<const uint32_t&>(a), reinterpret_cast<const uint32_t&>(b)};
 }
 
-// N words from an even byte on; the word behind them is read too: a slot has room for it.
+// N words from an even byte on, of shared memory or of a row in registers; the word behind them is
+// read too: there is room for it.
 template <int N>
 __device__ void load_words(uint32_t (&w)[N], const uint32_t* stage, uint32_t byte) {
     const uint32_t first = byte / 4, shift = byte % 4 * 8;
@@ -138,7 +139,8 @@ __device__ void load_words(uint32_t (&w)[N], const uint32_t* stage, uint32_t byt
 }
 
 __device__ inline __half2 load_scale(const uint32_t* stage, uint32_t byte) {
-    return __half2half2(__ushort_as_half(reinterpret_cast<const uint16_t*>(stage)[byte / 2]));
+    const uint32_t twice = __byte_perm(stage[byte / 4], 0, byte % 4 == 0 ? 0x1010 : 0x3232);
+    return reinterpret_cast<const __half2&>(twice);
 }
 
 __device__ inline __half2 both(float x) { return __float2half2_rn(x); }
