@@ -23,8 +23,6 @@
 #include "cuda/dependent.cuh"
 #include "cuda/ladder.h"
 
-#include <bit>
-
 namespace rotkv::cuda {
 namespace {
 
@@ -111,7 +109,7 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::
 }
 
 // A processor has registers for so many warps.
-constexpr uint32_t most_warps(int d, int terms) { return d > 128 ? 8 : terms == 1 ? 16 : 12; }
+constexpr uint32_t most_warps(int d, int terms) { return terms == 1 && d <= 128 ? 16 : 8; }
 
 // A thread's registers, in units of 8. What is left is a block of combine_kernel's, which comes
 // while this one still runs, and stays while the next one comes.
@@ -166,7 +164,7 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
     constexpr uint32_t most = most_warps(D_k, Terms);
     uint32_t warps = most;
     while (warps > 1 && DecodeJob(args, warps, Terms).bytes() > workspace.most_shared_bytes) {
-        warps = std::bit_floor(warps - 1);
+        warps /= 2;
     }
     DecodeJob job(args, warps, Terms);
     const uint32_t by_registers = most / job.warps();

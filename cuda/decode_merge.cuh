@@ -8,9 +8,9 @@
 
 namespace rotkv::cuda::decode {
 
-// What blocks' channels have in common.
+// What blocks' channels have in common, in the units of their sums.
 template <int D_v>
-__device__ void add_offsets(State<D_v, 2>& state) {
+__device__ void add_offsets(State<D_v, 2>& state, const CodeUnits& codes) {
 #pragma unroll
     for (int b = 0; b < D_v / 32; ++b) {
         float sum = state.offset[b];
@@ -20,7 +20,7 @@ __device__ void add_offsets(State<D_v, 2>& state) {
             const float of_head = by_columns(sum, i);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                state.o[2 * b + j / 2][i + j % 2 * 2] += of_head;
+                state.o[2 * b + j / 2][i + j % 2 * 2] += of_head / codes.unit[j / 2];
             }
         }
     }
@@ -59,7 +59,7 @@ __device__ void merge_slices(const DecodeJob& job, const DecodePlace& at, std::b
         std::byte* const ring = rings + slice * job.ring_bytes();
         return reinterpret_cast<WarpPart<D_v>*>(ring)[at.head_of_band];
     };
-    if constexpr (Terms == 2) add_offsets(state);
+    if constexpr (Terms == 2) add_offsets(state, job.v_codes);
     store_state(part(at.slice), state, at.heads);
     __syncthreads();
     for (uint32_t i = at.slice * k_warp + lane_of_warp(); i < at.heads * (D_v / 4);

@@ -88,7 +88,7 @@ __device__ void score_blocks(float (&s)[4], const Query<2, Steps>& q,
         float sum[4] = {}, of_high[4] = {};
         mma_terms(sum, low, q.x[0][2 * b], q.x[1][2 * b]);
         mma_terms(of_high, high, q.x[0][2 * b + 1], q.x[1][2 * b + 1]);
-        add_scaled(sum, 1, of_high);
+        add_scaled(sum, 1.0f / k_high<Block>, of_high);
         const float d[2] = {f16_to_f32(x.d), f16_to_f32(y.d)};
 #pragma unroll
         for (int j = 0; j < 4; ++j) s[j] = fmaf(d[j / 2], sum[j], s[j]);

@@ -98,7 +98,9 @@ struct DecodeJob : Task {
                                         : warps()) {
         heads = by_heads.d;
         chunks = by_chunks.d;
-        if (terms == 2) v_codes.unit[0] = v_codes.unit[1] = 1;  // codes are the numbers they are
+        if (terms == 2 && v_codes.constant[0] != 0) {  // codes are the numbers they are
+            for (float& unit : v_codes.unit) unit /= k_code;
+        }
     }
 
     __host__ __device__ uint32_t warps() const { return band * slices; }

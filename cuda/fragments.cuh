@@ -176,20 +176,17 @@ inline constexpr int k_center<BlockQ4_1> = 8;
 template <>
 inline constexpr int k_center<BlockQ5_1> = 16;
 
-// u < 1024 in the place of the lower bits of 1024 is 1024 + u; codes of higher channels come
-// `times`.
-template <int times>
-__device__ Pair from_center(const Pair& x, int center) {
-    const __half2 unit = __float2half2_rn(1.0f / times);
-    const __half2 minus = __float2half2_rn(-1024.0f / times - center);
-    return {bits(__hfma2(halves(x.even | 0x64006400u), unit, minus)),
-            bits(__hfma2(halves(x.odd | 0x64006400u), unit, minus))};
+// u < 1024 in the place of the lower bits of 1024 is 1024 + u.
+__device__ inline Pair from_center(const Pair& x, uint32_t center) {
+    const __half2 minus = halves(both(0xE400u | center, 0xE400u | center));
+    return {bits(__hadd2_rn(halves(x.even | 0x64006400u), minus)),
+            bits(__hadd2_rn(halves(x.odd | 0x64006400u), minus))};
 }
 /// Codes counted from the center, as the numbers they are.
 template <class Block>
 __device__ Codes centered(const Codes& x) {
-    return {from_center<1>(x.low, k_center<Block>),
-            from_center<k_high<Block>>(x.high, k_center<Block>)};
+    return {from_center(x.low, k_center<Block>),
+            from_center(x.high, k_high<Block> * k_center<Block>)};
 }
 
 /// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.

@@ -143,10 +143,10 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/T=16/C=113/precision=f16/values=@spoilt/layout=skewed",
     "attention/k=@some/v=@same/T=9/C=700/D=128/rot-v=64/window=16/fill=dense/sees=last/precision=f16/values=@spoilt",
     "attention/k=@some/v=@same/T=130/C=400/H=2/D=128/rot-v=64/window=200/fill=dense/sees=last/precision=f16/values=@spoilt",
-    // attention: the same beside numbers of KV heads that four do not divide; queries that see rows of one size
-    // each; sums that only grow
-    "attention/k=@kv/v=@same/T=1/C=300/H=10/K=5/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/values=@cells",
-    "attention/k=@kv/v=@same/T=4/C=120/H=8/K=4/D=128/window=1/fill=dense/sees=last/values=steep",
+    // attention: the same beside numbers of KV heads that four do not divide; queries that see rows of other sizes
+    // than their neighbours; sums that only grow. Scores are alike, so that roundings of q and p count
+    "attention/k=@kv/v=@same/T=1/C=48/H=10/K=5/D=128/rot-k=128/rot-v=64/loud=0.1/fill=dense/sees=last/values=@cells",
+    "attention/k=@kv/v=@same/T=4/C=120/H=8/K=4/D=128/window=2/loud=0.1/fill=dense/sees=last/values=steep",
     "attention/k=@kv/v=@same/T=2/C=120/H=14/K=7/rot-k=64/rot-v=64/loud=4/fill=dense/sees=last/lse=1/values=steep",
     "attention/k=f16/v=@same/T=1/C=16/loud=0.1/fill=dense/sees=last/values=faint",
     "attention/k=@long/v=@same/T=1/C=32768/H=2/K=1/fill=dense/sees=last/values=positive",
