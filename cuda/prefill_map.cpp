@@ -1,23 +1,19 @@
 #include "cuda/prefill_map.h"
 
-#include <cuda_runtime_api.h>
+#include "cuda/driver.h"
 
 namespace rotkv::cuda::prefill {
 namespace {
 
 using Encode = decltype(&::cuTensorMapEncodeTiled);
 
-// The driver's function, which the runtime has opened: nothing is linked against it.
 Encode find_encode() {
-    void* found = nullptr;
-#if CUDART_VERSION >= 12050
-    const cudaError_t result = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
-                                                                12000, cudaEnableDefault);
-#else
-    const cudaError_t result =
-        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault);
-#endif
-    return result == cudaSuccess ? reinterpret_cast<Encode>(found) : nullptr;
+    Encode encode = nullptr;
+    try {
+        find_in_driver(encode, "cuTensorMapEncodeTiled");
+    } catch (const Error&) {  // then copies go another way
+    }
+    return encode;
 }
 
 }  // namespace
