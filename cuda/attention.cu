@@ -259,7 +259,8 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
 // of a block of threads (prefill.cu, prefill_f32.cu).
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    const int64_t streams = args.k_cache.n[0], tokens = (args.q.n[1] + streams - 1) / streams;
+    const int64_t streams = std::max<int64_t>(1, args.k_cache.n[0]);
+    const int64_t tokens = (args.q.n[1] + streams - 1) / streams;
     const int64_t rows = tokens * args.q.n[2] / args.k_cache.n[2];
     const bool is_few = tokens == 1 || rows <= k_most_heads;
     const bool is_fine = args.precision == Precision::f32;

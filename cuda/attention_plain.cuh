@@ -101,7 +101,7 @@ __device__ inline float* attend_row(const Task& task, uint32_t t, uint32_t h, ui
         const uint32_t i = lane + j * k_warp;
         if (i < count) out[i] = total == 0 ? 0.0f : sum[j] / total;  // 0: nothing was seen
     }
-    if (lane == 0) store_lse(task, t, h, most, total);
+    if (lane == 0 && first == 0) store_lse(task, t, h, most, total);  // once a row
     __syncwarp();
     return out;
 }

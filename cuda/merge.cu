@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(k_threads)
     const uint32_t t = row / heads, h = row - t * heads;
     const float lse_a = a.lse[t * a.token + h], lse_b = b.lse[t * b.token + h];
     const float unit = fmaxf(lse_a, lse_b);
-    const bool is_none = unit == -INFINITY;
+    const bool is_none = lse_a == -INFINITY && lse_b == -INFINITY;
     const float exp_a = is_none ? 0.0f : expf(lse_a - unit);
     const float exp_b = is_none ? 0.0f : expf(lse_b - unit);
     const float sum = exp_a + exp_b;

@@ -90,8 +90,14 @@ __global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
             wait_for_earlier();
         }
     }
+#else
+    __trap();  // never launched: launch_hopper asks which code there is
 #endif
 }
+
+// Every real body has at least 128 registers a thread; compiled without the instructions of 9.0, or
+// from code for another architecture, there is only the trap.
+constexpr int k_least_registers = 64;
 
 /// Of a row in a raw slot, which begins at most so many bytes behind 16 as the cache's strides
 /// allow: an odd number of 16-byte pieces.
@@ -174,6 +180,9 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
     const uint32_t blocks = blocks_for(job.rows, k_block_rows) * job.kv_heads;
     job.parts = choose_parts(args, workspace, blocks, RingShape<D_k, D_v>::cells);
     const auto kernel = hopper_kernel<D_k, D_v, source>;
+    cudaFuncAttributes code;
+    require_success(cudaFuncGetAttributes(&code, kernel), "kernel");
+    if (code.numRegs < k_least_registers) return false;
     require_success(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
         "attention");

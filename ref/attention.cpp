@@ -117,7 +117,7 @@ void merge(const MergeArgs& args) {
             const double lse_a = double(args.lse_a.row<const float>(t)[h]);
             const double lse_b = double(args.lse_b.row<const float>(t)[h]);
             const double unit = std::max(lse_a, lse_b);
-            const bool none = unit == -INFINITY;
+            const bool none = lse_a == -INFINITY && lse_b == -INFINITY;
             const double exp_a = none ? 0.0 : std::exp(lse_a - unit);
             const double exp_b = none ? 0.0 : std::exp(lse_b - unit);
             const double sum = exp_a + exp_b;

@@ -217,3 +217,22 @@ TEST_CASE("law: two halves of a cache, merged by their sums, are the whole") {
         }
     }
 }
+
+TEST_CASE("law: a part that is not a number makes the whole none, whichever comes first") {
+    // Where nothing took part, lse is -inf; that beside a NaN is not nothing.
+    for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
+        for (const bool is_first : {false, true}) {
+            const Sums none{{0, 0}, {-INFINITY}}, broken{{NAN, 1}, {NAN}};
+            CachedAttention c;
+            c.heads = 1;
+            c.d_v = 2;
+            c.q_streams = {0};
+            const Sums whole = is_first ? merged(*backend, {broken, none}, c)
+                                        : merged(*backend, {none, broken}, c);
+            INFO(backend->name() << (is_first ? ", first" : ", second"));
+            CHECK(std::isnan(whole.lse[0]));
+            CHECK(std::isnan(whole.out[0]));
+            CHECK(std::isnan(whole.out[1]));
+        }
+    }
+}

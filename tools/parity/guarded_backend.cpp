@@ -80,7 +80,12 @@ void GuardedBackend::free_memory(std::byte* memory) {
 std::byte* GuardedBackend::import(std::span<const std::byte> bytes) {
     if (in_host_memory()) return real().import(bytes);
     std::byte* const memory = allocate(bytes.size());
-    upload(memory, bytes);
+    try {
+        upload(memory, bytes);
+    } catch (...) {
+        free_memory(memory);
+        throw;
+    }
     return memory;
 }
 
