@@ -5,20 +5,20 @@
 //     producer    wait until stage is empty, ask for a tile, ... its copies arrive at `full`
 //     consumers   wait until stage is full, multiply, softmax, multiply, arrive at `empty`
 //
-//     tile         0       1       2       3       4       5
-//     stage        0       1       2       0       1       2
-//     parity, full    0       0       0       1       1       1      of the phase that is waited
-//     for parity, empty   1       1       1       0       0       0      1 before the first: is
-//     empty
+//     tile            0   1   2   3   4   5
+//     stage           0   1   2   0   1   2
+//     parity, full    0   0   0   1   1   1   of the phase that is waited for
+//     parity, empty   1   1   1   0   0   0   1 before the first: it is empty
 //
 // The producer runs ahead as far as the ring allows, so that a tile is there when it is wanted, and
 // nobody stands at a barrier of all threads.
 //
-// Cost: as version 3. Three stages of 64 cells are 96 KB (D = 128): two blocks a processor, 128
-// rows. Where its time goes: between the products. While a block is in its softmax, its tensor
-// cores wait. Version 5 (prefill_hopper.cuh) has two groups of consumers that take turns, one
-// multiplying while the other is in its softmax, 128 cells to a tile, a survey that leaves out what
-// nobody sees, registers given from producers to consumers, and types that are expanded on the way.
+// Cost: as version 3. Three stages of 64 cells are 96 KB (D = 128), with the queries 118 KB: one
+// block a processor, 64 rows. Where its time goes: between the products. While a block is in its
+// softmax, its tensor cores wait. Version 5 (prefill_hopper.cuh) has two groups of consumers that
+// take turns, one multiplying while the other is in its softmax, 128 cells to a tile, a survey that
+// leaves out what nobody sees, registers given from producers to consumers, and types that are
+// expanded on the way.
 #include "cuda/ladder.h"
 #include "cuda/prefill_ring.cuh"
 #include "cuda/prefill_rung.cuh"

@@ -7,8 +7,8 @@
 // each of its four warps 16 (FlashAttention-2: Dao 2023), of which lane l, g = l / 4, t = l % 4,
 // holds
 //
-//     scores   s[n][..]   rows g | g + 8, cells 8 n + 2 t and the next one       s[0] s[1] | s[2]
-//     s[3] sums     o[n][..]   rows g | g + 8, channels 8 n + 2 t and the next one    likewise
+//     scores   s[n][0..1], s[n][2..3]   rows g, g + 8; cells 8 n + 2 t and the next one
+//     sums     o[n][0..1], o[n][2..3]   rows g, g + 8; channels 8 n + 2 t and the next one
 //
 // which is how tensor cores leave C, and, two neighbouring n rounded to f16, how they take A: p
 // goes from the softmax into the second product without leaving its registers.
