@@ -1,12 +1,8 @@
 #pragma once
-// What the kernels of attention share: which query heads a block of threads works on, which cells
-// they see, the rotations, and how blocks that share the cells of one stream put their parts
-// together.
-//
-// A part is, for one query head, over some of the cells,
-//     most, total = sum_c exp(s_c - most), sums_j = sum_c exp(s_c - most) v_cj
-// and two parts make one by bringing both to the larger `most`. The order is that of the splits,
-// whichever block ends first, so that a second run gives the same bits.
+// What the kernels of attention share: the arguments as they need them, which query heads a block
+// of threads works on, and which cells they see. How blocks that share the cells of one stream put
+// their parts together is attention_parts.cuh (in f32, by the block that ends last) and
+// attention_combine.cuh (by a second kernel).
 // Docs: docs/05-attention.md
 
 #include "cuda/attention_combine.cuh"

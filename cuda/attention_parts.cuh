@@ -1,6 +1,11 @@
 #pragma once
 // Attention in f32 around its walk over the cells: queries into shared memory and rotated there;
 // a block's part, which the block that ends last joins with the others' and rotates back.
+//
+// A part is, for one query head, over some of the cells,
+//     most, total = sum_c exp(s_c - most), sums_j = sum_c exp(s_c - most) v_cj
+// and two parts make one by bringing both to the larger `most`. The order is that of the splits,
+// whichever block ends first, so that a second run gives the same bits.
 // Docs: docs/05-attention.md
 
 #include "cuda/attention.cuh"

@@ -1,4 +1,5 @@
-// Attention of few tokens on tensor cores, at the speed of memory: version 3 of the ladder.
+// Attention of few tokens on tensor cores, at the speed of memory: version 3 of the ladder, in f16
+// precision, and version 4, in f32.
 //
 // A block of threads takes up to 8 rows, a band of KV heads and some tiles of the cells; the warps
 // of a slice copy a tile together (decode_tiles.cuh), after the queries have been asked for, which
@@ -13,10 +14,10 @@
 // parts together and rotates back (attention_combine.cu); its blocks come while the first kernel
 // still runs. Rows, the heads of a group or of several tokens, are the 8 columns of a product: a
 // cell is read and its codes are expanded once, whether there are 1 or 8. q~ and p are rounded to
-// f16, codes are exact, sums are in f32.
+// f16, or are sums of two f16 (decode_terms.cuh); codes are exact, sums are in f32.
 //
 // Cost: K and V of the visible cells once. A tile of which nothing is seen is not read, unless it
-// is one of a slice's first two. Agrees with ref::attention within the bound for precision f16.
+// is one of a slice's first two. Agrees with ref::attention within the bound for its precision.
 #include "cuda/decode_cells.cuh"
 #include "cuda/decode_merge.cuh"
 #include "cuda/decode_queries.cuh"

@@ -58,9 +58,9 @@ inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
     return uint32_t((heads + bands - 1) / bands);
 }
 
-// In shared memory: the copies' barriers, the queries, constants (decode_cells.cuh), what each row
-// sees, then a ring of tiles for each slice, K's cells and then V's; in the end the warps' states
-// take the rings' place.
+// In shared memory: the copies' barriers, the queries, constants (decode_products.cuh), what each
+// row sees, sums of queries where K has codes, then a ring of tiles for each slice, K's cells and
+// then V's; in the end the warps' states take the rings' place.
 struct DecodeJob : Task {
     uint32_t kv_heads, band, bands, slices;
     uint32_t rows;  // that blocks share out in chunks: of one token, or of all where they can share

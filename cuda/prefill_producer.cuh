@@ -3,8 +3,7 @@
 // tiles some row sees, 32 at a time, and then
 //
 //   rows of f16   are copied into the tiles
-//   all others    are copied into raw slots, as far ahead as there are such, and expanded from
-//   there
+//   all others    are copied into raw slots, as far ahead as there are such, and expanded there
 //
 // Docs: docs/05-attention.md
 
