@@ -72,6 +72,22 @@ inline std::vector<float> run_model(Backend& backend, const GgufFile& gguf,
     return result;
 }
 
+/// A few calls, of rows so wide, that come again and again.
+inline constexpr int64_t k_calls = 12, k_width = 64;
+
+inline std::vector<float> filled(float x) { return std::vector<float>(size_t(k_width), x); }
+
+/// y = (1 + k_calls) x, in as many calls; every element of x is `value`.
+inline std::vector<float> add_often(Backend& device, const Buffer& y, const Buffer& x,
+                                    float value) {
+    const TensorView from = x.view(DType::f32, {k_width}), to = y.view(DType::f32, {k_width});
+    const std::vector<float> values = filled(value);
+    x.upload(std::as_bytes(std::span(values)));
+    device.run(AddArgs{.dst = to, .a = from, .b = from});
+    for (int64_t i = 1; i < k_calls; ++i) device.run(AddArgs{.dst = to, .a = to, .b = from});
+    return download_f32(device, to);
+}
+
 /// Is this the process that run_again() started?
 inline bool is_child() { return std::getenv("ROTKV_TEST_CHILD") != nullptr; }
 

@@ -12,25 +12,12 @@ using namespace rotkv::test;
 
 namespace {
 
-constexpr int64_t k_calls = 12, k_width = 64;
-
-std::vector<float> filled(float x) { return std::vector<float>(size_t(k_width), x); }
-
 struct Sums {
     Backend& device;
     Buffer x, y;
 
     explicit Sums(Backend& where) : device(where), x(where, k_width * 4), y(where, k_width * 4) {}
-
-    // y = (1 + k_calls) value, in as many calls.
-    std::vector<float> run(float value) const {
-        const TensorView from = x.view(DType::f32, {k_width}), to = y.view(DType::f32, {k_width});
-        const std::vector<float> values = filled(value);
-        x.upload(std::as_bytes(std::span(values)));
-        device.run(AddArgs{.dst = to, .a = from, .b = from});
-        for (int64_t i = 1; i < k_calls; ++i) device.run(AddArgs{.dst = to, .a = to, .b = from});
-        return download_f32(device, to);
-    }
+    std::vector<float> run(float value) const { return add_often(device, y, x, value); }
 };
 
 // [n] rows of products that need memory for copies, their factors a row that repeats.

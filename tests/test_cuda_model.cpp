@@ -4,24 +4,6 @@
 using namespace rotkv;
 using namespace rotkv::test;
 
-namespace {
-
-constexpr int64_t k_calls = 12, k_width = 64;
-
-std::vector<float> filled(float x) { return std::vector<float>(size_t(k_width), x); }
-
-// y = (1 + k_calls) x, in as many calls.
-std::vector<float> add_often(Backend& device, const Buffer& y, const Buffer& x, float value) {
-    const TensorView from = x.view(DType::f32, {k_width}), to = y.view(DType::f32, {k_width});
-    const std::vector<float> values = filled(value);
-    x.upload(std::as_bytes(std::span(values)));
-    device.run(AddArgs{.dst = to, .a = from, .b = from});
-    for (int64_t i = 1; i < k_calls; ++i) device.run(AddArgs{.dst = to, .a = to, .b = from});
-    return download_f32(device, to);
-}
-
-}  // namespace
-
 TEST_CASE("cuda: every architecture equals its definition in f64") {
     const std::unique_ptr<Backend> device = device_or_skip();
     if (device == nullptr) return;
