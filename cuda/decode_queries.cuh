@@ -150,7 +150,7 @@ __device__ void load_fragments(Query<2, Steps>& q, const DecodeJob& job, const D
     for (int step = 0; step < Steps; ++step) {
         float4& one = x[step];
         one = {up * one.x, up * one.y, up * one.z, up * one.w};
-        const TwoTerms even = two_terms(one.x, one.z), odd = two_terms(one.y, one.w);
+        const TwoTerms even = two_terms(one.x, one.z, k_low), odd = two_terms(one.y, one.w, k_low);
         q.x[0][step][0] = even.high;
         q.x[0][step][1] = odd.high;
         q.x[1][step][0] = even.low;

@@ -14,15 +14,16 @@
 
 namespace rotkv::cuda::decode {
 
-// x = high + low, of two numbers each: high is off by half a step of 11 bits, which low has again
-// 11 bits for.
+// x = high + low / `low`, of two numbers each: high is off by half a step of 11 bits, which low has
+// again 11 bits for.
 struct TwoTerms {
     uint32_t high, low;
 };
-__device__ inline TwoTerms two_terms(float x, float y) {
+constexpr float k_low = 0x1p11f;
+__device__ inline TwoTerms two_terms(float x, float y, float low = 1) {
     const uint32_t high = halves_of(x, y);
     const float2 of = __half22float2(halves(high));
-    return {high, halves_of(x - of.x, y - of.y)};
+    return {high, halves_of(low * (x - of.x), low * (y - of.y))};
 }
 
 __device__ inline float largest(float most, float a, float b, float c, float d) {
@@ -33,6 +34,7 @@ __device__ inline float largest(float most, float a, float b, float c, float d) 
 // sets of numbers at once. Exponents are computed in the upper halves of f32, two in a register.
 class Shift {
   public:
+    static constexpr float k_most_up = 0x1p126f;
     // The lane's largest. 0x780: below 2^-112 nobody looks, so that both powers are normal.
     __device__ Shift(float a, float b) {
         uint32_t most = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x7632);
@@ -64,14 +66,17 @@ class Shift {
     uint32_t up_, down_[2];
 };
 
-// C of one tile, small products first: what they add up to is not cut off beside large ones.
-__device__ inline void mma_terms(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&high)[2],
-                                 const uint32_t (&low)[2]) {
-    mma(c, a, low);
-    mma(c, a, high);
-}
-
 // ---- s[cell][head] = K q ----
+//
+// Low terms are k_low times themselves and have sums of their own: q~ may have channels that are
+// 2^29 times others, which must not be lost where K has nothing in the large ones.
+
+template <int Steps>
+__device__ void score_step(float (&sum)[4], float (&small)[4], const Query<2, Steps>& q, int step,
+                           const uint32_t (&k)[4]) {
+    mma(small, k, q.x[1][step]);
+    mma(sum, k, q.x[0][step]);
+}
 
 template <class Block, int Steps>
 __device__ void score_blocks(float (&s)[4], const Query<2, Steps>& q,
@@ -81,21 +86,24 @@ __device__ void score_blocks(float (&s)[4], const Query<2, Steps>& q,
     for (int b = 0; b < k_blocks_of<Steps>; ++b) {
         const Block &x = reinterpret_cast<const Block*>(rows.x)[b],
                     &y = reinterpret_cast<const Block*>(rows.y)[b];
-        const Codes of_x = centered<Block>(codes_of(x, i, x, i + 2)),
-                    of_y = centered<Block>(codes_of(y, i, y, i + 2));
-        const uint32_t low[4] = {of_x.low.even, of_y.low.even, of_x.low.odd, of_y.low.odd};
-        const uint32_t high[4] = {of_x.high.even, of_y.high.even, of_x.high.odd, of_y.high.odd};
-        float sum[4] = {}, of_high[4] = {};
-        mma_terms(sum, low, q.x[0][2 * b], q.x[1][2 * b]);
-        mma_terms(of_high, high, q.x[0][2 * b + 1], q.x[1][2 * b + 1]);
+        const uint32_t center[2] = {center_of(x), center_of(y)};
+        const Codes of_x = centered<Block>(codes_of(x, i, x, i + 2), center[0], center[0]),
+                    of_y = centered<Block>(codes_of(y, i, y, i + 2), center[1], center[1]);
+        float sum[4] = {}, small[4] = {}, of_high[4] = {}, small_of_high[4] = {};
+        score_step(sum, small, q, 2 * b,
+                   {of_x.low.even, of_y.low.even, of_x.low.odd, of_y.low.odd});
+        score_step(of_high, small_of_high, q, 2 * b + 1,
+                   {of_x.high.even, of_y.high.even, of_x.high.odd, of_y.high.odd});
+        add_scaled(small, 1.0f / k_high<Block>, small_of_high);
         add_scaled(sum, 1.0f / k_high<Block>, of_high);
+        add_scaled(sum, 1.0f / k_low, small);
         const float d[2] = {f16_to_f32(x.d), f16_to_f32(y.d)};
 #pragma unroll
         for (int j = 0; j < 4; ++j) s[j] = fmaf(d[j / 2], sum[j], s[j]);
         if constexpr (k_has_minimum<Block>) {
             const float2 sum_of_q = constants.of_block(b);
-            const float offset[2] = {fmaf(k_center<Block>, d[0], f16_to_f32(x.m)),
-                                     fmaf(k_center<Block>, d[1], f16_to_f32(y.m))};
+            const float offset[2] = {fmaf(float(center[0]), d[0], f16_to_f32(x.m)),
+                                     fmaf(float(center[1]), d[1], f16_to_f32(y.m))};
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 s[j] = fmaf(offset[j / 2], j % 2 == 0 ? sum_of_q.x : sum_of_q.y, s[j]);
@@ -113,33 +121,47 @@ __device__ void score_plain(float (&s)[4], const Query<2, Steps>& q, const TwoRo
         const uint32_t i = 16 * step + lane_of_warp() % 4 * 4;
         const Pair a = pair_of_units(unit_of(x, i), unit_of(x, i + 2));
         const Pair b = pair_of_units(unit_of(y, i), unit_of(y, i + 2));
-        float sum[4] = {};
-        mma_terms(sum, {a.even, b.even, a.odd, b.odd}, q.x[0][step], q.x[1][step]);
+        float sum[4] = {}, small[4] = {};
+        score_step(sum, small, q, step, {a.even, b.even, a.odd, b.odd});
+        add_scaled(sum, 1.0f / k_low, small);
         add_scaled(s, 1, sum);
     }
 }
 
 // ---- o[channel][head] += V^T p ----
 
-// p or p d of the lane's cells, as B.
+// Of p or p d of the lane's cells, what two f16 hold beside the largest of its head, times `up`, as
+// B; it leaves x. Below 2^-16 of the largest, the low term would be short of bits.
 struct TwoWeights {
     uint32_t high[2], low[2];
 
-    __device__ TwoWeights(const float (&x)[4], float up) {
+    __device__ TwoWeights(float (&x)[4], float up) {
+        float taken[4];
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            const float of_up = up * x[c];
+            const bool stays = fabsf(of_up) < 0x1p-1f && up < Shift::k_most_up;  // not a NaN
+            taken[c] = stays ? 0 : of_up;
+            x[c] = stays ? x[c] : 0;
+        }
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            const TwoTerms terms = two_terms(up * x[2 * j], up * x[2 * j + 1]);
+            const TwoTerms terms = two_terms(taken[2 * j], taken[2 * j + 1]);
             high[j] = terms.high;
             low[j] = terms.low;
         }
     }
 };
+__device__ inline bool is_left(const float (&x)[4]) {
+    return x[0] != 0 || x[1] != 0 || x[2] != 0 || x[3] != 0;
+}
 
 // o of 16 channels, which takes C of one tile: in f32, and rounded, not cut off.
 __device__ inline void add_tile(float (&o)[4], const uint32_t (&a)[4], const TwoWeights& p,
                                 const float (&down)[2]) {
     float sum[4] = {};
-    mma_terms(sum, a, p.high, p.low);
+    mma(sum, a, p.low);  // first: beside large ones it would be cut off
+    mma(sum, a, p.high);
 #pragma unroll
     for (int j = 0; j < 4; ++j) o[j] = fmaf(down[j % 2], sum[j], o[j]);
 }
@@ -165,53 +187,69 @@ __device__ inline void add_halves(float (&o)[4], uint32_t (&a)[4], const TwoWeig
     add_tile(o, normal, p, down);
 }
 
-// A block's p d; what its channels have in common goes to the state's offset.
-template <class Block, int D_v>
-__device__ void weigh(State<D_v, 2>& state, const Weights<2>& p, const FourRows& rows, int b,
-                      float (&pd)[4]) {
-    const std::byte* const row[4] = {rows.x, rows.y, rows.z, rows.w};
+// A block's p d, and the center of each row; what its channels have in common goes to the state's
+// offset.
+template <class Block>
+struct WeighedBlock {
+    float pd[4] = {};
+    uint32_t center[4] = {};
+
+    __device__ void set(float& offset, const Weights<2>& p, const FourRows& rows, int b) {
+        const std::byte* const row[4] = {rows.x, rows.y, rows.z, rows.w};
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-        const Block& block = reinterpret_cast<const Block*>(row[c])[b];
-        const float d = f16_to_f32(block.d);
-        pd[c] = p.x[c] * d;
-        if constexpr (k_has_minimum<Block>) {
-            const float offset = fmaf(k_center<Block>, d, f16_to_f32(block.m));
-            state.offset[b] = fmaf(p.x[c], offset, state.offset[b]);
+        for (int c = 0; c < 4; ++c) {
+            const Block& block = reinterpret_cast<const Block*>(row[c])[b];
+            const float d = f16_to_f32(block.d);
+            pd[c] = p.x[c] * d;
+            center[c] = center_of(block);
+            if constexpr (k_has_minimum<Block>) {
+                const float common = fmaf(float(center[c]), d, f16_to_f32(block.m));
+                offset = fmaf(p.x[c], common, offset);
+            }
         }
     }
+    __device__ float most() const { return largest(0, pd[0], pd[1], pd[2], pd[3]); }
+};
+
+template <class Block, int D_v>
+__device__ void add_block(State<D_v, 2>& state, const WeighedBlock<Block>& of, const FourRows& rows,
+                          int b, const TwoWeights& weights, const float (&down)[2]) {
+    const uint32_t i = lane_of_warp() / 4 * 2;
+    const auto codes = [&](const std::byte* x, const std::byte* y) {
+        return codes_of(reinterpret_cast<const Block*>(x)[b], i,
+                        reinterpret_cast<const Block*>(y)[b], i);
+    };
+    const Codes xy = centered<Block>(codes(rows.x, rows.y), of.center[0], of.center[1]),
+                zw = centered<Block>(codes(rows.z, rows.w), of.center[2], of.center[3]);
+    add_tile(state.o[2 * b], {xy.low.even, xy.low.odd, zw.low.even, zw.low.odd}, weights, down);
+    add_tile(state.o[2 * b + 1], {xy.high.even, xy.high.odd, zw.high.even, zw.high.odd}, weights,
+             down);
 }
 
+// Two blocks at a time, as often as their p d lie within what two f16 hold: nearly always once.
 template <class Block, int D_v>
 __device__ void add_blocks(State<D_v, 2>& state, const Weights<2>& p, const CodeConstants&,
                            const FourRows& rows) {
     constexpr int blocks = k_blocks_of<D_v / 16>;
-    const uint32_t i = lane_of_warp() / 4 * 2;
-    const auto block = [](const std::byte* row, int b) -> const Block& {
-        return reinterpret_cast<const Block*>(row)[b];
-    };
 #pragma unroll
     for (int first = 0; first < blocks; first += 2) {
-        float pd[2][4] = {};
+        constexpr int k_last = blocks - 1;
+        WeighedBlock<Block> of[2];
+        of[0].set(state.offset[k_has_minimum<Block> ? first : 0], p, rows, first);
+        const bool both = first < k_last;
+        if (both) of[1].set(state.offset[k_has_minimum<Block> ? first + 1 : 0], p, rows, first + 1);
+        bool left;
+        do {
+            const Shift shift(of[0].most(), of[1].most());
+            left = false;
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            if (first + j < blocks) weigh<Block>(state, p, rows, first + j, pd[j]);
-        }
-        const Shift shift(largest(0, pd[0][0], pd[0][1], pd[0][2], pd[0][3]),
-                          largest(0, pd[1][0], pd[1][1], pd[1][2], pd[1][3]));
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const int b = first + j;
-            if (b >= blocks) break;
-            const TwoWeights weights(pd[j], shift.up(j));
-            const float down[2] = {shift.down(0, j), shift.down(1, j)};
-            const Codes xy = centered<Block>(codes_of(block(rows.x, b), i, block(rows.y, b), i)),
-                        zw = centered<Block>(codes_of(block(rows.z, b), i, block(rows.w, b), i));
-            add_tile(state.o[2 * b], {xy.low.even, xy.low.odd, zw.low.even, zw.low.odd}, weights,
-                     down);
-            add_tile(state.o[2 * b + 1], {xy.high.even, xy.high.odd, zw.high.even, zw.high.odd},
-                     weights, down);
-        }
+            for (int j = 0; j < (both ? 2 : 1); ++j) {
+                const TwoWeights weights(of[j].pd, shift.up(j));
+                left |= is_left(of[j].pd);
+                add_block(state, of[j], rows, first + j, weights,
+                          {shift.down(0, j), shift.down(1, j)});
+            }
+        } while (__any_sync(k_all_lanes, left));
     }
 }
 
@@ -220,18 +258,21 @@ __device__ void add_plain(State<D_v, 2>& state, const Weights<2>& p, const FourR
     const auto unit = [](const std::byte* row, uint32_t i) {
         return unit_of(reinterpret_cast<const Plain*>(row), i);
     };
-    const float most = largest(0, p.x[0], p.x[1], p.x[2], p.x[3]);
-    const Shift shift(most, most);
-    const TwoWeights weights(p.x, shift.up(0));
-    const float down[2] = {shift.down(0, 0), shift.down(1, 0)};
+    float x[4] = {p.x[0], p.x[1], p.x[2], p.x[3]};
+    do {
+        const float most = largest(0, x[0], x[1], x[2], x[3]);
+        const Shift shift(most, most);
+        const TwoWeights weights(x, shift.up(0));
+        const float down[2] = {shift.down(0, 0), shift.down(1, 0)};
 #pragma unroll
-    for (int step = 0; step < D_v / 16; ++step) {
-        const uint32_t i = 16 * step + lane_of_warp() / 4 * 2;
-        const Pair xy = pair_of_units(unit(rows.x, i), unit(rows.y, i));
-        const Pair zw = pair_of_units(unit(rows.z, i), unit(rows.w, i));
-        uint32_t a[4] = {xy.even, xy.odd, zw.even, zw.odd};
-        add_halves(state.o[step], a, weights, down);
-    }
+        for (int step = 0; step < D_v / 16; ++step) {
+            const uint32_t i = 16 * step + lane_of_warp() / 4 * 2;
+            const Pair xy = pair_of_units(unit(rows.x, i), unit(rows.y, i));
+            const Pair zw = pair_of_units(unit(rows.z, i), unit(rows.w, i));
+            uint32_t a[4] = {xy.even, xy.odd, zw.even, zw.odd};
+            add_halves(state.o[step], a, weights, down);
+        }
+    } while (__any_sync(k_all_lanes, is_left(x)));
 }
 
 }  // namespace rotkv::cuda::decode

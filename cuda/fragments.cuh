@@ -188,25 +188,31 @@ constexpr bool k_has_minimum = requires(Block x) {
     x.m;
 };
 
-/// The code in the middle: the zero, or half of what there are beside a minimum.
+/// The code that stands for 0, or beside a minimum m for what is nearest to it: then |d (code -
+/// center)| and |m + center d| are at most three times |d code + m| together, and a sum of both is
+/// as exact as a sum of values.
 template <class Block>
-constexpr int k_center = k_zero<Block>;
-template <>
-inline constexpr int k_center<BlockQ4_1> = 8;
-template <>
-inline constexpr int k_center<BlockQ5_1> = 16;
+__device__ uint32_t center_of(const Block& x) {
+    if constexpr (k_has_minimum<Block>) {
+        constexpr float most = std::is_same_v<Block, BlockQ4_1> ? 15 : 31;
+        const float code = rintf(__fdividef(-f16_to_f32(x.m), f16_to_f32(x.d)));
+        return uint32_t(fminf(fmaxf(code, 0), most));  // fmaxf(NaN, 0) = 0
+    } else {
+        return k_zero<Block>;
+    }
+}
 
 // u < 1024 in the place of the lower bits of 1024 is 1024 + u.
-__device__ inline Pair from_center(const Pair& x, uint32_t center) {
-    const __half2 minus = halves(both(0xE400u | center, 0xE400u | center));
+__device__ inline Pair from_center(const Pair& x, uint32_t of_x, uint32_t of_y) {
+    const __half2 minus = halves(both(0xE400u | of_x, 0xE400u | of_y));
     return {bits(__hadd2_rn(halves(x.even | 0x64006400u), minus)),
             bits(__hadd2_rn(halves(x.odd | 0x64006400u), minus))};
 }
-/// Codes counted from the center, as the numbers they are.
+/// Codes counted from the centers of x and y, as the numbers they are.
 template <class Block>
-__device__ Codes centered(const Codes& x) {
-    return {from_center(x.low, k_center<Block>),
-            from_center(x.high, k_high<Block> * k_center<Block>)};
+__device__ Codes centered(const Codes& codes, uint32_t of_x, uint32_t of_y) {
+    constexpr uint32_t high = k_high<Block>;
+    return {from_center(codes.low, of_x, of_y), from_center(codes.high, high * of_x, high * of_y)};
 }
 
 /// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.

@@ -15,7 +15,8 @@
 // had D products and 9 D / 16 loads (D = 128: 12 instead of 128 and 72), and each piece of K and V
 // is read from shared memory once for 64 rows. Where its time goes: nothing overlaps in a block.
 // All load, all multiply, all take the softmax; only the second and third block of a processor fill
-// the gaps.
+// the gaps, and the softmax waits for whole products: slower than version 2 (by a fifth, on an
+// H200), until the next two versions give the tensor cores something to do meanwhile.
 #include "cuda/ladder.h"
 #include "cuda/prefill_rung.cuh"
 #include "cuda/prefill_tile.cuh"

@@ -236,7 +236,11 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
                                      : sees == "all"  ? last
                                                       : -1));
     }
-    named(tensors, "q").set(case_values("normal", tokens * heads, d_k, seed() + 3));
+    std::vector<float> q = case_values("normal", tokens * heads, d_k, seed() + 3);
+    if (kind == "outlier-zero-key") {
+        for (size_t first = 0; first < q.size(); first += size_t(d_k)) q[first] *= 1e8f;
+    }
+    named(tensors, "q").set(q);
     fill_cache(named(tensors, "k_cache"), k_rotation, seed(), false);
     if (!v_in_k) fill_cache(named(tensors, "v_cache"), v_rotation, seed() + 1, true);
     named(tensors, "position").set(positions());

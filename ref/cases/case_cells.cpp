@@ -33,6 +33,12 @@ void set_size(const std::string& kind, DType type, int64_t row, std::span<float>
     for (float& value : x) value *= size / peak;
 }
 
+void keep_one(std::span<float> x, size_t channel) {
+    for (size_t j = 0; j < x.size(); ++j) {
+        if (j != channel) x[j] = 0;
+    }
+}
+
 // In the first 32 channels, so that a rotation back in blocks leaves the other blocks finite.
 void spoil(const std::string& kind, bool is_v, const SpoiltCells& spoilt, int64_t position,
            int64_t head, int64_t kv_heads, std::span<float> x) {
@@ -59,6 +65,8 @@ void change_cells(const std::string& kind, DType type, bool is_v, const SpoiltCe
             const size_t row = cell * size_t(kv_heads) + size_t(head);
             const std::span<float> x = rows.subspan(row * d, d);
             if (is_v) set_size(kind, type, int64_t(cell) + head, x);
+            if (is_v && kind == "diagonal") keep_one(x, cell % d);
+            if (!is_v && kind == "outlier-zero-key") x[0] = 0;
             if (is_spoilt(kind)) {
                 spoil(kind, is_v, spoilt, position[cell], head, kv_heads, x);
             }

@@ -22,8 +22,14 @@ namespace rotkv {
 ///   faint     rows of V of about 3e-7, all of them subnormal in f16
 ///   steep     rows of V from 1e-5 to 1e3, neighbours ten times apart
 ///   positive  no value of V is negative: what a sum is cut off by adds up
+///   diagonal  cell c has one channel of V, c mod D: an output's channel is one cell's p v, which
+///   no
+///             larger one hides
+///   outlier-zero-key  channel 0 of q is 1e8 times the others and of K it is 0: scores are what
+///             stands beside an outlier
 inline constexpr std::initializer_list<const char*> k_cell_kinds = {
-    "channels", "nan", "inf", "huge", "tiny", "faint", "steep", "positive"};
+    "channels", "nan",   "inf",      "huge",     "tiny",
+    "faint",    "steep", "positive", "diagonal", "outlier-zero-key"};
 
 /// Is one of the kinds whose newest cell no query sees?
 bool is_spoilt(const std::string& kind);

@@ -149,6 +149,10 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@kv/v=@same/T=4/C=120/H=8/K=4/D=128/window=2/loud=0.1/fill=dense/sees=last/values=steep",
     "attention/k=@kv/v=@same/T=2/C=120/H=14/K=7/rot-k=64/rot-v=64/loud=4/fill=dense/sees=last/lse=1/values=steep",
     "attention/k=f16/v=@same/T=1/C=16/loud=0.1/fill=dense/sees=last/values=faint",
+    "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/loud=8/fill=dense/sees=last/values=diagonal",
+    "attention/k=@kv/v=@same/T=70/C=120/loud=8/fill=dense/sees=last/values=diagonal",
+    "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/fill=dense/sees=last/values=outlier-zero-key",
+    "attention/k=@some/v=@same/T=70/C=120/fill=dense/sees=last/values=outlier-zero-key",
     "attention/k=@long/v=@same/T=1/C=32768/H=2/K=1/fill=dense/sees=last/values=positive",
     // attention: numbers of KV heads that four do not divide, over caches that are full to the last cell
     "attention/k=@some/v=@same/T=1/C=96/@bands/fill=dense/sees=last",
