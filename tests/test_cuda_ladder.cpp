@@ -312,7 +312,8 @@ TEST_CASE("cuda ladders: attention, every version is held to the table") {
             // As memory is allocated: lower versions read 16 bytes at a time, and say so.
             const tools::CaseResult cell =
                 tools::run_on(*one, *expected, *version.backend, tools::Alignment::memory);
-            if (cell.outcome == tools::Outcome::unsupported) continue;  // where its rows lie
+            // Where rows of positions begin is known once they lie somewhere.
+            if (cell.text.find("does not take such calls") != std::string::npos) continue;
             INFO(version.ladder << " " << version.name << ": " << cell.text);
             CHECK(cell.outcome == tools::Outcome::ok);
             ++judged[i];
