@@ -90,11 +90,12 @@ __device__ void score_blocks(float (&s)[4], const Query<2, Steps>& q,
         const Codes of_x = centered<Block>(codes_of(x, i, x, i + 2), center[0], center[0]),
                     of_y = centered<Block>(codes_of(y, i, y, i + 2), center[1], center[1]);
         float sum[4] = {}, small[4] = {}, of_high[4] = {}, small_of_high[4] = {};
+        constexpr bool counts_alike = k_high<Block> == 1;
         score_step(sum, small, q, 2 * b,
                    {of_x.low.even, of_y.low.even, of_x.low.odd, of_y.low.odd});
-        score_step(of_high, small_of_high, q, 2 * b + 1,
+        score_step(of_high, counts_alike ? small : small_of_high, q, 2 * b + 1,
                    {of_x.high.even, of_y.high.even, of_x.high.odd, of_y.high.odd});
-        add_scaled(small, 1.0f / k_high<Block>, small_of_high);
+        if constexpr (!counts_alike) add_scaled(small, 1.0f / k_high<Block>, small_of_high);
         add_scaled(sum, 1.0f / k_high<Block>, of_high);
         add_scaled(sum, 1.0f / k_low, small);
         const float d[2] = {f16_to_f32(x.d), f16_to_f32(y.d)};
@@ -116,16 +117,17 @@ template <class Plain, int Steps>
 __device__ void score_plain(float (&s)[4], const Query<2, Steps>& q, const TwoRows& rows) {
     const Plain *x = reinterpret_cast<const Plain*>(rows.x),
                 *y = reinterpret_cast<const Plain*>(rows.y);
+    float small[4] = {};  // of all steps: what it is cut off by is 2^-11 of the others'
 #pragma unroll
     for (int step = 0; step < Steps; ++step) {
         const uint32_t i = 16 * step + lane_of_warp() % 4 * 4;
         const Pair a = pair_of_units(unit_of(x, i), unit_of(x, i + 2));
         const Pair b = pair_of_units(unit_of(y, i), unit_of(y, i + 2));
-        float sum[4] = {}, small[4] = {};
+        float sum[4] = {};
         score_step(sum, small, q, step, {a.even, b.even, a.odd, b.odd});
-        add_scaled(sum, 1.0f / k_low, small);
         add_scaled(s, 1, sum);
     }
+    add_scaled(s, 1.0f / k_low, small);
 }
 
 // ---- o[channel][head] += V^T p ----
