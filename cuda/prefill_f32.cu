@@ -277,14 +277,15 @@ void launch32(const AttentionArgs& args, const Workspace& workspace, Stream stre
 
 // A kernel's cells a thread and what it takes, the first that has room. Heads of at most 128
 // channels have room for four everywhere.
-struct Tile {
+struct TileSize {
     int cells;
     uint32_t bytes;
 };
-Tile tile_within(const AttentionArgs& args, int64_t most_bytes) {
+TileSize tile_within(const AttentionArgs& args, int64_t most_bytes) {
     const Layout layout(args);
-    const Tile tiles[] = {{4, layout.bytes<4>()}, {2, layout.bytes<2>()}, {1, layout.bytes<1>()}};
-    for (const Tile& tile : tiles) {
+    const TileSize tiles[] = {
+        {4, layout.bytes<4>()}, {2, layout.bytes<2>()}, {1, layout.bytes<1>()}};
+    for (const TileSize& tile : tiles) {
         if (tile.bytes <= most_bytes) return tile;
     }
     return {0, 0};
@@ -298,7 +299,7 @@ using namespace prefill;
 KernelPlan prefill_f32_plan(const AttentionArgs& args, const DeviceLimits& device) {
     const bool has_kernel = std::max(args.q.n[3], args.dst.n[3]) <= 256;
     if (!has_kernel || !strides_fit(args) || !has_room_for_parts(args)) return {};
-    const Tile tile = tile_within(args, device.most_shared_bytes);
+    const TileSize tile = tile_within(args, device.most_shared_bytes);
     if (tile.cells == 0) return {};
     return {"prefill_f32.cu", k_block_threads / k_warp, 1, tile.bytes};
 }
