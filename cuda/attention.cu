@@ -211,7 +211,7 @@ void launch(const Job& job, Stream stream) {
 
 }  // namespace
 
-void Workspace::create() {
+DeviceLimits current_device() {
     int device = 0;
     require_success(cudaGetDevice(&device), "device");
     const auto read = [device](cudaDeviceAttr what) {
@@ -219,9 +219,16 @@ void Workspace::create() {
         require_success(cudaDeviceGetAttribute(&value, what, device), "device");
         return value;
     };
-    processors = read(cudaDevAttrMultiProcessorCount);
-    shared_bytes = read(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-    most_shared_bytes = read(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 64;  // kernels declare some
+    const bool is_9_0 = read(cudaDevAttrComputeCapabilityMajor) == 9 &&
+                        read(cudaDevAttrComputeCapabilityMinor) == 0;
+    return {.has_wgmma = is_9_0 && has_wgmma_code(),
+            .processors = read(cudaDevAttrMultiProcessorCount),
+            .shared_bytes = read(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+            .most_shared_bytes = read(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+}
+
+void Workspace::create() {
+    static_cast<DeviceLimits&>(*this) = current_device();
     bytes = k_part_bytes;
     const size_t counters = size_t(k_most_columns) * sizeof(unsigned);
     arrived = reinterpret_cast<unsigned*>(allocate(counters));
@@ -236,8 +243,8 @@ void Workspace::destroy() {
     DeviceMemory(std::exchange(parts, nullptr));
 }
 
-int64_t attention_memory(const AttentionArgs& args) {
-    return args.precision == Precision::f16 ? tensor_memory(args) : Memory::bytes(Job(args));
+KernelPlan split_plan(const AttentionArgs& args) {
+    return {"attention.cu", k_block_threads / k_warp, 1, Memory::bytes(Job(args))};
 }
 
 void decode_1_simple(const AttentionArgs& args, const Workspace&, Stream stream) {
@@ -252,30 +259,26 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
     launch(job, stream);
 }
 
-// Tokens that share a stream can share a read of its cells, as rows of one tile. How many do, only
-// the device knows; the host takes them for shared out evenly. Where a tile would have no more rows
-// than a product of decode has columns, or tokens have streams of their own, each part of the cache
-// is read at the speed of memory (decode.cu). Otherwise tiles of it are expanded once for the rows
-// of a block of threads (prefill.cu, prefill_f32.cu).
+// Kernels whose parts of a row meet in the workspace take as many tokens at a time as have room.
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    const int64_t streams = std::max<int64_t>(1, args.k_cache.n[0]);
-    const int64_t tokens = (args.q.n[1] + streams - 1) / streams;
-    const int64_t rows = tokens * args.q.n[2] / args.k_cache.n[2];
-    const bool is_few = tokens == 1 || rows <= k_most_heads;
-    const bool is_fine = args.precision == Precision::f32;
-    if (is_fine && (is_few || !prefill_f32_takes(args))) {
-        return decode_8_terms(args, workspace, stream);
-    }
-    if (!is_fine && has_tensor_kernel(args) && (is_few || !prefill_refusal(args).empty())) {
-        return decode_7_bands(args, workspace, stream);
-    }
     const auto prefill = [&](const AttentionArgs& some) {
-        is_fine ? attention_prefill_f32(some, workspace, stream)
-                : attention_prefill(some, workspace, stream);
+        attention_prefill(some, workspace, stream);
     };
-    const bool has_parts = is_fine || !args.lse.empty();
-    has_parts ? in_turns(args, workspace, prefill) : prefill(args);
+    switch (attention_path(args, workspace).kind) {
+        case AttentionKind::split:
+            return decode_2_split(args, workspace, stream);
+        case AttentionKind::tensor:
+            return decode_7_bands(args, workspace, stream);
+        case AttentionKind::terms:
+            return decode_8_terms(args, workspace, stream);
+        case AttentionKind::prefill:
+            return args.lse.empty() ? prefill(args) : in_turns(args, workspace, prefill);
+        case AttentionKind::prefill_f32:
+            return in_turns(args, workspace, [&](const AttentionArgs& some) {
+                attention_prefill_f32(some, workspace, stream);
+            });
+    }
 }
 
 }  // namespace rotkv::cuda

@@ -157,7 +157,7 @@ __device__ inline void finish(const Task& task, const Place& at, const Part& par
     if (lane_of_warp() == 0) store_lse(task, at.t, at.first_head + g, most, total);
     float* const row = part.sums + g * task.d_v;
     for (uint32_t i = lane_of_warp(); i < task.d_v; i += k_warp) {
-        row[i] = total == 0 ? 0.0f : row[i] * weight / total;  // 0: nothing was seen
+        row[i] = total == 0 ? row[i] : row[i] * weight / total;  // 0 where nothing was seen
     }
     rotate_row(row, task.v_cut, true);
     std::byte* dst = task.dst + at.t * task.dst_token + (at.first_head + g) * task.dst_head;

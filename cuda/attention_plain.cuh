@@ -99,7 +99,7 @@ __device__ inline float* attend_row(const Task& task, uint32_t t, uint32_t h, ui
 #pragma unroll
     for (int j = 0; j < k_own_channels; ++j) {
         const uint32_t i = lane + j * k_warp;
-        if (i < count) out[i] = total == 0 ? 0.0f : sum[j] / total;  // 0: nothing was seen
+        if (i < count) out[i] = total == 0 ? sum[j] : sum[j] / total;  // 0 where nothing was seen
     }
     if (lane == 0 && first == 0) store_lse(task, t, h, most, total);  // once a row
     __syncwarp();

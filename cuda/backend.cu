@@ -61,8 +61,8 @@ Support at_most(int64_t most, const char* what, int64_t found) {
 }
 
 // What the kernels cannot do, operation by operation.
-struct Limits {
-    int64_t most_shared_bytes;  // of one block of threads
+struct Answers {
+    const cuda::DeviceLimits& device;
 
     Support operator()(const HadamardArgs& args) const {
         return all(countable("src", args.src), small_block("rotation", args.rotation));
@@ -90,19 +90,12 @@ struct Limits {
                    at_most(cuda::k_most_blocks, "streams", args.state.n[0]));
     }
     Support operator()(const AttentionArgs& args) const {
-        const bool fine = args.precision == Precision::f32, tensor = cuda::has_tensor_kernel(args);
-        if (!fine && !tensor) {
-            const std::string reason = cuda::prefill_refusal(args);
-            if (!reason.empty()) return refusal(reason);
-        }
-        const int64_t most = fine ? cuda::k_shared_bytes : most_shared_bytes;
-        const int64_t bytes = fine || tensor ? cuda::attention_memory(args) : 0;
-        const Support fits =
-            bytes <= most ? Support{}
-                          : refusal("heads that fit in " + std::to_string(most) +
-                                    " bytes of shared memory, found " + std::to_string(bytes));
-        return all(countable("q", args.q), countable("dst", args.dst),
-                   small_block("K", args.k_rotation), small_block("V", args.v_rotation), fits);
+        const Support shapes =
+            all(countable("q", args.q), countable("dst", args.dst),
+                small_block("K", args.k_rotation), small_block("V", args.v_rotation));
+        if (!shapes.yes) return shapes;
+        const std::string reason = cuda::attention_refusal(args, device);
+        return reason.empty() ? Support{} : refusal(reason);
     }
     Support operator()(const RmsNormArgs& args) const { return countable("src", args.src); }
     Support operator()(const LayerNormArgs& args) const { return countable("src", args.src); }
@@ -264,14 +257,7 @@ std::byte* CudaBackend::import_device(void* memory, std::size_t bytes, cuda::Str
 }
 
 std::byte* CudaBackend::import(std::span<const std::byte> bytes) {
-    std::byte* memory = allocate(bytes.size());
-    try {
-        upload(memory, bytes);
-    } catch (...) {
-        free_memory(memory);
-        throw;
-    }
-    return memory;
+    return import_copy(*this, bytes);
 }
 
 void CudaBackend::upload(std::byte* dst, std::span<const std::byte> src) {
@@ -366,12 +352,8 @@ void CudaBackend::forget_if_moved() {
     moves_ = products_->moves();
 }
 
-// Some kernels' limits are the current device's.
 Support CudaBackend::answer(const Call& call) const {
-    if (!std::holds_alternative<AttentionArgs>(call))
-        return std::visit(Limits{workspace_.most_shared_bytes}, call);
-    const cuda::OnDevice here(device_);
-    return std::visit(Limits{workspace_.most_shared_bytes}, call);
+    return std::visit(Answers{workspace_}, call);
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int /*threads*/) {

@@ -84,6 +84,16 @@ constexpr uint32_t iq4_word(int first) {
 constexpr uint32_t k_iq4_word_0 = iq4_word(0), k_iq4_word_4 = iq4_word(4);
 constexpr uint32_t k_iq4_word_8 = iq4_word(8), k_iq4_word_12 = iq4_word(12);
 
+// The levels + 128 of four codes, which are nibbles of the low half of `four`. A byte permutation
+// looks up eight levels by three bits of each code, another one chooses by its fourth.
+__device__ inline uint32_t iq4_levels(uint32_t four) {
+    constexpr uint32_t k_sign = 0x80808080u;
+    const uint32_t three = four & 0x7777u;
+    const uint32_t low = __byte_perm(k_iq4_word_0 ^ k_sign, k_iq4_word_4 ^ k_sign, three);
+    const uint32_t high = __byte_perm(k_iq4_word_8 ^ k_sign, k_iq4_word_12 ^ k_sign, three);
+    return __byte_perm(low, high, 0x3210u | (four & 0x8888u) >> 1);
+}
+
 // The level of a code known at run time, from registers.
 __device__ inline float iq4_level(int code) {
     const uint32_t low = code < 4 ? k_iq4_word_0 : k_iq4_word_4;

@@ -29,11 +29,16 @@ namespace {
 
 using namespace decode;
 
-// Scores in units of log 2, so that p is a power of two; nothing of cells that are not seen.
+// Scores in units of log 2, so that p is a power of two; nothing of cells that are not seen. One
+// that is infinite says that f16 does not hold q~ or a key, and becomes a NaN, which stays in the
+// sums: p would be 0, or that of a capped score.
 __device__ void finish_scores(const Tiles& tiles, const float (&unit)[2], float (&s)[4]) {
     const DecodeJob& job = tiles.job;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) s[i] *= job.to_power * unit[i % 2];
+    for (int i = 0; i < 4; ++i) {
+        s[i] *= job.to_power * unit[i % 2];
+        s[i] = fmaf(s[i], 0.0f, s[i]);
+    }
     if (job.softcap > 0) {
 #pragma unroll
         for (float& x : s) x = job.softcap * k_log2_e * tanhf(x);
@@ -160,15 +165,20 @@ void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_o
 
 using Launch = void(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
+// With as many warps as have registers, and rings in so much shared memory: a power of two, or
+// three heads of a band, which is what caches of f16 have room for in 99 KB.
+DecodeJob job_within(const AttentionArgs& args, uint32_t terms, int64_t most_bytes) {
+    uint32_t warps = most_warps(int(args.q.n[3]), int(terms));
+    while (warps > 1 && DecodeJob(args, warps, terms).bytes() > most_bytes) {
+        warps = warps > k_most_band ? warps / 2 : warps - 1;
+    }
+    return DecodeJob(args, warps, terms);
+}
+
 template <int D_k, int D_v, int Terms>
 void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    constexpr uint32_t most = most_warps(D_k, Terms);
-    uint32_t warps = most;
-    while (warps > 1 && DecodeJob(args, warps, Terms).bytes() > workspace.most_shared_bytes) {
-        warps /= 2;
-    }
-    DecodeJob job(args, warps, Terms);
-    const uint32_t by_registers = most / job.warps();
+    DecodeJob job = job_within(args, Terms, workspace.most_shared_bytes);
+    const uint32_t by_registers = most_warps(D_k, Terms) / job.warps();
     const uint32_t by_memory = uint32_t(workspace.shared_bytes) / (job.bytes() + 1024);
     choose_splits(job, workspace, std::max(1u, std::min(by_registers, by_memory)));
     const auto kernel = decode_kernel<D_k, D_v, Terms>;
@@ -195,7 +205,7 @@ constexpr Kernel k_kernels[] = {
 
 // Null where there is none, or no room for a part of each head of one token.
 const Kernel* kernel_for(const AttentionArgs& args) {
-    if (args.q.n[2] * part_bytes(args.dst.n[3]) > k_part_bytes) return nullptr;
+    if (!has_room_for_parts(args)) return nullptr;
     for (const Kernel& kernel : k_kernels) {
         if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) return &kernel;
     }
@@ -205,11 +215,25 @@ const Kernel* kernel_for(const AttentionArgs& args) {
 // Does f16 hold what is stored? Then f32 precision needs two terms on one side of a product only.
 bool is_f16(DType type) { return type != DType::f32 && type != DType::bf16; }
 
+bool takes(const AttentionArgs& args, uint32_t terms) {
+    const bool are_f16 = is_f16(args.k_cache.type) && is_f16(args.v_cache.type);
+    return kernel_for(args) != nullptr && (terms == 1 || are_f16);
+}
+
 }  // namespace
 
 bool has_tensor_kernel(const AttentionArgs& args) { return kernel_for(args) != nullptr; }
 
-int64_t tensor_memory(const AttentionArgs& args) { return DecodeJob(args, 1, 1).bytes(); }
+bool has_room_for_parts(const AttentionArgs& args) {
+    return args.q.n[2] * part_bytes(args.dst.n[3]) <= k_part_bytes;
+}
+
+KernelPlan decode_plan(const AttentionArgs& args, uint32_t terms, const DeviceLimits& device) {
+    if (!takes(args, terms)) return {};
+    const DecodeJob job = job_within(args, terms, device.most_shared_bytes);
+    if (job.bytes() > device.most_shared_bytes) return {};
+    return {"decode.cu", job.warps(), uint32_t(k_stages), job.bytes()};
+}
 
 void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
@@ -219,13 +243,12 @@ void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Strea
 }
 
 bool decode_8_takes(const AttentionArgs& args) {
-    const bool are_f16 = is_f16(args.k_cache.type) && is_f16(args.v_cache.type);
-    return args.precision == Precision::f32 && are_f16 && has_tensor_kernel(args);
+    return args.precision == Precision::f32 && takes(args, 2);
 }
 
 void decode_8_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
-    if (!decode_8_takes(args)) return decode_2_split(args, workspace, stream);
+    if (!takes(args, 2)) return decode_2_split(args, workspace, stream);
     in_turns(args, workspace, [&](const AttentionArgs& some) {
         kernel_for(some)->two_terms(some, workspace, stream);
     });

@@ -21,8 +21,6 @@ constexpr unsigned k_all_lanes = 0xFFFFFFFFu;
 constexpr unsigned k_threads = 256;  // of a block, where nothing asks for another number
 
 // failure.cu
-bool is_fault(cudaError_t result);  ///< or a refusal (failure.h)
-
 /// Throws Failure with CUDA's words, and leaves no error behind that can be cleared.
 [[noreturn]] void fail(cudaError_t result, const std::string& what);
 

@@ -16,23 +16,55 @@ std::string room(std::size_t bytes) { return "allocate " + std::to_string(bytes)
 
 }  // namespace
 
-bool is_fault(cudaError_t result) {
-    switch (result) {
-        case cudaErrorECCUncorrectable:
-        case cudaErrorNvlinkUncorrectable:
-        case cudaErrorIllegalAddress:
-        case cudaErrorLaunchTimeout:
-        case cudaErrorContextIsDestroyed:
-        case cudaErrorAssert:
-        case cudaErrorHardwareStackError:
-        case cudaErrorIllegalInstruction:
-        case cudaErrorMisalignedAddress:
-        case cudaErrorInvalidAddressSpace:
-        case cudaErrorInvalidPc:
-        case cudaErrorLaunchFailure:
-            return true;
-        default:
+// Refusals are listed, not faults: an error that nobody here knows, of a later toolkit, is final.
+// Whoever goes on after a fault computes nothing; whoever stops after a refusal says so.
+bool is_fault(int result) {
+    if (result >= cudaErrorStreamCaptureUnsupported &&
+        result <= cudaErrorStreamCaptureWrongThread) {
+        return false;  // a recording that cannot go on
+    }
+    switch (cudaError_t(result)) {
+        case cudaSuccess:
+        case cudaErrorNotReady:
+        case cudaErrorMemoryAllocation:
+        case cudaErrorInvalidValue:
+        case cudaErrorInvalidDevice:
+        case cudaErrorInvalidDevicePointer:
+        case cudaErrorInvalidResourceHandle:
+        case cudaErrorInvalidMemcpyDirection:
+        case cudaErrorInvalidSymbol:
+        case cudaErrorInvalidConfiguration:
+        case cudaErrorInvalidDeviceFunction:
+        case cudaErrorMissingConfiguration:
+        case cudaErrorLaunchOutOfResources:
+        case cudaErrorCooperativeLaunchTooLarge:
+        case cudaErrorInvalidClusterSize:
+        case cudaErrorNoKernelImageForDevice:
+        case cudaErrorInvalidKernelImage:
+        case cudaErrorInvalidPtx:
+        case cudaErrorUnsupportedPtxVersion:
+        case cudaErrorJitCompilerNotFound:
+        case cudaErrorJitCompilationDisabled:
+        case cudaErrorSharedObjectInitFailed:
+        case cudaErrorSharedObjectSymbolNotFound:
+        case cudaErrorSymbolNotFound:
+        case cudaErrorGraphExecUpdateFailure:
+        case cudaErrorIllegalState:
+        case cudaErrorNoDevice:
+        case cudaErrorInsufficientDriver:
+        case cudaErrorCallRequiresNewerDriver:
+        case cudaErrorDevicesUnavailable:
+        case cudaErrorSystemNotReady:
+        case cudaErrorNotPermitted:
+        case cudaErrorNotSupported:
+        case cudaErrorHostMemoryAlreadyRegistered:
+        case cudaErrorHostMemoryNotRegistered:
+        case cudaErrorPeerAccessUnsupported:
+        case cudaErrorPeerAccessAlreadyEnabled:
+        case cudaErrorPeerAccessNotEnabled:
             return false;
+        default:
+            return true;
     }
 }
 

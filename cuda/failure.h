@@ -5,8 +5,8 @@
 // A *refusal* (no memory left, a launch that the device does not take) concerns one call: nothing
 // else has changed, CUDA keeps no trace of it, and everybody goes on. A *fault* (a kernel has
 // touched memory that is not its own, or trapped) is final: CUDA answers every later call of the
-// process on that device with it, results included.
-// Docs: docs/08-backends.md
+// process on that device with it, results included. What is in no list of refusals is taken for
+// one. Docs: docs/08-backends.md
 
 #include "ref/error.h"
 
@@ -20,6 +20,9 @@ struct CUstream_st;  // a cudaStream_t points to it
 namespace rotkv::cuda {
 
 using Stream = CUstream_st*;
+
+/// Of a cudaError_t: is it a fault, or a refusal?
+bool is_fault(int result);
 
 /// What CUDA or cuBLAS said no with: Error(io).
 class Failure : public Error {

@@ -149,14 +149,6 @@ __device__ inline Codes codes_of(const BlockQ5_1& x, uint32_t i, const BlockQ5_1
     return five_bits_of(x, i, y, j);
 }
 
-// The levels of four nibbles: a byte permutation looks up eight levels by three bits, another one
-// chooses by the fourth.
-__device__ inline uint32_t iq4_levels(uint32_t nibbles) {
-    const uint32_t three = nibbles & 0x7777u;
-    const uint32_t low = __byte_perm(k_iq4_word_0 ^ k_flip, k_iq4_word_4 ^ k_flip, three);
-    const uint32_t high = __byte_perm(k_iq4_word_8 ^ k_flip, k_iq4_word_12 ^ k_flip, three);
-    return __byte_perm(low, high, 0x3210u | (nibbles & 0x8888u) >> 1);
-}
 __device__ inline Codes codes_of(const BlockIq4Nl& x, uint32_t i, const BlockIq4Nl& y, uint32_t j) {
     // x: channels i, 16+i, i+1, 16+i+1
     const uint32_t a = iq4_levels(two_bytes(x.qs + i)), b = iq4_levels(two_bytes(y.qs + j));

@@ -4,6 +4,7 @@
 // Arguments have passed check() and supports(). A function launches its kernels on the stream and
 // returns; results are there after a download or synchronize. Docs: docs/08-backends.md
 
+#include "cuda/attention_path.h"
 #include "cuda/failure.h"
 #include "ref/backend.h"
 
@@ -47,7 +48,7 @@ inline constexpr int64_t k_most_expert_rows = 4 * 65535;
 
 /// Memory in which blocks of threads that share a reduction meet, and what the device offers them.
 /// A backend makes one; two launches that use it must not run at the same time.
-struct Workspace {
+struct Workspace : DeviceLimits {
     Workspace() = default;
     ~Workspace() { destroy(); }
     Workspace(const Workspace&) = delete;
@@ -56,9 +57,6 @@ struct Workspace {
     unsigned* arrived = nullptr;  ///< [k_most_columns] counters, 0 between launches
     std::byte* parts = nullptr;
     int64_t bytes = 0;  ///< of parts
-    int64_t processors = 0;
-    int64_t shared_bytes = 0;       ///< of one processor
-    int64_t most_shared_bytes = 0;  ///< of one block of threads
 
     // attention.cu
     void create();  ///< on the current device, once; throws Failure
@@ -82,9 +80,9 @@ bool attention_prefill_packed(const AttentionArgs& args, const Workspace& worksp
 bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& workspace,
                                 Stream stream);
 
-/// Attention in f32 precision for many tokens at once, if it takes such; prefill_f32.cu.
+/// Attention in f32 precision for many tokens at once, of which each head has room for a part;
+/// prefill_f32.cu.
 void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream);
-bool prefill_f32_takes(const AttentionArgs& args);
 
 /// Why attention_prefill cannot take these shapes; "" where it can.
 std::string prefill_refusal(const AttentionArgs& args);
@@ -119,10 +117,6 @@ inline constexpr int64_t k_most_blocks = 65535;
 /// Query heads that share a read of the cache.
 inline constexpr uint32_t k_most_heads = 8;
 
-/// Bytes of shared memory that attention needs for these shapes, at least.
-int64_t attention_memory(const AttentionArgs& args);
-
 bool has_tensor_kernel(const AttentionArgs& args);  ///< for these head sizes? decode.cu
-int64_t tensor_memory(const AttentionArgs& args);   ///< as attention_memory
 
 }  // namespace rotkv::cuda

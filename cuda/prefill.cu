@@ -90,6 +90,7 @@ __device__ void walk(const Job& job, const Place& at, const Memory<D>& memory, c
         if (i + job.groups < count) start(i + job.groups, turn ^ 1);
         Scores<D> s;
         score<D>(s, shared_address(memory.q), shared_address(k.tile(turn)));
+        if (!job.k.is_ready) mark_infinite(s);
         if (job.cap > 0) cap_scores(s, job.cap);
         if (!mark.whole()) {
             const int64_t cell = first + lane_of_warp() % 4 * 2;
@@ -204,16 +205,26 @@ __global__ void __launch_bounds__(Shape<D>::groups* Shape<D>::group_threads, 1)
     store_outputs<D>(job, at, memory);
 }
 
-// With as many groups, and then tiles, as the device's shared memory allows.
+// With as many groups, and then tiles, as so much shared memory allows.
+template <int D>
+Job job_within(const AttentionArgs& args, int64_t most_bytes) {
+    uint32_t choice = 3;  // bit 1: two groups, bit 0: two tiles
+    const auto job = [&] { return job_of(args, 1 + choice / 2, 1 + choice % 2); };
+    while (choice > 0 && Memory<D>::bytes(job()) > most_bytes) --choice;
+    return job();
+}
+
+template <int D>
+KernelPlan plan(const AttentionArgs& args, int64_t most_bytes) {
+    const Job job = job_within<D>(args, most_bytes);
+    return {"prefill.cu", job.groups * Shape<D>::group_threads / k_warp,
+            std::min(job.k.tiles, job.v.tiles), Memory<D>::bytes(job)};
+}
+
 template <int D>
 void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     using S = Shape<D>;
-    const uint32_t most = device_shared_bytes();
-    uint32_t choice = 3;  // bit 1: two groups, bit 0: two tiles
-    while (choice > 0 && Memory<D>::bytes(job_of(args, 1 + choice / 2, 1 + choice % 2)) > most) {
-        --choice;
-    }
-    Job job = job_of(args, 1 + choice / 2, 1 + choice % 2);
+    Job job = job_within<D>(args, workspace.most_shared_bytes);
     const unsigned blocks = blocks_for(job.rows, S::rows) * job.kv_heads;
     job.parts = choose_parts(args, workspace, blocks, S::cells * job.groups);
     const uint32_t bytes = Memory<D>::bytes(job);
@@ -228,23 +239,39 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
 
 int64_t largest_head(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
 
-// Does the device have the tensor cores of 9.0, which are those of no other one?
-bool has_wgmma() {
-    int device = 0, major = 0, minor = 0;
-    require_success(cudaGetDevice(&device), "device");
-    require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-                    "device");
-    require_success(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-                    "device");
-    return major == 9 && minor == 0;
+bool are_copied(const AttentionArgs& args) {
+    return Side(args.k_cache, 1).is_ready && Side(args.v_cache, 1).is_ready;
 }
 
 bool launch_on_wgmma(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    if (!has_wgmma()) return false;
-    const bool as_they_are = Side(args.k_cache, 1).is_ready && Side(args.v_cache, 1).is_ready;
-    return as_they_are ? attention_prefill_copied(args, workspace, stream)
-                       : attention_prefill_packed(args, workspace, stream) ||
-                             attention_prefill_expanded(args, workspace, stream);
+    if (!workspace.has_wgmma) return false;
+    return are_copied(args) ? attention_prefill_copied(args, workspace, stream)
+                            : attention_prefill_packed(args, workspace, stream) ||
+                                  attention_prefill_expanded(args, workspace, stream);
+}
+
+KernelPlan plan_on_wgmma(const AttentionArgs& args, const DeviceLimits& device) {
+    if (!device.has_wgmma) return {};
+    if (are_copied(args)) return prefill_copied_plan(args, device);
+    const KernelPlan packed = prefill_packed_plan(args, device);
+    return packed ? packed : prefill_expanded_plan(args, device);
+}
+
+std::string refusal_on(const AttentionArgs& args, int64_t most_bytes) {
+    const int64_t d = largest_head(args);
+    if (d > 256) return "f16: heads of at most 256 channels, found " + std::to_string(d);
+    if (!strides_fit(args)) return "f16: cells at most 4 GiB apart";
+    if (!args.lse.empty() && !has_room_for_parts(args)) {
+        return "f16, lse: at most " + std::to_string(k_part_bytes / part_bytes(args.dst.n[3])) +
+               " query heads, found " + std::to_string(args.q.n[2]);
+    }
+    const Job job = job_of(args, 1, 1);
+    const int64_t bytes = d <= 64    ? Memory<64>::bytes(job)
+                          : d <= 128 ? Memory<128>::bytes(job)
+                                     : Memory<256>::bytes(job);
+    if (bytes <= most_bytes) return "";
+    return "f16: tiles that fit in " + std::to_string(most_bytes) +
+           " bytes of shared memory, found " + std::to_string(bytes);
 }
 
 }  // namespace
@@ -253,16 +280,16 @@ bool launch_on_wgmma(const AttentionArgs& args, const Workspace& workspace, Stre
 using namespace prefill;
 
 std::string prefill_refusal(const AttentionArgs& args) {
-    const int64_t d = largest_head(args), most = device_shared_bytes();
-    if (d > 256) return "f16: heads of at most 256 channels, found " + std::to_string(d);
-    if (!strides_fit(args)) return "f16: cells at most 4 GiB apart";
-    const Job job = job_of(args, 1, 1);
-    const int64_t bytes = d <= 64    ? Memory<64>::bytes(job)
-                          : d <= 128 ? Memory<128>::bytes(job)
-                                     : Memory<256>::bytes(job);
-    if (bytes <= most) return "";
-    return "f16: tiles that fit in " + std::to_string(most) + " bytes of shared memory, found " +
-           std::to_string(bytes);
+    return refusal_on(args, current_device().most_shared_bytes);
+}
+
+KernelPlan prefill_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    const int64_t d = largest_head(args), most = device.most_shared_bytes;
+    if (!refusal_on(args, most).empty()) return {};
+    if (const KernelPlan fast = plan_on_wgmma(args, device)) return fast;
+    return d <= 64    ? plan<64>(args, most)
+           : d <= 128 ? plan<128>(args, most)
+                      : plan<256>(args, most);
 }
 
 void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream) {

@@ -193,6 +193,7 @@ class Consumer {
     // 3 softmax of tile i.
     __device__ float2 softmax(Scores& s, const TileMark& mark, uint32_t i, const RowView& upper,
                               const RowView& lower) {
+        if (!copies) mark_infinite(s);  // rows of f16 hold what they hold
         if (job_.cap > 0) cap_scores(s, job_.cap);
         if (mark.whole == 0) {
             const int2* const two =

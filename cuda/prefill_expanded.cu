@@ -8,4 +8,8 @@ bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& work
     return prefill::attention_hopper<prefill::Source::others>(args, workspace, stream);
 }
 
+KernelPlan prefill_expanded_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    return prefill::hopper_plan<prefill::Source::others>(args, device);
+}
+
 }  // namespace rotkv::cuda

@@ -175,7 +175,7 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
     const bool is_ordered =
         streams > 1 && streams <= k_most_ordered_streams && args.q.n[1] <= k_most_ordered;
     RingJob job{job_of(args, 1, 1), {}, false, is_ordered, 0, 0, 0};
-    if (!fit<D_k, D_v, source>(job, device_shared_bytes())) return false;
+    if (!fit<D_k, D_v, source>(job, uint32_t(workspace.most_shared_bytes))) return false;
     const uint32_t bytes = RingMemory<D_k, D_v>::bytes(job);
     const uint32_t blocks = blocks_for(job.rows, k_block_rows) * job.kv_heads;
     job.parts = choose_parts(args, workspace, blocks, RingShape<D_k, D_v>::cells);
@@ -192,25 +192,53 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
     return true;
 }
 
+/// What it would launch.
+template <int D_k, int D_v, Source source>
+KernelPlan plan_hopper(const AttentionArgs& args, int64_t most_bytes) {
+    RingJob job{job_of(args, 1, 1), {}, false, false, 0, 0, 0};
+    if (!fit<D_k, D_v, source>(job, uint32_t(most_bytes))) return {};
+    return {"prefill_hopper.cuh", k_block_threads<D_k, source> / k_warp, k_stages,
+            RingMemory<D_k, D_v>::bytes(job)};
+}
+
+/// The kernel of exactly these heads.
+struct HopperKernel {
+    int64_t d_k, d_v;
+    bool (*launch)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+    KernelPlan (*plan)(const AttentionArgs& args, int64_t most_bytes);
+
+    template <int D_k, int D_v, Source source>
+    static constexpr HopperKernel of() {
+        return {D_k, D_v, launch_hopper<D_k, D_v, source>, plan_hopper<D_k, D_v, source>};
+    }
+};
+
+/// Null: there is none.
+template <Source source>
+const HopperKernel* hopper_kernel_for(const AttentionArgs& args) {
+    static constexpr HopperKernel k_kernels[] = {
+        HopperKernel::of<64, 64, source>(),   HopperKernel::of<80, 80, source>(),
+        HopperKernel::of<96, 96, source>(),   HopperKernel::of<112, 112, source>(),
+        HopperKernel::of<128, 128, source>(), HopperKernel::of<192, 192, source>(),
+        HopperKernel::of<192, 128, source>(), HopperKernel::of<256, 256, source>(),
+    };
+    for (const HopperKernel& kernel : k_kernels) {
+        if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) return &kernel;
+    }
+    return nullptr;
+}
+
 /// If there is a kernel for these head sizes and it has room.
 template <Source source>
 bool attention_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    struct Kernel {
-        int64_t d_k, d_v;
-        bool (*launch)(const AttentionArgs& args, const Workspace& workspace, Stream stream);
-    };
-    static constexpr Kernel k_kernels[] = {
-        {64, 64, launch_hopper<64, 64, source>},     {80, 80, launch_hopper<80, 80, source>},
-        {96, 96, launch_hopper<96, 96, source>},     {112, 112, launch_hopper<112, 112, source>},
-        {128, 128, launch_hopper<128, 128, source>}, {192, 192, launch_hopper<192, 192, source>},
-        {192, 128, launch_hopper<192, 128, source>}, {256, 256, launch_hopper<256, 256, source>},
-    };
-    for (const Kernel& kernel : k_kernels) {
-        if (kernel.d_k == args.q.n[3] && kernel.d_v == args.dst.n[3]) {
-            return kernel.launch(args, workspace, stream);
-        }
-    }
-    return false;
+    const HopperKernel* const kernel = hopper_kernel_for<source>(args);
+    return kernel != nullptr && kernel->launch(args, workspace, stream);
+}
+
+template <Source source>
+KernelPlan hopper_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    const HopperKernel* const kernel = hopper_kernel_for<source>(args);
+    return kernel == nullptr ? KernelPlan{} : kernel->plan(args, device.most_shared_bytes);
 }
 
 }  // namespace rotkv::cuda::prefill

@@ -1,7 +1,7 @@
 #pragma once
 // What a kernel of prefill is launched with, and the host's choices: how many blocks of threads
 // share the cells of a stream, and what fits.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "cuda/attention_combine.cuh"
 #include "cuda/attention_parts.cuh"
@@ -90,15 +90,6 @@ inline Parts choose_parts(const AttentionArgs& args, const Workspace& workspace,
     const int64_t splits = choose_splits(args, workspace, blocks, cells_of_tile);
     if (splits == 1 && args.lse.empty()) return {};
     return parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], splits);
-}
-
-/// Shared memory that a block may ask for.
-inline uint32_t device_shared_bytes() {
-    int device = 0, bytes = 0;
-    require_success(cudaGetDevice(&device), "device");
-    require_success(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-                    "device");
-    return uint32_t(bytes);
 }
 
 /// Are cells near enough for 32-bit numbers?

@@ -1,7 +1,7 @@
 #pragma once
 // K or V as the copy engine of 9.0 sees it: a map of its rows, made on the host, with which one
 // thread asks for the rows of many cells at once (prefill_producer.cuh). A kernel gets it by value.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "ref/types.h"
 
@@ -23,7 +23,7 @@ struct RowMap {
 
 /// A map whose boxes are `units` of each of `cells` cells; swizzled: of 64 units, in the order of
 /// prefill_tile.cuh. Past a row's or a stream's end there are zeros. False where rows lie so that
-/// the engine cannot take them, or without a driver that knows it.
+/// the engine cannot take them; where there is no driver, whom to ask, true.
 bool map_rows(RowMap& map, const TensorView& cache, uint32_t units, uint32_t cells, bool swizzled);
 
 }  // namespace rotkv::cuda::prefill

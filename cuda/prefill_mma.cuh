@@ -11,7 +11,7 @@
 // so that C of two neighbouring products, rounded to f16, is A of a third: the probabilities go
 // from the scores to the sum of the values without leaving their registers.
 // From compute capability 8.0 on.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "cuda/device.cuh"
 

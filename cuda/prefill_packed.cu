@@ -9,4 +9,8 @@ bool attention_prefill_packed(const AttentionArgs& args, const Workspace& worksp
     return prefill::attention_hopper<prefill::Source::blocks>(args, workspace, stream);
 }
 
+KernelPlan prefill_packed_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    return prefill::hopper_plan<prefill::Source::blocks>(args, device);
+}
+
 }  // namespace rotkv::cuda

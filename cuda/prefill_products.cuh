@@ -1,6 +1,6 @@
 #pragma once
 // The two products of prefill over a tile of cells, on the tensor cores of compute capability 8.0.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "cuda/prefill_softmax.cuh"
 

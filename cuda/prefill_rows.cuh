@@ -1,7 +1,7 @@
 #pragma once
 // What surrounds the products of prefill: which rows a block of threads owns and which cells they
 // see, queries on their way in and outputs on their way out.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "cuda/attention_plain.cuh"
 #include "cuda/prefill_job.cuh"
@@ -152,6 +152,15 @@ __device__ void store_rotated_back(const Job& job, const Place& at, uint32_t row
     }
 }
 
+// Two numbers as halves, a NaN for what f16 does not hold: all scores of the row are marked then,
+// as mark_infinite() does those of a key.
+__device__ inline uint32_t marked_halves(float x, float y) {
+    const uint32_t pair = halves_of(x, y);
+    const __half2& halves = reinterpret_cast<const __half2&>(pair);
+    const __half2 marked = __hfma2(halves, __half2{0, 0}, halves);
+    return reinterpret_cast<const uint32_t&>(marked);
+}
+
 // The lane's channels of a row of q, D of them, in a tile of so many rows. The scale goes into
 // them.
 template <int D, int R>
@@ -162,8 +171,8 @@ __device__ void store_query(const Job& job, std::byte* tile, uint32_t rows, uint
         const uint32_t at = 4 * lane_of_warp() + j * 128;  // half a piece
         if (at >= D) continue;
         std::byte* to = tile + place_of(rows, row, at / 8) + at % 8 * 2;
-        *reinterpret_cast<uint2*>(to) = {halves_of(x[j].x * job.q_scale, x[j].y * job.q_scale),
-                                         halves_of(x[j].z * job.q_scale, x[j].w * job.q_scale)};
+        *reinterpret_cast<uint2*>(to) = {marked_halves(x[j].x * job.q_scale, x[j].y * job.q_scale),
+                                         marked_halves(x[j].z * job.q_scale, x[j].w * job.q_scale)};
     }
 }
 

@@ -31,6 +31,17 @@ __device__ void begin(const Job& job, const Place& at, uint32_t row, bool with_s
     }
 }
 
+// An infinite score says that f16 does not hold a key: it would become a probability of 0, or a
+// capped score, as if it were one. A NaN is a mark that nothing erases (attention_plain.cuh).
+template <int N>
+__device__ void mark_infinite(float (&s)[N][4]) {
+#pragma unroll
+    for (int i = 0; i < 4 * N; ++i) {
+        float& x = s[i / 4][i % 4];
+        x = fmaf(x, 0.0f, x);
+    }
+}
+
 // c tanh(s / c) = c - 2 c / (1 + e^(2 s / c)); the queries' scale has made 2 s / c, in bits, of s.
 template <int N>
 __device__ void cap_scores(float (&s)[N][4], float cap) {

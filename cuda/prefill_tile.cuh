@@ -10,7 +10,7 @@
 // in its place. All others go to a stage, as they are stored, and are expanded from there. A row
 // may begin at any even address: the copy begins at the multiple of 16 before it, `skew` bytes
 // early.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "cuda/codes.cuh"
 #include "cuda/copies.cuh"
@@ -194,16 +194,6 @@ __device__ inline Codes codes_of(const BlockQ5_1*, const uint32_t* stage, uint32
     load_nibbles(x, stage, byte + offsetof(BlockQ5_1, qs));
     add_fifth_bits(x, stage, byte + offsetof(BlockQ5_1, qh));
     return x;
-}
-
-// The levels + 128 of four codes, which are nibbles of the low half of `four`. Both halves of the
-// table are asked with three bits of each code; its fourth bit chooses.
-__device__ inline uint32_t iq4_levels(uint32_t four) {
-    constexpr uint32_t k_sign = 0x80808080u;
-    const uint32_t low = __byte_perm(k_iq4_word_0 ^ k_sign, k_iq4_word_4 ^ k_sign, four & 0x7777u);
-    const uint32_t high =
-        __byte_perm(k_iq4_word_8 ^ k_sign, k_iq4_word_12 ^ k_sign, four & 0x7777u);
-    return __byte_perm(low, high, 0x3210u | (four & 0x8888u) >> 1);
 }
 
 __device__ inline Codes codes_of(const BlockIq4Nl*, const uint32_t* stage, uint32_t byte) {

@@ -3,7 +3,7 @@
 // four warps multiplies A [64][16] and B [16][N], and adds to C [64][N] in f32. Warp w of the group
 // holds rows 16 w .. 16 w + 15 of A and C, as prefill_mma.cuh says; what begins here runs beside
 // the warps until wait_for_products(), and C is nobody's until then.
-// Docs: docs/08-backends.md
+// Docs: docs/05-attention.md
 
 #include "cuda/prefill_mma.cuh"
 

@@ -43,17 +43,19 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 // Scores become probabilities in place. The sink is one more score that has no value to give: it
-// only enlarges the denominator, whose log is returned: -inf if there is nothing to sum.
+// only enlarges the denominator, whose log is returned: -inf if there is nothing to sum, which is
+// so too where all scores are -inf. Cells weigh 0 then, as one of them would beside another score.
 double softmax(std::vector<double>& scores, const float* sink) {
     double largest = sink != nullptr ? double(*sink) : -INFINITY;
     for (const double s : scores) largest = std::max(largest, s);
-    double sum = sink != nullptr ? std::exp(double(*sink) - largest) : 0.0;
+    const double unit = largest == -INFINITY ? 0.0 : largest;
+    double sum = sink != nullptr ? std::exp(double(*sink) - unit) : 0.0;
     for (double& s : scores) {
-        s = std::exp(s - largest);
+        s = std::exp(s - unit);
         sum += s;
     }
-    for (double& s : scores) s /= sum;
-    return largest + std::log(sum);
+    for (double& s : scores) s = sum == 0 ? 0.0 : s / sum;
+    return unit + std::log(sum);
 }
 
 // Attention of one query head of one token over the cells it sees; `kv` is its group's KV head.

@@ -104,6 +104,10 @@ Precision precision_of_products(const Call& call);
 /// No with a reason for products or attention with rounded factors (Precision).
 Support unrounded_only(const Call& call);
 
+/// What import() does where memory is not the host's: a copy. Throws as allocate() and upload(),
+/// and nothing is left behind then.
+std::byte* import_copy(Backend& backend, std::span<const std::byte> bytes);
+
 /// A block of a backend's memory, freed with the object.
 class Buffer {
   public:

@@ -95,6 +95,17 @@ Support unrounded_only(const Call& call) {
                        (attention == nullptr ? " products" : " attention") + ": f32 only here"};
 }
 
+std::byte* import_copy(Backend& backend, std::span<const std::byte> bytes) {
+    std::byte* const memory = backend.allocate(bytes.size());
+    try {
+        backend.upload(memory, bytes);
+    } catch (...) {
+        backend.free_memory(memory);
+        throw;
+    }
+    return memory;
+}
+
 Buffer::Buffer(Backend& backend, std::size_t bytes)
     : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {}
 

@@ -151,10 +151,12 @@ struct CellBounds {
 /// Attention of the batch over the cache, and nothing but the cache.
 /// A cell is visible to a query of its stream when 0 <= pos_cell <= pos_q and, with a window n,
 /// pos_q - pos_cell < n or, where windows are chunks that stand still, pos_cell >= floor(pos_q / n)
-/// n; it takes part when it lies within the bounds too. No such cell gives 0.
-/// lse is the log of what softmax divides by: log(exp(sink) + sum_c exp(s_c)), -inf for an empty
-/// sum. With it the outputs of calls that share out the cells, a sink among one of them, make that
-/// of one call: o = sum_i exp(lse_i - lse) o_i, lse = log(sum_i exp(lse_i)).
+/// n; it takes part when it lies within the bounds too. No such cell gives 0. A score of -inf is a
+/// weight of 0, whatever the others are: where all of them are -inf, the output is 0 and lse -inf,
+/// as if no cell took part, so that parts of a whole make the whole. Of +inf and NaN comes NaN. lse
+/// is the log of what softmax divides by: log(exp(sink) + sum_c exp(s_c)), -inf for an empty sum.
+/// With it the outputs of calls that share out the cells, a sink among one of them, make that of
+/// one call: o = sum_i exp(lse_i - lse) o_i, lse = log(sum_i exp(lse_i)).
 struct AttentionArgs {
     static constexpr const char* name = "attention";
 

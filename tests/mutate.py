@@ -138,12 +138,14 @@ class Device:
 
 
 def cases_of(patch):
-    """The second line of a patch of tests/mutants/cuda: the pattern of the cases that see it."""
+    """The second line of a patch of tests/mutants/cuda: the pattern of the cases that see it, and
+    "--guard front" where tensors must begin on 16 bytes for its kernel to run."""
     return patch.read_text().splitlines()[1].removeprefix("cases: ")
 
 
 def run_cases(program, cases):
-    done = run([str(program), "run", "--backend", "cuda", "--case", cases])
+    pattern, *options = cases.split()
+    done = run([str(program), "run", "--backend", "cuda", "--case", pattern, *options])
     if ", 0 no device" not in done.stdout:
         return None, "no device: " + done.stdout[-200:]
     failed = re.search(r"^FAIL (\S+)", done.stdout, re.M)

@@ -32,7 +32,7 @@ void fill(KvCache& cache) {
     for (int64_t stream = 0; stream < 2; ++stream) {
         const std::vector<float> numbers = state_of(stream);
         cache.mutable_state().set_contents(stream, std::as_bytes(std::span(numbers)),
-                                         {.first = 0, .next = 3});
+                                           {.first = 0, .next = 3});
     }
 }
 
@@ -41,6 +41,19 @@ bool is_empty(const KvCache& cache, int64_t stream) {
     return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; }) &&
            cache.state()->held()[size_t(stream)] == Held{};
 }
+
+// A filled cache, and its file.
+struct SavedStates {
+    TemporaryFolder folder;
+    std::unique_ptr<Backend> ref = make_ref_backend();
+    std::string path = folder.file("a.rkv");
+    KvCache cache{*ref, shape_with_state(), RotationSpec()};
+
+    SavedStates() {
+        fill(cache);
+        save_cache(cache, k_model, path);
+    }
+};
 
 }  // namespace
 
@@ -82,12 +95,9 @@ TEST_CASE("cache with states: tokens come one after the other, and go all togeth
 }
 
 TEST_CASE("cache_file: states are saved behind the cells, as the header lays them out") {
-    const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = make_ref_backend();
-    const std::string path = folder.file("a.rkv");
-    KvCache cache(*ref, shape_with_state(), RotationSpec());
-    fill(cache);
-    save_cache(cache, k_model, path);
+    SavedStates saved;
+    const std::string& path = saved.path;
+    Backend& ref = *saved.ref;
 
     std::string expected = "rotkv-kv" + raw(uint32_t(3)) + numbers({0, k_model, 4, 2, 2});
     const std::string types = text("f32") + text("f32") + text("none") + text("none");
@@ -101,11 +111,11 @@ TEST_CASE("cache_file: states are saved behind the cells, as the header lays the
     }
     CHECK(read_all(path) == sealed(expected));
 
-    KvCache loaded(*ref, shape_with_state(), RotationSpec());
+    KvCache loaded(ref, shape_with_state(), RotationSpec());
     loaded.place(Ints{1}, Ints{0});
     load_cache(loaded, k_model, path);
     for (const int64_t stream : {0, 1}) {
-        CHECK(loaded.state()->contents(stream) == cache.state()->contents(stream));
+        CHECK(loaded.state()->contents(stream) == saved.cache.state()->contents(stream));
         CHECK(loaded.state()->held()[size_t(stream)] == Held{0, 3});
     }
     loaded.place(Ints{0, 1}, Ints{3, 3});
@@ -114,25 +124,21 @@ TEST_CASE("cache_file: states are saved behind the cells, as the header lays the
     std::string damaged = expected;
     damaged.replace(negative, 4, raw(4));
     write_all(path, sealed(damaged));
-    CHECK(refusal(*ref, loaded, k_model, path).find("found 4 to 3") != std::string::npos);
+    CHECK(refusal(ref, loaded, k_model, path).find("found 4 to 3") != std::string::npos);
 }
 
 TEST_CASE("cache_file: states of another shape, or none, are another cache") {
-    const TemporaryFolder folder;
-    const std::unique_ptr<Backend> ref = make_ref_backend();
-    const std::string path = folder.file("a.rkv");
-    KvCache cache(*ref, shape_with_state(), RotationSpec());
-    fill(cache);
-    save_cache(cache, k_model, path);
+    SavedStates saved;
+    const std::string& path = saved.path;
+    Backend& ref = *saved.ref;
     KvShape shape = shape_with_state();
     shape.layers[1].recurrent.taps = 4;
-    KvCache longer(*ref, shape, RotationSpec());
-    CHECK(refusal(*ref, longer, k_model, path) ==
-          "layer 1: taps of its state: expected 4, found 3");
+    KvCache longer(ref, shape, RotationSpec());
+    CHECK(refusal(ref, longer, k_model, path) == "layer 1: taps of its state: expected 4, found 3");
     shape.layers[1].recurrent = {};
-    KvCache without(*ref, shape, RotationSpec());
-    CHECK(refusal(*ref, without, k_model, path) ==
+    KvCache without(ref, shape, RotationSpec());
+    CHECK(refusal(ref, without, k_model, path) ==
           "layer 1: heads of its state: expected 0, found 1");
     save_cache(without, k_model, path);
-    CHECK(refusal(*ref, cache, k_model, path) == "version: expected 3, with states, found 2");
+    CHECK(refusal(ref, saved.cache, k_model, path) == "version: expected 3, with states, found 2");
 }

@@ -12,7 +12,7 @@ import os
 import sys
 import unittest
 
-from test_tools import Tools
+from test_tools import NumpyTools, Tools
 
 try:
     import numpy as np
@@ -60,14 +60,14 @@ TITLE = """\
 |---|---|---|---|---|---|"""
 
 
-class GoldenModels(Tools):
+class GoldenModels(NumpyTools):
     table = []
 
     @classmethod
     def setUpClass(cls):
-        if np is None or not os.path.isdir(GOLDEN):
-            raise unittest.SkipTest("no numpy, or no golden2 in $ROTKV_DATA")
         super().setUpClass()
+        if not os.path.isdir(GOLDEN):
+            raise unittest.SkipTest("no golden2 in $ROTKV_DATA")
         cls.text = os.path.join(DATA, "golden", "text.txt")
 
     @classmethod

@@ -236,3 +236,26 @@ TEST_CASE("law: a part that is not a number makes the whole none, whichever come
         }
     }
 }
+
+TEST_CASE("law: cells whose scores are -inf are as if they were not there, alone too") {
+    CachedAttention c;
+    c.fill(1, 6, 8);
+    for (size_t i = 3; i < c.q.size(); i += 64) c.q[i] = 1;
+    for (size_t i = 3; i < 3 * 2 * 64; i += 64) c.k[i] = -INFINITY;  // of the first three tokens
+    for (const std::unique_ptr<Backend>& backend : backends_with_parts()) {
+        INFO(backend->name());
+        std::vector<float> lse, rest_lse;
+        CachedAttention rest = c;
+        rest.bounds.position.from = 3;
+        const std::vector<float> out = c.run(*backend, &lse);
+        const std::vector<float> of_rest = rest.run(*backend, &rest_lse);
+        for (size_t i = 0; i < out.size(); ++i) {
+            INFO("output " << i);
+            REQUIRE(std::fabs(out[i] - of_rest[i]) <= 1e-5f * (1 + std::fabs(of_rest[i])));
+        }
+        for (size_t i = 0; i < lse.size(); ++i) {
+            INFO("lse " << i);
+            REQUIRE((lse[i] == rest_lse[i] || std::fabs(lse[i] - rest_lse[i]) <= 1e-5f));
+        }
+    }
+}

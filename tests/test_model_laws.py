@@ -7,29 +7,22 @@ import os
 import sys
 import unittest
 
-from test_tools import Tools
+from test_tools import NumpyTools, Tools
 
 try:
-    import numpy as np
     import model_edits as edits
     import random_models
     from base_rows import BaseRows
 except ModuleNotFoundError:
-    np = None
+    pass  # no numpy: all are skipped
 
 BACKENDS = os.environ.get("ROTKV_BACKENDS", "ref fast").split()
 CHANGE = 5e-4  # of log p: twice a step of the files' codes, which are 16 bits for 16 nats
 DIVERGENCE = 1e-7  # mean KLD: a hundred times what these codes make
 
 
-class ModelLaws(Tools):
+class ModelLaws(NumpyTools):
     sums = 60
-
-    @classmethod
-    def setUpClass(cls):
-        if np is None:
-            raise unittest.SkipTest("no numpy")
-        super().setUpClass()
 
     def rows(self, backend, name, edit, cache):
         model = random_models.write(self.temporary.name, name, edit)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import unittest
 
-from test_tools import Tools
+from test_tools import NumpyTools, Tools
 
 try:
     import model_edits
@@ -87,13 +87,11 @@ def of_each(*names):
     return wrap
 
 
-class ModelsTools(Tools):
+class ModelsTools(NumpyTools):
     sums = 60
 
     @classmethod
     def setUpClass(cls):
-        if random_models is None:
-            raise unittest.SkipTest("no numpy")
         super().setUpClass()
         cls.models = {name: random_models.write(cls.temporary.name, name) for name in NAMES}
 

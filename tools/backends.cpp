@@ -21,7 +21,8 @@ const std::vector<BackendEntry>& backends() {
         {"ref", make_ref, nullptr},
         {"fast", make_fast_backend, nullptr, true},
 #ifdef ROTKV_HAS_CUDA
-        {"cuda", make_cuda_backend, nullptr, false, cuda::make_guarded_memory},
+        {"cuda", make_cuda_backend, nullptr, false, cuda::list_attention_paths,
+         cuda::make_guarded_memory},
 #else
         {"cuda", nullptr, "CMake found no CUDA compiler, or ROTKV_CUDA is OFF"},
 #endif
@@ -51,7 +52,10 @@ std::unique_ptr<Backend> make_backend(const std::string& name, int threads) {
 static std::string describe(const BackendEntry& entry, int threads) {
     if (entry.make == nullptr) return "not built: " + std::string(entry.not_built);
     try {
-        return entry.make(threads)->description();
+        std::string text = entry.make(threads)->description();
+        if (entry.paths == nullptr) return text;
+        for (const std::string& line : entry.paths()) text += "\n        " + line;
+        return text;
     } catch (const Error& error) {
         return "built, but cannot run here: " + std::string(error.what());
     }

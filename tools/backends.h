@@ -18,6 +18,9 @@ struct BackendEntry {
     const char* not_built;                          ///< why, if so
     bool threaded = false;                          ///< does it obey the number of threads?
 
+    /// Which kernels compute what here, lines for people; null: nobody has to choose.
+    std::vector<std::string> (*paths)() = nullptr;
+
     /// Of a device; null: it takes any memory of the host.
     std::unique_ptr<GuardedMemory> (*guarded_memory)(Guard guard) = nullptr;
 };
@@ -29,7 +32,8 @@ const std::vector<BackendEntry>& backends();
 /// Throws Error(usage) for an unknown name, Error(unsupported) for one that is not built.
 std::unique_ptr<Backend> make_backend(const std::string& name, int threads);
 
-/// One line per room: "fast   AVX-512, 2 threads" or "cuda   not built: reason".
+/// One line per room: "fast   AVX-512, 2 threads" or "cuda   not built: reason"; under it, how a
+/// device's attention is computed.
 std::string list_backends();
 
 }  // namespace rotkv::tools

@@ -58,6 +58,8 @@ class AttentionCase : public CallCase {
           kind(f.word("values", "channels", k_cell_kinds)) {
         read_layout(f, false);
         if (kind != "channels" && v_in_k) f.refuse("values", "channels where V is K", kind);
+        const std::string refusal = kind_refusal(kind, type_k, k_rotation.on());
+        if (!refusal.empty()) f.refuse("values", refusal, kind);
         if (is_spoilt(kind) && used() < 8) {
             f.refuse("C", "8 cells or more in use", std::to_string(used()));
         }
@@ -237,9 +239,7 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
                                                       : -1));
     }
     std::vector<float> q = case_values("normal", tokens * heads, d_k, seed() + 3);
-    if (kind == "outlier-zero-key") {
-        for (size_t first = 0; first < q.size(); first += size_t(d_k)) q[first] *= 1e8f;
-    }
+    change_queries(kind, heads, heads / kv_heads, d_k, q);
     named(tensors, "q").set(q);
     fill_cache(named(tensors, "k_cache"), k_rotation, seed(), false);
     if (!v_in_k) fill_cache(named(tensors, "v_cache"), v_rotation, seed() + 1, true);
@@ -306,7 +306,7 @@ std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> fil
     std::vector<float> weighted(size_t(d_v), 0.0f);  // sum_c p_c |v_c|
     for (const auto& [c, score] : s.of_cell) {
         const std::vector<float> v = cached_row(cache, t % streams, c, h);
-        const float p = float(std::exp(score - top) / sum);
+        const float p = sum == 0 ? 0.0f : float(std::exp(score - top) / sum);
         for (int64_t j = 0; j < d_v; ++j) {
             weighted[size_t(j)] += p * std::fabs(v[size_t(v_in_k ? v_first + j : j)]);
         }

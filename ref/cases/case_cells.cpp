@@ -39,7 +39,7 @@ void keep_one(std::span<float> x, size_t channel) {
     }
 }
 
-// In the first 32 channels, so that a rotation back in blocks leaves the other blocks finite.
+// In one channel, so that a rotation back in blocks leaves the other blocks finite.
 void spoil(const std::string& kind, bool is_v, const SpoiltCells& spoilt, int64_t position,
            int64_t head, int64_t kv_heads, std::span<float> x) {
     constexpr float inf = std::numeric_limits<float>::infinity();
@@ -48,8 +48,28 @@ void spoil(const std::string& kind, bool is_v, const SpoiltCells& spoilt, int64_
              : head == 0 && kv_heads > 1 && position == spoilt.late - 1;
     if (!seen && position != spoilt.newest) return;
     const bool late = position == spoilt.late;
-    const size_t j = size_t(7 * head + (late ? 19 : 3)) % std::min<size_t>(x.size(), 32);
+    const size_t j = size_t(29 * position + 7 * head + 3) % x.size();
     x[j] = kind == "nan" ? std::numeric_limits<float>::quiet_NaN() : late ? -inf : inf;
+}
+
+constexpr int32_t k_first_cells = 8;  // whose scores are -inf
+
+size_t channel_of(int64_t head, size_t d) { return size_t(7 * head + 3) % d; }
+
+void change_key(const std::string& kind, DType type, const SpoiltCells& spoilt, int32_t position,
+                int64_t head, std::span<float> x) {
+    float& one = x[channel_of(head, x.size())];
+    if (kind == "far-keys" && position == spoilt.early) {
+        const bool is_block = is_block_type(type);
+        one = is_block ? 2e5f : type == DType::f16 ? 6e4f : 1e6f;
+    }
+    if (kind == "far-queries") {
+        for (float& value : x) value *= 1e-4f;
+    }
+    if (kind == "outlier-zero-key") one = 0;
+    if (kind == "minus-inf" && position < k_first_cells) {
+        one = -std::numeric_limits<float>::infinity();
+    }
 }
 
 }  // namespace
@@ -66,12 +86,28 @@ void change_cells(const std::string& kind, DType type, bool is_v, const SpoiltCe
             const std::span<float> x = rows.subspan(row * d, d);
             if (is_v) set_size(kind, type, int64_t(cell) + head, x);
             if (is_v && kind == "diagonal") keep_one(x, cell % d);
-            if (!is_v && kind == "outlier-zero-key") x[0] = 0;
+            if (!is_v) change_key(kind, type, spoilt, position[cell], head, x);
             if (is_spoilt(kind)) {
                 spoil(kind, is_v, spoilt, position[cell], head, kv_heads, x);
             }
         }
     }
+}
+
+void change_queries(const std::string& kind, int64_t heads, int64_t group, int64_t d,
+                    std::span<float> rows) {
+    for (int64_t row = 0; row * d < int64_t(rows.size()); ++row) {
+        float& one = rows[size_t(row * d) + channel_of(row % heads / group, size_t(d))];
+        if (kind == "far-queries") one = row % 2 == 0 ? 1e6f : -1e6f;
+        if (kind == "minus-inf") one = std::fabs(one) + 0.1f;
+        if (kind == "outlier-zero-key") one *= 1e8f;
+    }
+}
+
+std::string kind_refusal(const std::string& kind, DType k_type, bool is_rotated) {
+    if (kind != "minus-inf") return "";
+    if (is_rotated) return "rot-k=0 where single channels matter";
+    return is_block_type(k_type) ? "k of a type that holds an infinity" : "";
 }
 
 }  // namespace rotkv

@@ -23,13 +23,17 @@ namespace rotkv {
 ///   steep     rows of V from 1e-5 to 1e3, neighbours ten times apart
 ///   positive  no value of V is negative: what a sum is cut off by adds up
 ///   diagonal  cell c has one channel of V, c mod D: an output's channel is one cell's p v, which
-///   no
-///             larger one hides
-///   outlier-zero-key  channel 0 of q is 1e8 times the others and of K it is 0: scores are what
+///             no larger one hides
+///   outlier-zero-key  a channel of q is 1e8 times the others and of K it is 0: scores are what
 ///             stands beside an outlier
+///   far-keys  one channel of K in an early cell lies beyond f16, 1e6 (f32, bf16) or 2e5 (blocks;
+///             f16: 6e4, inside). Where `loud` makes its score a usual one, all others are near 0
+///   far-queries  one channel of each query is 1e6, far beyond f16, and K about 1e-4
+///   minus-inf    a channel of K, alone with -inf in the first cells, by position, whose scores are
+///                -inf with these queries: nothing else is seen by the first tokens
 inline constexpr std::initializer_list<const char*> k_cell_kinds = {
-    "channels", "nan",   "inf",      "huge",     "tiny",
-    "faint",    "steep", "positive", "diagonal", "outlier-zero-key"};
+    "channels", "nan",      "inf",         "huge",      "tiny",     "faint",           "steep",
+    "positive", "far-keys", "far-queries", "minus-inf", "diagonal", "outlier-zero-key"};
 
 /// Is one of the kinds whose newest cell no query sees?
 bool is_spoilt(const std::string& kind);
@@ -45,5 +49,12 @@ struct SpoiltCells {
 /// `kind` says; `position` is that of each cell.
 void change_cells(const std::string& kind, DType type, bool is_v, const SpoiltCells& spoilt,
                   std::span<const int32_t> position, int64_t kv_heads, std::span<float> rows);
+
+/// The queries to it, [rows][d], of which `group` follow each other for a KV head.
+void change_queries(const std::string& kind, int64_t heads, int64_t group, int64_t d,
+                    std::span<float> rows);
+
+/// Why such cells cannot be of this type, or turned by this rotation; "": they can.
+std::string kind_refusal(const std::string& kind, DType k_type, bool is_rotated);
 
 }  // namespace rotkv

@@ -31,6 +31,8 @@ inline const CaseList k_case_lists[] = {
     {"@block", type_names(quantized_types())},
     {"@some", {"f16", "q8_0", "q4_0"}},
     {"@half", {"f16", "bf16"}},
+    {"@plain", {"f32", "f16", "bf16"}},
+    {"@capped", {"softcap=2", "sinks=1"}},
     {"@long", {"f16", "q8_0", "q4_1"}},
     {"@weight", type_names(weight_types())},
     {"@N", {"1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024"}},

@@ -15,6 +15,7 @@ double HeadScores::largest() const {
 
 double HeadScores::denominator() const {
     const double top = largest();
+    if (top == -INFINITY) return 0;
     double sum = sink == -INFINITY ? 0 : std::exp(sink - top);
     for (const auto& [cell, score] : of_cell) sum += std::exp(score - top);
     return sum;
@@ -34,7 +35,7 @@ double lse_bound(const HeadScores& s, int64_t cells, int64_t d, float expected) 
 void F16Error::add(const HeadScores& scores) {
     energy_ = std::max(energy_, scores.energy);
     const double sum = scores.denominator();
-    if (scores.of_cell.empty() || !std::isfinite(sum)) return;
+    if (sum == 0 || !std::isfinite(sum)) return;
     lost_ += double(scores.of_cell.size()) / (sum * sum);
     ++rows_;
 }

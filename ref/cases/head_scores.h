@@ -17,7 +17,7 @@ struct HeadScores {
     double sink = 0;       ///< -inf: none
 
     double largest() const;
-    double denominator() const;  ///< Z, in units of exp(largest())
+    double denominator() const;  ///< Z, in units of exp(largest()); 0: nothing weighs anything
 };
 
 /// How far lse may be off by rounding, over a cache of `cells` cells and heads of d channels.

@@ -78,15 +78,7 @@ void GuardedBackend::free_memory(std::byte* memory) {
 
 // An alias stays one; a copy is guarded too.
 std::byte* GuardedBackend::import(std::span<const std::byte> bytes) {
-    if (in_host_memory()) return real().import(bytes);
-    std::byte* const memory = allocate(bytes.size());
-    try {
-        upload(memory, bytes);
-    } catch (...) {
-        free_memory(memory);
-        throw;
-    }
-    return memory;
+    return in_host_memory() ? real().import(bytes) : import_copy(*this, bytes);
 }
 
 }  // namespace rotkv::tools
