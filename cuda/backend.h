@@ -15,8 +15,8 @@ namespace rotkv {
 
 /// Memory is the device's; import() copies. Operations are kept until the next upload(),
 /// download(), synchronize() or free_memory(), launched then in the order of their calls, and
-/// replayed as a CUDA graph when the same calls come again (recorder.h). download() and
-/// synchronize() wait for them.
+/// replayed as CUDA graphs when the same calls come again, the first of many of them as soon as
+/// they have come (recorder.h). download() and synchronize() wait for them.
 ///
 /// Errors. A refusal (failure.h: no memory, a launch not taken) is thrown by the call that launches
 /// or allocates, as Failure, Error(io), naming the operation and its tensors or the bytes; what was
@@ -62,6 +62,7 @@ class CudaBackend final : public Backend {
   protected:
     Support answer(const Call& call) const override;
     void execute(const Call& call) override;
+    bool execute_again(const Call& call) override;
 
   private:
     template <class Body>

@@ -2,6 +2,7 @@
 //   products side by side   of one src, for few tokens: q, k and v; gate and up.
 //   ... and act_mul         of two such products, in place of the first: gate and up.
 //   turns side by side      by the same rows of one table: q and k.
+//   turns and kv_store      of the keys that were turned: q, k, and then k and v into the cache.
 //   a sum and its norm      residual + output, then the next rms_norm.
 // Calls side by side run at the same time: none may write what another reads or writes.
 #include "cuda/fusion.h"
@@ -72,11 +73,12 @@ struct Access {
 Access access(const MatmulArgs& args) { return {args.dst, {args.weight, args.src}}; }
 Access access(const RopeArgs& args) { return {args.dst, {args.src, args.table, args.row}}; }
 
+bool unread(const TensorView& written, const std::vector<TensorView>& reads) {
+    return std::all_of(reads.begin(), reads.end(),
+                       [&](const TensorView& read) { return apart(written, read); });
+}
+
 bool independent(const Access& a, const Access& b) {
-    const auto unread = [](const TensorView& written, const std::vector<TensorView>& reads) {
-        return std::all_of(reads.begin(), reads.end(),
-                           [&](const TensorView& read) { return apart(written, read); });
-    };
     return apart(a.writes, b.writes) && unread(a.writes, b.reads) && unread(b.writes, a.reads);
 }
 
@@ -131,10 +133,31 @@ bool sum_and_norm(Calls calls) {
            apart(norm->dst, sum->b) && apart(norm->weight, sum->dst);
 }
 
+// So many calls: turns, the last of which is of keys, and kv_store of those; 0 if they are not
+// that. A block of threads turns rows of keys as it stores them, while others turn queries.
+std::size_t turned_and_stored(Calls calls) {
+    const std::size_t turns = side_by_side<RopeArgs>(calls, k_most_turns);
+    const KvStoreArgs* store = call_at<KvStoreArgs>(calls, turns);
+    if (turns == 0 || store == nullptr || !kv_store_turns(*store)) return 0;
+    const RopeArgs& keys = std::get<RopeArgs>(calls[turns - 1]);
+    if (keys.dst != store->k || !in_place_or_apart(keys.src, keys.dst)) return 0;
+    const auto joins = [&](const Call& call) {
+        const Access turn = access(std::get<RopeArgs>(call));
+        return apart(turn.writes, store->v) && apart(turn.writes, store->k_cache) &&
+               apart(turn.writes, store->v_cache) && unread(store->k_cache, turn.reads) &&
+               unread(store->v_cache, turn.reads);
+    };
+    const bool join = std::all_of(calls.begin(), calls.begin() + std::ptrdiff_t(turns), joins);
+    return join ? turns + 1 : 0;
+}
+
+// Those of the calls that are this operation.
 template <class Args>
 std::vector<Args> list_of(Calls calls) {
     std::vector<Args> list;
-    for (const Call& call : calls) list.push_back(std::get<Args>(call));
+    for (const Call& call : calls) {
+        if (const Args* args = std::get_if<Args>(&call)) list.push_back(*args);
+    }
     return list;
 }
 
@@ -148,10 +171,14 @@ struct Launch {
     void operator()(const MatmulArgs& args) const {
         if (calls.size() == 1) return matmul(args, products);
         const ActMulArgs* act = std::get_if<ActMulArgs>(&calls.back());
-        const Calls multiplying = calls.first(calls.size() - (act != nullptr ? 1 : 0));
-        matvec(list_of<MatmulArgs>(multiplying), act, stream);
+        matvec(list_of<MatmulArgs>(calls), act, stream);
     }
-    void operator()(const RopeArgs&) const { rope(list_of<RopeArgs>(calls), stream); }
+    void operator()(const RopeArgs&) const {
+        const KvStoreArgs* store = std::get_if<KvStoreArgs>(&calls.back());
+        const std::vector<RopeArgs> turns = list_of<RopeArgs>(calls);
+        store != nullptr ? kv_store(*store, turns, stream) : rope(turns, stream);
+    }
+    void operator()(const KvStoreArgs& args) const { kv_store(args, {}, stream); }
     void operator()(const AddArgs& args) const {
         if (calls.size() == 1) return add(args, stream);
         add_rms_norm(args, std::get<RmsNormArgs>(calls[1]), stream);
@@ -162,7 +189,6 @@ struct Launch {
     void operator()(const RmsNormArgs& args) const { rms_norm(args, stream); }
     void operator()(const LayerNormArgs& args) const { layer_norm(args, stream); }
     void operator()(const ScaleArgs& args) const { scale(args, stream); }
-    void operator()(const KvStoreArgs& args) const { kv_store(args, stream); }
     void operator()(const AttentionArgs& args) const { attention(args, workspace, stream); }
     void operator()(const KvShiftArgs& args) const { kv_shift(args, stream); }
     void operator()(const ConvStepArgs& args) const { conv_step(args, stream); }
@@ -207,7 +233,7 @@ void launch_joined(Calls calls, const Workspace& workspace, Products& products) 
 std::size_t joined(Calls calls) {
     if (sum_and_norm(calls)) return 2;
     if (gated_products(calls)) return 3;
-    return std::max({side_by_side<MatmulArgs>(calls, k_most_products),
+    return std::max({turned_and_stored(calls), side_by_side<MatmulArgs>(calls, k_most_products),
                      side_by_side<RopeArgs>(calls, k_most_turns), std::size_t(1)});
 }
 

@@ -27,7 +27,6 @@ void act_mul(const ActMulArgs& args, Stream stream);         // norm.cu
 void add(const AddArgs& args, Stream stream);                // norm.cu
 void matmul(const MatmulArgs& args, Products& products);     // matmul.cu
 void embed(const EmbedArgs& args, Stream stream);            // matmul.cu
-void kv_store(const KvStoreArgs& args, Stream stream);       // kv_cache.cu
 void kv_shift(const KvShiftArgs& args, Stream stream);       // kv_shift.cu
 void conv_step(const ConvStepArgs& args, Stream stream);     // delta.cu
 void delta_step(const DeltaStepArgs& args, Stream stream);   // delta.cu
@@ -95,6 +94,12 @@ inline constexpr std::size_t k_most_turns = 2;
 /// type: matvec.cu. Two of equally many rows may end in `then`, which is theirs and in place.
 inline constexpr int64_t k_matvec_tokens = 8;
 void matvec(std::span<const MatmulArgs> calls, const ActMulArgs* then, Stream stream);
+
+/// turns, one or two alike, the last of which makes args.k, then kv_store; or kv_store alone.
+/// kv_store_turns: does it, of so few tokens, cut into such pieces? kv_cache.cu.
+inline constexpr int64_t k_turned_tokens = 8;
+void kv_store(const KvStoreArgs& args, std::span<const RopeArgs> turns, Stream stream);
+bool kv_store_turns(const KvStoreArgs& args);
 
 /// sum, then norm, whose src is the sum; norm.cu.
 void add_rms_norm(const AddArgs& sum, const RmsNormArgs& norm, Stream stream);

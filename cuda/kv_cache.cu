@@ -4,11 +4,13 @@
 //   blocks are put together in shared memory (store.cuh).
 //   One launch: the first blocks of threads take K, the others V. Addresses are worked out, and
 //   cells read, before earlier kernels have ended: of few tokens the time is that of its waits.
+//   Of few tokens it turns them too, K on its way and queries in blocks of their own.
 //   Cost: 4 bytes read and the type's bytes written for each element, each once.
 // Must write the bytes that ref::kv_store writes.
 #include "cuda/dependent.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/kernels.h"
+#include "cuda/rope.cuh"
 #include "cuda/store.cuh"
 
 namespace rotkv::cuda {
@@ -40,6 +42,14 @@ struct StoreSide {
           vectors(rows_on_16_bytes(x)) {}
 };
 
+// What is turned before: the queries, or nothing else; K's rows, read where they lie before that.
+struct TurnArgs {
+    TurnedRows queries;
+    Angles angles;
+    TensorView keys;
+    unsigned blocks;  // of queries
+};
+
 struct StoreArgs {
     StoreSide k, v;
     unsigned k_blocks;
@@ -47,9 +57,11 @@ struct StoreArgs {
     const int32_t *stream, *cell;
 };
 
-// A group owns one piece of one token; what ref's store_row does to a whole row.
+// A group owns one piece of one token; what ref's store_row does to a whole row. `turn`: of K, or
+// null; rows are then not shared by blocks of threads.
 template <int R>
-__device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigned block) {
+__device__ void store_side(const StoreSide& side, const StoreArgs& args, const TurnArgs* turn,
+                           unsigned block) {
     const Pieces& cut = side.cut;
     const uint32_t lane = threadIdx.x & (cut.lanes - 1);
     const uint32_t group = (block * k_quant_threads + threadIdx.x) >> cut.lane_bits;
@@ -58,15 +70,32 @@ __device__ void store_side(const StoreSide& side, const StoreArgs& args, unsigne
     const uint32_t begin[1] = {cut.begin_of(piece, head) + 4 * lane};
     const bool is_there = t < args.tokens;
     const uint32_t token = is_there ? t : 0;
-    const float* x = reinterpret_cast<const float*>(side.rows.data + head * side.rows.stride[2] +
-                                                    token * side.rows.stride[1]);
+    const auto row_of = [&](const TensorView& rows) {
+        return reinterpret_cast<float*>(rows.data + head * rows.stride[2] + token * rows.stride[1]);
+    };
+    float* const x = row_of(side.rows);
     const int32_t cell = args.cell[token], stream = args.stream[token];
+    const float* const angles = turn != nullptr ? turn->angles.of_token(token) : nullptr;
     wait_for_earlier();
     // 1 load
     float4 v[1][R];
 #pragma unroll
     for (int j = 0; j < R; ++j) {
-        v[0][j] = load4(x, begin[0] + 4 * cut.lanes * j, cut.d, side.vectors);
+        const uint32_t i = begin[0] + 4 * cut.lanes * j;
+        if (turn == nullptr) {
+            v[0][j] = load4(x, i, cut.d, side.vectors);
+        } else {
+            v[0][j] = turned4(row_of(turn->keys), angles, i, cut.d, turn->angles.n_rot,
+                              turn->angles.pairs);
+        }
+    }
+    if (turn != nullptr) {
+        __syncthreads();  // all have read what may lie where it is written
+#pragma unroll
+        for (int j = 0; j < R; ++j) {
+            const uint32_t i = begin[0] + 4 * cut.lanes * j;
+            if (is_there) store4(x, i, cut.d, side.vectors, v[0][j]);
+        }
     }
     // 2 rotate
     rotate(v, cut, begin, false);
@@ -82,38 +111,76 @@ __global__ void __launch_bounds__(k_quant_threads)
     kv_store_kernel(const __grid_constant__ StoreArgs args) {
     let_next_come();
     if (blockIdx.x < args.k_blocks) {
-        store_side<R>(args.k, args, blockIdx.x);
+        store_side<R>(args.k, args, nullptr, blockIdx.x);
     } else {
-        store_side<R>(args.v, args, blockIdx.x - args.k_blocks);
+        store_side<R>(args.v, args, nullptr, blockIdx.x - args.k_blocks);
     }
 }
 
 template <int R>
-void launch_kv_store(StoreArgs& args, bool with_v, Stream stream) {
+__global__ void __launch_bounds__(k_quant_threads)
+    turn_and_store_kernel(const __grid_constant__ StoreArgs args,
+                          const __grid_constant__ TurnArgs turn) {
+    let_next_come();
+    const unsigned block = blockIdx.x - turn.blocks;
+    if (blockIdx.x < turn.blocks) {
+        wait_for_earlier();
+        turn.queries.turn(turn.angles, blockIdx.x * k_quant_threads + threadIdx.x);
+    } else if (block < args.k_blocks) {
+        store_side<R>(args.k, args, &turn, block);
+    } else {
+        store_side<R>(args.v, args, nullptr, block - args.k_blocks);
+    }
+}
+
+template <int R>
+void launch_kv_store(StoreArgs& args, bool with_v, std::span<const RopeArgs> turns, Stream stream) {
     const int64_t groups = k_quant_threads / args.k.cut.lanes;
     args.k_blocks = blocks_for(int64_t(args.tokens) * args.k.per_token.d, groups);
     const unsigned v_blocks =
         with_v ? blocks_for(int64_t(args.tokens) * args.v.per_token.d, groups) : 0;
-    launch_dependent(kv_store_kernel<R>, args.k_blocks + v_blocks, k_quant_threads, 0, stream,
-                     args);
+    if (turns.empty()) {
+        return launch_dependent(kv_store_kernel<R>, args.k_blocks + v_blocks, k_quant_threads, 0,
+                                stream, args);
+    }
+    TurnArgs turn{TurnedRows(turns.front()), Angles(turns.back()), turns.back().src, 0};
+    if (turns.size() > 1) turn.blocks = blocks_for(turn.queries.threads(), k_quant_threads);
+    launch_dependent(turn_and_store_kernel<R>, turn.blocks + args.k_blocks + v_blocks,
+                     k_quant_threads, 0, stream, args, turn);
 }
+
+bool is_few(const KvStoreArgs& args) { return args.k.rows() * args.k.n[3] / 4 < k_few_fours; }
+
+// Both sides in pieces of one width, and so with as many registers.
+struct BothCut {
+    Pieces k, v;
+
+    BothCut(const KvStoreArgs& args, bool with_v)
+        : k(cut(args, args.k, args.k_rotation,
+                with_v ? cut(args, args.v, args.v_rotation, 0).width : 0)),
+          v(with_v ? cut(args, args.v, args.v_rotation, k.width) : k) {}
+
+    static Pieces cut(const KvStoreArgs& args, const TensorView& x, const Rotation& rotation,
+                      uint32_t at_least) {
+        return is_few(args) ? Pieces(rotation, x.n[3], std::max(at_least, k_least_piece))
+                            : wide_pieces(rotation, x.n[3], at_least);
+    }
+};
 
 }  // namespace
 
-void kv_store(const KvStoreArgs& args, Stream stream) {
+bool kv_store_turns(const KvStoreArgs& args) {
+    if (args.k.empty() || args.k.n[1] > k_turned_tokens) return false;
+    const Pieces cut = BothCut(args, !args.v_cache.empty()).k;
+    return k_quant_threads / cut.lanes % cut.per_row.d == 0;
+}
+
+void kv_store(const KvStoreArgs& args, std::span<const RopeArgs> turns, Stream stream) {
     if (args.k.empty()) return;
     const bool with_v = !args.v_cache.empty();  // otherwise V is a view of K
-    // Both sides in pieces of one width, and so with as many registers.
-    const bool few = args.k.rows() * args.k.n[3] / 4 < k_few_fours;
-    const auto cut = [&](const TensorView& x, const Rotation& rotation, uint32_t at_least) {
-        return few ? Pieces(rotation, x.n[3], std::max(at_least, k_least_piece))
-                   : wide_pieces(rotation, x.n[3], at_least);
-    };
-    const uint32_t v_width = with_v ? cut(args.v, args.v_rotation, 0).width : 0;
-    const Pieces k_cut = cut(args.k, args.k_rotation, v_width);
-    const StoreSide k(args.k, args.k_cache, k_cut);
-    const StoreSide v =
-        with_v ? StoreSide(args.v, args.v_cache, cut(args.v, args.v_rotation, k_cut.width)) : k;
+    const BothCut cut(args, with_v);
+    const StoreSide k(args.k, args.k_cache, cut.k);
+    const StoreSide v = with_v ? StoreSide(args.v, args.v_cache, cut.v) : k;
     StoreArgs all{k,
                   v,
                   0,
@@ -122,16 +189,13 @@ void kv_store(const KvStoreArgs& args, Stream stream) {
                   args.cell.row<const int32_t>(0)};
     switch (k.cut.registers) {
         case 1:
-            launch_kv_store<1>(all, with_v, stream);
-            break;
+            return launch_kv_store<1>(all, with_v, turns, stream);
         case 2:
-            launch_kv_store<2>(all, with_v, stream);
-            break;
+            return launch_kv_store<2>(all, with_v, turns, stream);
         case 4:
-            launch_kv_store<4>(all, with_v, stream);
-            break;
+            return launch_kv_store<4>(all, with_v, turns, stream);
         default:
-            launch_kv_store<8>(all, with_v, stream);
+            launch_kv_store<8>(all, with_v, turns, stream);
     }
 }
 

@@ -1,4 +1,5 @@
 #include "cuda/device.cuh"
+#include "cuda/fusion.h"
 #include "cuda/recorder.h"
 
 #include <algorithm>
@@ -10,6 +11,10 @@ namespace {
 
 constexpr std::size_t k_most_recordings = 8;
 constexpr std::size_t k_least_calls = 8;  // fewer are launched as they come
+
+// Calls of the first piece, which the device has to do while the host goes through the second's,
+// which are this many times more.
+constexpr std::size_t k_first_calls = 24, k_times_more = 5;
 
 struct DestroyGraph {
     void operator()(cudaGraph_t graph) const noexcept { ignore(cudaGraphDestroy(graph)); }
@@ -50,7 +55,14 @@ class Capture {
     bool ended_ = false;
 };
 
-Recorded record(const std::vector<Call>& calls, cudaStream_t stream, const LaunchAll& launch) {
+// Where a piece of at least `least` calls, from `begin` on, ends: between two launches.
+std::size_t end_of_piece(std::span<const Call> calls, std::size_t begin, std::size_t least) {
+    std::size_t end = begin;
+    while (end < begin + least) end += joined(calls.subspan(end));
+    return end;
+}
+
+Recorded record(std::span<const Call> calls, cudaStream_t stream, const LaunchAll& launch) {
     Capture capture(stream);
     launch(calls);
     const Graph graph = capture.finish();
@@ -65,7 +77,6 @@ Recorded record(const std::vector<Call>& calls, cudaStream_t stream, const Launc
 
 void Recorder::play(Stream stream, const LaunchAll& launch) {
     if (calls_.empty() && followed_ == recordings_.front().calls.size()) {
-        followed_ = 0;
         return replay(stream, launch);
     }
     keep_followed();
@@ -81,29 +92,51 @@ void Recorder::play(Stream stream, const LaunchAll& launch) {
     replay(stream, launch);
 }
 
-// The first recording's calls.
+// The first recording's calls, from the piece on that is not launched yet. What has no graph gets
+// it, and is launched before the next is recorded: that one may move memory that they share.
 void Recorder::replay(Stream stream, const LaunchAll& launch) {
     Recording& recording = recordings_.front();
-    if (recording.graph == nullptr) recording.graph = record(recording.calls, stream, launch);
-    require_success(launched(cudaGraphLaunch(recording.graph.get(), stream)), "replay");
+    const std::span<const Call> calls = recording.calls;
+    std::size_t piece = piece_, begin = launched_, least = k_first_calls;
+    follow_anew();
+    for (; begin < calls.size(); least *= k_times_more, ++piece) {
+        if (piece == recording.pieces.size()) {
+            const bool is_rest = calls.size() - begin < 2 * least;
+            const std::size_t end = is_rest ? calls.size() : end_of_piece(calls, begin, least);
+            recording.pieces.push_back(
+                {end, record(calls.subspan(begin, end - begin), stream, launch)});
+        }
+        const Piece& one = recording.pieces[piece];
+        require_success(launched(cudaGraphLaunch(one.graph.get(), stream)), "replay");
+        begin = one.end;
+    }
 }
 
-// Not the recording after all: its calls so far become calls like others.
+void Recorder::play_first(Stream stream) {
+    const Piece& first = recordings_.front().pieces[piece_];
+    const cudaError_t result = launched(cudaGraphLaunch(first.graph.get(), stream));
+    if (result != cudaSuccess) follow_anew();
+    require_success(result, "replay");
+    launched_ = first.end;
+    ++piece_;
+}
+
+// Not the recording after all: its calls so far that are not launched become calls like others.
 void Recorder::keep_followed() {
     if (followed_ == 0) return;
     const auto first = recordings_.front().calls.begin();
-    calls_.assign(first, first + std::ptrdiff_t(followed_));
-    followed_ = 0;
+    calls_.assign(first + std::ptrdiff_t(launched_), first + std::ptrdiff_t(followed_));
+    follow_anew();
 }
 
 void Recorder::remember(const std::vector<Call>& calls) {
     if (recordings_.size() == k_most_recordings) recordings_.pop_back();
-    recordings_.insert(recordings_.begin(), Recording{calls, nullptr});
+    recordings_.insert(recordings_.begin(), Recording{calls, {}});
 }
 
 void Recorder::forget() {
     recordings_.clear();
-    followed_ = 0;
+    follow_anew();
 }
 
 // A graph that still runs is freed when it has ended.

@@ -9,57 +9,32 @@
 namespace rotkv::cuda {
 namespace {
 
-// The rows of one call, and where its blocks of threads begin.
-struct Turn {
-    Rows dst, src;
-    uint32_t rows, heads, first_block;
-
-    Turn(const RopeArgs& args, unsigned block)
-        : dst(args.dst),
-          src(args.src),
-          rows(uint32_t(args.src.rows())),
-          heads(uint32_t(args.src.n[2])),
-          first_block(block) {}
-};
-
 struct Job {
-    Turn turn[k_most_turns];
-    TensorView table;
-    const int32_t* table_row;
-    RopePairs pairs;
-    uint32_t items;  // of a row
+    TurnedRows turned[k_most_turns];
+    Angles angles;
+    uint32_t second_block;  // where those of the second call begin
 };
 
 __global__ void __launch_bounds__(k_threads) rope_kernel(const __grid_constant__ Job job) {
-    const Turn& turn = job.turn[blockIdx.x >= job.turn[1].first_block];
-    const uint32_t thread = (blockIdx.x - turn.first_block) * k_threads + threadIdx.x;
-    const uint32_t row = thread / job.items;
+    const bool is_second = blockIdx.x >= job.second_block;
+    const uint32_t block = blockIdx.x - (is_second ? job.second_block : 0);
     wait_for_earlier();
     let_next_come();
-    if (row >= turn.rows) return;
-    const int64_t angle = job.table_row[row / turn.heads];
-    const std::byte* turns = job.table.data + angle * job.table.stride[1];
-    rope_item(turn.dst.row<float>(row), turn.src.row<const float>(row),
-              reinterpret_cast<const float*>(turns), thread - row * job.items,
-              2 * uint32_t(job.table.n[2]), job.pairs);
+    job.turned[is_second].turn(job.angles, block * k_threads + threadIdx.x);
 }
 
 }  // namespace
 
 void rope(std::span<const RopeArgs> calls, Stream stream) {
     const RopeArgs& args = calls.front();
-    const int64_t items = args.src.n[3] - args.table.n[2];
-    const auto blocks_of = [&](const RopeArgs& call) {
-        return blocks_for(call.src.rows() * items, k_threads);
-    };
     if (args.src.empty()) return;
-    const unsigned first = blocks_of(args), second = calls.size() > 1 ? blocks_of(calls[1]) : 0;
-    const Job job{{Turn(args, 0), Turn(calls.back(), first)},
-                  args.table,
-                  args.row.row<const int32_t>(0),
-                  args.pairs,
-                  uint32_t(items)};
-    launch_dependent(rope_kernel, first + second, k_threads, 0, stream, job);
+    const auto blocks_of = [](const TurnedRows& rows) {
+        return blocks_for(rows.threads(), k_threads);
+    };
+    Job job{{TurnedRows(args), TurnedRows(calls.back())}, Angles(args), 0};
+    job.second_block = blocks_of(job.turned[0]);
+    const unsigned second = calls.size() > 1 ? blocks_of(job.turned[1]) : 0;
+    launch_dependent(rope_kernel, job.second_block + second, k_threads, 0, stream, job);
 }
 
 }  // namespace rotkv::cuda

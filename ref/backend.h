@@ -1,7 +1,7 @@
 #pragma once
 // THE INTERFACE: class Backend, which every room (ref, fast, cuda, metal) derives, and memory that
-// it owns. Every call goes: check(call) -> supports(call) -> the backend.
-// Docs: docs/08-backends.md
+// it owns. Every call goes: check(call) -> supports(call) -> the backend; one that equals a call
+// that has gone this way may go straight to the backend. Docs: docs/08-backends.md
 
 #include "ref/ops.h"
 
@@ -65,6 +65,10 @@ class Backend {
 
     /// The operation itself: `call` has passed check() and supports().
     virtual void execute(const Call& call) = 0;
+
+    /// A call may equal one that has passed before: whether it passes follows from the call alone.
+    /// A backend that knows such calls runs them here and returns true; nothing is asked again.
+    virtual bool execute_again(const Call& /*call*/) { return false; }
 };
 
 /// What a room has written: one function for each struct that it takes.

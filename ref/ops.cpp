@@ -76,6 +76,7 @@ void Backend::require_supported(const Call& call) const {
 }
 
 void Backend::run(const Call& call) {
+    if (execute_again(call)) return;
     require_supported(call);
     execute(call);
 }

@@ -72,8 +72,8 @@ inline std::vector<float> run_model(Backend& backend, const GgufFile& gguf,
     return result;
 }
 
-/// A few calls, of rows so wide, that come again and again.
-inline constexpr int64_t k_calls = 12, k_width = 64;
+/// Calls enough for several graphs, of rows so wide, that come again and again.
+inline constexpr int64_t k_calls = 60, k_width = 64;
 
 inline std::vector<float> filled(float x) { return std::vector<float>(size_t(k_width), x); }
 

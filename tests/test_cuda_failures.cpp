@@ -156,6 +156,20 @@ TEST_CASE("cuda: recorded products outlive a refused move of the memory that the
     CHECK(products.run(Products::most) == most);
 }
 
+TEST_CASE("cuda: a graph refused while its recording's calls still come is that call's error") {
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
+    const Sums sums(*device);
+    for (const float value : {1.0f, 2.0f, 3.0f}) {
+        CHECK(sums.run(value) == filled((1 + k_calls) * value));
+    }
+    for (const int64_t which : {1, 2}) {  // the first graph, and the other, when all have come
+        cuda::refused().launch = which;
+        CHECK_THAT(error_of([&] { sums.run(4); }), containing(k_not_taken));
+        CHECK(sums.run(5) == filled((1 + k_calls) * 5.0f));
+    }
+}
+
 TEST_CASE("cuda: every allocation may be refused") {
     if (device_or_skip() == nullptr) return;
     int64_t cuda::Refused::*const which = &cuda::Refused::allocation;

@@ -4,8 +4,8 @@
 #include "cuda/fusion.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
-#include "tests/cached_attention.h"
 #include "tests/catch.h"
+#include "tests/fusion_lists.h"
 #include "tests/parity.h"
 
 #include <cmath>
@@ -14,73 +14,6 @@ using namespace rotkv;
 using namespace rotkv::test;
 
 namespace {
-
-// One piece of memory for all tensors of f32, so that any may lie over any other.
-struct Memory {
-    static constexpr int64_t floats = 1 << 19;
-    static constexpr int64_t tokens = 12, turning = 16;
-
-    std::vector<float> content = normal_vector(floats, 7);
-    Buffer all, q8, q4, rows;
-    Backend& backend;
-
-    explicit Memory(Backend& where)
-        : all(where, floats * sizeof(float)),
-          q8(where, size_t(96 * row_bytes(DType::q8_0, 96))),
-          q4(where, size_t(96 * row_bytes(DType::q4_0, 96))),
-          rows(upload(where, std::vector<int32_t>{3, 0, 5, 1, 2, 4, 3, 3, 0, 1, 2, 5})),
-          backend(where) {
-        reset();
-        const TensorView x = view(0, {96, 96});
-        where.run(QuantizeArgs{.dst = weight_q8(), .src = x});
-        where.run(QuantizeArgs{.dst = weight_q4(), .src = x});
-    }
-    void reset() const { all.upload(std::as_bytes(std::span(content))); }
-    std::vector<std::byte> bytes() const { return download(backend, view(0, {floats})); }
-
-    TensorView view(int64_t first, std::initializer_list<int64_t> extents) const {
-        TensorView part = all.view(DType::f32, extents);
-        part.data += first * int64_t(sizeof(float));
-        return part;
-    }
-    // [T][n], so many floats from row to row.
-    TensorView columns(int64_t first, int64_t n_tokens, int64_t n, int64_t apart) const {
-        TensorView part = view(first, {n_tokens, n});
-        part.stride[2] = apart * int64_t(sizeof(float));
-        part.stride[1] = part.stride[0] = n_tokens * part.stride[2];
-        return part;
-    }
-    // The same as heads of d.
-    TensorView heads(int64_t first, int64_t n_tokens, int64_t n, int64_t d, int64_t apart) const {
-        TensorView part = view(first, {n_tokens, n, d});
-        part.stride[1] = apart * int64_t(sizeof(float));
-        part.stride[0] = n_tokens * part.stride[1];
-        return part;
-    }
-    TensorView weight_q8() const { return q8.view(DType::q8_0, {96, 96}); }
-    TensorView weight_q4() const { return q4.view(DType::q4_0, {96, 96}); }
-    TensorView table() const { return view(0, {6, turning / 2, 2}); }
-    TensorView row(int64_t n_tokens) const { return rows.view(DType::i32, {n_tokens}); }
-};
-
-MatmulArgs product(const TensorView& dst, const TensorView& weight, const TensorView& src) {
-    return {.dst = dst, .weight = weight, .src = src};
-}
-AddArgs sum(const TensorView& dst, const TensorView& a, const TensorView& b) {
-    return {.dst = dst, .a = a, .b = b};
-}
-RmsNormArgs norm(const TensorView& dst, const TensorView& src, const TensorView& weight) {
-    return {.dst = dst, .src = src, .weight = weight, .epsilon = 1e-5f};
-}
-
-struct List {
-    const char* name;
-    std::vector<Call> calls;
-    std::vector<size_t> launches;  // how many calls each does
-};
-
-// Where tensors lie, in floats: the activation, what is computed, weights, more weights.
-constexpr int64_t k_x = 0, k_y = 20000, k_z = 60000, k_w = 100000, k_v = 300000;
 
 std::vector<List> products(const Memory& m) {
     const TensorView x = m.view(k_x, {3, 96}), one = m.view(k_x, {1, 96});
@@ -302,7 +235,7 @@ std::vector<List> lists(const Memory& memory) {
     std::vector<List> result;
     for (const std::vector<List>& part :
          {products(memory), gated(memory, 1, 96), gated(memory, 3, 577), gated(memory, 8, 1536),
-          turns(memory), sums(memory)}) {
+          turns(memory), sums(memory), store_lists(memory)}) {
         result.insert(result.end(), part.begin(), part.end());
     }
     result.push_back(layer(memory, 1));
@@ -349,6 +282,36 @@ TEST_CASE("cuda fusion: kept together, calls write the bytes that they write one
             const bool equal = memory.bytes() == expected;
             INFO(list.name << ", run " << repeat);
             CHECK(equal);
+        }
+    }
+}
+
+TEST_CASE("cuda fusion: calls that begin like a recording and go on otherwise are all done once") {
+    std::unique_ptr<Backend> device;
+    try {
+        device = make_cuda_backend(0);
+    } catch (const Error& error) {
+        return skip(error.what());
+    }
+    const Memory memory(*device);
+    const TensorView x = memory.view(0, {96}), y = memory.view(96, {96});
+    const auto run = [&](size_t count, bool turned_off, bool at_once) {
+        memory.reset();
+        for (size_t i = 0; i < count; ++i) {
+            const bool other = turned_off && i + 1 == count;
+            device->run(other ? sum(x, y, y) : sum(x, x, y));
+            if (at_once) device->synchronize();
+        }
+        return memory.bytes();
+    };
+    constexpr size_t whole = 200;  // several graphs
+    for (int repeat = 0; repeat < 3; ++repeat) CHECK(run(whole, false, false).size() > 0);
+    for (const size_t count : {10, 23, 24, 25, 100, 143, 144, 145, 199, 200, 201}) {
+        for (const bool turned_off : {false, true}) {
+            const bool equal = run(count, turned_off, false) == run(count, turned_off, true);
+            INFO(count << " calls" << (turned_off ? ", the last another" : ""));
+            CHECK(equal);
+            CHECK(run(whole, false, false) == run(whole, false, true));
         }
     }
 }

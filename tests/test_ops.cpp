@@ -1,12 +1,14 @@
 // The checks that stand before every backend: malformed arguments are refused with a line that
 // names the operation, and what is well formed but not handled is said to be unsupported.
 #include "ref/error.h"
+#include "ref/forwarding_backend.h"
 #include "ref/kernels.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
 #include "tests/laws.h"
 #include "tests/refused_call.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -343,4 +345,39 @@ TEST_CASE("ops: nll, kld and logits by hand, the first of equal words on top") {
     ref->run(LogitsArgs{
         .dst = logits.view(DType::f32, {1, 3}), .hidden = left, .weight = words, .softcap = 1.0f});
     CHECK(download_f32(*ref, logits.view(DType::f32, {3}))[0] == Approx(std::tanh(2.0)));
+}
+
+TEST_CASE("ops: what a backend runs again is not asked a second time, all else is") {
+    struct Remembering : ForwardingBackend {
+        explicit Remembering() : ForwardingBackend(make_ref_backend()) {}
+        std::vector<Call> passed;
+        mutable int asked = 0;
+        int again = 0;
+
+        Support answer(const Call& call) const override {
+            ++asked;
+            return ForwardingBackend::answer(call);
+        }
+        void execute(const Call& call) override {
+            ForwardingBackend::execute(call);
+            passed.push_back(call);
+        }
+        bool execute_again(const Call& call) override {
+            if (std::find(passed.begin(), passed.end(), call) == passed.end()) return false;
+            ++again;
+            real().run(call);
+            return true;
+        }
+    };
+    Remembering backend;
+    const Buffer memory = upload(backend, std::vector<float>{1, 2});
+    const TensorView x = memory.view(DType::f32, {1}), both = memory.view(DType::f32, {2});
+    for (int i = 0; i < 3; ++i) backend.run(AddArgs{.dst = x, .a = x, .b = x});
+    CHECK(backend.asked == 1);
+    CHECK(backend.again == 2);
+    backend.run(AddArgs{.dst = both, .a = both, .b = both});
+    CHECK(backend.asked == 2);
+    CHECK_THROWS_AS(backend.run(AddArgs{.dst = both, .a = both, .b = x}), Error);
+    CHECK(backend.again == 2);
+    CHECK(download_f32(backend, both) == std::vector<float>{16, 4});
 }
