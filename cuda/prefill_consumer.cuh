@@ -199,6 +199,8 @@ class Consumer {
                 reinterpret_cast<const int2*>(memory_.state.positions[i % k_remembered]);
             mask_scores(s, upper.of(mark.stream), lower.of(mark.stream),
                         [&](int n) { return two[n * 4 + int(lane_of_warp() % 4)]; });
+        } else if (upper.stream != mark.stream || lower.stream != mark.stream) {
+            hide_rows(s, upper.stream != mark.stream, lower.stream != mark.stream);
         }
         return softmax_tile(s, sums_);
     }

@@ -27,7 +27,7 @@ class Cursor {
         : job_(job), at_(at), found_(state.found[side]), barrier_(k_producers + side) {}
 
     int32_t first, stream = -1;  // of the tile: its first cell
-    bool whole, filled;          // does each row see each cell? is none of them empty?
+    bool whole, filled;  // does each row of the stream see each cell? is none of them empty?
     Strip strip;
 
     /// Goes on to the next one, if there is one.
@@ -70,9 +70,11 @@ class Cursor {
         const Share share{at_.split, job_.parts.splits};
         tiles_ = int32_t(share.of((strip.used + cells - 1) / cells));
         section_ = -k_section_tiles;
-        span_ = span_of(at_.last - at_.first + 1, [&](uint32_t row) {
-            return limits_of(job_, at_.token(job_, row), stream);
-        });
+        const auto token = [&](uint32_t row) { return at_.token(job_, row); };
+        span_ = span_of(
+            at_.last - at_.first + 1,
+            [&](uint32_t row) { return job_.q_stream(token(row)) == stream; },
+            [&](uint32_t row) { return limits_of(job_, token(row), stream); });
         return true;
     }
 

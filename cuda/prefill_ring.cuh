@@ -45,7 +45,7 @@ struct RingShape {
 };
 
 /// What is said of a tile, or of a raw slot of it: the first cell, in which stream (-1: no more
-/// follow), whether each row sees all cells, and whether none of them is empty.
+/// follow), whether each row of that stream sees all cells, and whether none of them is empty.
 struct alignas(16) TileMark {
     int32_t first, stream;
     uint32_t whole, filled;
@@ -68,6 +68,7 @@ struct RingState {
 struct RingJob : Job {
     RowMap map[2];
     bool has_maps, is_ordered;
+    uint32_t block_rows;
     uint32_t raw_cells, raw_bytes, slots;
 };
 
