@@ -51,7 +51,8 @@ class Consumer {
           group_(group),
           takes_turns_(takes_turns),
           warp_row_(group * k_tile_rows + uniform(threadIdx.x / k_warp % 4) * 16),
-          row_(warp_row_ + lane_of_warp() / 4) {}
+          row_(warp_row_ + lane_of_warp() / 4),
+          has_rows_(at.first + warp_row_ <= at.last) {}
 
     __device__ void run() {
         const RowView upper(job_, at_, row_), lower(job_, at_, row_ + 8);
@@ -102,6 +103,7 @@ class Consumer {
     const uint32_t group_;
     const bool takes_turns_;
     const uint32_t warp_row_, row_;  // of the block: the warp's first, the lane's first
+    const bool has_rows_;            // that are not past the last
     Sums<D_v> sums_;
     uint32_t k_stage_ = 0, k_parity_ = 0, v_stage_ = 0, v_parity_ = 0;
 
@@ -193,6 +195,7 @@ class Consumer {
     // 3 softmax of tile i.
     __device__ float2 softmax(Scores& s, const TileMark& mark, uint32_t i, const RowView& upper,
                               const RowView& lower) {
+        if (!has_rows_) return {1, 1};  // nobody looks at what comes of these rows
         if (job_.cap > 0) cap_scores(s, job_.cap);
         if (mark.whole == 0) {
             const int2* const two =
