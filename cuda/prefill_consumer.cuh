@@ -54,7 +54,8 @@ class Consumer {
           row_(warp_row_ + lane_of_warp() / 4),
           has_rows_(at.first + warp_row_ <= at.last) {}
 
-    __device__ void run() {
+    // Inlined: scores and sums in the registers of a function's call would be spilled.
+    __device__ __forceinline__ void run() {
         const RowView upper(job_, at_, row_), lower(job_, at_, row_ + 8);
         wait_for_earlier();  // integers come before
         load();

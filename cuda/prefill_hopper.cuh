@@ -32,11 +32,13 @@ constexpr uint32_t k_block_threads = k_producer_threads<D, source> + 2 * k_warpg
 
 // A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps.
 template <int D, Source source>
-constexpr uint32_t k_producer_registers = source != Source::halves&& D > 128 ? 88 : 56;
+constexpr uint32_t k_producer_registers = source == Source::halves ? 56
+                                          : D > 128                ? 88
+                                                                   : 64;
 template <int D, Source source>
 constexpr uint32_t k_consumer_registers = source == Source::halves ? 224
                                           : D > 128                ? 208
-                                                                   : 200;
+                                                                   : 192;
 
 template <uint32_t count>
 __device__ void give_registers() {
@@ -60,11 +62,12 @@ __device__ void produce(const RingJob& job, const Place& at, const RingMemory<D_
     }
 }
 
-// Threads that make a tile of one side ready together.
+// How many say that a tile of one side is ready: threads, or the warps of those who expand blocks.
 template <int D_k, int D_v, Source source>
-constexpr uint32_t k_side_threads = source == Source::halves   ? k_copiers
-                                    : source == Source::blocks ? RingShape<D_k, D_v>::cells
-                                                               : k_expanders<D_k>;
+constexpr uint32_t k_side_arrivals =
+    source == Source::halves   ? k_copiers
+    : source == Source::blocks ? RingShape<D_k, D_v>::cells / k_warp
+                               : k_expanders<D_k>;
 
 template <int D_k, int D_v, Source source>
 __global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
@@ -75,7 +78,7 @@ __global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
     Place at(job, job.block_rows);
     const bool both_multiply = at.last - at.first >= k_tile_rows;
     if (threadIdx.x == 0) {
-        memory.create(source, job.slots, k_side_threads<D_k, D_v, source>, both_multiply ? 8 : 4);
+        memory.create(source, job.slots, k_side_arrivals<D_k, D_v, source>, both_multiply ? 8 : 4);
     }
     if (job.is_ordered) {
         order_tokens(job, uint32_t(job.args.q.n[1]), memory.state);

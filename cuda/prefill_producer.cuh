@@ -134,11 +134,11 @@ struct RingPlace {
 
 /// Says what tile number i is, as soon as its place is free; seen by who waits for its K.
 template <uint32_t threads, class Memory>
-__device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
-                         const Strip& strip) {
+__device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark, const Job& job) {
     RingState& state = memory.state;
     if (threadIdx.x == 0) state.marks[i % k_remembered] = mark;
     if (mark.is_end() || mark.whole != 0) return;
+    const Strip strip = job.strip(mark.stream);
     for (uint32_t t = threadIdx.x; t < Memory::S::cells; t += threads) {
         state.positions[i % k_remembered][t] = strip.at(mark.first + int64_t(t));
     }
@@ -210,7 +210,7 @@ __device__ void produce_copies(const RingJob& job, const Place& at,
         const TileMark mark = cursor.mark();
         const PhaseBarrier full = memory.full(side_number, stage);
         memory.empty(side_number, stage).wait(at_stage.parity ^ 1);
-        if (side_number == 0) announce<k_copiers>(memory, i, mark, cursor.strip);
+        if (side_number == 0) announce<k_copiers>(memory, i, mark, job);
         const uint32_t tile = shared_address(memory.tile(side_number, stage));
         if (is_there && job.has_maps && mark.filled != 0) {
             if (threadIdx.x % k_copiers == 0) {
@@ -313,8 +313,7 @@ __device__ bool expand_side(const RingJob& job, const Place& at, const RingMemor
         raw.ask();
         memory.raw_full(slot.place).wait(slot.parity);
         const TileMark mark = memory.state.raw_marks[slot.place];
-        if (is_v == 0 && cell == 0)
-            announce<k_expanders<D_k>>(memory, i, mark, job.strip(max(mark.stream, 0)));
+        if (is_v == 0 && cell == 0) announce<k_expanders<D_k>>(memory, i, mark, job);
         if (mark.is_end()) {
             memory.full(0, stage.place).arrive();
             return false;
