@@ -30,15 +30,18 @@ constexpr uint32_t k_producer_threads = source == Source::halves ? 2 * k_copiers
 template <int D, Source source>
 constexpr uint32_t k_block_threads = k_producer_threads<D, source> + 2 * k_warpgroup;
 
-// A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps.
+// A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps:
+// sums of small heads leave them more.
 template <int D, Source source>
 constexpr uint32_t k_producer_registers = source == Source::halves ? 56
                                           : D > 128                ? 88
-                                                                   : 64;
+                                          : D > 64                 ? 64
+                                                                   : 80;
 template <int D, Source source>
 constexpr uint32_t k_consumer_registers = source == Source::halves ? 224
                                           : D > 128                ? 208
-                                                                   : 192;
+                                          : D > 64                 ? 192
+                                                                   : 176;
 
 template <uint32_t count>
 __device__ void give_registers() {
