@@ -51,9 +51,11 @@ class Consumer {
           group_(group),
           takes_turns_(takes_turns),
           warp_row_(group * k_tile_rows + uniform(threadIdx.x / k_warp % 4) * 16),
-          row_(warp_row_ + lane_of_warp() / 4) {}
+          row_(warp_row_ + lane_of_warp() / 4),
+          has_rows_(at.first + warp_row_ <= at.last) {}
 
-    __device__ void run() {
+    // Inlined: scores and sums in the registers of a function's call would be spilled.
+    __device__ __forceinline__ void run() {
         const RowView upper(job_, at_, row_), lower(job_, at_, row_ + 8);
         wait_for_earlier();  // integers come before
         load();
@@ -102,6 +104,7 @@ class Consumer {
     const uint32_t group_;
     const bool takes_turns_;
     const uint32_t warp_row_, row_;  // of the block: the warp's first, the lane's first
+    const bool has_rows_;            // that are not past the last
     Sums<D_v> sums_;
     uint32_t k_stage_ = 0, k_parity_ = 0, v_stage_ = 0, v_parity_ = 0;
 
@@ -193,6 +196,7 @@ class Consumer {
     // 3 softmax of tile i.
     __device__ float2 softmax(Scores& s, const TileMark& mark, uint32_t i, const RowView& upper,
                               const RowView& lower) {
+        if (!has_rows_) return {1, 1};  // nobody looks at what comes of these rows
         if (!copies) mark_infinite(s);  // rows of f16 hold what they hold
         if (job_.cap > 0) cap_scores(s, job_.cap);
         if (mark.whole == 0) {
@@ -200,6 +204,8 @@ class Consumer {
                 reinterpret_cast<const int2*>(memory_.state.positions[i % k_remembered]);
             mask_scores(s, upper.of(mark.stream), lower.of(mark.stream),
                         [&](int n) { return two[n * 4 + int(lane_of_warp() % 4)]; });
+        } else if (upper.stream != mark.stream || lower.stream != mark.stream) {
+            hide_rows(s, upper.stream != mark.stream, lower.stream != mark.stream);
         }
         return softmax_tile(s, sums_);
     }

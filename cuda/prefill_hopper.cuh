@@ -1,6 +1,6 @@
 #pragma once
 // Attention of many tokens in f16 on the tensor cores of 9.0; prefill.cu says what is computed, in
-// which order, and what rows and splits are. A block of threads owns 128 rows of a KV head:
+// which order, and what rows and splits are. A block of threads owns up to 128 rows of a KV head:
 //
 //   4 or 8 warps   make tiles of 128 cells ready, 64 of large heads (prefill_producer.cuh)
 //   4 warps        multiply, rows 0 .. 63 (prefill_consumer.cuh)
@@ -16,20 +16,32 @@
 
 namespace rotkv::cuda::prefill {
 
-constexpr uint32_t k_block_rows = 2 * k_tile_rows;
+/// Rows of a block: as many as two groups multiply, unless those of one stream are so few that the
+/// second group would have other streams' rows, and each would multiply tiles for both.
+inline uint32_t block_rows_of(const AttentionArgs& args) {
+    const int64_t streams = std::max<int64_t>(1, args.k_cache.n[0]);
+    const int64_t rows = args.q.n[1] * args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
+    const bool are_few = streams > 1 && rows <= streams * k_tile_rows;
+    return are_few ? k_tile_rows : 2 * k_tile_rows;
+}
 
 template <int D, Source source>
 constexpr uint32_t k_producer_threads = source == Source::halves ? 2 * k_copiers : k_expanders<D>;
 template <int D, Source source>
 constexpr uint32_t k_block_threads = k_producer_threads<D, source> + 2 * k_warpgroup;
 
-// A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps.
+// A thread's registers, of 168 that each has at first, or of 128 where producers are eight warps:
+// sums of small heads leave them more.
 template <int D, Source source>
-constexpr uint32_t k_producer_registers = source != Source::halves&& D > 128 ? 88 : 56;
+constexpr uint32_t k_producer_registers = source == Source::halves ? 56
+                                          : D > 128                ? 88
+                                          : D > 64                 ? 64
+                                                                   : 80;
 template <int D, Source source>
 constexpr uint32_t k_consumer_registers = source == Source::halves ? 224
                                           : D > 128                ? 208
-                                                                   : 200;
+                                          : D > 64                 ? 192
+                                                                   : 176;
 
 template <uint32_t count>
 __device__ void give_registers() {
@@ -53,11 +65,12 @@ __device__ void produce(const RingJob& job, const Place& at, const RingMemory<D_
     }
 }
 
-// Threads that make a tile of one side ready together.
+// How many say that a tile of one side is ready: threads, or the warps of those who expand blocks.
 template <int D_k, int D_v, Source source>
-constexpr uint32_t k_side_threads = source == Source::halves   ? k_copiers
-                                    : source == Source::blocks ? RingShape<D_k, D_v>::cells
-                                                               : k_expanders<D_k>;
+constexpr uint32_t k_side_arrivals =
+    source == Source::halves   ? k_copiers
+    : source == Source::blocks ? RingShape<D_k, D_v>::cells / k_warp
+                               : k_expanders<D_k>;
 
 template <int D_k, int D_v, Source source>
 __global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
@@ -65,10 +78,10 @@ __global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint4 shared[];
     const RingMemory<D_k, D_v> memory(reinterpret_cast<std::byte*>(shared), job);
-    Place at(job, k_block_rows);
+    Place at(job, job.block_rows);
     const bool both_multiply = at.last - at.first >= k_tile_rows;
     if (threadIdx.x == 0) {
-        memory.create(source, job.slots, k_side_threads<D_k, D_v, source>, both_multiply ? 8 : 4);
+        memory.create(source, job.slots, k_side_arrivals<D_k, D_v, source>, both_multiply ? 8 : 4);
     }
     if (job.is_ordered) {
         order_tokens(job, uint32_t(job.args.q.n[1]), memory.state);
@@ -174,10 +187,10 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
     const int64_t streams = args.k_cache.n[0];
     const bool is_ordered =
         streams > 1 && streams <= k_most_ordered_streams && args.q.n[1] <= k_most_ordered;
-    RingJob job{job_of(args, 1, 1), {}, false, is_ordered, 0, 0, 0};
+    RingJob job{job_of(args, 1, 1), {}, false, is_ordered, block_rows_of(args), 0, 0, 0};
     if (!fit<D_k, D_v, source>(job, uint32_t(workspace.most_shared_bytes))) return false;
     const uint32_t bytes = RingMemory<D_k, D_v>::bytes(job);
-    const uint32_t blocks = blocks_for(job.rows, k_block_rows) * job.kv_heads;
+    const uint32_t blocks = blocks_for(job.rows, job.block_rows) * job.kv_heads;
     job.parts = choose_parts(args, workspace, blocks, RingShape<D_k, D_v>::cells);
     const auto kernel = hopper_kernel<D_k, D_v, source>;
     cudaFuncAttributes code;
@@ -195,7 +208,7 @@ bool launch_hopper(const AttentionArgs& args, const Workspace& workspace, Stream
 /// What it would launch.
 template <int D_k, int D_v, Source source>
 KernelPlan plan_hopper(const AttentionArgs& args, int64_t most_bytes) {
-    RingJob job{job_of(args, 1, 1), {}, false, false, 0, 0, 0};
+    RingJob job{job_of(args, 1, 1), {}, false, false, block_rows_of(args), 0, 0, 0};
     if (!fit<D_k, D_v, source>(job, uint32_t(most_bytes))) return {};
     return {"prefill_hopper.cuh", k_block_threads<D_k, source> / k_warp, k_stages,
             RingMemory<D_k, D_v>::bytes(job)};

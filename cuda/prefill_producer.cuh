@@ -27,7 +27,7 @@ class Cursor {
         : job_(job), at_(at), found_(state.found[side]), barrier_(k_producers + side) {}
 
     int32_t first, stream = -1;  // of the tile: its first cell
-    bool whole, filled;          // does each row see each cell? is none of them empty?
+    bool whole, filled;  // does each row of the stream see each cell? is none of them empty?
     Strip strip;
 
     /// Goes on to the next one, if there is one.
@@ -70,9 +70,11 @@ class Cursor {
         const Share share{at_.split, job_.parts.splits};
         tiles_ = int32_t(share.of((strip.used + cells - 1) / cells));
         section_ = -k_section_tiles;
-        span_ = span_of(at_.last - at_.first + 1, [&](uint32_t row) {
-            return limits_of(job_, at_.token(job_, row), stream);
-        });
+        const auto token = [&](uint32_t row) { return at_.token(job_, row); };
+        span_ = span_of(
+            at_.last - at_.first + 1,
+            [&](uint32_t row) { return job_.q_stream(token(row)) == stream; },
+            [&](uint32_t row) { return limits_of(job_, token(row), stream); });
         return true;
     }
 
@@ -132,11 +134,11 @@ struct RingPlace {
 
 /// Says what tile number i is, as soon as its place is free; seen by who waits for its K.
 template <uint32_t threads, class Memory>
-__device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark,
-                         const Strip& strip) {
+__device__ void announce(const Memory& memory, uint32_t i, const TileMark& mark, const Job& job) {
     RingState& state = memory.state;
     if (threadIdx.x == 0) state.marks[i % k_remembered] = mark;
     if (mark.is_end() || mark.whole != 0) return;
+    const Strip strip = job.strip(mark.stream);
     for (uint32_t t = threadIdx.x; t < Memory::S::cells; t += threads) {
         state.positions[i % k_remembered][t] = strip.at(mark.first + int64_t(t));
     }
@@ -208,7 +210,7 @@ __device__ void produce_copies(const RingJob& job, const Place& at,
         const TileMark mark = cursor.mark();
         const PhaseBarrier full = memory.full(side_number, stage);
         memory.empty(side_number, stage).wait(at_stage.parity ^ 1);
-        if (side_number == 0) announce<k_copiers>(memory, i, mark, cursor.strip);
+        if (side_number == 0) announce<k_copiers>(memory, i, mark, job);
         const uint32_t tile = shared_address(memory.tile(side_number, stage));
         if (is_there && job.has_maps && mark.filled != 0) {
             if (threadIdx.x % k_copiers == 0) {
@@ -311,8 +313,7 @@ __device__ bool expand_side(const RingJob& job, const Place& at, const RingMemor
         raw.ask();
         memory.raw_full(slot.place).wait(slot.parity);
         const TileMark mark = memory.state.raw_marks[slot.place];
-        if (is_v == 0 && cell == 0)
-            announce<k_expanders<D_k>>(memory, i, mark, job.strip(max(mark.stream, 0)));
+        if (is_v == 0 && cell == 0) announce<k_expanders<D_k>>(memory, i, mark, job);
         if (mark.is_end()) {
             memory.full(0, stage.place).arrive();
             return false;

@@ -45,7 +45,7 @@ struct RingShape {
 };
 
 /// What is said of a tile, or of a raw slot of it: the first cell, in which stream (-1: no more
-/// follow), whether each row sees all cells, and whether none of them is empty.
+/// follow), whether each row of that stream sees all cells, and whether none of them is empty.
 struct alignas(16) TileMark {
     int32_t first, stream;
     uint32_t whole, filled;
@@ -68,6 +68,7 @@ struct RingState {
 struct RingJob : Job {
     RowMap map[2];
     bool has_maps, is_ordered;
+    uint32_t block_rows;
     uint32_t raw_cells, raw_bytes, slots;
 };
 
@@ -201,20 +202,20 @@ struct RingMemory {
         return PhaseBarrier(state.raw_empty[slot]);
     }
 
-    /// By one thread, before anybody waits: for so many threads that make a side ready and so many
-    /// warps that multiply.
-    __device__ void create(Source source, uint32_t slots, uint32_t threads, uint32_t warps) const {
+    /// By one thread, before anybody waits: for so many arrivals of those who make a side ready and
+    /// so many warps that multiply.
+    __device__ void create(Source source, uint32_t slots, uint32_t arrivals, uint32_t warps) const {
         const bool copies = source == Source::halves;  // which arrive too, when they are there
         for (uint32_t stage = 0; stage < k_stages; ++stage) {
-            full(0, stage).create(copies ? 2 * threads : threads);
-            full(1, stage).create(copies ? 2 * threads : threads);
+            full(0, stage).create(copies ? 2 * arrivals : arrivals);
+            full(1, stage).create(copies ? 2 * arrivals : arrivals);
             empty(0, stage).create(warps);
             empty(1, stage).create(warps);
         }
         const bool by_engine = source == Source::blocks;
         for (uint32_t slot = 0; slot < (by_engine ? k_most_slots : slots); ++slot) {
-            raw_full(slot).create(by_engine ? 1 : threads + 1);
-            raw_empty(slot).create(threads);
+            raw_full(slot).create(by_engine ? 1 : arrivals + 1);
+            raw_empty(slot).create(arrivals);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }

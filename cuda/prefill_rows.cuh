@@ -260,11 +260,12 @@ __device__ inline Limits limits_of(const Job& job, uint32_t t, int32_t stream) {
     return {seen.last < 0 ? INT32_MAX : seen.first - 1, seen.last};
 }
 
-// Of rows whose limits the function knows.
-template <class LimitsOf>
-__device__ Span span_of(uint32_t rows, const LimitsOf& limits_of_row) {
+// Of the rows that count, whose limits the function knows.
+template <class Counts, class LimitsOf>
+__device__ Span span_of(uint32_t rows, const Counts& counts, const LimitsOf& limits_of_row) {
     Span span{{INT32_MAX, -1}, {-1, INT32_MAX}};
     for (uint32_t row = lane_of_warp(); row < rows; row += k_warp) {
+        if (!counts(row)) continue;
         const Limits limits = limits_of_row(row);
         span.some = {min(span.some.after, limits.after), max(span.some.upto, limits.upto)};
         span.each = {max(span.each.after, limits.after), min(span.each.upto, limits.upto)};
@@ -284,7 +285,9 @@ __device__ Span set_limits(const Job& job, const Place& at, const Memory<D>& mem
         memory.limits[row] = limits_of(job, at.token(job, row), stream);
     }
     __syncthreads();
-    return span_of(Shape<D>::rows, [&](uint32_t row) { return memory.limits[row]; });
+    return span_of(
+        Shape<D>::rows, [](uint32_t) { return true; },
+        [&](uint32_t row) { return memory.limits[row]; });
 }
 
 // Marks of the share's tiles from `first` to `end` that some row sees, in order; at most k_section

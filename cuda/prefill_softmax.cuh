@@ -67,6 +67,16 @@ __device__ void mask_scores(float (&s)[N][4], const Limits& upper, const Limits&
     }
 }
 
+// The same of all cells, for whole rows.
+template <int N>
+__device__ void hide_rows(float (&s)[N][4], bool upper, bool lower) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+        if (upper) s[n][0] = s[n][1] = -INFINITY;
+        if (lower) s[n][2] = s[n][3] = -INFINITY;
+    }
+}
+
 __device__ inline float max_of_four_lanes(float x) {  // those that share a row
     x = fmaxf(x, partner(x, 1));
     return fmaxf(x, partner(x, 2));
