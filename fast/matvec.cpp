@@ -9,6 +9,7 @@
 
 #include "fast/kernels.h"
 #include "fast/packed_k.h"
+#include "fast/threads.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -144,17 +145,21 @@ void multiply_tokens(const RowsProduct& product, int64_t o, int64_t rows) {
     }
 }
 
+// A task is a strip of rows: as many as are worth taking a task for, and as few as leave something
+// for everybody.
 template <DType type>
 void multiply_all(std::span<const RowsProduct> products) {
+    constexpr int64_t elements = 1 << 14;
     const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
-    const int64_t work = int64_t(products.size()) * out * in;
-#pragma omp parallel if (work >= k_parallel_from)
-    for (const RowsProduct& product : products) {
-#pragma omp for nowait
-        for (int64_t o = 0; o < out; o += k_rows) {
-            multiply_tokens<type>(product, o, std::min(k_rows, out - o));
+    const int64_t least = elements / std::max<int64_t>(1, in);
+    const int64_t rows = (std::max(out / 256, least) / k_rows + 1) * k_rows;
+    const int64_t strips = (out + rows - 1) / rows;
+    share(int64_t(products.size()) * strips, [&](int64_t task) {
+        const int64_t first = task % strips * rows, end = std::min(out, first + rows);
+        for (int64_t o = first; o < end; o += k_rows) {
+            multiply_tokens<type>(products[size_t(task / strips)], o, std::min(k_rows, end - o));
         }
-    }
+    });
 }
 
 }  // namespace
