@@ -2,6 +2,7 @@
 // rows that refute too few digits.
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
+#include "ref/random.h"
 #include "tests/catch.h"
 
 #include <algorithm>
@@ -97,6 +98,40 @@ TEST_CASE("digits: an integer is its signed digits, and Horner's rule joins thei
         joined = joined * 256 + dot;
     }
     CHECK(joined == direct);
+}
+
+TEST_CASE("digits: which values of a block n of them hold as exactly as f32") {
+    const double shares[] = {3.984, 1020, 261121};  // of the largest, for 3, 4, 5 digits
+    Random random(1);
+    for (const int n : {3, 4, 5}) {
+        const double least = 0x1p21 / double(127 * ones(n));
+        CHECK(1 / least == Approx(shares[n - 3]).epsilon(0.001));
+        for (int round = 0; round < 500; ++round) {
+            std::vector<float> x;
+            for (int i = 0; i < 32; ++i) {
+                x.push_back(float(std::ldexp(random.uniform() - 0.5, -int(random.below(24)))));
+            }
+            double largest = 0;
+            for (const float value : x) largest = std::max(largest, std::fabs(double(value)));
+            const double step = digit_step(x, n);
+            for (const float value : x) {
+                const double whole = std::nearbyint(double(value) / step);
+                const double off = std::fabs(double(value) - step * whole);
+                CHECK(std::fabs(whole) <= double(127 * ones(n)));
+                CHECK(off <= step / 2);
+                if (std::fabs(double(value)) < least * largest) continue;
+                CHECK(off <= 4 * k_unit * std::fabs(double(value)));
+            }
+        }
+    }
+    // The picture of the page.
+    const std::vector<float> picture = {1000, 0.7f, -0.01f};
+    const double step = digit_step(picture, 3);
+    CHECK(step == Approx(0.00012).epsilon(0.01));
+    const std::vector<int> digits[3] = {{127, 127, 127}, {-39, 23, 0}, {-84, 0, 0}};
+    for (size_t i = 0; i < 3; ++i) {
+        CHECK(digits_of(int64_t(std::nearbyint(double(picture[i]) / step)), 3) == digits[i]);
+    }
 }
 
 TEST_CASE("digits: three are refuted by quiet values beside a loud one, and by nothing normal") {
