@@ -19,7 +19,11 @@ namespace rotkv::fast {
 namespace {
 
 constexpr int64_t k_rows = 4, k_tokens = 4;  // at a time: at most k_products of them
-constexpr int64_t k_products = 8;
+constexpr int64_t k_products = k_lanes == 16 ? 16 : 8;
+
+// Sums at a time: several for a product, so that an addition does not wait for the one before, but
+// no more than registers hold.
+constexpr int64_t k_sums = k_lanes == 16 ? 16 : 8;
 
 // How far in front of the block in use, in bytes, the next ones are called from memory: rows follow
 // each other there. It takes about a tenth off the time of a token.
@@ -70,11 +74,14 @@ requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
     void values(Vec* v, int64_t i) const { unpacked_values<type>(v, unpacked, i); }
 };
 
-// sum_i w[r]_i x[t]_i for all t, and r from `row` on.
+// sum_i w[r]_i x[t]_i for all t, and r from `row` on. By itself, so that it has all registers.
 template <DType type, int64_t rows, int64_t tokens>
-void multiply(const Operands& on, int64_t row) {
+[[gnu::noinline]] void multiply(const Operands& on, int64_t row) {
     const int64_t blocks = on.n / k_block;
-    constexpr int64_t chains = std::max<int64_t>(1, 4 / (rows * tokens));
+    constexpr int64_t chains = std::clamp<int64_t>(k_sums / (rows * tokens), 1, k_block_vectors);
+    // Rows whose block is expanded before x is loaded, once for all of them: where registers are
+    // many.
+    constexpr int64_t together = tokens == 1 || k_lanes < 16 ? 1 : rows;
     Vec sum[rows][tokens][chains];
     std::fill_n(&sum[0][0][0], rows * tokens * chains, Vec(0.0f));
     Blocks<type> w[rows];
@@ -84,15 +91,19 @@ void multiply(const Operands& on, int64_t row) {
         for (int64_t i = 0; i < count; ++i) {
             const int64_t at = (first + i) * k_block;
 #pragma GCC unroll 4
-            for (int64_t r = 0; r < rows; ++r) {
-                Vec v[k_block_vectors];
-                w[r].values(v, i);
+            for (int64_t r = 0; r < rows; r += together) {
+                Vec v[together][k_block_vectors];
+                for (int64_t s = 0; s < together; ++s) w[r + s].values(v[s], i);
 #pragma GCC unroll 8
                 for (int64_t j = 0; j < k_block_vectors; ++j) {
 #pragma GCC unroll 4
                     for (int64_t t = 0; t < tokens; ++t) {
-                        Vec& to = sum[r][t][j % chains];
-                        to = fma(v[j], load(on.x[t] + at + j * k_lanes), to);
+                        const Vec x = load(on.x[t] + at + j * k_lanes);
+#pragma GCC unroll 4
+                        for (int64_t s = 0; s < together; ++s) {
+                            Vec& to = sum[r + s][t][j % chains];
+                            to = fma(v[s][j], x, to);
+                        }
                     }
                 }
             }
@@ -114,8 +125,8 @@ constexpr bool type_is_plain(DType type) {
 // Some rows of the weight.
 template <DType type, int64_t tokens>
 void multiply_rows(const Operands& on, int64_t rows) {
-    // Plain numbers come as fast as memory gives them, from few rows at a time.
-    constexpr int64_t most = type_is_plain(type) ? k_rows / 2 : k_rows;
+    // For one token plain numbers come as fast as memory gives them, from few rows at a time.
+    constexpr int64_t most = type_is_plain(type) && tokens == 1 ? k_rows / 2 : k_rows;
     constexpr int64_t step = std::min(most, k_products / tokens);
     int64_t r = 0;
     for (; r + step <= rows; r += step) multiply<type, step, tokens>(on, r);

@@ -35,17 +35,20 @@ struct BlockNumbers {
     float a, b;
 };
 
-/// Of formats whose blocks begin with `count_f16` f16 values: a scale, or a scale and a minimum.
-template <class Block, int64_t count_f16>
-inline BlockNumbers leading_number(const void* row, int64_t i) {
-    uint16_t bits[2] = {};
-    std::memcpy(bits, static_cast<const Block*>(row) + i, 2 * count_f16);
-    return {f16_value(bits[0]), count_f16 == 2 ? f16_value(bits[1]) : 0.0f};
-}
-
 template <class Block>
 inline const Block& block_of(const void* row, int64_t i) {
     return static_cast<const Block*>(row)[i];
+}
+
+/// Of formats whose blocks have an f16 scale, or a scale and a minimum.
+template <class Block>
+inline BlockNumbers scale_number(const void* row, int64_t i) {
+    const Block& x = block_of<Block>(row, i);
+    if constexpr (requires { x.m; }) {
+        return {f16_value(x.d), f16_value(x.m)};
+    } else {
+        return {f16_value(x.d), 0.0f};
+    }
 }
 
 // ---- codes of four bits
@@ -83,7 +86,7 @@ inline void linear_nibbles(Vec* v, const uint8_t* qs, float first, BlockNumbers 
 
 template <>
 struct Packed<DType::q4_0> {
-    static constexpr auto number = leading_number<BlockQ4_0, 1>;
+    static constexpr auto number = scale_number<BlockQ4_0>;
     static constexpr auto place = block_place<BlockQ4_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_0>(row, block).qs, -8.0f, n);
@@ -92,7 +95,7 @@ struct Packed<DType::q4_0> {
 
 template <>
 struct Packed<DType::q4_1> {
-    static constexpr auto number = leading_number<BlockQ4_1, 2>;
+    static constexpr auto number = scale_number<BlockQ4_1>;
     static constexpr auto place = block_place<BlockQ4_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_1>(row, block).qs, 0.0f, n);
@@ -121,7 +124,7 @@ inline void leveled_nibbles(Vec* v, const uint8_t* qs, const int8_t* levels, flo
 
 template <>
 struct Packed<DType::iq4_nl> {
-    static constexpr auto number = leading_number<BlockIq4Nl, 1>;
+    static constexpr auto number = scale_number<BlockIq4Nl>;
     static constexpr auto place = block_place<BlockIq4Nl>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         leveled_nibbles(v, block_of<BlockIq4Nl>(row, block).qs, k_iq4_levels, n.a);
@@ -154,7 +157,7 @@ inline void linear_fives(Vec* v, const uint8_t* qs, const uint8_t* qh, float fir
 
 template <>
 struct Packed<DType::q5_0> {
-    static constexpr auto number = leading_number<BlockQ5_0, 1>;
+    static constexpr auto number = scale_number<BlockQ5_0>;
     static constexpr auto place = block_place<BlockQ5_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_0& x = block_of<BlockQ5_0>(row, block);
@@ -164,7 +167,7 @@ struct Packed<DType::q5_0> {
 
 template <>
 struct Packed<DType::q5_1> {
-    static constexpr auto number = leading_number<BlockQ5_1, 2>;
+    static constexpr auto number = scale_number<BlockQ5_1>;
     static constexpr auto place = block_place<BlockQ5_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_1& x = block_of<BlockQ5_1>(row, block);
@@ -176,7 +179,7 @@ struct Packed<DType::q5_1> {
 
 template <>
 struct Packed<DType::q8_0> {
-    static constexpr auto number = leading_number<BlockQ8_0, 1>;
+    static constexpr auto number = scale_number<BlockQ8_0>;
     static constexpr auto place = block_place<BlockQ8_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const int8_t* qs = block_of<BlockQ8_0>(row, block).qs;
