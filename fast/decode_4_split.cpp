@@ -4,6 +4,7 @@
 // on two.
 #include "fast/decode_tile.h"
 #include "fast/simd.h"
+#include "fast/threads.h"
 #include "fast/workspace.h"
 
 #include <omp.h>
@@ -76,23 +77,18 @@ void decode_split(const AttentionArgs& args) {
     thread_local Workspace space;
     Parts parts{args, count, space.reserve(tasks * heads * (args.q.n[3] + d_v)),
                 std::vector<Softmax>(static_cast<size_t>(tasks * heads))};
-#pragma omp parallel if (tasks > 1)
-    {
-#pragma omp for
-        for (int64_t i = 0; i < tasks; ++i) {
-            const int64_t t = i / count, part = i % count;
-            attend_part(args, parts.state(t, part), k_rotation, t, part, count);
-        }
-#pragma omp for
-        for (int64_t i = 0; i < tokens * heads; ++i) {
-            const int64_t t = i / heads, h = i % heads;
-            const TokenState state = parts.state(t, 0);
-            for (int64_t part = 1; part < count; ++part) {
-                merge(state, parts.state(t, part), h, d_v);
-            }
-            store_output(args, v_rotation, t, h, state.sum + h * d_v, state.softmax[h]);
-        }
-    }
+    share(tasks, [&](int64_t i) {
+        const int64_t t = i / count, part = i % count;
+        attend_part(args, parts.state(t, part), k_rotation, t, part, count);
+    });
+    const auto finish = [&](int64_t i) {
+        const int64_t t = i / heads, h = i % heads;
+        const TokenState state = parts.state(t, 0);
+        for (int64_t part = 1; part < count; ++part) merge(state, parts.state(t, part), h, d_v);
+        store_output(args, v_rotation, t, h, state.sum + h * d_v, state.softmax[h]);
+    };
+    if (tasks > 1) return share(tokens * heads, finish);
+    for (int64_t i = 0; i < tokens * heads; ++i) finish(i);
 }
 
 }  // namespace rotkv::fast

@@ -2,7 +2,9 @@
 // know nothing of each other; each is owned by one thread, which takes it through all tokens of
 // its stream, M's rows in the nearest cache. The gates are ref's, in f64; rows are f32.
 #include "fast/kernels.h"
+#include "fast/matvec.h"
 #include "fast/simd.h"
+#include "fast/threads.h"
 #include "fast/workspace.h"
 
 #include <algorithm>
@@ -148,13 +150,16 @@ void delta_step(const DeltaStepArgs& args) {
     thread_local Workspace space;
     float* const gates = space.reserve(2 * args.v.n[1] * heads);
     fill_gates(args, gates);
-#pragma omp parallel for schedule(dynamic) if (args.v.n[1] * heads * d * d >= k_parallel_from)
-    for (int64_t i = 0; i < streams * heads * parts; ++i) {
+    const int64_t tasks = streams * heads * parts;
+    const auto step = [&](int64_t i) {
         const int64_t stream = i / (heads * parts), head = i / parts % heads;
         const int64_t first = i % parts * k_rows;
-        if (tokens.of(stream).empty()) continue;
+        if (tokens.of(stream).empty()) return;
         step_rows(args, stream, tokens.of(stream), head, first, std::min(d, first + k_rows), gates);
-    }
+    };
+    if (args.v.n[1] <= k_few_tokens) return share(tasks, step);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < tasks; ++i) step(i);
 }
 
 }  // namespace rotkv::fast

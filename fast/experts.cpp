@@ -117,7 +117,7 @@ void multiply_rounded(const RowsProduct& product, Precision precision) {
 
 void add_bias(const ExpertMatmulArgs& args) {
     const int64_t uses = args.dst.n[2], out = args.dst.n[3], rows = args.dst.n[1] * uses;
-#pragma omp parallel for if (rows * out >= k_parallel_from)
+#pragma omp parallel for if (args.dst.n[1] > k_few_tokens && rows * out >= k_parallel_from)
     for (int64_t r = 0; r < rows; ++r) {
         const float* bias = args.bias.row<const float>(ints(args.id, r / uses)[r % uses]);
         float* y = args.dst.row<float>(r / uses, r % uses);
@@ -159,7 +159,7 @@ void expert_sum(const ExpertSumArgs& args) {
     constexpr int64_t part = 256;  // of a row, in registers and the L1 cache
     const int64_t tokens = args.dst.n[2], n = args.dst.n[3], uses = args.src.n[2];
     const int64_t parts = (n + part - 1) / part;
-#pragma omp parallel for if (tokens * n * uses >= k_parallel_from)
+#pragma omp parallel for if (tokens > k_few_tokens && tokens * n * uses >= k_parallel_from)
     for (int64_t p = 0; p < tokens * parts; ++p) {
         const int64_t t = p / parts, first = p % parts * part, count = std::min(part, n - first);
         double sums[part] = {};

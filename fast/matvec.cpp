@@ -2,13 +2,14 @@
 // packed as they are, and become f32 in registers (packed.h), where the tokens' activations meet
 // them. Activations stay f32.
 //
-// A thread takes two rows of the weight at a time and up to four tokens: an expanded block serves
-// four products, and no product waits for another one's additions.
+// A thread takes a few rows of the weight at a time and up to four tokens: an expanded block serves
+// all of them, activations are loaded once for all rows, and no product waits for another one's
+// additions.
 #include "fast/matvec.h"
 
 #include "fast/kernels.h"
 #include "fast/packed_k.h"
-#include "fast/workspace.h"
+#include "fast/threads.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -17,7 +18,12 @@
 namespace rotkv::fast {
 namespace {
 
-constexpr int64_t k_rows = 2, k_tokens = 4;  // at a time
+constexpr int64_t k_rows = 4, k_tokens = 4;  // at a time: at most k_products of them
+constexpr int64_t k_products = k_lanes == 16 ? 16 : 8;
+
+// Sums at a time: several for a product, so that an addition does not wait for the one before, but
+// no more than registers hold.
+constexpr int64_t k_sums = k_lanes == 16 ? 16 : 8;
 
 // How far in front of the block in use, in bytes, the next ones are called from memory: rows follow
 // each other there. It takes about a tenth off the time of a token.
@@ -43,33 +49,61 @@ float dot_rest(const std::byte* w, const float* x, int64_t n) {
     return sum;
 }
 
-// sum_i w[r]_i x[t]_i for all r and t. Vectors of a block alternate between two sums.
-template <DType type, int64_t rows, int64_t tokens>
-void multiply(const Operands& on) {
-    const int64_t blocks = on.n / k_block;
-    Vec sum[rows][tokens][2];
-    for (auto& row : sum) {
-        for (auto& both : row) both[0] = both[1] = Vec(0.0f);
+// The blocks of a row, k_super_blocks at a time.
+template <DType type>
+struct Blocks {
+    const std::byte* row;
+    int64_t first;
+
+    void open(const std::byte* of, int64_t block) { row = of, first = block; }
+    void values(Vec* v, int64_t i) const {
+        prefetch(Packed<type>::place(row, first + i) + k_ahead);
+        Packed<type>::values(v, row, first + i, Packed<type>::number(row, first + i));
     }
-    for (int64_t first = 0; first < blocks; first += k_chunk) {
-        const int64_t count = std::min(k_chunk, blocks - first);
-        BlockNumbers numbers[rows][k_chunk];
-        for (int64_t r = 0; r < rows; ++r) {
-            Packed<type>::numbers(numbers[r], on.w[r], first, count);
-        }
+};
+template <DType type>
+requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
+    using Block = typename Super<type>::Block;
+    Unpacked unpacked;
+
+    void open(const std::byte* row, int64_t block) {
+        const std::byte* place = block_place<Block>(row, block / k_super_blocks);
+        for (size_t i = 0; i < sizeof(Block); i += 64) prefetch(place + i + k_ahead);
+        Super<type>::unpack(unpacked, *reinterpret_cast<const Block*>(place));
+    }
+    void values(Vec* v, int64_t i) const { unpacked_values<type>(v, unpacked, i); }
+};
+
+// sum_i w[r]_i x[t]_i for all t, and r from `row` on. By itself, so that it has all registers.
+template <DType type, int64_t rows, int64_t tokens>
+[[gnu::noinline]] void multiply(const Operands& on, int64_t row) {
+    const int64_t blocks = on.n / k_block;
+    constexpr int64_t chains = std::clamp<int64_t>(k_sums / (rows * tokens), 1, k_block_vectors);
+    // Rows whose block is expanded before x is loaded, once for all of them: where registers are
+    // many.
+    constexpr int64_t together = tokens == 1 || k_lanes < 16 ? 1 : rows;
+    Vec sum[rows][tokens][chains];
+    std::fill_n(&sum[0][0][0], rows * tokens * chains, Vec(0.0f));
+    Blocks<type> w[rows];
+    for (int64_t first = 0; first < blocks; first += k_super_blocks) {
+        for (int64_t r = 0; r < rows; ++r) w[r].open(on.w[row + r], first);
+        const int64_t count = std::min(k_super_blocks, blocks - first);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t at = (first + i) * k_block;
 #pragma GCC unroll 4
-            for (int64_t r = 0; r < rows; ++r) {
-                Vec w[k_block_vectors];
-                prefetch(Packed<type>::place(on.w[r], first + i) + k_ahead);
-                Packed<type>::values(w, on.w[r], first + i, numbers[r][i]);
+            for (int64_t r = 0; r < rows; r += together) {
+                Vec v[together][k_block_vectors];
+                for (int64_t s = 0; s < together; ++s) w[r + s].values(v[s], i);
 #pragma GCC unroll 8
                 for (int64_t j = 0; j < k_block_vectors; ++j) {
 #pragma GCC unroll 4
                     for (int64_t t = 0; t < tokens; ++t) {
-                        Vec& to = sum[r][t][j % 2];
-                        to = fma(w[j], load(on.x[t] + at + j * k_lanes), to);
+                        const Vec x = load(on.x[t] + at + j * k_lanes);
+#pragma GCC unroll 4
+                        for (int64_t s = 0; s < together; ++s) {
+                            Vec& to = sum[r + s][t][j % chains];
+                            to = fma(v[s][j], x, to);
+                        }
                     }
                 }
             }
@@ -77,69 +111,66 @@ void multiply(const Operands& on) {
     }
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t t = 0; t < tokens; ++t) {
-            on.y[t][r] =
-                sum_lanes(sum[r][t][0] + sum[r][t][1]) + dot_rest<type>(on.w[r], on.x[t], on.n);
+            for (int64_t c = 1; c < chains; ++c) sum[r][t][0] += sum[r][t][c];
+            on.y[t][row + r] =
+                sum_lanes(sum[r][t][0]) + dot_rest<type>(on.w[row + r], on.x[t], on.n);
         }
     }
 }
 
-// All tokens for some rows of the weight, which stay in the L1 cache meanwhile.
-template <DType type, int64_t rows>
-void multiply_tokens(Operands on, const RowsProduct& product, int64_t first_row) {
+constexpr bool type_is_plain(DType type) {
+    return type == DType::f32 || type == DType::f16 || type == DType::bf16;
+}
+
+// Some rows of the weight.
+template <DType type, int64_t tokens>
+void multiply_rows(const Operands& on, int64_t rows) {
+    // For one token plain numbers come as fast as memory gives them, from few rows at a time.
+    constexpr int64_t most = type_is_plain(type) && tokens == 1 ? k_rows / 2 : k_rows;
+    constexpr int64_t step = std::min(most, k_products / tokens);
+    int64_t r = 0;
+    for (; r + step <= rows; r += step) multiply<type, step, tokens>(on, r);
+    for (; r < rows; ++r) multiply<type, 1, tokens>(on, r);
+}
+
+// All tokens for rows o .. o + rows - 1 of the weight, which stay in the L1 cache meanwhile.
+template <DType type>
+void multiply_tokens(const RowsProduct& product, int64_t o, int64_t rows) {
+    Operands on{{}, {}, {}, product.weight.n[3]};
+    for (int64_t r = 0; r < rows; ++r) on.w[r] = product.weight.row<const std::byte>(o + r);
     const int64_t tokens = int64_t(product.x.size());
     for (int64_t t = 0; t < tokens; t += k_tokens) {
         const int64_t count = std::min(k_tokens, tokens - t);
         for (int64_t i = 0; i < count; ++i) {
             on.x[i] = product.x[size_t(t + i)];
-            on.y[i] = product.y[size_t(t + i)] + first_row;
+            on.y[i] = product.y[size_t(t + i)] + o;
         }
         // clang-format off
         switch (count) {
-            case 1: multiply<type, rows, 1>(on); break;
-            case 2: multiply<type, rows, 2>(on); break;
-            case 3: multiply<type, rows, 3>(on); break;
-            default: multiply<type, rows, k_tokens>(on);
+            case 1: multiply_rows<type, 1>(on, rows); break;
+            case 2: multiply_rows<type, 2>(on, rows); break;
+            case 3: multiply_rows<type, 3>(on, rows); break;
+            default: multiply_rows<type, k_tokens>(on, rows);
         }
         // clang-format on
     }
 }
 
+// A task is a strip of rows: as many as are worth taking a task for, and as few as leave something
+// for everybody.
 template <DType type>
-void multiply_packed(std::span<const RowsProduct> products) {
+void multiply_all(std::span<const RowsProduct> products) {
+    constexpr int64_t elements = 1 << 14;
     const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
-    const int64_t work = int64_t(products.size()) * out * in;
-#pragma omp parallel if (work >= k_parallel_from)
-    for (const RowsProduct& product : products) {
-        const auto row = [&](int64_t o) { return product.weight.row<const std::byte>(o); };
-#pragma omp for nowait
-        for (int64_t o = 0; o < out; o += k_rows) {
-            if (o + 1 < out) {
-                multiply_tokens<type, k_rows>({{row(o), row(o + 1)}, {}, {}, in}, product, o);
-            } else {
-                multiply_tokens<type, 1>({{row(o)}, {}, {}, in}, product, o);
-            }
+    const int64_t least = elements / std::max<int64_t>(1, in);
+    const int64_t rows = (std::max(out / 256, least) / k_rows + 1) * k_rows;
+    const int64_t strips = (out + rows - 1) / rows;
+    share(int64_t(products.size()) * strips, [&](int64_t task) {
+        const int64_t first = task % strips * rows, end = std::min(out, first + rows);
+        for (int64_t o = first; o < end; o += k_rows) {
+            multiply_tokens<type>(products[size_t(task / strips)], o, std::min(k_rows, end - o));
         }
-    }
-}
-
-// Types without a Packed: each row is expanded into the L1 cache.
-void multiply_expanded(std::span<const RowsProduct> products) {
-    const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
-    const int64_t work = int64_t(products.size()) * out * in;
-#pragma omp parallel if (work >= k_parallel_from)
-    {
-        thread_local Workspace space;
-        float* const expanded = space.reserve(in);
-        const std::byte* const bytes = reinterpret_cast<const std::byte*>(expanded);
-        for (const RowsProduct& product : products) {
-            const TensorView& weight = product.weight;
-#pragma omp for nowait
-            for (int64_t o = 0; o < out; ++o) {
-                dequantize_row(weight.type, expanded, weight.row<const std::byte>(o), in);
-                multiply_tokens<DType::f32, 1>({{bytes}, {}, {}, in}, product, o);
-            }
-        }
-    }
+    });
 }
 
 }  // namespace
@@ -158,21 +189,22 @@ void matvec(const MatmulArgs& args) {
 void matvec(std::span<const RowsProduct> products) {
     // clang-format off
     switch (products[0].weight.type) {
-        case DType::f32: multiply_packed<DType::f32>(products); return;
-        case DType::f16: multiply_packed<DType::f16>(products); return;
-        case DType::bf16: multiply_packed<DType::bf16>(products); return;
-        case DType::q8_0: multiply_packed<DType::q8_0>(products); return;
-        case DType::q5_1: multiply_packed<DType::q5_1>(products); return;
-        case DType::q5_0: multiply_packed<DType::q5_0>(products); return;
-        case DType::q4_1: multiply_packed<DType::q4_1>(products); return;
-        case DType::q4_0: multiply_packed<DType::q4_0>(products); return;
-        case DType::iq4_nl: multiply_packed<DType::iq4_nl>(products); return;
-        case DType::mxfp4: multiply_packed<DType::mxfp4>(products); return;
-        case DType::q4_k: multiply_packed<DType::q4_k>(products); return;
-        case DType::q5_k: multiply_packed<DType::q5_k>(products); return;
-        case DType::q6_k: multiply_packed<DType::q6_k>(products); return;
-        case DType::q2_k: case DType::q3_k: case DType::iq4_xs:
-            multiply_expanded(products); return;
+        case DType::f32: multiply_all<DType::f32>(products); return;
+        case DType::f16: multiply_all<DType::f16>(products); return;
+        case DType::bf16: multiply_all<DType::bf16>(products); return;
+        case DType::q8_0: multiply_all<DType::q8_0>(products); return;
+        case DType::q5_1: multiply_all<DType::q5_1>(products); return;
+        case DType::q5_0: multiply_all<DType::q5_0>(products); return;
+        case DType::q4_1: multiply_all<DType::q4_1>(products); return;
+        case DType::q4_0: multiply_all<DType::q4_0>(products); return;
+        case DType::iq4_nl: multiply_all<DType::iq4_nl>(products); return;
+        case DType::mxfp4: multiply_all<DType::mxfp4>(products); return;
+        case DType::q4_k: multiply_all<DType::q4_k>(products); return;
+        case DType::q5_k: multiply_all<DType::q5_k>(products); return;
+        case DType::q6_k: multiply_all<DType::q6_k>(products); return;
+        case DType::q3_k: multiply_all<DType::q3_k>(products); return;
+        case DType::q2_k: multiply_all<DType::q2_k>(products); return;
+        case DType::iq4_xs: multiply_all<DType::iq4_xs>(products); return;
         case DType::i32: case DType::f64: break;
     }
     // clang-format on

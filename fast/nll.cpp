@@ -1,10 +1,12 @@
 // From the residual stream to likelihoods. Beside ref, the walk over the vocabulary goes in panels
 // of words and tiles of tokens: dnnl_sgemm makes a tile of logits that stays in the L2 cache, and
-// one thread per row folds its part of the row into the running sums. Logits and their exponentials
-// are f32; every sum over words is f64.
+// one thread per row folds its part of the row into the running sums. For few tokens matvec makes
+// the tile from packed words. Logits and their exponentials are f32; every sum over words is f64.
 #include "fast/kernels.h"
+#include "fast/matvec.h"
 #include "fast/panel.h"
 #include "fast/simd.h"
+#include "fast/threads.h"
 #include "fast/workspace.h"
 
 #include <algorithm>
@@ -15,6 +17,11 @@ namespace rotkv::fast {
 namespace {
 
 constexpr int64_t k_tile_tokens = 256;  // with 1024 words a tile is 1 MiB
+constexpr int64_t k_few_words = 8192;   // of a tile of few tokens
+
+int64_t tile_width(const TensorView& weight, int64_t tokens) {
+    return tokens > k_few_tokens ? panel_rows(weight) : std::min(k_few_words, weight.n[2]);
+}
 
 // x = c tanh(x / c)
 void cap_row(float* x, int64_t n, float c) {
@@ -101,34 +108,57 @@ struct RunningPair {
 };
 
 // Calls visit(first token, tokens, panel) for every tile of the tokens x words matrix, panel after
-// panel.
+// panel. For few tokens a panel is not expanded.
 template <class Visit>
 void for_each_tile(const TensorView& weight, int64_t tokens, Visit visit) {
-    for (int64_t first = 0; first < weight.n[2]; first += panel_rows(weight)) {
-        const Panel panel = load_panel(weight, first);
+    const int64_t width = tile_width(weight, tokens), words = weight.n[2];
+    for (int64_t first = 0; first < words; first += width) {
+        const Panel panel = tokens > k_few_tokens
+                                ? load_panel(weight, first)
+                                : Panel{nullptr, 0, first, std::min(width, words - first), 0};
         for (int64_t t = 0; t < tokens; t += k_tile_tokens) {
             visit(t, std::min(k_tile_tokens, tokens - t), panel);
         }
     }
 }
 
+// tile[i][word - panel.first] = hidden[t0 + i] . weight[word], `width` floats from row to row.
+void multiply_tile(float* tile, int64_t width, const TensorView& hidden, int64_t t0, int64_t count,
+                   const TensorView& weight, const Panel& panel) {
+    if (panel.data != nullptr) return multiply_panel(tile, width, hidden, t0, count, panel);
+    TensorView y = view(tile, DType::f32, {count, panel.rows}), words = weight, x = hidden;
+    y.stride[2] = width * int64_t(sizeof(float));
+    words.data += panel.first * weight.stride[2];
+    words.n[2] = panel.rows;
+    x.data += t0 * hidden.stride[2];
+    x.n[2] = count;
+    matvec({.dst = y, .weight = words, .src = x});
+}
+
+// row(i) for the rows of a tile: with few tokens by the threads that made it.
+template <class Row>
+void for_each_row(int64_t tokens, int64_t count, const Row& row) {
+    if (tokens <= k_few_tokens) return share(count, row);
+#pragma omp parallel for
+    for (int64_t i = 0; i < count; ++i) row(i);
+}
+
 }  // namespace
 
 // nll = log(sum_v exp(logit_v)) - logit_target
 void nll(const NllArgs& args) {
-    const int64_t tokens = args.hidden.n[2], width = panel_rows(args.weight);
+    const int64_t tokens = args.hidden.n[2], width = tile_width(args.weight, tokens);
     const int32_t* target = args.target.row<const int32_t>(0);
     std::vector<Running> rows(static_cast<size_t>(tokens));
     thread_local Workspace space;
-    float* const tile = space.reserve(k_tile_tokens * width);
+    float* const tile = space.reserve(std::min(k_tile_tokens, tokens) * width);
     for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
-        multiply_panel(tile, width, args.hidden, t0, count, panel);
-#pragma omp parallel for
-        for (int64_t i = 0; i < count; ++i) {
+        multiply_tile(tile, width, args.hidden, t0, count, args.weight, panel);
+        for_each_row(tokens, count, [&](int64_t i) {
             float* x = tile + i * width;
             if (args.softcap > 0) cap_row(x, panel.rows, args.softcap);
             rows[size_t(t0 + i)].add(x, {x, panel.rows, panel.first}, target[t0 + i]);
-        }
+        });
     });
     for (int64_t t = 0; t < tokens; ++t) {
         args.nll.row<double>(0)[t] = rows[size_t(t)].nll();
@@ -138,28 +168,24 @@ void nll(const NllArgs& args) {
 
 // kld = sum_v p_a (a_v - b_v) - log_sum_a + log_sum_b
 void kld(const KldArgs& args) {
-    const int64_t tokens = args.hidden_a.n[2], width = panel_rows(args.weight);
+    const int64_t tokens = args.hidden_a.n[2], width = tile_width(args.weight, tokens);
     const int32_t* target = args.target.row<const int32_t>(0);
     std::vector<RunningPair> rows(static_cast<size_t>(tokens));
     thread_local Workspace space;
-    float* const tile_a = space.reserve(2 * k_tile_tokens * width);
-    float* const tile_b = tile_a + k_tile_tokens * width;
+    const int64_t tile = std::min(k_tile_tokens, tokens) * width;
+    float *const tile_a = space.reserve(2 * tile), *const tile_b = tile_a + tile;
     for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
-        multiply_panel(tile_a, width, args.hidden_a, t0, count, panel);
-        multiply_panel(tile_b, width, args.hidden_b, t0, count, panel);
-#pragma omp parallel
-        {
+        multiply_tile(tile_a, width, args.hidden_a, t0, count, args.weight, panel);
+        multiply_tile(tile_b, width, args.hidden_b, t0, count, args.weight, panel);
+        for_each_row(tokens, count, [&](int64_t i) {
             thread_local Workspace own;
-            float* e = own.reserve(width);
-#pragma omp for
-            for (int64_t i = 0; i < count; ++i) {
-                float *a = tile_a + i * width, *b = tile_b + i * width;
-                if (args.softcap > 0) cap_row(a, panel.rows, args.softcap);
-                if (args.softcap > 0) cap_row(b, panel.rows, args.softcap);
-                rows[size_t(t0 + i)].add(e, {a, panel.rows, panel.first},
-                                         {b, panel.rows, panel.first}, target[t0 + i]);
-            }
-        }
+            float* const e = own.reserve(width);
+            float *a = tile_a + i * width, *b = tile_b + i * width;
+            if (args.softcap > 0) cap_row(a, panel.rows, args.softcap);
+            if (args.softcap > 0) cap_row(b, panel.rows, args.softcap);
+            rows[size_t(t0 + i)].add(e, {a, panel.rows, panel.first}, {b, panel.rows, panel.first},
+                                     target[t0 + i]);
+        });
     });
     for (int64_t t = 0; t < tokens; ++t) {
         const RunningPair& row = rows[size_t(t)];
@@ -175,11 +201,13 @@ void kld(const KldArgs& args) {
 void logits(const LogitsArgs& args) {
     matmul({args.dst, args.weight, args.hidden});
     if (args.softcap <= 0) return;
-    const int64_t tokens = args.dst.n[2];
-#pragma omp parallel for
-    for (int64_t t = 0; t < tokens; ++t) {
-        cap_row(args.dst.row<float>(t), args.dst.n[3], args.softcap);
-    }
+    constexpr int64_t part = 1 << 13;  // words
+    const int64_t words = args.dst.n[3], parts = (words + part - 1) / part;
+    share(args.dst.n[2] * parts, [&](int64_t i) {
+        const int64_t first = i % parts * part;
+        cap_row(args.dst.row<float>(i / parts) + first, std::min(part, words - first),
+                args.softcap);
+    });
 }
 
 }  // namespace rotkv::fast

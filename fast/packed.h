@@ -5,8 +5,9 @@
 //
 // A format is a struct Packed<type> of functions. Its blocks of 32 are counted through the
 // row, and each has two numbers, a and b:
-//   numbers(y, row, first, count)   of up to k_chunk blocks: f16 to f32 is one instruction for
-//   eight values(v, row, block, numbers)  the block's 32 values in k_block_vectors vectors
+//   number(row, block)              a and b
+//   values(v, row, block, number)   the block's 32 values in k_block_vectors vectors
+//   place(row, block)               where its bytes begin
 // Where codes have four bits and a vector sixteen lanes, the block's sixteen possible values are
 // computed once, and each code picks one.
 
@@ -19,7 +20,6 @@
 namespace rotkv::fast {
 
 inline constexpr int64_t k_block_vectors = k_block / k_lanes;
-inline constexpr int64_t k_chunk = 16;  ///< blocks whose numbers are taken at a time
 
 template <DType type>
 struct Packed;
@@ -30,31 +30,25 @@ inline const std::byte* block_place(const void* row, int64_t i) {
     return static_cast<const std::byte*>(row) + i * int64_t(sizeof(Block));
 }
 
-/// The numbers of one block. b: what formats with a minimum add; of q6_K the second half's scale.
+/// The numbers of one block. b: what formats with a minimum add.
 struct BlockNumbers {
     float a, b;
 };
 
-/// Of formats whose blocks begin with `count_f16` f16 values: a scale, or a scale and a minimum.
-template <class Block, int64_t count_f16>
-inline void leading_numbers(BlockNumbers* y, const void* row, int64_t first, int64_t count) {
-    const Block* blocks = static_cast<const Block*>(row) + first;
-    uint16_t bits[2 * k_chunk] = {};
-    for (int64_t i = 0; i < count; ++i) std::memcpy(bits + 2 * i, blocks + i, 2 * count_f16);
-    f16_to_f32_row(&y->a, bits, 2 * k_chunk);
-}
-
-/// The same of a single block.
-template <class Block, int64_t count_f16>
-inline BlockNumbers leading_number(const void* row, int64_t i) {
-    uint16_t bits[2] = {};
-    std::memcpy(bits, static_cast<const Block*>(row) + i, 2 * count_f16);
-    return {f16_value(bits[0]), count_f16 == 2 ? f16_value(bits[1]) : 0.0f};
-}
-
 template <class Block>
 inline const Block& block_of(const void* row, int64_t i) {
     return static_cast<const Block*>(row)[i];
+}
+
+/// Of formats whose blocks have an f16 scale, or a scale and a minimum.
+template <class Block>
+inline BlockNumbers scale_number(const void* row, int64_t i) {
+    const Block& x = block_of<Block>(row, i);
+    if constexpr (requires { x.m; }) {
+        return {f16_value(x.d), f16_value(x.m)};
+    } else {
+        return {f16_value(x.d), 0.0f};
+    }
 }
 
 // ---- codes of four bits
@@ -63,6 +57,15 @@ inline const Block& block_of(const void* row, int64_t i) {
 inline Ints nibbles(const uint8_t* qs, int64_t e) {
     const Ints bytes = widen(qs + e % 16);
     return e < 16 ? bytes & Ints(15) : bytes >> 4;
+}
+
+/// All 32 of them.
+inline void split_nibbles(uint8_t* y, const uint8_t* qs) {
+#pragma omp simd
+    for (int64_t j = 0; j < 16; ++j) {
+        y[j] = qs[j] & 15;
+        y[j + 16] = uint8_t(qs[j] >> 4);
+    }
 }
 
 /// v = a * (code + first) + b
@@ -83,8 +86,7 @@ inline void linear_nibbles(Vec* v, const uint8_t* qs, float first, BlockNumbers 
 
 template <>
 struct Packed<DType::q4_0> {
-    static constexpr auto numbers = leading_numbers<BlockQ4_0, 1>;
-    static constexpr auto number = leading_number<BlockQ4_0, 1>;
+    static constexpr auto number = scale_number<BlockQ4_0>;
     static constexpr auto place = block_place<BlockQ4_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_0>(row, block).qs, -8.0f, n);
@@ -93,8 +95,7 @@ struct Packed<DType::q4_0> {
 
 template <>
 struct Packed<DType::q4_1> {
-    static constexpr auto numbers = leading_numbers<BlockQ4_1, 2>;
-    static constexpr auto number = leading_number<BlockQ4_1, 2>;
+    static constexpr auto number = scale_number<BlockQ4_1>;
     static constexpr auto place = block_place<BlockQ4_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         linear_nibbles(v, block_of<BlockQ4_1>(row, block).qs, 0.0f, n);
@@ -110,11 +111,7 @@ inline void leveled_nibbles(Vec* v, const uint8_t* qs, const int8_t* levels, flo
         v[1] = pick16(table, bytes >> 4);
     } else {
         uint8_t codes[k_block];
-#pragma omp simd
-        for (int64_t j = 0; j < 16; ++j) {
-            codes[j] = qs[j] & 15;
-            codes[j + 16] = uint8_t(qs[j] >> 4);
-        }
+        split_nibbles(codes, qs);
         int8_t picked[k_block];
         pick16(picked, levels, codes);
         pick16(picked + 16, levels, codes + 16);
@@ -127,8 +124,7 @@ inline void leveled_nibbles(Vec* v, const uint8_t* qs, const int8_t* levels, flo
 
 template <>
 struct Packed<DType::iq4_nl> {
-    static constexpr auto numbers = leading_numbers<BlockIq4Nl, 1>;
-    static constexpr auto number = leading_number<BlockIq4Nl, 1>;
+    static constexpr auto number = scale_number<BlockIq4Nl>;
     static constexpr auto place = block_place<BlockIq4Nl>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         leveled_nibbles(v, block_of<BlockIq4Nl>(row, block).qs, k_iq4_levels, n.a);
@@ -141,9 +137,6 @@ struct Packed<DType::mxfp4> {
     static BlockNumbers number(const void* row, int64_t i) {
         return {mxfp4_scale(block_of<BlockMxfp4>(row, i).e), 0.0f};
     }
-    static void numbers(BlockNumbers* y, const void* row, int64_t first, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) y[i] = number(row, first + i);
-    }
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         leveled_nibbles(v, block_of<BlockMxfp4>(row, block).qs, k_mxfp4_levels, n.a);
     }
@@ -154,20 +147,17 @@ struct Packed<DType::mxfp4> {
 /// v = a * (code + first) + b
 inline void linear_fives(Vec* v, const uint8_t* qs, const uint8_t* qh, float first,
                          BlockNumbers n) {
-    uint32_t fifth;
-    std::memcpy(&fifth, qh, sizeof fifth);  // bit j of qh[i] is that of element 8 i + j
+    uint8_t codes[k_block];
+    join_fives(codes, qs, qh);
 #pragma GCC unroll 8
     for (int64_t i = 0; i < k_block_vectors; ++i) {
-        const int64_t e = i * k_lanes;
-        const Ints code = nibbles(qs, e) | spread_bits(fifth >> e, 16);
-        v[i] = fma(to_float(code) + Vec(first), Vec(n.a), Vec(n.b));
+        v[i] = fma(to_float(widen(codes + i * k_lanes)) + Vec(first), Vec(n.a), Vec(n.b));
     }
 }
 
 template <>
 struct Packed<DType::q5_0> {
-    static constexpr auto numbers = leading_numbers<BlockQ5_0, 1>;
-    static constexpr auto number = leading_number<BlockQ5_0, 1>;
+    static constexpr auto number = scale_number<BlockQ5_0>;
     static constexpr auto place = block_place<BlockQ5_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_0& x = block_of<BlockQ5_0>(row, block);
@@ -177,8 +167,7 @@ struct Packed<DType::q5_0> {
 
 template <>
 struct Packed<DType::q5_1> {
-    static constexpr auto numbers = leading_numbers<BlockQ5_1, 2>;
-    static constexpr auto number = leading_number<BlockQ5_1, 2>;
+    static constexpr auto number = scale_number<BlockQ5_1>;
     static constexpr auto place = block_place<BlockQ5_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_1& x = block_of<BlockQ5_1>(row, block);
@@ -190,8 +179,7 @@ struct Packed<DType::q5_1> {
 
 template <>
 struct Packed<DType::q8_0> {
-    static constexpr auto numbers = leading_numbers<BlockQ8_0, 1>;
-    static constexpr auto number = leading_number<BlockQ8_0, 1>;
+    static constexpr auto number = scale_number<BlockQ8_0>;
     static constexpr auto place = block_place<BlockQ8_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const int8_t* qs = block_of<BlockQ8_0>(row, block).qs;
@@ -204,12 +192,10 @@ struct Packed<DType::q8_0> {
 
 // ---- plain numbers: no block has anything of its own
 
-inline void no_numbers(BlockNumbers*, const void*, int64_t, int64_t) {}
 inline BlockNumbers no_number(const void*, int64_t) { return {}; }
 
 template <>
 struct Packed<DType::f32> {
-    static constexpr auto numbers = no_numbers;
     static constexpr auto number = no_number;
     static constexpr auto place = block_place<float[k_block]>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
@@ -221,7 +207,6 @@ struct Packed<DType::f32> {
 
 template <>
 struct Packed<DType::f16> {
-    static constexpr auto numbers = no_numbers;
     static constexpr auto number = no_number;
     static constexpr auto place = block_place<uint16_t[k_block]>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {
@@ -233,7 +218,6 @@ struct Packed<DType::f16> {
 
 template <>
 struct Packed<DType::bf16> {
-    static constexpr auto numbers = no_numbers;
     static constexpr auto number = no_number;
     static constexpr auto place = block_place<uint16_t[k_block]>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers) {

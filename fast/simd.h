@@ -16,8 +16,8 @@
 #include <xsimd/xsimd.hpp>
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -132,19 +132,17 @@ inline Vec minus_upper() {
     return load(signs.lanes);
 }
 
-/// 2^(e - 128) by its bits; the two smallest have no place for an exponent.
-inline float mxfp4_scale(uint8_t e) {
-    return std::bit_cast<float>(e > 1 ? uint32_t(e - 1) << 23 : uint32_t(0x200000) << e);
-}
+/// All f16 values and mxfp4's scales, by their bits (scales.cpp). Blocks have a scale each, which a
+/// vector takes from memory into all of its lanes at no cost; made from bits in registers it would
+/// take as long as a quarter of the block.
+struct ScaleValues {
+    float f16[1 << 16], mxfp4[1 << 8];
+    ScaleValues();
+};
+extern const ScaleValues k_scale_values;  ///< filled before main begins
 
-/// One f16 by the machine's own instruction; as exact as ref/half.h.
-inline float f16_value(uint16_t x) {
-#if defined(__F16C__)
-    return _cvtsh_ss(x);
-#else
-    return f16_to_f32(x);
-#endif
-}
+inline float f16_value(uint16_t x) { return k_scale_values.f16[x]; }
+inline float mxfp4_scale(uint8_t e) { return k_scale_values.mxfp4[e]; }
 
 /// The nearest f16 of a number; a NaN becomes some NaN.
 inline uint16_t f16_bits(float x) {
@@ -265,19 +263,34 @@ inline Vec load_bf16(const uint16_t* x) {
 #endif
 }
 
-/// Lane i gets `value` where bit i of `bits` is set, else 0.
-inline Ints spread_bits(uint32_t bits, int32_t value) {
-#if defined(__AVX512F__)
-    return _mm512_maskz_set1_epi32(__mmask16(bits), value);
+/// The 32 codes of five bits of a block whose byte j holds four bits of j and of j + 16, and bit j
+/// of whose qh is the fifth of j.
+inline void join_fives(uint8_t* y, const uint8_t* qs, const uint8_t* qh) {
+#if defined(__AVX2__)
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(qs));
+    const __m256i halves =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(both), _mm_srli_epi16(both, 4), 1);
+    int32_t bits;
+    std::memcpy(&bits, qh, sizeof bits);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const __m256i four = _mm256_and_si256(halves, _mm256_set1_epi8(15));
+    const __m256i codes = _mm256_mask_add_epi8(four, __mmask32(bits), four, _mm256_set1_epi8(16));
 #else
-    static constexpr struct Bits {
-        int32_t lanes[k_lanes];
-        constexpr Bits() : lanes() {
-            for (int i = 0; i < int(k_lanes); ++i) lanes[i] = 1 << i;
-        }
-    } bit;
-    const Ints own = Ints::load_unaligned(bit.lanes);
-    return xsimd::select((Ints(int32_t(bits)) & own) == own, Ints(value), Ints(0));
+    const __m256i part = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                            0x0303030303030303);          // byte j of it: j / 8
+    const __m256i own = _mm256_set1_epi64x(int64_t(0x8040201008040201));  // 1 << j % 8
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), part);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own), own);
+    const __m256i codes = _mm256_or_si256(_mm256_and_si256(halves, _mm256_set1_epi8(15)),
+                                          _mm256_and_si256(set, _mm256_set1_epi8(16)));
+#endif
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), codes);
+#else
+#pragma omp simd
+    for (int64_t j = 0; j < 16; ++j) {
+        y[j] = uint8_t((qs[j] & 15) | ((qh[j / 8] >> (j % 8)) & 1) << 4);
+        y[j + 16] = uint8_t(qs[j] >> 4 | ((qh[2 + j / 8] >> (j % 8)) & 1) << 4);
+    }
 #endif
 }
 

@@ -164,7 +164,8 @@ class ExpertMatmulCase : public CallCase {
           choice(f.word("ids", "random", {"random", "one", "heads"})),
           shared(f.flag("shared")),
           biased(f.flag("bias")),
-          precision(f.precision({"f32", "f16", "bf16"})) {
+          precision(f.precision({"f32", "f16", "bf16"})),
+          kind(f.word("values", "normal", k_factor_kinds)) {
         if (uses > experts) f.refuse("A", "at most X", std::to_string(uses));
         read_layout(f, false);
     }
@@ -182,14 +183,13 @@ class ExpertMatmulCase : public CallCase {
         return all;
     }
     void fill(std::vector<CaseTensor>& tensors) const override {
-        fill_weight(named(tensors, "weight"), seed());
-        CaseTensor &src = named(tensors, "src"), &id = named(tensors, "id");
-        src.set(case_values("normal", src.rows(), n_in, seed() + 1));
-        id.set(choices());
+        fill_factors(kind, named(tensors, "weight"), named(tensors, "src"), seed());
+        named(tensors, "id").set(choices());
         if (biased) {
             named(tensors, "bias").set(case_values("normal", experts, n_out, seed() + 1000));
         }
     }
+    NotFinite not_finite(const std::string&) const override { return not_finite_of(kind); }
     std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
                               std::span<const float> expected) const override;
 
@@ -231,6 +231,7 @@ class ExpertMatmulCase : public CallCase {
     std::string choice;
     bool shared, biased;
     Precision precision;
+    std::string kind;
 };
 
 // heads: expert h for use h of every token, said once; one: the last expert for all; else other
@@ -267,7 +268,7 @@ std::vector<double> ExpertMatmulCase::bound(const std::string&, std::span<const 
                 sum += std::fabs(product);
                 products += product * product;
             }
-            all.push_back(k_unit * (walk(n_in) + (biased ? 3 : 2)) * sum);
+            all.push_back(bound_of_product(sum, walk(n_in) + (biased ? 3 : 2)));
         }
     }
     if (precision == Precision::f32) return all;
@@ -329,7 +330,8 @@ std::span<const CaseOp> expert_case_ops() {
          "max c + walk(A) + 2",
          make<RouteCase>},
         {"expert_matmul",
-         "rounding: u (walk(in) + 2) sum |w x|, with a bias u (walk(in) + 3) (sum |w x| + |bias|); "
+         "rounding: u (walk(in) + 2) sum |w x|, with a bias u (walk(in) + 3) (sum |w x| + |bias|), "
+         "nothing where that leaves f32; "
          "precision=f16, bf16: as matmul",
          "the same", make<ExpertMatmulCase>},
         {"expert_sum", "exact", "rounding: u (walk(A) + 2) sum |w x|", make<ExpertSumCase>},

@@ -121,6 +121,20 @@ std::vector<double> hadamard_bound(std::span<const float> x, const Rotation& rot
 /// Fills a weight of any type; formats that rotkv never writes get random codes and small scales.
 void fill_weight(CaseTensor& weight, uint64_t seed);
 
+/// The kinds of a product's factors: those of case_values, for x, and
+///   outliers-zero-weight  "outliers" that meet weights of 0: every result is the quiet ones'.
+///   Where
+///                         0 is none of a format's levels, its smallest
+inline constexpr std::initializer_list<const char*> k_factor_kinds = {
+    "normal", "outlier", "outliers", "outliers-zero-weight", "tiny", "huge", "zeros", "inf", "nan"};
+
+/// Fills a weight and the rows that it is multiplied with.
+void fill_factors(const std::string& kind, CaseTensor& weight, CaseTensor& src, uint64_t seed);
+NotFinite not_finite_of(const std::string& kind);
+
+/// `units` u of a product's sum of magnitudes; nothing where that leaves f32.
+double bound_of_product(double magnitude, double units);
+
 /// `units` u of every |y|, and what lies below the normal f32.   y, result [n]
 std::vector<double> relative(std::span<const float> y, double units);
 

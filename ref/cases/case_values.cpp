@@ -21,6 +21,7 @@ static float about_normal(Random& random) {
 static void spoil_row(const std::string& kind, int64_t r, float* x, int64_t d, Random& random) {
     constexpr float inf = std::numeric_limits<float>::infinity();
     constexpr float tiny[] = {1e-8f, 1e-16f, 1e-30f, 1e-41f}, huge[] = {1e6f, 1e20f, 1e37f};
+    constexpr float louder[] = {1e1f, 1e2f, 1e3f, 1e4f, 1e5f, 1e6f};
     constexpr bool negative[4][2] = {{false, false}, {false, true}, {true, true}, {true, false}};
     const int64_t j = random.below(d);
     if (kind == "outlier") x[j] *= 1000;
@@ -28,6 +29,7 @@ static void spoil_row(const std::string& kind, int64_t r, float* x, int64_t d, R
     if (kind == "nan" && r % 2 == 1) x[j] = std::numeric_limits<float>::quiet_NaN();
     for (int64_t i = 0; i < d; ++i) {
         if (kind == "channels" && (i % 32 == 5 || i % 32 == 21)) x[i] *= 12;
+        if (kind == "outliers" && i % 32 == outlier_place(i / 32)) x[i] *= louder[i / 32 % 6];
         if (kind == "tiny") x[i] *= tiny[r % 4];
         if (kind == "huge") x[i] *= huge[r % 3];
         if (kind == "zeros") x[i] = negative[r % 4][i % 2] ? -0.0f : 0.0f;

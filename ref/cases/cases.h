@@ -38,6 +38,8 @@ inline const CaseList k_case_lists[] = {
     {"@N", {"1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1024"}},
     {"@layout", {"padded", "in_place"}},
     {"@values", {"outlier", "tiny", "huge", "zeros", "inf", "nan"}},
+    {"@loud", {"outliers", "outliers-zero-weight"}},
+    {"@few", {"T=1", "T=2", "T=3", "T=8", "T=12", "T=33"}},
     {"@tokens", {"0", "1", "2", "37"}},
     {"@taps", {"1", "2", "3", "8", "9"}},
     {"@odd", {"1", "7", "33", "100", "256", "260"}},
@@ -229,6 +231,11 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=f32/T=1/in=515",
     "matmul/type=@half/T=3/in=515",
     "matmul/type=@block/in=80",
+    // matmul: loud and quiet values side by side; values that f32 barely holds; no numbers
+    "matmul/type=@weight/@few/values=@loud",
+    "matmul/type=@weight/T=8/values=@values",
+    "matmul/type=@some/T=33/values=@values",
+    "matmul/type=@weight/T=3/in=1792/out=9/values=outliers-zero-weight",
     // matmul: with rounded factors
     "matmul/type=@weight/T=33/in=512/out=129/precision=@half",
     "matmul/type=@some/T=113/in=576/out=300/precision=@half",

@@ -55,6 +55,10 @@ inline constexpr const char* k_expert_cases[] = {
     "expert_matmul/type=@weight/T=3/layout=padded",
     "expert_matmul/type=@some/T=37/X=3/shared=1/bias=1/layout=padded",
     "expert_matmul/type=@block/in=80",
+    // expert_matmul: loud and quiet values side by side; values that f32 barely holds; no numbers
+    "expert_matmul/type=@weight/T=1/values=outliers-zero-weight",
+    "expert_matmul/type=@weight/T=40/X=3/shared=1/values=outliers-zero-weight",
+    "expert_matmul/type=@some/values=@values",
     // expert_matmul: matrices of heads
     "expert_matmul/type=@some/T=1/X=16/A=16/in=128/out=512/ids=heads",
     "expert_matmul/type=@some/T=37/X=5/A=5/in=128/out=64/ids=heads",

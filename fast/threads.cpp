@@ -1,0 +1,151 @@
+// One word says how a round of work stands: its number, whether it is open, how many workers are
+// in it. A worker joins an open round or stays out of it; whoever opened it takes tasks too, closes
+// it when none is left, and waits only for those who joined.
+//
+//   state = round << 12 | workers inside << 2 | caller sleeps << 1 | open
+#include "fast/threads.h"
+
+#include <omp.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace rotkv::fast {
+namespace {
+
+constexpr uint32_t k_open = 1, k_caller_sleeps = 2, k_inside = 4, k_round = 1 << 12;
+
+uint32_t inside(uint32_t state) { return state % k_round / k_inside; }
+
+void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Spins until done() or for fifty microseconds: longer than one operation of a token takes, and
+// short beside what a scheduler gives to others. Returns done().
+template <class Done>
+bool spin_until(Done done) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (done()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return done();
+}
+
+class Team {
+  public:
+    explicit Team(int threads) {
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    }
+    ~Team() {
+        end_ = true;
+        state_ += k_round;
+        state_.notify_all();
+        for (std::thread& worker : workers_) worker.join();
+    }
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int threads() const { return int(workers_.size()) + 1; }
+
+    void run(int64_t tasks, const Task& task) {
+        tasks_ = tasks;
+        task_ = task;
+        next_ = 0;
+        const uint32_t round = state_.load() / k_round + 1;
+        state_.store(round * k_round + k_open);
+        state_.notify_all();
+        take_tasks();
+        uint32_t state = state_.fetch_and(~k_open) & ~k_open;
+        if (spin_until([&] { return inside(state_.load()) == 0; })) return;
+        while (inside(state = state_.fetch_or(k_caller_sleeps) | k_caller_sleeps) != 0) {
+            state_.wait(state);
+        }
+    }
+
+  private:
+    void take_tasks() {
+        for (int64_t i; (i = next_.fetch_add(1)) < tasks_;) task_.call(task_.function, i);
+    }
+
+    void work() {
+        uint32_t seen = 0;  // the round that this worker was in
+        while (!end_) {
+            uint32_t state = state_.load();
+            const auto idle = [&] { return (state & k_open) == 0 || state / k_round == seen; };
+            if (idle() && !spin_until([&] { return state = state_.load(), !idle() || end_; })) {
+                state_.wait(state);
+            }
+            if (idle() || !state_.compare_exchange_strong(state, state + k_inside)) continue;
+            seen = state / k_round;
+            take_tasks();
+            state = state_.fetch_sub(k_inside);
+            if (inside(state) == 1 && (state & k_caller_sleeps) != 0) state_.notify_all();
+        }
+    }
+
+    std::atomic<uint32_t> state_{0};
+    std::atomic<int64_t> next_{0};
+    std::atomic<bool> end_{false};
+    int64_t tasks_ = 0;  // these two change only while nobody is inside
+    Task task_{};
+    std::vector<std::thread> workers_;
+};
+
+// A process that was forked off has none of its parent's threads.
+std::atomic<int> forks{0};
+
+struct OwnTeam {
+    std::unique_ptr<Team> team;
+    int of_fork = 0;
+
+    Team& with(int threads) {
+        const int now = forks.load();
+        if (team != nullptr && of_fork != now)
+            (void)team.release();  // its threads cannot be joined
+        if (team == nullptr || team->threads() != threads) {
+            team.reset();
+            team = std::make_unique<Team>(threads);
+            of_fork = now;
+        }
+        return *team;
+    }
+    ~OwnTeam() {
+        if (of_fork != forks.load()) (void)team.release();
+    }
+};
+
+}  // namespace
+
+void share(int64_t tasks, const Task& task) {
+    const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    if (threads == 1 || tasks <= 1) {
+        for (int64_t i = 0; i < tasks; ++i) task.call(task.function, i);
+        return;
+    }
+#if defined(__unix__) || defined(__APPLE__)
+    static const int watched = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+    (void)watched;
+#endif
+    thread_local OwnTeam own;
+    own.with(threads).run(tasks, task);
+}
+
+}  // namespace rotkv::fast

@@ -1,0 +1,30 @@
+#pragma once
+// A team of threads for work that is shared out some two hundred times a token. Beside OpenMP's
+// regions: who is free takes the next task, nobody waits for a thread that has not begun, and who
+// waits spins for some microseconds and then sleeps. So a token costs little more on a machine
+// whose cores others use, where a thread that OpenMP waits for may not run for milliseconds.
+// Docs: docs/performance.md
+
+#include <cstdint>
+
+namespace rotkv::fast {
+
+/// A function of a task's number.
+struct Task {
+    void (*call)(const void* function, int64_t task);
+    const void* function;
+};
+
+/// task(i) for i = 0 .. tasks - 1, each once, in any order, by this thread and its team: as many
+/// threads as OpenMP would take. Has finished when it returns. Every calling thread has a team of
+/// its own; it is started when it is first needed, and again in a process that was forked off.
+/// A task does not throw and shares out no work itself.
+void share(int64_t tasks, const Task& task);
+
+template <class Function>
+void share(int64_t tasks, const Function& function) {
+    share(tasks,
+          Task{[](const void* f, int64_t i) { (*static_cast<const Function*>(f))(i); }, &function});
+}
+
+}  // namespace rotkv::fast
