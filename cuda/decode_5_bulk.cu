@@ -109,6 +109,8 @@ __global__ void __launch_bounds__(k_warp) bulk_kernel(const __grid_constant__ Ta
 #if ROTKV_BULK_COPIES
     extern __shared__ float4 shared[];
     attend(task, *reinterpret_cast<RungMemory<D>*>(shared));
+#else
+    __trap();  // never launched on such a device
 #endif
 }
 

@@ -192,6 +192,8 @@ __global__ void __launch_bounds__(k_warp) codes_kernel(const __grid_constant__ T
 #if ROTKV_BULK_COPIES
     extern __shared__ float4 shared[];
     attend<Block, D>(task, *reinterpret_cast<RungMemory<D>*>(shared));
+#else
+    __trap();  // never launched on such a device
 #endif
 }
 

@@ -86,6 +86,7 @@ __device__ void take_scores(State<D>& state, float (&s)[4], uint32_t seen, float
     const uint32_t g = lane_of_warp() / 4;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
+        s[i] = fmaf(s[i], 0.0f, s[i]);  // infinite: a NaN, which nothing erases
         s[i] = (seen >> (g + i / 2 * 8) & 1) != 0 ? s[i] * to_power : -INFINITY;
     }
     state.take(s);

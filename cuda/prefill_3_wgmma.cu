@@ -116,6 +116,8 @@ __global__ void __launch_bounds__(k_rung_threads) wgmma_kernel(const __grid_cons
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint4 shared[];
     attend(task, *reinterpret_cast<Memory<D>*>(shared));
+#else
+    __trap();  // never launched: takes() asks which code there is
 #endif
 }
 
@@ -129,7 +131,7 @@ void launch(const AttentionArgs& args, Stream stream) {
 }  // namespace
 
 bool prefill_3_takes(const AttentionArgs& args) {
-    return prefill_rung_takes(args) && compute_capability() == 90;
+    return prefill_rung_takes(args) && current_device().has_wgmma;
 }
 
 void prefill_3_wgmma(const AttentionArgs& args, const Workspace&, Stream stream) {

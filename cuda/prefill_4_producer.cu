@@ -167,6 +167,8 @@ __global__ void __launch_bounds__(k_rung_threads + k_warp)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint4 shared[];
     attend(task, *reinterpret_cast<Memory<D>*>(shared));
+#else
+    __trap();  // never launched: takes() asks which code there is
 #endif
 }
 
@@ -180,7 +182,7 @@ void launch(const AttentionArgs& args, Stream stream) {
 }  // namespace
 
 bool prefill_4_takes(const AttentionArgs& args) {
-    return prefill::prefill_rung_takes(args) && compute_capability() == 90;
+    return prefill::prefill_rung_takes(args) && current_device().has_wgmma;
 }
 
 void prefill_4_producer(const AttentionArgs& args, const Workspace&, Stream stream) {

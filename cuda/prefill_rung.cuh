@@ -119,7 +119,8 @@ struct RowSums {
         for (uint32_t i = 0; i < 32; ++i) {
             const uint32_t cell = i / 4 * 8 + lane_of_warp() % 4 * 2 + i % 2, j = i / 2 % 2;
             const bool is_seen = cell < left && seen[j].holds(position[cell]);
-            s[i / 4][i % 4] = is_seen ? s[i / 4][i % 4] * to_power : -INFINITY;
+            const float marked = fmaf(s[i / 4][i % 4], 0.0f, s[i / 4][i % 4]);  // infinite: a NaN
+            s[i / 4][i % 4] = is_seen ? marked * to_power : -INFINITY;
             top[j] = fmaxf(top[j], s[i / 4][i % 4]);
         }
 #pragma unroll

@@ -7,9 +7,11 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,6 +26,7 @@ namespace rotkv::fast {
 namespace {
 
 constexpr uint32_t k_open = 1, k_caller_sleeps = 2, k_inside = 4, k_round = 1 << 12;
+constexpr int k_most_threads = k_round / k_inside;
 
 uint32_t inside(uint32_t state) { return state % k_round / k_inside; }
 
@@ -49,10 +52,16 @@ bool spin_until(Done done) {
     return done();
 }
 
+thread_local bool t_in_task = false;
+
 class Team {
   public:
-    explicit Team(int threads) {
-        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    // With as many as the system starts.
+    explicit Team(int threads) : threads_(threads) {
+        try {
+            for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+        }
     }
     ~Team() {
         end_ = true;
@@ -63,7 +72,7 @@ class Team {
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
-    int threads() const { return int(workers_.size()) + 1; }
+    int threads() const { return threads_; }  // that were asked for
 
     void run(int64_t tasks, const Task& task) {
         tasks_ = tasks;
@@ -81,8 +90,10 @@ class Team {
     }
 
   private:
-    void take_tasks() {
+    void take_tasks() noexcept {
+        t_in_task = true;
         for (int64_t i; (i = next_.fetch_add(1)) < tasks_;) task_.call(task_.function, i);
+        t_in_task = false;
     }
 
     void work() {
@@ -106,6 +117,7 @@ class Team {
     std::atomic<bool> end_{false};
     int64_t tasks_ = 0;  // these two change only while nobody is inside
     Task task_{};
+    int threads_;
     std::vector<std::thread> workers_;
 };
 
@@ -135,8 +147,16 @@ struct OwnTeam {
 }  // namespace
 
 void share(int64_t tasks, const Task& task) {
-    const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    const bool is_nested = t_in_task || omp_in_parallel();
+    const int threads = is_nested ? 1 : std::min(omp_get_max_threads(), k_most_threads);
     if (threads == 1 || tasks <= 1) {
+        for (int64_t i = 0; i < tasks; ++i) task.call(task.function, i);
+        return;
+    }
+    // Where OpenMP's threads are bound to cores, so is this one, and a team of its own would be
+    // bound to the same core.
+    if (omp_get_proc_bind() != omp_proc_bind_false) {
+#pragma omp parallel for schedule(dynamic)
         for (int64_t i = 0; i < tasks; ++i) task.call(task.function, i);
         return;
     }

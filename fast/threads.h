@@ -18,7 +18,8 @@ struct Task {
 /// task(i) for i = 0 .. tasks - 1, each once, in any order, by this thread and its team: as many
 /// threads as OpenMP would take. Has finished when it returns. Every calling thread has a team of
 /// its own; it is started when it is first needed, and again in a process that was forked off.
-/// A task does not throw and shares out no work itself.
+/// What a task shares out itself, its thread does alone; a task that throws ends the program, as in
+/// OpenMP's regions, which stand in for the team where OMP_PROC_BIND binds threads to cores.
 void share(int64_t tasks, const Task& task);
 
 template <class Function>

@@ -4,7 +4,7 @@
 
 scaled_dot_product_attention over f16 K and V, 32 query and 8 KV heads of 128, without a mask, by FlashAttention and by
 cuDNN, as torch names its backends; microseconds, medians of 15. Like rotkv-bench-ops: every call has inputs of its own,
-more of them than the L2 cache holds, calls of at least 3 ms are recorded and replayed together, and the median of events
+more of them than the L2 cache holds; one call of each is recorded, they are replayed together, and the time between events
 around them is divided by their number. rotkv-bench-ops beside it, in the same minute, makes ratios.
 """
 import statistics

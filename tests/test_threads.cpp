@@ -1,0 +1,94 @@
+#include "fast/threads.h"
+
+#include <catch2/catch_test_macros.hpp>
+#include <omp.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+using namespace rotkv;
+
+namespace {
+
+// More threads than cores, so that rounds end while some have not begun.
+class ManyThreads {
+  public:
+    explicit ManyThreads(int threads) : before_(omp_get_max_threads()) {
+        omp_set_num_threads(threads);
+    }
+    ~ManyThreads() { omp_set_num_threads(before_); }
+
+  private:
+    int before_;
+};
+
+// How often each of so many tasks was done.
+std::vector<int> counts(int64_t tasks, std::chrono::microseconds each = {}) {
+    std::vector<std::atomic<int>> done(static_cast<size_t>(tasks));
+    fast::share(tasks, [&](int64_t i) {
+        if (each.count() > 0) std::this_thread::sleep_for(each);
+        ++done[size_t(i)];
+    });
+    return {done.begin(), done.end()};
+}
+
+}  // namespace
+
+TEST_CASE("threads: every task of every round is done once") {
+    const ManyThreads many(8);
+    int64_t wrong = 0;
+    for (int64_t round = 0; round < 20000; ++round) {
+        const int64_t tasks = round % 13;
+        wrong += counts(tasks) != std::vector<int>(size_t(tasks), 1);
+    }
+    CHECK(wrong == 0);
+}
+
+TEST_CASE("threads: who waits for a long task sleeps and is woken") {
+    const ManyThreads many(4);
+    for (int round = 0; round < 20; ++round) {
+        CHECK(counts(5, std::chrono::microseconds(500)) == std::vector<int>(5, 1));
+    }
+}
+
+TEST_CASE("threads: what a task shares out, it does itself") {
+    const ManyThreads many(4);
+    std::atomic<int> done{0};
+    for (int round = 0; round < 50; ++round) {
+        fast::share(8, [&](int64_t) { fast::share(8, [&](int64_t) { ++done; }); });
+    }
+    CHECK(done == 50 * 64);
+}
+
+TEST_CASE("threads: two threads share out work at the same time") {
+    const auto rounds = [](int* right) {
+        const ManyThreads many(4);
+        for (int round = 0; round < 2000; ++round) *right += counts(7) == std::vector<int>(7, 1);
+    };
+    int right[2] = {};
+    std::thread other(rounds, &right[1]);
+    rounds(&right[0]);
+    other.join();
+    CHECK(right[0] == 2000);
+    CHECK(right[1] == 2000);
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+TEST_CASE("threads: a process that was forked off has a team of its own") {
+    const ManyThreads many(3);
+    CHECK(counts(9) == std::vector<int>(9, 1));
+    const pid_t child = fork();
+    if (child == 0) _exit(counts(9) == std::vector<int>(9, 1) ? 0 : 1);
+    int status = 1;
+    waitpid(child, &status, 0);
+    CHECK(status == 0);
+    CHECK(counts(9) == std::vector<int>(9, 1));
+}
+#endif
