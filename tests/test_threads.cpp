@@ -1,6 +1,6 @@
 #include "fast/threads.h"
+#include "tests/catch.h"
 
-#include <catch2/catch_test_macros.hpp>
 #include <omp.h>
 
 #include <atomic>
