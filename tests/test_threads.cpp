@@ -82,6 +82,7 @@ TEST_CASE("threads: two threads share out work at the same time") {
 
 #if defined(__unix__) || defined(__APPLE__)
 TEST_CASE("threads: a process that was forked off has a team of its own") {
+    if (omp_get_proc_bind() != omp_proc_bind_false) return;  // OpenMP's threads are not forked
     const ManyThreads many(3);
     CHECK(counts(9) == std::vector<int>(9, 1));
     const pid_t child = fork();
