@@ -163,7 +163,8 @@ class Engine:
                 sink = inputs["sinks"][head:head + 1] if case["sinks"] else []
                 lse[t, head] = log_sum_exp(np.concatenate([score, sink]))
                 if seen.any():
-                    result[t, head] = np.exp(score - lse[t, head]) @ v[stream, seen, kv]
+                    if not np.isneginf(lse[t, head]):  # else scores of -inf alone: 0
+                        result[t, head] = np.exp(score - lse[t, head]) @ v[stream, seen, kv]
         result = {"dst": self.rotate(result, case["rot-v"], inverse=True, first=first)}
         return {**result, "lse": lse} if case["lse"] else result
 

@@ -134,7 +134,8 @@ class Generate(Tools):
             p = [word["p"] for word in parting[side]["top"]]
             self.assertEqual((len(p), p), (5, sorted(p, reverse=True)))
             self.assertLess(math.fsum(p), 1)
-        self.assertEqual(forced["forced"]["predictions"], 60)
+        predictions = forced["forced"]["predictions"]  # fewer where the text ends
+        self.assertTrue(at < predictions <= 60, predictions)
         self.assertGreaterEqual(forced["forced"]["disagreements"], 1)
         silent, = self.against(*coarse, "--after", "0", "--force", code=1)
         self.assertEqual(silent["forced"], forced["forced"])  # speaking alone left no trace
