@@ -2,6 +2,7 @@
 
 #include "fast/kernels.h"
 #include "fast/simd.h"
+#include "fast/threads.h"
 #include "fast/workspace.h"
 
 #include <omp.h>
@@ -11,23 +12,6 @@
 #include <new>
 
 namespace rotkv {
-namespace {
-
-// OpenMP's number of threads belongs to the calling thread: set for one operation, then put back.
-class ThreadCount {
-  public:
-    explicit ThreadCount(int threads) : before_(omp_get_max_threads()) {
-        omp_set_num_threads(threads);
-    }
-    ~ThreadCount() { omp_set_num_threads(before_); }
-    ThreadCount(const ThreadCount&) = delete;
-    ThreadCount& operator=(const ThreadCount&) = delete;
-
-  private:
-    int before_;
-};
-
-}  // namespace
 
 FastBackend::FastBackend(int threads) : threads_(threads > 0 ? threads : omp_get_max_threads()) {}
 
@@ -78,7 +62,7 @@ Support FastBackend::answer(const Call& call) const {
 }
 
 void FastBackend::execute(const Call& call) {
-    const ThreadCount count(threads_);
+    const fast::ThreadCount count(threads_);
     fast::k_operations.run(call);
 }
 

@@ -146,6 +146,11 @@ struct OwnTeam {
 
 }  // namespace
 
+ThreadCount::ThreadCount(int threads) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(threads);
+}
+ThreadCount::~ThreadCount() { omp_set_num_threads(before_); }
+
 void share(int64_t tasks, const Task& task) {
     const bool is_nested = t_in_task || omp_in_parallel();
     const int threads = is_nested ? 1 : std::min(omp_get_max_threads(), k_most_threads);

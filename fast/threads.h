@@ -9,6 +9,19 @@
 
 namespace rotkv::fast {
 
+/// How many threads OpenMP and share() take, while it lives. The number belongs to the calling
+/// thread: set for one operation, then put back.
+class ThreadCount {
+  public:
+    explicit ThreadCount(int threads);
+    ~ThreadCount();
+    ThreadCount(const ThreadCount&) = delete;
+    ThreadCount& operator=(const ThreadCount&) = delete;
+
+  private:
+    int before_;
+};
+
 /// A function of a task's number.
 struct Task {
     void (*call)(const void* function, int64_t task);

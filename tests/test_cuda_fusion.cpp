@@ -1,10 +1,9 @@
 // Neighbouring calls that become one launch on an NVIDIA GPU: which do, which must not, and that
 // the bytes are those of one call after the other.
-#include "cuda/backend.h"
 #include "cuda/fusion.h"
-#include "ref/error.h"
 #include "ref/kernels.h"
 #include "tests/catch.h"
+#include "tests/cuda_device.h"
 #include "tests/fusion_lists.h"
 #include "tests/parity.h"
 
@@ -262,12 +261,8 @@ TEST_CASE("cuda fusion: calls are joined where that is certain to change nothing
 }
 
 TEST_CASE("cuda fusion: kept together, calls write the bytes that they write one by one") {
-    std::unique_ptr<Backend> device;
-    try {
-        device = make_cuda_backend(0);
-    } catch (const Error& error) {
-        return skip(error.what());
-    }
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
     const Memory memory(*device);
     for (const List& list : lists(memory)) {
         memory.reset();
@@ -287,12 +282,8 @@ TEST_CASE("cuda fusion: kept together, calls write the bytes that they write one
 }
 
 TEST_CASE("cuda fusion: calls that begin like a recording and go on otherwise are all done once") {
-    std::unique_ptr<Backend> device;
-    try {
-        device = make_cuda_backend(0);
-    } catch (const Error& error) {
-        return skip(error.what());
-    }
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
     const Memory memory(*device);
     const TensorView x = memory.view(0, {96}), y = memory.view(96, {96});
     const auto run = [&](size_t count, bool turned_off, bool at_once) {

@@ -17,18 +17,6 @@ using namespace rotkv;
 
 namespace {
 
-// More threads than cores, so that rounds end while some have not begun.
-class ManyThreads {
-  public:
-    explicit ManyThreads(int threads) : before_(omp_get_max_threads()) {
-        omp_set_num_threads(threads);
-    }
-    ~ManyThreads() { omp_set_num_threads(before_); }
-
-  private:
-    int before_;
-};
-
 // How often each of so many tasks was done.
 std::vector<int> counts(int64_t tasks, std::chrono::microseconds each = {}) {
     std::vector<std::atomic<int>> done(static_cast<size_t>(tasks));
@@ -42,7 +30,7 @@ std::vector<int> counts(int64_t tasks, std::chrono::microseconds each = {}) {
 }  // namespace
 
 TEST_CASE("threads: every task of every round is done once") {
-    const ManyThreads many(8);
+    const fast::ThreadCount many(8);  // more than cores: some rounds end before all have begun
     int64_t wrong = 0;
     for (int64_t round = 0; round < 20000; ++round) {
         const int64_t tasks = round % 13;
@@ -52,14 +40,14 @@ TEST_CASE("threads: every task of every round is done once") {
 }
 
 TEST_CASE("threads: who waits for a long task sleeps and is woken") {
-    const ManyThreads many(4);
+    const fast::ThreadCount many(4);
     for (int round = 0; round < 20; ++round) {
         CHECK(counts(5, std::chrono::microseconds(500)) == std::vector<int>(5, 1));
     }
 }
 
 TEST_CASE("threads: what a task shares out, it does itself") {
-    const ManyThreads many(4);
+    const fast::ThreadCount many(4);
     std::atomic<int> done{0};
     for (int round = 0; round < 50; ++round) {
         fast::share(8, [&](int64_t) { fast::share(8, [&](int64_t) { ++done; }); });
@@ -69,7 +57,7 @@ TEST_CASE("threads: what a task shares out, it does itself") {
 
 TEST_CASE("threads: two threads share out work at the same time") {
     const auto rounds = [](int* right) {
-        const ManyThreads many(4);
+        const fast::ThreadCount many(4);
         for (int round = 0; round < 2000; ++round) *right += counts(7) == std::vector<int>(7, 1);
     };
     int right[2] = {};
@@ -83,7 +71,7 @@ TEST_CASE("threads: two threads share out work at the same time") {
 #if defined(__unix__) || defined(__APPLE__)
 TEST_CASE("threads: a process that was forked off has a team of its own") {
     if (omp_get_proc_bind() != omp_proc_bind_false) return;  // OpenMP's threads are not forked
-    const ManyThreads many(3);
+    const fast::ThreadCount many(3);
     CHECK(counts(9) == std::vector<int>(9, 1));
     const pid_t child = fork();
     if (child == 0) _exit(counts(9) == std::vector<int>(9, 1) ? 0 : 1);

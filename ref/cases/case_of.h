@@ -122,9 +122,8 @@ std::vector<double> hadamard_bound(std::span<const float> x, const Rotation& rot
 void fill_weight(CaseTensor& weight, uint64_t seed);
 
 /// The kinds of a product's factors: those of case_values, for x, and
-///   outliers-zero-weight  "outliers" that meet weights of 0: every result is the quiet ones'.
-///   Where
-///                         0 is none of a format's levels, its smallest
+///   outliers-zero-weight  "outliers" that meet weights of 0: every result is the quiet ones'. A
+///                         format without a level of 0 has its smallest there
 inline constexpr std::initializer_list<const char*> k_factor_kinds = {
     "normal", "outlier", "outliers", "outliers-zero-weight", "tiny", "huge", "zeros", "inf", "nan"};
 

@@ -16,9 +16,8 @@ namespace rotkv {
 ///   normal    about normal with variance 1: twelve uniform numbers less 6
 ///   channels  normal; two channels in 32 are 12 times louder, as in keys of real models
 ///   outlier   normal; one element of a row is 1000 times larger
-///   outliers  normal; one element of every 32 is 10, 100 .. 1e6 times larger in turn, the same
-///   ones
-///             in all rows: outlier_place of each 32
+///   outliers  normal; one element of every 32 is 10, 100 .. 1e6 times larger in turn, in
+///             all rows the same ones: outlier_place of each 32
 ///   tiny      rows of size 1e-8, 1e-16, 1e-30, 1e-41 in turn
 ///   huge      rows of size 1e6, 1e20, 1e37 in turn
 ///   zeros     rows of +0, of +0 and -0, of -0, of -0 and +0 in turn
