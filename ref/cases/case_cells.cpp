@@ -39,7 +39,8 @@ void keep_one(std::span<float> x, size_t channel) {
     }
 }
 
-// In one channel, so that a rotation back in blocks leaves the other blocks finite.
+// In one channel, in the same half of a head's in all cells: a rotation back in blocks of half a
+// head leaves the other half finite.
 void spoil(const std::string& kind, bool is_v, const SpoiltCells& spoilt, int64_t position,
            int64_t head, int64_t kv_heads, std::span<float> x) {
     constexpr float inf = std::numeric_limits<float>::infinity();
@@ -48,7 +49,9 @@ void spoil(const std::string& kind, bool is_v, const SpoiltCells& spoilt, int64_
              : head == 0 && kv_heads > 1 && position == spoilt.late - 1;
     if (!seen && position != spoilt.newest) return;
     const bool late = position == spoilt.late;
-    const size_t j = size_t(29 * position + 7 * head + 3) % x.size();
+    const size_t half = std::max<size_t>(1, x.size() / 2);
+    const size_t j =
+        size_t(head) % 2 * (x.size() - half) + size_t(29 * position + 7 * head + 3) % half;
     x[j] = kind == "nan" ? std::numeric_limits<float>::quiet_NaN() : late ? -inf : inf;
 }
 
