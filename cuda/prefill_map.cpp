@@ -41,6 +41,9 @@ bool map_rows(RowMap& map, const TensorView& cache, uint32_t units, uint32_t cel
     const cuuint64_t strides[3] = {stride(int64_t(n[1]), of_head),
                                    stride(all_cells, cache.stride[1]),
                                    stride(streams, cache.stride[0])};
+    for (const cuuint64_t bytes : strides) {  // the engine's rule, so that nothing is asked in vain
+        if (bytes % 16 != 0) return false;
+    }
     const cuuint32_t box[4] = {units, 1, cells, 1}, steps[4] = {1, 1, 1, 1};
     return encode(&map.map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, cache.data - before, n, strides, box,
                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
