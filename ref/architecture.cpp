@@ -6,6 +6,8 @@
 #include "ref/architecture_rope.h"
 #include "ref/error.h"
 #include "ref/files/gguf.h"
+#include "ref/fused_rotation.h"
+#include "ref/rotation_words.h"
 
 #include <algorithm>
 #include <array>
@@ -41,7 +43,8 @@ KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, DType type_k, D
              .type_v = type_v,
              .v_in_k = layer.kind == LayerKind::latent && latent.absorbed,
              .source = layer.source,
-             .recurrent = layer.kind == LayerKind::delta ? state : RecurrentLayer()});
+             .recurrent = layer.kind == LayerKind::delta ? state : RecurrentLayer(),
+             .in_weights = layer.kv_heads > 0 ? in_weights : Rotation()});
     }
     return shape;
 }
@@ -218,6 +221,35 @@ void count_layers(const Keys& keys, ModelConfig& config) {
                              "run");
 }
 
+// What rotkv-fuse wrote, which no other program knows.
+void read_fused_rotation(const GgufFile& file, ModelConfig& config) {
+    const char* key = fused_rotation_key(config);
+    for (const char* other : {k_fused_v_key, k_fused_latent_key}) {
+        if (std::string(other) == key || file.find(other) == nullptr) continue;
+        throw Error(ErrorCode::bad_file, file.path() + ": " + other + ": expected " + key +
+                                             " in a model of this kind of attention");
+    }
+    if (file.find(key) == nullptr) return;
+    const std::string words(file.get_string(key));
+    const std::optional<Rotation> rotation = parse_rotation(words);
+    if (!rotation || !rotation->on() || rotation->first != 0) {
+        throw Error(
+            ErrorCode::bad_file,
+            file.path() + ": " + key + ": expected BLOCK or BLOCK:SEED, found " + in_quotes(words));
+    }
+    for (const LayerPlan& layer : config.plan) {
+        const int64_t d = config.latent.absorbed ? config.latent.rank : layer.d_v;
+        if (layer.kv_heads == 0 || rotation->fits(d)) continue;
+        throw Error(ErrorCode::bad_file, file.path() + ": " + key +
+                                             ": expected a block that divides " +
+                                             std::to_string(d) + " channels, found " + words);
+    }
+    config.in_weights = *rotation;
+    const char* what = config.latent.absorbed ? "latent rows" : "values";
+    config.notices.push_back(std::string(what) + " are rotated in the weights, " + words + " (" +
+                             key + "): the policy leaves them as they come");
+}
+
 }  // namespace
 
 ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window) {
@@ -240,6 +272,7 @@ ModelConfig read_config(const GgufFile& file, int64_t context, bool phi3_window)
     plan_experts(file, keys, config);
     read_scales(keys, config);
     read_rope(file, keys, config);
+    read_fused_rotation(file, config);
 
     const std::string others = keys_not_applied(file, config);
     if (others.empty()) return config;

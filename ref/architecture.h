@@ -238,6 +238,7 @@ struct ModelConfig {
     int64_t per_layer_width = 0;  ///< P: every layer has an embedding of its own of each token
     float attention_softcap = 0, final_softcap = 0;  ///< 0: none
     RopeConfig rope, local_rope;                     ///< of the layers that LayerRope says
+    Rotation in_weights;                             ///< that W_v and W_o hold; fused_rotation.h
     std::vector<std::string> notices;  ///< what was assumed of the file, or not taken from it
 
     /// The heads of every layer with a cache, for who cannot tell layers apart.

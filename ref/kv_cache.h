@@ -31,6 +31,7 @@ struct KvLayer {
     std::optional<int64_t> source =
         {};                      ///< an earlier layer, alike, whose rows it reads; none: its own
     RecurrentLayer recurrent{};  ///< what it keeps of a stream instead; none: no heads
+    Rotation in_weights{};       ///< that V has before it comes here; of a latent row, the row
 
     bool operator==(const KvLayer&) const = default;
 

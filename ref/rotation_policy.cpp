@@ -77,6 +77,16 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType 
     return rotate(asked.value, asked.origin);
 }
 
+// Values, or a latent row, that the model's weights have turned: nothing more by itself; what is
+// asked for comes on top.
+Decision beside_weights(Decision decision, const Rotation& in_weights, const PerSide& asked) {
+    if (!in_weights.on()) return decision;
+    const std::string before = rotation_name(in_weights) + " in the weights";
+    if (asked.mode == Mode::automatic) return {Rotation{}, "policy: rotated, " + before};
+    decision.reason += ", beside " + before;
+    return decision;
+}
+
 // K of a row in which V lies: one latent for all heads (MLA). llama.cpp says that it rotates such a
 // cache too, and does not where queries have absorbed K's matrix.
 Decision decide_latent(const RotationRequest& request, const KvLayer& layer) {
@@ -127,14 +137,21 @@ Decision decide_view(const RotationRequest& request, const KvLayer& layer, const
     return v;
 }
 
+// V is K's: one latent row.
+RotationSpec::Layer decide_row(const RotationRequest& request, const KvLayer& layer) {
+    const Decision k = beside_weights(decide_latent(request, layer), layer.in_weights, request.k);
+    const Decision v = decide_view(request, layer, k);
+    return {.k = k.rotation, .v = v.rotation, .k_reason = k.reason, .v_reason = v.reason};
+}
+
 RotationSpec::Layer decide_layer(const RotationRequest& request, const KvLayer& layer) {
     if (layer.kv_heads == 0) return {.k_reason = k_no_cache, .v_reason = k_no_cache};
-    const Decision k = layer.v_in_k ? decide_latent(request, layer)
-                                    : decide_side(request.k, request.signs, layer.type_k, layer.d_k,
-                                                  largest_power_of_two_divisor(layer.d_k));
-    const Decision v = layer.v_in_k
-                           ? decide_view(request, layer, k)
-                           : decide_side(request.v, request.signs, layer.type_v, layer.d_v, 64);
+    if (layer.v_in_k) return decide_row(request, layer);
+    const Decision k = decide_side(request.k, request.signs, layer.type_k, layer.d_k,
+                                   largest_power_of_two_divisor(layer.d_k));
+    const Decision v =
+        beside_weights(decide_side(request.v, request.signs, layer.type_v, layer.d_v, 64),
+                       layer.in_weights, request.v);
     return {.k = k.rotation, .v = v.rotation, .k_reason = k.reason, .v_reason = v.reason};
 }
 

@@ -41,7 +41,8 @@ std::optional<RotationRequest::PerSide> parse_request(std::string_view text,
 /// Decides both sides of every layer, from that layer's types and head sizes.
 /// Policy: block of K = the largest power of two dividing D_k; block of V = 64. Where V is a view
 ///         of K, a latent row, `automatic` leaves both as they are and `on` takes blocks of 64; V
-///         has K's rotation, its signs from the channel where it starts.
+///         has K's rotation, its signs from the channel where it starts. What the weights have
+///         turned (KvLayer::in_weights), `automatic` leaves alone; anything else comes on top.
 /// Throws: Error(usage), beginning with who asked, for `on` with D % 64 != 0, a block that is no
 ///         power of two dividing D, a view of K that K's blocks cut, another rotation asked for it,
 ///         or signs that no side takes; Error(unsupported) for a view of K in another type.
