@@ -11,7 +11,7 @@
 //   W_d' = R W_d,  g' = 1,  and of what reads c:  w' = R (g * w)
 // Equal in real arithmetic; the new weights are computed in f64 and rounded to f32.
 // Source: QuaRot, arXiv 2404.00456, for V; the latent row likewise.
-// Docs: docs/20-rotation-in-the-weights.md
+// Docs: docs/21-rotation-in-the-weights.md
 
 #include "ref/model.h"
 

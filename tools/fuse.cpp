@@ -1,6 +1,6 @@
 // rotkv-fuse: V's rotation written into the weights of a model file, and the proof that it is the
 // same model.
-// Docs: docs/20-rotation-in-the-weights.md
+// Docs: docs/21-rotation-in-the-weights.md
 
 #include "ref/error.h"
 #include "ref/fused_rotation.h"
