@@ -72,7 +72,8 @@ Fused fuse(const TinyModel& tiny, const Rotation& rotation) {
 
     const std::vector<float> before = hidden_of(old_model, RotationSpec());
     const std::vector<float> after = hidden_of(new_model, RotationSpec());
-    Fused result{.tensors = fused.size()};
+    Fused result;
+    result.tensors = fused.size();
     for (size_t i = 0; i < before.size(); ++i) {
         result.apart = std::max(result.apart, std::fabs(double(after[i]) - double(before[i])));
     }
