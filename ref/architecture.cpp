@@ -30,7 +30,8 @@ const LayerPlan& ModelConfig::equal_heads(const std::string& who) const {
     return first;
 }
 
-KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const {
+KvShape ModelConfig::cache_shape(int64_t streams, int64_t cells, const CacheType& type_k,
+                                 const CacheType& type_v) const {
     KvShape shape{.streams = streams, .cells = cells, .layers = {}};
     for (const LayerPlan& layer : plan) {
         const RecurrentLayer state{

@@ -246,7 +246,8 @@ struct ModelConfig {
     const LayerPlan& equal_heads(const std::string& who) const;
 
     /// A cache for this model.
-    KvShape cache_shape(int64_t streams, int64_t cells, DType type_k, DType type_v) const;
+    KvShape cache_shape(int64_t streams, int64_t cells, const CacheType& type_k,
+                        const CacheType& type_v) const;
 };
 
 /// Reads the hyper-parameters for a run of at most `context` positions, which decides between long

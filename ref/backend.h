@@ -56,7 +56,8 @@ class Backend {
     ///         backend is taken in silence.
     void require_supported(const Call& call) const;
 
-    /// Runs one operation. Throws as require_supported(), before anything is computed.
+    /// Runs one operation. Throws as require_supported(), before anything is computed. Rows of
+    /// formats without kernels (FormatRows) are seen to here, behind the operation.
     void run(const Call& call);
 
   protected:

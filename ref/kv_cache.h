@@ -8,6 +8,7 @@
 // Docs: docs/04-kv-cache.md
 
 #include "ref/backend.h"
+#include "ref/cache_type.h"
 #include "ref/recurrent_state.h"
 #include "ref/rope_table.h"
 #include "ref/rotation.h"
@@ -25,7 +26,7 @@ namespace rotkv {
 struct KvLayer {
     int64_t kv_heads = 0;  ///< K; 0: this layer keeps no keys and values
     int64_t d_k = 0, d_v = 0;
-    DType type_k = DType::f16, type_v = DType::f16;
+    CacheType type_k = DType::f16, type_v = DType::f16;
     bool v_in_k = false;  ///< V is a view of K's channels v_first .. v_first + d_v (MLA)
     int64_t v_first = 0;
     std::optional<int64_t> source =
@@ -34,6 +35,8 @@ struct KvLayer {
     Rotation in_weights{};       ///< that V has before it comes here; of a latent row, the row
 
     bool operator==(const KvLayer&) const = default;
+
+    const CacheType& type(Side side) const { return side == Side::k ? type_k : type_v; }
 
     /// Bytes of one token's rows, K and V.
     int64_t bytes_per_token() const;
@@ -83,8 +86,12 @@ class KvCache {
     // Of the layer that `source` names, where there is one; empty where a layer keeps nothing.
     TensorView k(int64_t layer) const;  ///< [S][C][K][Dk]
     TensorView v(int64_t layer) const;  ///< [S][C][K][Dv]
-    TensorView positions() const;       ///< [S][C] i32
-    TensorView used() const;            ///< [S] i32
+    /// What kv_store needs to know of the rows of a side that are kept in a format of the zoo,
+    /// whose cells k() and v() are f32; nothing for other types. Of a V inside K: nothing.
+    FormatRows format_rows(int64_t layer, Side side) const;
+
+    TensorView positions() const;  ///< [S][C] i32
+    TensorView used() const;       ///< [S] i32
 
     /// What layers without cells keep; null: there are none.
     const RecurrentState* state() const { return state_ ? &*state_ : nullptr; }
@@ -111,8 +118,9 @@ class KvCache {
     std::span<const int32_t> host_positions() const { return position_; }
 
     /// Copies the first cells of a stream out of one layer, or into it: as many as `bytes` holds,
-    /// [cell][kv head][D] in the type of that side. Only of layers with rows of their own, Side::v
-    /// only where V does not lie in K.
+    /// [cell][kv head][D] in the type of that side, bytes of its format where it has one. Only of
+    /// layers with rows of their own, Side::v only where V does not lie in K. What is written into
+    /// empty cells of a format is not looked at: positions come first.
     void read_cells(int64_t layer, int64_t stream, Side side, std::span<std::byte> bytes) const;
     void write_cells(int64_t layer, int64_t stream, Side side, std::span<const std::byte> bytes);
 
@@ -126,14 +134,16 @@ class KvCache {
 
   private:
     const KvLayer& layer_at(int64_t layer) const { return shape_.layers[size_t(layer)]; }
-    TensorView rows(int64_t layer, int64_t begin, DType type, int64_t d) const;
+    TensorView rows(int64_t layer, int64_t begin, const CacheType& type, int64_t d) const;
+    void decode_cells(const FormatRows& rows, int64_t stream, int64_t cells) const;
     std::vector<int32_t> choose_cells(std::span<const int32_t> streams,
                                       std::span<const int32_t> positions,
                                       std::vector<int64_t>& next) const;
     std::vector<int64_t> turning_layers(const std::function<RopeConfig(int64_t)>& rope) const;
     KvShiftArgs turning_part(int64_t layer, const RopeConfig& rope) const;
     void turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
-                   int32_t difference, const std::function<RopeConfig(int64_t)>& rope) const;
+                   std::span<const int32_t> moved, int32_t difference,
+                   const std::function<RopeConfig(int64_t)>& rope) const;
     void upload_positions(int64_t stream, int64_t begin, int64_t end) const;
     void upload_used() const;
 
@@ -144,6 +154,8 @@ class KvCache {
     std::vector<int32_t> used_;               ///< [S]: one past the last cell in use
     std::vector<int64_t> taken_;              ///< [S]: no cell before this one is empty
     std::vector<int64_t> k_begin_, v_begin_;  ///< [layers]: where its rows begin in rows_, in bytes
+    /// [layers][2]: rows of formats, [S][C][K] of row_bytes each; empty for other types
+    mutable std::vector<std::vector<std::byte>> codes_;
     Buffer rows_, position_memory_, used_memory_, batch_memory_;
     std::optional<RecurrentState> state_;
 };

@@ -26,15 +26,11 @@ RecurrentShape KvShape::recurrent() const {
     return shape;
 }
 
-static void check_side(const char* side, DType type, int64_t d, const Rotation& rotation) {
-    const TypeInfo& info = type_info(type);
-    const std::string what = std::string("cache ") + side + " of type " + info.name;
-    if (!info.cache) throw Error(ErrorCode::unsupported, what + ": no cache type");
-    if (d % info.block_elements != 0) {
-        throw Error(ErrorCode::unsupported, what + ": needs a head size that is a multiple of " +
-                                                std::to_string(info.block_elements) + ", found " +
-                                                std::to_string(d));
-    }
+static void check_side(const char* side, const CacheType& type, int64_t d,
+                       const Rotation& rotation) {
+    const std::string what = std::string("cache ") + side + " of type " + type.name();
+    const std::string refusal = type.refusal(d);
+    if (!refusal.empty()) throw Error(ErrorCode::unsupported, what + ": " + refusal);
     if (!rotation.fits(d)) {
         throw Error(ErrorCode::bad_argument,
                     what + ": rotation block " + std::to_string(rotation.block) +
@@ -56,7 +52,7 @@ static void check_view(const KvLayer& layer, const Rotation& k, const Rotation& 
                                                  rotation_name(v));
     }
     const int64_t step =
-        std::max<int64_t>(k.on() ? k.block : 1, type_info(layer.type_k).block_elements);
+        std::max<int64_t>(k.on() ? k.block : 1, type_info(layer.type_k.cells()).block_elements);
     if (layer.v_first % step == 0 && layer.d_v % step == 0) return;
     throw Error(ErrorCode::bad_argument,
                 "cache V as a view of K: expected channels in whole blocks of " +
@@ -99,6 +95,7 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
         bytes += (size + k_alignment - 1) / k_alignment * k_alignment;
         return begin;
     };
+    codes_.resize(size_t(2 * shape.n_layers()));
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
         check_layer(shape, l, spec);
         const KvLayer& layer = shape.layers[size_t(l)];
@@ -107,9 +104,16 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
             v_begin_.push_back(v_begin_[size_t(*layer.source)]);
             continue;
         }
-        k_begin_.push_back(take(layer.kv_heads * row_bytes(layer.type_k, layer.d_k)));
-        const int64_t v_row = layer.v_in_k ? 0 : row_bytes(layer.type_v, layer.d_v);
+        k_begin_.push_back(take(layer.kv_heads * row_bytes(layer.type_k.cells(), layer.d_k)));
+        const int64_t v_row = layer.v_in_k ? 0 : row_bytes(layer.type_v.cells(), layer.d_v);
         v_begin_.push_back(take(layer.kv_heads * v_row));
+        if (layer.kv_heads == 0) continue;
+        const auto room = [&](const CacheType& type, int64_t d) {  // for the bytes of a format
+            const int64_t row = type.format() == nullptr ? 0 : row_bytes(type, d);
+            return size_t(shape.streams * shape.cells * layer.kv_heads * row);
+        };
+        codes_[size_t(2 * l)].resize(room(layer.type_k, layer.d_k));
+        if (!layer.v_in_k) codes_[size_t(2 * l + 1)].resize(room(layer.type_v, layer.d_v));
     }
     const int64_t strips = shape.streams * shape.cells;
     rows_ = Buffer(backend, size_t(bytes));
@@ -189,27 +193,6 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
             view(memory + 2 * step, DType::i32, {tokens})};
 }
 
-// [S][C][K][D]; empty for a layer that keeps nothing.
-TensorView KvCache::rows(int64_t layer, int64_t begin, DType type, int64_t d) const {
-    const int64_t kv_heads = layer_at(layer).kv_heads;
-    if (kv_heads == 0) return {};
-    return view(rows_.data() + begin, type, {shape_.streams, shape_.cells, kv_heads, d});
-}
-
-TensorView KvCache::k(int64_t layer) const {
-    return rows(layer, k_begin_[size_t(layer)], layer_at(layer).type_k, layer_at(layer).d_k);
-}
-
-TensorView KvCache::v(int64_t layer) const {
-    const KvLayer& of = layer_at(layer);
-    if (!of.v_in_k || of.kv_heads == 0)
-        return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
-    TensorView inside = k(layer);
-    inside.n[3] = of.d_v;
-    inside.data += block_offset(of.type_k, of.v_first);
-    return inside;
-}
-
 TensorView KvCache::positions() const {
     return position_memory_.view(DType::i32, {shape_.streams, shape_.cells});
 }
@@ -241,21 +224,25 @@ KvShiftArgs KvCache::turning_part(int64_t layer, const RopeConfig& rope) const {
                      .table = {},
                      .row = {},
                      .pairs = rope.pairs,
-                     .k_rotation = spec_.at(layer, Side::k)};
+                     .k_rotation = spec_.at(layer, Side::k),
+                     .k_format = format_rows(layer, Side::k)};
     if (!of.v_in_k) return part;
     const int64_t first = of.v_first + of.d_v;
     part.k_cache.n[3] = rope.n_rot;
-    part.k_cache.data += block_offset(of.type_k, first);
+    part.k_cache.data += block_offset(of.type_k.cells(), first);
     if (part.k_rotation.kind == Rotation::Kind::signs) part.k_rotation.first = first;
     return part;
 }
 
-// Turns the keys of these layers by `difference` in the cells whose row is 0, not -1: in all of the
-// layers or, where one of the calls is refused, in none.
+// Turns the keys of these layers by `difference` in the cells whose row is 0, not -1, to positions
+// `moved`: in all of the layers or, where one of the calls is refused, in none.
 void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
-                        int32_t difference, const std::function<RopeConfig(int64_t)>& rope) const {
+                        std::span<const int32_t> moved, int32_t difference,
+                        const std::function<RopeConfig(int64_t)>& rope) const {
     const Buffer row_memory(backend_, row.size_bytes());
     row_memory.upload(std::as_bytes(row));
+    const Buffer moved_memory(backend_, moved.size_bytes());
+    moved_memory.upload(std::as_bytes(moved));
     const int32_t differences[] = {difference};
     std::vector<std::vector<float>> tables;
     std::vector<Buffer> table_memory;
@@ -268,6 +255,9 @@ void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t
         calls.push_back(turning_part(layer, config));
         calls.back().table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
         calls.back().row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
+        if (calls.back().k_format.format != nullptr) {
+            calls.back().position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});
+        }
         backend_.require_supported(calls.back());
     }
     for (const KvShiftArgs& call : calls) backend_.run(call);
@@ -294,7 +284,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         position = int32_t(target);
         row[size_t(c)] = 0;
     }
-    turn_keys(layers, row, difference, rope);
+    turn_keys(layers, row, moved, difference, rope);
     if (state_) state_->shift(stream, from, to, difference);
     position_ = std::move(moved);
     upload_positions(stream, 0, shape_.cells);
@@ -315,18 +305,6 @@ void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
 void KvCache::clear() {
     set_positions(std::vector<int32_t>(position_.size(), -1));
     for (int64_t stream = 0; state_ && stream < shape_.streams; ++stream) state_->clear(stream);
-}
-
-void KvCache::read_cells(int64_t layer, int64_t stream, Side side,
-                         std::span<std::byte> bytes) const {
-    const TensorView cells = side == Side::k ? k(layer) : v(layer);
-    backend_.download(bytes, cells.row<const std::byte>(stream, 0, 0));
-}
-
-void KvCache::write_cells(int64_t layer, int64_t stream, Side side,
-                          std::span<const std::byte> bytes) {
-    const TensorView cells = side == Side::k ? k(layer) : v(layer);
-    backend_.upload(cells.row<std::byte>(stream, 0, 0), bytes);
 }
 
 void KvCache::set_positions(std::span<const int32_t> positions) {

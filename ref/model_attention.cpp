@@ -132,7 +132,10 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
                          .stream = batch.stream,
                          .cell = batch.cell,
                          .k_rotation = k_rotation,
-                         .v_rotation = heads.v.empty() ? Rotation() : v_rotation});
+                         .v_rotation = heads.v.empty() ? Rotation() : v_rotation,
+                         .k_format = cache.format_rows(layer_, Side::k),
+                         .v_format = cache.format_rows(layer_, Side::v),
+                         .position = batch.position});
     }
     const TensorView attended =
         attended_.view(DType::f32, {batch.cell.n[3], shape.heads, shape.d_v});

@@ -1,6 +1,7 @@
 // What every backend shares: a call is checked, asked for, then run; and Buffer.
 #include "ref/backend.h"
 #include "ref/error.h"
+#include "ref/format_rows.h"
 
 #include <utility>
 
@@ -76,6 +77,11 @@ void Backend::require_supported(const Call& call) const {
 }
 
 void Backend::run(const Call& call) {
+    if (names_format(call)) {
+        check(call);
+        run(without_formats(call));
+        return pass_through_formats(*this, call);
+    }
     if (execute_again(call)) return;
     require_supported(call);
     execute(call);

@@ -19,6 +19,8 @@
 
 namespace rotkv {
 
+class Format;
+
 /// y = H S x on each row's blocks, or x = S H y with `inverse`; in f32, halves rounded at the end.
 struct HadamardArgs {
     static constexpr const char* name = "hadamard";
@@ -111,6 +113,19 @@ struct MatmulArgs {
     bool operator==(const MatmulArgs&) const = default;
 };
 
+/// Rows that are kept in a format without kernels. Cells are f32 and hold what the bytes stand for:
+/// class Backend sees to it after the operation, on the host, so that no backend needs to know.
+struct FormatRows {
+    const Format* format = nullptr;  ///< null: cells are what is kept, and the rest means nothing
+    TensorView cells{};              ///< [S][C][K][D] f32, D all channels of a head
+    std::byte* codes = nullptr;      ///< [S][C][K] rows of bytes, in the host's memory
+    int64_t layer = 0;
+    Side side = Side::k;
+
+    std::byte* codes_of(int64_t stream, int64_t cell, int64_t kv_head) const;
+    bool operator==(const FormatRows&) const = default;
+};
+
 /// Rotates, quantizes and scatters the batch's keys and values into the cache.
 struct KvStoreArgs {
     static constexpr const char* name = "kv_store";
@@ -122,6 +137,8 @@ struct KvStoreArgs {
     TensorView stream;     ///< [T] i32
     TensorView cell;       ///< [T] i32; -1: this token is not stored
     Rotation k_rotation{}, v_rotation{};
+    FormatRows k_format{}, v_format{};
+    TensorView position{};  ///< [T] i32, for formats; empty where there is none
 
     bool operator==(const KvStoreArgs&) const = default;
 };
@@ -210,6 +227,8 @@ struct KvShiftArgs {
     TensorView row;      ///< [S][C] i32: row of the table, -1: this cell stays
     RopePairs pairs = RopePairs::norm;
     Rotation k_rotation{};
+    FormatRows k_format{};
+    TensorView position{};  ///< [S][C] i32, the new ones, for the format; empty where there is none
 
     bool operator==(const KvShiftArgs&) const = default;
 };

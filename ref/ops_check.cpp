@@ -1,4 +1,5 @@
 // The shape rules of every operation, once, for all backends.
+#include "ref/format.h"
 #include "ref/ops_rules.h"
 
 namespace rotkv {
@@ -79,6 +80,17 @@ void check_one(const MatmulArgs& args) {
     rules.writable("dst", args.dst);
 }
 
+// Cells that stand for rows of a format, which are d channels wide.
+void check_format(const Rules& rules, const std::string& name, const FormatRows& rows,
+                  const TensorView& cache, int64_t d) {
+    if (rows.format == nullptr) return;
+    rules.f32((name + ".cells").c_str(), rows.cells, {cache.n[0], cache.n[1], cache.n[2], d});
+    rules.type(name.c_str(), cache, DType::f32);
+    rules.holds(rows.codes != nullptr, name + ".codes", "none");
+    const std::string refusal = rows.format->refusal(d);
+    rules.holds(refusal.empty(), name + " that takes such heads", refusal);
+}
+
 void check_one(const KvStoreArgs& args) {
     const Rules rules(args.name);
     const int64_t* k = args.k.n;
@@ -89,16 +101,23 @@ void check_one(const KvStoreArgs& args) {
     rules.rotation("k_rotation", args.k_rotation, k[3]);
     rules.i32("stream", args.stream, k[1]);
     rules.i32("cell", args.cell, k[1]);
+    check_format(rules, "k_format", args.k_format, args.k_cache, k[3]);
+    const bool formats = args.k_format.format != nullptr || args.v_format.format != nullptr;
+    if (formats) rules.i32("position", args.position, k[1]);
     // No channels: V is a view of K. No tokens: there is nothing to store, which is no mistake.
     rules.holds((args.v.n[3] == 0) == (args.v_cache.n[3] == 0),
                 "v and v_cache both there or both empty", describe(args.v));
-    if (args.v_cache.n[3] == 0) return;
+    if (args.v_cache.n[3] == 0) {
+        rules.holds(args.v_format.format == nullptr, "no v_format where V is a view of K", "one");
+        return;
+    }
     rules.f32("v", args.v, {1, k[1], k[2], -1});
     rules.cache_type("v_cache", args.v_cache);
     rules.extents("v_cache", args.v_cache,
                   {args.k_cache.n[0], args.k_cache.n[1], k[2], args.v.n[3]});
     rules.writable("v_cache", args.v_cache);
     rules.rotation("v_rotation", args.v_rotation, args.v.n[3]);
+    check_format(rules, "v_format", args.v_format, args.v_cache, args.v.n[3]);
 }
 
 void check_one(const AttentionArgs& args) {
@@ -153,6 +172,10 @@ void check_one(const KvShiftArgs& args) {
     rules.rope_table(args.table, args.k_cache.n[3]);
     rules.i32_rows("row", args.row, args.k_cache.n[0], args.k_cache.n[1]);
     rules.rotation("k_rotation", args.k_rotation, args.k_cache.n[3]);
+    check_format(rules, "k_format", args.k_format, args.k_cache, args.k_format.cells.n[3]);
+    if (args.k_format.format != nullptr) {
+        rules.i32_rows("position", args.position, args.k_cache.n[0], args.k_cache.n[1]);
+    }
 }
 
 void check_one(const ConvStepArgs& args) {

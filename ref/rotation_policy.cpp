@@ -43,10 +43,10 @@ Rotation with_signs(Rotation rotation, std::optional<uint64_t> signs) {
 }
 
 // The rule of one side. `policy_block` is the block that `automatic` and `on` take.
-Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType type, int64_t d,
-                     int64_t policy_block) {
+Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, const CacheType& type,
+                     int64_t d, int64_t policy_block) {
     const std::string head = "D = " + std::to_string(d);
-    const std::string type_name = type_info(type).name;
+    const std::string type_name = type.name();
     const auto rotate = [&](const Rotation& rotation, const std::string& reason) {
         return Decision{with_signs(rotation, signs), reason};
     };
@@ -55,7 +55,7 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, DType 
         case Mode::off:
             return {Rotation{}, asked.origin};
         case Mode::automatic:
-            if (!is_block_type(type))
+            if (!type.quantized())
                 return {Rotation{}, "policy: " + type_name + " is not quantized"};
             if (d % 64 != 0) return {Rotation{}, "policy: " + head + " is no multiple of 64"};
             return rotate(by_policy, "policy: " + type_name + " is quantized, " + head);
@@ -90,7 +90,7 @@ Decision beside_weights(Decision decision, const Rotation& in_weights, const Per
 // K of a row in which V lies: one latent for all heads (MLA). llama.cpp says that it rotates such a
 // cache too, and does not where queries have absorbed K's matrix.
 Decision decide_latent(const RotationRequest& request, const KvLayer& layer) {
-    if (request.k.mode == Mode::automatic && is_block_type(layer.type_k)) {
+    if (request.k.mode == Mode::automatic && layer.type_k.quantized()) {
         return {Rotation{}, "policy: a latent row, as llama.cpp leaves it"};
     }
     return decide_side(request.k, request.signs, layer.type_k, layer.d_k, k_latent_block);

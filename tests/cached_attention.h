@@ -120,7 +120,10 @@ struct CachedAttention {
                          .stream = batch.stream,
                          .cell = batch.cell,
                          .k_rotation = spec.at(layer, Side::k),
-                         .v_rotation = spec.at(layer, Side::v)};
+                         .v_rotation = spec.at(layer, Side::v),
+                         .k_format = cache.format_rows(layer, Side::k),
+                         .v_format = cache.format_rows(layer, Side::v),
+                         .position = batch.position};
         if (!v_in_k) {
             args.v_cache = cache.v(layer);
             args.v = v_rows.view(DType::f32, {int64_t(count), kv_heads, d_v});

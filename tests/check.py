@@ -24,16 +24,18 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/ladder_backends",
               "tools/layer_words", "tools/llama_spellings", "tools/loaded_model", "tools/notes", "tools/number_flags", "tools/output_paths",
               "tools/ranks", "tools/rotation_flags"}
-ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases"}
+ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases", "ref/zoo"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
 BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT
 CONTRACT = {f"ref/{name}.h" for name in
-            "types ops ops_experts experts backend guarded_memory half error quant rotation kv_cache".split()}
+            "types ops ops_experts experts backend guarded_memory half error quant rotation format cache_type "
+            "kv_cache".split()}
 MAY_INCLUDE = {  # place: the places, and single headers, that it may include beside its own
     "ref": set(),
     "ref/files": {"ref"},
     "ref/text": {"ref", "ref/files"},  # a vocabulary comes from a GGUF file
     "ref/measure": {"ref", "ref/files", "ref/text"},
+    "ref/zoo": {"ref"},
     "ref/cases": {"ref", "ref/files"},  # the rows of `restore` save and load
     "fast": {"ref"},
     "cuda": {"ref"},
@@ -305,7 +307,8 @@ def check_chapters():
     if listed != [(str(int(name[:2])), name) for name in names]:
         fail("README.md", 1, "another reading list, expected every chapter under its number")
     named = {path for name in names for path in paths_of_code_line(read(f"docs/{name}"))}
-    for path in sorted(set(glob.glob("ref/**/*.cpp", recursive=True)) - named):
+    formats = set(glob.glob("ref/zoo/format_*.cpp"))  # one file each, that says what it is itself
+    for path in sorted(set(glob.glob("ref/**/*.cpp", recursive=True)) - named - formats):
         fail(path, 1, "on no chapter's Code line, expected one that explains it")
 
 

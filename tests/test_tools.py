@@ -249,6 +249,7 @@ class Perplexity(Tools):
         self.assertEqual(found["scored"], 2 * 15)
         self.assertEqual(found["cache"], {"k": "q8_0", "v": "q4_0",
                                           "bytes_per_token": 2 * (2 * 34 + 2 * 18),
+                                          "bits_per_value": 6.5,
                                           "state_bytes_per_stream": 0})
         self.assertEqual(found["rotation"]["k"]["kind"], "signs")
         self.assertEqual((found["rotation"]["v"]["block"], found["rotation"]["v"]["seed"]), (64, 7))

@@ -10,6 +10,7 @@
 #include "ref/error.h"
 #include "tools/bench_report.h"
 #include "tools/cache_mark.h"
+#include "tools/layer_words.h"
 #include "tools/loaded_model.h"
 
 #include <fmt/format.h>
@@ -43,7 +44,7 @@ int64_t parse_count(const std::string& text, const char* flag) {
 }
 
 // "q8_0", of the flag's list.
-DType parse_type_of(const std::string& text, const char* flag) {
+CacheType parse_type_of(const std::string& text, const char* flag) {
     return parse_cache_type(flag, text);
 }
 
@@ -54,7 +55,7 @@ AskedRotation parse_asked(const std::string& text, const char* flag) {
 struct Flags {
     ModelFlags model;
     std::vector<int64_t> prompts{512}, generations{128}, depths{0};
-    std::vector<DType> types_k{DType::f16}, types_v{DType::f16};
+    std::vector<CacheType> types_k{DType::f16}, types_v{DType::f16};
     std::vector<AskedRotation> rotations;  ///< empty: what the environment says
     int64_t batch = 512, repetitions = 5;
     std::string format = "md", json;
@@ -153,7 +154,8 @@ class Bench {
     BenchRun run();
 
   private:
-    void add_rows(DType type_k, DType type_v, const AskedRotation& asked, int64_t depth);
+    void add_rows(const CacheType& type_k, const CacheType& type_v, const AskedRotation& asked,
+                  int64_t depth);
     void add_row(const BenchRow& row, const std::shared_ptr<KvCache>& cache);
     PassCost work_of(const BenchRow& row, const KvShape& shape) const;
     void run_test(const BenchRow& row, KvCache& cache);
@@ -183,8 +185,8 @@ Bench::Bench(const Flags& flags)
     std::vector<AskedRotation> rotations = flags.rotations;
     if (rotations.empty()) rotations.push_back({"auto", rotation_from_environment()});
     say(fmt::format("{} on {} ({})", result_.model, result_.backend, result_.device));
-    for (const DType type_k : flags.types_k) {
-        for (const DType type_v : flags.types_v) {
+    for (const CacheType& type_k : flags.types_k) {
+        for (const CacheType& type_v : flags.types_v) {
             for (const AskedRotation& asked : rotations) {
                 for (const int64_t depth : flags.depths) add_rows(type_k, type_v, asked, depth);
             }
@@ -193,21 +195,27 @@ Bench::Bench(const Flags& flags)
 }
 
 // The tests of one cache, which is filled to its depth once; each test takes back what it added.
-void Bench::add_rows(DType type_k, DType type_v, const AskedRotation& asked, int64_t depth) {
+void Bench::add_rows(const CacheType& type_k, const CacheType& type_v, const AskedRotation& asked,
+                     int64_t depth) {
     const int64_t room =
         flags_.longest() - *std::max_element(flags_.depths.begin(), flags_.depths.end());
     const KvShape shape = loaded_.model.config().cache_shape(1, depth + room, type_k, type_v);
     BenchRow row;
     row.type_k = type_k;
     row.type_v = type_v;
+    row.bits_per_value = bits_per_value(shape);
+    if (const std::string bits = words_of_bits(shape); !bits.empty()) {
+        say(fmt::format("{} and {}{}: kept on the host, whose work is in the times, over f32 cells",
+                        type_k.name(), type_v.name(), bits));
+    }
     row.rot = asked.text;
     row.spec = decide_rotation(asked.request, shape);
     row.rotated = rotated_sides(row.spec, shape);
     row.depth = depth;
     const auto cache = std::make_shared<KvCache>(*loaded_.backend, shape, row.spec);
     if (depth > 0) {
-        say(fmt::format("filling a cache of {}, {} with {} tokens", type_info(type_k).name,
-                        type_info(type_v).name, depth));
+        say(fmt::format("filling a cache of {}, {} with {} tokens", type_k.name(), type_v.name(),
+                        depth));
     }
     text_.feed(*cache, 0, depth, flags_.batch);
     for (const int64_t tokens : flags_.prompts) {
@@ -262,8 +270,8 @@ void Bench::print_profiles() {
         const double seconds =
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         marks_[i].restore(*caches_[i]);
-        fmt::print(stderr, "{}, {} and {}:\n{}", row.test(), type_info(row.type_k).name,
-                   type_info(row.type_v).name, loaded_.profile->table(seconds));
+        fmt::print(stderr, "{}, {} and {}:\n{}", row.test(), row.type_k.name(), row.type_v.name(),
+                   loaded_.profile->table(seconds));
     }
 }
 

@@ -45,6 +45,13 @@ int64_t visible_cells(const LayerPlan& layer, bool chunked, int64_t position) {
     return chunked ? position % layer.window + 1 : std::min(all, layer.window);
 }
 
+// What attention reads of a token: cells, which are f32 where rows are kept in a format.
+int64_t bytes_of_cell(KvLayer kept) {
+    kept.type_k = kept.type_k.cells();
+    kept.type_v = kept.type_v.cells();
+    return kept.bytes_per_token();
+}
+
 PassCost attention_of_layer(const LayerPlan& layer, bool chunked, const KvLayer& kept,
                             int64_t first, int64_t tokens) {
     PassCost work;
@@ -54,7 +61,7 @@ PassCost attention_of_layer(const LayerPlan& layer, bool chunked, const KvLayer&
         begin = std::min(begin, position + 1 - visible);
         work.flops += 2.0 * double(layer.heads * (layer.d_k + layer.d_v)) * double(visible);
     }
-    work.bytes = double(first + tokens - begin) * double(kept.bytes_per_token());
+    work.bytes = double(first + tokens - begin) * double(bytes_of_cell(kept));
     return work;
 }
 

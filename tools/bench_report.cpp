@@ -104,9 +104,8 @@ std::string markdown(const BenchRun& run) {
     for (const BenchRow& row : run.rows) {
         lines.push_back({stem(run.model),
                          fmt::format("{:.1f} MiB", double(run.file_bytes) / (1 << 20)), backend,
-                         std::to_string(run.threads), type_info(row.type_k).name,
-                         type_info(row.type_v).name, row.rotated, row.test(),
-                         fmt::format("{:.2f}", row.tokens_per_second()),
+                         std::to_string(run.threads), row.type_k.name(), row.type_v.name(),
+                         row.rotated, row.test(), fmt::format("{:.2f}", row.tokens_per_second()),
                          fmt::format("{:.2f} .. {:.2f}", row.slowest(), row.fastest()),
                          against(flops_per_second(row), run.best.flops),
                          against(bytes_per_second(row), run.best.read_bytes)});
@@ -123,8 +122,9 @@ std::string markdown(const BenchRun& run) {
 static Json json_of(const BenchRow& row) {
     Json json;
     json["test"] = row.test();
-    json["type_k"] = type_info(row.type_k).name;
-    json["type_v"] = type_info(row.type_v).name;
+    json["type_k"] = row.type_k.name();
+    json["type_v"] = row.type_v.name();
+    json["bits_per_value"] = row.bits_per_value;
     json["rot"] = row.rot;
     json["rotation"] = json_of(row.spec);
     json["n_prompt"] = row.prompt;
@@ -176,8 +176,8 @@ std::string csv(const BenchRun& run) {
                             quoted(run.device), precision_name(run.precision.products),
                             precision_name(run.precision.attention));
         text += fmt::format("{},{},{},{},{},{},{},{},{},{},", run.threads, run.batch,
-                            type_info(row.type_k).name, type_info(row.type_v).name, row.rot,
-                            quoted(row.rotated), row.prompt, row.generated, row.depth, row.test());
+                            row.type_k.name(), row.type_v.name(), row.rot, quoted(row.rotated),
+                            row.prompt, row.generated, row.depth, row.test());
         text += fmt::format("{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f}\n",
                             row.tokens_per_second(), row.slowest(), row.fastest(),
                             flops_per_second(row) / k_giga, bytes_per_second(row) / k_giga,

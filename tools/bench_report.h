@@ -17,8 +17,9 @@ namespace rotkv::tools {
 
 /// One test under one cache, and how long each repetition of it took.
 struct BenchRow {
-    DType type_k = DType::f16, type_v = DType::f16;
-    std::string rot;  ///< as asked: auto, off, on or a block
+    CacheType type_k = DType::f16, type_v = DType::f16;
+    double bits_per_value = 0;  ///< that is kept, all metadata included
+    std::string rot;            ///< as asked: auto, off, on or a block
     RotationSpec spec;
     std::string rotated;                ///< rotated_sides()
     int64_t prompt = 0, generated = 0;  ///< tokens; one of them is 0

@@ -81,15 +81,23 @@ static std::string cache_type_names() {
     return names;
 }
 
-DType parse_cache_type(const std::string& flag, const std::string& name) {
+CacheType parse_cache_type(const std::string& flag, const std::string& name) {
+    std::optional<CacheType> type;
     try {
-        const DType type = parse_type(name);
-        if (type_info(type).cache) return type;
-    } catch (const Error&) {
-        // An unknown name gets the same answer as a weight type: the list of cache types.
+        type = find_cache_type(name);
+    } catch (const Error& error) {  // the format is known, what stands behind its ':' is not
+        throw Error(ErrorCode::usage, flag + ": " + error.what());
     }
-    throw Error(ErrorCode::usage,
-                flag + ": expected " + cache_type_names() + ", found '" + name + "'");
+    if (type) return *type;
+    throw Error(ErrorCode::usage, flag + ": expected " + cache_type_names() +
+                                      ", or a format that --help lists, found '" + name + "'");
+}
+
+// "exl3:2, exl3:3, ..."
+static std::string format_names() {
+    std::string names;
+    for (const std::string& name : names_of_formats()) names += (names.empty() ? "" : ", ") + name;
+    return names;
 }
 
 std::vector<DType> usual_cache_types() {
@@ -100,7 +108,7 @@ std::vector<DType> usual_cache_types() {
 
 void CacheFlags::add_to(CLI::App& app) {
     const auto add_type = [&app](const char* name, const char* flag, const char* side,
-                                 std::optional<DType>& type) {
+                                 std::optional<CacheType>& type) {
         app.add_option_function<std::string>(
                name,
                [flag, &type](const std::string& text) { type = parse_cache_type(flag, text); },
@@ -244,7 +252,7 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     std::fesetenv(FE_DFL_ENV);
     const std::string tool = app.get_name();
     app.footer("Cache types: " + cache_type_names() + "\nRotations: " + k_rotation_choices +
-               "\n\nExamples:\n" + examples);
+               "\nFormats without kernels: " + format_names() + "\n\nExamples:\n" + examples);
     app.set_version_flag("--version", tool + " " + version_of_build());
     try {
         join_ranks(program);

@@ -44,22 +44,24 @@ struct ModelFlags {
     void add_profile_to(CLI::App& app);  ///< --profile, for tools that print it
 };
 
-/// A cache type by name. Throws Error(usage) naming `flag` and listing the types.
-DType parse_cache_type(const std::string& flag, const std::string& name);
+/// A cache type by name: one that caches have kernels for, or a format of the zoo. The one place
+/// where all tools read such a word.
+/// Throws Error(usage) naming `flag` and listing the types, or what the format expects.
+CacheType parse_cache_type(const std::string& flag, const std::string& name);
 
 /// What is compared where nobody says which types: f16, and all that are quantized.
 std::vector<DType> usual_cache_types();
 
 /// -ctk, -ctv, --rot-k, --rot-v, --rot-signs.
 struct CacheFlags {
-    std::optional<DType> asked_k, asked_v;
+    std::optional<CacheType> asked_k, asked_v;
     std::optional<RotationRequest::PerSide> rot_k, rot_v;
     std::optional<uint64_t> signs;
 
     void add_to(CLI::App& app);
     bool asked_any() const { return asked_k || asked_v || rot_k || rot_v || signs; }
-    DType type_k() const { return asked_k.value_or(DType::f16); }
-    DType type_v() const { return asked_v.value_or(DType::f16); }
+    CacheType type_k() const { return asked_k.value_or(DType::f16); }
+    CacheType type_v() const { return asked_v.value_or(DType::f16); }
 
     /// Flag > LLAMA_ATTN_ROT_K_OVERRIDE, _V_OVERRIDE > LLAMA_ATTN_ROT_DISABLE > policy.
     /// Throws Error(usage) for an environment variable that says neither yes nor no, and for signs

@@ -66,8 +66,8 @@ const RotationRequest k_no_rotation =
 RotationRequest rotated_request(const KvShape& shape) {
     RotationRequest request;
     for (const KvLayer& layer : shape.layers) {
-        const bool can = layer.v_in_k && is_block_type(layer.type_k) && layer.d_k % 64 == 0 &&
-                         layer.d_v % 64 == 0;
+        const bool can =
+            layer.v_in_k && layer.type_k.quantized() && layer.d_k % 64 == 0 && layer.d_v % 64 == 0;
         if (can)
             request =
                 RotationRequest::both({.mode = RotationRequest::Mode::on, .origin = "comparison"});

@@ -37,9 +37,8 @@ struct Flags {
 
     /// The cache of -ctk, -ctv and --rot-*.
     Variant first() const {
-        const DType k = cache.type_k(), v = cache.type_v();
-        return {fmt::format("k={},v={}", type_info(k).name, type_info(v).name), k, v,
-                cache.rotation()};
+        const CacheType k = cache.type_k(), v = cache.type_v();
+        return {fmt::format("k={},v={}", k.name(), v.name()), k, v, cache.rotation()};
     }
 };
 
@@ -250,8 +249,8 @@ int run_generate(const Flags& flags) {
                                    {"notices", loaded.notices},
                                    {"backend", loaded.backend->name()},
                                    {"device", loaded.backend->description()},
-                                   {"k", type_info(flags.cache.type_k()).name},
-                                   {"v", type_info(flags.cache.type_v()).name},
+                                   {"k", flags.cache.type_k().name()},
+                                   {"v", flags.cache.type_v().name()},
                                    {"prompt", plan.prompt},
                                    {"temp", plan.temperature},
                                    {"seed", plan.seed}};

@@ -9,6 +9,7 @@
 #include "tools/gguf_diff.h"
 #include "tools/gguf_layers.h"
 #include "tools/gguf_words.h"
+#include "tools/layer_words.h"
 #include "tools/loaded_model.h"
 #include "tools/notes.h"
 
@@ -104,6 +105,21 @@ struct AskedCache {
           spec(decide_rotation(flags.rotation(), shape)) {}
 };
 
+// The zoo, with the bits that this model's heads come to, all metadata included.
+void print_formats(std::FILE* out, const ModelConfig& config) {
+    fmt::print(out,
+               "\nformats without kernels, over f32 cells\n"
+               "  K = V                 bits per value  bytes per token\n");
+    for (const std::string& name : names_of_formats()) {
+        const CacheType type = *find_cache_type(name);
+        const KvShape shape = config.cache_shape(1, 1, type, type);
+        const bool fits = row_bytes_of(shape).has_value();
+        fmt::print(out, "  {:<20}  {:>14}  {:>15}\n", name,
+                   fits ? fmt::format("{:.3f}", bits_per_value(shape)) : "-",
+                   fits ? std::to_string(shape.bytes_per_token()) : "-");
+    }
+}
+
 void print_cache(std::FILE* out, const ModelConfig& config, const AskedCache& asked) {
     fmt::print(out, "\ncache\n  K = V   bits per value  bytes per token\n");
     for (const DType type : cache_types()) {
@@ -113,6 +129,7 @@ void print_cache(std::FILE* out, const ModelConfig& config, const AskedCache& as
         fmt::print(out, "  {:<6}  {:>14.1f}  {:>15}\n", info.name, bits,
                    bytes ? std::to_string(*bytes) : "-");
     }
+    print_formats(out, config);
     print_kept(out, config, asked.shape, asked.spec);
 }
 
@@ -158,6 +175,11 @@ Json json_of_cache(const ModelConfig& config, const AskedCache& asked) {
     for (const DType type : cache_types()) {
         const std::optional<int64_t> bytes = row_bytes_of(config.cache_shape(1, 1, type, type));
         json["bytes_per_token"][type_info(type).name] = bytes ? Json(*bytes) : Json();
+    }
+    for (const std::string& name : names_of_formats()) {
+        const CacheType type = *find_cache_type(name);
+        const std::optional<int64_t> bytes = row_bytes_of(config.cache_shape(1, 1, type, type));
+        json["bytes_per_token_of_formats"][name] = bytes ? Json(*bytes) : Json();
     }
     json["state_bytes_per_stream"] = asked.shape.recurrent().bytes_per_stream();
     json["rotation"] = json_of(asked.spec);

@@ -107,9 +107,9 @@ void print_class(std::FILE* out, const LayerClass& one, const KvLayer& kept,
     }
     const int64_t first = one.layers[0];
     for (const Side side : {Side::k, Side::v}) {
-        const DType type = side == Side::k ? kept.type_k : kept.type_v;
-        fmt::print(out, "  {} {}: rotation {}\n", side == Side::k ? "K" : "V", type_info(type).name,
-                   describe(spec, first, side));
+        const int64_t d = side == Side::k ? kept.d_k : kept.d_v;
+        fmt::print(out, "  {} {}: rotation {}\n", side == Side::k ? "K" : "V",
+                   kept.type(side).words(d), describe(spec, first, side));
     }
     const std::optional<int64_t> bytes = row_bytes_of(kept);
     if (bytes) {
@@ -144,9 +144,10 @@ Json json_of_class(const LayerClass& one, const KvLayer& kept, const ModelConfig
 }  // namespace
 
 std::optional<int64_t> row_bytes_of(const KvLayer& layer) {
-    const bool whole_blocks = layer.d_k % type_info(layer.type_k).block_elements == 0 &&
-                              layer.d_v % type_info(layer.type_v).block_elements == 0;
-    return whole_blocks ? std::optional(layer.bytes_per_token()) : std::nullopt;
+    if (layer.kv_heads == 0) return 0;
+    const bool fits =
+        layer.type_k.refusal(layer.d_k).empty() && layer.type_v.refusal(layer.d_v).empty();
+    return fits ? std::optional(layer.bytes_per_token()) : std::nullopt;
 }
 
 std::optional<int64_t> row_bytes_of(const KvShape& shape) {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -58,6 +60,28 @@ std::vector<std::string> layers_without_rows(const KvShape& shape) {
         lines.push_back(line(layers, "reads", "read", what));
     }
     return lines;
+}
+
+int64_t values_per_token(const KvShape& shape) {
+    int64_t values = 0;
+    for (const KvLayer& layer : shape.layers) {
+        const int64_t of_head = layer.d_k + (layer.v_in_k ? 0 : layer.d_v);
+        if (!layer.source) values += layer.kv_heads * of_head;
+    }
+    return values;
+}
+
+double bits_per_value(const KvShape& shape) {
+    const double values = double(values_per_token(shape));
+    if (values == 0) return std::numeric_limits<double>::quiet_NaN();
+    return 8 * double(shape.bytes_per_token()) / values;
+}
+
+std::string words_of_bits(const KvShape& shape) {
+    const bool any = std::ranges::any_of(shape.layers, [](const KvLayer& layer) {
+        return layer.type_k.format() != nullptr || layer.type_v.format() != nullptr;
+    });
+    return any ? fmt::format(" ({:.6g} bits per value)", bits_per_value(shape)) : "";
 }
 
 std::string words_of_bytes(const KvShape& shape) {

@@ -104,8 +104,8 @@ void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan) 
                 loaded.file.path() + ": expected the first process's model and text, found others");
 }
 
-KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
-                   const RotationRequest& rotation) {
+KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& type_k,
+                   const CacheType& type_v, const RotationRequest& rotation) {
     const KvShape shape =
         model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v);
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
@@ -140,10 +140,6 @@ nlohmann::ordered_json bos_of(const WindowPlan& plan) {
     return plan.bos < 0 ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(plan.bos);
 }
 
-static DType type_of(const KvLayer& layer, Side side) {
-    return side == Side::k ? layer.type_k : layer.type_v;
-}
-
 std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side side) {
     std::vector<std::pair<std::string, std::vector<int64_t>>> ways;  // in words, and the layers
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
@@ -151,7 +147,8 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
         if (layer.kv_heads == 0) continue;
         const std::string words =
             fmt::format("{} {}: rotation {}", side == Side::k ? "K" : "V",
-                        type_info(type_of(layer, side)).name, describe(spec, l, side));
+                        layer.type(side).words(side == Side::k ? layer.d_k : layer.d_v),
+                        describe(spec, l, side));
         auto way = std::ranges::find(ways, words, [](const auto& known) { return known.first; });
         if (way == ways.end()) way = ways.insert(way, {words, {}});
         way->second.push_back(l);
@@ -175,9 +172,9 @@ std::string describe_cache(const KvCache& cache) {
 static std::string types_of(const KvShape& shape, Side side) {
     std::string types;
     for (const KvLayer& layer : shape.layers) {
-        const char* name = type_info(type_of(layer, side)).name;
+        const std::string name = layer.type(side).name();
         if (layer.kv_heads == 0 || types.find(name) != std::string::npos) continue;
-        types += (types.empty() ? "" : "+") + std::string(name);
+        types += (types.empty() ? "" : "+") + name;
     }
     return types;
 }
@@ -186,6 +183,7 @@ nlohmann::ordered_json json_of(const KvShape& shape) {
     return {{"k", types_of(shape, Side::k)},
             {"v", types_of(shape, Side::v)},
             {"bytes_per_token", shape.bytes_per_token()},
+            {"bits_per_value", bits_per_value(shape)},
             {"state_bytes_per_stream", shape.recurrent().bytes_per_stream()}};
 }
 

@@ -65,8 +65,8 @@ void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan);
 /// An empty cache with room for all windows of the plan that run at once.
 /// Throws Error(usage) for a rotation that the head size rules out, Error(unsupported) for a block
 /// type on such a head.
-KvCache make_cache(const Model& model, const WindowPlan& plan, DType type_k, DType type_v,
-                   const RotationRequest& rotation);
+KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& type_k,
+                   const CacheType& type_v, const RotationRequest& rotation);
 
 /// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"; with describe_shifts() where
 /// there are any.

@@ -25,7 +25,7 @@ const char* word_of(Advice advice) {
 }
 
 // ",row by law,row measured,output by law,output measured", empty where the head has no such type.
-std::string csv_errors(const HeadSurvey& head, std::size_t rotation, DType type) {
+std::string csv_errors(const HeadSurvey& head, std::size_t rotation, const CacheType& type) {
     const std::vector<TypeErrors>& errors = head.rotations[rotation].errors;
     for (std::size_t i = 0; i < errors.size(); ++i) {
         if (errors[i].type() != type) continue;
@@ -39,16 +39,16 @@ std::string csv_errors(const HeadSurvey& head, std::size_t rotation, DType type)
 }  // namespace
 
 void write_csv(const std::string& path, const Survey& survey) {
-    std::vector<DType> types = survey.plan().types_k;
-    for (const DType type : survey.plan().types_v) {
+    std::vector<CacheType> types = survey.plan().types_k;
+    for (const CacheType& type : survey.plan().types_v) {
         if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
     }
     std::string text =
         "layer,head,side,part,rotation,kurtosis,crest,mu,p4,offset,channel_ratio,loudest,norm,"
         "largest_row,k_bias_norm";
-    for (const DType type : types) {
+    for (const CacheType& type : types) {
         text += fmt::format(",{0}_predicted,{0}_measured,{0}_output_predicted,{0}_output_measured",
-                            type_info(type).name);
+                            type.name());
     }
     text += "\n";
     for (const HeadSurvey& head : survey.heads()) {
@@ -59,7 +59,7 @@ void write_csv(const std::string& path, const Survey& survey) {
                                 f.kurtosis, f.crest, f.mu, f.p4, f.offset, f.channel_ratio,
                                 f.loudest, f.norm, head.largest_row(),
                                 head.k_bias_norm < 0 ? "" : fmt::format("{}", head.k_bias_norm));
-            for (const DType type : types) text += csv_errors(head, r, type);
+            for (const CacheType& type : types) text += csv_errors(head, r, type);
             text += "\n";
         }
     }
@@ -88,11 +88,10 @@ Json json_of_head(const HeadSurvey& head) {
         const std::vector<TypeErrors>& errors = head.rotations[r].errors;
         for (std::size_t i = 0; i < errors.size(); ++i) {
             const ErrorPair row = errors[i].relative(), output = head.output_error(i, r);
-            one["errors"][type_info(errors[i].type()).name] = {
-                {"predicted", row.predicted},
-                {"measured", row.measured},
-                {"output_predicted", output.predicted},
-                {"output_measured", output.measured}};
+            one["errors"][errors[i].type().name()] = {{"predicted", row.predicted},
+                                                      {"measured", row.measured},
+                                                      {"output_predicted", output.predicted},
+                                                      {"output_measured", output.measured}};
         }
     }
     return json;
@@ -105,7 +104,7 @@ Json json_of_verdict(const SideAdvice& v) {
             {"layer", v.decisive_layer}, {"head", v.decisive_head}, {"part", v.decisive_part}};
     }
     return {{"side", name_of(v.side)},
-            {"type", type_info(v.type).name},
+            {"type", v.type.name()},
             {"rotation", k_rotation_names[v.rotation]},
             {"output_plain", v.plain.measured},
             {"output_rotated", v.rotated.measured},

@@ -139,9 +139,8 @@ void print_error_line(std::FILE* out, const Survey& survey, What side, std::size
                       std::size_t rotation) {
     const SideErrors e = side_errors(survey, side, type, rotation);
     fmt::print(out, "{:<4} {:<6} {:<9} {:>8.3g} {:>8.3g} {:>8} {:>8.3g} {:>8.3g}", capital_of(side),
-               type_info(survey.plan().types(side)[type]).name, k_rotation_names[rotation],
-               e.row.predicted, e.row.measured,
-               unless(side == What::v, fmt::format("{:.3g}", std::sqrt(e.noise))),
+               survey.plan().types(side)[type].name(), k_rotation_names[rotation], e.row.predicted,
+               e.row.measured, unless(side == What::v, fmt::format("{:.3g}", std::sqrt(e.noise))),
                e.output.predicted, e.output.measured);
     if (rotation == 0) {
         fmt::print(out, "\n");
@@ -158,6 +157,18 @@ void print_error_line(std::FILE* out, const Survey& survey, What side, std::size
 
 }  // namespace
 
+// What a format keeps, which its name does not say; no law is known of formats.
+static void print_formats(std::FILE* out, const Survey& survey) {
+    for (const What side : {What::k, What::v}) {
+        const auto head = std::ranges::find(survey.heads(), side, &HeadSurvey::side);
+        for (const CacheType& type : survey.plan().types(side)) {
+            if (type.format() == nullptr || head == survey.heads().end()) continue;
+            fmt::print(out, "{}: {}; no law is known of its errors\n", capital_of(side),
+                       type.words(head->part.d));
+        }
+    }
+}
+
 void print_errors(std::FILE* out, const Survey& survey) {
     fmt::print(
         out,
@@ -173,6 +184,7 @@ void print_errors(std::FILE* out, const Survey& survey) {
             }
         }
     }
+    print_formats(out, survey);
     fmt::print(out, "\n");
 }
 
@@ -185,7 +197,7 @@ std::string times_of(double gain) {
 
 // "q4_0: output error 3.12 x smaller rotated", or why there is no verdict and whose doing that is.
 std::string words_of(const SideAdvice& v) {
-    const std::string name = type_info(v.type).name;
+    const std::string name = v.type.name();
     if (!v.has_gain()) {
         return fmt::format("{}: not a number: {} plain, {} rotated of {} heads", name,
                            v.plain_not_numbers, v.rotated_not_numbers, v.heads);
@@ -219,7 +231,7 @@ void print_advice(std::FILE* out, const Survey& survey) {
     for (const What side : {What::k, What::v}) {
         std::map<Advice, std::vector<std::string>> all;
         for (std::size_t t = 0; t < survey.plan().types(side).size(); ++t) {
-            if (!is_block_type(survey.plan().types(side)[t])) continue;
+            if (!survey.plan().types(side)[t].quantized()) continue;
             const SideAdvice v = survey.verdict(side, t, 1);
             all[v.advice].push_back(words_of(v));
         }
@@ -250,8 +262,8 @@ static std::string not_number_line(const Survey& survey, What side, std::size_t 
     if (broken == 0) return "";
     return fmt::format(
         "{} in {}, rotation {}: errors of {} of {} heads are not numbers, the first of {}",
-        capital_of(side), type_info(survey.plan().types(side)[type]).name,
-        k_rotation_names[rotation], broken, heads, first);
+        capital_of(side), survey.plan().types(side)[type].name(), k_rotation_names[rotation],
+        broken, heads, first);
 }
 
 std::vector<std::string> not_number_lines(const Survey& survey) {

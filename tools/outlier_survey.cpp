@@ -74,14 +74,21 @@ Survey::Survey(const SurveyPlan& plan)
     if (plan.keep_rows) kept_.resize(plan.layers.size() * 3);
 }
 
-void Survey::add_heads(What side, int64_t layer, int64_t count, const std::vector<DType>& types) {
+void Survey::add_heads(What side, int64_t layer, int64_t count,
+                       const std::vector<CacheType>& types) {
     first_.push_back(heads_.size());
     for (int64_t h = 0; h < count; ++h) {
         for (const HeadPart& part : plan_.at(layer).parts(side)) {
             HeadSurvey head{side, layer, h, part, {}, 0, -1};
             for (std::size_t r = 0; r < k_rotations; ++r) {
                 HeadSurvey::Rotated rotated{HeadStatistics(part.d), {}, {}};
-                for (const DType type : types) rotated.errors.emplace_back(type, part.d);
+                for (const CacheType& type : types) {
+                    rotated.errors.emplace_back(
+                        type, part.d,
+                        RowContext{.layer = layer,
+                                   .kv_head = h,
+                                   .side = side == What::k ? Side::k : Side::v});
+                }
                 rotated.moved.resize(types.size());
                 head.rotations.push_back(std::move(rotated));
             }

@@ -44,11 +44,11 @@ struct SurveyLayer {
 /// What a survey looks at.
 struct SurveyPlan {
     std::vector<SurveyLayer> layers;
-    std::vector<DType> types_k, types_v;
+    std::vector<CacheType> types_k, types_v;
     bool keep_rows = false;  ///< all captured rows too, whatever they take
 
     /// Those that keys, or values, are judged in; queries are not stored.
-    const std::vector<DType>& types(CapturedRows::What side) const {
+    const std::vector<CacheType>& types(CapturedRows::What side) const {
         return side == CapturedRows::What::k ? types_k : types_v;
     }
 
@@ -89,7 +89,7 @@ struct SinkFigures {
 /// What one rotation does to one side in one type, over all layers and heads.
 struct SideAdvice {
     CapturedRows::What side;
-    DType type;
+    CacheType type = DType::f16;
     std::size_t rotation = 0;      ///< 1 or 2, of k_rotation_names
     ErrorPair plain, rotated;      ///< output errors, mean over heads
     Mean measured, predicted;      ///< log_gain of both
@@ -134,7 +134,7 @@ class Survey {
         std::vector<Stored> stored;  ///< [parts][k_rotations][types]
     };
     void add_heads(CapturedRows::What side, int64_t layer, int64_t count,
-                   const std::vector<DType>& types);
+                   const std::vector<CacheType>& types);
     std::size_t first(CapturedRows::What side, int64_t layer) const;
     void add_rows(const CapturedRows& captured, std::vector<Window>* windows);
     void add_part(HeadSurvey& head, std::span<const float> x, Window::Stored* stored) const;

@@ -54,29 +54,33 @@ struct Flags {
 
 // The types to judge on one side: the one asked for, or all that every layer can be stored in and
 // that change it (f32 does not).
-std::vector<DType> types_of(const std::string& flag, const std::string& asked,
-                            const SurveyPlan& plan, CapturedRows::What side) {
-    const auto whole_blocks = [&](DType type) {
-        const int64_t block = type_info(type).block_elements;
+std::vector<CacheType> types_of(const std::string& flag, const std::string& asked,
+                                const SurveyPlan& plan, CapturedRows::What side) {
+    const auto fits = [&](const CacheType& type) {
         for (const SurveyLayer& layer : plan.layers) {
-            for (const HeadPart& part : layer.parts(side)) {
-                if (part.d % block == 0) continue;
+            const std::vector<HeadPart> parts = layer.parts(side);
+            for (const HeadPart& part : parts) {
+                std::string refusal = type.refusal(part.d);
+                if (type.format() != nullptr && parts.size() > 1) {
+                    refusal =
+                        "a format keeps whole rows, and this program looks at parts of latent "
+                        "ones";
+                }
+                if (refusal.empty()) continue;
                 if (asked.empty()) return false;
-                throw Error(ErrorCode::unsupported,
-                            fmt::format("{} {}: a head of {} is not whole blocks of {}", flag,
-                                        asked, part.d, block));
+                throw Error(ErrorCode::unsupported, fmt::format("{} {}: {}", flag, asked, refusal));
             }
         }
         return true;
     };
     if (!asked.empty()) {
-        const DType type = parse_cache_type(flag, asked);
-        whole_blocks(type);
+        const CacheType type = parse_cache_type(flag, asked);
+        fits(type);
         return {type};
     }
-    std::vector<DType> types;
+    std::vector<CacheType> types;
     for (const DType type : cache_types()) {
-        if (type != DType::f32 && whole_blocks(type)) types.push_back(type);
+        if (type != DType::f32 && fits(type)) types.push_back(type);
     }
     return types;
 }

@@ -62,12 +62,12 @@ void note_on_environment(const std::string& tool) {
 }
 
 // Whether signs would be drawn for a side.
-static bool takes_signs(const RotationRequest::PerSide& side, DType type) {
+static bool takes_signs(const RotationRequest::PerSide& side, const CacheType& type) {
     switch (side.mode) {
         case Mode::off:
             return false;
         case Mode::automatic:
-            return is_block_type(type);
+            return type.quantized();
         case Mode::on:
             return true;
         case Mode::value:
@@ -76,11 +76,12 @@ static bool takes_signs(const RotationRequest::PerSide& side, DType type) {
     return side.value.kind == Rotation::Kind::sylvester;
 }
 
-void require_use_of_signs(const std::string& where, const RotationRequest& request, DType type_k,
-                          DType type_v) {
+void require_use_of_signs(const std::string& where, const RotationRequest& request,
+                          const CacheType& type_k, const CacheType& type_v) {
     if (!request.signs || takes_signs(request.k, type_k) || takes_signs(request.v, type_v)) return;
-    const auto words = [](const char* name, const RotationRequest::PerSide& side, DType type) {
-        return std::string(name) + " " + type_info(type).name + " (" + side.origin + ")";
+    const auto words = [](const char* name, const RotationRequest::PerSide& side,
+                          const CacheType& type) {
+        return std::string(name) + " " + type.name() + " (" + side.origin + ")";
     };
     throw Error(ErrorCode::usage,
                 where + ": expected a rotated side that takes these signs, found " +

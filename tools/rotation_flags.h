@@ -35,8 +35,8 @@ void note_on_environment(const std::string& tool);
 
 /// Throws Error(usage), beginning with `where`, if the request has signs that neither side takes:
 /// one that is off, one whose type the policy leaves alone, one that names its own seed.
-void require_use_of_signs(const std::string& where, const RotationRequest& request, DType type_k,
-                          DType type_v);
+void require_use_of_signs(const std::string& where, const RotationRequest& request,
+                          const CacheType& type_k, const CacheType& type_v);
 
 /// {"k": {kind, block, seed, reason}, "v": ...}; a list of them, one a layer, where layers differ.
 nlohmann::ordered_json json_of(const RotationSpec& spec);

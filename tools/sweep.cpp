@@ -117,8 +117,8 @@ std::vector<std::string> parts_of(const char* flag, const std::string& list) {
     return parts;
 }
 
-std::vector<DType> types_of(const char* flag, const std::string& list) {
-    std::vector<DType> types;
+std::vector<CacheType> types_of(const char* flag, const std::string& list) {
+    std::vector<CacheType> types;
     for (const std::string& name : parts_of(flag, list)) {
         types.push_back(parse_cache_type(flag, name));
     }
@@ -135,7 +135,7 @@ std::vector<AskedRotation> rotations_of(const std::string& list) {
 
 /// A model, a text and a matrix of caches.
 struct Setup {
-    std::vector<DType> types_k, types_v;
+    std::vector<CacheType> types_k, types_v;
     std::vector<AskedRotation> rotations;
     Variant base;
     std::string text;
@@ -155,15 +155,6 @@ struct Setup {
         loaded.note_windows(plan, flags.windows.chunks);
     }
 };
-
-int64_t values_per_token(const KvShape& shape) {
-    int64_t values = 0;
-    for (const KvLayer& layer : shape.layers) {
-        const int64_t of_head = layer.d_k + (layer.v_in_k ? 0 : layer.d_v);
-        if (!layer.source) values += layer.kv_heads * of_head;
-    }
-    return values;
-}
 
 // "k=sylvester/64 v=none"; where layers with rows differ, once for each that begins another
 // rotation.
@@ -185,9 +176,9 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     };
     Fnv1a text_hash;
     text_hash.add(std::as_bytes(std::span(setup.text)));
-    const auto names = [](const std::vector<DType>& types) {
+    const auto names = [](const std::vector<CacheType>& types) {
         std::vector<std::string> all;
-        for (const DType type : types) all.push_back(type_info(type).name);
+        for (const CacheType& type : types) all.push_back(type.name());
         return all;
     };
     nlohmann::ordered_json json;
@@ -210,8 +201,8 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["backend"] = setup.loaded.backend->name();
     json["device"] = setup.loaded.backend->description();
     json["precision"] = json_of(setup.loaded.model.options().precision);
-    json["base"] = {{"k", type_info(setup.base.type_k).name},
-                    {"v", type_info(setup.base.type_v).name},
+    json["base"] = {{"k", setup.base.type_k.name()},
+                    {"v", setup.base.type_v.name()},
                     {"rotation", words_of(run.base_spec(), run.base_shape())}};
     json["values_per_token"] = values_per_token(run.base_shape());
     json["k"] = names(setup.types_k);
@@ -223,8 +214,8 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
 
 SweepRow empty_row(const SweepPoint& cell) {
     SweepRow row;
-    row.k = type_info(cell.variant.type_k).name;
-    row.v = type_info(cell.variant.type_v).name;
+    row.k = cell.variant.type_k.name();
+    row.v = cell.variant.type_v.name();
     row.rot = cell.rot;
     row.unsupported = cell.unsupported;
     return row;

@@ -32,17 +32,16 @@ bool is_same(const SweepPoint& a, const SweepPoint& b) {
 }  // namespace
 
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
-                                    const std::vector<DType>& types_k,
-                                    const std::vector<DType>& types_v,
+                                    const std::vector<CacheType>& types_k,
+                                    const std::vector<CacheType>& types_v,
                                     const std::vector<AskedRotation>& rotations) {
     std::vector<SweepPoint> cells;
-    for (const DType k : types_k) {
-        for (const DType v : types_v) {
+    for (const CacheType& k : types_k) {
+        for (const CacheType& v : types_v) {
             for (const AskedRotation& asked : rotations) {
                 SweepPoint cell;
-                cell.variant = {fmt::format("k={},v={},rot={}", type_info(k).name,
-                                            type_info(v).name, asked.text),
-                                k, v, asked.request};
+                cell.variant = {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text), k,
+                                v, asked.request};
                 cell.rot = asked.text;
                 try_cache(cell, model, plan);
                 const auto earlier =

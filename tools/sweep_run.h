@@ -29,8 +29,8 @@ struct SweepPoint {
 
 /// The cells in their fixed order: K outermost, then V, then the rotations.
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
-                                    const std::vector<DType>& types_k,
-                                    const std::vector<DType>& types_v,
+                                    const std::vector<CacheType>& types_k,
+                                    const std::vector<CacheType>& types_v,
                                     const std::vector<AskedRotation>& rotations);
 
 /// Memory: one cache, the hidden states of one group of windows, and those of the base's scored

@@ -67,7 +67,7 @@ static Strip strip_of(const KvCache& cache, int64_t stream) {
 
 static std::vector<Part> parts_of(const KvLayer& layer) {
     if (layer.source) return {};
-    const auto bytes = [&](DType type, int64_t d) {
+    const auto bytes = [&](const CacheType& type, int64_t d) {
         return std::size_t(layer.kv_heads * row_bytes(type, d));
     };
     std::vector<Part> parts = {{Side::k, bytes(layer.type_k, layer.d_k)}};
@@ -84,8 +84,7 @@ static std::vector<Field> extents_of(const KvLayer& layer) {
 }
 
 static std::vector<Field> types_of(const KvLayer& layer) {
-    return {{"type of K", type_info(layer.type_k).name},
-            {"type of V", type_info(layer.type_v).name}};
+    return {{"type of K", layer.type_k.name()}, {"type of V", layer.type_v.name()}};
 }
 
 // All of a layer, in the order of the file.

@@ -13,7 +13,7 @@
 //     u64    v_in_k                1: V is a view of K, else 0
 //     u64    v_first               the channel where that view begins, else 0
 //     u64    source                the layer whose rows this one reads: itself, or an earlier one
-//     string type of K, type of V  "q8_0"
+//     string type of K, type of V  "q8_0", or a format of the zoo: "exl3:4"
 //     string rotation of K, of V   rotation_name(): "none", "64", "64:7"
 //     u64    heads, d, channels, taps of its state, 0 for none; version 3 alone, as the next two
 //   then per stream:
@@ -21,7 +21,9 @@
 //     i32    position[used]        -1: an empty cell
 //     i32    first, next           the positions of the tokens in its states: first .. next - 1
 //   then per layer with rows of its own, per stream, for its tokens in the order of their cells:
-//     K      [token][kv_heads]     rows of d_k values in the type of K, as they lie in the cache
+//     K      [token][kv_heads]     rows of d_k values in the type of K, as they lie in the cache,
+//     or
+//                                  their bytes in its format
 //     V      [token][kv_heads]     likewise; nothing where V is a view of K
 //   then per stream, layer after layer: the inputs and the matrices of the states, f32; version 3
 //   u64      checksum              FNV-1a (64 bits) of every byte before it

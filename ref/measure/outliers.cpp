@@ -198,24 +198,37 @@ double predicted_square_error(DType type, std::span<const float> x) {
                 std::string("outliers: no cache uses ") + type_info(type).name);
 }
 
-TypeErrors::TypeErrors(DType type, int64_t d)
+TypeErrors::TypeErrors(const CacheType& type, int64_t d, const RowContext& of)
     : type_(type),
+      of_(of),
       back_(static_cast<std::size_t>(d)),
       error_(back_.size()),
       predicted_(static_cast<std::size_t>((d + k_block - 1) / k_block)),
       sum_(back_.size()),
       sum2_(back_.size()) {
-    require(d % type_info(type).block_elements == 0, ErrorCode::bad_argument,
+    require(d % type_info(type.cells()).block_elements == 0, ErrorCode::bad_argument,
             "outliers: expected whole blocks");
-    ref::check_quantize_row(type, d);
+    ref::check_quantize_row(type.cells(), d);
+    const std::string refusal = type.refusal(d);
+    if (!refusal.empty()) throw Error(ErrorCode::unsupported, type.name() + ": " + refusal);
     packed_.resize(std::size_t(row_bytes(type, d)));
+}
+
+// To bytes and back.
+void TypeErrors::store(std::span<const float> x) {
+    const int64_t d = int64_t(x.size());
+    if (const Format* format = type_.format(); format != nullptr) {
+        format->encode(packed_, x, of_);
+        format->decode(back_, packed_, of_);
+        return;
+    }
+    ref::quantize_row(type_.cells(), packed_.data(), x.data(), d);
+    ref::dequantize_row(type_.cells(), back_.data(), packed_.data(), d);
 }
 
 void TypeErrors::add(std::span<const float> x) {
     require(x.size() == back_.size(), ErrorCode::bad_argument, "outliers: a row of another head");
-    const int64_t d = int64_t(x.size());
-    ref::quantize_row(type_, packed_.data(), x.data(), d);
-    ref::dequantize_row(type_, back_.data(), packed_.data(), d);
+    store(x);
     for (std::size_t j = 0; j < x.size(); ++j) {
         const double e = double(back_[j]) - double(x[j]);
         error_[j] = float(e);
@@ -224,7 +237,8 @@ void TypeErrors::add(std::span<const float> x) {
     }
     last_predicted_.clear();
     for_each_block(x, [&](std::span<const float> block) {
-        last_predicted_.push_back(predicted_square_error(type_, block));
+        last_predicted_.push_back(
+            type_.format() != nullptr ? k_unknown : predicted_square_error(type_.cells(), block));
     });
     for (std::size_t b = 0; b < predicted_.size(); ++b) predicted_[b] += last_predicted_[b];
     square_ += sum_of_squares(x);

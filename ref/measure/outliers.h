@@ -3,6 +3,7 @@
 // cache type must make by law and the one that it makes, and what a rotation changes of it.
 // Docs: docs/11-outliers.md
 
+#include "ref/cache_type.h"
 #include "ref/measure/metrics.h"
 #include "ref/types.h"
 
@@ -80,12 +81,14 @@ struct ErrorPair {
     double predicted = 0, measured = 0;
 };
 
-/// The error of one type on the rows of one head: by law, and as it is.
+/// The error of one type on the rows of one head: by law, and as it is. No law is known of formats
+/// of the zoo: NaN.
 class TypeErrors {
   public:
     /// Throws Error(bad_argument) where d is not whole blocks of the type, Error(unsupported) for a
-    /// type that no cache uses.
-    TypeErrors(DType type, int64_t d);
+    /// type that no cache uses or a format that does not take such heads. `of`: whose rows they
+    /// are, for formats; all of them count as rows of position 0.
+    TypeErrors(const CacheType& type, int64_t d, const RowContext& of = {});
     void add(std::span<const float> x);
 
     /// E |e|^2 / E |x|^2.
@@ -96,14 +99,17 @@ class TypeErrors {
     ///         is the same for all keys, which softmax does not see. `q_square` [D] is E[q_j^2].
     ErrorPair score_noise(std::span<const double> q_square) const;
 
-    DType type() const { return type_; }
+    const CacheType& type() const { return type_; }
 
     // Of the row that was added last: e [D], and by law the sum of e^2 in each block [D / 32].
     std::span<const float> last_error() const { return error_; }
     std::span<const double> last_predicted() const { return last_predicted_; }
 
   private:
-    DType type_;
+    void store(std::span<const float> x);
+
+    CacheType type_;
+    RowContext of_;
     std::vector<std::byte> packed_;
     std::vector<float> back_, error_;
     std::vector<double> last_predicted_;

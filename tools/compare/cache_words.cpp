@@ -37,7 +37,7 @@ std::map<std::string, std::string> fields_of(const std::string& flag, const std:
     return fields;
 }
 
-DType cache_type(const std::string& flag, const std::string& text, const std::string& name) {
+CacheType cache_type(const std::string& flag, const std::string& text, const std::string& name) {
     return parse_cache_type(fmt::format("{} '{}'", flag, text), name);
 }
 

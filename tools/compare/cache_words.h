@@ -13,7 +13,7 @@ namespace rotkv::tools {
 /// One cache to be compared.
 struct Variant {
     std::string name;  ///< as it was asked for
-    DType type_k = DType::f32, type_v = DType::f32;
+    CacheType type_k = DType::f32, type_v = DType::f32;
     RotationRequest rotation;
 };
 

@@ -97,7 +97,8 @@ void print_overview(std::FILE* out, const LockStep& run) {
     fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>8}  {}\n", "base", ppl,
                std::isnan(ppl) ? "nan" : "0", "", "", run.base().variant.name);
     for (std::size_t i = 0; i < run.variants().size(); ++i) {
-        line(letter_of(i), run.variants()[i].pairs, run.variants()[i].variant.name);
+        const MeasuredCache& measured = run.variants()[i];
+        line(letter_of(i), measured.pairs, measured.variant.name + words_of_bits(measured.shape));
     }
     print_floor(out, run.floor(), run.precision() == ModelPrecision{});
 }

@@ -1,5 +1,7 @@
 #include "tools/watch/first_not_finite.h"
 
+#include "ref/format.h"
+
 #include <algorithm>
 #include <cmath>
 #include <span>
@@ -56,12 +58,13 @@ template <class Args>
 std::string trouble_of(const Args& args, Backend& backend) {
     const std::string not_finite = "the result is not finite";
     if constexpr (std::is_same_v<Args, KvStoreArgs>) {
-        const auto lost = [&](const char* side, const TensorView& cache) {
+        const auto lost = [&](const char* side, const TensorView& cache, const FormatRows& rows) {
             if (cache.empty() || stored_is_finite(backend, cache, args)) return std::string();
-            return std::string(side) + " does not fit " + type_info(cache.type).name;
+            return std::string(side) + " does not fit " +
+                   (rows.format != nullptr ? rows.format->name() : type_info(cache.type).name);
         };
-        const std::string k = lost("K", args.k_cache);
-        return k.empty() ? lost("V", args.v_cache) : k;
+        const std::string k = lost("K", args.k_cache, args.k_format);
+        return k.empty() ? lost("V", args.v_cache, args.v_format) : k;
     } else if constexpr (std::is_same_v<Args, NllArgs>) {
         return rows_are_finite<double>(backend, args.nll) ? "" : not_finite;
     } else if constexpr (requires { args.dst; }) {

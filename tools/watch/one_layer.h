@@ -14,9 +14,11 @@ namespace rotkv::tools {
 inline KvStoreArgs stored_in(const KvCache& cache, int64_t layer, KvStoreArgs args) {
     args.k_cache = cache.k(layer);
     args.k_rotation = cache.spec().at(layer, Side::k);
+    args.k_format = cache.format_rows(layer, Side::k);
     if (args.v.empty()) return args;  // V lies in K
     args.v_cache = cache.v(layer);
     args.v_rotation = cache.spec().at(layer, Side::v);
+    args.v_format = cache.format_rows(layer, Side::v);
     return args;
 }
 

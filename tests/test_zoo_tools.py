@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Formats of the zoo wherever a program takes a cache type: by name, with their true bits.
+
+Usage: tests/test_zoo_tools.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
+import csv
+import json
+import sys
+import unittest
+
+from test_tools import Tools
+
+# The model of write_model: 2 layers, one KV head of 64.
+ROWS = 2
+
+
+class Zoo(Tools):
+    sums = 40
+
+    def on_text(self, name, *arguments, json_too=True, **more):
+        result = self.good(name, "-m", self.model, "-f", self.text, "-c", "32", "-t", "1",
+                           *(("--json", "-") if json_too else ()), *arguments, **more)
+        return json.loads(result.stdout) if json_too else result
+
+    def kld(self, *arguments, **more):
+        return self.on_text("kld", "--chunks", "3", *arguments, **more)
+
+    def test_perplexity(self):
+        found = self.on_text("perplexity", "--chunks", "2", "-ctk", "exl3:4", "-ctv", "tqmse3:lsq")
+        # 64 values: 2 groups of 2 + 16 bytes, and 2 + 24
+        self.assertEqual(found["cache"], {"k": "exl3:4", "v": "tqmse3:lsq",
+                                          "bytes_per_token": ROWS * (36 + 26),
+                                          "bits_per_value": 8 * (36 + 26) / 128,
+                                          "state_bytes_per_stream": 0})
+        result = self.on_text("perplexity", "--chunks", "2", "-ctk", "exl3:4", "-ctv",
+                              "tqmse3:lsq", json_too=False)
+        self.assertIn("K exl3:4, 4.5 bits per value: rotation sylvester, 64", result.stderr)
+        self.assertIn("V tqmse3:lsq, 3.25 bits per value: rotation", result.stderr)
+
+    def test_kld_and_what_is_exact(self):
+        result = self.kld("--variant", "k=fp8_e4m3:32,v=fp8_e4m3:32", "--variant",
+                          "k=tqmse2,v=tqmse2", "--variant", "k=tqmse4,v=f32,rot=64:7", "--variant",
+                          "k=f32,v=f32", json_too=False)
+        self.assertIn("k=tqmse2,v=tqmse2 (2.25 bits per value)", result.stdout)
+        self.assertIn("k=tqmse4,v=f32,rot=64:7 (18.125 bits per value)", result.stdout)
+        self.assertNotIn("k=f32,v=f32 (", result.stdout)
+        found = {one["name"]: one for one in self.kld(
+            "--variant", "k=fp8_e4m3:32,v=fp8_e4m3:32", "--variant", "k=tqmse2,v=tqmse2",
+            "--variant", "k=tqmse4,v=tqmse4")["variants"]}
+        klds = [found[f"k={name},v={name}"]["kld"]["mean"]
+                for name in ("fp8_e4m3:32", "tqmse4", "tqmse2")]
+        self.assertEqual(klds, sorted(klds))
+        self.assertGreater(klds[0], 0)
+
+    def test_every_backend_of_the_host_has_the_same_cells(self):
+        # Cells are equal to the bit, so that figures differ by what attention rounds, and no more.
+        of = [self.kld("--variant", "k=q6_0,v=nvfp4", "--backend", backend)["variants"][0]["kld"]
+              for backend in ("ref", "fast")]
+        self.assertAlmostEqual(of[0]["mean"] / of[1]["mean"], 1, places=2)
+
+    def test_by_layer_by_side_and_explain(self):
+        found = self.kld("--variant", "k=tqmse2,v=sign", "--by-layer", "--by-side", "--explain")
+        layers = found["variants"][0]["by_layer"]["layers"]
+        self.assertEqual(len(layers), 2)
+        for layer in layers:  # each of them is lossy by itself, so that both were encoded
+            self.assertGreater(layer["kld"], 1e-4)
+        self.assertEqual([one["name"] for one in found["variants"][1:]],
+                         ["k=tqmse2,v=sign [K only]", "k=tqmse2,v=sign [V only]"])
+        for one in found["variants"][1:]:
+            self.assertGreater(one["kld"]["mean"], 0)
+
+    def test_shifted_windows(self):
+        found = self.kld("--variant", "k=exl3:6,v=exl3:6", "--variant", "k=exl3:3,v=exl3:3",
+                         "--shift", "2")
+        fine, coarse = (one["kld"]["mean"] for one in found["variants"])
+        self.assertLess(0, fine)
+        self.assertLess(fine, coarse)
+
+    def test_sweep(self):
+        out, table = self.path("sweep.jsonl"), self.path("sweep.csv")
+        words = ("--chunks", "3", "-ctk", "q8_0,mxfp4,kivi:2-128", "-ctv", "polar", "--rot",
+                 "off,auto", "--out", out)
+        first = self.on_text("sweep", *words, "--csv", table)
+        with open(table) as file:
+            rows = {(row["k"], row["rot"]): row for row in csv.DictReader(file)}
+        self.assertEqual(float(rows["mxfp4", "off"]["bits"]), (4.25 + 3.875) / 2)
+        self.assertGreater(float(rows["mxfp4", "auto"]["kld"]), 0)
+        with open(out) as file:
+            lines = file.read().splitlines()
+        refused = [json.loads(line) for line in lines if '"kivi:2-128"' in line and '"rot"' in line]
+        self.assertIn("needs a head size that is a multiple of 128, found 64", str(refused))
+        self.assertEqual(self.on_text("sweep", *words), first)  # continued: nothing is done twice
+
+    def test_outliers(self):
+        found = self.on_text("outliers", "--chunks", "1", "-ctk", "tqmse3", "-ctv", "q4_0")
+        errors = [head["sylvester"]["errors"]["tqmse3"] for head in found["heads"]
+                  if head["side"] == "k"]
+        self.assertEqual(len(errors), 2)
+        for error in errors:
+            self.assertIsNone(error["predicted"])  # no law is known
+            self.assertLess(abs(error["measured"] - 0.034), 0.02)
+        result = self.on_text("outliers", "--chunks", "1", "-ctk", "tqmse3", json_too=False)
+        self.assertIn("K: tqmse3, 3.25 bits per value; no law is known", result.stdout)
+
+    def test_bench(self):
+        found = json.loads(self.good("bench", "-m", self.model, "-t", "1", "-r", "1", "-p", "16",
+                                     "-n", "0", "-ctk", "f16,exl3:2", "-ctv", "nvfp4", "-o",
+                                     "json", "--quiet").stdout)
+        rows = found["rows"] if isinstance(found, dict) else found
+        self.assertEqual([(row["type_k"], row["type_v"], row["bits_per_value"]) for row in rows],
+                         [("f16", "nvfp4", 10.25), ("exl3:2", "nvfp4", 3.5)])
+
+    def test_generate(self):
+        at = self.path("generate.json")
+        self.good("generate", "-m", self.model, "-p", "3 times 3", "-n", "8", "-t", "1", "-ctk",
+                  "fp8_e4m3", "-ctv", "fp8_e5m2:head", "--json", at)
+        with open(at) as file:
+            text = file.read()
+        self.assertIn('"fp8_e4m3"', text)
+        self.assertIn('"fp8_e5m2:head"', text)
+
+    def test_gguf(self):
+        found = json.loads(self.good("gguf", self.model, "-ctk", "polar", "-ctv", "q6_0",
+                                     "--json", "-").stdout)
+        self.assertEqual(found["layers"][0]["bytes_per_token"], 31 + 52)
+        self.assertEqual(found["cache"]["bytes_per_token_of_formats"]["exl3:2"], ROWS * 2 * 20)
+        self.assertIsNone(found["cache"]["bytes_per_token_of_formats"]["tqmse3:128"])
+        text = self.good("gguf", self.model, "-ctk", "polar").stdout
+        self.assertRegex(text, r"\n  exl3:2 +2\.500 +80\n")
+        self.assertRegex(text, r"\n  tqmse3:128 +- +-\n")
+        self.assertIn("K polar, 3.875 bits per value: rotation", text)
+
+    def test_help_lists_them(self):
+        for name in ("perplexity", "kld", "sweep", "outliers", "bench", "generate", "gguf"):
+            self.assertRegex(self.good(name, "--help").stdout,
+                             r"\nFormats without kernels: .*exl3:4, .*tqmse3, ")
+
+    def test_wrong_names(self):
+        on = ("-m", self.model, "-f", self.text, "-c", "32")
+        self.bad(2, "perplexity", *on, "-ctk", "exl3:9",
+                 says="-ctk: format exl3: expected exl3:BITS, 2 to 8, found 'exl3:9'")
+        self.bad(2, "perplexity", *on, "-ctk", "exl4",
+                 says="or iq4_nl, or a format that --help lists, found 'exl4'")
+        self.bad(2, "kld", *on, "--variant", "k=tqmse3:wild",
+                 says="--variant 'k=tqmse3:wild': format tqmse3: expected tqmse3:128, raw")
+        self.bad(1, "perplexity", *on, "-ctv", "tqmse3:128",
+                 says="cache V of type tqmse3:128: needs a head size that is a multiple of 128, "
+                      "found 64")
+
+
+if __name__ == "__main__":
+    Tools.folder = sys.argv.pop(1)
+    unittest.main()
