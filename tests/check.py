@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-SOURCES = (".h", ".cpp", ".cu", ".cuh", ".metal", ".mm", ".py")
+SOURCES = (".h", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".py")
 MAX_LINES = 400
 MAX_PAGE = {"docs/CONTRIBUTING.md": 80}  # pages that must stay short, and their lines
 PAGES_WITHOUT_CODE_LINE = ["docs/CONTRIBUTING.md"]
@@ -313,9 +313,9 @@ def check_chapters():
 
 
 def check_room_pages():
-    """The pages of ref, fast and cuda name every file of their folder; two tables every program;
-    the limit of lines is the one that is enforced."""
-    for room in ("ref", "fast", "cuda"):
+    """The pages of ref, fast, cuda and metal name every file of their folder; two tables every
+    program; the limit of lines is the one that is enforced."""
+    for room in ("ref", "fast", "cuda", "metal"):
         text = "\n".join(read(f"{room}/README.md"))
         for path in sorted(glob.glob(f"{room}/*.*")):
             name = os.path.basename(path)

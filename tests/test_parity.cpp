@@ -27,7 +27,9 @@ void run_table(const std::string& op) {
     }
     std::printf("CELLS %s: %s\n", op.c_str(), tally.line().c_str());
     std::vector<std::string> idle = tally.without_proof();
-    std::erase(idle, "cuda");  // what it refuses is written down in a file of its own
+    for (const char* device : {"cuda", "metal", "metal-emul"}) {
+        std::erase(idle, device);  // what it refuses is written down in a file of its own
+    }
     CHECK(idle == std::vector<std::string>());
     CHECK(tally.count(Outcome::fail) == 0);
 }
@@ -59,6 +61,24 @@ TEST_CASE("parity: nll") { run_table("nll"); }
 TEST_CASE("parity: kld") { run_table("kld"); }
 TEST_CASE("parity: logits") { run_table("logits"); }
 
+namespace {
+
+std::string refused_by(const Backend& device) {
+    std::string found;
+    for (const std::string& name : case_names()) {
+        const Support support = make_case(name)->supports(device);
+        if (!support.yes) found += name + ": " + support.reason + "\n";
+    }
+    return found;
+}
+
+std::string golden(const std::string& name) {
+    std::ifstream file(std::string(ROTKV_GOLDEN_DIR) + "/" + name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
 // What a device refuses stands in a file: a backend that quietly supports less fails here.
 TEST_CASE("cuda: a device of capability 9.0 refuses the cases that it refused before") {
     std::unique_ptr<Backend> device;
@@ -71,13 +91,25 @@ TEST_CASE("cuda: a device of capability 9.0 refuses the cases that it refused be
         return test::skip("the list is that of compute capability 9.0, here is " +
                           device->description());
     }
-    std::string found;
-    for (const std::string& name : case_names()) {
-        const Support support = make_case(name)->supports(*device);
-        if (!support.yes) found += name + ": " + support.reason + "\n";
-    }
-    std::ifstream file(ROTKV_GOLDEN_DIR "/refused_cuda.txt", std::ios::binary);
-    const std::string listed{std::istreambuf_iterator<char>(file), {}};
     INFO("write it again: rotkv-cases list --refused-by cuda > tests/golden/refused_cuda.txt");
-    CHECK(found == listed);
+    CHECK(refused_by(*device) == golden("refused_cuda.txt"));
+}
+
+TEST_CASE("metal: it refuses the cases that it refused before, here and where it is emulated") {
+    std::unique_ptr<Backend> device;
+    for (const BackendEntry& entry : backends()) {
+        const std::string name = entry.name;
+        if (entry.make == nullptr || name.substr(0, 5) != "metal") continue;
+        try {
+            device = entry.make(0);
+        } catch (const Error& error) {
+            if (entry.emulated) throw;  // it needs no device
+            return test::skip(error.what());
+        }
+    }
+    REQUIRE(device != nullptr);
+    INFO(
+        "write it again: rotkv-cases list --refused-by metal-emul > "
+        "tests/golden/refused_metal.txt");
+    CHECK(refused_by(*device) == golden("refused_metal.txt"));
 }

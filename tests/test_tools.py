@@ -153,7 +153,7 @@ class EveryTool(Tools):
             self.assertIn("Examples:\n  rotkv-" + name, shown)
             rooms = self.good(name, "--list-backends").stdout.splitlines()
             names = [line.split()[0] for line in rooms if not line.startswith(" ")]
-            self.assertEqual(names, ["ref", "fast", "cuda", "metal"])
+            self.assertEqual(names, ["ref", "fast", "cuda", "metal", "metal-emul"])
 
     def test_wrong_usage_is_2(self):
         files = ("-m", self.model, "-f", self.text)

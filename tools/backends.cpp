@@ -5,6 +5,7 @@
 #include "cuda/backend.h"
 #include "cuda/guarded_memory.h"
 #endif
+#include "metal/backend.h"
 #include "ref/error.h"
 #include "ref/kernels.h"
 
@@ -26,7 +27,16 @@ const std::vector<BackendEntry>& backends() {
 #else
         {"cuda", nullptr, "CMake found no CUDA compiler, or ROTKV_CUDA is OFF"},
 #endif
-        {"metal", nullptr, "this version has no Metal sources"},
+#if defined(ROTKV_HAS_METAL)
+        {"metal", make_metal_backend, nullptr},
+        {"metal-emul", nullptr, "on macOS there is Metal itself"},
+#elif defined(ROTKV_EMULATES_METAL)
+        {"metal", nullptr, "it needs macOS"},
+        {"metal-emul", make_metal_backend, nullptr, false, nullptr, nullptr, true},
+#else
+        {"metal", nullptr, "CMake found no metal-cpp (METAL_CPP_INCLUDE_DIR)"},
+        {"metal-emul", nullptr, "on macOS there is Metal itself"},
+#endif
     };
     return entries;
 }
@@ -54,7 +64,7 @@ static std::string describe(const BackendEntry& entry, int threads) {
     try {
         std::string text = entry.make(threads)->description();
         if (entry.paths == nullptr) return text;
-        for (const std::string& line : entry.paths()) text += "\n        " + line;
+        for (const std::string& line : entry.paths()) text += "\n            " + line;
         return text;
     } catch (const Error& error) {
         return "built, but cannot run here: " + std::string(error.what());
@@ -62,11 +72,12 @@ static std::string describe(const BackendEntry& entry, int threads) {
 }
 
 std::string list_backends() {
+    constexpr std::size_t k_name = 12;
     const int threads = std::max(1, int(std::thread::hardware_concurrency()));
     std::string text;
     for (const BackendEntry& entry : backends()) {
         const std::string name = entry.name;
-        text += name + std::string(8 - name.size(), ' ') + describe(entry, threads) + "\n";
+        text += name + std::string(k_name - name.size(), ' ') + describe(entry, threads) + "\n";
     }
     return text;
 }

@@ -23,9 +23,12 @@ struct BackendEntry {
 
     /// Of a device; null: it takes any memory of the host.
     std::unique_ptr<GuardedMemory> (*guarded_memory)(Guard guard) = nullptr;
+
+    /// Does a CPU play its device? Hundreds of times slower than what it plays.
+    bool emulated = false;
 };
 
-/// Every room, in the order ref, fast, cuda, metal.
+/// Every room, in the order ref, fast, cuda, metal, and what plays metal elsewhere.
 const std::vector<BackendEntry>& backends();
 
 /// The backend called `name`; an empty name asks the environment (ROTKV_BACKEND), then takes fast.

@@ -1,0 +1,127 @@
+#include "metal/emul/fiber.h"
+
+#include <cstdint>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ROTKV_TELLS_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ROTKV_TELLS_ASAN
+#endif
+#endif
+#ifdef ROTKV_TELLS_ASAN
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+// What a called function must keep is pushed, the stack changed, and what was pushed there popped.
+#if defined(__x86_64__) && !defined(ROTKV_EMUL_UCONTEXT)
+#define ROTKV_EMUL_ASSEMBLER
+asm(R"(
+    .text
+    .globl rotkv_emul_change
+    .type rotkv_emul_change, @function
+rotkv_emul_change:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size rotkv_emul_change, .-rotkv_emul_change
+)");
+extern "C" void rotkv_emul_change(void** from, void* to);
+#else
+#include <ucontext.h>
+
+#include <map>
+#include <memory>
+#endif
+
+namespace rotkv::metal::emul {
+
+#ifdef ROTKV_EMUL_ASSEMBLER
+
+void Fiber::prepare(std::byte* stack, std::size_t bytes, void (*entry)()) {
+    stack_ = stack;
+    bytes_ = bytes;
+    // Six registers, the address that `ret` takes, and one that entry() would return to: at its
+    // first instruction the stack is 8 bytes off a multiple of 16, as after a call.
+    uintptr_t* top = reinterpret_cast<uintptr_t*>(stack + bytes);
+    *--top = 0;
+    *--top = reinterpret_cast<uintptr_t>(entry);
+    for (int i = 0; i < 6; ++i) *--top = 0;
+    stack_pointer_ = top;
+}
+
+static void change_stacks(void** from, void* to) { rotkv_emul_change(from, to); }
+
+#else
+
+// Elsewhere the C library does it, with two system calls a change.
+void Fiber::prepare(std::byte* stack, std::size_t bytes, void (*entry)()) {
+    stack_ = stack;
+    bytes_ = bytes;
+    static thread_local std::map<std::byte*, std::unique_ptr<ucontext_t> > contexts;
+    std::unique_ptr<ucontext_t>& context = contexts[stack];
+    if (context == nullptr) context = std::make_unique<ucontext_t>();
+    getcontext(context.get());
+    context->uc_stack.ss_sp = stack;
+    context->uc_stack.ss_size = bytes;
+    context->uc_link = nullptr;
+    makecontext(context.get(), entry, 0);
+    stack_pointer_ = context.get();
+}
+
+static void change_stacks(void** from, void* to) {
+    ucontext_t here, *const there = static_cast<ucontext_t*>(to);
+    if (*from == nullptr) *from = &here;  // the first of all: its context lies on its own stack
+    ucontext_t* const mine = static_cast<ucontext_t*>(*from);
+    swapcontext(mine, there);
+    if (*from == &here) *from = nullptr;
+}
+
+#endif
+
+#ifdef ROTKV_TELLS_ASAN
+
+static thread_local Fiber* k_left = nullptr;  // the one that was stopped for the one that runs
+
+// The stack that was left is known now, also that of the thread itself.
+void Fiber::arrived(void* shadow) {
+    const void* stack = nullptr;
+    std::size_t bytes = 0;
+    __sanitizer_finish_switch_fiber(shadow, &stack, &bytes);
+    k_left->stack_ = stack;
+    k_left->bytes_ = bytes;
+}
+
+void Fiber::change(Fiber& from, Fiber& to) {
+    k_left = &from;
+    void* shadow = nullptr;
+    __sanitizer_start_switch_fiber(&shadow, to.stack_, to.bytes_);
+    change_stacks(&from.stack_pointer_, to.stack_pointer_);
+    arrived(shadow);
+}
+
+void Fiber::begun() { arrived(nullptr); }
+
+#else
+
+void Fiber::change(Fiber& from, Fiber& to) {
+    change_stacks(&from.stack_pointer_, to.stack_pointer_);
+}
+
+void Fiber::begun() {}
+
+#endif
+
+}  // namespace rotkv::metal::emul
