@@ -127,15 +127,15 @@ TEST_CASE("outlier survey: a head stored alone moves outputs by what attention s
             for (size_t r = 0; r < k_rotations; ++r) {
                 INFO("layer " << l << ", head " << kv << ", " << k_rotation_names[r]);
                 for (size_t t = 0; t < plan.types_k.size(); ++t) {
-                    const std::vector<float> keys =
-                        stored(rows.k, k_d_k, plan.types_k[t], rotation_of(plan, What::k, r));
+                    const std::vector<float> keys = stored(rows.k, k_d_k, plan.types_k[t].cells(),
+                                                           rotation_of(plan, What::k, r));
                     const ErrorPair found = head_of(survey, What::k, l, kv).output_error(t, r);
                     CHECK(found.measured ==
                           Approx(square_of(rows.outputs(kv, keys, rows.v), exact) / square)
                               .epsilon(1e-3));
                 }
                 const std::vector<float> values =
-                    stored(rows.v, k_d_v, plan.types_v[0], rotation_of(plan, What::v, r));
+                    stored(rows.v, k_d_v, plan.types_v[0].cells(), rotation_of(plan, What::v, r));
                 const ErrorPair found = head_of(survey, What::v, l, kv).output_error(0, r);
                 CHECK(found.measured ==
                       Approx(square_of(rows.outputs(kv, rows.k, values), exact) / square)
