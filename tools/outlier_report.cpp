@@ -135,12 +135,24 @@ SideErrors side_errors(const Survey& survey, What side, std::size_t type, std::s
     return mean;
 }
 
+// Of the column of types: 6, or what a format's name takes.
+std::size_t width_of_names(const Survey& survey) {
+    std::size_t width = 6;
+    for (const What side : {What::k, What::v}) {
+        for (const CacheType& type : survey.plan().types(side)) {
+            width = std::max(width, type.name().size());
+        }
+    }
+    return width;
+}
+
 void print_error_line(std::FILE* out, const Survey& survey, What side, std::size_t type,
                       std::size_t rotation) {
     const SideErrors e = side_errors(survey, side, type, rotation);
-    fmt::print(out, "{:<4} {:<6} {:<9} {:>8.3g} {:>8.3g} {:>8} {:>8.3g} {:>8.3g}", capital_of(side),
-               survey.plan().types(side)[type].name(), k_rotation_names[rotation], e.row.predicted,
-               e.row.measured, unless(side == What::v, fmt::format("{:.3g}", std::sqrt(e.noise))),
+    fmt::print(out, "{:<4} {:<{}} {:<9} {:>8.3g} {:>8.3g} {:>8} {:>8.3g} {:>8.3g}",
+               capital_of(side), survey.plan().types(side)[type].name(), width_of_names(survey),
+               k_rotation_names[rotation], e.row.predicted, e.row.measured,
+               unless(side == What::v, fmt::format("{:.3g}", std::sqrt(e.noise))),
                e.output.predicted, e.output.measured);
     if (rotation == 0) {
         fmt::print(out, "\n");
@@ -174,9 +186,10 @@ void print_errors(std::FILE* out, const Survey& survey) {
         out,
         "Errors, mean over heads: of rows, |e|^2 / |x|^2; of scores, rms in logits; of "
         "outputs, |e|^2 / |o|^2.\nGain: how many times less than unrotated.\n"
-        "                          rows              scores  outputs           | gain of\n"
-        "side type   rotation    by law measured              by law measured |  rows scores "
-        "output by law  2 se worse in\n");
+        "{0:{1}}                    rows              scores  outputs           | gain of\n"
+        "side {2:<{1}} rotation    by law measured              by law measured |  rows scores "
+        "output by law  2 se worse in\n",
+        "", width_of_names(survey), "type");
     for (const What side : {What::k, What::v}) {
         for (std::size_t t = 0; t < survey.plan().types(side).size(); ++t) {
             for (std::size_t r = 0; r < k_rotations; ++r) {
