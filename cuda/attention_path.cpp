@@ -98,12 +98,6 @@ std::string count_of(uint32_t n, const std::string& what) {
     return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
 }
 
-std::string words_of(const KernelPlan& plan) {
-    return std::string(plan.kernel) + ", " + count_of(plan.warps, "warp") + ", " +
-           count_of(plan.stages, "stage") + ", " +
-           std::to_string((plan.shared_bytes + 1023) / 1024) + " KiB";
-}
-
 // Of caches of some types, those that take the same path together: "decode.cu, ... (f16, q8_0)".
 std::string paths_of(int64_t tokens, int64_t d_k, int64_t d_v, Precision precision,
                      const DeviceLimits& device) {
@@ -123,6 +117,12 @@ std::string paths_of(int64_t tokens, int64_t d_k, int64_t d_v, Precision precisi
 
 }  // namespace
 
+std::string words_of(const KernelPlan& plan) {
+    return std::string(plan.kernel) + ", " + count_of(plan.warps, "warp") + ", " +
+           count_of(plan.stages, "stage") + ", " +
+           std::to_string((plan.shared_bytes + 1023) / 1024) + " KiB";
+}
+
 std::vector<std::string> list_attention_paths(const DeviceLimits& device) {
     std::vector<std::string> lines;
     const std::pair<int64_t, int64_t> heads[] = {{64, 64},   {96, 96},   {128, 128},
@@ -140,7 +140,5 @@ std::vector<std::string> list_attention_paths(const DeviceLimits& device) {
     }
     return lines;
 }
-
-std::vector<std::string> list_attention_paths() { return list_attention_paths(current_device()); }
 
 }  // namespace rotkv::cuda

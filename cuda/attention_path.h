@@ -48,6 +48,9 @@ KernelPlan prefill_f32_plan(const AttentionArgs& args, const DeviceLimits& devic
 /// Does each query head of one token have room for a part (attention_combine.cuh)?
 bool has_room_for_parts(const AttentionArgs& args);
 
+/// In words: "decode.cu, 8 warps, 3 stages, 100 KiB".
+std::string words_of(const KernelPlan& plan);
+
 /// Who computes a call. Where no kernel on tensor cores takes a call in f16 precision, it is one in
 /// f32, which is more exact than was asked for.
 enum class AttentionKind {
@@ -68,8 +71,5 @@ std::string attention_refusal(const AttentionArgs& args, const DeviceLimits& dev
 
 /// For people: paths of usual heads and types, a line for each number of tokens and precision.
 std::vector<std::string> list_attention_paths(const DeviceLimits& device);
-
-/// The same of the current device.
-std::vector<std::string> list_attention_paths();
 
 }  // namespace rotkv::cuda

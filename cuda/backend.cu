@@ -5,6 +5,7 @@
 #include "cuda/entry.h"
 #include "cuda/foreign_memory.h"
 #include "cuda/fusion.h"
+#include "cuda/split_product.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -176,7 +177,7 @@ CudaBackend::CudaBackend() : sync_(wants_sync()), device_(usable_device()) {
     require_success(cudaStreamCreate(&stream), "stream");
     stream_.reset(stream);
     workspace_.create();
-    products_ = std::make_unique<cuda::Products>(stream);
+    products_ = std::make_unique<cuda::Products>(stream, workspace_);
     staging_ = cuda::allocate_pinned(k_staging_bytes);
 }
 
@@ -374,6 +375,13 @@ Support CudaBackend::answer(const Call& call) const {
 
 std::unique_ptr<Backend> make_cuda_backend(int /*threads*/) {
     return std::make_unique<CudaBackend>();
+}
+
+std::vector<std::string> cuda::list_paths() {
+    const DeviceLimits device = current_device();
+    std::vector<std::string> lines = list_attention_paths(device);
+    for (const std::string& line : list_product_paths(device)) lines.push_back(line);
+    return lines;
 }
 
 }  // namespace rotkv

@@ -10,6 +10,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace rotkv {
 
@@ -91,5 +92,10 @@ class CudaBackend final : public Backend {
 
 /// `threads` is for backends on CPUs and is not used. Throws as the constructor does.
 std::unique_ptr<Backend> make_cuda_backend(int threads);
+
+namespace cuda {
+/// For people: which kernels the current device gets. Throws Failure.
+std::vector<std::string> list_paths();
+}  // namespace cuda
 
 }  // namespace rotkv

@@ -1,7 +1,8 @@
 // What multiplies with the model's weights: matmul, y[t, o] = sum_i w[o, i] x[t, i], and embed,
 // y[t] = scale * w[token[t]].
 //   matmul  For few tokens, matvec.cu. For more, panels of the weight are expanded to f32 (or to
-//           f16 or bf16, if products may round their factors) and multiplied by cuBLAS.
+//           f16 or bf16, if products may round their factors) and multiplied by cuBLAS; in f32 on
+//           the tensor cores of 9.0, expanded to three bf16, by split_product.cuh.
 //   embed   A thread owns four neighbouring channels of one token. Must equal ref::embed bit for
 //           bit. Cost: the rows' bytes and 4 bytes an element.
 #include "cuda/dequant_weight.cuh"
@@ -41,12 +42,12 @@ void matmul(const MatmulArgs& args, Products& products) {
     const DType type = type_of(args.precision);
     const int64_t panel = std::clamp(k_panel_elements / in, int64_t(1), out);
     std::byte* const room =
-        products.reserve(room_for(tokens * in, type) + room_for(panel * in, type));
-    const Matrix x = matrix_of(args.src, 0, tokens, type, room, products.stream());
+        products.reserve(room_for(tokens * in, type) + products.room_for_weight(panel, in, type));
+    const Matrix x = products.rows_of(args.src, type, room);
     std::byte* const panel_room = room + room_for(tokens * in, type);
     for (int64_t first = 0; first < out; first += panel) {
         const int64_t rows = std::min(panel, out - first);
-        const Matrix w = matrix_of(args.weight, first, rows, type, panel_room, products.stream());
+        const Matrix w = products.weight_of(args.weight, first, rows, {&x, 1}, panel_room);
         products.multiply(args.dst.row<float>(0) + first,
                           args.dst.stride[2] / int64_t(sizeof(float)), x, w);
     }

@@ -1,10 +1,10 @@
 // From the residual stream to likelihoods: nll, kld, logits.
 //   The vocabulary is walked in panels of 8192 words, the tokens in tiles of 512: a panel of the
-//   output matrix is expanded to f32, cuBLAS makes a tile of logits [512][8192] (16 MiB, which stay
-//   in the L2 cache of the larger devices), and one block of threads a row folds its part of the
-//   row into running sums, as ref does word by word. A thread holds its 32 logits in registers.
-//   Logits and exponentials are f32, sums over words f64.
-//   Cost: the output matrix read once, and written and read once more as f32.
+//   output matrix is expanded (products.h), a product makes a tile of logits [512][8192] (16 MiB,
+//   which stay in the L2 cache of the larger devices), and one block of threads a row folds its
+//   part of the row into running sums, as ref does word by word. A thread holds its 32 logits in
+//   registers. Logits and exponentials are f32, sums over words f64. Cost: the output matrix read
+//   once, and written and read once more as f32.
 #include "cuda/products.h"
 #include "cuda/reduce.cuh"
 
@@ -167,14 +167,15 @@ class Walk {
           tile_bytes_(room_for(std::min(tokens_, k_tile_tokens) * k_panel_words, DType::f32)) {
         const int64_t in = weight.n[3], count = int64_t(hidden.size());
         const int64_t states = (tokens_ * state_bytes + 255) / 256 * 256;
-        const int64_t panel = room_for(std::min(weight.n[2], k_panel_words) * in, DType::f32);
+        const int64_t panel =
+            products.room_for_weight(std::min(weight.n[2], k_panel_words), in, DType::f32);
         const int64_t rows = room_for(tokens_ * in, DType::f32);
         state_ = products.reserve(states + panel + count * (rows + tile_bytes_));
         panel_ = state_ + states;
         tiles_ = panel_ + panel + count * rows;
         std::byte* room = panel_ + panel;
         for (const TensorView& one : hidden) {
-            hidden_.push_back(matrix_of(one, 0, tokens_, DType::f32, room, products.stream()));
+            hidden_.push_back(products.rows_of(one, DType::f32, room));
             room += rows;
         }
     }
@@ -190,8 +191,7 @@ class Walk {
     void for_each_tile(Visit visit) {
         for (int64_t first = 0; first < weight_.n[2]; first += k_panel_words) {
             const int64_t words = std::min(k_panel_words, weight_.n[2] - first);
-            const Matrix panel =
-                matrix_of(weight_, first, words, DType::f32, panel_, products_.stream());
+            const Matrix panel = products_.weight_of(weight_, first, words, hidden_, panel_);
             for (int64_t t = 0; t < tokens_; t += k_tile_tokens) {
                 visit(multiply(panel, first, t), t, std::min(k_tile_tokens, tokens_ - t));
             }

@@ -32,7 +32,6 @@ using prefill::Fragment;
 using prefill::k_rung_cells;
 using prefill::k_rung_rows;
 using prefill::k_rung_threads;
-using prefill::PhaseBarrier;
 using prefill::place_of;
 using prefill::RowBlock;
 using prefill::RowSums;

@@ -142,8 +142,8 @@ class RawRows {
         memory_.state.raw_marks[number(place)] = is_more_ ? cursor_.mark() : TileMark{0, -1, 0, 0};
         if (is_more_) {
             full.expect(S::cells * slot());
-            full.copy_box(shared_address(rows(place)), job_.map[side_], 0, at_.kv, cursor_.first,
-                          cursor_.stream);
+            copy_box(full, shared_address(rows(place)), job_.map[side_], 0, at_.kv, cursor_.first,
+                     cursor_.stream);
         }
         full.arrive();
     }

@@ -43,15 +43,6 @@ constexpr uint32_t k_consumer_registers = source == Source::halves ? 224
                                           : D > 64                 ? 192
                                                                    : 176;
 
-template <uint32_t count>
-__device__ void give_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(count));
-}
-template <uint32_t count>
-__device__ void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(count));
-}
-
 template <int D_k, int D_v, Source source>
 __device__ void produce(const RingJob& job, const Place& at, const RingMemory<D_k, D_v>& memory) {
     if constexpr (source == Source::blocks) {

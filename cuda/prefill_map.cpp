@@ -5,10 +5,8 @@
 namespace rotkv::cuda::prefill {
 namespace {
 
-using Encode = decltype(&::cuTensorMapEncodeTiled);
-
-Encode find_encode() {
-    Encode encode = nullptr;
+MapEncoder find_encoder() {
+    MapEncoder encode = nullptr;
     try {
         find_in_driver(encode, "cuTensorMapEncodeTiled");
     } catch (const Error&) {  // no driver: all that this build runs on (12.0 and later) have it
@@ -18,8 +16,13 @@ Encode find_encode() {
 
 }  // namespace
 
+MapEncoder map_encoder() {
+    static const MapEncoder encode = find_encoder();
+    return encode;
+}
+
 bool map_rows(RowMap& map, const TensorView& cache, uint32_t units, uint32_t cells, bool swizzled) {
-    static const Encode encode = find_encode();
+    const MapEncoder encode = map_encoder();
     const int64_t streams = cache.n[0], all_cells = cache.n[1], heads = cache.n[2];
     const int64_t row = int64_t(row_bytes(cache.type, cache.n[3])), of_head = cache.stride[2];
     const bool apart = heads == 1 || of_head % 16 == 0;

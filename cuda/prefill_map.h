@@ -11,6 +11,10 @@
 
 namespace rotkv::cuda::prefill {
 
+/// The driver's function that makes maps; null where there is no driver.
+using MapEncoder = decltype(&::cuTensorMapEncodeTiled);
+MapEncoder map_encoder();
+
 /// Rows as units of two bytes, [streams][cells][heads][units], from the multiple of 16 bytes at or
 /// before the cache's beginning on. Where heads do not lie on 16 bytes from each other, which the
 /// engine asks for, a cell's heads are one long row.

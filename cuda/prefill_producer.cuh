@@ -152,7 +152,7 @@ __device__ void copy_filled_tile(const RowMap& map, const PhaseBarrier& full, ui
     full.expect(k_panels * k_panel_bytes);
 #pragma unroll
     for (uint32_t p = 0; p < k_panels; ++p) {
-        full.copy_box(tile + p * k_panel_bytes, map, p * 64, kv, mark.first, mark.stream);
+        copy_box(full, tile + p * k_panel_bytes, map, p * 64, kv, mark.first, mark.stream);
     }
 }
 

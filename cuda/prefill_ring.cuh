@@ -9,6 +9,7 @@
 //   the rest  RingState: barriers, and what is said of tiles
 // Docs: docs/05-attention.md
 
+#include "cuda/phase_barrier.cuh"
 #include "cuda/prefill_map.h"
 #include "cuda/prefill_rows.cuh"
 
@@ -72,79 +73,18 @@ struct RingJob : Job {
     uint32_t raw_cells, raw_bytes, slots;
 };
 
-constexpr uint32_t k_most_wait = 1000000;  // ns that a warp sleeps, unless it is woken
-
-/// A barrier in shared memory whose phases end when so many have arrived.
-class PhaseBarrier {
-  public:
-    explicit __device__ PhaseBarrier(const uint64_t& memory) : address_(shared_address(&memory)) {}
-
-    __device__ void create(uint32_t arrivals) const {
-        asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(address_), "r"(arrivals));
-    }
-    __device__ void arrive() const {
-        asm volatile("mbarrier.arrive.shared.b64 _, [%0];" : : "r"(address_) : "memory");
-    }
-    /// So many bytes more must come before the phase ends.
-    __device__ void expect(uint32_t bytes) const {
-        asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;"
-                     :
-                     : "r"(address_), "r"(bytes)
-                     : "memory");
-    }
-    /// The engine copies a box of a map, whose bytes are expected, to shared memory: from this unit
-    /// of the head's rows on, or from the multiple of 16 bytes before it, and from this cell on.
-    __device__ void copy_box(uint32_t to, const RowMap& map, uint32_t unit, uint32_t head,
-                             int32_t cell, int32_t stream) const {
-        asm volatile(
-            "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-            "[%0], [%1, {%2, %3, %4, %5}], [%6];"
-            :
-            : "r"(to), "l"(&map.map),
-              "r"((map.units_before + unit + head * map.units_of_head) & ~7u),
-              "r"(head * map.rows_of_head), "r"(cell), "r"(stream), "r"(address_)
-            : "memory");
-    }
-    /// When this thread's copies so far are there; counts as one more arrival of those expected.
-    __device__ void arrive_when_copied() const {
-        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];"
-                     :
-                     : "r"(address_)
-                     : "memory");
-    }
-    /// Has it? As wait(), without waiting.
-    __device__ bool has_ended(uint32_t parity) const {
-        uint32_t ended;
-        asm volatile(
-            "{\n"
-            ".reg .pred there;\n"
-            "mbarrier.test_wait.parity.shared.b64 there, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, there;\n"
-            "}"
-            : "=r"(ended)
-            : "r"(address_), "r"(parity)
-            : "memory");
-        return ended != 0;
-    }
-    /// Until a phase has ended: of phases 0, 1, 2 ..., the last one of this parity.
-    __device__ void wait(uint32_t parity) const {
-        asm volatile(
-            "{\n"
-            ".reg .pred there;\n"
-            "again:\n"
-            "mbarrier.try_wait.parity.shared.b64 there, [%0], %1, %2;\n"
-            "@there bra done;\n"
-            "bra again;\n"
-            "done:\n"
-            "}"
-            :
-            : "r"(address_), "r"(parity), "r"(k_most_wait)
-            : "memory");
-    }
-
-  private:
-    uint32_t address_;
-};
+/// The engine copies a box of a map, whose bytes `full` expects, to shared memory: from this unit
+/// of the head's rows on, or from the multiple of 16 bytes before it, and from this cell on.
+__device__ inline void copy_box(const PhaseBarrier& full, uint32_t to, const RowMap& map,
+                                uint32_t unit, uint32_t head, int32_t cell, int32_t stream) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];"
+        :
+        : "r"(to), "l"(&map.map), "r"((map.units_before + unit + head * map.units_of_head) & ~7u),
+          "r"(head * map.rows_of_head), "r"(cell), "r"(stream), "r"(full.address())
+        : "memory");
+}
 
 /// All threads of the block: the tokens by their streams, those of a stream in the order in which
 /// they come. A token's place is how many come before it.

@@ -40,6 +40,16 @@ __device__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(groups) : "memory");
 }
 
+/// Of all four warps: registers of a thread, of which some warps have more than others.
+template <uint32_t count>
+__device__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(count));
+}
+template <uint32_t count>
+__device__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(count));
+}
+
 /// What the compiler may not move: C is written by products, which it cannot see.
 template <int N>
 __device__ void hold(float (&c)[N][4]) {

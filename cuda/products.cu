@@ -1,11 +1,13 @@
-// Products of matrices by cuBLAS. A matrix is what a tensor's rows are expanded or rounded to:
+// Products of matrices, by cuBLAS where split_product.h does not take them. A matrix is what a
+// tensor's rows are expanded or rounded to:
 //   A thread owns four neighbouring elements. Rows are expanded exactly; f16 and bf16 round to
 //   nearest even.
 //   Cost: the rows' own bytes read, 4 or 2 bytes an element written.
 #include "cuda/cublas.h"
 #include "cuda/dequant_weight.cuh"
-#include "cuda/products.h"
+#include "cuda/split_product.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -56,21 +58,25 @@ int64_t room_for(int64_t elements, DType type) {
 
 Matrix matrix_of(const TensorView& tensor, int64_t first, int64_t rows, DType type, std::byte* room,
                  Stream stream) {
-    const int64_t d = tensor.n[3], apart = row_bytes(type, d), step = tensor.stride[2];
-    TensorView part = tensor;
-    part.data += first * step;
-    const int64_t unit = type_info(type).block_bytes;
-    if (tensor.type == type && step >= apart && step % unit == 0) {
-        return {part.data, type, step / unit, rows, d};
+    const int64_t d = tensor.n[3], step = tensor.stride[2], unit = type_info(type).block_bytes;
+    if (tensor.type == type && step >= row_bytes(type, d) && step % unit == 0) {
+        return {tensor.data + first * step, type, step / unit, rows, d};
     }
-    const int64_t per_row = (d + 3) / 4;
+    return copy_of(tensor, first, rows, type, room, stream);
+}
+
+Matrix copy_of(const TensorView& tensor, int64_t first, int64_t rows, DType type, std::byte* room,
+               Stream stream) {
+    const int64_t d = tensor.n[3], per_row = (d + 3) / 4;
+    TensorView part = tensor;
+    part.data += first * tensor.stride[2];
     expand_kernel<<<blocks_for(rows * per_row, k_threads), k_threads, 0, stream>>>(
         room, type, part, uint32_t(rows), Divisor(per_row), uint32_t(d));
     require_launched("expand");
     return {room, type, d, rows, d};
 }
 
-Products::Products(Stream stream) : stream_(stream) {}
+Products::Products(Stream stream, const DeviceLimits& device) : stream_(stream), device_(device) {}
 
 void CloseCublas::operator()(cublasContext* library) const noexcept {
     static_cast<void>(cublas().destroy(library));
@@ -104,8 +110,32 @@ void Products::open() {
     cublas_ = std::move(opened);
 }
 
+// Rows that only their place keeps from the tensor cores are moved.
+Matrix Products::rows_of(const TensorView& x, DType type, std::byte* room) const {
+    const Matrix moved{room, type, x.n[3], x.n[2], x.n[3]};
+    if (split_takes(moved, device_) && !rows_on_16_bytes(x)) {
+        return copy_of(x, 0, x.n[2], type, room, stream_);
+    }
+    return matrix_of(x, 0, x.n[2], type, room, stream_);
+}
+
+Matrix Products::weight_of(const TensorView& weight, int64_t first, int64_t rows,
+                           std::span<const Matrix> beside, std::byte* room) const {
+    const auto is_taken = [&](const Matrix& x) { return split_takes(x, device_); };
+    if (std::all_of(beside.begin(), beside.end(), is_taken)) {
+        return split_weight(weight, first, rows, room, stream_);
+    }
+    return matrix_of(weight, first, rows, beside.front().type, room, stream_);
+}
+
+int64_t Products::room_for_weight(int64_t rows, int64_t columns, DType type) const {
+    const int64_t plain = room_for(rows * columns, type);
+    return type == DType::f32 ? std::max(plain, room_for_split(rows, columns)) : plain;
+}
+
 // cuBLAS counts columns first: what is [rows][columns] here is its columns x rows there.
 void Products::multiply(float* y, int64_t y_step, const Matrix& x, const Matrix& w) {
+    if (w.terms > 1) return split_multiply(y, y_step, x, w, device_, stream_);
     open();
     // Pedantic: no TF32, whatever NVIDIA_TF32_OVERRIDE says. Halves multiply exactly as they are.
     const cublasComputeType_t sums =

@@ -3,6 +3,7 @@
 #include "cuda/attention_path.h"
 #include "cuda/failure.h"
 #include "cuda/kernels.h"
+#include "cuda/split_product.h"
 #include "ref/cases/case.h"
 #include "ref/forwarding_backend.h"
 #include "ref/types.h"
@@ -140,6 +141,11 @@ TEST_CASE("cuda paths: every line of the list names a kernel") {
         for (const std::string& line : cuda::list_attention_paths(card.limits)) {
             INFO(card.name << ": " << line);
             CHECK(line.find(".cu") != std::string::npos);
+        }
+        for (const std::string& line : cuda::list_product_paths(card.limits)) {
+            INFO(card.name << ": " << line);
+            CHECK((line.find("split_product.cuh") != std::string::npos) == card.limits.has_wgmma);
+            CHECK(line.find("cuBLAS") != std::string::npos);
         }
     }
 }

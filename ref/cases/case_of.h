@@ -124,8 +124,14 @@ void fill_weight(CaseTensor& weight, uint64_t seed);
 /// The kinds of a product's factors: those of case_values, for x, and
 ///   outliers-zero-weight  "outliers" that meet weights of 0: every result is the quiet ones'. A
 ///                         format without a level of 0 has its smallest there
+///   positive              magnitudes of "normal", weights too: sums of one sign, of types that a
+///                         cache can have
+///   wild-weight           "normal"; of every five rows of the weight four have one number that is
+///                         inf, -inf, NaN, 1e34 in turn, of the same types
 inline constexpr std::initializer_list<const char*> k_factor_kinds = {
-    "normal", "outlier", "outliers", "outliers-zero-weight", "tiny", "huge", "zeros", "inf", "nan"};
+    "normal",   "outlier",     "outliers", "outliers-zero-weight",
+    "positive", "wild-weight", "tiny",     "huge",
+    "zeros",    "inf",         "nan"};
 
 /// Fills a weight and the rows that it is multiplied with.
 void fill_factors(const std::string& kind, CaseTensor& weight, CaseTensor& src, uint64_t seed);

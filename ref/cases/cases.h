@@ -236,6 +236,16 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=@weight/T=8/values=@values",
     "matmul/type=@some/T=33/values=@values",
     "matmul/type=@weight/T=3/in=1792/out=9/values=outliers-zero-weight",
+    // matmul: sums long enough for what cuda multiplies on tensor cores; of one sign, which drift
+    // where additions cut off; of weights that have no terms
+    "matmul/type=@three/T=33/in=576/out=129/values=@values",
+    "matmul/type=@three/T=33/in=576/out=129/values=@loud",
+    "matmul/type=@three/T=33/in=1536/out=129/values=positive",
+    "matmul/type=f32/T=113/in=576/out=300/values=positive",
+    "matmul/type=@plain/T=33/in=576/out=129/values=wild-weight",
+    "matmul/type=f32/T=130/in=324/out=25",
+    "matmul/type=f32/T=300/in=580/out=577/layout=padded",
+    "matmul/type=f16/T=300/in=580/out=577/layout=padded",
     // matmul: with rounded factors
     "matmul/type=@weight/T=33/in=512/out=129/precision=@half",
     "matmul/type=@some/T=113/in=576/out=300/precision=@half",
@@ -262,6 +272,10 @@ inline constexpr const char* k_cases[] = {
     "logits/type=f32/T=64/V=1001",
     "logits/type=q4_0/T=1/V=3001",
     "logits/type=q6_K/T=3/E=256/softcap=30",
+    // ... and with long sums
+    "nll/type=@some/T=37/V=9000/E=384",
+    "kld/type=f16/T=33/V=1000/E=576",
+    "logits/type=q8_0/T=33/E=576",
 };
 // clang-format on
 

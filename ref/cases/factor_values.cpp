@@ -5,7 +5,9 @@
 #include "ref/quant.h"
 #include "ref/random.h"
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace rotkv {
 
@@ -167,13 +169,44 @@ void zero_at_outliers(CaseTensor& weight) {
     }
 }
 
+// Of row r one number, unless r is a multiple of five.
+void make_wild(std::vector<float>& weight, int64_t n, uint64_t seed) {
+    constexpr float inf = std::numeric_limits<float>::infinity();
+    constexpr float wild[] = {0, inf, -inf, std::numeric_limits<float>::quiet_NaN(), 1e34f};
+    Random random(seed);
+    for (int64_t r = 0; r * n < int64_t(weight.size()); ++r) {
+        const int64_t place = r * n + random.below(n);
+        if (r % 5 != 0) weight[size_t(place)] = wild[r % 5];
+    }
+}
+
+void make_positive(CaseTensor& tensor) {
+    std::vector<float> values = tensor.values();
+    for (float& value : values) value = std::fabs(value);
+    tensor.set(values);
+}
+
 }  // namespace
 
 void fill_factors(const std::string& kind, CaseTensor& weight, CaseTensor& src, uint64_t seed) {
     const bool unweighed = kind == "outliers-zero-weight";
+    const bool is_positive = kind == "positive", is_wild = kind == "wild-weight";
+    if ((is_positive || is_wild) && !type_info(weight.type).cache) {
+        throw Error(ErrorCode::bad_argument, "values=" + kind + ": no cache has weights of type " +
+                                                 type_info(weight.type).name);
+    }
     fill_weight(weight, seed);
+    if (is_wild) {
+        std::vector<float> values = weight.values();
+        make_wild(values, weight.extents.back(), seed + 2);
+        weight.set(values);
+    }
     if (unweighed) zero_at_outliers(weight);
-    src.set(case_values(unweighed ? "outliers" : kind, src.rows(), src.extents.back(), seed + 1));
+    const std::string of_src = unweighed ? "outliers" : is_positive || is_wild ? "normal" : kind;
+    src.set(case_values(of_src, src.rows(), src.extents.back(), seed + 1));
+    if (!is_positive) return;
+    make_positive(weight);
+    make_positive(src);
 }
 
 // Sums that leave f32 in one order may meet as infinities of both signs in another.
