@@ -31,7 +31,7 @@ Bytes with_right_sums(Bytes file) {
 }
 
 // The caches that the seeds were saved from: several streams, a rotation, V inside K, unlike layers
-// of which one reads another's rows and one keeps nothing.
+// of which one reads another's rows and one keeps nothing, formats of the zoo.
 struct Kind {
     KvShape shape;
     RotationSpec spec;
@@ -58,6 +58,10 @@ std::vector<Kind> kinds() {
     add(1, {rotated, rotated}, RotationSpec({turned}));
     add(2, {shared}, spec_of("k=4:3 v=4:3:4"));
     add(1, {rotated, f32, reading, {}}, RotationSpec({turned, {}, turned, {}}));
+    KvLayer zoo{.kv_heads = 1, .d_k = 32, .d_v = 32};
+    zoo.type_k = *find_cache_type("exl3:3");
+    zoo.type_v = *find_cache_type("polar");
+    add(2, {zoo}, RotationSpec({turned}));
     return all;
 }
 

@@ -208,6 +208,9 @@ def cache_file_seeds():
         4, [((2, 32, 32, 0, 0, 0), rotated), ((1, 2, 2, 0, 0, 1), f32),
             ((2, 32, 32, 0, 0, 0), rotated), ((0, 0, 0, 0, 0, 3), ("f16", "f16", "none", "none"))],
         [[5, -1, 6]], [2 * (34 + 18), 16]))
+    write("cache_file", "2-zoo", saved_cache(  # 2 + 12 bytes, and two blocks of 62 bits
+        4, [((1, 32, 32, 0, 0, 0), ("exl3:3", "polar", "32", "16:7"))], [[0, -1, 2], [1]],
+        [14 + 16]))
 
 
 if __name__ == "__main__":
