@@ -243,3 +243,57 @@ TEST_CASE("joined: nothing is joined to gate, up and act_mul") {
         },
         2, 3);
 }
+
+TEST_CASE("joined: a layer with SmolLM2's extents has four rounds of products, not seven") {
+    check_rounds(
+        [](Bench& bench) {
+            const int64_t width = 576, keys = 192, hidden = 1536;
+            uint64_t seed = 9;
+            const auto of = [&](int64_t out, int64_t in) {
+                return bench.weight(DType::q4_1, {out, in}, ++seed);
+            };
+            const TensorView q = of(width, width), k = of(keys, width), v = of(keys, width);
+            const TensorView o = of(width, width), gate = of(hidden, width), up = of(hidden, width);
+            const TensorView down = of(width, hidden), norm = bench.floats({width}, 1);
+            const TensorView residual = bench.floats({1, width}, 2),
+                             x = bench.floats({1, width}, 3);
+            const TensorView qkv = bench.floats({1, width + 2 * keys}, 4);
+            const TensorView y = bench.floats({1, width}, 5), h = bench.floats({1, 2 * hidden}, 6);
+            const TensorView both[] = {columns(h, 0, hidden), columns(h, hidden, hidden)};
+            const RmsNormArgs normed{.dst = x, .src = residual, .weight = norm, .epsilon = 1e-5f};
+            bench.run(normed);
+            bench.run(MatmulArgs{.dst = columns(qkv, 0, width), .weight = q, .src = x});
+            bench.run(MatmulArgs{.dst = columns(qkv, width, keys), .weight = k, .src = x});
+            bench.run(MatmulArgs{.dst = columns(qkv, width + keys, keys), .weight = v, .src = x});
+            bench.run(MatmulArgs{.dst = y, .weight = o, .src = columns(qkv, 0, width)});
+            bench.run(AddArgs{.dst = residual, .a = residual, .b = y});
+            bench.run(normed);
+            bench.run(MatmulArgs{.dst = both[0], .weight = gate, .src = x});
+            bench.run(MatmulArgs{.dst = both[1], .weight = up, .src = x});
+            bench.run(gated(both[0], both[1]));
+            bench.run(MatmulArgs{.dst = y, .weight = down, .src = both[0]});
+            bench.run(AddArgs{.dst = residual, .a = residual, .b = y});
+            return std::vector<TensorView>{residual};
+        },
+        4, 7);
+}
+
+TEST_CASE("joined: one token's attention over many cells is one round, over few cells none") {
+    FastBackend backend(2);
+    const auto rounds_over = [&](int64_t cells) {
+        CachedAttention attention;
+        attention.type_k = attention.type_v = DType::q8_0;
+        attention.cells = cells;
+        attention.fill(1, cells, 7);
+        KvCache cache(backend, attention.shape(), attention.spec);
+        attention.store(backend, cache);
+        attention.q_streams = {0};  // the last token asks
+        attention.q_positions = {int32_t(cells - 1)};
+        attention.q.resize(size_t(attention.heads * attention.d_k));
+        const int64_t before = fast::rounds();
+        attention.attend(backend, cache);
+        return fast::rounds() - before;
+    };
+    CHECK(rounds_over(600) == 1);
+    CHECK(rounds_over(20) == 0);
+}
