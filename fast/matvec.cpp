@@ -25,16 +25,24 @@ constexpr int64_t k_products = k_lanes == 16 ? 16 : 8;
 // no more than registers hold.
 constexpr int64_t k_sums = k_lanes == 16 ? 16 : 8;
 
-// How far in front of the block in use, in bytes, the next ones are called from memory: rows follow
-// each other there. It takes about a tenth off the time of a token.
-constexpr int64_t k_ahead = 2048;
+// How far in front of the block in use, in bytes, the next ones are called from memory: at least so
+// far. Rows that are multiplied together follow each other there, so that the next ones of short
+// rows are those behind them all; long rows come far enough by themselves.
+constexpr int64_t k_ahead = 2048, k_long_rows = 16384;
+
+int64_t ahead_of(int64_t bytes_together) {
+    if (bytes_together > k_long_rows) return k_ahead;
+    const int64_t together = std::max<int64_t>(1, bytes_together);
+    return (k_ahead + together - 1) / together * together;
+}
 
 // Some rows of the weight and some tokens. The product of row r and token t goes to y[t][r].
 struct Operands {
     const std::byte* w[k_rows];
     const float* x[k_tokens];
     float* y[k_tokens];
-    int64_t n;  // elements of a row
+    int64_t n;         // elements of a row
+    int64_t row_step;  // bytes from one row to the next
 };
 
 // What a row has past its last block of 32; only plain types have it.
@@ -53,11 +61,13 @@ float dot_rest(const std::byte* w, const float* x, int64_t n) {
 template <DType type>
 struct Blocks {
     const std::byte* row;
-    int64_t first;
+    int64_t first, ahead;
 
-    void open(const std::byte* of, int64_t block) { row = of, first = block; }
+    void open(const std::byte* of, int64_t block, int64_t bytes) {
+        row = of, first = block, ahead = bytes;
+    }
     void values(Vec* v, int64_t i) const {
-        prefetch(Packed<type>::place(row, first + i) + k_ahead);
+        prefetch(Packed<type>::place(row, first + i) + ahead);
         Packed<type>::values(v, row, first + i, Packed<type>::number(row, first + i));
     }
 };
@@ -66,9 +76,9 @@ requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
     using Block = typename Super<type>::Block;
     Unpacked unpacked;
 
-    void open(const std::byte* row, int64_t block) {
+    void open(const std::byte* row, int64_t block, int64_t ahead) {
         const std::byte* place = block_place<Block>(row, block / k_super_blocks);
-        for (size_t i = 0; i < sizeof(Block); i += 64) prefetch(place + i + k_ahead);
+        for (size_t i = 0; i < sizeof(Block); i += 64) prefetch(place + i + ahead);
         Super<type>::unpack(unpacked, *reinterpret_cast<const Block*>(place));
     }
     void values(Vec* v, int64_t i) const { unpacked_values<type>(v, unpacked, i); }
@@ -77,7 +87,7 @@ requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
 // sum_i w[r]_i x[t]_i for all t, and r from `row` on. By itself, so that it has all registers.
 template <DType type, int64_t rows, int64_t tokens>
 [[gnu::noinline]] void multiply(const Operands& on, int64_t row) {
-    const int64_t blocks = on.n / k_block;
+    const int64_t blocks = on.n / k_block, ahead = ahead_of(rows * on.row_step);
     constexpr int64_t chains = std::clamp<int64_t>(k_sums / (rows * tokens), 1, k_block_vectors);
     // Rows whose block is expanded before x is loaded, once for all of them: where registers are
     // many.
@@ -86,7 +96,7 @@ template <DType type, int64_t rows, int64_t tokens>
     std::fill_n(&sum[0][0][0], rows * tokens * chains, Vec(0.0f));
     Blocks<type> w[rows];
     for (int64_t first = 0; first < blocks; first += k_super_blocks) {
-        for (int64_t r = 0; r < rows; ++r) w[r].open(on.w[row + r], first);
+        for (int64_t r = 0; r < rows; ++r) w[r].open(on.w[row + r], first, ahead);
         const int64_t count = std::min(k_super_blocks, blocks - first);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t at = (first + i) * k_block;
@@ -136,7 +146,7 @@ void multiply_rows(const Operands& on, int64_t rows) {
 // All tokens for rows o .. o + rows - 1 of the weight, which stay in the L1 cache meanwhile.
 template <DType type>
 void multiply_tokens(const RowsProduct& product, int64_t o, int64_t rows) {
-    Operands on{{}, {}, {}, product.weight.n[3]};
+    Operands on{{}, {}, {}, product.weight.n[3], product.weight.stride[2]};
     for (int64_t r = 0; r < rows; ++r) on.w[r] = product.weight.row<const std::byte>(o + r);
     const int64_t tokens = int64_t(product.x.size());
     for (int64_t t = 0; t < tokens; t += k_tokens) {
