@@ -296,8 +296,7 @@ void attention(const AttentionArgs& args) {
 // Weights in f64, as in ref; rows in vectors.
 void merge(const MergeArgs& args) {
     const int64_t heads = args.dst.n[2], d = args.dst.n[3], rows = args.dst.n[1] * heads;
-#pragma omp parallel for if (rows * d >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
+    for_each_row(rows, d, [&](int64_t r) {
         const int64_t t = r / heads, h = r % heads;
         const double lse_a = double(args.lse_a.row<const float>(t)[h]);
         const double lse_b = double(args.lse_b.row<const float>(t)[h]);
@@ -315,7 +314,7 @@ void merge(const MergeArgs& args) {
             const Vec of_b = load_part(b + j, d - j) * weight_b;
             store_part(y + j, fma(load_part(a + j, d - j), weight_a, of_b), d - j);
         }
-    }
+    });
 }
 
 }  // namespace rotkv::fast

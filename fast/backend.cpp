@@ -27,6 +27,7 @@ std::byte* FastBackend::allocate(std::size_t bytes) {
 }
 
 void FastBackend::free_memory(std::byte* memory) {
+    synchronize();
     const auto imported = imported_.find(memory);
     if (imported != imported_.end()) {  // its owner frees it
         imported_.erase(imported);
@@ -43,10 +44,12 @@ std::byte* FastBackend::import(std::span<const std::byte> bytes) {
 }
 
 void FastBackend::upload(std::byte* dst, std::span<const std::byte> src) {
+    synchronize();
     if (!src.empty()) std::memcpy(dst, src.data(), src.size());
 }
 
 void FastBackend::download(std::span<std::byte> dst, const std::byte* src) {
+    synchronize();
     if (!dst.empty()) std::memcpy(dst.data(), src, dst.size());
 }
 
@@ -61,7 +64,16 @@ Support FastBackend::answer(const Call& call) const {
                        std::to_string(DNNL_VERSION_MINOR)};
 }
 
+void FastBackend::synchronize() {
+    if (products_.empty()) return;
+    const fast::ThreadCount count(threads_);
+    products_.run();
+}
+
 void FastBackend::execute(const Call& call) {
+    if (products_.keep(call)) return;
+    synchronize();
+    if (products_.keep(call)) return;
     const fast::ThreadCount count(threads_);
     fast::k_operations.run(call);
 }

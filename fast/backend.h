@@ -3,6 +3,7 @@
 // that the compiler was told of.
 // Docs: docs/08-backends.md
 
+#include "fast/joined.h"
 #include "ref/backend.h"
 
 #include <memory>
@@ -11,9 +12,9 @@
 
 namespace rotkv {
 
-/// Memory is the process's own, aligned to 64 bytes; import() aliases. Operations have finished
-/// when they return. Results do not depend on who calls, nor, for exact operations, on the number
-/// of threads.
+/// Memory is the process's own, aligned to 64 bytes; import() aliases. Products of one token wait
+/// for the next call, which may be joined to them; all else has finished when it returns. Results
+/// do not depend on who calls, nor, for exact operations, on the number of threads.
 class FastBackend : public Backend {
   public:
     /// threads 0: as many as OpenMP takes by itself.
@@ -27,7 +28,7 @@ class FastBackend : public Backend {
     std::byte* import(std::span<const std::byte> bytes) override;
     void upload(std::byte* dst, std::span<const std::byte> src) override;
     void download(std::span<std::byte> dst, const std::byte* src) override;
-    void synchronize() override {}
+    void synchronize() override;
     bool in_host_memory() const override { return true; }
 
   protected:
@@ -36,6 +37,7 @@ class FastBackend : public Backend {
 
   private:
     int threads_;
+    fast::JoinedProducts products_;
     std::multiset<const std::byte*> imported_;
 };
 

@@ -87,8 +87,7 @@ void decode_split(const AttentionArgs& args) {
         for (int64_t part = 1; part < count; ++part) merge(state, parts.state(t, part), h, d_v);
         store_output(args, v_rotation, t, h, state.sum + h * d_v, state.softmax[h]);
     };
-    if (tasks > 1) return share(tokens * heads, finish);
-    for (int64_t i = 0; i < tokens * heads; ++i) finish(i);
+    for_each_row(tokens * heads, count * d_v, finish);
 }
 
 }  // namespace rotkv::fast

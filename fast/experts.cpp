@@ -115,18 +115,17 @@ void multiply_rounded(const RowsProduct& product, Precision precision) {
     scatter(product.y, 0, y, out);
 }
 
-void add_bias(const ExpertMatmulArgs& args) {
+}  // namespace
+
+void add_expert_bias(const ExpertMatmulArgs& args) {
     const int64_t uses = args.dst.n[2], out = args.dst.n[3], rows = args.dst.n[1] * uses;
-#pragma omp parallel for if (args.dst.n[1] > k_few_tokens && rows * out >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
+    for_each_row(rows, out, [&](int64_t r) {
         const float* bias = args.bias.row<const float>(ints(args.id, r / uses)[r % uses]);
         float* y = args.dst.row<float>(r / uses, r % uses);
 #pragma omp simd
         for (int64_t o = 0; o < out; ++o) y[o] += bias[o];
-    }
+    });
 }
-
-}  // namespace
 
 // y[t, a, o] = sum_i w[id[t, a], o, i] x[t, a, i] + bias[id[t, a], o]
 void expert_matmul(const ExpertMatmulArgs& args) {
@@ -150,7 +149,7 @@ void expert_matmul(const ExpertMatmulArgs& args) {
         if (rounded) multiply_rounded(product, args.precision);
     }
     if (!small.empty()) matvec(small);
-    if (!args.bias.empty()) add_bias(args);
+    if (!args.bias.empty()) add_expert_bias(args);
 }
 
 // y[t, i] = sum_a weight[t, a] x[t, a, i]

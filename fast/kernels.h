@@ -1,9 +1,10 @@
 #pragma once
 // The operations of the backend "fast", one function per struct of ops.h, each in the file of its
 // stem with the name it has in ref; and the rows of which they are made. Arguments have passed
-// check(). Every operation opens its own OpenMP region and uses all threads it is given.
+// check(). Every operation shares its work out by itself, and uses all threads it is given.
 // Docs: docs/08-backends.md
 
+#include "fast/threads.h"
 #include "ref/backend.h"
 
 #include <cstdint>
@@ -38,6 +39,9 @@ void route(const RouteArgs& args);
 void expert_matmul(const ExpertMatmulArgs& args);
 void expert_sum(const ExpertSumArgs& args);
 
+/// dst[t, a] += bias[id[t, a]]: expert_matmul's last step.
+void add_expert_bias(const ExpertMatmulArgs& args);
+
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
     hadamard,  quantize,   dequantize, rope,          rms_norm,   layer_norm, scale,    act_mul,
@@ -68,6 +72,10 @@ void quantize_row(DType type, void* y, const float* x, int64_t n);
 /// expanded by ref's function, which is the one implementation of them.
 void dequantize_row(DType type, float* y, const void* x, int64_t n);
 
+/// y = act(gate) * up for n of a row: an element's bits do not depend on where in the row it is.
+/// y may be gate or up. norm.cpp
+void act_mul_row(Activation activation, float* y, const float* gate, const float* up, int64_t n);
+
 /// A row of the table [n_rot / 2][2] as rope_row wants it: two factors for each channel,
 /// [2][n_rot]. Valid until the thread's next call.
 const float* rope_factors(const float* table, int64_t n_rot, RopePairs pairs);
@@ -85,8 +93,4 @@ inline E* row_number(const TensorView& tensor, int64_t r) {
     if (i01 < tensor.n[1]) return tensor.row<E>(i01, i2);
     return tensor.row<E>(i01 / tensor.n[1], i01 % tensor.n[1], i2);
 }
-
-/// Fewer elements than this are not worth waking the other threads for.
-inline constexpr int64_t k_parallel_from = 16384;
-
 }  // namespace rotkv::fast

@@ -68,13 +68,12 @@ void matmul(const MatmulArgs& args) {
 void embed(const EmbedArgs& args) {
     const int64_t tokens = args.dst.n[2], width = args.dst.n[3];
     const int32_t* words = args.token.row<const int32_t>(0);
-#pragma omp parallel for if (tokens * width >= k_parallel_from)
-    for (int64_t t = 0; t < tokens; ++t) {
+    for_each_row(tokens, width, [&](int64_t t) {
         float* y = args.dst.row<float>(t);
         dequantize_row(args.weight.type, y, args.weight.row<const std::byte>(words[t]), width);
 #pragma omp simd
         for (int64_t i = 0; i < width; ++i) y[i] *= args.scale;
-    }
+    });
 }
 
 }  // namespace rotkv::fast

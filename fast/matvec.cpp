@@ -25,16 +25,24 @@ constexpr int64_t k_products = k_lanes == 16 ? 16 : 8;
 // no more than registers hold.
 constexpr int64_t k_sums = k_lanes == 16 ? 16 : 8;
 
-// How far in front of the block in use, in bytes, the next ones are called from memory: rows follow
-// each other there. It takes about a tenth off the time of a token.
-constexpr int64_t k_ahead = 2048;
+// How far in front of the block in use, in bytes, the next ones are called from memory: at least so
+// far. Rows that are multiplied together follow each other there, so that the next ones of short
+// rows are those behind them all; long rows come far enough by themselves.
+constexpr int64_t k_ahead = 2048, k_long_rows = 16384;
+
+int64_t ahead_of(int64_t bytes_together) {
+    if (bytes_together > k_long_rows) return k_ahead;
+    const int64_t together = std::max<int64_t>(1, bytes_together);
+    return (k_ahead + together - 1) / together * together;
+}
 
 // Some rows of the weight and some tokens. The product of row r and token t goes to y[t][r].
 struct Operands {
     const std::byte* w[k_rows];
     const float* x[k_tokens];
     float* y[k_tokens];
-    int64_t n;  // elements of a row
+    int64_t n;         // elements of a row
+    int64_t row_step;  // bytes from one row to the next
 };
 
 // What a row has past its last block of 32; only plain types have it.
@@ -53,11 +61,13 @@ float dot_rest(const std::byte* w, const float* x, int64_t n) {
 template <DType type>
 struct Blocks {
     const std::byte* row;
-    int64_t first;
+    int64_t first, ahead;
 
-    void open(const std::byte* of, int64_t block) { row = of, first = block; }
+    void open(const std::byte* of, int64_t block, int64_t bytes) {
+        row = of, first = block, ahead = bytes;
+    }
     void values(Vec* v, int64_t i) const {
-        prefetch(Packed<type>::place(row, first + i) + k_ahead);
+        prefetch(Packed<type>::place(row, first + i) + ahead);
         Packed<type>::values(v, row, first + i, Packed<type>::number(row, first + i));
     }
 };
@@ -66,9 +76,9 @@ requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
     using Block = typename Super<type>::Block;
     Unpacked unpacked;
 
-    void open(const std::byte* row, int64_t block) {
+    void open(const std::byte* row, int64_t block, int64_t ahead) {
         const std::byte* place = block_place<Block>(row, block / k_super_blocks);
-        for (size_t i = 0; i < sizeof(Block); i += 64) prefetch(place + i + k_ahead);
+        for (size_t i = 0; i < sizeof(Block); i += 64) prefetch(place + i + ahead);
         Super<type>::unpack(unpacked, *reinterpret_cast<const Block*>(place));
     }
     void values(Vec* v, int64_t i) const { unpacked_values<type>(v, unpacked, i); }
@@ -77,7 +87,7 @@ requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
 // sum_i w[r]_i x[t]_i for all t, and r from `row` on. By itself, so that it has all registers.
 template <DType type, int64_t rows, int64_t tokens>
 [[gnu::noinline]] void multiply(const Operands& on, int64_t row) {
-    const int64_t blocks = on.n / k_block;
+    const int64_t blocks = on.n / k_block, ahead = ahead_of(rows * on.row_step);
     constexpr int64_t chains = std::clamp<int64_t>(k_sums / (rows * tokens), 1, k_block_vectors);
     // Rows whose block is expanded before x is loaded, once for all of them: where registers are
     // many.
@@ -86,7 +96,7 @@ template <DType type, int64_t rows, int64_t tokens>
     std::fill_n(&sum[0][0][0], rows * tokens * chains, Vec(0.0f));
     Blocks<type> w[rows];
     for (int64_t first = 0; first < blocks; first += k_super_blocks) {
-        for (int64_t r = 0; r < rows; ++r) w[r].open(on.w[row + r], first);
+        for (int64_t r = 0; r < rows; ++r) w[r].open(on.w[row + r], first, ahead);
         const int64_t count = std::min(k_super_blocks, blocks - first);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t at = (first + i) * k_block;
@@ -136,7 +146,7 @@ void multiply_rows(const Operands& on, int64_t rows) {
 // All tokens for rows o .. o + rows - 1 of the weight, which stay in the L1 cache meanwhile.
 template <DType type>
 void multiply_tokens(const RowsProduct& product, int64_t o, int64_t rows) {
-    Operands on{{}, {}, {}, product.weight.n[3]};
+    Operands on{{}, {}, {}, product.weight.n[3], product.weight.stride[2]};
     for (int64_t r = 0; r < rows; ++r) on.w[r] = product.weight.row<const std::byte>(o + r);
     const int64_t tokens = int64_t(product.x.size());
     for (int64_t t = 0; t < tokens; t += k_tokens) {
@@ -156,20 +166,62 @@ void multiply_tokens(const RowsProduct& product, int64_t o, int64_t rows) {
     }
 }
 
+// Rows first .. end - 1 of the weight.
+using MultiplyStrip = void (*)(const RowsProduct& product, int64_t first, int64_t end);
+
+template <DType type>
+void multiply_strip(const RowsProduct& product, int64_t first, int64_t end) {
+    for (int64_t o = first; o < end; o += k_rows) {
+        multiply_tokens<type>(product, o, std::min(k_rows, end - o));
+    }
+}
+
+MultiplyStrip strip_of(DType type) {
+    // clang-format off
+    switch (type) {
+        case DType::f32: return multiply_strip<DType::f32>;
+        case DType::f16: return multiply_strip<DType::f16>;
+        case DType::bf16: return multiply_strip<DType::bf16>;
+        case DType::q8_0: return multiply_strip<DType::q8_0>;
+        case DType::q5_1: return multiply_strip<DType::q5_1>;
+        case DType::q5_0: return multiply_strip<DType::q5_0>;
+        case DType::q4_1: return multiply_strip<DType::q4_1>;
+        case DType::q4_0: return multiply_strip<DType::q4_0>;
+        case DType::iq4_nl: return multiply_strip<DType::iq4_nl>;
+        case DType::mxfp4: return multiply_strip<DType::mxfp4>;
+        case DType::q4_k: return multiply_strip<DType::q4_k>;
+        case DType::q5_k: return multiply_strip<DType::q5_k>;
+        case DType::q6_k: return multiply_strip<DType::q6_k>;
+        case DType::q3_k: return multiply_strip<DType::q3_k>;
+        case DType::q2_k: return multiply_strip<DType::q2_k>;
+        case DType::iq4_xs: return multiply_strip<DType::iq4_xs>;
+        case DType::i32: case DType::f64: break;
+    }
+    // clang-format on
+    std::abort();  // check() has refused these
+}
+
 // A task is a strip of rows: as many as are worth taking a task for, and as few as leave something
 // for everybody.
-template <DType type>
-void multiply_all(std::span<const RowsProduct> products) {
+int64_t strip_rows(const TensorView& weight) {
     constexpr int64_t elements = 1 << 14;
-    const int64_t out = products[0].weight.n[2], in = products[0].weight.n[3];
-    const int64_t least = elements / std::max<int64_t>(1, in);
-    const int64_t rows = (std::max(out / 256, least) / k_rows + 1) * k_rows;
-    const int64_t strips = (out + rows - 1) / rows;
-    share(int64_t(products.size()) * strips, [&](int64_t task) {
-        const int64_t first = task % strips * rows, end = std::min(out, first + rows);
-        for (int64_t o = first; o < end; o += k_rows) {
-            multiply_tokens<type>(products[size_t(task / strips)], o, std::min(k_rows, end - o));
-        }
+    const int64_t least = elements / std::max<int64_t>(1, weight.n[3]);
+    return (std::max(weight.n[2] / 256, least) / k_rows + 1) * k_rows;
+}
+
+// visit(product, first, end) for every strip of every product, shared out.
+template <class Visit>
+void for_each_strip(std::span<const RowsProduct> products, const Visit& visit) {
+    std::vector<int64_t> begin{0};  // [products + 1] the number of a product's first strip
+    for (const RowsProduct& product : products) {
+        const int64_t rows = strip_rows(product.weight);
+        begin.push_back(begin.back() + (product.weight.n[2] + rows - 1) / rows);
+    }
+    share(begin.back(), [&](int64_t task) {
+        const auto after = std::upper_bound(begin.begin(), begin.end(), task);
+        const size_t i = size_t(after - begin.begin()) - 1;
+        const int64_t rows = strip_rows(products[i].weight), first = (task - begin[i]) * rows;
+        visit(i, first, std::min(products[i].weight.n[2], first + rows));
     });
 }
 
@@ -187,28 +239,23 @@ void matvec(const MatmulArgs& args) {
 }
 
 void matvec(std::span<const RowsProduct> products) {
-    // clang-format off
-    switch (products[0].weight.type) {
-        case DType::f32: multiply_all<DType::f32>(products); return;
-        case DType::f16: multiply_all<DType::f16>(products); return;
-        case DType::bf16: multiply_all<DType::bf16>(products); return;
-        case DType::q8_0: multiply_all<DType::q8_0>(products); return;
-        case DType::q5_1: multiply_all<DType::q5_1>(products); return;
-        case DType::q5_0: multiply_all<DType::q5_0>(products); return;
-        case DType::q4_1: multiply_all<DType::q4_1>(products); return;
-        case DType::q4_0: multiply_all<DType::q4_0>(products); return;
-        case DType::iq4_nl: multiply_all<DType::iq4_nl>(products); return;
-        case DType::mxfp4: multiply_all<DType::mxfp4>(products); return;
-        case DType::q4_k: multiply_all<DType::q4_k>(products); return;
-        case DType::q5_k: multiply_all<DType::q5_k>(products); return;
-        case DType::q6_k: multiply_all<DType::q6_k>(products); return;
-        case DType::q3_k: multiply_all<DType::q3_k>(products); return;
-        case DType::q2_k: multiply_all<DType::q2_k>(products); return;
-        case DType::iq4_xs: multiply_all<DType::iq4_xs>(products); return;
-        case DType::i32: case DType::f64: break;
-    }
-    // clang-format on
-    std::abort();  // check() has refused these
+    for_each_strip(products, [&](size_t i, int64_t first, int64_t end) {
+        strip_of(products[i].weight.type)(products[i], first, end);
+    });
+}
+
+void matvec_gated(std::span<const RowsProduct> gates_and_ups, Activation activation) {
+    const size_t half = gates_and_ups.size() / 2;
+    const std::span<const RowsProduct> gates = gates_and_ups.first(half);
+    for_each_strip(gates, [&](size_t i, int64_t first, int64_t end) {
+        const RowsProduct &gate = gates[i], &up = gates_and_ups[half + i];
+        strip_of(gate.weight.type)(gate, first, end);
+        strip_of(up.weight.type)(up, first, end);
+        for (size_t t = 0; t < gate.y.size(); ++t) {
+            float* const y = gate.y[t] + first;
+            act_mul_row(activation, y, y, up.y[t] + first, end - first);
+        }
+    });
 }
 
 }  // namespace rotkv::fast

@@ -25,7 +25,10 @@ struct RowsProduct {
     std::span<float* const> y;
 };
 
-/// Several of them in one parallel loop: their weights have one type and one shape.
+/// Several of them in one round of work, whatever the types and shapes of their weights.
 void matvec(std::span<const RowsProduct> products);
+
+/// The same, of which the first half are gates of the second: y = act(gate) * up, in place of gate.
+void matvec_gated(std::span<const RowsProduct> gates_and_ups, Activation activation);
 
 }  // namespace rotkv::fast

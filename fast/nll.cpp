@@ -137,7 +137,7 @@ void multiply_tile(float* tile, int64_t width, const TensorView& hidden, int64_t
 
 // row(i) for the rows of a tile: with few tokens by the threads that made it.
 template <class Row>
-void for_each_row(int64_t tokens, int64_t count, const Row& row) {
+void for_rows_of_tile(int64_t tokens, int64_t count, const Row& row) {
     if (tokens <= k_few_tokens) return share(count, row);
 #pragma omp parallel for
     for (int64_t i = 0; i < count; ++i) row(i);
@@ -154,7 +154,7 @@ void nll(const NllArgs& args) {
     float* const tile = space.reserve(std::min(k_tile_tokens, tokens) * width);
     for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
         multiply_tile(tile, width, args.hidden, t0, count, args.weight, panel);
-        for_each_row(tokens, count, [&](int64_t i) {
+        for_rows_of_tile(tokens, count, [&](int64_t i) {
             float* x = tile + i * width;
             if (args.softcap > 0) cap_row(x, panel.rows, args.softcap);
             rows[size_t(t0 + i)].add(x, {x, panel.rows, panel.first}, target[t0 + i]);
@@ -177,7 +177,7 @@ void kld(const KldArgs& args) {
     for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
         multiply_tile(tile_a, width, args.hidden_a, t0, count, args.weight, panel);
         multiply_tile(tile_b, width, args.hidden_b, t0, count, args.weight, panel);
-        for_each_row(tokens, count, [&](int64_t i) {
+        for_rows_of_tile(tokens, count, [&](int64_t i) {
             thread_local Workspace own;
             float* const e = own.reserve(width);
             float *a = tile_a + i * width, *b = tile_b + i * width;

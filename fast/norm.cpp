@@ -1,5 +1,5 @@
 // Operations of the transformer on rows by themselves: rms_norm, layer_norm, scale, act_mul, add.
-// One thread owns a whole row.
+// Sums of a row are one thread's.
 #include "fast/kernels.h"
 #include "fast/simd.h"
 
@@ -15,8 +15,7 @@ void rms_norm(const RmsNormArgs& args) {
     const int64_t rows = args.src.rows(), d = args.src.n[3];
     const std::vector<float> ones(args.weight.empty() ? size_t(d) : 0, 1.0f);
     const float* weight = args.weight.empty() ? ones.data() : args.weight.row<const float>(0);
-#pragma omp parallel for if (rows * d >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
+    for_each_row(rows, d, [&](int64_t r) {
         const float* x = row_number<const float>(args.src, r);
         float* y = row_number<float>(args.dst, r);
         double squares = 0;
@@ -25,7 +24,7 @@ void rms_norm(const RmsNormArgs& args) {
         const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
 #pragma omp simd
         for (int64_t i = 0; i < d; ++i) y[i] = x[i] * float(scale) * weight[i];
-    }
+    });
 }
 
 // y_i = (x_i - m) / sqrt(mean((x - m)^2) + epsilon) * weight_i, m = mean(x)
@@ -33,8 +32,7 @@ void rms_norm(const RmsNormArgs& args) {
 void layer_norm(const LayerNormArgs& args) {
     const int64_t rows = args.src.rows(), d = args.src.n[3];
     const float* weight = args.weight.row<const float>(0);
-#pragma omp parallel for if (rows * d >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
+    for_each_row(rows, d, [&](int64_t r) {
         const float* x = row_number<const float>(args.src, r);
         float* y = row_number<float>(args.dst, r);
         double sum = 0, squares = 0;
@@ -46,14 +44,13 @@ void layer_norm(const LayerNormArgs& args) {
         const double scale = 1.0 / std::sqrt(squares / double(d) + double(args.epsilon));
 #pragma omp simd
         for (int64_t i = 0; i < d; ++i) y[i] = float((double(x[i]) - mean) * scale) * weight[i];
-    }
+    });
 }
 
 // y[t] = (scale factor[row[t]]) x[t]
 void scale(const ScaleArgs& args) {
     const int64_t heads = args.src.n[2], rows = args.src.n[1] * heads, d = args.src.n[3];
-#pragma omp parallel for if (rows * d >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
+    for_each_row(rows, d, [&](int64_t r) {
         const int64_t t = r / heads, head = r % heads;
         const float* x = args.src.row<const float>(t, head);
         float* y = args.dst.row<float>(t, head);
@@ -61,10 +58,22 @@ void scale(const ScaleArgs& args) {
         if (!args.row.empty()) factor *= args.factor.row<const float>(0)[ints(args.row)[t]];
 #pragma omp simd
         for (int64_t i = 0; i < d; ++i) y[i] = factor * x[i];
-    }
+    });
 }
 
 namespace {
+
+// visit(r, first, n) for pieces of rows, where elements know nothing of each other: one token's row
+// may be long.
+template <class Visit>
+void for_each_piece(const TensorView& tensor, const Visit& visit) {
+    constexpr int64_t length = 4096;
+    const int64_t n = tensor.n[3], pieces = (n + length - 1) / length;
+    for_each_row(tensor.rows() * pieces, std::min(n, length), [&](int64_t i) {
+        const int64_t r = i / pieces, first = i % pieces * length;
+        visit(r, first, std::min(length, n - first));
+    });
+}
 
 // x / (1 + exp(-s)) from h = exp(-|s| / 2): with s < 0 it is x h h / (1 + h h), where nothing
 // overflows, and nothing vanishes before the result does.
@@ -172,28 +181,28 @@ ActMulRow row_of(Activation activation) {
 
 }  // namespace
 
+void act_mul_row(Activation activation, float* y, const float* gate, const float* up, int64_t n) {
+    row_of(activation)(y, gate, up, n);
+}
+
 // y = act(gate) * up
 void act_mul(const ActMulArgs& args) {
-    const int64_t rows = args.dst.rows(), n = args.dst.n[3];
     const ActMulRow row = row_of(args.activation);
-#pragma omp parallel for if (rows * n >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
-        row(row_number<float>(args.dst, r), row_number<const float>(args.gate, r),
-            row_number<const float>(args.up, r), n);
-    }
+    for_each_piece(args.dst, [&](int64_t r, int64_t first, int64_t n) {
+        row(row_number<float>(args.dst, r) + first, row_number<const float>(args.gate, r) + first,
+            row_number<const float>(args.up, r) + first, n);
+    });
 }
 
 // y = a + b
 void add(const AddArgs& args) {
-    const int64_t rows = args.dst.rows(), n = args.dst.n[3];
-#pragma omp parallel for if (rows * n >= k_parallel_from)
-    for (int64_t r = 0; r < rows; ++r) {
-        float* y = row_number<float>(args.dst, r);
-        const float* a = row_number<const float>(args.a, r);
-        const float* b = row_number<const float>(args.b, r);
+    for_each_piece(args.dst, [&](int64_t r, int64_t first, int64_t n) {
+        float* y = row_number<float>(args.dst, r) + first;
+        const float* a = row_number<const float>(args.a, r) + first;
+        const float* b = row_number<const float>(args.b, r) + first;
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
-    }
+    });
 }
 
 }  // namespace rotkv::fast

@@ -65,15 +65,14 @@ void rope(const RopeArgs& args) {
     const int64_t tokens = args.src.n[1], heads = args.src.n[2], d = args.src.n[3];
     const int64_t n_rot = 2 * args.table.n[2];
     const int32_t* rows = args.row.row<const int32_t>(0);
-#pragma omp parallel for if (tokens * heads * d >= k_parallel_from)
-    for (int64_t t = 0; t < tokens; ++t) {
+    for_each_row(tokens, heads * d, [&](int64_t t) {
         const float* table = args.table.row<const float>(rows[t], 0);
         const float* factors = rope_factors(table, n_rot, args.pairs);
         for (int64_t h = 0; h < heads; ++h) {
             rope_row(args.dst.row<float>(t, h), args.src.row<const float>(t, h), d, factors, n_rot,
                      args.pairs);
         }
-    }
+    });
 }
 
 }  // namespace rotkv::fast

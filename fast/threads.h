@@ -41,4 +41,28 @@ void share(int64_t tasks, const Function& function) {
           Task{[](const void* f, int64_t i) { (*static_cast<const Function*>(f))(i); }, &function});
 }
 
+/// How often the calling thread has shared out work, to its team or to OpenMP's threads by
+/// for_each_row(): each time, threads meet.
+int64_t rounds();
+void count_round();
+
+/// Fewer elements than this are not worth waking the other threads for.
+inline constexpr int64_t k_parallel_from = 16384;
+
+/// function(r) for rows 0 .. rows - 1 of `of_row` elements each: what is worth it goes to the team,
+/// and what only prompts have to OpenMP's threads, which their products keep awake.
+template <class Function>
+void for_each_row(int64_t rows, int64_t of_row, const Function& function) {
+    constexpr int64_t k_of_prompts = 16 * k_parallel_from;
+    if (rows * of_row < k_parallel_from || rows == 1) {
+        for (int64_t r = 0; r < rows; ++r) function(r);
+    } else if (rows * of_row < k_of_prompts) {
+        share(rows, function);
+    } else {
+        count_round();
+#pragma omp parallel for
+        for (int64_t r = 0; r < rows; ++r) function(r);
+    }
+}
+
 }  // namespace rotkv::fast

@@ -61,14 +61,16 @@ Model::Heads Model::products(const TensorView& x) {
     } else {
         multiply(q, layer().q, x);
     }
+    if (!shape.source) {  // else keys and values are that layer's
+        heads.k = as_heads(k, shape.kv_heads, shape.d_k);
+        heads.v = as_heads(v, shape.kv_heads, shape.d_v);
+        if (!layer().k.empty()) multiply(k, layer().k, x);
+        if (!layer().v.empty()) multiply(v, layer().v, x);
+    }
     add_bias(qkv, layer().qkv_bias);
     add_bias(q, layer().q_bias);
-    if (shape.source) return heads;  // keys and values are that layer's
+    if (shape.source) return heads;
 
-    heads.k = as_heads(k, shape.kv_heads, shape.d_k);
-    heads.v = as_heads(v, shape.kv_heads, shape.d_v);
-    if (!layer().k.empty()) multiply(k, layer().k, x);
-    if (!layer().v.empty()) multiply(v, layer().v, x);
     add_bias(k, layer().k_bias);
     add_bias(v, layer().v_bias);
     // keys_as_values: K before its norm and position, which V does not get.

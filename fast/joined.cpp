@@ -1,0 +1,134 @@
+#include "fast/joined.h"
+
+#include "fast/kernels.h"
+#include "fast/matvec.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+namespace rotkv::fast {
+namespace {
+
+bool rows_apart(const TensorView& a, const TensorView& b) {
+    const int64_t a_bytes = row_bytes(a.type, a.n[3]), b_bytes = row_bytes(b.type, b.n[3]);
+    for (int64_t i = 0; i < a.rows(); ++i) {
+        const std::byte* x = row_number<std::byte>(a, i);
+        for (int64_t j = 0; j < b.rows(); ++j) {
+            const std::byte* y = row_number<std::byte>(b, j);
+            if (x < y + b_bytes && y < x + a_bytes) return false;
+        }
+    }
+    return true;
+}
+
+// Do two views share no byte? Of gate and up, columns of one buffer, rows take turns.
+bool apart(const TensorView& a, const TensorView& b) {
+    if (a.empty() || b.empty()) return true;
+    if (a.data + span_bytes(a) <= b.data || b.data + span_bytes(b) <= a.data) return true;
+    return a.rows() * b.rows() <= k_few_tokens * k_few_tokens && rows_apart(a, b);
+}
+
+// A product of one token, with a weight or with those of the experts that it chose.
+struct Product {
+    TensorView dst, weight, src, id, bias;
+
+    static std::vector<Product> of(const Call& call) {  // one or none
+        if (const MatmulArgs* args = std::get_if<MatmulArgs>(&call)) {
+            if (args->src.n[2] == 1 && !args->dst.empty())
+                return {{args->dst, args->weight, args->src, {}, {}}};
+        }
+        if (const ExpertMatmulArgs* args = std::get_if<ExpertMatmulArgs>(&call)) {
+            const bool few = args->dst.n[1] == 1 && args->dst.n[2] <= k_few_tokens;
+            if (few && !args->dst.empty())
+                return {{args->dst, args->weight, args->src, args->id, args->bias}};
+        }
+        return {};
+    }
+
+    bool unread_by(const Product& other) const {
+        return apart(dst, other.weight) && apart(dst, other.src) && apart(dst, other.id) &&
+               apart(dst, other.bias);
+    }
+    bool independent_of(const Product& other) const {
+        return apart(dst, other.dst) && unread_by(other) && other.unread_by(*this);
+    }
+};
+
+std::vector<Product> products_of(std::span<const Call> calls) {
+    std::vector<Product> products;
+    for (const Call& call : calls) {
+        for (const Product& product : Product::of(call)) products.push_back(product);
+    }
+    return products;
+}
+
+// Are the calls two products of equally many rows, and this act_mul of them, over the first?
+bool gates(const ActMulArgs& act, std::span<const Call> calls) {
+    const std::vector<Product> products = products_of(calls);
+    if (calls.size() != 2 || products.size() != 2) return false;
+    const Product &gate = products[0], &up = products[1];
+    return act.dst == gate.dst && act.gate == gate.dst && act.up == up.dst && gate.bias.empty() &&
+           up.bias.empty() && gate.id == up.id && gate.weight.n[2] == up.weight.n[2];
+}
+
+// One row each, of a weight of its own.
+struct Rows {
+    std::vector<TensorView> weight;
+    std::vector<const float*> x;
+    std::vector<float*> y;
+
+    void add(const Product& product) {
+        const int64_t uses = product.id.empty() ? 1 : product.dst.n[2];
+        for (int64_t a = 0; a < uses; ++a) {
+            TensorView of = product.weight;
+            if (!product.id.empty()) of.data += ints(product.id, 0)[a] * of.stride[1];
+            of.n[1] = 1;
+            weight.push_back(of);
+            x.push_back(product.src.row<const float>(a));
+            y.push_back(product.dst.row<float>(a));
+        }
+    }
+    std::vector<RowsProduct> list() const {
+        std::vector<RowsProduct> list;
+        for (size_t i = 0; i < x.size(); ++i) {
+            list.push_back({weight[i], std::span(x).subspan(i, 1), std::span(y).subspan(i, 1)});
+        }
+        return list;
+    }
+};
+
+}  // namespace
+
+bool JoinedProducts::keep(const Call& call) {
+    const bool complete = !calls_.empty() && std::holds_alternative<ActMulArgs>(calls_.back());
+    if (complete) return false;
+    if (const ActMulArgs* act = std::get_if<ActMulArgs>(&call)) {
+        if (!gates(*act, calls_)) return false;
+    } else {
+        const std::vector<Product> next = Product::of(call);
+        const std::vector<Product> others = products_of(calls_);
+        const auto joins = [&](const Product& other) { return next[0].independent_of(other); };
+        if (next.empty() || !std::all_of(others.begin(), others.end(), joins)) return false;
+    }
+    calls_.push_back(call);
+    return true;
+}
+
+void JoinedProducts::run() {
+    const std::vector<Call> calls = std::exchange(calls_, {});
+    if (calls.empty()) return;
+    Rows rows;
+    for (const Product& product : products_of(calls)) rows.add(product);
+    const std::vector<RowsProduct> products = rows.list();
+    if (const ActMulArgs* act = std::get_if<ActMulArgs>(&calls.back())) {
+        return matvec_gated(products, act->activation);
+    }
+    matvec(products);
+    for (const Call& call : calls) {
+        const ExpertMatmulArgs* args = std::get_if<ExpertMatmulArgs>(&call);
+        if (args != nullptr && !args->bias.empty()) add_expert_bias(*args);
+    }
+}
+
+}  // namespace rotkv::fast
