@@ -31,6 +31,9 @@ class CacheType {
     /// Few bits a value, which rotation helps: a block type, or a format.
     bool quantized() const { return format_ || is_block_type(cells_); }
 
+    /// Are rows turned inside the format already?
+    bool rotates() const { return format_ && format_->rotates(); }
+
     /// Why heads of d channels cannot be kept; empty where they can.
     std::string refusal(int64_t d) const;
 

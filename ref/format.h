@@ -52,6 +52,10 @@ class Format {
     virtual void decode(std::span<float> row, std::span<const std::byte> codes,
                         const RowContext& context) const = 0;
 
+    /// Does it turn rows inside itself? Then the policy leaves them as they are: a Hadamard matrix
+    /// in there would undo most of one before it, H32 (H2 x H32) = H2 x 1.
+    virtual bool rotates() const { return false; }
+
     /// Bits per value of a row of d channels, all metadata included.
     double bits_per_value(int64_t d) const { return 8.0 * double(row_bytes(d)) / double(d); }
 

@@ -15,7 +15,8 @@ namespace rotkv {
 /// What a user asked for, per side; `automatic` follows the policy.
 struct RotationRequest {
     enum class Mode {
-        automatic,  ///< on exactly if the type is quantized, D % 64 = 0, and V has rows of its own
+        automatic,  ///< on exactly if the type is quantized and rotates no rows itself, D % 64 = 0,
+                    ///< and V has rows of its own
         off,
         on,    ///< the policy's block, whatever the type
         value  ///< this rotation, which is one, whatever the type

@@ -2,6 +2,8 @@
 // Docs: docs/20-zoo.md
 #include "ref/cache_type.h"
 #include "ref/error.h"
+#include "ref/hadamard.h"
+#include "ref/rotation_policy.h"
 #include "ref/zoo/zoo.h"
 #include "tests/zoo_rows.h"
 
@@ -204,6 +206,29 @@ TEST_CASE("zoo: what a format has kept once it keeps again") {
     const auto exl3 = format_of("exl3:4");
     const std::vector<float> row = normal_vector(128, 9);
     CHECK(through(*exl3, through(*exl3, row)) != through(*exl3, row));
+}
+
+TEST_CASE("zoo: the policy rotates formats, but not those that rotate rows themselves") {
+    KvLayer layer{.kv_heads = 1, .d_k = 128, .d_v = 128};
+    layer.type_k = *find_cache_type("tqmse3");
+    layer.type_v = *find_cache_type("exl3:4");
+    const RotationSpec spec = decide_rotation({}, {.streams = 1, .cells = 1, .layers = {layer}});
+    CHECK(spec.at(0, Side::k).block == 128);
+    CHECK(spec.reason(0, Side::k) == "policy: tqmse3 is quantized, D = 128");
+    CHECK(!spec.at(0, Side::v).on());
+    CHECK(spec.reason(0, Side::v) == "policy: exl3:4 rotates rows itself");
+
+    // Why: H64 and then H32 are H2 across halves, which leaves a loud channel as loud as it was,
+    // but for a factor of sqrt(2).
+    std::vector<float> spike(64);
+    spike[5] = 1;
+    ref::hadamard_row(spike.data(), spike.data(), 64,
+                      {.kind = Rotation::Kind::sylvester, .block = 64}, false);
+    ref::hadamard_row(spike.data(), spike.data(), 64,
+                      {.kind = Rotation::Kind::sylvester, .block = 32}, false);
+    CHECK(std::fabs(double(spike[5]) - std::sqrt(0.5)) < 1e-6);
+    CHECK(std::fabs(double(spike[37]) - std::sqrt(0.5)) < 1e-6);
+    CHECK(std::fabs(double(spike[6])) < 1e-6);
 }
 
 TEST_CASE("zoo: codes lie in the bytes from the lowest bit on") {

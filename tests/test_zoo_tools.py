@@ -34,7 +34,8 @@ class Zoo(Tools):
                                           "state_bytes_per_stream": 0})
         result = self.on_text("perplexity", "--chunks", "2", "-ctk", "exl3:4", "-ctv",
                               "tqmse3:lsq", json_too=False)
-        self.assertIn("K exl3:4, 4.5 bits per value: rotation sylvester, block 64", result.stderr)
+        self.assertIn("K exl3:4, 4.5 bits per value: rotation off (policy: exl3:4 rotates "
+                      "rows itself)", result.stderr)
         self.assertIn("V tqmse3:lsq, 3.25 bits per value: rotation", result.stderr)
 
     def test_kld_and_what_is_exact(self):

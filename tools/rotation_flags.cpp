@@ -67,7 +67,7 @@ static bool takes_signs(const RotationRequest::PerSide& side, const CacheType& t
         case Mode::off:
             return false;
         case Mode::automatic:
-            return type.quantized();
+            return type.quantized() && !type.rotates();
         case Mode::on:
             return true;
         case Mode::value:

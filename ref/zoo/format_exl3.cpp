@@ -24,6 +24,8 @@ class Exl3 final : public BlockFormat {
   public:
     Exl3(const std::string& name, int bits) : BlockFormat(name, k_group), bits_(bits) {}
 
+    bool rotates() const override { return true; }
+
   protected:
     int64_t block_bytes(int64_t n) const override { return 2 + packed_bytes(n, bits_); }
 
