@@ -21,6 +21,7 @@
 // and V of the visible cells once per block of query heads. Agrees with ref::attention within the
 // table's rounding.
 #include "cuda/attention_parts.cuh"
+#include "cuda/decode_team.h"
 #include "cuda/dequant.cuh"
 #include "cuda/ladder.h"
 
@@ -269,6 +270,7 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
         case AttentionKind::split:
             return decode_2_split(args, workspace, stream);
         case AttentionKind::tensor:
+            if (decode_team_plan(args, workspace)) return decode_team(args, workspace, stream);
             return decode_7_bands(args, workspace, stream);
         case AttentionKind::terms:
             return decode_8_terms(args, workspace, stream);

@@ -1,6 +1,7 @@
 // Who computes a call of attention, and the list of it for people.
 #include "cuda/attention_path.h"
 
+#include "cuda/decode_team.h"
 #include "cuda/kernels.h"
 
 #include <algorithm>
@@ -18,17 +19,19 @@ constexpr int64_t k_most_unasked = k_shared_bytes - 64;
 // Tokens that share a stream can share a read of its cells, as rows of one tile. How many do, only
 // the device knows; the host takes them for shared out evenly. Where a tile would have no more rows
 // than a product of decode has columns, or tokens have streams of their own, each part of the cache
-// is read at the speed of memory.
-bool is_few(const AttentionArgs& args) {
+// is read at the speed of memory. So it is of some more rows over blocks of codes (decode_team.cu).
+bool is_few(const AttentionArgs& args, const DeviceLimits& device) {
     const int64_t streams = std::max<int64_t>(1, args.k_cache.n[0]);
     const int64_t tokens = (args.q.n[1] + streams - 1) / streams;
     const int64_t rows = tokens * args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
-    return tokens <= 1 || rows <= k_most_heads;
+    const bool is_f16 = args.precision == Precision::f16;
+    return tokens <= 1 || rows <= k_most_heads || (is_f16 && decode_team_plan(args, device));
 }
 
 KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLimits& device) {
     switch (kind) {
         case AttentionKind::tensor:
+            if (const KernelPlan plan = decode_team_plan(args, device)) return plan;
             return decode_plan(args, 1, device);
         case AttentionKind::terms:
             return decode_plan(args, 2, device);
@@ -44,8 +47,8 @@ KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLi
 
 }  // namespace
 
-// Few tokens are decode's (decode.cu); of more, tiles of the cache are expanded once for the rows
-// of a block of threads (prefill.cu, prefill_f32.cu).
+// Few tokens are decode's (decode.cu, decode_team.cu); of more, tiles of the cache are expanded
+// once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
 AttentionPath attention_path(const AttentionArgs& args, const DeviceLimits& device) {
     using Kind = AttentionKind;
     static constexpr Kind few_f32[] = {Kind::terms, Kind::split};
@@ -53,7 +56,7 @@ AttentionPath attention_path(const AttentionArgs& args, const DeviceLimits& devi
     static constexpr Kind few_f16[] = {Kind::tensor, Kind::prefill, Kind::split};
     static constexpr Kind many_f16[] = {Kind::prefill, Kind::prefill_f32, Kind::tensor,
                                         Kind::split};
-    const bool few = is_few(args);
+    const bool few = is_few(args, device);
     const auto kinds = args.precision == Precision::f32
                            ? (few ? std::span<const Kind>(few_f32) : many_f32)
                            : (few ? std::span<const Kind>(few_f16) : many_f16);
@@ -128,7 +131,7 @@ std::vector<std::string> list_attention_paths(const DeviceLimits& device) {
     const std::pair<int64_t, int64_t> heads[] = {{64, 64},   {96, 96},   {128, 128},
                                                  {256, 256}, {512, 512}, {576, 512}};
     for (const auto& [d_k, d_v] : heads) {
-        for (const uint32_t tokens : {1u, 512u}) {
+        for (const uint32_t tokens : {1u, 4u, 512u}) {
             for (const Precision precision : {Precision::f16, Precision::f32}) {
                 lines.push_back("attention, heads of " + std::to_string(d_k) +
                                 (d_k != d_v ? " / " + std::to_string(d_v) : "") + ", " +

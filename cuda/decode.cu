@@ -21,6 +21,7 @@
 #include "cuda/decode_cells.cuh"
 #include "cuda/decode_merge.cuh"
 #include "cuda/decode_queries.cuh"
+#include "cuda/decode_scores.cuh"
 #include "cuda/dependent.cuh"
 #include "cuda/ladder.h"
 
@@ -29,113 +30,41 @@ namespace {
 
 using namespace decode;
 
-// Scores in units of log 2, so that p is a power of two; nothing of cells that are not seen. One
-// that is infinite says that f16 does not hold q~ or a key, and becomes a NaN, which stays in the
-// sums: p would be 0, or that of a capped score.
-__device__ void finish_scores(const Tiles& tiles, const float (&unit)[2], float (&s)[4]) {
-    const DecodeJob& job = tiles.job;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        s[i] *= job.to_power * unit[i % 2];
-        s[i] = fmaf(s[i], 0.0f, s[i]);
-    }
-    if (job.softcap > 0) {
-#pragma unroll
-        for (float& x : s) x = job.softcap * k_log2_e * tanhf(x);
-    }
-    const uint32_t each = tiles.seen_by_each();
-    if (each == 0xFFFFu) return;
-    const uint32_t cell = lane_of_warp() / 4, column = lane_of_warp() % 4 * 2;
-    const bool differ = each != tiles.seen();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const uint32_t r = cell + i / 2 * 8;
-        const bool is_seen = differ ? tiles.sees(column + i % 2, r) : (each >> r & 1) != 0;
-        if (!is_seen) s[i] = -INFINITY;
-    }
-}
-
-// What lies in a cell that is not seen may be a NaN, which 0 times is not 0.
-__device__ void clear_unseen(const Tiles& tiles) {
-    for (uint32_t r = 0; r < k_cells; ++r) {
-        if ((tiles.seen() >> r & 1) != 0) continue;
-        uint16_t* row = reinterpret_cast<uint16_t*>(tiles.v_row(r));
-        for (uint32_t i = lane_of_warp(); i < tiles.job.v_rows.row_bytes / 2; i += k_warp) {
-            row[i] = 0;
-        }
-    }
-    publish_stores();  // before copies into the same place
-    __syncwarp();
-}
-
 // A tile's K, for the warp's KV head: scores, and p.
 template <int Steps, int D_v, int Terms>
-__device__ void score(const Tiles& tiles, const Query<Terms, Steps>& q,
+__device__ void score(const Tiles<>& tiles, const Query<Terms, Steps>& q,
                       const CodeConstants& constants, State<D_v, Terms>& state, Weights<Terms>& p) {
-    float s[4] = {};
-    score_cells(tiles.job.k.type, tiles.job.k_rows.on_words, s, q, constants, tiles.k_rows());
+    float s[1][4] = {};
+    score_cells(tiles.job.k.type, tiles.job.k_rows.on_words, s[0], q, constants, tiles.k_rows());
     finish_scores(tiles, q.unit, s);
-    state.take(s);
-    p.set(s);
+    state.take(s[0]);
+    p.set(s[0]);
 }
 
 // Its V.
 template <int D_v, int Terms>
-__device__ void add(const Tiles& tiles, const Weights<Terms>& p, const CodeConstants& constants,
+__device__ void add(const Tiles<>& tiles, const Weights<Terms>& p, const CodeConstants& constants,
                     State<D_v, Terms>& state) {
     if (tiles.seen() != 0xFFFFu) clear_unseen(tiles);
     add_cells(tiles.job.v.type, tiles.job.v_rows.on_words, state, p, constants, tiles.v_rows());
 }
 
-// Which cells there are is known before earlier kernels have ended; then everything is asked for at
-// once, queries first. In the end their fragments are there.
-template <int U, int R, int Terms, int Steps>
-__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory,
-                      const CodeConstants& constants, Query<Terms, Steps>& q) {
-    const QueryRows rows(job, memory);
-    QueryPieces<U, R> pieces(job, at, 0);
-    at.load(job);
-    tiles.find_cells();
-    wait_for_earlier();
-    pieces.load(job);
-    tiles.start();
-    let_next_come();
-    pieces.template store<Terms>(job, rows);
-    if (threadIdx.x < k_most_heads) {
-        Seen* const limits = reinterpret_cast<Seen*>(memory + job.limits_offset());
-        limits[threadIdx.x] = at.seen_by(job, threadIdx.x);
-    }
-    for (uint32_t first = pieces.step(job); first < pieces.all(job); first += pieces.step(job)) {
-        QueryPieces<U, R> more(job, at, first);
-        more.load(job);
-        more.template store<Terms>(job, rows);
-    }
-    __syncthreads();
-    load_fragments(q, job, at, rows, constants);
-}
-
 // A processor has registers for so many warps.
 constexpr uint32_t most_warps(int d, int terms) { return terms == 1 && d <= 128 ? 16 : 8; }
 
-// A thread's registers, in units of 8. What is left is a block of combine_kernel's, which comes
-// while this one still runs, and stays while the next one comes.
-constexpr uint32_t registers_of(int d, int terms) {
-    return (65536 - k_combine_registers * k_combine_threads) / (most_warps(d, terms) * k_warp) / 8 *
-           8;
-}
-
 template <int D_k, int D_v, int Terms>
-__global__ void __maxnreg__(registers_of(D_k, Terms))
+__global__ void __maxnreg__(registers_beside_combine(most_warps(D_k, Terms)))
     decode_kernel(const __grid_constant__ DecodeJob job) {
     extern __shared__ float4 shared[];
     std::byte* const memory = reinterpret_cast<std::byte*>(shared);
     DecodePlace at(job);
-    Tiles tiles(job, at, memory);
+    Tiles<> tiles(job, at, memory);
     const CodeConstants constants(job, Terms == 1 ? at.head_of_band : threadIdx.x / k_warp, memory);
     if constexpr (Terms == 1) constants.store_v(job.v_codes);
     Query<Terms, D_k / 16> q;
-    job.k_cut.registers == 1 ? begin<2, 1>(job, at, tiles, memory, constants, q)
-                             : begin<1, 2>(job, at, tiles, memory, constants, q);
+    job.k_cut.registers == 1 ? begin<2, 1, Terms>(job, at, tiles, memory)
+                             : begin<1, 2, Terms>(job, at, tiles, memory);
+    load_fragments(q, job, at, QueryRows(job, memory), constants);
     tiles.find_rows();
     State<D_v, Terms> state;
     Weights<Terms> p;
@@ -147,20 +76,6 @@ __global__ void __maxnreg__(registers_of(D_k, Terms))
     }
     tiles.end();
     merge_slices(job, DecodePlace(job), memory + job.ring_offset(), state);
-}
-
-// As many splits as fill the device and have room for parts, but no more than make a slice's walk
-// shorter: fewer parts are fewer to put together.
-void choose_splits(DecodeJob& job, const Workspace& workspace, uint32_t blocks_of_processor) {
-    const int64_t rows = int64_t(job.tokens) * job.all_heads;
-    const int64_t blocks = blocks_of_processor * workspace.processors;
-    const int64_t cells = k_cells * job.slices;  // that a block looks at together
-    const int64_t all = std::max<int64_t>(1, (job.cells + cells - 1) / cells);
-    const int64_t most = std::max<int64_t>(
-        1, std::min({blocks / job.blocks(), all, workspace.bytes / (rows * part_bytes(job.d_v))}));
-    const int64_t tiles = (all + most - 1) / most;  // of a slice
-    job.parts = parts_in(workspace, rows, job.d_v, (all + tiles - 1) / tiles);
-    job.step = job.parts.splits * job.slices * k_cells;
 }
 
 using Launch = void(const AttentionArgs& args, const Workspace& workspace, Stream stream);
@@ -180,7 +95,7 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
     DecodeJob job = job_within(args, Terms, workspace.most_shared_bytes);
     const uint32_t by_registers = most_warps(D_k, Terms) / job.warps();
     const uint32_t by_memory = uint32_t(workspace.shared_bytes) / (job.bytes() + 1024);
-    choose_splits(job, workspace, std::max(1u, std::min(by_registers, by_memory)));
+    job.split(workspace, std::max(1u, std::min(by_registers, by_memory)));
     const auto kernel = decode_kernel<D_k, D_v, Terms>;
     require_success(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(job.bytes())),
@@ -232,7 +147,7 @@ KernelPlan decode_plan(const AttentionArgs& args, uint32_t terms, const DeviceLi
     if (!takes(args, terms)) return {};
     const DecodeJob job = job_within(args, terms, device.most_shared_bytes);
     if (job.bytes() > device.most_shared_bytes) return {};
-    return {"decode.cu", job.warps(), uint32_t(k_stages), job.bytes()};
+    return {"decode.cu", job.warps(), job.stages(), job.bytes()};
 }
 
 void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream) {

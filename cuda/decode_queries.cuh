@@ -5,6 +5,7 @@
 // Docs: docs/05-attention.md
 
 #include "cuda/decode_terms.cuh"
+#include "cuda/dependent.cuh"
 
 namespace rotkv::cuda::decode {
 
@@ -14,7 +15,7 @@ namespace rotkv::cuda::decode {
 // heads that are none.
 struct QueryRows {
     std::byte *data, *sums;
-    uint32_t heads, pitch, sum_bytes;
+    uint32_t heads, pitch, sum_bytes, most_rows;
     float constant;
 
     __device__ QueryRows(const DecodeJob& job, std::byte* memory)
@@ -23,6 +24,7 @@ struct QueryRows {
           heads(job.heads),
           pitch(job.query_pitch),
           sum_bytes(job.sum_bytes()),
+          most_rows(job.most_rows()),
           constant(f16_to_f32(uint16_t(job.k_codes.constant[0]))) {}
     __device__ uint2* four(uint32_t kv, uint32_t g, uint32_t channel) const {
         return reinterpret_cast<uint2*>(data + (kv * heads + g) * pitch + channel * 2);
@@ -37,7 +39,7 @@ struct QueryRows {
         float sum = a.x + a.y + (b.x + b.y);
         for (unsigned h = 1; h < 8; h *= 2) sum += partner(sum, h);
         if (!is_there || channel % 32 != 0) return;
-        reinterpret_cast<float*>(sums + kv * sum_bytes)[channel / 32 * k_most_heads + g] =
+        reinterpret_cast<float*>(sums + kv * sum_bytes)[channel / 32 * most_rows + g] =
             constant * sum;
     }
 };
@@ -112,6 +114,31 @@ struct QueryPieces {
         }
     }
 };
+
+// Which cells there are is known before earlier kernels have ended; then everything is asked for at
+// once, queries first. In the end their rows lie in shared memory, and what each of them sees.
+template <int U, int R, int Terms, class Tiles>
+__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory) {
+    const QueryRows rows(job, memory);
+    QueryPieces<U, R> pieces(job, at, 0);
+    at.load(job);
+    tiles.find_cells();
+    wait_for_earlier();
+    pieces.load(job);
+    tiles.start();
+    let_next_come();
+    pieces.template store<Terms>(job, rows);
+    if (threadIdx.x < job.most_rows()) {
+        Seen* const limits = reinterpret_cast<Seen*>(memory + job.limits_offset());
+        limits[threadIdx.x] = at.seen_by(job, threadIdx.x);
+    }
+    for (uint32_t first = pieces.step(job); first < pieces.all(job); first += pieces.step(job)) {
+        QueryPieces<U, R> more(job, at, first);
+        more.load(job);
+        more.template store<Terms>(job, rows);
+    }
+    __syncthreads();
+}
 
 // The lane's four channels of every 16, of head g; heads that are none are 0.
 template <int Steps>

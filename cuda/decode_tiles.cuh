@@ -9,120 +9,17 @@
 // a cell are one piece of memory, which a slice's warps copy together, while each attends for one
 // KV head.
 //
+// Up to 16 rows are those of a TEAM of two warps (decode_team.cu), which attend for one KV head
+// together: a slice has a team for each head of the band, and its tiles have 16 cells for each
+// member.
+//
 // Docs: docs/05-attention.md
 
 #include "cuda/decode_copies.cuh"
+#include "cuda/decode_job.cuh"
 #include "cuda/decode_state.cuh"
-#include "cuda/fragments.cuh"
 
 namespace rotkv::cuda::decode {
-
-constexpr uint32_t k_cells = 16;  // of a tile
-constexpr int k_stages = 3;       // tiles in shared memory: one in use, two on their way
-constexpr uint32_t k_most_band = 4;
-
-// One side of the cache in shared memory: a cell's heads of a band as they lie in memory within 16
-// bytes, an odd number of 16 bytes apart, so that lanes meet in no bank.
-struct Side {
-    uint32_t row_bytes, pitch;
-    bool on_words;  // every head's row begins on four bytes
-
-    Side(const TensorView& view, uint32_t band)
-        : row_bytes(uint32_t(rotkv::row_bytes(view.type, view.n[3]))),
-          pitch(((bytes_of(view.stride[2], band) + 16 - unit_of(view, band) + 15) / 16 | 1) * 16),
-          on_words(unit_of(view, 1) % 4 == 0) {}
-
-    // Of so many neighbouring heads of a cell, `apart` bytes from one to the next.
-    __host__ __device__ uint32_t bytes_of(int64_t apart, uint32_t heads) const {
-        return (heads - 1) * uint32_t(apart) + row_bytes;
-    }
-
-    // The largest power of two, up to 16, of which the addresses of all bands are multiples.
-    static uint32_t unit_of(const TensorView& view, uint32_t band) {
-        const uintptr_t places = reinterpret_cast<uintptr_t>(view.data) |
-                                 uintptr_t(view.stride[0]) | uintptr_t(view.stride[1]) |
-                                 uintptr_t(band * view.stride[2]) | 16;
-        return uint32_t(places & (~places + 1));
-    }
-};
-
-// Heads of a band: as many as divide the KV heads evenly into bands of at most `most`, or 1 where a
-// cell's heads are no neighbours in memory.
-inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
-    const auto are_neighbours = [](const TensorView& cache) {
-        return cache.n[2] * cache.stride[2] <= cache.stride[1] + cache.stride[2];
-    };
-    const int64_t heads = a.k_cache.n[2];
-    if (!are_neighbours(a.k_cache) || !are_neighbours(a.v_cache)) return 1;
-    const int64_t bands = (heads + most - 1) / most;
-    return uint32_t((heads + bands - 1) / bands);
-}
-
-// In shared memory: the copies' barriers, the queries, constants (decode_products.cuh), what each
-// row sees, sums of queries where K has codes, then a ring of tiles for each slice, K's cells and
-// then V's; in the end the warps' states take the rings' place.
-struct DecodeJob : Task {
-    uint32_t kv_heads, band, bands, slices;
-    uint32_t rows;  // that blocks share out in chunks: of one token, or of all where they can share
-    Divisor by_band, by_rows, by_chunks, by_heads, by_group;  // see DecodePlace, QueryPieces
-    Side k_rows, v_rows;
-    uint32_t stage_bytes;
-    uint32_t step = 0;  // cells from a slice's tile to its next
-    CodeUnits k_codes, v_codes;
-    float to_power;        // scores to powers of two
-    uint32_t query_pitch;  // bytes from a query to the next
-    uint32_t sums;         // of q over blocks: a KV head's, or with two terms a warp's
-
-    // `terms`: numbers of f16 for a q or a p.
-    DecodeJob(const AttentionArgs& a, uint32_t most_warps, uint32_t terms)
-        : Task(a),
-          kv_heads(uint32_t(a.k_cache.n[2])),
-          band(band_of(a, std::min(most_warps, k_most_band))),
-          bands((kv_heads + band - 1) / band),
-          slices(most_warps / band),
-          rows(streams == 1 ? tokens * group : group),
-          by_band(band),
-          by_rows(bands * ((rows + k_most_heads - 1) / k_most_heads)),
-          by_chunks((rows + k_most_heads - 1) / k_most_heads),
-          by_heads(std::min(rows, k_most_heads)),
-          by_group(group),
-          k_rows(a.k_cache, band),
-          v_rows(a.v_cache, band),
-          stage_bytes(k_cells * (k_rows.pitch + v_rows.pitch)),
-          k_codes(code_units(a.k_cache.type)),
-          v_codes(code_units(a.v_cache.type)),
-          to_power(softcap > 0 ? scale / softcap : scale * k_log2_e),
-          query_pitch((d_k * 2 + 32) * terms),
-          sums(k_codes.constant[0] == 0 ? 0
-               : terms == 1             ? band
-                                        : warps()) {
-        heads = by_heads.d;
-        chunks = by_chunks.d;
-        if (terms == 2 && v_codes.constant[0] != 0) {  // codes are the numbers they are
-            for (float& unit : v_codes.unit) unit /= k_code;
-        }
-    }
-
-    __host__ __device__ uint32_t warps() const { return band * slices; }
-    __host__ __device__ uint32_t query_bytes() const { return band * heads * query_pitch; }
-    __host__ __device__ uint32_t ring_bytes() const { return k_stages * stage_bytes; }
-    __host__ __device__ uint32_t barrier_bytes() const {
-        return (slices * k_stages * 8 + 15) / 16 * 16;
-    }
-    __host__ __device__ bool has_sums() const { return sums != 0; }
-    // A float for each block of 32 channels and head.
-    __host__ __device__ uint32_t sum_bytes() const { return d_k / 32 * k_most_heads * 4; }
-    __host__ __device__ uint32_t constants_offset() const {
-        return barrier_bytes() + query_bytes();
-    }
-    __host__ __device__ uint32_t limits_offset() const { return constants_offset() + 32; }
-    __host__ __device__ uint32_t sums_offset() const {
-        return limits_offset() + k_most_heads * uint32_t(sizeof(Seen));
-    }
-    __host__ __device__ uint32_t ring_offset() const { return sums_offset() + sums * sum_bytes(); }
-    uint32_t bytes() const { return ring_offset() + slices * ring_bytes(); }
-    uint32_t blocks() const { return tokens * group / rows * bands * chunks; }  // for a split
-};
 
 // The token and query head of a row.
 struct RowOf {
@@ -133,6 +30,7 @@ struct RowOf {
 // them see, for lanes 0 .. 15, and what each of them sees, for lanes 16 .. 31.
 struct DecodePlace : Place {
     uint32_t slice;
+    uint32_t member;  // of its team
     uint32_t head_of_band;
     uint32_t first_row;
     uint32_t block_rows;  // `heads`, also where the warp is idle
@@ -144,8 +42,10 @@ struct DecodePlace : Place {
         const uint32_t column = blockIdx.x - t * job.by_rows.d;
         const uint32_t of_band = job.by_chunks.of(column);
         split = blockIdx.y;
-        slice = job.by_band.of(warp);
-        head_of_band = warp - slice * job.band;
+        const uint32_t team = warp >> (job.team - 1);  // its warps run on different schedulers
+        member = warp & (job.team - 1);
+        slice = job.by_band.of(team);
+        head_of_band = team - slice * job.band;
         kv = of_band * job.band + head_of_band;
         is_idle = kv >= job.kv_heads;
         first_row = (column - of_band * job.chunks) * job.heads;
@@ -179,10 +79,32 @@ struct DecodePlace : Place {
     }
 };
 
-// A slice's threads wait for each other.
-__device__ inline void sync_slice(const DecodeJob& job, const DecodePlace& at) {
-    if (job.band == 1) return __syncwarp();
-    wait_for_group(at.slice + 1, job.band * k_warp);
+// As wait_for_group(). Does one of the threads say yes?
+__device__ inline bool any_of_group(uint32_t barrier, uint32_t threads, bool says) {
+    uint32_t one;
+    asm volatile(
+        "{\n"
+        ".reg .pred mine, any;\n"
+        "setp.ne.u32 mine, %3, 0;\n"
+        "barrier.red.or.pred any, %1, %2, mine;\n"
+        "selp.u32 %0, 1, 0, any;\n"
+        "}"
+        : "=r"(one)
+        : "r"(barrier), "r"(threads), "r"(uint32_t(says))
+        : "memory");
+    return one != 0;
+}
+
+// A slice's threads wait for each other; in a team's kernel they learn whether one says yes.
+template <int Team>
+__device__ bool sync_slice(const DecodeJob& job, const DecodePlace& at, bool says) {
+    if constexpr (Team > 1) return any_of_group(at.slice + 1, job.band * Team * k_warp, says);
+    if (job.band == 1) {
+        __syncwarp();
+    } else {
+        wait_for_group(at.slice + 1, job.band * k_warp);
+    }
+    return says;
 }
 
 struct TwoRows {
@@ -192,9 +114,13 @@ struct FourRows {
     const std::byte *x, *y, *z, *w;
 };
 
-// The slice's walk over its tiles.
+// The slice's walk over its tiles, of each of which a warp looks at its own 16 cells.
+template <int Team = 1>
 class Tiles {
   public:
+    static constexpr int k_stages = k_stages_of<Team>;
+    static constexpr uint32_t k_tile = Team * k_cells;
+
     const DecodeJob& job;
     const DecodePlace& at;
 
@@ -203,10 +129,12 @@ class Tiles {
         : job(j),
           at(p),
           ring_(memory + j.ring_offset() + p.slice * j.ring_bytes()),
-          first_((p.split * j.slices + p.slice) * k_cells),
+          first_((p.split * j.slices + p.slice) * k_tile),
+          own_(Team == 1 ? 0 : p.member * k_cells),
           is_mine_(row_of_lane() % j.band == p.head_of_band),
           limits_(reinterpret_cast<const Seen*>(memory + j.limits_offset())),
-          copies_(reinterpret_cast<uint64_t*>(memory), j.slices, p.slice, k_stages, j.band) {}
+          copies_(reinterpret_cast<uint64_t*>(memory), j.slices, p.slice, k_stages, j.band * Team) {
+    }
 
     // Where the stream's cells are, and what lies in the first tiles. The first comes into L2 while
     // earlier kernels still run.
@@ -217,11 +145,11 @@ class Tiles {
         const Side& side = is_v() ? job.v_rows : job.k_rows;
         k_ = job.k.data + at.stream * job.k.stream + kv * job.k.head;
         v_ = job.v.data + at.stream * job.v.stream + kv * job.v.head;
-        from_ = (is_v() ? v_ : k_) + row_of_lane() * cells.cell;
+        from_ = (is_v() ? v_ : k_) + (own_ + row_of_lane()) * cells.cell;
         const uint32_t lead = uint32_t(reinterpret_cast<uintptr_t>(from_)) % 16;
         from_ -= lead;
         bytes_ = (lead + side.bytes_of(cells.head, heads) + 15) / 16 * 16;
-        to_ = (is_v() ? k_cells * job.k_rows.pitch : 0) + row_of_lane() * side.pitch;
+        to_ = (is_v() ? k_tile * job.k_rows.pitch : 0) + (own_ + row_of_lane()) * side.pitch;
         position_ = positions(job, at);
 #pragma unroll
         for (int i = 0; i < k_stages; ++i) first_positions_[i] = position_in(i);
@@ -232,7 +160,7 @@ class Tiles {
     __device__ void start() {
 #pragma unroll
         for (int i = 0; i < k_stages - 1; ++i) {
-            ask(i, first_ + i * job.step, first_ + i * job.step < at.used);
+            ask(i, first_ + i * job.step, first_ + own_ + i * job.step < at.used);
         }
     }
 
@@ -241,7 +169,7 @@ class Tiles {
 #pragma unroll
         for (int i = 0; i < k_stages - 1; ++i) seen_[i] = look(first_positions_[i]);
         coming_position_ = first_positions_[k_stages - 1];
-        k_place_ = k_place(lane_of_warp() / 4);
+        k_place_ = k_place(own_ + lane_of_warp() / 4);
         v_place_[0] = v_place(lane_of_warp() % 4 * 2);
         v_place_[1] = v_place(lane_of_warp() % 4 * 2 + 1);
     }
@@ -251,11 +179,12 @@ class Tiles {
     // The next tile is there, and the one after those that are under way is asked for.
     __device__ void wait() {
         copies_.wait<k_stages - 2>(uint32_t(stage_), parity_);
-        sync_slice(job, at);  // all have read what the next copies replace
+        // All have read what the next copies replace.
+        is_of_use_ = sync_slice<Team>(job, at, seen() != 0);
         seen_[k_stages - 1] = look(coming_position_);
         const uint32_t coming = first_ + (k_stages - 1) * job.step;
         ask(stage_ == 0 ? k_stages - 1 : stage_ - 1, coming,
-            coming < at.used && (seen_[k_stages - 1] & k_some) != 0);
+            coming + own_ < at.used && (seen_[k_stages - 1] & k_some) != 0);
     }
     __device__ void advance() {
 #pragma unroll
@@ -268,20 +197,24 @@ class Tiles {
     __device__ void end() {
         for (int i = 0; i < k_stages - 1; ++i, next_stage())
             copies_.wait<0>(uint32_t(stage_), parity_);
-        sync_slice(job, at);
+        sync_slice<Team>(job, at, false);
     }
 
-    // Cells of the tile that is there, as bits: that some row sees, that each row sees.
+    // Of the tile that is there, does anybody see something?
+    __device__ bool is_of_use() const { return is_of_use_; }
+    // The warp's cells in it, as bits: that some row sees, that each row sees.
     __device__ uint32_t seen() const { return seen_[0] & k_some; }
     __device__ uint32_t seen_by_each() const { return seen_[0] >> k_cells; }
 
     // Does the row that is column g see cell r of the tile that is there? For where rows differ.
     __device__ bool sees(uint32_t g, uint32_t r) const {
-        return limits_[g].holds(first_ + r < at.used ? position_[first_ + r] : -1);
+        const uint32_t cell = first_ + own_ + r;
+        return limits_[g].holds(cell < at.used ? position_[cell] : -1);
     }
 
-    // Of the warp's head, the rows that a lane multiplies (fragments.cuh): K of cells g and g + 8,
-    // V of cells 2t, 2t + 1, 2t + 8, 2t + 9. Strides are even: 8 cells further rows lie alike.
+    // Of the warp's head, the rows that a lane multiplies (fragments.cuh): K of the warp's cells g
+    // and g + 8, V of the first member's 2t, 2t + 1, 2t + 8, 2t + 9. Strides are even: 8 cells
+    // further rows lie alike.
     __device__ TwoRows k_rows() const {
         const std::byte* const x = stage() + k_place_;
         return {x, x + 8 * job.k_rows.pitch};
@@ -290,7 +223,8 @@ class Tiles {
         const std::byte *const x = stage() + v_place_[0], *const y = stage() + v_place_[1];
         return {x, y, x + 8 * job.v_rows.pitch, y + 8 * job.v_rows.pitch};
     }
-    __device__ std::byte* v_row(uint32_t r) const { return stage() + v_place(r); }
+    // V of the warp's cell r.
+    __device__ std::byte* v_row(uint32_t r) const { return stage() + v_place(own_ + r); }
 
   private:
     static constexpr uint32_t k_some = (1u << k_cells) - 1;
@@ -306,7 +240,7 @@ class Tiles {
     // Asked for long before it is looked at, and before anybody knows how many cells are in use:
     // those behind are empty. Where no cell is, none is visible.
     __device__ int32_t position_in(int i) const {
-        const uint32_t cell = first_ + i * job.step + row_of_lane();
+        const uint32_t cell = first_ + own_ + i * job.step + row_of_lane();
         return cell < job.cells ? position_[cell] : -1;
     }
     __device__ uint32_t look(int32_t position) const {
@@ -320,7 +254,7 @@ class Tiles {
         copies_.ask(uint32_t(stage), is_wanted && has_row(tile), dst, src(tile), bytes_);
     }
     __device__ bool has_row(uint32_t tile) const {
-        return is_mine_ && tile + row_of_lane() < job.cells;
+        return is_mine_ && tile + own_ + row_of_lane() < job.cells;
     }
     __device__ const std::byte* src(uint32_t tile) const {
         return from_ + tile * (is_v() ? job.v.cell : job.k.cell);
@@ -330,7 +264,7 @@ class Tiles {
     // bytes.
     __device__ uint32_t k_place(uint32_t r) const { return place(job.k_rows, k_, job.k, r); }
     __device__ uint32_t v_place(uint32_t r) const {
-        return k_cells * job.k_rows.pitch + place(job.v_rows, v_, job.v, r);
+        return k_tile * job.k_rows.pitch + place(job.v_rows, v_, job.v, r);
     }
     __device__ uint32_t place(const Side& side, const std::byte* band, const Cells& cells,
                               uint32_t r) const {
@@ -341,7 +275,9 @@ class Tiles {
     __device__ std::byte* stage() const { return ring_ + stage_ * job.stage_bytes; }
 
     std::byte* ring_;
-    uint32_t first_;      // cell of the tile that is there
+    uint32_t first_;  // cell of the tile that is there
+    uint32_t own_;    // the warp's first cell in it
+    bool is_of_use_ = true;
     bool is_mine_;        // the lane's row
     const Seen* limits_;  // of each row
     Copies copies_;

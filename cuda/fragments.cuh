@@ -73,10 +73,12 @@ __device__ inline uint32_t product(uint32_t x, uint32_t y) {
     return bits(__hmul2_rn(halves(x), halves(y)));
 }
 
+constexpr uint32_t k_one_and_one = 0x3C003C00;  // 1 in both halves
+
 /// What is subnormal becomes 0.
 __device__ inline uint32_t normal_of(uint32_t x) {
     uint32_t y;
-    asm("mul.ftz.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(0x3C003C00u));
+    asm("mul.ftz.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(k_one_and_one));
     return y;
 }
 
@@ -206,6 +208,8 @@ __device__ Codes centered(const Codes& codes, uint32_t of_x, uint32_t of_y) {
     constexpr uint32_t high = k_high<Block>;
     return {from_center(codes.low, of_x, of_y), from_center(codes.high, high * of_x, high * of_y)};
 }
+
+inline bool has_minimum(DType type) { return type == DType::q4_1 || type == DType::q5_1; }
 
 /// -zero, or 1 for a minimum, `times`, where codes count 2^-24: two halves.
 template <class Block>

@@ -136,6 +136,38 @@ TEST_CASE("cuda paths: few tokens are read by tensor cores on every card") {
     });
 }
 
+// Where there is room for 4 KV heads' 16 queries and two slices' tiles of 32 cells, two each.
+TEST_CASE("cuda paths: 9 to 16 rows of blocks of codes are read once, by teams of warps") {
+    const cuda::DeviceLimits card = k_cards[2].limits;
+    const auto kernel = [&](const AttentionArgs& args) {
+        return std::string(attention_path(args, card).plan.kernel);
+    };
+    constexpr Precision f16 = Precision::f16;
+    for (const DType type : quantized_types()) {
+        INFO(type_info(type).name);
+        for (const int64_t d : {64, 128}) {
+            INFO(d);
+            CHECK(kernel(call(type, 2, d, d, f16)) == "decode.cu");
+            CHECK(kernel(call(type, 3, d, d, f16)) == "decode_team.cu");
+            CHECK(kernel(call(type, 4, d, d, f16)) == "decode_team.cu");
+            CHECK(kernel(call(type, 5, d, d, f16)) == "prefill_hopper.cuh");
+            CHECK(kernel(call(type, 4, d, d, Precision::f32)) == "prefill_f32.cu");
+        }
+        CHECK(kernel(call(type, 4, 96, 96, f16)) == "prefill_hopper.cuh");
+        // A token's own 12 and 17 heads; tokens of streams of their own, and of shared ones.
+        CHECK(kernel(call(type, 1, 128, 128, f16, 24, 2)) == "decode_team.cu");
+        CHECK(kernel(call(type, 1, 128, 128, f16, 17, 1)) == "decode.cu");
+        AttentionArgs streams = call(type, 5, 128, 128, f16, 24, 2);
+        streams.k_cache.n[0] = streams.v_cache.n[0] = 5;
+        CHECK(kernel(streams) == "decode_team.cu");
+        streams.k_cache.n[0] = streams.v_cache.n[0] = 4;
+        CHECK(kernel(streams) == "prefill_hopper.cuh");
+    }
+    CHECK(kernel(call(DType::f16, 4, 128, 128, f16)) == "prefill_hopper.cuh");
+    CHECK(attention_path(call(DType::q8_0, 4, 128, 128, f16), k_cards[0].limits).kind ==
+          AttentionKind::prefill);  // no room
+}
+
 TEST_CASE("cuda paths: every line of the list names a kernel") {
     for (const Card& card : k_cards) {
         for (const std::string& line : cuda::list_attention_paths(card.limits)) {

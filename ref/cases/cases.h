@@ -30,6 +30,7 @@ inline const CaseList k_case_lists[] = {
     {"@kv", type_names(cache_types())},
     {"@block", type_names(quantized_types())},
     {"@some", {"f16", "q8_0", "q4_0"}},
+    {"@rough", {"q8_0", "q4_0"}},
     {"@half", {"f16", "bf16"}},
     {"@plain", {"f32", "f16", "bf16"}},
     {"@capped", {"softcap=2", "sinks=1"}},

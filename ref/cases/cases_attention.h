@@ -95,6 +95,22 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/T=9/C=113/D=512/rot-k=512/rot-v=64/softcap=20/precision=f16",
     "attention/k=@some/v=@same/T=1/C=113/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64/precision=f16",
     "attention/k=@some/v=@same/T=9/C=113/H=16/K=1/D=576/v-in-k=1/Dv=512/rot-k=64/rot-v=64/precision=f16/lse=1",
+    // attention: 9 to 16 rows of a KV head, of several tokens or of one
+    "attention/k=@block/v=@same/C=700/H=16/K=4/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=@block/v=@same/T=8/C=300/H=10/K=5/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=@block/v=@same/C=300/H=9/K=3/rot-k=64/rot-v=64/sees=last/precision=f16/lse=1",
+    "attention/k=q8_0/v=q4_1/T=4/C=700/H=12/K=3/D=128/rot-v=64/window=100/softcap=20/sinks=1/precision=f16/lse=1",
+    "attention/k=q5_1/v=q8_0/T=4/C=3000/H=32/K=8/D=128/rot-k=128/rot-v=64/precision=f16/from=4/near=9/lse=1",
+    "attention/k=@rough/v=@same/T=4/C=3000/H=32/K=8/D=128/window=700/fill=dense/sees=last/precision=f16",
+    "attention/k=@rough/v=@same/T=4/C=700/H=16/K=4/D=128/rot-k=128/rot-v=64/loud=8/precision=f16",
+    "attention/k=@rough/v=@same/T=9/C=3000/H=32/K=32/D=128/fill=dense/sees=last/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/T=10/C=2500/H=32/K=32/D=128/window=900/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/T=5/C=113/H=6/D=128/rot-k=32:3/rot-v=32:3/precision=f16/layout=skewed",
+    "attention/k=@rough/v=@same/T=4/C=33/H=3/K=1/rot-k=64/rot-v=64/precision=f16/layout=padded",
+    "attention/k=@rough/v=@same/T=1/C=700/H=33/K=3/D=128/sinks=1/precision=f16",
+    "attention/k=@rough/v=@same/T=4/S=4/C=300/H=24/D=128/rot-k=128/rot-v=64/window=200/sees=last/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/S=5/C=300/H=16/K=1/D=128/fill=dense/sees=last/precision=f16/layout=skewed",
+    "attention/k=@rough/v=@same/T=4/C=80/H=8/D=128/sinks=1/sees=nothing/precision=f16/lse=1",
     // attention in parts: the first tokens, the recent ones, the rest, each alone; and the log of the sum
     "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/lse=1",
     "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/to=4/lse=1",
@@ -147,6 +163,8 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/T=16/C=113/precision=f16/values=@spoilt/layout=skewed",
     "attention/k=@some/v=@same/T=9/C=700/D=128/rot-v=64/window=16/fill=dense/sees=last/precision=f16/values=@spoilt",
     "attention/k=@some/v=@same/T=130/C=400/H=2/D=128/rot-v=64/window=200/fill=dense/sees=last/precision=f16/values=@spoilt",
+    "attention/k=@rough/v=@same/T=4/C=300/H=8/D=128/rot-v=64/fill=dense/sees=last/precision=f16/values=@cells",
+    "attention/k=@rough/v=@same/T=4/C=113/H=8/window=16/precision=f16/values=@cells",
     // attention: the same beside numbers of KV heads that four do not divide; queries that see rows of other sizes
     // than their neighbours; sums that only grow. Scores are alike, so that roundings of q and p count
     "attention/k=@kv/v=@same/T=1/C=48/H=10/K=5/D=128/rot-k=128/rot-v=64/loud=0.1/fill=dense/sees=last/values=@cells",
@@ -171,6 +189,8 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@kv/v=@same/T=1/C=300/H=8/@capped/precision=f16/values=far-queries",
     "attention/k=@kv/v=@same/T=37/C=113/@capped/precision=f16/values=far-queries",
     "attention/k=@some/v=@same/T=70/C=700/H=2/D=128/rot-v=64/@capped/fill=dense/sees=last/precision=f16/values=far-queries",
+    "attention/k=@rough/v=@same/T=4/C=300/H=8/D=128/rot-v=64/@capped/loud=3e-05/fill=dense/sees=last/precision=f16/values=far-keys",
+    "attention/k=@rough/v=@same/T=4/C=300/H=8/D=128/@capped/precision=f16/values=far-queries",
     // attention: scores of -inf, of all cells that a query sees and of some
     "attention/k=@plain/v=@same/T=37/C=113/lse=1/values=minus-inf",
     "attention/k=@plain/v=@same/T=1/C=7/fill=dense/sees=last/lse=1/values=minus-inf",
