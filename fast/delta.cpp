@@ -129,15 +129,18 @@ void conv_step(const ConvStepArgs& args) {
     const int64_t channels = args.src.n[3], streams = args.state.n[1], taps = args.weight.n[3];
     const int64_t strips = (channels + k_lanes - 1) / k_lanes;
     const TokensOfStreams tokens(args.stream, streams);
-    const int64_t work = args.src.n[2] * channels * taps;  // of as many strips as have tokens
-    for_each_row(streams * strips, work / std::max<int64_t>(1, streams * strips), [&](int64_t i) {
+    const auto step = [&](int64_t i) {
         const int64_t stream = i / strips, first = i % strips * k_lanes;
         if (tokens.of(stream).empty()) return;
         thread_local Workspace space;
         float* const weight = space.reserve(2 * taps * k_lanes);
         std::fill_n(weight, 2 * taps * k_lanes, 0.0f);
         conv_strip(args, stream, tokens.of(stream), first, weight, weight + taps * k_lanes);
-    });
+    };
+    const int64_t work = args.src.n[2] * channels * taps, tasks = streams * strips;
+    if (args.src.n[2] <= k_few_tokens && work >= k_parallel_from) return share(tasks, step);
+#pragma omp parallel for if (work >= k_parallel_from)
+    for (int64_t i = 0; i < tasks; ++i) step(i);
 }
 
 void delta_step(const DeltaStepArgs& args) {

@@ -50,13 +50,13 @@ void count_round();
 inline constexpr int64_t k_parallel_from = 16384;
 
 /// function(r) for rows 0 .. rows - 1 of `of_row` elements each: what is worth it goes to the team,
-/// and what only prompts have to OpenMP's threads, which their products keep awake.
+/// and as many rows as only prompts have to OpenMP's threads, which their products keep awake.
 template <class Function>
 void for_each_row(int64_t rows, int64_t of_row, const Function& function) {
-    constexpr int64_t k_of_prompts = 16 * k_parallel_from;
+    constexpr int64_t few_rows = 16;
     if (rows * of_row < k_parallel_from || rows == 1) {
         for (int64_t r = 0; r < rows; ++r) function(r);
-    } else if (rows * of_row < k_of_prompts) {
+    } else if (rows <= few_rows) {
         share(rows, function);
     } else {
         count_round();

@@ -45,7 +45,10 @@ inline constexpr const char* k_host_cases[] = {
     "matmul/type=q8_0/T=1/in=1536/out=4096",
     "matmul/type=q4_1/T=1/in=1536/out=4096",
     "matmul/type=q4_K/T=1/in=1536/out=4096",
+    "matmul/type=q6_K/T=1/in=1536/out=4096",
     "matmul/type=q4_1/T=512/in=576/out=1536",
+    "expert_matmul/type=mxfp4/T=1/X=32/A=4/in=1024/out=1024/shared=1",
+    "expert_matmul/type=q4_0/T=1/X=64/A=8/in=1024/out=384/shared=1",
     "nll/type=q8_0/T=64/V=16384/E=576",
 };
 
