@@ -107,6 +107,9 @@ Support can(const AttentionArgs& args) {
     if (registers_for(longest_row(args)) == 0) {
         return {false, "heads of at most 576 channels, found " + std::to_string(longest_row(args))};
     }
+    for (const TensorView* cache : {&args.k_cache, &args.v_cache}) {
+        if (!is_cache_type_here(cache->type)) return {false, "caches of " + name_of(cache->type)};
+    }
     for (const Rotation& rotation : {args.k_rotation, args.v_rotation}) {
         const Support turned = block_up_to(rotation, 32);
         if (!turned.yes) return turned;

@@ -51,6 +51,18 @@ Support block_up_to(const Rotation& rotation, uint32_t registers) {
                        " channels, found " + std::to_string(rotation.block)};
 }
 
+bool is_cache_type_here(DType type) {
+    // clang-format off
+    switch (type) {
+        case DType::f32: case DType::f16: case DType::bf16: case DType::q8_0: case DType::q5_1:
+        case DType::q5_0: case DType::q4_1: case DType::q4_0: case DType::iq4_nl: return true;
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: return false;
+    }
+    // clang-format on
+    return false;
+}
+
 std::string name_of(DType type) { return type_info(type).name; }
 
 }  // namespace rotkv::metal

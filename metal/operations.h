@@ -65,6 +65,9 @@ uint32_t registers_of(const Rotation& rotation);
 /// No where a block needs more registers than the kernel has.
 Support block_up_to(const Rotation& rotation, uint32_t registers);
 
+/// Is a cache of this type known to the kernels? attention chooses by its number.
+bool is_cache_type_here(DType type);
+
 /// "f16", as kernels are named.
 std::string name_of(DType type);
 

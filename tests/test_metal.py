@@ -75,7 +75,7 @@ STUBS = {
 }
 
 
-RUNS_ONE_KERNEL = """
+RUNS_ONE_KERNEL = r"""
     #include "metal/emul/kernel.h"
     #include "metal/emul/metal_cpp.h"
     #include <cstdio>
@@ -178,16 +178,22 @@ class Races(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         main, kernels = (os.path.join(cls.folder.name, name) for name in ("main.cpp", "kernels.cpp"))
         cls.program = os.path.join(cls.folder.name, "program")
+        if said := cls.compile("-x", "c++", "/dev/null", "-shared", "-fPIC"):
+            raise unittest.SkipTest("no ThreadSanitizer: " + said.partition("\n")[0])
         with open(main, "w", encoding="utf-8") as file:
             file.write(RUNS_ONE_KERNEL)
         subprocess.run(["cmake", "-DFILE=tests/broken_kernels.metal", "-DROOT=.", f"-DOUT={kernels}",
                         "-P", "metal/emul/wrap.cmake"], check=True)
+        if said := cls.compile(main, kernels, *glob.glob("metal/emul/*.cpp")):
+            raise AssertionError(said)
+
+    @classmethod
+    def compile(cls, *arguments):
+        """What the compiler says where it fails."""
         done = subprocess.run(["clang++", "-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread",
-                               "-I.", "-Imetal/emul", "-Wno-unknown-attributes", main, kernels,
-                               *glob.glob("metal/emul/*.cpp"), "-o", cls.program],
-                              capture_output=True, text=True)
-        if done.returncode:
-            raise unittest.SkipTest("no ThreadSanitizer: " + done.stderr.partition("\n")[0])
+                               "-I.", "-Imetal/emul", "-Wno-unknown-attributes", *arguments, "-o",
+                               cls.program], capture_output=True, text=True)
+        return done.stderr or "no reason given" if done.returncode else ""
 
     @classmethod
     def tearDownClass(cls):

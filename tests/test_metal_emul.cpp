@@ -189,7 +189,7 @@ TEST_CASE("metal: commands are written, committed and waited for in this order")
     CHECK(says(words_of<Misuse>([&] { device->newBuffer(0, {}); }), "length of 0"));
 }
 
-TEST_CASE("metal: exp, log and tanh are within two units of the last place") {
+TEST_CASE("metal: exp and log are within two units of the last place, tanh within three") {
     struct Function {
         uint32_t which;
         double (*right)(double);
@@ -217,7 +217,7 @@ TEST_CASE("metal: exp, log and tanh are within two units of the last place") {
             worst = std::max(worst, std::fabs(double(Bench::data(bench.y)[i]) - right) / unit);
         }
         INFO(function.which << " from " << function.from);
-        CHECK(worst <= 2);
+        CHECK(worst <= (function.which == 2 ? 3 : 2));
     }
 }
 

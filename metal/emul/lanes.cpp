@@ -35,7 +35,8 @@ namespace {
 constexpr std::size_t k_page = 4096;
 constexpr std::size_t k_stack = 32 * k_page;  // the lowest page is closed: too deep is a fault
 
-// One mapping for all stacks of a thread; what nobody touches costs no memory.
+// One mapping for all stacks, made once for each thread that runs lanes; what nobody touches costs
+// no memory.
 class Stacks {
   public:
     Stacks() {
@@ -96,7 +97,6 @@ class Threadgroup {
     void release();
 
     const Work& work_;
-    Stacks stacks_;
     std::vector<Thread> threads_;
     std::vector<Simdgroup> simdgroups_;
     std::vector<std::unique_ptr<std::byte[]>> memory_;
@@ -126,12 +126,13 @@ Threadgroup::Threadgroup(const Work& work) : work_(work), threads_(work.threads.
 }
 
 void Threadgroup::start(const Extent& position) {
+    static thread_local const Stacks stacks;
     for (std::size_t i = 0; i < memory_.size(); ++i) {
         std::memset(memory_[i].get(), k_unwritten, work_.memory[i]);
     }
     for (unsigned i = 0; i < threads_.size(); ++i) {
         threads_[i].lane = {position, i, arguments_.data()};
-        threads_[i].fiber.prepare(stacks_.of(i), k_stack - k_page, enter_lane);
+        threads_[i].fiber.prepare(stacks.of(i), k_stack - k_page, enter_lane);
     }
     for (Simdgroup& simdgroup : simdgroups_) {
         simdgroup.next = simdgroup.first;
