@@ -82,11 +82,12 @@ class Threadgroup {
     // What lanes call, on their own stacks:
     const uint64_t* exchange(const Place& place, uint64_t value);
     void meet(const Place& place);
-    [[noreturn]] void fail(const std::string& message);
+    [[noreturn]] void stop();  // with a failure; no string of the lane's own is left on its stack
     [[noreturn]] void run_lane();
     unsigned lanes_beside() { return own().lanes; }
 
     Thread* now = nullptr;
+    std::string failure;  // what stopped a lane
 
   private:
     Simdgroup& own() { return simdgroups_[now->lane.simdgroup()]; }
@@ -102,7 +103,6 @@ class Threadgroup {
     std::vector<std::unique_ptr<std::byte[]>> memory_;
     std::vector<std::byte*> arguments_;
     Fiber scheduler_;
-    std::string failure_;
 };
 
 thread_local Threadgroup* k_running = nullptr;
@@ -159,7 +159,7 @@ void Threadgroup::run(const Extent& position) {
 void Threadgroup::resume(Simdgroup& simdgroup) {
     now = &threads_[simdgroup.next];
     Fiber::change(scheduler_, now->fiber);
-    if (!failure_.empty()) throw Fault(failure_);
+    if (!failure.empty()) throw Fault(failure);
 }
 
 // All simdgroups wait for the threadgroup or have returned: they must wait at one place.
@@ -189,8 +189,10 @@ void Threadgroup::run_lane() {
     Simdgroup& simdgroup = own();
     if (simdgroup.waiting > 0) {
         const Thread& other = threads_[simdgroup.next];
-        fail("thread " + std::to_string(other.lane.index) + " waits for " + other.waits.text() +
-             ", thread " + std::to_string(now->lane.index) + " has returned");
+        failure = "thread " + std::to_string(other.lane.index) + " waits for " +
+                  other.waits.text() + ", thread " + std::to_string(now->lane.index) +
+                  " has returned";
+        stop();
     }
     if (++simdgroup.returned < simdgroup.lanes) pass_on();
     Fiber::change(now->fiber, scheduler_);
@@ -211,14 +213,17 @@ bool Threadgroup::wait(const Place& place) {
     Simdgroup& simdgroup = own();
     now->waits = place;
     if (simdgroup.returned > 0) {
-        fail("thread " + std::to_string(now->lane.index) + " waits for " + place.text() +
-             ", another of its simdgroup has returned");
+        failure = "thread " + std::to_string(now->lane.index) + " waits for " + place.text() +
+                  ", another of its simdgroup has returned";
+        stop();
     }
     if (simdgroup.waiting == 0) simdgroup.next = now->lane.index;
     const Thread& first = threads_[simdgroup.next];
     if (!(first.waits == place)) {
-        fail("thread " + std::to_string(first.lane.index) + " waits for " + first.waits.text() +
-             ", thread " + std::to_string(now->lane.index) + " for " + place.text());
+        failure = "thread " + std::to_string(first.lane.index) + " waits for " +
+                  first.waits.text() + ", thread " + std::to_string(now->lane.index) + " for " +
+                  place.text();
+        stop();
     }
     if (++simdgroup.waiting < simdgroup.lanes) {
         pass_on();
@@ -247,8 +252,7 @@ void Threadgroup::meet(const Place& place) {
     Fiber::change(here.fiber, scheduler_);
 }
 
-void Threadgroup::fail(const std::string& message) {
-    failure_ = message;
+void Threadgroup::stop() {
     Fiber::change(now->fiber, scheduler_);
     std::abort();  // a threadgroup that has failed is not resumed
 }
@@ -277,8 +281,10 @@ const uint64_t* exchange(const Place& place, uint64_t value) {
 uint64_t part_of(const uint64_t* values, const Place& place, unsigned lane) {
     const unsigned present = unsigned(k_running->lanes_beside());
     if (lane >= present) {
-        k_running->fail("thread " + std::to_string(this_lane().index) + " asks in " + place.text() +
-                        " for lane " + std::to_string(lane) + " of " + std::to_string(present));
+        k_running->failure = "thread " + std::to_string(this_lane().index) + " asks in " +
+                             place.text() + " for lane " + std::to_string(lane) + " of " +
+                             std::to_string(present);
+        k_running->stop();
     }
     return values[lane];
 }
