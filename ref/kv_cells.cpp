@@ -10,6 +10,7 @@
 namespace rotkv {
 
 int64_t KvLayer::bytes_per_token() const {
+    if (kv_heads == 0) return 0;
     const int64_t k = row_bytes(type_k, d_k), v = v_in_k ? 0 : row_bytes(type_v, d_v);
     return kv_heads * (k + v);
 }

@@ -3,7 +3,7 @@
 compiler with address spaces takes them, and the host compiles against Apple's own metal-cpp (in the
 folder that ROTKV_METAL_CPP names).
 
-Usage: tests/test_metal.py"""
+Usage: tests/test_metal.py [FOLDER_WITH_THE_PROGRAMS] [unittest arguments]"""
 import glob
 import os
 import shutil
@@ -254,5 +254,7 @@ class AppleHeaders(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] and os.path.isdir(sys.argv[1]):
+        sys.argv.pop(1)  # the programs' folder, which every test of tools is given
     os.chdir(ROOT)
     unittest.main()
