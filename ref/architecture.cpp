@@ -7,7 +7,7 @@
 #include "ref/error.h"
 #include "ref/files/gguf.h"
 #include "ref/fused_rotation.h"
-#include "ref/rotation_words.h"
+#include "ref/rotation_policy.h"
 
 #include <algorithm>
 #include <array>
@@ -232,20 +232,21 @@ void read_fused_rotation(const GgufFile& file, ModelConfig& config) {
     }
     if (file.find(key) == nullptr) return;
     const std::string words(file.get_string(key));
-    const std::optional<Rotation> rotation = parse_rotation(words);
-    if (!rotation || !rotation->on() || rotation->first != 0) {
+    const auto asked = parse_request(words, key);
+    if (!asked || asked->mode != RotationRequest::Mode::value) {
         throw Error(
             ErrorCode::bad_file,
             file.path() + ": " + key + ": expected BLOCK or BLOCK:SEED, found " + in_quotes(words));
     }
+    const Rotation& rotation = asked->value;
     for (const LayerPlan& layer : config.plan) {
         const int64_t d = config.latent.absorbed ? config.latent.rank : layer.d_v;
-        if (layer.kv_heads == 0 || rotation->fits(d)) continue;
+        if (layer.kv_heads == 0 || rotation.fits(d)) continue;
         throw Error(ErrorCode::bad_file, file.path() + ": " + key +
                                              ": expected a block that divides " +
                                              std::to_string(d) + " channels, found " + words);
     }
-    config.in_weights = *rotation;
+    config.in_weights = rotation;
     const char* what = config.latent.absorbed ? "latent rows" : "values";
     config.notices.push_back(std::string(what) + " are rotated in the weights, " + words + " (" +
                              key + "): the policy leaves them as they come");

@@ -1,5 +1,7 @@
 #include "tools/beside_program.h"
 
+#include "ref/error.h"
+
 #ifdef __APPLE__
 #include <mach-o/dyld.h>
 #endif
@@ -25,6 +27,13 @@ static std::filesystem::path folder_of_this_program() {
 
 std::string beside_program(const std::string& name) {
     return (folder_of_this_program() / name).string();
+}
+
+std::string text_or_demo(const std::string& asked) {
+    if (!asked.empty()) return asked;
+    const std::string path = beside_program("demo.txt");
+    if (std::filesystem::exists(path)) return path;
+    throw Error(ErrorCode::io, path + ": no such file; name a text with -f FILE");
 }
 
 }  // namespace rotkv::tools

@@ -14,7 +14,6 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -73,14 +72,6 @@ RotationRequest rotated_request(const KvShape& shape) {
                 RotationRequest::both({.mode = RotationRequest::Mode::on, .origin = "comparison"});
     }
     return request;
-}
-
-// The build puts the text beside the program, which may have been moved without it.
-std::string path_of_text(const Flags& flags) {
-    if (!flags.text.empty()) return flags.text;
-    const std::string path = beside_program("demo.txt");
-    if (std::filesystem::exists(path)) return path;
-    throw Error(ErrorCode::io, path + ": no such file; name a text with -f FILE");
 }
 
 WindowPlan plan_of(const Flags& flags, LoadedModel& loaded) {
@@ -198,7 +189,7 @@ nlohmann::ordered_json json_of_row(const Row& row) {
 
 int run_demo(Flags flags) {
     const auto start = std::chrono::steady_clock::now();
-    flags.text = path_of_text(flags);
+    flags.text = text_or_demo(flags.text);
     check_paths({{"-m", flags.model.path}, {"-f", flags.text}}, {{"--json", flags.json}});
     LoadedModel loaded(flags.model, flags.ctx);
     const WindowPlan plan = plan_of(flags, loaded);

@@ -55,8 +55,8 @@ struct Flags {
 };
 
 Rotation rotation_of(const std::string& words) {
-    const std::optional<Rotation> rotation = parse_rotation(words);
-    if (rotation && rotation->on() && rotation->first == 0) return *rotation;
+    const auto asked = parse_request(words, "--rot-v");
+    if (asked && asked->mode == RotationRequest::Mode::value) return asked->value;
     throw Error(ErrorCode::usage, "--rot-v: expected BLOCK or BLOCK:SEED, found '" + words + "'");
 }
 
@@ -105,7 +105,7 @@ double most_apart(const Predictions& a, const Predictions& b) {
 }
 
 Comparison compare(const Flags& flags) {
-    const std::string path = flags.text.empty() ? beside_program("demo.txt") : flags.text;
+    const std::string path = text_or_demo(flags.text);
     LoadedModel before(flags.model, flags.tokens);
     std::vector<int32_t> tokens = tokens_of_text(before, read_text(path));
     tokens.resize(std::min(tokens.size(), std::size_t(flags.tokens)));

@@ -12,14 +12,6 @@
 #include <memory>
 #include <new>
 
-#if defined(__SANITIZE_THREAD__)
-#define ROTKV_EMUL_THREADS
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define ROTKV_EMUL_THREADS
-#endif
-#endif
-
 namespace rotkv::metal::emul {
 
 std::string Place::text() const {

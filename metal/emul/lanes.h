@@ -13,6 +13,14 @@
 #include <string>
 #include <vector>
 
+#if defined(__SANITIZE_THREAD__)
+#define ROTKV_EMUL_THREADS
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define ROTKV_EMUL_THREADS
+#endif
+#endif
+
 namespace rotkv::metal::emul {
 
 constexpr unsigned k_lanes = 32;              ///< of a simdgroup, as on all of Apple's GPUs

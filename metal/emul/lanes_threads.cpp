@@ -3,14 +3,6 @@
 // with their lines of the kernel's text, whatever order they happened to run in.
 #include "metal/emul/lanes.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define ROTKV_EMUL_THREADS
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define ROTKV_EMUL_THREADS
-#endif
-#endif
-
 #ifdef ROTKV_EMUL_THREADS
 
 #include <condition_variable>
