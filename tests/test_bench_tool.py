@@ -236,6 +236,18 @@ class Compare(Tools):
         self.assertEqual(broken.returncode, 0, broken.stderr)
         self.assertIn("pp q8_0: llama-bench: exit code 3 no such flag", broken.stdout)
 
+    def test_generation_alone(self):
+        """Each row hands its number of threads and its depth to both sides."""
+        asked = ('while [ $# -gt 0 ]; do case $1 in -t) t=$2;; -d) d=$2;; esac; shift; done; '
+                 'echo "[{\\"avg_ts\\": $t$d.0}]"')
+        result = self.compare("--generation", "-t", "2", llama=asked)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = self.rows(result.stdout)
+        self.assertEqual({name: row[0] for name, row in rows.items()},
+                         {"tg4 @ d0, q8_0, -t 1": "10.0", "tg4 @ d16, q8_0, -t 1": "116.0",
+                          "tg4 @ d0, q8_0, -t 2": "20.0", "tg4 @ d16, q8_0, -t 2": "216.0"})
+        self.assertNotIn("windows of", result.stdout)
+
     def test_the_page(self):
         page, named = self.path("page.md"), self.path("named.md")
         os.symlink(page, named)

@@ -3,8 +3,8 @@
 docs/performance.md.
 
 The programs take turns, A B A B, so that whatever else the machine does falls on both. Figures are
-medians over the turns; a ratio is the median of the ratios of single turns. llama-bench and
-llama-perplexity are taken from the PATH; without them the table says what was not compared."""
+medians over the turns, ratios too: of the ratios of single turns. llama-bench and llama-perplexity
+are taken from the PATH; without them the table says what was not compared."""
 import argparse
 import datetime
 import json
@@ -19,6 +19,8 @@ import tempfile
 import time
 
 BEGIN, END = "<!-- compare.py: begin -->", "<!-- compare.py: end -->"
+ALONE = ("Rows about rotation, depth and our own f16 need no other program: nothing in llama.cpp "
+         "stands beside them.")
 MB = 1e6
 ROOM = 300 * MB  # what perplexity may take beside the file and the cache
 
@@ -54,7 +56,7 @@ class Rotkv:
 
     def __init__(self, asked):
         self.asked = asked
-        self.common = ["-m", asked.model, "-t", str(asked.threads)]
+        self.common = ["-m", asked.model]
 
     def program(self, name):
         return os.path.join(self.asked.programs, "rotkv-" + name)
@@ -65,8 +67,8 @@ class Rotkv:
     def perplexity(self, cache):
         """Tokens per second of the whole program, loading included; peak and allowed memory."""
         text, wall, peak = run(
-            [self.program("perplexity"), *self.common, "-f", self.asked.file, "-c",
-             str(self.asked.ctx), "--chunks", str(self.asked.chunks), "-ctk", cache, "-ctv", cache,
+            [self.program("perplexity"), *self.common, "-t", str(self.asked.threads), "-f",
+             self.asked.file, "-c", str(self.asked.ctx), "--chunks", str(self.asked.chunks), "-ctk", cache, "-ctv", cache,
              "--json", "-"])
         found = json.loads(text)
         cells = max(found["n_batch"], found["n_ctx"])
@@ -75,24 +77,25 @@ class Rotkv:
         return {"rate": found["tokens"] / wall, "peak": peak, "allowed": allowed}
 
     def bench(self, cache, *flags, repetitions=1):
-        text, _, _ = run([self.program("bench"), *self.common, "-ctk", cache, "-ctv", cache, "-r",
-                          str(repetitions), "-o", "json", "--quiet", *flags])
+        threads = [] if "-t" in flags else ["-t", str(self.asked.threads)]
+        text, _, _ = run([self.program("bench"), *self.common, *threads, "-ctk", cache, "-ctv",
+                          cache, "-r", str(repetitions), "-o", "json", "--quiet", *flags])
         return json.loads(text)
 
-    def test(self, cache, prompt, generated, depth):
-        found = self.bench(cache, "-p", str(prompt), "-n", str(generated), "-d", str(depth))
+    def test(self, cache, prompt, generated, depth, threads=None):
+        found = self.bench(cache, "-p", str(prompt), "-n", str(generated), "-d", str(depth), "-t",
+                           str(threads or self.asked.threads))
         row, machine = found["rows"][0], found["machine"]
         return {"rate": row["tokens_per_second"]["median"], "gbyte": row["gbyte_per_second"],
                 "read": machine["read_gbyte_per_second"]}
 
 
 class Llama:
-    """llama.cpp's programs with the settings that suit them best: flash attention, batches of 2048
-    in pieces of 512, as many threads as we take."""
+    """llama.cpp's programs with what suits them best: flash attention, 2048 tokens in pieces of 512."""
 
     def __init__(self, asked):
         self.asked = asked
-        self.common = ["-m", asked.model, "-t", str(asked.threads), "-b", "2048", "-ub", "512"]
+        self.common = ["-m", asked.model, "-b", "2048", "-ub", "512"]
         self.missing = {}  # program: why it cannot be run
 
     def program(self, name):
@@ -112,16 +115,17 @@ class Llama:
 
     def perplexity(self, cache):
         text, wall, peak = run(
-            [self.program("llama-perplexity"), *self.common, "-fa", "on", "-f", self.asked.file,
-             "-c", str(self.asked.ctx), "--chunks", str(self.asked.chunks), "-ctk", cache, "-ctv",
-             cache])
+            [self.program("llama-perplexity"), *self.common, "-t", str(self.asked.threads), "-fa",
+             "on", "-f", self.asked.file, "-c", str(self.asked.ctx), "--chunks",
+             str(self.asked.chunks), "-ctk", cache, "-ctv", cache])
         windows = len(re.findall(r"\[\d+\]\d", text))
         return {"rate": windows * self.asked.ctx / wall, "peak": peak}
 
-    def test(self, cache, prompt, generated, depth):
-        text, _, _ = run([self.program("llama-bench"), *self.common, "-fa", "1", "-p", str(prompt),
-                          "-n", str(generated), "-d", str(depth), "-ctk", cache, "-ctv", cache,
-                          "-r", "1", "-o", "json"])
+    def test(self, cache, prompt, generated, depth, threads=None):
+        text, _, _ = run([self.program("llama-bench"), *self.common, "-t",
+                          str(threads or self.asked.threads), "-fa", "1", "-p", str(prompt), "-n",
+                          str(generated), "-d", str(depth), "-ctk", cache, "-ctv", cache, "-r",
+                          "1", "-o", "json"])
         return {"rate": json.loads(text)[-1]["avg_ts"]}
 
 
@@ -159,6 +163,19 @@ def measure(asked, rotkv, llama):
         for depth in (0, asked.depth):
             turns.take(f"tg {depth}", lambda: rotkv.test("q8_0", 0, asked.generate, depth),
                        lambda: llama.test("q8_0", 0, asked.generate, depth))
+    return turns
+
+
+def measure_generation(asked, rotkv, llama):
+    """Tokens one at a time, with one thread and with all that were asked for."""
+    turns = Turns()
+    for turn in range(asked.rounds):
+        say(f"round {turn + 1} of {asked.rounds}")
+        for threads in sorted({1, asked.threads}):
+            for depth in (0, asked.depth):
+                test = ("q8_0", 0, asked.generate, depth, threads)
+                turns.take(f"tg {depth} -t {threads}", lambda: rotkv.test(*test),
+                           lambda: llama.test(*test))
     return turns
 
 
@@ -213,9 +230,19 @@ def rows_of_rates(asked, turns):
         against_llama(turns, f"{pp}, q8_0", "pp q8_0", 4),
         against_ours(turns, f"{pp}, q4_0, beside our f16", "pp q4_0", "pp f16", 0.85),
         against_ours(turns, f"{pp}, q8_0, beside our f16", "pp q8_0", "pp f16", 0.85),
-        against_llama(turns, f"{tg}, q8_0", "tg 0", 1.2, bandwidth(turns, "tg 0")),
-        against_llama(turns, f"{tg} @ d{asked.depth}, q8_0", deep, 1.5, bandwidth(turns, deep)),
+        against_llama(turns, f"{tg}, q8_0", "tg 0", 1.3, bandwidth(turns, "tg 0")),
+        against_llama(turns, f"{tg} @ d{asked.depth}, q8_0", deep, 1.8, bandwidth(turns, deep)),
     ]
+
+
+def rows_of_generation(asked, turns):
+    lines = []
+    for threads in sorted({1, asked.threads}):
+        for depth, least in ((0, 1.3), (asked.depth, 1.8)):
+            name = f"tg {depth} -t {threads}"
+            lines.append(against_llama(turns, f"tg{asked.generate} @ d{depth}, q8_0, -t {threads}",
+                                       name, least, bandwidth(turns, name)))
+    return lines
 
 
 def rows_of_rotation(asked, rotkv):
@@ -267,25 +294,33 @@ def processor():
         return platform.processor() or platform.machine()
 
 
+def rows_of_everything(asked, rotkv, turns):
+    lines = rows_of_rates(asked, turns) + rows_of_rotation(asked, rotkv)
+    return lines + [row_of_memory(turns)] + rows_of_depth(asked, rotkv)
+
+
 def page(asked, rotkv, llama):
     load = os.getloadavg()[0]
-    turns = measure(asked, rotkv, llama)
-    lines = rows_of_rates(asked, turns) + rows_of_rotation(asked, rotkv)
-    lines += [row_of_memory(turns)] + rows_of_depth(asked, rotkv)
-    model, text = os.path.basename(asked.model), os.path.basename(asked.file)
+    turns = (measure_generation if asked.generation else measure)(asked, rotkv, llama)
+    lines = (rows_of_generation(asked, turns) if asked.generation else
+             rows_of_everything(asked, rotkv, turns))
+    model = os.path.basename(asked.model)
+    threads = "-t as said" if asked.generation else f"-t {asked.threads}"
+    read = "" if asked.generation else (
+        f"{os.path.basename(asked.file)}, {asked.chunks} windows of {asked.ctx}; ")
     head = [
         f"{datetime.date.today()}, {processor()}, {os.cpu_count()} processors, "
-        f"{platform.system()}; -t {asked.threads} on both sides; load before the run {load:.1f}. "
-        f"{rotkv.version()}; {llama.version()}. {model}; {text}, {asked.chunks} windows of "
-        f"{asked.ctx}; {asked.rounds} rounds. Rates in tokens/s: median (min .. max).", ""]
+        f"{platform.system()}; {threads} on both sides; load before the run {load:.1f}. "
+        f"{rotkv.version()}; {llama.version()}. {model}; {read}{asked.rounds} rounds. "
+        "Rates in tokens/s: median (min .. max).", ""]
     if load > 0.5:
         head += ["**The machine was not idle: believe the ratios before the rates, and neither "
                  "much.**", ""]
     reasons = [f"Not compared: {name}: {why}." for name, why in turns.refused.items()]
+    alone = [] if asked.generation else [ALONE, ""]
     return "\n".join(
         head + ["| work | llama.cpp | rotkv | ratio | target | met |", "|---|---|---|---|---|---|"]
-        + lines + [""] + reasons + ["Rows about rotation, depth and our own f16 need no other "
-                                    "program: nothing in llama.cpp stands beside them.", ""])
+        + lines + [""] + reasons + alone)
 
 
 def write_between(path, text):
@@ -319,7 +354,7 @@ def parse():
     add = parser.add_argument
     add("--programs", required=True, metavar="DIR", help="the folder with rotkv-bench")
     add("-m", "--model", required=True, metavar="FILE")
-    add("-f", "--file", required=True, metavar="FILE", help="text of the perplexity rows")
+    add("-f", "--file", metavar="FILE", help="text of the perplexity rows")
     add("-t", "--threads", type=count, default=os.cpu_count(), metavar="N")
     add("--rounds", type=count, default=3, metavar="N", help="turns of every pair (3)")
     add("--ctx", type=count, default=512, metavar="N")
@@ -328,8 +363,12 @@ def parse():
     add("--generate", type=count, default=64, metavar="N")
     add("--depth", type=count, default=2048, metavar="N")
     add("--depths", type=depths_of, default="512,1024,2048,4096,8192", metavar="N,...")
+    add("--generation", action="store_true",
+        help="only tokens one at a time, with one thread and with N; no --file is needed")
     add("--write", metavar="PAGE", help=f"put the table into PAGE, between {BEGIN} and {END}")
     asked = parser.parse_args()
+    if not asked.file and not asked.generation:
+        parser.error("--file: expected the text of the perplexity rows")
     if asked.write:
         try:
             with open(asked.write, "r+") as file:  # or it would be found out after the last round
