@@ -116,6 +116,7 @@ class CaseFiles(unittest.TestCase):
             likely = [line for line in done.stdout.split("\n") if line.startswith("likely: ")]
             self.assertIn(f"{sentence} [{name}]", likely[0])
             self.assertIn(f": {caught} of the {caught} results that fail", likely[0])
+            self.assertLessEqual(likely[0].count(" ["), 2)  # K not rotated is q not rotated
 
     def test_the_page_has_the_table_of_mistakes(self):
         with open(os.path.join(HERE, "../docs/10-testing-your-engine.md"), encoding="utf-8") as file:
