@@ -7,7 +7,8 @@ f64, written from docs/10-testing-your-engine.md, with no idea how rotkv does an
 every case that `rotkv-cases dump` writes; one that lacks something leaves those cases out, and
 `check` counts them as without results.
 
---wrong-sign plants a mistake: the last row of the Hadamard matrix is negated.
+--wrong-sign plants a mistake: the last row of the Hadamard matrix is negated. --fault NAME plants
+another one, of those that `rotkv-cases faults` lists.
 """
 import argparse
 import json
@@ -17,14 +18,14 @@ import numpy as np
 from numpy_blocks import pack, unpack
 
 
-def matrix(n, wrong_sign=False):
+def matrix(n, fault=None):
     """Sylvester's H of size n, orthogonal and symmetric."""
     h = np.ones((1, 1))
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])
-    if wrong_sign:
+    if fault == "row-sign":
         h[-1] *= -1
-    return h / np.sqrt(n)
+    return h if fault == "not-normalized" else h / np.sqrt(n)
 
 
 def signs(seed, n):
@@ -59,8 +60,11 @@ def log_sum_exp(x):
 class Engine:
     """One method an operation: what index.json says of the case, and its inputs by name."""
 
-    def __init__(self, wrong_sign):
-        self.wrong_sign = wrong_sign
+    def __init__(self, fault=None):
+        self.fault = fault
+
+    def has(self, fault):
+        return self.fault == fault
 
     def rotate(self, x, rotation, inverse=False, first=0):
         """rotation: "none", "64" or "64:7" (block and seed of the signs); first: the channel of
@@ -70,11 +74,18 @@ class Engine:
         block, _, seed = rotation.partition(":")
         n, d = int(block), x.shape[-1]
         sign = signs(int(seed), first + d)[first:] if seed else np.ones(d)
+        if self.has("signs-restarted"):
+            sign = np.tile(sign[:n], d // n)
+        if self.has("signs-dropped"):
+            sign = np.ones(d)
         if not inverse:
             x = x * sign
-        parts = x.reshape(x.shape[:-1] + (d // n, n))
+        strided = self.has("strided-blocks")
+        parts = x.reshape(x.shape[:-1] + ((n, d // n) if strided else (d // n, n)))
+        parts = parts.swapaxes(-1, -2) if strided else parts
         with np.errstate(invalid="ignore"):
-            y = (parts @ matrix(n, self.wrong_sign).T).reshape(x.shape)
+            y = parts @ matrix(n, self.fault).T
+        y = (y.swapaxes(-1, -2) if strided else y).reshape(x.shape)
         return y * sign if inverse else y
 
     def hadamard(self, case, inputs):
@@ -118,6 +129,26 @@ class Engine:
         cache[row >= 0] = pack(case["k"], self.rotate(keys, case["rot-k"]))
         return {"k_cache": cache}
 
+    def path(self, case, inputs):
+        """Rows in, output out: an engine's own cache lies between."""
+        bare = self.has("k-not-rotated")
+        k_rotation = "none" if bare else case["rot-k"]
+        k = pack(case["k"], self.rotate(inputs["k"].astype(np.float64), k_rotation))
+        if case["shift"] and not self.has("shift-dropped"):
+            row, turn = inputs["row"], inputs["table"].astype(np.float64)
+            if self.has("shift-backwards"):
+                turn[..., 1] *= -1
+            around = "none" if self.has("shift-rotated") else k_rotation
+            keys = self.rotate(unpack(case["k"], k[row >= 0]), around, inverse=True)
+            keys = turned(keys, turn[row[row >= 0]][:, None], case["pairs"])
+            k[row >= 0] = pack(case["k"], self.rotate(keys, around))
+        v = None if case["v-in-k"] else pack(case["v"], self.rotate(
+            inputs["v"].astype(np.float64), case["rot-v"]))
+        stored = {"k_cache": k[None], "v_cache": None if v is None else v[None]}
+        return self.attention({**case, "lse": 0, "from": 0, "to": 0, "near": 0, "far": 0},
+                              {**inputs, **stored, "position": inputs["position"][None],
+                               "q_stream": np.zeros_like(inputs["q_position"])})
+
     @np.errstate(over="ignore", invalid="ignore")
     def conv_step(self, case, inputs):
         state, result = inputs["state"].astype(np.float64), []
@@ -147,7 +178,11 @@ class Engine:
         return {"dst": result, "state": state}
 
     def attention(self, case, inputs):
-        q = self.rotate(inputs["q"].astype(np.float64), case["rot-k"])
+        q = inputs["q"].astype(np.float64)
+        if not self.has("q-not-rotated"):
+            q = self.rotate(q, case["rot-k"])
+        scale = case["scale"] ** 2 if self.has("scale-twice") else case["scale"]
+        softcap = 0 if self.has("softcap-dropped") else case["softcap"]
         k, first = unpack(case["k"], inputs["k_cache"]), case.get("v-first", 0)
         v = (k[..., first:first + case["Dv"]] if case["v-in-k"]
              else unpack(case["v"], inputs["v_cache"]))
@@ -157,25 +192,38 @@ class Engine:
             seen = self.seen(case, inputs["position"][stream], at)
             for head in range(q.shape[1]):
                 kv = head * k.shape[2] // q.shape[1]
-                score = k[stream, seen, kv] @ q[t, head] * case["scale"]
-                if case["softcap"]:
-                    score = case["softcap"] * np.tanh(score / case["softcap"])
+                if self.has("heads-modulo"):
+                    kv = head % k.shape[2]
+                score = k[stream, seen, kv] @ q[t, head] * scale
+                if softcap:
+                    score = softcap * np.tanh(score / softcap)
                 sink = inputs["sinks"][head:head + 1] if case["sinks"] else []
+                if self.has("sinks-dropped"):
+                    sink = []
                 lse[t, head] = log_sum_exp(np.concatenate([score, sink]))
                 if seen.any():
                     if not np.isneginf(lse[t, head]):  # else scores of -inf alone: 0
                         result[t, head] = np.exp(score - lse[t, head]) @ v[stream, seen, kv]
-        result = {"dst": self.rotate(result, case["rot-v"], inverse=True, first=first)}
+        back = case["rot-v"]
+        if self.has("v-back-by-k") and back != "none" and case["rot-k"] != "none":
+            back = ":".join([case["rot-k"].partition(":")[0], *back.split(":")[1:]])
+        if not self.has("v-not-back"):
+            result = self.rotate(result, back, inverse=True, first=first)
+        result = {"dst": result}
         return {**result, "lse": lse} if case["lse"] else result
 
-    @staticmethod
-    def seen(case, position, at):
+    def seen(self, case, position, at):
         """The cells that a query at `at` sees."""
         seen = (position >= 0) & (position <= at)
-        if case["window"] and case["chunked"]:
-            seen &= position >= at // case["window"] * case["window"]
-        elif case["window"]:
-            seen &= at - position < case["window"]
+        window = case["window"]
+        if window:
+            window += self.has("window-longer") - (window > 1 and self.has("window-shorter"))
+        if window and case["chunked"]:
+            seen &= position >= at // window * window
+        elif window:
+            seen &= at - position < window
+        if self.has("self-unseen"):
+            seen &= position != at
         for what, first, end in (position, "from", "to"), (at - position, "near", "far"):
             seen &= (what >= case[first]) & (what < (case[end] or np.inf))
         return seen
@@ -293,9 +341,10 @@ class Engine:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    parser.add_argument("--wrong-sign", action="store_true")
+    parser.add_argument("--wrong-sign", dest="fault", action="store_const", const="row-sign")
+    parser.add_argument("--fault", metavar="NAME")
     flags = parser.parse_args()
-    engine = Engine(flags.wrong_sign)
+    engine = Engine(flags.fault)
     with open(os.path.join(flags.folder, "index.json"), encoding="utf-8") as file:
         cases = json.load(file)["cases"]
     for case in cases:

@@ -98,6 +98,33 @@ class CaseFiles(unittest.TestCase):
         self.assertIn("FAIL kv_store/k=q8_0/v=q8_0/rot-k=64/rot-v=64", done.stdout)
         self.assertIn("FAIL attention/k=q8_0/v=q8_0/rot-k=64/rot-v=64", done.stdout)
 
+    def test_known_mistakes_are_caught_and_named(self):
+        # What the table of mistakes says of each is what an engine that makes it finds out.
+        asked = "path/k=q8_0/v=q8_0/"
+        table = run(CASES, "faults", "--case", asked)
+        self.assertEqual(table.returncode, 0, table.stderr)
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+                for line in table.stdout.splitlines()[2:]]
+        self.assertGreater(len(rows), 15)
+        cases = self.dump(asked)
+        for name, sentence, caught, within, nothing, _ in rows:
+            self.assertEqual(int(caught) + int(within) + int(nothing), len(cases), name)
+            self.assertGreater(int(caught), 0, name)
+            engine(self.folder, "--fault", name)
+            done = self.check("--quiet")
+            self.assertIn(f" {caught} FAIL, ", done.stdout, name)
+            likely = [line for line in done.stdout.split("\n") if line.startswith("likely: ")]
+            self.assertIn(f"{sentence} [{name}]", likely[0])
+            self.assertIn(f": {caught} of the {caught} results that fail", likely[0])
+            self.assertLessEqual(likely[0].count(" ["), 2)  # K not rotated is q not rotated
+
+    def test_the_page_has_the_table_of_mistakes(self):
+        with open(os.path.join(HERE, "../docs/10-testing-your-engine.md"), encoding="utf-8") as file:
+            page = file.read()
+        table = run(CASES, "faults").stdout
+        self.assertGreater(len(table), 1000)
+        self.assertIn("\n" + table + "\n", page)
+
     def test_what_failing_cases_have_in_common(self):
         # V not rotated back, sums of H heads over another head's cells, scores without their scale.
         for spoil, sentence in (
@@ -182,7 +209,7 @@ class CaseFiles(unittest.TestCase):
             self.assertEqual(done.stderr, "")
             self.assertIn(message, done.stdout)
             self.assertIn("dst.npy", done.stdout)
-            self.assertIn(f"{2 + others} cases: {1 + others} ok", done.stdout)  # the rest is judged
+            self.assertRegex(done.stdout, rf"\n{2 + others} cases of rotkv \S+ \(\w+\): {1 + others} ok")  # the rest is judged
 
     def test_wrong_usage(self):
         self.assertEqual(run(CASES, "dump", self.folder, "--case", "no such case").returncode, 2)
@@ -233,7 +260,7 @@ class CaseFiles(unittest.TestCase):
         engine(self.folder)
         done = self.check("--json", "-")
         self.assertIn(name, json.dumps(json.loads(done.stdout)))
-        self.assertIn("1 cases: 1 ok", done.stderr)
+        self.assertRegex(done.stderr, r"1 cases of rotkv [^:]*: 1 ok")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ const std::vector<BackendEntry>& backends() {
         {"ref", make_ref, nullptr},
         {"fast", make_fast_backend, nullptr, true},
 #ifdef ROTKV_HAS_CUDA
-        {"cuda", make_cuda_backend, nullptr, false, cuda::list_paths,
-         cuda::make_guarded_memory},
+        {"cuda", make_cuda_backend, nullptr, false, cuda::list_paths, cuda::make_guarded_memory},
 #else
         {"cuda", nullptr, "CMake found no CUDA compiler, or ROTKV_CUDA is OFF"},
 #endif

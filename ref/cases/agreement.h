@@ -84,6 +84,17 @@ Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected
                       std::span<const std::byte> found, std::span<const float> unrounded,
                       std::span<const float> error);
 
+/// How far from ours the numbers may lie that compare_steps lets another engine store, where it had
+/// values to store that are within `error` of ours: where one of them lies on a tie, the distance
+/// between its codes, and what one f16 of the scale and of the minimum amount to. Infinite in
+/// blocks that are not judged.
+/// Math: with e the largest error of a block, positions on the scale of its codes move by 3 e / d,
+///       its scale by e / steps (minimum: 2 e / steps), its minimum by e. Where the two ends of a
+///       block with a peak are within e of each other, either may be the peak: two steps.
+/// Shapes: unrounded, error, result [rows][d]; ours as many rows of `type`.
+std::vector<float> reach_of_steps(DType type, int64_t d, std::span<const std::byte> ours,
+                                  std::span<const float> unrounded, std::span<const float> error);
+
 /// How many f32 lie between a and b; INT64_MAX if one of them is a NaN.
 int64_t ulps_between(float a, float b);
 int64_t ulps_between(double a, double b);

@@ -7,6 +7,7 @@
 #include "ref/cases/cases_delta.h"
 #include "ref/cases/cases_experts.h"
 #include "ref/cases/cases_norms.h"
+#include "ref/cases/cases_path.h"
 #include "ref/error.h"
 #include "ref/files/fnv1a.h"
 #include "ref/quant.h"
@@ -220,7 +221,8 @@ std::span<const CaseOp> case_ops() {
         std::vector<CaseOp> list;
         for (const std::span<const CaseOp> part :
              {row_case_ops(), cache_case_ops(), delta_case_ops(), attention_case_ops(),
-              norm_case_ops(), weight_case_ops(), expert_case_ops(), likelihood_case_ops()}) {
+              path_case_ops(), norm_case_ops(), weight_case_ops(), expert_case_ops(),
+              likelihood_case_ops()}) {
             list.insert(list.end(), part.begin(), part.end());
         }
         return list;
@@ -289,6 +291,7 @@ std::vector<std::string> case_names() {
     std::vector<std::string> names;
     for (const char* row : k_cases) write_out(row, names);
     for (const char* row : k_attention_cases) write_out(row, names);
+    for (const char* row : k_path_cases) write_out(row, names);
     for (const char* row : k_norm_cases) write_out(row, names);
     for (const char* row : k_delta_cases) write_out(row, names);
     for (const char* row : k_expert_cases) write_out(row, names);

@@ -9,6 +9,7 @@
 
 #include "ref/backend.h"
 #include "ref/cases/agreement.h"
+#include "ref/cases/fault.h"
 
 #include <memory>
 #include <span>
@@ -47,6 +48,9 @@ class Fields {
 
     /// Throws Error(bad_argument) for a field that nobody asked for, or one out of order.
     void finish() const;
+
+    /// The fields of the name as they stand.
+    const std::vector<std::pair<std::string, std::string>>& given() const { return given_; }
 
     /// Every field asked for, with its value, defaults included.
     const std::vector<std::pair<std::string, std::string>>& read() const { return read_; }
@@ -159,6 +163,14 @@ class Case {
     /// engine's may be by rounding.
     virtual std::vector<float> unrounded(const std::string& /*name*/,
                                          std::span<const CaseTensor> /*filled*/) const {
+        return {};
+    }
+
+    /// The numbers of output `name` from an engine with this mistake; empty where nobody can make
+    /// it, or nobody has said what it would give.
+    virtual std::vector<float> with_fault(const std::string& /*name*/,
+                                          std::span<const CaseTensor> /*filled*/,
+                                          Fault /*fault*/) const {
         return {};
     }
 

@@ -3,6 +3,7 @@
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
 #include "ref/cases/head_scores.h"
+#include "ref/cases/stored_rows.h"
 #include "ref/hadamard.h"
 #include "ref/quant.h"
 
@@ -94,6 +95,8 @@ class AttentionCase : public CallCase {
     }
     std::vector<double> bound(const std::string& name, std::span<const CaseTensor> filled,
                               std::span<const float> expected) const override;
+    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
+                                  Fault fault) const override;
 
     NotFinite not_finite(const std::string& name) const override {
         return is_spoilt(kind) && name == "dst" ? NotFinite::any : NotFinite::same_kind;
@@ -351,6 +354,27 @@ std::vector<double> AttentionCase::bound(const std::string& name,
         }
     }
     return all;
+}
+
+// Of one stream: which mistake it was shows there as well as in several.
+std::vector<float> AttentionCase::with_fault(const std::string& name,
+                                             std::span<const CaseTensor> filled,
+                                             Fault fault) const {
+    if (streams > 1 || name != "dst" || is_spoilt(kind)) return {};
+    const std::vector<float> keys = named(filled, "k_cache").values();
+    return faulty_attention(
+        {.rule = std::get<AttentionArgs>(call(Views({}, {}))),
+         .heads = heads,
+         .kv_heads = kv_heads,
+         .d_k = d_k,
+         .d_v = d_v,
+         .q = named(filled, "q").values(),
+         .k = keys,
+         .v = v_in_k ? channels_of(keys, d_k, v_first, d_v) : named(filled, "v_cache").values(),
+         .position = named(filled, "position").indices(),
+         .q_position = named(filled, "q_position").indices(),
+         .sinks = sinks != 0 ? named(filled, "sinks").values() : std::vector<float>{}},
+        fault);
 }
 
 }  // namespace

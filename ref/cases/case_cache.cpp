@@ -117,6 +117,18 @@ class KvStoreCase : public CallCase {
         return all;
     }
 
+    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
+                                  Fault fault) const override {
+        std::vector<float> all = named(filled, name).values();
+        const DType type = named(filled, name).type;
+        each_row(name, filled, [&](size_t first, std::span<const float> x, const Rotation& r) {
+            const bool bare = fault == Fault::k_not_rotated && name == "k_cache";
+            const std::vector<float> y =
+                faulty_rows(x, int64_t(x.size()), type, bare ? Rotation{} : r, fault);
+            std::copy(y.begin(), y.end(), all.begin() + int64_t(first));
+        });
+        return all;
+    }
     Work work() const override {  // of the caches, only the rows that tokens write
         Work work;
         const double rows = double(shape.tokens * shape.kv_heads);
@@ -230,6 +242,14 @@ class KvShiftCase : public CallCase {
                         (2 * stages + 3) * k_unit * std::sqrt(squares));
         }
         return bound;
+    }
+
+    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
+                                  Fault fault) const override {
+        const std::vector<float> table = named(filled, "table").values();
+        return faulty_shift(
+            named(filled, name).values(), d, type, rotation,
+            {table, rows(), kv_heads, n_rot, neox ? RopePairs::neox : RopePairs::norm}, fault);
     }
 
   protected:

@@ -106,6 +106,7 @@ std::span<const CaseOp> row_case_ops();         // case_rows.cpp
 std::span<const CaseOp> cache_case_ops();       // case_cache.cpp
 std::span<const CaseOp> delta_case_ops();       // case_delta.cpp
 std::span<const CaseOp> attention_case_ops();   // case_attention.cpp
+std::span<const CaseOp> path_case_ops();        // case_path.cpp
 std::span<const CaseOp> weight_case_ops();      // case_weights.cpp
 std::span<const CaseOp> norm_case_ops();        // case_norms.cpp
 std::span<const CaseOp> expert_case_ops();      // case_experts.cpp

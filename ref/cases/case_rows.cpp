@@ -74,6 +74,14 @@ class HadamardCase : public CallCase {
         return by_rows(named(filled, "src").values(), d,
                        [&](std::span<const float> x) { return hadamard_bound(x, rotation); });
     }
+    std::vector<float> with_fault(const std::string&, std::span<const CaseTensor> filled,
+                                  Fault fault) const override {
+        std::vector<float> y = named(filled, "src").values();
+        for (size_t first = 0; d > 0 && first < y.size(); first += size_t(d)) {
+            faulty_turn(&y[first], &y[first], d, rotation, inverse, fault);
+        }
+        return y;
+    }
     Work work() const override {
         Work work = Case::work();
         if (rotation.on()) work.flops = double(rows * d) * std::log2(double(rotation.block));

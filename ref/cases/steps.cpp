@@ -262,4 +262,86 @@ Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected
     return verdict;
 }
 
+namespace {
+
+// What one f16 more is, at the magnitude of this one.
+double f16_step(uint16_t bits) {
+    const uint16_t magnitude = bits & 0x7FFF;
+    return double(f16_to_f32(uint16_t(magnitude + 1))) - double(f16_to_f32(magnitude));
+}
+
+// May the other end of the block be its peak for somebody whose values are `e` off?
+bool other_peak(const float* x, double e) {
+    double low = 0, high = 0;
+    for (int64_t j = 0; j < k_block; ++j) {
+        low = std::max(low, -double(x[j])), high = std::max(high, double(x[j]));
+    }
+    return std::fabs(low - high) <= 2 * e + k_tie * std::max(low, high);
+}
+
+double level_step(const CodeInfo& codes, int below) {
+    return codes.levels == nullptr ? 1 : codes.levels[below + 1] - codes.levels[below];
+}
+
+// Between which codes a value that lies `near` a tie may fall, as the distance of their levels.
+double step_at_tie(const CodeInfo& codes, double at, int code, double near) {
+    double step = 0;
+    for (const int below : {code - 1, code}) {
+        if (below < codes.first || below >= codes.last) continue;
+        if (std::fabs(at - tie_above(codes, below)) <= near) step += level_step(codes, below);
+    }
+    return step;
+}
+
+void reach_of_block(const CodeInfo& codes, const Parts& ours, const float* x, const float* error,
+                    float* reach) {
+    const Positions position = positions(codes, x);
+    const double d = std::fabs(double(f16_to_f32(ours.scale)));
+    if (!position.defined || !ref::finite_f16(ours.scale)) {
+        return void(std::fill_n(reach, k_block, INFINITY));
+    }
+    const double e = *std::max_element(error, error + k_block);
+    const double near = k_tie * position.largest + (d > 0 ? 3 * e / d : INFINITY);
+    double moved = (codes.minimum ? 2 : 1) * e / codes.steps + f16_step(ours.scale);
+    double step[k_block];
+    for (int64_t j = 0; j < k_block; ++j) {
+        step[j] = step_at_tie(codes, position.at[j], ours.code[j], near);
+        // The fit's scale changes by w (q' - q) (x - d (q' + q)) / sum w q^2, w = x^2, at a tie
+        // d (q' - q) |q|^3 / sum q^4, and the peak's level alone makes that sum steps^4.
+        if (codes.fitted) moved += 2 * step[j] * d / codes.steps;
+    }
+    const double origin = codes.minimum ? e + f16_step(ours.minimum) : 0;
+    const double turned = codes.cut && other_peak(x, e) ? 2 * d : 0;
+    for (int64_t j = 0; j < k_block; ++j) {
+        const int code = ours.code[j];
+        const double level = codes.levels == nullptr ? code - codes.zero() : codes.levels[code];
+        reach[j] = float(std::fabs(level) * moved + origin + step[j] * d + turned);
+    }
+}
+
+}  // namespace
+
+std::vector<float> reach_of_steps(DType type, int64_t d, std::span<const std::byte> ours,
+                                  std::span<const float> unrounded, std::span<const float> error) {
+    std::vector<float> reach(unrounded.size());
+    const size_t bytes = size_t(row_bytes(type, d));
+    for (size_t first = 0; first < reach.size(); first += size_t(d)) {
+        const std::byte* const row = ours.data() + first / size_t(d) * bytes;
+        std::vector<float> values(static_cast<size_t>(d));
+        ref::dequantize_row(type, values.data(), row, d);
+        for (size_t j = 0; j < size_t(d); j += is_block_type(type) ? k_block : 1) {
+            const float *const x = &unrounded[first + j], *const e = &error[first + j];
+            if (is_block_type(type)) {
+                reach_of_block(type_info(type).codes,
+                               take_apart(type, row + block_offset(type, int64_t(j))), x, e,
+                               &reach[first + j]);
+                continue;
+            }
+            reach[first + j] = std::max(std::fabs(rounded(type, *x - *e) - values[j]),
+                                        std::fabs(rounded(type, *x + *e) - values[j]));
+        }
+    }
+    return reach;
+}
+
 }  // namespace rotkv

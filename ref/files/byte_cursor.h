@@ -22,6 +22,7 @@ class ByteCursor {
         : bytes_(bytes), file_(file) {}
 
     uint64_t offset() const { return offset_; }
+    uint64_t left() const { return bytes_.size() - offset_; }
 
     /// Names what is read from here on ("tensor 'output.weight'"), for messages.
     void enter(std::string subject) { subject_ = std::move(subject) + ": "; }
@@ -78,8 +79,6 @@ class ByteCursor {
     }
 
   private:
-    uint64_t left() const { return bytes_.size() - offset_; }
-
     std::span<const std::byte> bytes_;
     const std::string& file_;
     std::string subject_;

@@ -4,6 +4,7 @@
 #include "ref/files/output_file.h"
 #include "ref/kernels.h"
 #include "tools/cli.h"
+#include "tools/parity/likely_fault.h"
 #include "tools/parity/parity.h"
 #include "tools/parity/shared_fields.h"
 
@@ -211,7 +212,8 @@ int64_t dump_cases(const std::string& folder, const std::vector<std::string>& na
     for (const std::unique_ptr<Case>& one : asked) {
         cases.push_back(dump_case(*one, out, folder_of(cases.size())));
     }
-    out.write("index.json", Json{{"version", 1}, {"cases", cases}}.dump(1) + "\n");
+    out.write("index.json",
+              Json{{"version", 1}, {"rotkv", version_of_build()}, {"cases", cases}}.dump(1) + "\n");
     out.finish();
     return int64_t(cases.size());
 }
@@ -232,7 +234,7 @@ Json read_index(const fs::path& root) {
         }
         throw Error(ErrorCode::bad_file, path + ": expected a name and a folder for every case");
     }
-    return index["cases"];
+    return index;
 }
 
 // One case of the folder.
@@ -257,7 +259,7 @@ bool tells(DType type, const std::vector<std::byte>& result) {
 }
 
 void judge_tensor(const Case& one, const Expected& expected, size_t i, const std::string& path,
-                  bool as_ours, Judged& judged) {
+                  bool as_ours, Judged& judged, LikelyFaults& likely) {
     const CaseTensor& tensor = expected.tensors[i];
     std::vector<std::byte> found;
     try {
@@ -270,6 +272,7 @@ void judge_tensor(const Case& one, const Expected& expected, size_t i, const std
     const bool exact = compare_exact(tensor.type, expected.results[i], found).ok;
     judged.exact &= exact;
     judged.ok &= verdict.ok;
+    if (!verdict.ok) likely.add(one, expected, i, found);
     std::string summary = verdict.summary();
     if (summary.empty() && verdict.worst > 0) {
         summary = fmt::format("{:.3f} of the bound", verdict.worst);
@@ -280,7 +283,7 @@ void judge_tensor(const Case& one, const Expected& expected, size_t i, const std
     judged.add(tensor.name, verdict.ok ? summary : verdict.report(tensor.extents), summary);
 }
 
-Judged judge_case(const Case& one, const fs::path& folder, bool as_ours) {
+Judged judge_case(const Case& one, const fs::path& folder, bool as_ours, LikelyFaults& likely) {
     Judged judged;
     const std::vector<CaseTensor> tensors = one.tensors();
     const auto path = [&](const CaseTensor& tensor) {
@@ -294,15 +297,15 @@ Judged judge_case(const Case& one, const fs::path& folder, bool as_ours) {
     for (size_t i = 0; i < tensors.size(); ++i) {
         if (!tensors[i].output) continue;
         judged.says_something |= tells(tensors[i].type, expected.results[i]);
-        judge_tensor(one, expected, i, path(tensors[i]), as_ours, judged);
+        judge_tensor(one, expected, i, path(tensors[i]), as_ours, judged, likely);
     }
     return judged;
 }
 
 // Those whose name contains the pattern; a name in full selects that case alone.
-std::vector<Json> selected(const fs::path& root, const std::string& pattern) {
+std::vector<Json> selected(const Json& index, const fs::path& root, const std::string& pattern) {
     std::vector<Json> chosen;
-    for (const Json& entry : read_index(root)) {
+    for (const Json& entry : index["cases"]) {
         const std::string name = entry["name"];
         if (name == pattern) return {entry};
         if (name.find(pattern) != std::string::npos) chosen.push_back(entry);
@@ -321,11 +324,16 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
     CheckReport report;
     report.json = Json::array();
     std::vector<std::string> failed, passed;
-    for (const Json& entry : selected(root, pattern)) {
+    LikelyFaults likely;
+    const Json index = read_index(root);
+    const Json by = index.value("rotkv", Json());
+    report.written_by = by.is_string() ? "rotkv " + by.get<std::string>() : "an unnamed version";
+    for (const Json& entry : selected(index, root, pattern)) {
         const std::string name = entry["name"];
         const std::unique_ptr<Case> one = make_case(name);
         ++report.cases;
-        const Judged judged = judge_case(*one, root / entry["folder"].get<std::string>(), exact);
+        const Judged judged =
+            judge_case(*one, root / entry["folder"].get<std::string>(), exact, likely);
         report.missing += !judged.there;
         if (!judged.there) continue;
         report.ok += judged.ok;
@@ -343,6 +351,7 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
                                {"text", judged.text}});
     }
     report.shared_fields = shared_fields(failed, passed);
+    report.likely_faults = likely.sentences();
     return report;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 // Cases as files, for engines in any language: one folder a case, one .npy a tensor, and an
 // index.json that says what each file is. And the page docs/ops.md.
-//   DIR/index.json             {"version", "cases": [{"name", "op", "fields", "constants",
+//   DIR/index.json             {"version", "rotkv", "cases": [{"name", "op", "fields", "constants",
 //                              "agreement", "folder", "tensors": [{"name", "role", "type",
 //                              "extents", "file", "expected", "bound" or "nmse"}]}]}
 //   DIR/0007/src.npy           an input
@@ -26,13 +26,15 @@ int64_t dump_cases(const std::string& folder, const std::vector<std::string>& na
 
 struct CheckReport {
     int64_t cases = 0, ok = 0, exact = 0;
-    int64_t missing = 0;  ///< cases whose results are not there
+    int64_t missing = 0;     ///< cases whose results are not there
+    std::string written_by;  ///< which rotkv has dumped them
     struct Failure {
         std::string text;  ///< case and tensor, with the first differences
         std::string line;  ///< the same without them
     };
     std::vector<Failure> failures;
     std::vector<std::string> shared_fields;  ///< of the cases that fail
+    std::vector<std::string> likely_faults;  ///< what would explain them: LikelyFaults::sentences
     std::vector<std::string> notes;          ///< what agrees, but not to the bit
     nlohmann::ordered_json json;
 };

@@ -1,0 +1,251 @@
+// rotkv-cache: saved caches, ours and llama.cpp's: what is in them, and what they hold beside a
+// cache that is computed again from their tokens. Docs: docs/23-saved-caches.md
+
+#include "ref/error.h"
+#include "ref/files/cache_file.h"
+#include "ref/files/model_fingerprint.h"
+#include "ref/rotation_words.h"
+#include "tools/loaded_model.h"
+#include "tools/notes.h"
+#include "tools/output_paths.h"
+#include "tools/state_beside.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+namespace rotkv::tools {
+namespace {
+
+struct Flags {
+    ModelFlags model;
+    std::string file, json;
+    bool layers = false;
+};
+
+std::vector<std::byte> bytes_of(const std::string& path) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error)) {
+        throw Error(ErrorCode::io, path + ": no such file, or not a regular one");
+    }
+    std::vector<std::byte> bytes(size_t(std::filesystem::file_size(path, error)));
+    std::ifstream file(path, std::ios::binary);
+    file.read(reinterpret_cast<char*>(bytes.data()), std::streamsize(bytes.size()));
+    if (error || !file) throw Error(ErrorCode::io, path + ": cannot be read");
+    return bytes;
+}
+
+// "30 layers, K q8_0 of 204 bytes a cell, V q8_0 of 204"
+std::string rows_in_words(const LlamaStream& stream) {
+    std::map<std::string, int64_t> kinds;
+    for (size_t l = 0; l < stream.k.size(); ++l) {
+        std::string kind = fmt::format("K {} of {} bytes a cell", type_info(stream.k[l].type).name,
+                                       stream.k[l].row_bytes);
+        if (l < stream.v.size()) {
+            kind += fmt::format(", V {} of {}", type_info(stream.v[l].type).name,
+                                stream.v[l].row_bytes);
+        }
+        ++kinds[kind];
+    }
+    std::string text;
+    for (const auto& [kind, n] : kinds) {
+        text += fmt::format("{}{} layers, {}", text.empty() ? "" : "; ", n, kind);
+    }
+    return text;
+}
+
+nlohmann::ordered_json said(const std::optional<int64_t>& block) {
+    return block ? nlohmann::ordered_json(*block) : nlohmann::ordered_json();
+}
+
+std::string said_words(const LlamaStream& stream) {
+    if (!stream.k_block) return "it does not say; compare finds it out";
+    const auto words = [](int64_t n) {
+        return n == 0 ? std::string("none") : fmt::format("blocks of {}", n);
+    };
+    return fmt::format("K {}, V {}", words(*stream.k_block), words(*stream.v_block));
+}
+
+nlohmann::ordered_json describe(const LlamaState& state, std::FILE* out) {
+    fmt::print(out, "{}: llama.cpp's, of a {}, version {}; {} tokens{}\n", state.path,
+               state.is_session ? "session" : "sequence", state.version, state.tokens.size(),
+               state.architecture.empty() ? "" : ", architecture " + state.architecture);
+    nlohmann::ordered_json caches = nlohmann::ordered_json::array();
+    for (size_t c = 0; c < state.caches.size(); ++c) {
+        for (size_t s = 0; s < state.caches[c].size(); ++s) {
+            const LlamaStream& stream = state.caches[c][s];
+            if (stream.position.empty()) continue;
+            const auto [low, high] =
+                std::minmax_element(stream.position.begin(), stream.position.end());
+            fmt::print(out, "  cache {}, stream {}: {} cells at positions {} .. {}; {}\n", c, s,
+                       stream.position.size(), *low, *high, rows_in_words(stream));
+            fmt::print(out, "  rotation, by the file: {}\n", said_words(stream));
+            caches.push_back({{"cache", c},
+                              {"stream", s},
+                              {"cells", stream.position.size()},
+                              {"k_block", said(stream.k_block)},
+                              {"v_block", said(stream.v_block)},
+                              {"layers", stream.k.size()}});
+        }
+    }
+    return {{"file", state.path},
+            {"session", state.is_session},
+            {"architecture", state.architecture},
+            {"tokens", state.tokens.size()},
+            {"caches", caches}};
+}
+
+LlamaState read_state(const std::string& path) {
+    const std::vector<std::byte> bytes = bytes_of(path);
+    return parse_llama_state(bytes, path);
+}
+
+int inspect(const Flags& flags) {
+    check_paths({{"FILE", flags.file}}, {{"--json", flags.json}});
+    const LlamaState state = read_state(flags.file);
+    write_json(flags.json, describe(state, results_beside(flags.json, "")));
+    return k_good;
+}
+
+const char* letter(Side side) { return side == Side::k ? "K" : "V"; }
+
+std::string words_of(const Rotation& rotation) {
+    return rotation.on() ? fmt::format("rotated in blocks of {}", rotation.block) : "not rotated";
+}
+
+// All layers of a side that are alike, in one line each.
+void print_side(std::FILE* out, const StateBeside& beside, Side side) {
+    struct Alike {
+        int64_t layers = 0, elements = 0, equal = 0, one_step = 0;
+        double off = 0, otherwise = INFINITY, squares = 0, most = 0;
+    };
+    std::map<std::string, Alike> kinds;
+    for (const SideBeside& one : beside.sides) {
+        if (one.side != side) continue;
+        const std::string words = one.explained() ? words_of(one.rotation)
+                                                  : std::string("rows that no rotation explains");
+        Alike& all = kinds[fmt::format("{}, {}", type_info(one.type).name, words)];
+        ++all.layers;
+        all.elements += one.elements, all.equal += one.equal, all.one_step += one.one_step;
+        all.off = std::max(all.off, one.off);
+        all.otherwise = std::min(all.otherwise, one.off_otherwise);
+        all.squares += one.rms_steps * one.rms_steps * double(one.elements);
+        all.most = std::max(all.most, one.most_steps);
+    }
+    for (const auto& [words, all] : kinds) {
+        const double n = double(all.elements);
+        fmt::print(out, "{} of {} layers: {}\n", letter(side), all.layers, words);
+        fmt::print(out,
+                   "  turned back, at most {:.3g} of their length from ours in f32; by any other "
+                   "rotation at least {:.3g}\n",
+                   all.off, all.otherwise);
+        fmt::print(out,
+                   "  beside ours in this type: {:.2f} % equal, {:.2f} % within 1.5 steps, rms "
+                   "{:.3g} steps, at most {:.3g}\n",
+                   100 * double(all.equal) / n, 100 * double(all.one_step) / n,
+                   std::sqrt(all.squares / n), all.most);
+    }
+}
+
+void print_layers(std::FILE* out, const StateBeside& beside) {
+    fmt::print(
+        out,
+        "| layer | side | type | rotation | off from f32 | by another | equal | <= 1.5 steps | rms "
+        "steps | most steps | where |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for (const SideBeside& one : beside.sides) {
+        const double n = double(one.elements);
+        fmt::print(out,
+                   "| {} | {} | {} | {} | {:.4f} | {:.4f} | {:.4f} | {:.4f} | {:.3f} | {:.2f} | "
+                   "cell {}, head {}, channel {} |\n",
+                   one.layer, letter(one.side), type_info(one.type).name,
+                   one.explained() ? rotation_name(one.rotation) : "?", one.off, one.off_otherwise,
+                   double(one.equal) / n, double(one.one_step) / n, one.rms_steps, one.most_steps,
+                   one.cell, one.head, one.channel);
+    }
+}
+
+nlohmann::ordered_json json_of(const StateBeside& beside) {
+    nlohmann::ordered_json sides = nlohmann::ordered_json::array();
+    for (const SideBeside& one : beside.sides) {
+        sides.push_back({{"layer", one.layer},
+                         {"side", letter(one.side)},
+                         {"type", type_info(one.type).name},
+                         {"explained", one.explained()},
+                         {"rotation", rotation_name(one.rotation)},
+                         {"off", one.off},
+                         {"off_otherwise", one.off_otherwise},
+                         {"elements", one.elements},
+                         {"equal", one.equal},
+                         {"one_step", one.one_step},
+                         {"rms_steps", one.rms_steps},
+                         {"most_steps", one.most_steps},
+                         {"cell", one.cell},
+                         {"head", one.head},
+                         {"channel", one.channel}});
+    }
+    return sides;
+}
+
+int compare(const Flags& flags) {
+    check_paths({{"FILE", flags.file}, {"--model", flags.model.path}}, {{"--json", flags.json}});
+    const LlamaState state = read_state(flags.file);
+    std::FILE* const out = results_beside(flags.json, "");
+    nlohmann::ordered_json document = describe(state, out);
+    LoadedModel loaded(flags.model, std::max<int64_t>(int64_t(state.tokens.size()), 1));
+    const StateBeside beside = hold_beside(loaded.model, state);
+    print_side(out, beside, Side::k);
+    print_side(out, beside, Side::v);
+    if (flags.layers) print_layers(out, beside);
+    bool rotated = false, explained = true, as_said = true;
+    for (const SideBeside& one : beside.sides) {
+        rotated |= one.rotation.on(), explained &= one.explained(), as_said &= one.as_said();
+    }
+    if (!as_said) fmt::print(out, "The file says another rotation than its bytes hold.\n");
+    fmt::print(
+        out, "{}\n",
+        !explained ? "Not a cache of these tokens and this model, or not as llama.cpp rotates."
+        : rotated  ? "llama.cpp must load it as it was saved: with LLAMA_ATTN_ROT_DISABLE unset."
+                   : "llama.cpp must load it as it was saved: its types are plain, or "
+                     "LLAMA_ATTN_ROT_DISABLE=1.");
+    document["beside"] = json_of(beside);
+    document["notices"] = loaded.notices;
+    write_json(flags.json, document);
+    return explained && as_said ? k_good : k_failed;
+}
+
+constexpr const char* k_examples =
+    "  rotkv-cache inspect state.bin\n"
+    "  rotkv-cache compare state.bin -m model.gguf            (which rotation do its bytes hold?)\n"
+    "  rotkv-cache compare state.bin -m model.gguf --layers\n";
+
+}  // namespace
+}  // namespace rotkv::tools
+
+int main(int argc, char** argv) {
+    using namespace rotkv::tools;
+    CLI::App app("Caches that llama.cpp saved: what is in them, beside what ours would be.",
+                 "rotkv-cache");
+    Flags flags;
+    flags.model.tool = "rotkv-cache";
+    app.require_subcommand(0, 1);
+    CLI::App* inspect_command = app.add_subcommand("inspect", "print what the file says");
+    CLI::App* compare_command = app.add_subcommand(
+        "compare", "compute the cache of its tokens again and hold both together");
+    for (CLI::App* command : {inspect_command, compare_command}) {
+        command
+            ->add_option("FILE", flags.file,
+                         "of llama_state_seq_save_file or llama_state_save_file")
+            ->required();
+        add_json_flag(*command, flags.json);
+    }
+    flags.model.add_to(*compare_command);
+    compare_command->add_flag("--layers", flags.layers, "a line for each layer and side");
+    return run_tool(app, argc, argv, k_examples, [&]() {
+        if (*inspect_command) return inspect(flags);
+        if (*compare_command) return compare(flags);
+        throw rotkv::Error(rotkv::ErrorCode::usage, "expected inspect or compare");
+    });
+}

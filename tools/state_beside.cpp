@@ -1,0 +1,250 @@
+#include "tools/state_beside.h"
+
+#include "ref/error.h"
+#include "ref/hadamard.h"
+#include "ref/half.h"
+#include "ref/quant.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+namespace rotkv::tools {
+
+namespace {
+
+constexpr int64_t k_least_block = 16;
+
+// A stream of the file with the model's layers that it is of.
+struct Part {
+    const LlamaStream& stream;
+    std::vector<int64_t> layers;
+};
+
+[[noreturn]] void refuse(const LlamaState& state, const std::string& problem) {
+    throw Error(ErrorCode::bad_file, state.path + ": " + problem);
+}
+
+std::vector<Part> parts_of(const LlamaState& state, const ModelConfig& config,
+                           const KvShape& shape) {
+    std::vector<Part> parts;
+    for (size_t c = 0; c < state.caches.size(); ++c) {
+        const LlamaStream* only = nullptr;
+        for (const LlamaStream& stream : state.caches[c]) {
+            if (stream.position.empty()) continue;
+            if (only != nullptr) refuse(state, "expected one sequence, found several streams");
+            only = &stream;
+        }
+        if (only == nullptr) continue;
+        Part part{*only, {}};
+        for (int64_t l = 0; l < shape.n_layers(); ++l) {
+            const KvLayer& layer = shape.layers[size_t(l)];
+            if (layer.kv_heads == 0 || layer.source) continue;
+            const bool windowed = config.plan[size_t(l)].window > 0;
+            if (state.caches.size() == 1 || windowed == (c == 1)) part.layers.push_back(l);
+        }
+        if (part.layers.size() != only->k.size()) {
+            refuse(state, fmt::format("cache {}: expected the model's {} layers, found {}", c,
+                                      part.layers.size(), only->k.size()));
+        }
+        parts.push_back(std::move(part));
+    }
+    if (parts.empty()) refuse(state, "expected cells, found none");
+    return parts;
+}
+
+void check_rows(const LlamaState& state, const LlamaRows& rows, int64_t layer, const char* side,
+                int64_t values) {
+    const int64_t block = type_info(rows.type).block_elements;
+    if (values % block == 0 && row_bytes(rows.type, values) == rows.row_bytes) return;
+    refuse(state, fmt::format("{} of layer {}: expected cells of {} values, found {} bytes of {}",
+                              side, layer, values, rows.row_bytes, type_info(rows.type).name));
+}
+
+void check(const LlamaState& state, std::span<const Part> parts, int64_t words,
+           const KvShape& shape) {
+    for (const int32_t token : state.tokens) {
+        if (token >= 0 && token < words) continue;
+        refuse(state, fmt::format("expected tokens below {}, found {}", words, token));
+    }
+    for (const Part& part : parts) {
+        for (const int32_t p : part.stream.position) {
+            if (p >= 0 && p < int64_t(state.tokens.size())) continue;
+            refuse(state, fmt::format("expected cells at positions of its {} tokens, found {}: a "
+                                      "shifted cache cannot be computed again from them",
+                                      state.tokens.size(), p));
+        }
+        for (size_t i = 0; i < part.layers.size(); ++i) {
+            const KvLayer& layer = shape.layers[size_t(part.layers[i])];
+            check_rows(state, part.stream.k[i], part.layers[i], "K", layer.kv_heads * layer.d_k);
+            if (layer.v_in_k) continue;
+            if (i >= part.stream.v.size()) refuse(state, "expected V beside K");
+            check_rows(state, part.stream.v[i], part.layers[i], "V", layer.kv_heads * layer.d_v);
+        }
+    }
+}
+
+// Our cache after the tokens.
+KvCache filled(Model& model, const KvShape& shape, const RotationSpec& spec,
+               std::span<const int32_t> tokens) {
+    KvCache cache(model.backend(), shape, spec);
+    constexpr size_t at_once = 512;
+    for (size_t first = 0; first < tokens.size(); first += at_once) {
+        const std::span<const int32_t> batch =
+            tokens.subspan(first, std::min(at_once, tokens.size() - first));
+        std::vector<int32_t> stream(batch.size(), 0), position(batch.size());
+        std::iota(position.begin(), position.end(), int32_t(first));
+        model.forward(cache, batch, stream, position);
+    }
+    return cache;
+}
+
+std::vector<float> values_of(DType type, std::span<const std::byte> rows, int64_t d) {
+    const int64_t bytes = row_bytes(type, d);
+    std::vector<float> values(rows.size() / size_t(bytes) * size_t(d));
+    for (size_t r = 0; r * size_t(bytes) < rows.size(); ++r) {
+        ref::dequantize_row(type, values.data() + int64_t(r) * d, rows.data() + int64_t(r) * bytes,
+                            d);
+    }
+    return values;
+}
+
+// Our rows at the positions of the file's cells, as bytes.
+std::vector<std::byte> ours_at(const KvCache& cache, int64_t layer, Side side, int64_t bytes,
+                               std::span<const int32_t> positions) {
+    const int64_t last = *std::max_element(positions.begin(), positions.end());
+    std::vector<std::byte> all(size_t((last + 1) * bytes)), rows;
+    cache.read_cells(layer, 0, side, all);  // token p lies in cell p
+    for (const int32_t p : positions) {
+        rows.insert(rows.end(), all.begin() + p * bytes, all.begin() + (p + 1) * bytes);
+    }
+    return rows;
+}
+
+double off_by(std::span<const float> theirs, std::span<const float> ours, int64_t d,
+              const Rotation& rotation) {
+    double apart = 0, length = 0;
+    std::vector<float> row(static_cast<size_t>(d));
+    for (size_t first = 0; first < theirs.size(); first += size_t(d)) {
+        ref::hadamard_row(row.data(), &theirs[first], d, rotation, true);
+        for (size_t j = 0; j < size_t(d); ++j) {
+            const double one = double(row[j]) - double(ours[first + j]);
+            apart += one * one;
+            length += double(ours[first + j]) * double(ours[first + j]);
+        }
+    }
+    return std::sqrt(apart / length);
+}
+
+void find_rotation(SideBeside& side, std::span<const float> theirs, std::span<const float> ours,
+                   int64_t d) {
+    std::vector<Rotation> tried(1);
+    for (int64_t n = k_least_block; d % n == 0; n *= 2) {
+        tried.push_back({Rotation::Kind::sylvester, n});
+    }
+    side.off = side.off_otherwise = INFINITY;
+    for (const Rotation& rotation : tried) {
+        const double off = off_by(theirs, ours, d, rotation);
+        if (off < side.off) {
+            side.off_otherwise = side.off;
+            side.off = off, side.rotation = rotation;
+        } else {
+            side.off_otherwise = std::min(side.off_otherwise, off);
+        }
+    }
+}
+
+// The distance of neighbours of a stored value.
+double step_at(DType type, const std::byte* row, int64_t j, float value) {
+    if (is_block_type(type)) {
+        uint16_t scale = 0;
+        std::memcpy(&scale, row + block_offset(type, j / k_block * k_block), sizeof scale);
+        const double d = std::fabs(double(f16_to_f32(scale)));
+        return type == DType::iq4_nl ? 16 * d : d;
+    }
+    const int bits = type == DType::f32 ? 23 : type == DType::f16 ? 10 : 7;
+    return std::ldexp(1.0, std::ilogb(std::max(std::fabs(value), 1e-6f)) - bits);
+}
+
+void count_steps(SideBeside& side, std::span<const std::byte> theirs,
+                 std::span<const std::byte> ours, int64_t d, int64_t heads) {
+    const std::vector<float> a = values_of(side.type, theirs, d), b = values_of(side.type, ours, d);
+    double squares = 0;
+    for (int64_t i = 0; i < int64_t(a.size()); ++i) {
+        const std::byte* const row = ours.data() + i / d * row_bytes(side.type, d);
+        const double step = step_at(side.type, row, i % d, b[size_t(i)]);
+        const double apart = std::fabs(double(a[size_t(i)]) - double(b[size_t(i)]));
+        const double steps = apart == 0 ? 0 : step == 0 ? INFINITY : apart / step;
+        side.equal += apart == 0;
+        side.one_step += steps <= 1.5;
+        squares += steps * steps;
+        if (steps <= side.most_steps) continue;
+        side.most_steps = steps;
+        side.cell = i / d / heads, side.head = i / d % heads, side.channel = i % d;
+    }
+    side.elements = int64_t(a.size());
+    side.rms_steps = std::sqrt(squares / double(side.elements));
+}
+
+// Calls visit(stream, its rows, layer, side, head size) for all of them.
+template <class Visit>
+void each_side(std::span<const Part> parts, const KvShape& shape, const Visit& visit) {
+    for (const Part& part : parts) {
+        for (size_t i = 0; i < part.layers.size(); ++i) {
+            const KvLayer& layer = shape.layers[size_t(part.layers[i])];
+            visit(part.stream, part.stream.k[i], part.layers[i], Side::k, layer.d_k);
+            if (layer.v_in_k) continue;
+            visit(part.stream, part.stream.v[i], part.layers[i], Side::v, layer.d_v);
+        }
+    }
+}
+
+}  // namespace
+
+StateBeside hold_beside(Model& model, const LlamaState& state) {
+    const int64_t tokens = int64_t(state.tokens.size());
+    KvShape shape =
+        model.config().cache_shape(1, std::max<int64_t>(tokens, 1), DType::f32, DType::f32);
+    if (shape.recurrent().bytes_per_stream() > 0) {
+        throw Error(ErrorCode::unsupported,
+                    state.path + ": states of recurrent layers in llama.cpp's files are not read");
+    }
+    const std::vector<Part> parts = parts_of(state, model.config(), shape);
+    check(state, parts, model.weights().embedding.n[2], shape);
+    StateBeside result;
+    KvShape typed = shape;
+    std::vector<RotationSpec::Layer> rotations(shape.layers.size());
+    const KvCache plain = filled(model, shape, {}, state.tokens);
+    each_side(
+        parts, shape,
+        [&](const LlamaStream& stream, const LlamaRows& rows, int64_t l, Side side, int64_t d) {
+            SideBeside one;
+            one.layer = l, one.side = side, one.type = rows.type;
+            one.said = side == Side::k ? stream.k_block : stream.v_block;
+            const int64_t heads = shape.layers[size_t(l)].kv_heads;
+            const std::vector<std::byte> ours =
+                ours_at(plain, l, side, heads * d * 4, stream.position);
+            find_rotation(one, values_of(rows.type, rows.rows, d), values_of(DType::f32, ours, d),
+                          d);
+            KvLayer& layer = typed.layers[size_t(l)];
+            (side == Side::k ? layer.type_k : layer.type_v) = rows.type;
+            (side == Side::k ? rotations[size_t(l)].k : rotations[size_t(l)].v) = one.rotation;
+            result.cells = std::max(result.cells, int64_t(stream.position.size()));
+            result.sides.push_back(one);
+        });
+    const KvCache twin = filled(model, typed, RotationSpec(rotations), state.tokens);
+    auto one = result.sides.begin();
+    each_side(
+        parts, shape,
+        [&](const LlamaStream& stream, const LlamaRows& rows, int64_t l, Side side, int64_t d) {
+            const int64_t heads = shape.layers[size_t(l)].kv_heads;
+            count_steps(*one++, rows.rows, ours_at(twin, l, side, rows.row_bytes, stream.position),
+                        d, heads);
+        });
+    return result;
+}
+
+}  // namespace rotkv::tools

@@ -1,0 +1,49 @@
+#pragma once
+// A cache that llama.cpp saved beside ours of the same tokens: how its rows are rotated, which the
+// file does not say, and which elements are stored otherwise.
+// Docs: docs/23-saved-caches.md
+
+#include "ref/files/llama_state.h"
+#include "ref/model.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rotkv::tools {
+
+/// One side of one layer.
+struct SideBeside {
+    int64_t layer = 0;
+    Side side = Side::k;
+    DType type = DType::f32;
+    Rotation rotation;         ///< that explains the rows best
+    double off = 0;            ///< |R^T theirs - ours| / |ours|, ours in f32, never rounded
+    double off_otherwise = 0;  ///< the same by the next best rotation; inf: there is no other
+    // Beside ours in the same type and rotation, of the same tokens:
+    int64_t elements = 0, equal = 0, one_step = 0;  ///< the same; at most 1.5 steps off
+    double rms_steps = 0, most_steps = 0;
+    int64_t cell = 0, head = 0, channel = 0;  ///< where it is furthest off
+
+    std::optional<int64_t> said;  ///< the block that the file names, 0: none
+
+    bool explained() const { return off < 0.5; }
+    bool as_said() const { return !said || *said == (rotation.on() ? rotation.block : 0); }
+};
+
+struct StateBeside {
+    int64_t cells = 0;  ///< of the largest cache
+    std::vector<SideBeside> sides;
+};
+
+/// Runs the file's tokens through the model twice: into an f32 cache without rotation, and into one
+/// of the file's types with the rotations that were found.
+/// Rotations tried: none, and Sylvester's in every block size from 16 on that divides the head.
+/// A step: the block's scale (iq4_nl: 16 of them, the mean distance of its levels); f16, bf16, f32:
+/// the distance of neighbours at that magnitude. Throws: Error(bad_file) for a file of other layers
+/// or row sizes than the model's, a token outside of its
+///         vocabulary, cells at positions that its tokens do not have (a shifted cache), more than
+///         one sequence; Error(unsupported) for layers that keep a state.
+StateBeside hold_beside(Model& model, const LlamaState& state);
+
+}  // namespace rotkv::tools
