@@ -121,6 +121,10 @@ struct Answers {
     Support operator()(const KldArgs& args) const { return countable("hidden", args.hidden_a); }
     Support operator()(const LogitsArgs& args) const { return countable("dst", args.dst); }
     Support operator()(const MergeArgs& args) const { return countable("dst", args.dst); }
+    Support operator()(const TurnArgs& args) const {
+        return all(countable("src", args.src),
+                   at_most(cuda::k_most_turned_channels, "channels", args.src.n[3]));
+    }
 };
 
 // One thread of the process at a time launches or records: a kernel's attributes are the process's,

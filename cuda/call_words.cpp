@@ -40,6 +40,9 @@ struct Tensors {
     std::string operator()(const MatmulArgs& a) const {
         return list({{"dst", a.dst}, {"weight", a.weight}, {"src", a.src}});
     }
+    std::string operator()(const TurnArgs& a) const {
+        return list({{"dst", a.dst}, {"src", a.src}, {"matrix", a.matrix}});
+    }
     std::string operator()(const KvStoreArgs& a) const {
         return list({{"k_cache", a.k_cache}, {"v_cache", a.v_cache}, {"k", a.k}, {"v", a.v}});
     }

@@ -202,6 +202,7 @@ struct Launch {
     void operator()(const KldArgs& args) const { kld(args, products); }
     void operator()(const LogitsArgs& args) const { logits(args, products); }
     void operator()(const MergeArgs& args) const { merge(args, stream); }
+    void operator()(const TurnArgs& args) const { turn(args, stream); }
 };
 
 // An operation's name over its launches, in a profiler's timeline; nothing where none looks on.

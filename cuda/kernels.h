@@ -67,6 +67,10 @@ inline constexpr int64_t k_part_bytes = int64_t(16) << 20;
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 void merge(const MergeArgs& args, Stream stream);  // merge.cu
+void turn(const TurnArgs& args, Stream stream);    // turn.cu
+
+/// Channels of a row that turns: a block of threads keeps it in shared memory.
+inline constexpr int64_t k_most_turned_channels = 8192;
 
 /// Attention in f16 precision for many tokens at once; prefill.cu.
 void attention_prefill(const AttentionArgs& args, const Workspace& workspace, Stream stream);

@@ -24,6 +24,7 @@ void add(const AddArgs& args);                // norm.cpp
 void matmul(const MatmulArgs& args);          // matmul.cpp
 void matmul_bf16(const MatmulArgs& args);     // matmul_bf16.cpp
 void embed(const EmbedArgs& args);            // matmul.cpp
+void turn(const TurnArgs& args);              // turn.cpp
 void kv_store(const KvStoreArgs& args);       // kv_cache.cpp
 void kv_shift(const KvShiftArgs& args);       // kv_cache.cpp
 void conv_step(const ConvStepArgs& args);     // delta.cpp
@@ -44,9 +45,9 @@ void add_expert_bias(const ExpertMatmulArgs& args);
 
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard,  quantize,   dequantize, rope,          rms_norm,   layer_norm, scale,    act_mul,
-    add,       matmul,     route,      expert_matmul, expert_sum, embed,      kv_store, kv_shift,
-    conv_step, delta_step, attention,  merge,         nll,        kld,        logits};
+    hadamard, quantize,  dequantize, rope,          rms_norm,   layer_norm, scale, act_mul,
+    add,      matmul,    route,      expert_matmul, expert_sum, embed,      turn,  kv_store,
+    kv_shift, conv_step, delta_step, attention,     merge,      nll,        kld,   logits};
 
 /// A rotation made ready for many rows of d channels: signs are drawn once, not per row.
 /// Exact: equal to ref's hadamard_row in every bit. y may be x.

@@ -20,6 +20,7 @@ void act_mul(const ActMulArgs& args);         // norm.cpp
 void add(const AddArgs& args);                // norm.cpp
 void matmul(const MatmulArgs& args);          // matmul.cpp
 void embed(const EmbedArgs& args);            // matmul.cpp
+void turn(const TurnArgs& args);              // turn.cpp
 void kv_store(const KvStoreArgs& args);       // kv_cache.cpp
 void kv_shift(const KvShiftArgs& args);       // kv_cache.cpp
 void conv_step(const ConvStepArgs& args);     // delta.cpp
@@ -37,9 +38,9 @@ void expert_sum(const ExpertSumArgs& args);
 
 /// All of them: what the backend runs a call through.
 inline constexpr Operations k_operations{
-    hadamard,  quantize,   dequantize, rope,          rms_norm,   layer_norm, scale,    act_mul,
-    add,       matmul,     route,      expert_matmul, expert_sum, embed,      kv_store, kv_shift,
-    conv_step, delta_step, attention,  merge,         nll,        kld,        logits};
+    hadamard, quantize,  dequantize, rope,          rms_norm,   layer_norm, scale, act_mul,
+    add,      matmul,    route,      expert_matmul, expert_sum, embed,      turn,  kv_store,
+    kv_shift, conv_step, delta_step, attention,     merge,      nll,        kld,   logits};
 
 /// One head of RoPE: y0 = x0 c - x1 s, y1 = x0 s + x1 c on each pair, every product and sum
 /// rounded; channels from n_rot on are copied. table [n_rot / 2][2] f32; y may be x.

@@ -68,9 +68,9 @@ struct KvBatch {
 class KvCache {
   public:
     /// Throws Error(unsupported) for a block type with D % 32 != 0, Error(bad_argument) for extents
-    /// that are not positive, a spec whose block does not divide D, a V inside K that is not turned
-    /// as K is or cuts a block of K's type or rotation, or a layer that is not like the one whose
-    /// rows it reads.
+    /// that are not positive, a spec whose block does not divide D or whose matrices are of another
+    /// size, a V inside K that is not turned as K is or cuts a block of K's type or rotation, or a
+    /// layer that is not like the one whose rows it reads.
     KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec);
 
     const KvShape& shape() const { return shape_; }
@@ -89,6 +89,10 @@ class KvCache {
     /// What kv_store needs to know of the rows of a side that are kept in a format of the zoo,
     /// whose cells k() and v() are f32; nothing for other types. Of a V inside K: nothing.
     FormatRows format_rows(int64_t layer, Side side) const;
+
+    /// The matrices that turn a side, [K][D][D] or one for all heads [1][D][D], f32, in the
+    /// backend's memory; empty where none does.
+    TensorView matrix(int64_t layer, Side side) const;
 
     TensorView positions() const;  ///< [S][C] i32
     TensorView used() const;       ///< [S] i32
@@ -141,6 +145,8 @@ class KvCache {
                                       std::vector<int64_t>& next) const;
     std::vector<int64_t> turning_layers(const std::function<RopeConfig(int64_t)>& rope) const;
     KvShiftArgs turning_part(int64_t layer, const RopeConfig& rope) const;
+    TensorView turning_matrix(int64_t layer) const;
+    void upload_matrices();
     void turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
                    std::span<const int32_t> moved, int32_t difference,
                    const std::function<RopeConfig(int64_t)>& rope) const;
@@ -157,6 +163,8 @@ class KvCache {
     /// [layers][2]: rows of formats, [S][C][K] of row_bytes each; empty for other types
     mutable std::vector<std::vector<std::byte>> codes_;
     Buffer rows_, position_memory_, used_memory_, batch_memory_;
+    std::vector<Buffer> matrix_memory_;         ///< of each matrix there is
+    std::vector<int64_t> k_matrix_, v_matrix_;  ///< [layers]: which of them; -1: none
     std::optional<RecurrentState> state_;
 };
 

@@ -1,6 +1,7 @@
 // Class KvCache: which token sits in which cell, at which position, and where its rows lie.
 #include "ref/error.h"
 #include "ref/kv_cache.h"
+#include "ref/matrix_shift.h"
 #include "ref/rotation_words.h"
 
 #include <algorithm>
@@ -27,8 +28,8 @@ RecurrentShape KvShape::recurrent() const {
     return shape;
 }
 
-static void check_side(const char* side, const CacheType& type, int64_t d,
-                       const Rotation& rotation) {
+static void check_side(const char* side, const CacheType& type, int64_t kv_heads, int64_t d,
+                       const Rotation& rotation, const MatrixPointer& matrix) {
     const std::string what = std::string("cache ") + side + " of type " + type.name();
     const std::string refusal = type.refusal(d);
     if (!refusal.empty()) throw Error(ErrorCode::unsupported, what + ": " + refusal);
@@ -37,6 +38,29 @@ static void check_side(const char* side, const CacheType& type, int64_t d,
                     what + ": rotation block " + std::to_string(rotation.block) +
                         " is no power of two that divides the head size " + std::to_string(d));
     }
+    if (!matrix) return;
+    if (matrix->d() == d && (matrix->heads() == 1 || matrix->heads() == kv_heads)) return;
+    throw Error(ErrorCode::bad_argument, what + ": expected 1 or " + std::to_string(kv_heads) +
+                                             " rotation matrices of " + std::to_string(d) +
+                                             " channels, found " + std::to_string(matrix->heads()) +
+                                             " of " + std::to_string(matrix->d()));
+}
+
+// V as a view of K, by matrices: V's is what K's does to these channels, which meet no others.
+static void check_view_matrix(const KvLayer& layer, const MatrixPointer& k,
+                              const MatrixPointer& v) {
+    if (!k && !v) return;
+    require(k && v, ErrorCode::bad_argument,
+            "cache V as a view of K: expected a rotation matrix of both or of neither");
+    if (!k->splits_at(layer.v_first, layer.d_v)) {
+        throw Error(ErrorCode::bad_argument, "cache V as a view of K: rotation " + k->words() +
+                                                 " mixes channels " +
+                                                 std::to_string(layer.v_first) + " to " +
+                                                 std::to_string(layer.v_first + layer.d_v - 1) +
+                                                 ", which are V, with others");
+    }
+    require(k->part(layer.v_first, layer.d_v).hash() == v->hash(), ErrorCode::bad_argument,
+            "cache V as a view of K: expected the part of its rotation matrix that turns V");
 }
 
 // V as a view of K: K's rows are what is stored, so that V is turned as they are, in whole blocks.
@@ -69,7 +93,9 @@ static void check_layer(const KvShape& shape, int64_t index, const RotationSpec&
         own.source.reset();
         const bool alike = source >= 0 && source < index && shape.layers[size_t(source)] == own &&
                            spec.at(source, Side::k) == spec.at(index, Side::k) &&
-                           spec.at(source, Side::v) == spec.at(index, Side::v);
+                           spec.at(source, Side::v) == spec.at(index, Side::v) &&
+                           same_matrix(spec.matrix(source, Side::k), spec.matrix(index, Side::k)) &&
+                           same_matrix(spec.matrix(source, Side::v), spec.matrix(index, Side::v));
         if (!alike) {
             throw Error(ErrorCode::bad_argument, "cache: layer " + std::to_string(index) +
                                                      " must be like the earlier one it reads");
@@ -79,9 +105,13 @@ static void check_layer(const KvShape& shape, int64_t index, const RotationSpec&
     require(layer.kv_heads > 0 && layer.d_k > 0 && layer.d_v > 0, ErrorCode::bad_argument,
             "cache: every extent must be positive");
     const Rotation &k = spec.at(index, Side::k), &v = spec.at(index, Side::v);
-    check_side("K", layer.type_k, layer.d_k, k);
-    check_side("V", layer.type_v, layer.d_v, v);
-    if (layer.v_in_k) check_view(layer, k, v);
+    const MatrixPointer &k_matrix = spec.matrix(index, Side::k),
+                        &v_matrix = spec.matrix(index, Side::v);
+    check_side("K", layer.type_k, layer.kv_heads, layer.d_k, k, k_matrix);
+    check_side("V", layer.type_v, layer.kv_heads, layer.d_v, v, v_matrix);
+    if (!layer.v_in_k) return;
+    check_view(layer, k, v);
+    check_view_matrix(layer, k_matrix, v_matrix);
 }
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec)
@@ -126,6 +156,7 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
     if (const RecurrentShape states = shape.recurrent(); states.bytes_per_stream() > 0) {
         state_.emplace(backend, states);
     }
+    upload_matrices();
     clear();
 }
 
@@ -247,21 +278,23 @@ void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t
     const int32_t differences[] = {difference};
     std::vector<std::vector<float>> tables;
     std::vector<Buffer> table_memory;
-    std::vector<KvShiftArgs> calls;
+    std::vector<Call> calls;
+    MatrixShift by_matrix(backend_, row, shape_.cells);
     for (const int64_t layer : layers) {
         const RopeConfig config = rope(layer);
         tables.push_back(rope_shift_table(config, differences));
         table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
         table_memory.back().upload(std::as_bytes(std::span(tables.back())));
-        calls.push_back(turning_part(layer, config));
-        calls.back().table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
-        calls.back().row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
-        if (calls.back().k_format.format != nullptr) {
-            calls.back().position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});
+        KvShiftArgs part = turning_part(layer, config);
+        part.table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
+        part.row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
+        if (part.k_format.format != nullptr) {
+            part.position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});
         }
-        backend_.require_supported(calls.back());
+        by_matrix.append(calls, part, turning_matrix(layer));
     }
-    for (const KvShiftArgs& call : calls) backend_.run(call);
+    for (const Call& call : calls) backend_.require_supported(call);
+    for (const Call& call : calls) backend_.run(call);
     backend_.synchronize();  // the tables go out of scope
 }
 

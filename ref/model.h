@@ -209,7 +209,8 @@ class Model {
     Heads products(const TensorView& x);
     Heads project(const TensorView& x, const TensorView& position);
     void norm_heads(const Heads& heads);
-    void turn(const TensorView& to, const TensorView& from, const TensorView& position);
+    void apply_rope(const TensorView& to, const TensorView& from, const TensorView& position);
+    void turn(const TensorView& x, const TensorView& matrix, bool inverse);
     TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
 
     // model_latent.cpp

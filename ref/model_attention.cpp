@@ -30,7 +30,8 @@ TensorView Model::attention(const TensorView& x, KvCache& cache, const KvBatch& 
                        .factor = temperature_.view(DType::f32, {config_.context}),
                        .row = batch.position});
     }
-    // The rotation comes after norm and position, in kv_store and attention.
+    // The rotation comes after norm and position: in kv_store and attention, or by a matrix around
+    // them.
     const TensorView attended = store_and_attend(heads, cache, batch);
     if (!heads.gate.empty()) {
         step(ActMulArgs{.dst = attended,
@@ -86,7 +87,7 @@ Model::Heads Model::project(const TensorView& x, const TensorView& position) {
     const bool turns = plan().rope != LayerRope::none;
     if (norm == QkNorm::heads || norm == QkNorm::all_heads) norm_heads(heads);
     for (const TensorView& turned : {heads.q, heads.k}) {
-        if (turns && !turned.empty()) turn(turned, turned, position);
+        if (turns && !turned.empty()) apply_rope(turned, turned, position);
     }
     if (norm == QkNorm::turned_heads) norm_heads(heads);
     if (norm == QkNorm::unit_turned && turns) {
@@ -109,7 +110,7 @@ void Model::norm_heads(const Heads& heads) {
 }
 
 // Heads by their positions.
-void Model::turn(const TensorView& to, const TensorView& from, const TensorView& position) {
+void Model::apply_rope(const TensorView& to, const TensorView& from, const TensorView& position) {
     const RopeConfig& rope = this->rope(layer_);
     const bool local = plan().rope == LayerRope::local && local_rope_table_.data() != nullptr;
     const Buffer& table = local ? local_rope_table_ : rope_table_;
@@ -120,13 +121,24 @@ void Model::turn(const TensorView& to, const TensorView& from, const TensorView&
                   .pairs = rope.pairs});
 }
 
+// x = M x, or back, where a matrix turns that side of the layer.
+void Model::turn(const TensorView& x, const TensorView& matrix, bool inverse) {
+    if (matrix.empty() || x.empty()) return;
+    step(TurnArgs{.dst = x, .src = x, .matrix = matrix, .inverse = inverse});
+}
+
 // Stores the batch first, then attends to nothing but the cache; [T][H][Dv].
 TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch) {
     const LayerPlan& shape = plan();
     const TensorView k = cache.k(layer_), v = cache.v(layer_);
     const Rotation k_rotation = cache.spec().at(layer_, Side::k);
     const Rotation v_rotation = cache.spec().at(layer_, Side::v);
+    const TensorView k_matrix = cache.matrix(layer_, Side::k);
+    const TensorView v_matrix = cache.matrix(layer_, Side::v);
+    turn(heads.q, k_matrix, false);
     if (!shape.source) {
+        turn(heads.k, k_matrix, false);
+        turn(heads.v, v_matrix, false);
         step(KvStoreArgs{.k_cache = k,
                          .v_cache = heads.v.empty() ? TensorView() : v,
                          .k = heads.k,
@@ -157,6 +169,7 @@ TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvB
                        .k_rotation = k_rotation,
                        .v_rotation = v_rotation,
                        .precision = options_.precision.attention});
+    turn(attended, v_matrix, true);
     return attended;
 }
 

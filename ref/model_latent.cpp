@@ -42,8 +42,8 @@ Model::Heads Model::project_latent(const TensorView& x, const TensorView& positi
                               .src = columns(q, 0, still),
                               .id = every_head(heads_, n_tokens, heads),
                               .precision = options_.precision.products});
-        turn(columns(wide, latent.rank, turning), columns(q, still, turning), position);
-        turn(for_each_of(k_rope, 1), for_each_of(k_rope, 1), position);
+        apply_rope(columns(wide, latent.rank, turning), columns(q, still, turning), position);
+        apply_rope(for_each_of(k_rope, 1), for_each_of(k_rope, 1), position);
         return {.q = wide, .k = as_heads(kv, 1, row), .v = {}, .gate = {}};
     }
     const int64_t step_kv = still + latent.d_v;
@@ -51,8 +51,8 @@ Model::Heads Model::project_latent(const TensorView& x, const TensorView& positi
     const TensorView k = as_heads(parts.next(heads * d), heads, d);
     multiply(as_row(each), layer().latent.key_value_up, low);
     copy(columns(k, 0, still), columns(each, 0, still));
-    turn(columns(k, still, turning), for_each_of(k_rope, heads), position);
-    turn(columns(q, still, turning), columns(q, still, turning), position);
+    apply_rope(columns(k, still, turning), for_each_of(k_rope, heads), position);
+    apply_rope(columns(q, still, turning), columns(q, still, turning), position);
     return {.q = q, .k = k, .v = columns(each, still, latent.d_v), .gate = {}};
 }
 

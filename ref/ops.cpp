@@ -53,6 +53,7 @@ struct WholeBlocks {
     Support operator()(const RmsNormArgs&) const { return {}; }
     Support operator()(const LayerNormArgs&) const { return {}; }
     Support operator()(const ScaleArgs&) const { return {}; }
+    Support operator()(const TurnArgs&) const { return {}; }
     Support operator()(const MergeArgs&) const { return {}; }
     Support operator()(const ConvStepArgs&) const { return {}; }
     Support operator()(const DeltaStepArgs&) const { return {}; }

@@ -113,6 +113,19 @@ struct MatmulArgs {
     bool operator==(const MatmulArgs&) const = default;
 };
 
+/// y[t, h] = M x[t, h], or M^T x[t, h] with `inverse`: a rotation by a matrix, and back. A head
+/// takes that of the KV head it reads, h / (heads / K) in whole numbers.
+struct TurnArgs {
+    static constexpr const char* name = "turn";
+
+    TensorView dst;     ///< [T][heads][D] f32; may be src
+    TensorView src;     ///< like dst
+    TensorView matrix;  ///< [K][D][D] f32; K divides heads
+    bool inverse = false;
+
+    bool operator==(const TurnArgs&) const = default;
+};
+
 /// Rows that are kept in a format without kernels. Cells are f32 and hold what the bytes stand for:
 /// class Backend sees to it after the operation, on the host, so that no backend needs to know.
 struct FormatRows {
@@ -365,9 +378,9 @@ struct LogitsArgs {
 /// THE LIST: whoever handles every operation visits this.
 using Call =
     std::variant<HadamardArgs, QuantizeArgs, DequantizeArgs, RopeArgs, RmsNormArgs, LayerNormArgs,
-                 ScaleArgs, MatmulArgs, KvStoreArgs, AttentionArgs, MergeArgs, KvShiftArgs,
-                 ConvStepArgs, DeltaStepArgs, ActMulArgs, AddArgs, RouteArgs, ExpertMatmulArgs,
-                 ExpertSumArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
+                 ScaleArgs, MatmulArgs, TurnArgs, KvStoreArgs, AttentionArgs, MergeArgs,
+                 KvShiftArgs, ConvStepArgs, DeltaStepArgs, ActMulArgs, AddArgs, RouteArgs,
+                 ExpertMatmulArgs, ExpertSumArgs, EmbedArgs, NllArgs, KldArgs, LogitsArgs>;
 
 /// The operation's name: "hadamard", "kv_store".
 inline const char* name_of(const Call& call) {

@@ -80,6 +80,17 @@ void check_one(const MatmulArgs& args) {
     rules.writable("dst", args.dst);
 }
 
+void check_one(const TurnArgs& args) {
+    const Rules rules(args.name);
+    const int64_t heads = args.src.n[2], d = args.src.n[3], matrices = args.matrix.n[1];
+    rules.f32("src", args.src, {1, -1, -1, -1});
+    rules.like("dst", args.dst, args.src);
+    rules.writable("dst", args.dst);
+    rules.f32("matrix", args.matrix, {1, -1, d, d});
+    rules.holds(matrices > 0 && heads % matrices == 0, "heads that are a multiple of the matrices",
+                std::to_string(heads) + " and " + std::to_string(matrices));
+}
+
 // Cells that stand for rows of a format, which are d channels wide.
 void check_format(const Rules& rules, const std::string& name, const FormatRows& rows,
                   const TensorView& cache, int64_t d) {
@@ -101,7 +112,9 @@ void check_one(const KvStoreArgs& args) {
     rules.rotation("k_rotation", args.k_rotation, k[3]);
     rules.i32("stream", args.stream, k[1]);
     rules.i32("cell", args.cell, k[1]);
-    check_format(rules, "k_format", args.k_format, args.k_cache, k[3]);
+    // k may be some channels of rows that lie without gaps, as in kv_shift.
+    const int64_t row = args.k_cache.stride[2] / int64_t(sizeof(float));
+    check_format(rules, "k_format", args.k_format, args.k_cache, row);
     const bool formats = args.k_format.format != nullptr || args.v_format.format != nullptr;
     if (formats) rules.i32("position", args.position, k[1]);
     // No channels: V is a view of K. No tokens: there is nothing to store, which is no mistake.

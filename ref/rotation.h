@@ -3,8 +3,10 @@
 // handed to kernels.
 //   forward y = H S x,  back x = S H y,  H the normalized Hadamard matrix, S a diagonal of signs
 // Kernels take one Rotation for each layer and side, which all its heads share. What differs from
-// head to head would be an operation of its own, before kv_store and after attention.
+// head to head, or is no Hadamard matrix, is a RotationMatrix beside it: rotation_matrix.h.
 // Docs: docs/04-kv-cache.md
+
+#include "ref/rotation_matrix.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -50,6 +52,7 @@ class RotationSpec {
     struct Layer {
         Rotation k = {}, v = {};
         std::string k_reason = "not asked for", v_reason = "not asked for";  ///< for people
+        MatrixPointer k_matrix = {}, v_matrix = {};  ///< in place of k and v, which are none then
 
         bool operator==(const Layer&) const = default;
     };
@@ -57,7 +60,7 @@ class RotationSpec {
     RotationSpec() = default;  ///< none in any layer
 
     /// One entry a layer; layers behind the last entry are like that one.
-    /// Throws Error(bad_argument) where there is none.
+    /// Throws Error(bad_argument) where there is none, or one with a matrix beside a rotation.
     explicit RotationSpec(std::vector<Layer> layers);
 
     /// The same in every layer.
@@ -65,8 +68,17 @@ class RotationSpec {
         return RotationSpec({Layer{.k = k, .v = v}});
     }
 
+    /// That the kernels compute.
     const Rotation& at(int64_t layer, Side side) const {
         return side == Side::k ? entry(layer).k : entry(layer).v;
+    }
+    /// That `turn` computes; null: none.
+    const MatrixPointer& matrix(int64_t layer, Side side) const {
+        return side == Side::k ? entry(layer).k_matrix : entry(layer).v_matrix;
+    }
+    /// Is the side turned, by one or the other?
+    bool turns(int64_t layer, Side side) const {
+        return at(layer, side).on() || matrix(layer, side) != nullptr;
     }
     const std::string& reason(int64_t layer, Side side) const {
         return side == Side::k ? entry(layer).k_reason : entry(layer).v_reason;

@@ -6,6 +6,7 @@
 #include "ref/rotation.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,13 +19,15 @@ struct RotationRequest {
         automatic,  ///< on exactly if the type is quantized and rotates no rows itself, D % 64 = 0,
                     ///< and V has rows of its own
         off,
-        on,    ///< the policy's block, whatever the type
-        value  ///< this rotation, which is one, whatever the type
+        on,     ///< the policy's block, whatever the type
+        value,  ///< this rotation, which is one, whatever the type
+        matrix  ///< by matrices, whatever the type
     };
     struct PerSide {
         Mode mode = Mode::automatic;
         Rotation value = {};            ///< of Mode::value
         std::string origin = "policy";  ///< who asked: "policy", a flag, an environment variable
+        std::shared_ptr<const MatrixSource> matrix = {};  ///< of Mode::matrix
     };
     PerSide k, v;
     std::optional<uint64_t> signs =
@@ -44,9 +47,12 @@ std::optional<RotationRequest::PerSide> parse_request(std::string_view text,
 ///         of K, a latent row, `automatic` leaves both as they are and `on` takes blocks of 64; V
 ///         has K's rotation, its signs from the channel where it starts. What the weights have
 ///         turned (KvLayer::in_weights), `automatic` leaves alone; anything else comes on top.
+///         Matrices are asked for channels that may turn together: of a latent row V's, and those
+///         behind, apart from each other; a layer that reads another's rows has that one's.
 /// Throws: Error(usage), beginning with who asked, for `on` with D % 64 != 0, a block that is no
 ///         power of two dividing D, a view of K that K's blocks cut, another rotation asked for it,
-///         or signs that no side takes; Error(unsupported) for a view of K in another type.
+///         signs that no side takes, or matrices that there are none of; Error(unsupported) for a
+///         view of K in another type.
 RotationSpec decide_rotation(const RotationRequest& request, const KvShape& shape);
 
 }  // namespace rotkv

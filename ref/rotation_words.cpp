@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <vector>
 
 namespace rotkv {
@@ -31,6 +32,14 @@ static std::string numbers(const Rotation& rotation, const char* separator) {
 
 std::string rotation_name(const Rotation& rotation) {
     return rotation.on() ? numbers(rotation, ":") : kind_name(rotation.kind);
+}
+
+std::string rotation_name(const RotationSpec& spec, int64_t layer, Side side) {
+    const MatrixPointer& matrix = spec.matrix(layer, side);
+    if (!matrix) return rotation_name(spec.at(layer, side));
+    char hash[17];
+    std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(matrix->hash()));
+    return std::string("matrix:") + hash;
 }
 
 std::optional<uint64_t> parse_seed(std::string_view text) {
@@ -64,6 +73,9 @@ std::optional<Rotation> parse_rotation(std::string_view text) {
 std::string describe(const RotationSpec& spec, int64_t layer, Side side) {
     const Rotation& rotation = spec.at(layer, side);
     const std::string why = " (" + spec.reason(layer, side) + ")";
+    if (const MatrixPointer& matrix = spec.matrix(layer, side)) {
+        return matrix->words() + ", " + rotation_name(spec, layer, side) + why;
+    }
     if (!rotation.on()) return "off" + why;
     std::string text =
         std::string(kind_name(rotation.kind)) + ", block " + std::to_string(rotation.block);
@@ -74,6 +86,7 @@ std::string describe(const RotationSpec& spec, int64_t layer, Side side) {
 std::string saved_words(const RotationSpec& spec, int64_t layer) {
     const auto words = [&](Side side) {
         const Rotation& rotation = spec.at(layer, side);
+        if (spec.matrix(layer, side)) return rotation_name(spec, layer, side);
         const std::string kind = kind_name(rotation.kind);
         return rotation.on() ? kind + "/" + numbers(rotation, "/") : kind;
     };

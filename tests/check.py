@@ -58,6 +58,7 @@ MAY_ALSO = {  # what single files may include beyond that, and why
 }
 LIBRARIES = {  # beginning of an include in angle brackets: where it may stand
     "CLI/": ["tools/"],
+    "Eigen/": ["tools/calibrat"],
     "catch2/": ["tests/catch.h", "tests/main.cpp"],
     "benchmark/": ["tools/bench"],
     "xtensor": ["tools/", "tests/"],

@@ -102,6 +102,12 @@ class Engine:
         turn = inputs["table"][inputs["row"]][:, None]  # [T][1][n_rot / 2][2]
         return {"dst": turned(inputs["src"].astype(np.float64), turn, case["pairs"])}
 
+    def turn(self, case, inputs):
+        matrix = inputs["matrix"].astype(np.float64).repeat(case["H"] // case["K"], 0)
+        form = "hij,thi->thj" if case["inverse"] == 1 else "hij,thj->thi"
+        with np.errstate(invalid="ignore"):
+            return {"dst": np.einsum(form, matrix, inputs["src"].astype(np.float64))}
+
     def merge(self, case, inputs):
         parts = np.stack([inputs["lse_a"], inputs["lse_b"]], -1).astype(np.float64)
         lse = log_sum_exp(parts)

@@ -74,6 +74,21 @@ TEST_CASE("ops_check: a table has no gaps, a row for each cell, and no output re
     }
 }
 
+TEST_CASE("ops_check: heads that turn share out the matrices, which are square") {
+    const TurnArgs good{.dst = f32({5, 4, 8}), .src = f32({5, 4, 8}), .matrix = f32({2, 8, 8})};
+    CHECK(spoiled(good, [](TurnArgs& a) {
+              a.matrix = f32({3, 8, 8});
+          }) == "turn: expected heads that are a multiple of the matrices, found 4 and 3");
+    CHECK(spoiled(good, [](TurnArgs& a) {
+              a.matrix = f32({2, 8, 9});
+          }) == "turn: expected matrix [1][any][8][8], found f32 [1][2][8][9]");
+    CHECK(spoiled(good, [](TurnArgs& a) {
+              a.dst = f32({5, 2, 8});
+          }).find("expected dst") != std::string::npos);
+    CHECK(spoiled(good, [](TurnArgs& a) { a.dst.stride[1] = 0; }).find("without strides") !=
+          std::string::npos);
+}
+
 TEST_CASE("ops_check: the two sides of kld are of one shape, and so are its results") {
     const KldArgs good{.kld = f64({3}),
                        .nll_a = f64({3}),

@@ -56,6 +56,7 @@ TEST_CASE("parity: delta_step") { run_table("delta_step"); }
 TEST_CASE("parity: restore") { run_table("restore"); }
 TEST_CASE("parity: attention") { run_table("attention"); }
 TEST_CASE("parity: path") { run_table("path"); }
+TEST_CASE("parity: turn") { run_table("turn"); }
 TEST_CASE("parity: merge") { run_table("merge"); }
 TEST_CASE("parity: rms_norm") { run_table("rms_norm"); }
 TEST_CASE("parity: layer_norm") { run_table("layer_norm"); }

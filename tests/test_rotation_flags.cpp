@@ -39,7 +39,7 @@ TEST_CASE("rotation_flags: a flag that says nothing is named") {
     for (const char* text :
          {"", "yes", "none", "-64", "99999999999999999999", "64:", "64:-1", "64:7:32"}) {
         CHECK(refused(text) ==
-              std::string("--rot-k: expected ") + k_rotation_choices + ", found '" + text + "'");
+              std::string("--rot-k: expected ") + rotation_choices() + ", found '" + text + "'");
     }
     for (const char* text : {"auto", "off", "on", "64", "64:7"}) {
         CHECK(refused(text) == "accepted");

@@ -45,10 +45,13 @@ double flops_per_second(const BenchRow& row) { return row.work.flops / row.media
 double bytes_per_second(const BenchRow& row) { return row.work.bytes / row.median_seconds(); }
 
 // One layer's sides.
-std::string rotated_sides(const Rotation& k, const Rotation& v) {
+std::string rotated_sides(const RotationSpec& spec, int64_t layer) {
     std::string words;
-    if (k.on()) words = fmt::format("K {}", rotation_name(k));
-    if (v.on()) words += fmt::format("{}V {}", words.empty() ? "" : ", ", rotation_name(v));
+    for (const Side side : {Side::k, Side::v}) {
+        if (!spec.turns(layer, side)) continue;
+        words += fmt::format("{}{} {}", words.empty() ? "" : ", ", side == Side::k ? "K" : "V",
+                             rotation_name(spec, layer, side));
+    }
     return words.empty() ? "off" : words;
 }
 
@@ -89,7 +92,7 @@ std::string aligned(const std::vector<Cells>& lines, std::string_view sides) {
 std::string rotated_sides(const RotationSpec& spec, const KvShape& shape) {
     std::vector<std::string> ways;
     for (const int64_t layer : layers_with_rows(shape)) {
-        const std::string way = rotated_sides(spec.at(layer, Side::k), spec.at(layer, Side::v));
+        const std::string way = rotated_sides(spec, layer);
         if (std::ranges::count(ways, way) == 0) ways.push_back(way);
     }
     return fmt::format("{}", fmt::join(ways, "; "));

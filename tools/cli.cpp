@@ -122,7 +122,7 @@ void CacheFlags::add_to(CLI::App& app) {
                [name, &rotation](const std::string& text) {
                    rotation = parse_rotation_flag(name, text);
                },
-               std::string("rotation of ") + side + ": " + k_rotation_choices)
+               std::string("rotation of ") + side + ": " + rotation_choices())
             ->type_name("WHAT");
     };
     add_type("--cache-type-k", "-ctk", "K", asked_k);
@@ -251,7 +251,7 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
     // operations need them.
     std::fesetenv(FE_DFL_ENV);
     const std::string tool = app.get_name();
-    app.footer("Cache types: " + cache_type_names() + "\nRotations: " + k_rotation_choices +
+    app.footer("Cache types: " + cache_type_names() + "\nRotations: " + rotation_choices() +
                "\nFormats without kernels: " + format_names() + "\n\nExamples:\n" + examples);
     app.set_version_flag("--version", tool + " " + version_of_build());
     try {

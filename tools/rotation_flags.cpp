@@ -9,17 +9,35 @@
 #include <cstdlib>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 namespace rotkv::tools {
 
 using Mode = RotationRequest::Mode;
 
-RotationRequest::PerSide parse_rotation_flag(const std::string& flag, const std::string& text) {
-    if (const std::optional<RotationRequest::PerSide> side = parse_request(text, flag)) {
-        return *side;
+std::optional<RotationRequest::PerSide> find_rotation(const std::string& origin,
+                                                      const std::string& text) {
+    if (const auto side = parse_request(text, origin)) return side;
+    try {
+        if (auto matrix = find_matrix_source(text)) {
+            return RotationRequest::PerSide{
+                .mode = Mode::matrix, .origin = origin, .matrix = std::move(matrix)};
+        }
+    } catch (const Error& error) {
+        if (error.code() != ErrorCode::usage) throw;
+        throw Error(ErrorCode::usage, origin + ": " + error.what());
     }
+    return std::nullopt;
+}
+
+RotationRequest::PerSide parse_rotation_flag(const std::string& flag, const std::string& text) {
+    if (const auto side = find_rotation(flag, text)) return *side;
     throw Error(ErrorCode::usage,
-                flag + ": expected " + k_rotation_choices + ", found '" + text + "'");
+                flag + ": expected " + rotation_choices() + ", found '" + text + "'");
+}
+
+std::string rotation_choices() {
+    return std::string("auto, off, on, a block size, BLOCK:SEED, ") + k_matrix_choices;
 }
 
 AskedRotation parse_asked_rotation(const std::string& flag, const std::string& text) {
@@ -70,6 +88,8 @@ static bool takes_signs(const RotationRequest::PerSide& side, const CacheType& t
             return type.quantized() && !type.rotates();
         case Mode::on:
             return true;
+        case Mode::matrix:
+            return false;
         case Mode::value:
             break;
     }
@@ -92,6 +112,12 @@ using Json = nlohmann::ordered_json;
 
 static Json json_of_side(const RotationSpec& spec, int64_t layer, Side side) {
     const Rotation& rotation = spec.at(layer, side);
+    if (const MatrixPointer& matrix = spec.matrix(layer, side)) {
+        return {{"kind", "matrix"},
+                {"matrix", matrix->words()},
+                {"hash", rotation_name(spec, layer, side)},
+                {"reason", spec.reason(layer, side)}};
+    }
     return {{"kind", kind_name(rotation.kind)},
             {"block", rotation.block},
             {"seed", rotation.seed},

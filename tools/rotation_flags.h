@@ -7,12 +7,19 @@
 
 #include <nlohmann/json.hpp>
 
+#include <optional>
 #include <string>
 
 namespace rotkv::tools {
 
-/// What every flag that asks for a rotation takes, for its line in --help.
-inline constexpr const char* k_rotation_choices = "auto, off, on, a block size or BLOCK:SEED";
+/// What every word that asks for a rotation may be, for --help and for errors.
+std::string rotation_choices();
+
+/// What a word asks of one side, by a rotation that kernels compute or by matrices; nothing where
+/// it is neither. `origin` asks. The one place where all tools read such a word.
+/// Throws: as find_matrix_source(), Error(usage) with the origin in front.
+std::optional<RotationRequest::PerSide> find_rotation(const std::string& origin,
+                                                      const std::string& text);
 
 /// What `flag` says of one side. Throws Error(usage) naming the flag.
 RotationRequest::PerSide parse_rotation_flag(const std::string& flag, const std::string& text);

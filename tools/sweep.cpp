@@ -77,7 +77,7 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--cache-type-v", types_v, "(-ctv) types of V")
         ->capture_default_str()
         ->type_name("TYPES");
-    app.add_option("--rot", rot, std::string("rotations of both sides: ") + k_rotation_choices)
+    app.add_option("--rot", rot, std::string("rotations of both sides: ") + rotation_choices())
         ->capture_default_str()
         ->type_name("LIST");
     app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")

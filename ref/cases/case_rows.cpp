@@ -1,4 +1,4 @@
-// Cases of what works on rows by themselves: hadamard, quantize, dequantize, rope, merge.
+// Cases of what works on rows by themselves: hadamard, quantize, dequantize, rope, turn, merge.
 #include "ref/cases/case_of.h"
 #include "ref/cases/case_values.h"
 #include "ref/hadamard.h"
@@ -233,6 +233,65 @@ class RopeCase : public CallCase {
     bool neox;
 };
 
+class TurnCase : public CallCase {
+  public:
+    explicit TurnCase(Fields& f)
+        : tokens(f.number("T", 7, 0)),
+          heads(f.number("H", 4, 1)),
+          matrices(f.number("K", 2, 1)),
+          d(f.number("D", 64, 1)),
+          inverse(f.flag("inverse")),
+          kind(f.word("values", "normal", k_value_kinds)) {
+        if (heads % matrices != 0) f.refuse("K", "a divisor of H", std::to_string(matrices));
+        read_layout(f, true);
+    }
+    Agreement agreement() const override { return Agreement::rounding; }
+    std::vector<CaseTensor> tensors() const override {
+        return {out("dst", DType::f32, {tokens, heads, d}),
+                in("src", DType::f32, {tokens, heads, d}),
+                in("matrix", DType::f32, {matrices, d, d})};
+    }
+    void fill(std::vector<CaseTensor>& tensors) const override {  // any matrix, and no two alike
+        named(tensors, "src").set(case_values(kind, tokens * heads, d, seed()));
+        named(tensors, "matrix").set(case_values("normal", matrices * d, d, seed() + 1));
+    }
+    std::vector<double> bound(const std::string&, std::span<const CaseTensor> filled,
+                              std::span<const float> expected) const override {
+        const std::vector<float> x = named(filled, "src").values();
+        const std::vector<float> m = named(filled, "matrix").values();
+        std::vector<double> all;
+        for (size_t i = 0; i < expected.size(); ++i) {
+            const int64_t row = int64_t(i) / d, to = int64_t(i) % d;
+            const int64_t k = row % heads / (heads / matrices);
+            double sum = 0;
+            for (int64_t j = 0; j < d; ++j) {
+                const int64_t at = inverse ? j * d + to : to * d + j;
+                sum +=
+                    std::fabs(double(m[size_t(k * d * d + at)]) * double(x[size_t(row * d + j)]));
+            }
+            all.push_back(bound_of_product(sum, walk(d) + 2));
+        }
+        return all;
+    }
+    NotFinite not_finite(const std::string&) const override { return not_finite_of(kind); }
+    Work work() const override {
+        Work work = Case::work();
+        work.flops = 2.0 * double(tokens * heads * d * d);
+        return work;
+    }
+
+  protected:
+    Call call(const Views& v) const override {
+        return TurnArgs{
+            .dst = v["dst"], .src = v["src"], .matrix = v["matrix"], .inverse = inverse};
+    }
+
+  private:
+    int64_t tokens, heads, matrices, d;
+    bool inverse;
+    std::string kind;
+};
+
 class MergeCase : public CallCase {
   public:
     explicit MergeCase(Fields& f)
@@ -324,6 +383,8 @@ std::span<const CaseOp> row_case_ops() {
         {"quantize", "exact", "steps", make<QuantizeCase>},
         {"dequantize", "exact", "rounding: 2 u |y|", make<DequantizeCase>},
         {"rope", "exact", "rounding: 6 u max |x|", make<RopeCase>},
+        {"turn", "rounding: u (walk(D) + 2) sum |M x|, nothing where that sum leaves f32",
+         "the same", make<TurnCase>},
         {"merge",
          "rounding: u sum w_i (12 + lse - lse_i) |x_i|, w_i = exp(lse_i - lse); lse: u (8 + 2 "
          "|lse|)",

@@ -233,6 +233,23 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=q4_0/v=@same/@streams/C=700/H=2/K=1/window=300/sinks=1/precision=f16",
     "attention/k=f16/v=@same/T=27/S=9/C=700/H=2/K=1/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
 
+    // turn: one matrix for all heads, one each, some between; sizes that no vector divides
+    "turn/default",
+    "turn/inverse=1",
+    "turn/T=0",
+    "turn/T=1/H=9/K=3",
+    "turn/T=1/H=9/K=3/inverse=1",
+    "turn/H=1/K=1/D=1",
+    "turn/H=3/K=1/D=@odd",
+    "turn/H=3/K=3/D=@odd/inverse=1",
+    "turn/T=37/H=12/K=3/D=80",
+    "turn/T=2/H=2/K=1/D=576",
+    "turn/T=2/H=2/K=1/D=576/inverse=1",
+    "turn/T=9/H=6/K=2/D=96/layout=@layout",
+    "turn/T=9/H=6/K=2/D=100/inverse=1/layout=@layout",
+    "turn/values=@values",
+    "turn/inverse=1/values=@values",
+
     // merge: rows of both parts, of one, of neither
     "merge/default",
     "merge/T=0",

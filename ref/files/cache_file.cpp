@@ -93,8 +93,8 @@ static std::vector<Field> fields_of(const KvCache& cache, int64_t index, uint32_
     std::vector<Field> fields = extents_of(layer);
     fields.push_back({"source", layer.source.value_or(index)});
     for (const Field& type : types_of(layer)) fields.push_back(type);
-    fields.push_back({"rotation of K", rotation_name(cache.spec().at(index, Side::k))});
-    fields.push_back({"rotation of V", rotation_name(cache.spec().at(index, Side::v))});
+    fields.push_back({"rotation of K", rotation_name(cache.spec(), index, Side::k)});
+    fields.push_back({"rotation of V", rotation_name(cache.spec(), index, Side::v)});
     if (version != k_state_version) return fields;
     fields.push_back({"heads of its state", layer.recurrent.heads});
     fields.push_back({"d of its state", layer.recurrent.d});

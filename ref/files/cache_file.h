@@ -14,7 +14,7 @@
 //     u64    v_first               the channel where that view begins, else 0
 //     u64    source                the layer whose rows this one reads: itself, or an earlier one
 //     string type of K, type of V  "q8_0", or a format of the zoo: "exl3:4"
-//     string rotation of K, of V   rotation_name(): "none", "64", "64:7"
+//     string rotation of K, of V   rotation_name(): "none", "64", "64:7", "matrix:HASH"
 //     u64    heads, d, channels, taps of its state, 0 for none; version 3 alone, as the next two
 //   then per stream:
 //     u64    used                  one past the last cell that holds a token

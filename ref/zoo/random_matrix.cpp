@@ -41,6 +41,12 @@ static void make_orthonormal(std::vector<double>& s, int64_t d, int64_t first, i
     }
 }
 
+std::vector<double> orthogonal_matrix(int64_t d, uint64_t seed) {
+    std::vector<double> rows = normal_numbers(d * d, seed);
+    make_orthonormal(rows, d, 0, d);
+    return rows;
+}
+
 static std::vector<float> make_matrix(Sketch sketch, int64_t m, int64_t d, uint64_t seed) {
     std::vector<double> s = normal_numbers(m * d, seed);
     if (sketch == Sketch::orthogonal) {

@@ -19,6 +19,10 @@ enum class Sketch {
 /// Shapes: m and d positive; orthogonal: the last rows may be fewer than d.
 const std::vector<float>& random_matrix(Sketch sketch, int64_t m, int64_t d, uint64_t seed);
 
+/// The rows of such an orthogonal sketch with m = d, of length 1, in f64: a rotation by chance. Not
+/// remembered.
+std::vector<double> orthogonal_matrix(int64_t d, uint64_t seed);
+
 /// Numbers from N(0, 1) by Box and Muller, two from each two outputs of SplitMix64.
 std::vector<double> normal_numbers(int64_t count, uint64_t seed);
 

@@ -52,8 +52,8 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
     Variant variant{text, otherwise.type_k, otherwise.type_v, rotation_from_environment()};
     const std::map<std::string, std::string> fields = fields_of(flag, text);
     const auto rotation = [&](const std::string& value) {
-        if (const auto side = parse_request(value, flag)) return *side;
-        wrong(flag, text, fmt::format("expected {}, found '{}'", k_rotation_choices, value));
+        if (const auto side = find_rotation(flag, value)) return *side;
+        wrong(flag, text, fmt::format("expected {}, found '{}'", rotation_choices(), value));
     };
     if (const auto rot = fields.find("rot"); rot != fields.end()) {
         variant.rotation.k = variant.rotation.v = rotation(rot->second);

@@ -14,12 +14,17 @@ namespace {
 
 // The first cells of every stream on the host, as numbers in plain channels: [S][cells][K][D].
 std::vector<float> plain_rows(Backend& backend, TensorView cache, int64_t cells,
-                              const Rotation& rotation) {
+                              const Rotation& rotation, const TensorView& matrix) {
     cache.n[1] = cells;
     const Buffer memory(backend, std::size_t(cache.rows() * cache.n[3]) * sizeof(float));
     const TensorView rows = memory.view(DType::f32, {cache.n[0], cells, cache.n[2], cache.n[3]});
     backend.run(DequantizeArgs{.dst = rows, .src = cache});
     backend.run(HadamardArgs{.dst = rows, .src = rows, .rotation = rotation, .inverse = true});
+    if (!matrix.empty()) {
+        const TensorView all =
+            memory.view(DType::f32, {cache.n[0] * cells, cache.n[2], cache.n[3]});
+        backend.run(TurnArgs{.dst = all, .src = all, .matrix = matrix, .inverse = true});
+    }
     return contents<float>(backend, rows);
 }
 
@@ -28,8 +33,9 @@ struct HostRows {
     std::vector<float> all;
     int64_t cells = 0, kv_heads = 0, d = 0;
 
-    HostRows(Backend& backend, const TensorView& cache, int64_t used, const Rotation& rotation)
-        : all(plain_rows(backend, cache, used, rotation)),
+    HostRows(Backend& backend, const TensorView& cache, int64_t used, const Rotation& rotation,
+             const TensorView& matrix = {})
+        : all(plain_rows(backend, cache, used, rotation, matrix)),
           cells(used),
           kv_heads(cache.n[2]),
           d(cache.n[3]) {}
@@ -113,8 +119,8 @@ void add_output_errors(Backend& backend, const AttentionArgs& args, const Stored
     const int64_t group = heads / args.k_cache.n[2];
     const HostRows k(backend, args.k_cache, used, args.k_rotation);
     const HostRows v(backend, args.v_cache, used, args.v_rotation);
-    const HostRows stored_k(backend, stored.k, used, stored.k_rotation);
-    const HostRows stored_v(backend, stored.v, used, stored.v_rotation);
+    const HostRows stored_k(backend, stored.k, used, stored.k_rotation, stored.k_matrix);
+    const HostRows stored_v(backend, stored.v, used, stored.v_rotation, stored.v_matrix);
     const std::vector<float> q = contents<float>(backend, args.q);
     const std::vector<double> sinks = sinks_of(backend, args);
     const int64_t q_row = args.q.stride[1] / int64_t(sizeof(float));
@@ -157,8 +163,12 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
             asked_rows(plan, contents<int32_t>(backend, args.q_position));
         for (std::size_t i = 0; i < others.size(); ++i) {
             const RotationSpec& spec = others[i].spec();
-            const StoredLayer stored{others[i].k(layer), others[i].v(layer),
-                                     spec.at(layer, Side::k), spec.at(layer, Side::v)};
+            const StoredLayer stored{others[i].k(layer),
+                                     others[i].v(layer),
+                                     spec.at(layer, Side::k),
+                                     spec.at(layer, Side::v),
+                                     others[i].matrix(layer, Side::k),
+                                     others[i].matrix(layer, Side::v)};
             const auto found = std::ranges::find(result[i].layers, layer, &ExplainedLayer::layer);
             add_output_errors(backend, args, stored, asked, found->heads);
         }
@@ -166,12 +176,17 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
     Model model = observed(loaded, [&](int64_t layer, const Call& call, Backend& backend) {
         backend.run(call);
         if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
-            for (const KvCache& cache : others) backend.run(stored_in(cache, layer, *store));
+            for (const KvCache& cache : others) store_in(cache, layer, *store, backend);
         } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
             look(layer, *attention, backend);
         }
     });
     KvCache cache = make_cache(model, plan, base);
+    for (int64_t l = 0; l < cache.spec().entries(); ++l) {
+        require(!cache.spec().matrix(l, Side::k) && !cache.spec().matrix(l, Side::v),
+                ErrorCode::unsupported,
+                "--explain: expected a base that no matrix turns: its rows are what is compared");
+    }
     for_each_scored(model, cache, plan, [&](const ScoredRows& rows) {
         if (rows.ends_window) progress(rows.window + 1);
     });

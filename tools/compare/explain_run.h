@@ -44,6 +44,7 @@ std::vector<Explanation> explain(const Model& loaded, const WindowPlan& plan, co
 struct StoredLayer {
     TensorView k, v;
     Rotation k_rotation, v_rotation;
+    TensorView k_matrix{}, v_matrix{};  ///< empty: none
 };
 
 /// Adds the errors of some queries of one attention call to `sums` [H]; what `args` reads is exact.

@@ -10,24 +10,48 @@
 
 namespace rotkv::tools {
 
-/// A call as it would be for the same layer of another cache.
-inline KvStoreArgs stored_in(const KvCache& cache, int64_t layer, KvStoreArgs args) {
+/// x [T][heads][D] as matrices turn it, in `memory`; x itself where there are none.
+inline TensorView turned(Backend& backend, const TensorView& x, const TensorView& matrix,
+                         Buffer& memory) {
+    if (matrix.empty() || x.empty()) return x;
+    memory = Buffer(backend, std::size_t(x.rows() * x.n[3]) * sizeof(float));
+    const TensorView y = memory.view(DType::f32, {x.n[1], x.n[2], x.n[3]});
+    backend.run(TurnArgs{.dst = y, .src = x, .matrix = matrix});
+    return y;
+}
+
+/// Runs a call as it would be for the same layer of another cache; what it stores or asks has been
+/// turned by no matrix yet.
+inline void store_in(const KvCache& cache, int64_t layer, KvStoreArgs args, Backend& backend) {
+    Buffer k, v;
     args.k_cache = cache.k(layer);
     args.k_rotation = cache.spec().at(layer, Side::k);
     args.k_format = cache.format_rows(layer, Side::k);
-    if (args.v.empty()) return args;  // V lies in K
-    args.v_cache = cache.v(layer);
-    args.v_rotation = cache.spec().at(layer, Side::v);
-    args.v_format = cache.format_rows(layer, Side::v);
-    return args;
+    args.k = turned(backend, args.k, cache.matrix(layer, Side::k), k);
+    if (!args.v.empty()) {  // else V lies in K
+        args.v_cache = cache.v(layer);
+        args.v_rotation = cache.spec().at(layer, Side::v);
+        args.v_format = cache.format_rows(layer, Side::v);
+        args.v = turned(backend, args.v, cache.matrix(layer, Side::v), v);
+    }
+    backend.run(args);
+    backend.synchronize();  // what was turned goes
 }
 
-inline AttentionArgs read_from(const KvCache& cache, int64_t layer, AttentionArgs args) {
+inline void read_from(const KvCache& cache, int64_t layer, AttentionArgs args, Backend& backend) {
+    Buffer q;
     args.k_cache = cache.k(layer);
     args.v_cache = cache.v(layer);
     args.k_rotation = cache.spec().at(layer, Side::k);
     args.v_rotation = cache.spec().at(layer, Side::v);
-    return args;
+    args.q = turned(backend, args.q, cache.matrix(layer, Side::k), q);
+    backend.run(args);
+    const TensorView v_matrix = cache.matrix(layer, Side::v);
+    if (!v_matrix.empty() && !args.dst.empty()) {
+        backend.run(
+            TurnArgs{.dst = args.dst, .src = args.dst, .matrix = v_matrix, .inverse = true});
+    }
+    backend.synchronize();
 }
 
 /// Sends what goes to one layer of the model's cache to the same layer of another, also where other
@@ -49,10 +73,11 @@ class OneLayer {
     Observer observer() {
         return [this](int64_t layer, const Call& call, Backend& backend) {
             if (layer < 0 || layer_ < 0 || rows_of(layer) != layer_) return backend.run(call);
+            if (std::holds_alternative<TurnArgs>(call)) return;  // by the model's own cache
             if (const auto* store = std::get_if<KvStoreArgs>(&call)) {
-                backend.run(stored_in(*to_, layer_, *store));
+                store_in(*to_, layer_, *store, backend);
             } else if (const auto* attention = std::get_if<AttentionArgs>(&call)) {
-                backend.run(read_from(*to_, layer_, *attention));
+                read_from(*to_, layer_, *attention, backend);
             } else {
                 backend.run(call);
             }
