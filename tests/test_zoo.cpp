@@ -90,7 +90,11 @@ TEST_CASE("zoo: bits per value are those of the layouts, all metadata included")
         {"qjl:1", 1.25, 1.125},      {"qjl:2-orthogonal", 2.25, 2.125},
         {"polar", 3.875, 3.875},     {"kivi:2", 3, 3},
         {"kivi:2-64", 2.5, 2.5},     {"kivi:2-128", 0, 2.25},
-        {"q2row", 3, 2.75},
+        {"q2row", 3, 2.75},          {"turbo2", 0, 2.125},
+        {"turbo3", 0, 3.125},        {"turbo4", 0, 4.25},
+        {"tq3_0", 3.5, 3.5},         {"q8_kv", 9, 8.5},
+        {"pq3_0", 3.25, 3.125},      {"pq4_0", 4.25, 4.125},
+        {"tbq3_0", 4.5, 4.25},       {"tbq4_0", 5.5, 5.25},
     };
     for (const auto& row : expected) {
         CAPTURE(row.name);
@@ -146,7 +150,11 @@ TEST_CASE("zoo: no byte of a row is dead weight") {
                 matters = decoded(*format, other, d) != plain;
             }
             CAPTURE(i);
-            CHECK(matters);
+            // Bytes of forks that only their kernels read, or nobody: turbo4's second f16, the sum
+            // of q8_kv's codes.
+            const bool unread =
+                (name == "turbo4" && (i == 2 || i == 3)) || (name == "q8_kv" && i >= 4 && i < 8);
+            CHECK(matters == !unread);
         }
     }
 }
@@ -158,7 +166,9 @@ TEST_CASE("zoo: zeros are kept, and what is no number shows") {
         const auto format = format_of(name);
         const int64_t d = format->refusal(64).empty() ? 64 : 128;
         const std::vector<float> zeros(static_cast<size_t>(d));
-        CHECK(through(*format, zeros) == zeros);  // -0 is 0 too
+        if (name != "tq3_0") {  // which does as its forks do: tests/test_zoo_forks.cpp
+            CHECK(through(*format, zeros) == zeros);  // -0 is 0 too
+        }
         for (const float bad : {NAN, inf, -inf}) {
             std::vector<float> row = normal_vector(2 * d, 5);
             row[size_t(2 * d) - 3] = bad;

@@ -90,6 +90,28 @@ const Codebook& remembered(int kind, int64_t n, int64_t levels,
 
 }  // namespace
 
+// One step of Lloyd's iteration: borders half-way between the levels, the levels the means of their
+// cells. How far a level moved at most.
+static double lloyd_step(Codebook& book, const std::function<double(double)>& density, double from,
+                         double to, double smooth) {
+    book.borders = borders_of(book.levels);
+    book.distortion = 0;
+    double moved = 0, mass = 0;
+    for (size_t i = 0; i < book.levels.size(); ++i) {
+        const double begin = i == 0 ? from : book.borders[i - 1];
+        const double end = i + 1 == book.levels.size() ? to : book.borders[i];
+        const Moments cell = integrate(density, begin, end, smooth);
+        if (cell.mass <= 0) continue;  // far out, where nothing is: neighbours pull it in
+        const double mean = cell.first / cell.mass;
+        moved = std::max(moved, std::fabs(mean - book.levels[i]));
+        book.levels[i] = mean;
+        book.distortion += cell.second - mean * cell.first;
+        mass += cell.mass;
+    }
+    book.distortion /= mass;
+    return moved;
+}
+
 Codebook solve_codebook(const std::function<double(double)>& density, double from, double to,
                         double smooth, int64_t levels) {
     require(levels >= 1 && from < to && smooth > 0, ErrorCode::bad_argument,
@@ -100,23 +122,7 @@ Codebook solve_codebook(const std::function<double(double)>& density, double fro
     }
     constexpr int k_most = 100000;
     for (int step = 0; step < k_most; ++step) {
-        book.borders = borders_of(book.levels);
-        double moved = 0;
-        book.distortion = 0;
-        double mass = 0;
-        for (size_t i = 0; i < book.levels.size(); ++i) {
-            const double begin = i == 0 ? from : book.borders[i - 1];
-            const double end = i + 1 == book.levels.size() ? to : book.borders[i];
-            const Moments cell = integrate(density, begin, end, smooth);
-            if (cell.mass <= 0) continue;  // far out, where nothing is: neighbours pull it in
-            const double mean = cell.first / cell.mass;
-            moved = std::max(moved, std::fabs(mean - book.levels[i]));
-            book.levels[i] = mean;
-            book.distortion += cell.second - mean * cell.first;
-            mass += cell.mass;
-        }
-        book.distortion /= mass;
-        if (moved <= 1e-12 * (to - from)) break;
+        if (lloyd_step(book, density, from, to, smooth) <= 1e-12 * (to - from)) break;
     }
     book.borders = borders_of(book.levels);
     return book;
@@ -138,15 +144,50 @@ static Codebook symmetric(Codebook book) {
 // Ten standard deviations: what lies beyond weighs less than 1e-22.
 static constexpr double k_far = 10;
 
-const Codebook& sphere_codebook(int64_t n, int64_t levels) {
+// Of t sqrt(n), t a coordinate of a random direction in n dimensions; 0 from sqrt(n) on.
+static std::function<double(double)> sphere_density(int64_t n) {
+    return [n](double t) {
+        const double inside = 1 - t * t / double(n);
+        return inside <= 0 ? 0 : std::pow(inside, double(n - 3) / 2);
+    };
+}
+
+static double sphere_end(int64_t n) {
     require(n >= 3, ErrorCode::bad_argument, "codebook: expected a sphere of 3 dimensions or more");
+    return std::min(k_far, std::sqrt(double(n)));
+}
+
+const Codebook& sphere_codebook(int64_t n, int64_t levels) {
+    const double end = sphere_end(n);
     return remembered(0, n, levels, [&]() {
-        const double end = std::min(k_far, std::sqrt(double(n)));
-        const auto density = [n](double t) {
-            const double inside = 1 - t * t / double(n);
-            return inside <= 0 ? 0 : std::pow(inside, double(n - 3) / 2);
-        };
-        return symmetric(solve_codebook(density, -end, end, 1, levels));
+        return symmetric(solve_codebook(sphere_density(n), -end, end, 1, levels));
+    });
+}
+
+// Where the normal distribution has p of its mass below: Newton's method on its integral.
+static double normal_quantile(double p) {
+    double x = 0;
+    for (int step = 0; step < 100; ++step) {
+        const double below = std::erfc(-x / std::numbers::sqrt2) / 2;
+        const double density = std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
+        const double move = (below - p) / density;
+        x -= std::clamp(move, -1.0, 1.0);
+        if (std::fabs(move) < 1e-15) break;
+    }
+    return x;
+}
+
+const Codebook& stopped_codebook(int64_t n, int64_t levels, int64_t steps) {
+    const double end = sphere_end(n);
+    return remembered(int(3 + steps), n, levels, [&]() {
+        Codebook book;
+        for (int64_t i = 0; i < levels; ++i) {
+            book.levels.push_back(normal_quantile((double(i) + 0.5) / double(levels)));
+        }
+        for (int64_t step = 0; step < steps; ++step) {
+            lloyd_step(book, sphere_density(n), -end, end, 1);
+        }
+        return symmetric(book);
     });
 }
 

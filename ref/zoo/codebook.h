@@ -34,6 +34,10 @@ Codebook solve_codebook(const std::function<double(double)>& density, double fro
 /// Cost:   solved once for each n and number of levels, then remembered; any thread may ask.
 const Codebook& sphere_codebook(int64_t n, int64_t levels);
 
+/// For the same coordinate, what a program has that stops after so many steps of Lloyd's iteration
+/// from the normal distribution's quantiles at (i + 1 / 2) / levels.
+const Codebook& stopped_codebook(int64_t n, int64_t levels, int64_t steps);
+
 /// For the standard normal distribution.
 const Codebook& normal_codebook(int64_t levels);
 
