@@ -116,6 +116,8 @@ struct Attention {
     uint32_t d_k, d_v;
     uint32_t cells_of_part;
     uint32_t sinks, lse;  ///< 1: there are some
+    uint32_t tokens;
+    uint32_t repair;  ///< 1: only heads of which an output is no number
 };
 
 /// Outputs of parts of the cells, [parts][T][H][D] and their logs [parts][T][H], to one.
@@ -138,6 +140,63 @@ struct Divergence {
     float sum, rest;
 };
 
+/// y[t, i] = sum_a weight[t, a] x[t, a, i], a row's channels in parts of 128.
+struct ExpertSum {
+    int64_t dst_stride, weight_stride;
+    int64_t token_stride, use_stride;  ///< of x
+    uint32_t row, parts, simdgroups, uses;
+};
+
+struct Route {
+    int64_t id_stride, weight_stride, logits_stride;
+    uint32_t experts, chosen, groups, groups_used;
+    uint32_t gating;  ///< numbers of Gating
+    uint32_t biased, scaled, normalise;
+    float scale;
+    uint32_t unused;
+};
+
+/// Uses, t A + a, of the experts: expert e's begin at the count of those of the experts before it.
+/// Chunks, of at most eight uses of one expert: expert e's lie from floor(that count / 8) + e on,
+/// which leaves room for all of them; what is left over has no uses.
+struct SortUses {
+    int64_t id_stride;
+    uint32_t tokens, uses, experts, unused;  ///< uses of a token
+};
+
+struct Chunk {
+    int32_t expert;
+    uint32_t first, count;
+};
+
+struct ExpertMatmul {
+    int64_t dst_token, dst_use, src_token, src_use, id_stride;
+    int64_t expert_stride, weight_stride, bias_stride;
+    uint32_t uses, out, in;
+    uint32_t biased;
+    uint32_t sorted;  ///< 0: chunk i is use i alone
+    uint32_t unused;
+};
+
+struct ConvStep {
+    int64_t dst_stride, src_stride, weight_stride;
+    int64_t state_stream, state_tap;
+    uint32_t tokens, channels, taps, unused;
+};
+
+struct DeltaGates {
+    int64_t alpha_stride, beta_stride;
+    uint32_t tokens, heads;
+};
+
+struct DeltaStep {
+    Rows dst, v, q, k, state;
+    uint32_t tokens, streams, heads, key_heads, row;
+    uint32_t grouped;  ///< 0: interleaved
+    float scale;       ///< 1 / sqrt(D)
+    uint32_t unused;
+};
+
 /// states [simdgroups][tokens]; words are dealt out to simdgroups in turns.
 struct Words {
     int64_t weight_stride, a_stride, b_stride;
@@ -150,7 +209,10 @@ static_assert(sizeof(Rows) == 24 && sizeof(Turn) == 24 && sizeof(RowParts) == 72
 static_assert(sizeof(Hadamard) == 104 && sizeof(Rope) == 88 && sizeof(Norm) == 80, "one layout");
 static_assert(sizeof(Scale) == 80 && sizeof(Join) == 104 && sizeof(Matmul) == 40, "one layout");
 static_assert(sizeof(Embed) == 32 && sizeof(KvStore) == 88 && sizeof(KvShift) == 88, "one layout");
-static_assert(sizeof(Merge) == 112 && sizeof(Attention) == 216 && sizeof(JoinParts) == 56 &&
+static_assert(sizeof(Merge) == 112 && sizeof(Attention) == 224 && sizeof(JoinParts) == 56 &&
+                  sizeof(ExpertSum) == 48 && sizeof(Route) == 64 && sizeof(SortUses) == 24 &&
+                  sizeof(Chunk) == 12 && sizeof(ExpertMatmul) == 88 && sizeof(ConvStep) == 56 &&
+                  sizeof(DeltaGates) == 24 && sizeof(DeltaStep) == 152 &&
                   sizeof(Likelihood) == 20 && sizeof(Divergence) == 48 && sizeof(Words) == 48,
               "one layout");
 

@@ -3,60 +3,12 @@
 // a lane having every 32nd channel. Softmax goes along: what was summed is counted in units of
 // exp(the largest score so far). Queries come rotated and outputs leave so: hadamard runs before
 // and after. Where there are few threadgroups, cells are split too, and join_parts makes one of the
-// parts, as merge does.
-#include "metal/functions.msl"
+// parts, as merge does. In f16 precision many tokens are prefill.metal's; what f16 did not hold is
+// computed once more here (repair).
+#include "metal/attention.msl"
 #include "metal/instance.msl"
-#include "metal/quant.msl"
 
 constant uint k_heads = 4;  // query heads of a threadgroup
-
-/// A row of the cache of a type by its number. All lanes take the same way.
-template <uint R>
-static inline void load_cached(thread float* x, uint type, device const uchar* row, uint end,
-                               uint lane) {
-    switch (type) {
-        case 0:
-            return Part<F32, R>::load(x, row, 0, end, lane);
-        case 1:
-            return Part<F16, R>::load(x, row, 0, end, lane);
-        case 2:
-            return Part<Q4_0, R>::load(x, row, 0, end, lane);
-        case 3:
-            return Part<Q4_1, R>::load(x, row, 0, end, lane);
-        case 6:
-            return Part<Q5_0, R>::load(x, row, 0, end, lane);
-        case 7:
-            return Part<Q5_1, R>::load(x, row, 0, end, lane);
-        case 8:
-            return Part<Q8_0, R>::load(x, row, 0, end, lane);
-        case 20:
-            return Part<Iq4_nl, R>::load(x, row, 0, end, lane);
-        default:
-            return Part<Bf16, R>::load(x, row, 0, end, lane);
-    }
-}
-
-static inline bool takes_part(constant metal_args::Attention& job, int64_t cell, int64_t query) {
-    if (job.window > 0) {
-        const int64_t first =
-            job.chunked != 0 ? query / job.window * job.window : query - job.window + 1;
-        if (cell < first) return false;
-    }
-    const int64_t distance = query - cell;
-    return job.position_from <= cell && cell < job.position_to && job.distance_from <= distance &&
-           distance < job.distance_to;
-}
-
-/// Sums over cells in units of exp(largest). A largest of -inf counts as 0: all weights are 0 then.
-struct Softmax {
-    float largest, sum;
-};
-static inline float unit_of(float largest) { return largest == -INFINITY ? 0.0f : largest; }
-
-static inline float score_of(float product, constant metal_args::Attention& job) {
-    const float score = product * job.scale;
-    return job.softcap > 0 ? job.softcap * tanh_f32(score / job.softcap) : score;
-}
 
 /// One simdgroup's cells, for one query head: its softmax and its sum of p v.
 template <uint R>
@@ -71,7 +23,7 @@ static inline void add_cell(thread State<R>& state, thread const float* k, threa
                             constant metal_args::Attention& job) {
     float product = 0;
     for (uint r = 0; r < R; ++r) product += state.q[r] * k[r];
-    const float score = score_of(simd_sum(product), job);
+    const float score = soft_capped(simd_sum(product) * job.scale, job);
     const float before = state.softmax.largest, largest = before < score ? score : before;
     const float factor = exp_f32(before - unit_of(largest)), p = exp_f32(score - unit_of(largest));
     state.softmax = {largest, state.softmax.sum * factor + p};
@@ -129,6 +81,17 @@ static inline void put_output(device float* y, thread const State<R>& state, Sof
     threadgroup_barrier(mem_flags::mem_threadgroup);  // they have been read
 }
 
+/// Are the outputs of all these heads numbers? Every lane knows.
+static inline bool are_finite(device const uchar* y, int64_t stride, uint heads, uint d,
+                              uint lane) {
+    bool finite = true;
+    for (uint g = 0; g < heads; ++g) {
+        device const float* row = (device const float*)(y + g * stride);
+        for (uint c = lane; c < d; c += k_lanes) finite = finite && isfinite(row[c]);
+    }
+    return simd_all(finite);
+}
+
 template <uint R>
 [[kernel]] void attention(
     constant metal_args::Attention& job [[buffer(0)]], device uchar* dst [[buffer(1)]],
@@ -145,6 +108,11 @@ template <uint R>
     const uint first_head = kv * of_group + band * k_heads;
     const uint heads = min(k_heads, of_group - band * k_heads);
     const int stream = q_stream[t];
+    device uchar* y = dst + part * job.part_stride + t * job.dst.stride[1];
+    if (job.repair != 0 &&
+        are_finite(y + first_head * job.dst.stride[2], job.dst.stride[2], heads, job.d_v, lane)) {
+        return;  // the whole threadgroup, whose simdgroups read the same
+    }
 
     // 1 the queries, which hadamard has rotated
     State<R> states[k_heads];
@@ -173,7 +141,6 @@ template <uint R>
         const uint head = first_head + g;
         const bool sunk = job.sinks != 0 && part == 0;
         const Softmax all = joined_softmax(shared, g, sunk, sunk ? sinks[head] : 0.0f);
-        device uchar* y = dst + part * job.part_stride + t * job.dst.stride[1];
         put_output<R>((device float*)(y + head * job.dst.stride[2]), states[g], all,
                       shared + k_simdgroups * k_heads * 2, job.d_v, simdgroup, lane);
         if (job.lse != 0 && simdgroup == 0 && lane == 0) {

@@ -21,6 +21,12 @@ inline Grid by_simdgroups(uint32_t n) {
     return {{(n + k_simdgroups - 1) / k_simdgroups, 1, 1}, k_simdgroups * k_lanes, 0};
 }
 
+/// One thread for each of n.
+inline Grid by_threads(uint32_t n) {
+    const uint32_t threads = k_simdgroups * k_lanes;
+    return {{(n + threads - 1) / threads, 1, 1}, threads, 0};
+}
+
 /// Channels of a row that one simdgroup turns: whole blocks of the rotation, and whole blocks of
 /// the types that count 32 values together.
 inline uint32_t channels_of_part(int64_t block) {

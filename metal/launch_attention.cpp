@@ -11,6 +11,8 @@ constexpr uint32_t k_heads = 4;           // query heads of a threadgroup
 constexpr int64_t k_few = 64;             // threadgroups, below which cells are split too
 constexpr int64_t k_cells_of_part = 256;  // cells, at least
 constexpr int64_t k_most_parts = 16;
+constexpr int64_t k_rows = 8;  // of a simdgroup, in prefill
+constexpr int64_t k_widest_prefill = 256;
 constexpr uint32_t k_registers[] = {2, 4, 8, 18};  // of a lane, as there are kernels
 
 uint32_t registers_for(int64_t channels) {
@@ -22,10 +24,31 @@ uint32_t registers_for(int64_t channels) {
 
 int64_t longest_row(const AttentionArgs& args) { return std::max(args.q.n[3], args.dst.n[3]); }
 
+uint32_t heads_of_group(const AttentionArgs& args) {
+    return uint32_t(args.q.n[2] / args.k_cache.n[2]);
+}
+
+// Do simdgroup matrices pay? A stream's query heads of one KV head fill a matrix.
+bool is_prefill(const AttentionArgs& args) {
+    const int64_t rows = args.q.n[1] * heads_of_group(args);
+    return args.precision == Precision::f16 && longest_row(args) <= k_widest_prefill &&
+           rows >= k_rows * args.k_cache.n[0];
+}
+
+// Of one part of the cells.
+uint32_t plain_threadgroups(const AttentionArgs& args) {
+    const uint32_t bands = (heads_of_group(args) + k_heads - 1) / k_heads;
+    return uint32_t(args.q.n[1] * args.k_cache.n[2]) * bands;
+}
+
+uint32_t prefill_threadgroups(const AttentionArgs& args) {
+    const uint32_t rows = uint32_t(args.q.n[1]) * heads_of_group(args);
+    const uint32_t of_group = uint32_t(k_rows) * k_simdgroups;
+    return (rows + of_group - 1) / of_group * uint32_t(args.k_cache.n[2]);
+}
+
 uint32_t threadgroups(const AttentionArgs& args) {
-    const uint32_t kv_heads = uint32_t(args.k_cache.n[2]);
-    const uint32_t of_group = uint32_t(args.q.n[2]) / kv_heads;
-    return uint32_t(args.q.n[1]) * kv_heads * ((of_group + k_heads - 1) / k_heads);
+    return is_prefill(args) ? prefill_threadgroups(args) : plain_threadgroups(args);
 }
 
 // Parts into which the cells are split, so that few tokens fill the device too.
@@ -60,20 +83,57 @@ metal_args::Attention job_of(const AttentionArgs& args, const TensorView& q, int
     job.cells_of_part = uint32_t((cells + parts - 1) / parts);
     job.sinks = args.sinks.empty() ? 0 : 1;
     job.lse = args.lse.empty() ? 0 : 1;
+    job.tokens = uint32_t(args.q.n[1]);
     return job;
 }
 
-void dispatch(Commands& commands, const AttentionArgs& args, const metal_args::Attention& job,
-              const TensorView& dst, const TensorView& lse, const TensorView& q, int64_t parts) {
+// One of the kernels that take attention's tensors.
+struct Kernel {
+    std::string name;
+    uint32_t threadgroups, floats;  // threadgroup memory
+};
+
+Kernel plain_kernel(const AttentionArgs& args) {
     const uint32_t registers = registers_for(longest_row(args));
-    const uint32_t floats = k_simdgroups * (k_heads * 2 + registers * k_lanes);
-    const Grid grid{{threadgroups(args), uint32_t(parts), 1},
+    return {"attention_" + std::to_string(registers), plain_threadgroups(args),
+            k_simdgroups * (k_heads * 2 + registers * k_lanes)};
+}
+
+// prefill.metal's Room, and which row sees which cell.
+Kernel prefill_kernel(const AttentionArgs& args) {
+    const uint32_t longest = uint32_t(longest_row(args));
+    const uint32_t width = longest <= 64 ? 64 : longest <= 128 ? 128 : 256;
+    const uint32_t cells = width == 256 ? 16 : 32, rows = uint32_t(k_rows);
+    const uint32_t of_simdgroup = 2 * cells + rows * cells / 2 * 3 + rows * rows;
+    return {"prefill_" + std::to_string(width), prefill_threadgroups(args),
+            cells * width + k_simdgroups * of_simdgroup};
+}
+
+// Where a call's kernels write, and what they read as q.
+struct Places {
+    TensorView dst, lse, q;
+    int64_t parts;
+};
+
+void dispatch(Commands& commands, const Kernel& kernel, const AttentionArgs& args,
+              const metal_args::Attention& job, const Places& at) {
+    const Grid grid{{kernel.threadgroups, uint32_t(at.parts), 1},
                     k_simdgroups * k_lanes,
-                    uint32_t(floats * sizeof(float))};
-    commands.dispatch("attention_" + std::to_string(registers), job,
-                      {dst, lse, q, args.k_cache, args.v_cache, args.position, args.used,
+                    uint32_t(kernel.floats * sizeof(float))};
+    commands.dispatch(kernel.name, job,
+                      {at.dst, at.lse, at.q, args.k_cache, args.v_cache, args.position, args.used,
                        args.q_stream, args.q_position, args.sinks},
                       grid);
+}
+
+// What f16 did not hold, the plain kernel computes again.
+void attend(Commands& commands, const AttentionArgs& args, metal_args::Attention job,
+            const Places& at) {
+    if (is_prefill(args)) {
+        dispatch(commands, prefill_kernel(args), args, job, at);
+        job.repair = 1;
+    }
+    dispatch(commands, plain_kernel(args), args, job, at);
 }
 
 // The parts' outputs and logs side by side, then one of them.
@@ -88,7 +148,7 @@ void attend_in_parts(Commands& commands, const AttentionArgs& args, const Tensor
     job.lse_part_stride = logs.stride[1];
     job.lse_stride = logs.stride[2];
     job.lse = 1;
-    dispatch(commands, args, job, outputs, logs, q, parts);
+    attend(commands, args, job, {outputs, logs, q, parts});
     const metal_args::JoinParts join{rows_of(args.dst),
                                      args.lse.stride[2],
                                      uint32_t(parts),
@@ -114,7 +174,7 @@ Support can(const AttentionArgs& args) {
         const Support turned = block_up_to(rotation, 32);
         if (!turned.yes) return turned;
     }
-    return unrounded_only(args);
+    return {};
 }
 
 void run(Commands& commands, const AttentionArgs& args) {
@@ -126,7 +186,7 @@ void run(Commands& commands, const AttentionArgs& args) {
     }
     const int64_t parts = parts_of(args);
     if (parts == 1) {
-        dispatch(commands, args, job_of(args, q, 1), args.dst, args.lse, q, 1);
+        attend(commands, args, job_of(args, q, 1), {args.dst, args.lse, q, 1});
     } else {
         attend_in_parts(commands, args, q, parts);
     }
@@ -134,6 +194,11 @@ void run(Commands& commands, const AttentionArgs& args) {
     run(commands,
         HadamardArgs{
             .dst = args.dst, .src = args.dst, .rotation = args.v_rotation, .inverse = true});
+}
+
+void prefill(Commands& commands, const AttentionArgs& args) {
+    dispatch(commands, prefill_kernel(args), args, job_of(args, args.q, 1),
+             {args.dst, args.lse, args.q, 1});
 }
 
 Support can(const MergeArgs&) { return {}; }

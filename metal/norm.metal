@@ -85,19 +85,6 @@ kernel void scale(constant metal_args::Scale& job [[buffer(0)]], device uchar* d
     for (uint c = first + lane; c < end; c += k_lanes) y[c] = by * x[c];
 }
 
-/// g / (1 + exp(-z)) for z = high + low, also where exp(-z) leaves f32 and the quotient does not.
-static inline float gated(float g, TwoFloats z) {
-    if (isnan(z.high)) return z.high;
-    if (z.high < -60.0f) {  // 1 is nothing beside exp(-z)
-        if (z.high < -150.0f) return 0.0f * g;
-        const Scaled e = exp_scaled(z.high, z.low);
-        return unscaled(g * e.m, e.n);
-    }
-    if (z.high > 100.0f) return g;
-    const Scaled e = exp_scaled(-z.high, -z.low);
-    return g / (1.0f + unscaled(e.m, e.n));
-}
-
 /// sqrt(8 / pi) (g + 0.044715 g^3), which exp turns every error of into one of the result.
 static inline TwoFloats gelu_argument(float g) {
     // the constants in two floats each: sqrt(8 / pi) and sqrt(8 / pi) 0.044715

@@ -19,9 +19,6 @@ Support answer(const Call& call) {
         [](const auto& args) -> Support {
             using Args = std::decay_t<decltype(args)>;
             if constexpr (Written<Args>) return can(args);
-            if constexpr (std::is_same_v<Args, RouteArgs> || std::is_same_v<Args, ExpertSumArgs>) {
-                return {false, "exact in f64, and Metal has no double"};
-            }
             return {false, "not written here"};
         },
         call);

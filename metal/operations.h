@@ -35,6 +35,11 @@ Support can(const AttentionArgs& args);
 Support can(const MergeArgs& args);
 Support can(const NllArgs& args);
 Support can(const KldArgs& args);
+Support can(const RouteArgs& args);
+Support can(const ExpertMatmulArgs& args);
+Support can(const ExpertSumArgs& args);
+Support can(const ConvStepArgs& args);
+Support can(const DeltaStepArgs& args);
 void run(Commands& commands, const HadamardArgs& args);
 void run(Commands& commands, const QuantizeArgs& args);
 void run(Commands& commands, const DequantizeArgs& args);
@@ -53,6 +58,15 @@ void run(Commands& commands, const AttentionArgs& args);
 void run(Commands& commands, const MergeArgs& args);
 void run(Commands& commands, const NllArgs& args);
 void run(Commands& commands, const KldArgs& args);
+void run(Commands& commands, const RouteArgs& args);
+void run(Commands& commands, const ExpertMatmulArgs& args);
+void run(Commands& commands, const ExpertSumArgs& args);
+void run(Commands& commands, const ConvStepArgs& args);
+void run(Commands& commands, const DeltaStepArgs& args);
+
+/// attention by f16 alone, of calls without rotations in f16 precision that have the tokens for it:
+/// a row of which f16 does not hold a key or a value is NaN, which attention computes again.
+void prefill(Commands& commands, const AttentionArgs& args);
 
 // What the kernels' structs say of a call.
 

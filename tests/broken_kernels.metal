@@ -61,3 +61,10 @@ kernel void lane_that_is_none(device float* y [[buffer(0)]],
                               uint lane [[thread_index_in_simdgroup]]) {
     y[lane] = simd_shuffle(y[lane], ushort(lane + 1));
 }
+
+kernel void matrices_of_some(device float* y [[buffer(0)]],
+                             uint lane [[thread_index_in_simdgroup]]) {
+    simdgroup_float8x8 a(1.0f), b(2.0f);
+    if (lane < 16) simdgroup_multiply(a, a, b);
+    y[lane] = 1;
+}

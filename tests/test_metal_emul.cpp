@@ -1,6 +1,6 @@
 // The emulation itself: what Metal allows gives what it should, what it forbids is found and named.
-#include "metal/emul/dispatch.h"
 #include "tests/catch.h"
+#include "tests/metal_bench.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,60 +8,10 @@
 #include <string>
 #include <vector>
 
-namespace rotkv::metal::emul {
-KernelFile kernel_file_broken_kernels();  // tests/broken_kernels.metal
-KernelFile kernel_file_function_kernels();
-}  // namespace rotkv::metal::emul
-
 using namespace rotkv::metal;
-using MTL::Dispatch;
+using rotkv::test::Bench;
 
 namespace {
-
-const emul::Kernel& kernel_of_tests(const std::string& name) {
-    static const std::vector<emul::Kernel> kernels = [] {
-        std::vector<emul::Kernel> all;
-        for (const emul::KernelFile& file :
-             {emul::kernel_file_broken_kernels(), emul::kernel_file_function_kernels()}) {
-            for (emul::Kernel one : file.kernels) {
-                one.parameters = emul::parameters_of(file.text, one.function, one.cpp);
-                all.push_back(one);
-            }
-        }
-        return all;
-    }();
-    for (const emul::Kernel& one : kernels) {
-        if (one.name == name) return one;
-    }
-    throw std::logic_error("no kernel " + name);
-}
-
-// A device, two buffers of floats, and one dispatch over them.
-struct Bench {
-    NS::SharedPtr<NS::AutoreleasePool> pool = NS::TransferPtr(NS::AutoreleasePool::alloc()->init());
-    NS::SharedPtr<MTL::Device> device = NS::TransferPtr(MTL::CreateSystemDefaultDevice());
-    NS::SharedPtr<MTL::Buffer> y = floats(1024), x = floats(1024);
-    Dispatch dispatch;
-
-    explicit Bench(const std::string& kernel) {
-        dispatch.kernel = &kernel_of_tests(kernel);
-        for (int i = 0; i < 1024; ++i) data(x)[i] = float(i);
-        dispatch.set_buffer(y.get(), 0, 0);
-        dispatch.set_buffer(x.get(), 0, 1);
-        dispatch.set_memory(4096, 0);
-    }
-    NS::SharedPtr<MTL::Buffer> floats(NS::UInteger n) const {
-        return NS::TransferPtr(
-            device->newBuffer(n * sizeof(float), MTL::ResourceStorageModeShared));
-    }
-    static float* data(const NS::SharedPtr<MTL::Buffer>& buffer) {
-        return static_cast<float*>(buffer->contents());
-    }
-    void run(NS::UInteger threads) {
-        dispatch.check({1, 1, 1}, {threads, 1, 1});
-        dispatch.run();
-    }
-};
 
 // What is said when `call` fails.
 template <class Failure>
@@ -117,6 +67,9 @@ TEST_CASE("metal: lanes that part are named with their places") {
     CHECK(says(fault_of("sums_of_some", 32), "has returned"));
     CHECK(says(fault_of("lanes_that_part", 32), "simd_max at broken_kernels.metal"));
     CHECK(says(fault_of("lane_that_left", 32), "simd_sum at broken_kernels.metal"));
+    CHECK(says(fault_of("matrices_of_some", 32), "multiply_accumulate at broken_kernels.metal"));
+    CHECK(says(fault_of("matrices_of_some", 32), "has returned"));
+    CHECK(says(fault_of("matrices_of_some", 16), "a simdgroup that is not whole"));
     CHECK(says(fault_of("lane_that_is_none", 32), "lane 32 of 32"));
     CHECK(says(fault_of("lane_that_is_none", 32), "kernel lane_that_is_none"));
 }

@@ -128,11 +128,29 @@ TEST_CASE("metal: it refuses the cases that it refused before, here and where it
 TEST_CASE("metal: small rows, also where every lane is a thread") {
     const std::vector<Column> on = columns("");
     for (const char* name :
-         {"hadamard/D=128/rot=128", "quantize/type=q5_1/rows=1/D=32", "dequantize/type=q4_K",
-          "rope/T=1/H=1", "rms_norm/rows=2", "layer_norm/rows=2", "act_mul/default", "add/default",
-          "kv_store/k=q4_0/v=q4_0/T=1/K=1/rot-k=64/rot-v=64", "kv_shift/k=q8_0/C=4/K=1/rot-k=64",
-          "matmul/type=q8_0/T=2/in=64/out=8", "embed/type=q4_0/T=2/V=3/E=64",
-          "attention/k=q8_0/v=q4_0/T=1/C=8/H=2/K=1/rot-k=64/rot-v=64", "nll/type=f16/T=2/V=9/E=32",
+         {"hadamard/D=128/rot=128",
+          "quantize/type=q5_1/rows=1/D=32",
+          "dequantize/type=q4_K",
+          "rope/T=1/H=1",
+          "rms_norm/rows=2",
+          "layer_norm/rows=2",
+          "act_mul/default",
+          "add/default",
+          "kv_store/k=q4_0/v=q4_0/T=1/K=1/rot-k=64/rot-v=64",
+          "kv_shift/k=q8_0/C=4/K=1/rot-k=64",
+          "matmul/type=q8_0/T=2/in=64/out=8",
+          "embed/type=q4_0/T=2/V=3/E=64",
+          "attention/k=q8_0/v=q4_0/T=1/C=8/H=2/K=1/rot-k=64/rot-v=64",
+          "attention/k=q8_0/v=f16/T=5/C=40/K=1/precision=f16/lse=1",
+          "attention/k=f32/v=f32/T=8/C=40/H=2/K=1/precision=f16/values=far-queries",
+          "conv_step/T=3/channels=5",
+          "delta_step/T=3/Hk=1/Hv=2/D=33",
+          "route/T=2/X=33/A=3",
+          "route/gating=softmax_chosen/T=1/X=6/A=2/groups=3/used=2",
+          "expert_matmul/type=q4_0/T=1/X=9/A=2/in=32/out=5",
+          "expert_matmul/type=q8_0/T=5/X=2/A=2/in=32/out=5/bias=1",
+          "expert_sum/T=1/A=2/E=40",
+          "nll/type=f16/T=2/V=9/E=32",
           "kld/type=f16/T=2/V=9/E=32"}) {
         for (const CaseResult& cell : run_case(*make_case(name), on)) {
             INFO(cell.text);

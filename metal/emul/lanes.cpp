@@ -61,6 +61,7 @@ struct Simdgroup {
     unsigned waiting = 0, returned = 0;
     unsigned turn = 0;  // of meetings: values of two of them are kept
     uint64_t values[2][k_lanes];
+    Four fours[2][k_lanes];
     bool at_barrier = false;
 
     bool done() const { return returned == lanes; }
@@ -73,6 +74,7 @@ class Threadgroup {
 
     // What lanes call, on their own stacks:
     const uint64_t* exchange(const Place& place, uint64_t value);
+    const Four* exchange_four(const Place& place, const Four& values);
     void meet(const Place& place);
     [[noreturn]] void stop();  // with a failure; no string of the lane's own is left on its stack
     [[noreturn]] void run_lane();
@@ -85,6 +87,7 @@ class Threadgroup {
     Simdgroup& own() { return simdgroups_[now->lane.simdgroup()]; }
     void pass_on();
     bool wait(const Place& place);
+    unsigned turn_of_meeting();
     void start(const Extent& position);
     void resume(Simdgroup& simdgroup);
     void release();
@@ -226,12 +229,26 @@ bool Threadgroup::wait(const Place& place) {
     return true;
 }
 
-const uint64_t* Threadgroup::exchange(const Place& place, uint64_t value) {
+// Lanes are at most one meeting apart, so that two sets of values are enough.
+unsigned Threadgroup::turn_of_meeting() {
     Simdgroup& simdgroup = own();
-    // Lanes are at most one meeting apart, so that two sets of values are enough.
-    const unsigned turn = simdgroup.waiting == 0 ? ++simdgroup.turn : simdgroup.turn;
-    uint64_t* const values = simdgroup.values[turn % 2];
+    return (simdgroup.waiting == 0 ? ++simdgroup.turn : simdgroup.turn) % 2;
+}
+
+const uint64_t* Threadgroup::exchange(const Place& place, uint64_t value) {
+    uint64_t* const values = own().values[turn_of_meeting()];
     values[now->lane.in_simdgroup()] = value;
+    wait(place);
+    return values;
+}
+
+const Four* Threadgroup::exchange_four(const Place& place, const Four& of_lane) {
+    if (own().lanes < k_lanes) {
+        failure = place.text() + " in a simdgroup that is not whole";
+        stop();
+    }
+    Four* const values = own().fours[turn_of_meeting()];
+    values[now->lane.in_simdgroup()] = of_lane;
     wait(place);
     return values;
 }
@@ -268,6 +285,10 @@ const Lane& this_lane() { return k_running->now->lane; }
 
 const uint64_t* exchange(const Place& place, uint64_t value) {
     return k_running->exchange(place, value);
+}
+
+const Four* exchange_four(const Place& place, const Four& values) {
+    return k_running->exchange_four(place, values);
 }
 
 uint64_t part_of(const uint64_t* values, const Place& place, unsigned lane) {

@@ -81,6 +81,12 @@ const Lane& this_lane();
 /// the lane's next meeting.
 const uint64_t* exchange(const Place& place, uint64_t value);
 
+/// The same of four numbers each; all lanes of a whole simdgroup have some.
+struct Four {
+    float x[4];
+};
+const Four* exchange_four(const Place& place, const Four& values);
+
 /// A lane's part of an exchange. Fails where the simdgroup has no such lane.
 uint64_t part_of(const uint64_t* values, const Place& place, unsigned lane);
 

@@ -76,6 +76,7 @@ struct Simdgroup {
     unsigned lanes;
     Meeting meeting;
     uint64_t values[2][k_lanes];
+    Four fours[2][k_lanes];
 };
 
 struct Threadgroup {
@@ -145,6 +146,15 @@ const uint64_t* exchange(const Place& place, uint64_t value) {
     Simdgroup& simdgroup = k_running->own();
     uint64_t* const values = simdgroup.values[++k_running->turn % 2];
     values[k_running->lane.in_simdgroup()] = value;
+    simdgroup.meeting.come(place, k_running->lane.index);
+    return values;
+}
+
+const Four* exchange_four(const Place& place, const Four& of_lane) {
+    Simdgroup& simdgroup = k_running->own();
+    if (simdgroup.lanes < k_lanes) throw Fault(place.text() + " in a simdgroup that is not whole");
+    Four* const values = simdgroup.fours[++k_running->turn % 2];
+    values[k_running->lane.in_simdgroup()] = of_lane;
     simdgroup.meeting.come(place, k_running->lane.index);
     return values;
 }

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Tiny models through `rotkv-perplexity --backend metal-emul`: as near to llama.cpp's probabilities
+as ref is, and to ref's own much nearer. Three models of different kinds, or all where ROTKV_FULL is
+set (`./dev test --full`).
+
+Usage: tests/test_metal_golden.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]
+ROTKV_MODELS: other names, of random_models.py and of the folder `golden`.
+llama.cpp's probabilities are those of the folders `golden` and `golden2` in $ROTKV_DATA; without
+them, all is skipped."""
+import glob
+import os
+import sys
+import unittest
+
+from test_tools import NumpyTools, Tools
+
+try:
+    import numpy as np
+    import random_models
+    from base_rows import BaseRows
+    from gguf_file import GgufFile
+    from test_golden_models import bounds_of
+except ModuleNotFoundError:
+    np = None
+
+DATA = os.environ.get("ROTKV_DATA", "")
+FILES = sorted(os.path.basename(path)[:-len(".gguf")]
+               for path in glob.glob(os.path.join(DATA, "golden", "*.gguf")))
+# SentencePiece and windows; experts of mxfp4, sinks, biases; states in place of cells, experts too
+SOME = ["gemma3-hd64", "gpt-oss-mxfp4", "qwen3next"]
+
+# From ref, mean KLD: an exact pass differs by f32's sums. A choice of experts is a step, which such a
+# difference tips over at some positions: of the KLD there, the middle one.
+FROM_REF = 1e-6
+
+
+class MetalGolden(NumpyTools):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if not os.path.isdir(os.path.join(DATA, "golden2")):
+            raise unittest.SkipTest("no golden2 in $ROTKV_DATA")
+        if sys.platform == "darwin":
+            raise unittest.SkipTest("Metal is not emulated here")
+
+    def ours(self, model, backend, cache, *flags):
+        base = self.path(f"{backend}.kld")
+        self.good("perplexity", "-m", model, "-f", os.path.join(DATA, "golden", "text.txt"), "-c",
+                  "256", "-b", "256", "--chunks", "1", "-ctk", cache, "-ctv", cache, "--backend",
+                  backend, "--quiet", "--kl-divergence-base", base, *flags)
+        return BaseRows(base)
+
+    def compare(self, name):
+        in_golden = name in FILES
+        folder = os.path.join(DATA, "golden" if in_golden else "golden2")
+        model = (os.path.join(folder, name + ".gguf") if in_golden
+                 else random_models.write(self.temporary.name, name))
+        bounds = bounds_of(name, GgufFile.read(model))
+        middle = getattr(np, bounds.middle)
+        theirs = BaseRows(os.path.join(folder, f"{name}.f32.f32.nofa.kld"))
+        ref, metal = (self.ours(model, backend, "f32") for backend in ("ref", "metal-emul"))
+        theirs.tokens = theirs.tokens[:len(ref.tokens)]  # its first window
+        theirs.log_p = theirs.log_p[:len(ref.log_p)]
+        self.assertEqual(list(metal.tokens), list(theirs.tokens))
+        limit = max(bounds.divergence, 1.1 * abs(middle(theirs.divergences(ref))))
+        self.assertLess(abs(middle(theirs.divergences(metal))), limit)
+        self.assertLess(abs(middle(ref.divergences(metal))), FROM_REF)
+        # a quantized, rotated cache costs the same; f16 in attention costs little beside it
+        ref, metal = (self.ours(model, backend, "q4_0") for backend in ("ref", "metal-emul"))
+        cost = middle(theirs.divergences(ref))
+        self.assertLess(abs(middle(ref.divergences(metal))), 0.05 * cost)
+        f16 = self.ours(model, "metal-emul", "q4_0", "--attention", "f16")
+        self.assertLess(abs(middle(metal.divergences(f16))), 0.05 * cost)
+
+
+def compare(name):
+    return lambda self: self.compare(name)
+
+
+if np is not None:
+    every = FILES + list(random_models.MODELS)
+    asked = os.environ.get("ROTKV_MODELS", "").split()
+    for model_name in asked or (every if os.environ.get("ROTKV_FULL") else SOME):
+        setattr(MetalGolden, f"test_{model_name}".replace("-", "_"), compare(model_name))
+
+
+if __name__ == "__main__":
+    Tools.folder = sys.argv.pop(1)
+    unittest.main()
