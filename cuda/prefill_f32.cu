@@ -14,6 +14,7 @@
 #include "cuda/dequant.cuh"
 #include "cuda/kernels.h"
 #include "cuda/prefill_rows.cuh"
+#include "cuda/prefill_terms.h"
 
 namespace rotkv::cuda {
 namespace prefill {
@@ -297,6 +298,7 @@ TileSize tile_within(const AttentionArgs& args, int64_t most_bytes) {
 using namespace prefill;
 
 KernelPlan prefill_f32_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    if (const KernelPlan terms = prefill_terms_plan(args, device)) return terms;
     const bool has_kernel = std::max(args.q.n[3], args.dst.n[3]) <= 256;
     if (!has_kernel || !strides_fit(args) || !has_room_for_parts(args)) return {};
     const TileSize tile = tile_within(args, device.most_shared_bytes);
@@ -305,6 +307,9 @@ KernelPlan prefill_f32_plan(const AttentionArgs& args, const DeviceLimits& devic
 }
 
 void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (prefill_terms_plan(args, workspace)) {
+        return attention_prefill_terms(args, workspace, stream);
+    }
     const int64_t d_v = args.dst.n[3];
     const int cells = tile_within(args, workspace.most_shared_bytes).cells;
     if (cells == 4 && d_v <= 64) return launch32<1, 4>(args, workspace, stream);
