@@ -1,4 +1,6 @@
-// Attention of many tokens in f32, within the table's rounding. Steps as in ref/attention.cpp.
+// Attention of many tokens in f32, within the table's rounding. Steps as in ref/attention.cpp. What
+// prefill_terms.cu takes is its, on tensor cores: here is what is left, caches of f32 and bf16 and
+// other heads than 64 and 128.
 //
 // ROWS are pairs (token, query head) of one KV head, as in prefill.cu. A block of 16 x 16 threads
 // owns 64 of them and walks over tiles of 64 cells (fewer of large heads where shared memory is

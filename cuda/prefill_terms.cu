@@ -12,73 +12,15 @@
 // outputs of (attention_combine.cu); it computes rows that are not finite once more.
 #include "cuda/prefill_terms.cuh"
 #include "cuda/prefill_terms.h"
+#include "cuda/prefill_terms_values.cuh"
 
 namespace rotkv::cuda {
 namespace prefill {
 namespace {
 
-constexpr uint32_t k_term_threads = k_term_rows / 16 * k_warp;
 // Blocks of threads that a processor holds.
 constexpr uint32_t term_blocks(int d) { return d <= 64 ? 3 : 2; }
 constexpr float k_p_bits = 14;  // of the largest p of a row and tile
-
-struct TermsJob : Job {
-    bool k_blocks, v_blocks, k_offsets, v_offsets;
-
-    explicit TermsJob(const AttentionArgs& a)
-        : Job(job_of(a, 1, 1)),
-          k_blocks(is_block_type(k.type)),
-          v_blocks(is_block_type(v.type)),
-          k_offsets(k_blocks && type_info(k.type).codes.minimum),
-          v_offsets(v_blocks && type_info(v.type).codes.minimum) {
-        q_scale = a.softcap > 0 ? a.scale / a.softcap : a.scale * k_log2_e;
-        cap = a.softcap > 0 ? a.softcap * k_log2_e : 0;
-    }
-};
-
-// Shared memory: what Memory has before q; of each row what its scores are to be multiplied by; q,
-// high terms and then low ones; K: tiles and stage, scales, sums of q over blocks; V the same.
-template <int D>
-struct TermsMemory {
-    static constexpr uint32_t k_tile = k_term_cells * D * 2, k_query = k_term_rows * D * 2;
-    static constexpr uint32_t k_units = k_section * 2 + 16 + Shape<D>::rows * 8;
-    static constexpr uint32_t k_scales = D / 32 * k_term_cells * 4;  // bytes of d
-    static constexpr uint32_t k_head = Memory<D>::k_head;
-    static_assert(k_units + k_term_rows * 4 <= k_head);
-    static_assert(k_term_cells == Shape<D>::cells);
-
-    Memory<D> rows;
-    float* units;
-    std::byte *q, *k, *v;
-    Scales k_scale, v_scale;
-    float* sums_of_q;
-
-    static __host__ __device__ uint32_t side_bytes(const Side& side, bool blocks) {
-        return side.bytes(k_term_cells, k_tile) + (blocks ? 2 * k_scales : 0);
-    }
-    static __host__ __device__ uint32_t bytes(const TermsJob& job) {
-        return k_head + 2 * k_query + side_bytes(job.k, job.k_blocks) +
-               side_bytes(job.v, job.v_blocks) + (job.k_offsets ? k_term_rows * D / 8 : 0);
-    }
-    __device__ TermsMemory(const TermsJob& job, std::byte* memory)
-        : rows(memory),
-          units(reinterpret_cast<float*>(memory + k_units)),
-          q(memory + k_head),
-          k(q + 2 * k_query),
-          v(k + side_bytes(job.k, job.k_blocks)),
-          k_scale(scales_in(k + job.k.bytes(k_term_cells, k_tile))),
-          v_scale(scales_in(v + job.v.bytes(k_term_cells, k_tile))),
-          sums_of_q(reinterpret_cast<float*>(v + side_bytes(job.v, job.v_blocks))) {}
-    static __device__ Scales scales_in(std::byte* memory) {
-        return {reinterpret_cast<float*>(memory), reinterpret_cast<float*>(memory + k_scales)};
-    }
-    static __device__ std::byte* stage(const Side& side, std::byte* tiles) {
-        return tiles + side.tiles * k_tile;
-    }
-    static __device__ std::byte* tile(const Side& side, std::byte* tiles, uint32_t turn) {
-        return tiles + turn % side.tiles * k_tile;
-    }
-};
 
 __device__ uint32_t row_of_thread() { return threadIdx.x / k_warp * 16 + lane_of_warp() / 4; }
 
@@ -125,68 +67,6 @@ __device__ void load_terms(const TermsJob& job, const Place& at, const TermsMemo
         }
     }
 }
-
-// ---- Tiles ----
-
-template <int D>
-struct Walk {
-    const TermsJob& job;
-    const TermsMemory<D>& memory;
-    const Strip& strip;
-    const std::byte *k, *v;  // rows of the stream's first cell
-    Member me;
-
-    __device__ void start(const Side& side, std::byte* tiles, const std::byte* rows, uint32_t turn,
-                          int64_t first, bool whole) const {
-        using M = TermsMemory<D>;
-        std::byte* const to = side.direct ? M::tile(side, tiles, turn) : M::stage(side, tiles);
-        fetch(side, shared_address(to), rows + first * side.of_cell, k_term_cells, me, strip, first,
-              whole);
-    }
-    __device__ void start(uint32_t turn, int64_t first, bool whole) const {
-        start(job.k, memory.k, k, turn, first, whole);
-        start(job.v, memory.v, v, turn, first, whole);
-    }
-
-    // Have this thread's copies of V brought halves that are subnormal?
-    __device__ bool has_subnormal(uint32_t turn) const {
-        if (job.v_blocks) return false;
-        if (!job.v.direct) return true;  // nobody looks
-        const uint32_t sharing = me.threads / k_term_cells, cell = me.thread / sharing;
-        const std::byte* const tile = TermsMemory<D>::tile(job.v, memory.v, turn);
-        uint32_t differ = 0;
-#pragma unroll
-        for (uint32_t i = 0; i < D / 8 / 2; ++i) {
-            const uint32_t piece = me.thread % sharing + 2 * i;
-            const uint4 x =
-                *reinterpret_cast<const uint4*>(tile + place_of(k_term_cells, cell, piece));
-            differ |= decode::normal_of(x.x) ^ x.x;
-            differ |= decode::normal_of(x.y) ^ x.y;
-            differ |= decode::normal_of(x.z) ^ x.z;
-            differ |= decode::normal_of(x.w) ^ x.w;
-        }
-        return differ != 0;
-    }
-
-    // The copies are there, and tiles are what products read. Is V to be multiplied with care?
-    __device__ bool finish(uint32_t turn, int64_t first) const {
-        using M = TermsMemory<D>;
-        wait_for_copies();
-        const bool careful = has_subnormal(turn);
-        if (!job.k.direct || !job.v.direct) {
-            __syncthreads();  // the copies of all; the last tile has been read
-            if (!job.k.direct) {
-                expand_exactly(job.k, M::tile(job.k, memory.k, turn), memory.k_scale,
-                               M::stage(job.k, memory.k), k + first * job.k.of_cell, me);
-            }
-            if (!job.v.direct) {
-                expand_exactly(job.v, M::tile(job.v, memory.v, turn), memory.v_scale,
-                               M::stage(job.v, memory.v), v + first * job.v.of_cell, me);
-            }
-        }
-        return __syncthreads_or(careful);
-    }
-};
 
 // ---- A tile, for the warp's rows ----
 
@@ -241,26 +121,33 @@ __device__ void score_tile(const TermsJob& job, const TermsMemory<D>& memory, ui
     score_codes<D>(s, q, k, memory.k_scale, job.k_offsets ? sums : nullptr);
 }
 
+// Is it so for some of those that multiply together?
+__device__ bool of_some_that_multiply(bool x) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    return __syncthreads_or(x);
+#else
+    return __any_sync(k_all_lanes, x);
+#endif
+}
+
 template <int D>
 __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint32_t turn,
                          bool careful, const TermScores& p, const float (&down)[2],
                          TermSums<D>& sums) {
     const uint32_t v = shared_address(TermsMemory<D>::tile(job.v, memory.v, turn));
     const Scales& scales = memory.v_scale;
-    float least = 2;  // |d| of a block beside its largest
-    if (job.v_blocks) {
-#pragma unroll
-        for (int b = 0; b < D / 32; ++b) least = fminf(least, BlockScale(scales, b).least);
-    }
-    careful = careful || least < 0x1p-14f ||  // subnormal in f16
-              __any_sync(k_all_lanes, least_of(p) * fminf(least, 1) < k_least_term);
+    BlockScales<D> of_blocks;
+    if (job.v_blocks) of_blocks.find(scales);
+    careful = of_some_that_multiply(careful || of_blocks.least < 0x1p-14f ||  // subnormal in f16
+                                    least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
     if (job.v_offsets) sums.offsets.add(p, scales, down);
+    if (job.v.direct) add_apart<D>(sums, p, memory.apart[turn % k_lists], down);
     if (!job.v_blocks) {
-        careful ? add_terms<D, false, true>(sums, p, v, scales, down)
-                : add_terms<D, false, false>(sums, p, v, scales, down);
+        careful ? add_terms<D, false, true>(sums, p, v, scales, of_blocks, down)
+                : add_terms<D, false, false>(sums, p, v, scales, of_blocks, down);
     } else {
-        careful ? add_terms<D, true, true>(sums, p, v, scales, down)
-                : add_terms<D, true, false>(sums, p, v, scales, down);
+        careful ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, down)
+                : add_terms<D, true, false>(sums, p, v, scales, of_blocks, down);
     }
 }
 
@@ -295,7 +182,7 @@ __device__ void take_tile(const TermsJob& job, const TermsMemory<D>& memory, uin
 template <int D>
 __device__ void walk_terms(const TermsJob& job, const Place& at, const TermsMemory<D>& memory,
                            const Strip& strip, const Share& share, int64_t stream, int64_t section,
-                           uint32_t count, TermSums<D>& sums) {
+                           uint32_t count, uint32_t& turn, TermSums<D>& sums) {
     const Walk<D> walk{job,
                        memory,
                        strip,
@@ -307,15 +194,16 @@ __device__ void walk_terms(const TermsJob& job, const Place& at, const TermsMemo
     };
     const auto start = [&](uint32_t i) {
         const Mark mark = memory.rows.mark(i);
-        walk.start(i % 2, first_of(mark), mark.whole());
+        walk.start(turn + i, first_of(mark), mark.whole());
     };
     if (count > 0) start(0);
     for (uint32_t i = 0; i < count; ++i) {
         const Mark mark = memory.rows.mark(i);
-        const bool careful = walk.finish(i % 2, first_of(mark));
+        const bool careful = walk.finish(turn + i, first_of(mark));
         if (i + 1 < count) start(i + 1);
-        take_tile(job, memory, i % 2, careful, mark.whole(), strip, first_of(mark), sums);
+        take_tile(job, memory, turn + i, careful, mark.whole(), strip, first_of(mark), sums);
     }
+    turn += count;
 }
 
 // For the second kernel: sums as they are, a row's in 32 bytes of four lanes.
@@ -343,11 +231,13 @@ __global__ void __launch_bounds__(k_term_threads, term_blocks(D))
     const TermsMemory<D> memory(job, reinterpret_cast<std::byte*>(shared_terms));
     const Place at(job, k_term_rows);
     load_terms<D>(job, at, memory);
+    if (threadIdx.x == 0) memory.apart[0].count = 0;
     TermSums<D> sums;
     begin<D>(job, at, row_of_thread(), false, sums);
     __syncwarp();  // a warp reads its own rows
     sums.units[0] = memory.units[row_of_thread()];
     sums.units[1] = memory.units[row_of_thread() + 8];
+    uint32_t turn = 0;  // tiles so far
     for (int32_t stream = next_stream(job, at, -1); stream >= 0;
          stream = next_stream(job, at, stream)) {
         const Strip strip = job.strip(stream);
@@ -356,7 +246,7 @@ __global__ void __launch_bounds__(k_term_threads, term_blocks(D))
         const int64_t tiles = share.of((strip.used + k_term_cells - 1) / k_term_cells);
         for (int64_t section = 0; section < tiles; section += k_section) {
             const uint32_t count = survey<D>(span, memory.rows, strip, share, section, tiles);
-            walk_terms(job, at, memory, strip, share, stream, section, count, sums);
+            walk_terms(job, at, memory, strip, share, stream, section, count, turn, sums);
         }
     }
     store_terms(job, at, sums);
