@@ -312,13 +312,15 @@ void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace
     if (prefill_terms_plan(args, workspace)) {
         return attention_prefill_terms(args, workspace, stream);
     }
-    const int64_t d_v = args.dst.n[3];
     const int cells = tile_within(args, workspace.most_shared_bytes).cells;
-    if (cells == 4 && d_v <= 64) return launch32<1, 4>(args, workspace, stream);
-    if (cells == 4 && d_v <= 128) return launch32<2, 4>(args, workspace, stream);
-    if (cells == 4) return launch32<4, 4>(args, workspace, stream);
-    if (cells == 2) return launch32<4, 2>(args, workspace, stream);
-    launch32<4, 1>(args, workspace, stream);
+    in_turns(args, workspace, [&](const AttentionArgs& some) {
+        const int64_t d_v = some.dst.n[3];
+        if (cells == 4 && d_v <= 64) return launch32<1, 4>(some, workspace, stream);
+        if (cells == 4 && d_v <= 128) return launch32<2, 4>(some, workspace, stream);
+        if (cells == 4) return launch32<4, 4>(some, workspace, stream);
+        if (cells == 2) return launch32<4, 2>(some, workspace, stream);
+        launch32<4, 1>(some, workspace, stream);
+    });
 }
 
 }  // namespace rotkv::cuda

@@ -8,8 +8,9 @@
 //
 // A tile has a scale of its own for each row: p = 2^(s - m + 14), m the largest score rounded up,
 // so that p fills f16 whatever other tiles hold. Sums are kept beside 2^top, top the largest m:
-// all factors are powers of two. A block's sums are a part of its rows', which combine_kernel makes
-// outputs of (attention_combine.cu); it computes rows that are not finite once more.
+// all factors are powers of two. Rows that are not finite are computed once more
+// (attention_plain.cuh). Where rows are few, blocks share out the cells, and combine_kernel makes
+// outputs of their parts (attention_combine.cu).
 #include "cuda/prefill_terms.cuh"
 #include "cuda/prefill_terms.h"
 #include "cuda/prefill_terms_values.cuh"
@@ -132,28 +133,30 @@ __device__ bool of_some_that_multiply(bool x) {
 
 template <int D>
 __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint32_t turn,
-                         bool careful, const TermScores& p, const float (&down)[2],
+                         bool is_large, const TermScores& p, const float (&down)[2],
                          TermSums<D>& sums) {
     const uint32_t v = shared_address(TermsMemory<D>::tile(job.v, memory.v, turn));
     const Scales& scales = memory.v_scale;
     BlockScales<D> of_blocks;
     if (job.v_blocks) of_blocks.find(scales);
-    careful = of_some_that_multiply(careful || of_blocks.least < 0x1p-14f ||  // subnormal in f16
-                                    least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
+    const bool careful =
+        of_some_that_multiply(is_large || of_blocks.least < 0x1p-14f ||  // subnormal in f16
+                              least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
     if (job.v_offsets) sums.offsets.add(p, scales, down);
-    if (job.v.direct) add_apart<D>(sums, p, memory.apart[turn % k_lists], down);
-    if (!job.v_blocks) {
-        careful ? add_terms<D, false, true>(sums, p, v, scales, of_blocks, down)
-                : add_terms<D, false, false>(sums, p, v, scales, of_blocks, down);
-    } else {
-        careful ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, down)
-                : add_terms<D, true, false>(sums, p, v, scales, of_blocks, down);
+    if (job.v_blocks) {
+        careful ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, down, 1)
+                : add_terms<D, true, false>(sums, p, v, scales, of_blocks, down, 1);
+        return;
     }
+    const float times = is_large ? 1 : 1 / k_v_times;
+    const float of_rows[2] = {down[0] * times, down[1] * times};
+    careful ? add_terms<D, false, true>(sums, p, v, scales, of_blocks, of_rows, is_large ? 2 : 1)
+            : add_terms<D, false, false>(sums, p, v, scales, of_blocks, of_rows, 1);
 }
 
 template <int D>
 __device__ void take_tile(const TermsJob& job, const TermsMemory<D>& memory, uint32_t turn,
-                          bool careful, bool whole, const Strip& strip, int64_t first,
+                          bool is_large, bool whole, const Strip& strip, int64_t first,
                           TermSums<D>& sums) {
     TermScores s;
     score_tile(job, memory, turn, s);
@@ -175,7 +178,7 @@ __device__ void take_tile(const TermsJob& job, const TermsMemory<D>& memory, uin
     }
     float down[2];
     softmax_terms(s, units, sums, down);
-    add_tile(job, memory, turn, careful, s, down, sums);
+    add_tile(job, memory, turn, is_large, s, down, sums);
 }
 
 // The tiles of a section that some row sees.
@@ -199,9 +202,9 @@ __device__ void walk_terms(const TermsJob& job, const Place& at, const TermsMemo
     if (count > 0) start(0);
     for (uint32_t i = 0; i < count; ++i) {
         const Mark mark = memory.rows.mark(i);
-        const bool careful = walk.finish(turn + i, first_of(mark));
+        const bool is_large = walk.finish(turn + i, first_of(mark));
         if (i + 1 < count) start(i + 1);
-        take_tile(job, memory, turn + i, careful, mark.whole(), strip, first_of(mark), sums);
+        take_tile(job, memory, turn + i, is_large, mark.whole(), strip, first_of(mark), sums);
     }
     turn += count;
 }
@@ -224,6 +227,37 @@ __device__ void store_terms(const TermsJob& job, const Place& at, TermSums<D>& s
     }
 }
 
+// Where nobody shares the cells: outputs, by way of shared memory. A row whose total is not above 0
+// is marked, to be computed once more (attention_plain.cuh).
+template <int D>
+__device__ void finish_terms(const TermsJob& job, const Place& at, const Memory<D>& memory,
+                             TermSums<D>& sums) {
+    if (job.v_offsets) sums.offsets.add_to(sums);
+    __syncthreads();  // tiles have been read
+#pragma unroll
+    for (uint32_t j = 0; j < 2; ++j) {
+        const uint32_t row = row_of_thread() + 8 * j, h = at.head(job, row);
+        const float total = sum_of_four_lanes(sums.total[j]);
+        const float sink = job.sinks != nullptr ? job.sinks[h] * k_log2_e : -INFINITY;
+        const float most = fmaxf(fmaxf(sums.most[j], sink), -FLT_MAX);
+        const float weight = power_of_two(sums.most[j] - most);
+        const float all = fmaf(total, weight, power_of_two(sink - most));
+        const float factor = all > 0 ? weight / all : NAN;
+        if (lane_of_warp() % 4 == 0 && at.first + row <= at.last) {
+            store_lse(job.task, at.token(job, row), h, most / k_log2_e, all);
+        }
+        float* const to = memory.sums + row * Shape<D>::out_pitch + lane_of_warp() % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) {
+            const float(&o)[4] = sums.o[n];
+            *reinterpret_cast<float2*>(to + n * 8) = {o[2 * j] * factor, o[2 * j + 1] * factor};
+        }
+    }
+    __syncthreads();
+    repair_rows<D>(job, at, memory);
+    store_outputs<D>(job, at, memory);  // rows behind this block's are none
+}
+
 template <int D>
 __global__ void __launch_bounds__(k_term_threads, term_blocks(D))
     prefill_terms_kernel(const __grid_constant__ TermsJob job) {
@@ -231,7 +265,6 @@ __global__ void __launch_bounds__(k_term_threads, term_blocks(D))
     const TermsMemory<D> memory(job, reinterpret_cast<std::byte*>(shared_terms));
     const Place at(job, k_term_rows);
     load_terms<D>(job, at, memory);
-    if (threadIdx.x == 0) memory.apart[0].count = 0;
     TermSums<D> sums;
     begin<D>(job, at, row_of_thread(), false, sums);
     __syncwarp();  // a warp reads its own rows
@@ -249,7 +282,8 @@ __global__ void __launch_bounds__(k_term_threads, term_blocks(D))
             walk_terms(job, at, memory, strip, share, stream, section, count, turn, sums);
         }
     }
-    store_terms(job, at, sums);
+    if (job.parts.are_used()) return store_terms(job, at, sums);
+    finish_terms(job, at, memory.rows, sums);
 }
 
 template <int D>
@@ -263,10 +297,12 @@ void launch_terms(const AttentionArgs& args, const Workspace& workspace, Stream 
     const unsigned blocks = blocks_for(job.rows, k_term_rows) * job.kv_heads;
     const int64_t splits =
         choose_splits(args, workspace, blocks_for(blocks, term_blocks(D)), k_term_cells);
-    job.parts = parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], splits);
+    if (splits > 1) {
+        job.parts = parts_in(workspace, args.q.n[1] * args.q.n[2], args.dst.n[3], splits);
+    }
     kernel<<<dim3(blocks, job.parts.splits), k_term_threads, bytes, stream>>>(job);
     require_launched("attention");
-    combine_parts(args, job.parts, stream);
+    if (splits > 1) combine_parts(args, job.parts, stream);
 }
 
 // Does f16 hold what is stored?
@@ -275,7 +311,7 @@ bool is_exact(DType type) { return type != DType::f32 && type != DType::bf16; }
 bool takes_terms(const AttentionArgs& args) {
     const int64_t d = args.q.n[3];
     return (d == 64 || d == 128) && args.dst.n[3] == d && is_exact(args.k_cache.type) &&
-           is_exact(args.v_cache.type) && strides_fit(args) && has_room_for_parts(args);
+           is_exact(args.v_cache.type) && strides_fit(args);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 namespace rotkv::cuda {
 
 /// What it would launch, by arithmetic of the host; null where it takes no such call: heads of 64
-/// or 128 channels over caches that f16 holds exactly, of which each head has room for a part.
+/// or 128 channels over caches that f16 holds exactly.
 KernelPlan prefill_terms_plan(const AttentionArgs& args, const DeviceLimits& device);
 void attention_prefill_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 

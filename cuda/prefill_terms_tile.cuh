@@ -1,6 +1,8 @@
 #pragma once
-// Tiles of cells for prefill in f32 precision on tensor cores, as f16 holds them exactly: halves as
-// they are, blocks as codes that are counted from a center (fragments.cuh), beside scales in f32.
+// Tiles of cells for prefill in f32 precision on tensor cores, as f16 holds them exactly: halves of
+// K as they are, blocks as codes that are counted from a center (fragments.cuh), beside scales in
+// f32. Halves of V are 1024 times themselves, which leaves none subnormal (decode_terms.cuh) and is
+// exact of all below 64; a tile with a larger one keeps its halves as they are.
 // Docs: docs/05-attention.md
 
 #include "cuda/decode_terms.cuh"
@@ -11,6 +13,7 @@ namespace rotkv::cuda::prefill {
 constexpr uint32_t k_term_rows = 64;   // of a block of threads, 16 to a warp
 constexpr uint32_t k_term_cells = 64;  // of a tile
 constexpr uint32_t k_term_threads = k_term_rows / 16 * k_warp;
+constexpr float k_v_times = 1024;  // halves of V in a tile
 
 // Of a tile's blocks, [block][cell]: d, and beside a minimum what all channels have in common.
 struct Scales {
@@ -25,30 +28,6 @@ struct Scales {
 struct TermFragment {
     Fragment high, low;
 };
-
-// Subnormal halves of a tile of V, which products must not see (decode_terms.cuh). Few tiles have
-// more than a few; there are lists for the tile that is multiplied, and one before and behind it.
-struct Apart {
-    static constexpr uint32_t k_most = 19;
-    uint32_t count, of[k_most];  // cell, 256 times the channel, and the half above
-
-    // Those of eight channels, as far as there is room. True: more are left.
-    __device__ bool take(uint16_t* halves, uint32_t cell, uint32_t channel) {
-        bool is_full = false;
-#pragma unroll 1
-        for (uint32_t j = 0; j < 8; ++j) {
-            const uint32_t half = halves[j];
-            if ((half & 0x7C00u) != 0 || (half & 0x3FFu) == 0) continue;
-            const uint32_t n = atomicAdd(&count, 1u);
-            is_full = is_full || n >= k_most;
-            if (n >= k_most) continue;
-            of[n] = half << 16 | (channel + j) << 8 | cell;
-            halves[j] = 0;
-        }
-        return is_full;
-    }
-};
-constexpr uint32_t k_lists = 3;
 
 // ---- Blocks in the stage become codes in the tile ----
 
@@ -120,21 +99,19 @@ struct TermsJob : Job {
 
 // ---- Shared memory ----
 
-// What Memory has before q; of each row what its scores are to be multiplied by; q,
-// high terms and then low ones; K: tiles and stage, scales, sums of q over blocks; V the same.
+// What Memory has before q; of each row what its scores are to be multiplied by; q, high terms and
+// then low ones; K: tiles and stage, scales; V the same; sums of q over blocks.
 template <int D>
 struct TermsMemory {
     static constexpr uint32_t k_tile = k_term_cells * D * 2, k_query = k_term_rows * D * 2;
     static constexpr uint32_t k_units = k_section * 2 + 16 + Shape<D>::rows * 8;
     static constexpr uint32_t k_scales = D / 32 * k_term_cells * 4;  // bytes of d
     static constexpr uint32_t k_head = Memory<D>::k_head;
-    static constexpr uint32_t k_apart = k_units + k_term_rows * 4;
-    static_assert(k_apart + k_lists * sizeof(Apart) <= k_head);
+    static_assert(k_units + k_term_rows * 4 <= k_head);
     static_assert(k_term_cells == Shape<D>::cells);
 
     Memory<D> rows;
     float* units;
-    Apart* apart;  // [k_lists]
     std::byte *q, *k, *v;
     Scales k_scale, v_scale;
     float* sums_of_q;
@@ -142,14 +119,17 @@ struct TermsMemory {
     static __host__ __device__ uint32_t side_bytes(const Side& side, bool blocks) {
         return side.bytes(k_term_cells, k_tile) + (blocks ? 2 * k_scales : 0);
     }
-    static __host__ __device__ uint32_t bytes(const TermsJob& job) {
-        return k_head + 2 * k_query + side_bytes(job.k, job.k_blocks) +
-               side_bytes(job.v, job.v_blocks) + (job.k_offsets ? k_term_rows * D / 8 : 0);
+    static uint32_t bytes(const TermsJob& job) {
+        const uint32_t walk = k_head + 2 * k_query + side_bytes(job.k, job.k_blocks) +
+                              side_bytes(job.v, job.v_blocks) +
+                              (job.k_offsets ? k_term_rows * D / 8 : 0);
+        const uint32_t in_the_end = Shape<D>::rows * Shape<D>::out_pitch +  // as repair_rows() has
+                                    k_term_threads / k_warp * plain_floats(D);
+        return std::max(walk, k_head + 4 * in_the_end);
     }
     __device__ TermsMemory(const TermsJob& job, std::byte* memory)
         : rows(memory),
           units(reinterpret_cast<float*>(memory + k_units)),
-          apart(reinterpret_cast<Apart*>(memory + k_apart)),
           q(memory + k_head),
           k(q + 2 * k_query),
           v(k + side_bytes(job.k, job.k_blocks)),
@@ -189,41 +169,42 @@ struct Walk {
         start(job.v, memory.v, v, turn, first, whole);
     }
 
-    // Subnormal halves that this thread's copies have brought to the tile of V go to the list, and
-    // zeros take their places. Has it no room?
-    __device__ bool set_apart(uint32_t i) const {
-        if (job.v_blocks) return false;
-        if (!job.v.direct) return true;  // nobody looks
-        const uint32_t sharing = me.threads / k_term_cells, cell = me.thread / sharing;
-        std::byte* const tile = TermsMemory<D>::tile(job.v, memory.v, i);
-        uint4* const row = reinterpret_cast<uint4*>(tile);
-        const auto place = [&](uint32_t n) {
-            return row + place_of(k_term_cells, cell, me.thread % sharing + 2 * n) / 16;
-        };
-        const auto differs = [](uint32_t x) { return decode::normal_of(x) ^ x; };
+    // The halves of V that this thread looks after, those that it copies: a row, or every so many
+    // of its pieces.
+    static constexpr uint32_t k_own = D / 8 * k_term_cells / k_term_threads;
+    __device__ uint4* own(uint32_t turn, uint32_t n) const {
+        constexpr uint32_t sharing = k_term_threads / k_term_cells;
+        const uint32_t cell = me.thread / sharing, piece = me.thread % sharing + sharing * n;
+        std::byte* const tile = TermsMemory<D>::tile(job.v, memory.v, turn);
+        return reinterpret_cast<uint4*>(tile + place_of(k_term_cells, cell, piece));
+    }
+    // Bits 15 and 31 where |half| is 64 or more, 0x5400.
+    static __device__ uint32_t above(uint32_t two) { return (two & 0x7FFF7FFFu) + 0x2C002C00u; }
+    // Is one of them so large?
+    __device__ bool is_large(uint32_t turn) const {
         uint32_t found = 0;
 #pragma unroll
-        for (uint32_t n = 0; n < D / 8 / 2; ++n) {
-            const uint4 x = *place(n);
-            const uint32_t all = differs(x.x) | differs(x.y) | differs(x.z) | differs(x.w);
-            found |= uint32_t(all != 0) << n;
+        for (uint32_t n = 0; n < k_own; ++n) {
+            const uint4 x = *own(turn, n);
+            found |= above(x.x) | above(x.y) | above(x.z) | above(x.w);
         }
-        bool is_full = false;
-#pragma unroll 1
-        for (; found != 0; found &= found - 1) {
-            const uint32_t n = uint32_t(__ffs(int(found))) - 1;
-            is_full |= memory.apart[i % k_lists].take(reinterpret_cast<uint16_t*>(place(n)), cell,
-                                                      (me.thread % sharing + 2 * n) * 8);
+        return (found & 0x80008000u) != 0;
+    }
+    // All of them times a power of two, in both halves.
+    __device__ void multiply(uint32_t turn, uint32_t by) const {
+#pragma unroll
+        for (uint32_t n = 0; n < k_own; ++n) {
+            const uint4 x = *own(turn, n);
+            *own(turn, n) = {decode::product(x.x, by), decode::product(x.y, by),
+                             decode::product(x.z, by), decode::product(x.w, by)};
         }
-        return is_full;
     }
 
-    // The copies are there, and tiles are what products read. Is V to be multiplied with care?
+    // The copies are there, and tiles are what products read. Does V, of halves, have to stay as it
+    // is?
     __device__ bool finish(uint32_t turn, int64_t first) const {
         using M = TermsMemory<D>;
         wait_for_copies();
-        const bool careful = set_apart(turn);
-        if (threadIdx.x == 0) memory.apart[(turn + 1) % k_lists].count = 0;
         if (!job.k.direct || !job.v.direct) {
             __syncthreads();  // the copies of all; the last tile has been read
             if (!job.k.direct) {
@@ -233,10 +214,17 @@ struct Walk {
             if (!job.v.direct) {
                 expand_exactly(job.v, M::tile(job.v, memory.v, turn), memory.v_scale,
                                M::stage(job.v, memory.v), v + first * job.v.of_cell, me);
+                if (!job.v_blocks) __syncthreads();  // others have expanded what is own
             }
         }
+        const bool large = !job.v_blocks && is_large(turn);
+        if (!job.v_blocks && !large) multiply(turn, 0x64006400);  // 1024
         publish_stores();
-        return __syncthreads_or(careful);
+        if (!__syncthreads_or(large)) return false;
+        if (!large) multiply(turn, 0x14001400);  // 1 / 1024
+        publish_stores();
+        __syncthreads();
+        return true;
     }
 };
 

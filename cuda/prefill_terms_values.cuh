@@ -1,6 +1,24 @@
 #pragma once
 // The values' product of prefill in f32 precision: p as two f16 terms with a tile of V
 // (prefill_terms.cuh).
+//
+// How exact it is, in u = 2^-24 of M = sum p |v| of an output. Where a product is cut off, it is by
+// at most 10.5 u of the largest number that an instruction adds up (split_product.cuh), of which M
+// has no smaller one over the same cells.
+//
+//   two terms of p, each off by half a step of 11 bits                           2 u M
+//     of p d, where p and d are rounded first: 3 halves of a step, one more     12 u M
+//   p d in f32                                                                   1 u M
+//   2^x as one instruction (4), of an x up to 16 in f32 (5.5): in p and in
+//     the total that it is divided by                                           19 u M
+//   high terms of 32 cells, two instructions                                    21 u M
+//   low terms of 64 cells, four instructions of 3 * 2^-11 M                    0.1 u M
+//   sums in f32, to nearest: a half tile each                      walk(cells / 32) u M
+//
+// walk(n) = 4/3 sqrt(n) + 2. The table allows (2 walk(cells) + 12) u M and what scores may be off
+// by: more than all of this from 260 cells on. Of fewer cells it is what comes together in the
+// mean, half of it and of both signs, that is less. Nothing stays in an accumulator for longer than
+// 32 cells (64, of low terms): what it is cut off by always points to 0, and would add up.
 // Docs: docs/05-attention.md
 
 #include "cuda/prefill_terms_wgmma.cuh"
@@ -201,10 +219,11 @@ __device__ void add_on_wgmma(Sums<D>& sums, const float (&p)[8][4], uint32_t v,
 }
 #endif
 
-// All channels; Careful where some p d are too small, or halves subnormal, for one product.
+// All channels; Careful where some p d are too small for one pass, or halves of V are as they are:
+// those take two parts. `down` makes sums of p v of the tile.
 template <int D, bool Blocks, bool Careful>
 __device__ void add_terms(Sums<D>& sums, const float (&p)[8][4], uint32_t v, const Scales& scales,
-                          const BlockScales<D>& of_blocks, const float (&down)[2]) {
+                          const BlockScales<D>& of_blocks, const float (&down)[2], int parts) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     if constexpr (!Careful) return add_on_wgmma<D, Blocks>(sums, p, v, scales, of_blocks, down);
 #endif
@@ -223,7 +242,7 @@ __device__ void add_terms(Sums<D>& sums, const float (&p)[8][4], uint32_t v, con
             }
         }
 #pragma unroll 1
-        for (int part = 0; part < (Careful && !Blocks ? 2 : 1); ++part) {
+        for (int part = 0; part < (Careful && !Blocks ? parts : 1); ++part) {
 #pragma unroll
             for (int b = 0; b < D / 32; ++b) {
                 const float up = Blocks ? of_blocks.up[b] : 1;
@@ -237,39 +256,6 @@ __device__ void add_terms(Sums<D>& sums, const float (&p)[8][4], uint32_t v, con
         is_more = Careful && pass.times < k_last_pass && __any_sync(k_all_lanes, pass.left);
         pass.times *= k_pass;
     } while (is_more);
-}
-
-/// Halves that have been set apart: one channel's share of one cell each.
-template <int D>
-__device__ void add_apart(Sums<D>& sums, const float (&p)[8][4], const Apart& apart,
-                          const float (&down)[2]) {
-    const uint32_t count = min(apart.count, Apart::k_most), lane = lane_of_warp();
-#pragma unroll 1
-    for (uint32_t i = 0; i < count; ++i) {
-        const uint32_t one = apart.of[i], cell = one % 256, channel = one / 256 % 256;
-        const float v = f16_to_f32(uint16_t(one >> 16));
-        // Choices in place of an index, which would move p and the sums out of registers.
-        float of_p[2] = {0, 0};  // rows r and r + 8, from the lane that has the cell
-#pragma unroll
-        for (uint32_t n = 0; n < 8; ++n) {
-            of_p[0] = n == cell / 8 ? (cell % 2 == 0 ? p[n][0] : p[n][1]) : of_p[0];
-            of_p[1] = n == cell / 8 ? (cell % 2 == 0 ? p[n][2] : p[n][3]) : of_p[1];
-        }
-        const int from = int(lane / 4 * 4 + cell % 8 / 2);
-        const float upper = down[0] * __shfl_sync(k_all_lanes, of_p[0], from),
-                    lower = down[1] * __shfl_sync(k_all_lanes, of_p[1], from);
-        const bool is_mine = lane % 4 == channel % 8 / 2;
-#pragma unroll
-        for (uint32_t j = 0; j < 4; ++j) {
-            const float of_row = j < 2 ? upper : lower;
-            const float weight = is_mine && channel % 2 == j % 2 ? of_row : 0;
-#pragma unroll
-            for (uint32_t n = 0; n < D / 8; ++n) {
-                float& o = sums.o[n][j];
-                o = fmaf(n == channel / 8 ? weight : 0, v, o);
-            }
-        }
-    }
 }
 
 /// The smallest p of the lane that is not 0.
