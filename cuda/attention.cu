@@ -260,7 +260,8 @@ void decode_2_split(const AttentionArgs& args, const Workspace& workspace, Strea
     launch(job, stream);
 }
 
-// Kernels whose parts of a row meet in the workspace take as many tokens at a time as have room.
+// Kernels whose parts of a row always meet in the workspace take as many tokens at a time as have
+// room.
 void attention(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     const auto prefill = [&](const AttentionArgs& some) {
@@ -277,9 +278,7 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
         case AttentionKind::prefill:
             return args.lse.empty() ? prefill(args) : in_turns(args, workspace, prefill);
         case AttentionKind::prefill_f32:
-            return in_turns(args, workspace, [&](const AttentionArgs& some) {
-                attention_prefill_f32(some, workspace, stream);
-            });
+            return attention_prefill_f32(args, workspace, stream);
     }
 }
 

@@ -83,8 +83,8 @@ bool attention_prefill_packed(const AttentionArgs& args, const Workspace& worksp
 bool attention_prefill_expanded(const AttentionArgs& args, const Workspace& workspace,
                                 Stream stream);
 
-/// Attention in f32 precision for many tokens at once, of which each head has room for a part;
-/// prefill_f32.cu.
+/// Attention in f32 precision for many tokens at once; prefill_f32.cu, and prefill_terms.cu on
+/// tensor cores.
 void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 /// Why attention_prefill cannot take these shapes; "" where it can.

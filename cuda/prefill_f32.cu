@@ -1,4 +1,6 @@
-// Attention of many tokens in f32, within the table's rounding. Steps as in ref/attention.cpp.
+// Attention of many tokens in f32, within the table's rounding. Steps as in ref/attention.cpp. What
+// prefill_terms.cu takes is its, on tensor cores: here is what is left, caches of f32 and bf16 and
+// other heads than 64 and 128.
 //
 // ROWS are pairs (token, query head) of one KV head, as in prefill.cu. A block of 16 x 16 threads
 // owns 64 of them and walks over tiles of 64 cells (fewer of large heads where shared memory is
@@ -14,6 +16,7 @@
 #include "cuda/dequant.cuh"
 #include "cuda/kernels.h"
 #include "cuda/prefill_rows.cuh"
+#include "cuda/prefill_terms.h"
 
 namespace rotkv::cuda {
 namespace prefill {
@@ -297,6 +300,7 @@ TileSize tile_within(const AttentionArgs& args, int64_t most_bytes) {
 using namespace prefill;
 
 KernelPlan prefill_f32_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    if (const KernelPlan terms = prefill_terms_plan(args, device)) return terms;
     const bool has_kernel = std::max(args.q.n[3], args.dst.n[3]) <= 256;
     if (!has_kernel || !strides_fit(args) || !has_room_for_parts(args)) return {};
     const TileSize tile = tile_within(args, device.most_shared_bytes);
@@ -305,13 +309,18 @@ KernelPlan prefill_f32_plan(const AttentionArgs& args, const DeviceLimits& devic
 }
 
 void attention_prefill_f32(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
-    const int64_t d_v = args.dst.n[3];
+    if (prefill_terms_plan(args, workspace)) {
+        return attention_prefill_terms(args, workspace, stream);
+    }
     const int cells = tile_within(args, workspace.most_shared_bytes).cells;
-    if (cells == 4 && d_v <= 64) return launch32<1, 4>(args, workspace, stream);
-    if (cells == 4 && d_v <= 128) return launch32<2, 4>(args, workspace, stream);
-    if (cells == 4) return launch32<4, 4>(args, workspace, stream);
-    if (cells == 2) return launch32<4, 2>(args, workspace, stream);
-    launch32<4, 1>(args, workspace, stream);
+    in_turns(args, workspace, [&](const AttentionArgs& some) {
+        const int64_t d_v = some.dst.n[3];
+        if (cells == 4 && d_v <= 64) return launch32<1, 4>(some, workspace, stream);
+        if (cells == 4 && d_v <= 128) return launch32<2, 4>(some, workspace, stream);
+        if (cells == 4) return launch32<4, 4>(some, workspace, stream);
+        if (cells == 2) return launch32<4, 2>(some, workspace, stream);
+        launch32<4, 1>(some, workspace, stream);
+    });
 }
 
 }  // namespace rotkv::cuda

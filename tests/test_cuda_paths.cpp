@@ -101,6 +101,12 @@ class SmallerCard final : public ForwardingBackend {
 
 bool is_float(DType type) { return type == DType::f32 || type == DType::bf16; }
 
+// Are many tokens multiplied in f32 by tensor cores?
+bool has_terms(const AttentionArgs& args) {
+    const int64_t d = args.q.n[3];
+    return (d == 64 || d == 128) && args.dst.n[3] == d && !is_float(args.k_cache.type);
+}
+
 }  // namespace
 
 TEST_CASE("cuda paths: many tokens share a tile of cells on every card") {
@@ -109,6 +115,8 @@ TEST_CASE("cuda paths: many tokens share a tile of cells on every card") {
         const AttentionPath path = attention_path(args, card.limits);
         INFO(words_of(card, args, path));
         CHECK((path.kind == AttentionKind::prefill || path.kind == AttentionKind::prefill_f32));
+        const bool is_terms = args.precision == Precision::f32 && has_terms(args);
+        CHECK((std::string(path.plan.kernel) == "prefill_terms.cu") == is_terms);
         // f32 caches in f16 precision have no room for a stage on the smallest card.
         const bool may_be_f32 = args.precision == Precision::f32 ||
                                 (args.k_cache.type == DType::f32 && card.limits.processors == 128);

@@ -176,6 +176,13 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/fill=dense/sees=last/values=outlier-zero-key",
     "attention/k=@some/v=@same/T=70/C=120/fill=dense/sees=last/values=outlier-zero-key",
     "attention/k=@long/v=@same/T=1/C=32768/H=2/K=1/fill=dense/sees=last/values=positive",
+    // attention: the same of many tokens, whose tiles are multiplied together; pairs of types, and all of them, over
+    // more than a tile
+    "attention/k=@kv/v=@same/T=20/C=200/D=128/window=2/loud=0.1/fill=dense/sees=last/values=steep",
+    "attention/k=f16/v=@same/T=16/C=80/loud=0.1/fill=dense/sees=last/values=faint",
+    "attention/k=@long/v=@same/T=9/C=32768/H=2/K=1/fill=dense/sees=last/values=positive",
+    "attention/k=@some/v=@kv/T=20/C=140/K=1/rot-k=64/rot-v=64",
+    "attention/k=@kv/v=@same/T=40/C=300/D=128/rot-k=128/rot-v=64/window=200/softcap=20/sinks=1",
     // attention: K and queries beyond f16, whose scores are usual ones
     "attention/k=@kv/v=@same/T=1/C=120/H=8/@capped/loud=3e-05/fill=dense/sees=last/values=far-keys",
     "attention/k=@kv/v=@same/T=9/C=120/D=128/rot-v=64/@capped/loud=3e-05/fill=dense/sees=last/values=far-keys",
