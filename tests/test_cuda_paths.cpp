@@ -159,7 +159,7 @@ TEST_CASE("cuda paths: 9 to 16 rows of blocks of codes are read once, by teams o
             CHECK(kernel(call(type, 3, d, d, f16)) == "decode_team.cu");
             CHECK(kernel(call(type, 4, d, d, f16)) == "decode_team.cu");
             CHECK(kernel(call(type, 5, d, d, f16)) == "prefill_hopper.cuh");
-            CHECK(kernel(call(type, 4, d, d, Precision::f32)) == "prefill_f32.cu");
+            CHECK(kernel(call(type, 4, d, d, Precision::f32)) == "prefill_terms.cu");
         }
         CHECK(kernel(call(type, 4, 96, 96, f16)) == "prefill_hopper.cuh");
         // A token's own 12 and 17 heads; tokens of streams of their own, and of shared ones.
