@@ -2,7 +2,11 @@
 include(FetchContent)
 
 macro(rotkv_library name url sha256)
-    FetchContent_Declare(${name} URL https://github.com/${url} URL_HASH SHA256=${sha256}
+    set(rotkv_url "${url}")
+    if(NOT rotkv_url MATCHES "^https:")
+        set(rotkv_url "https://github.com/${url}")
+    endif()
+    FetchContent_Declare(${name} URL ${rotkv_url} URL_HASH SHA256=${sha256}
                          DOWNLOAD_EXTRACT_TIMESTAMP ON SYSTEM ${ARGN} FIND_PACKAGE_ARGS QUIET)
     FetchContent_MakeAvailable(${name})
 endmacro()
@@ -32,6 +36,13 @@ if(ROTKV_BUILD_TOOLS)
     rotkv_headers(nlohmann_json nlohmann_json::nlohmann_json
                   nlohmann/json/archive/refs/tags/v3.11.3.tar.gz
                   0d8ef5af7f9794e3263480193c491549b2ba6cc74bb018906202ada498a79406)
+    rotkv_library(Eigen3 https://gitlab.com/libeigen/eigen/-/archive/3.4.0/eigen-3.4.0.tar.gz
+                  8586084f71f9bde545ee7fa6d00288b264a2b7ac3607b974e54d13e7162c1c72
+                  SOURCE_SUBDIR Eigen)  # where nothing is to be built
+    if(NOT TARGET Eigen3::Eigen)
+        add_library(Eigen3::Eigen INTERFACE IMPORTED)
+        target_include_directories(Eigen3::Eigen INTERFACE ${eigen3_SOURCE_DIR})
+    endif()
     rotkv_library(fmt fmtlib/fmt/archive/refs/tags/10.2.1.tar.gz
                   1250e4cc58bf06ee631567523f48848dc4596133e163f02615c97f78bab6c811)
 endif()

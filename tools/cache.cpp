@@ -1,5 +1,5 @@
 // rotkv-cache: saved caches, ours and llama.cpp's: what is in them, and what they hold beside a
-// cache that is computed again from their tokens. Docs: docs/23-saved-caches.md
+// cache that is computed again from their tokens. Docs: docs/24-saved-caches.md
 
 #include "ref/error.h"
 #include "ref/files/cache_file.h"

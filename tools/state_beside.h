@@ -1,7 +1,7 @@
 #pragma once
 // A cache that llama.cpp saved beside ours of the same tokens: how its rows are rotated, which the
 // file does not say, and which elements are stored otherwise.
-// Docs: docs/23-saved-caches.md
+// Docs: docs/24-saved-caches.md
 
 #include "ref/files/llama_state.h"
 #include "ref/model.h"

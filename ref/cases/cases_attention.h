@@ -252,8 +252,8 @@ inline constexpr const char* k_attention_cases[] = {
     "turn/T=37/H=12/K=3/D=80",
     "turn/T=2/H=2/K=1/D=576",
     "turn/T=2/H=2/K=1/D=576/inverse=1",
-    "turn/T=9/H=6/K=2/D=96/layout=@layout",
-    "turn/T=9/H=6/K=2/D=100/inverse=1/layout=@layout",
+    "turn/T=9/H=6/D=96/layout=@layout",
+    "turn/T=9/H=6/D=100/inverse=1/layout=@layout",
     "turn/values=@values",
     "turn/inverse=1/values=@values",
 

@@ -19,7 +19,7 @@
 // Source: llama.cpp's src/llama-context.cpp and src/llama-kv-cache.cpp, as of 0c1e570; version 4
 // and
 //         the server's list: files that 2026.10.11549 of the Python package xllamacpp has written.
-// Docs: docs/23-saved-caches.md
+// Docs: docs/24-saved-caches.md
 
 #include "ref/types.h"
 
