@@ -10,12 +10,13 @@ namespace {
 
 uint32_t magnitude_bits(float x) { return std::bit_cast<uint32_t>(x) & 0x7FFFFFFF; }
 
-// The exponent of the largest of a block; of infinities and NaNs 128.
-int exponent_of_largest(const float* x) {
+// An e so that four digits hold all of a block in steps of 2^(e - 30): its largest is below
+// (2 - 2^-6) 2^e. Of infinities and NaNs 128 and more.
+int exponent_for(const float* x) {
     uint32_t largest = 0;
 #pragma omp simd reduction(max : largest)
     for (int64_t i = 0; i < k_block; ++i) largest = std::max(largest, magnitude_bits(x[i]));
-    return int(largest >> 23) - 127;
+    return int((largest + (1 << 17)) >> 23) - 127;
 }
 
 }  // namespace
@@ -28,15 +29,14 @@ bool DigitRow::assign(const float* x, int64_t n, int32_t zero) {
         float rest[k_block];
         std::copy_n(from, k_block, rest);
         for (bool more = true; more;) {
-            const int e = exponent_of_largest(rest);
+            const int e = exponent_for(rest);
             if (e == -127 && std::all_of(rest, rest + k_block, [](float v) { return v == 0; }))
                 break;
             if (e < -most || e > most) return false;
-            // The largest becomes a whole number below 2^30, which four digits hold.
-            add(rest, first / k_block, std::ldexp(1.0f, e - 29), zero);
+            add(rest, first / k_block, std::ldexp(1.0f, e - 30), zero);
             more = false;
             for (int64_t i = 0; i < k_block; ++i) {
-                more |= std::fabs(rest[i]) > 0x1p-23f * std::fabs(from[i]);
+                more |= std::fabs(rest[i]) > 0x1p-22f * std::fabs(from[i]);
             }
         }
     }

@@ -8,6 +8,7 @@
 // Docs: docs/performance.md
 
 #include "fast/packed.h"
+#include "fast/workspace.h"
 
 #include <vector>
 
@@ -17,7 +18,7 @@ inline constexpr int64_t k_digits = 4;  ///< at a time
 
 /// Four digits of a block of 32 values: value i is about
 /// sum_j worth_j a_j, -128 <= a_j <= 127, worth_j = 256^j step.
-struct DigitBlock {
+struct alignas(k_alignment) DigitBlock {
     int8_t digits[k_block_vectors][k_digits][k_lanes];
     int32_t start[k_lanes];  ///< - zero times the sum of a lane's digits
     float sums[k_lanes];     ///< that sum itself
@@ -25,8 +26,8 @@ struct DigitBlock {
     int64_t block;           ///< of the row
 };
 
-/// A row whose every value is off by at most 2 units of its own last bit, however loud the values
-/// beside it are: a block comes once for every four digits that its values need.
+/// A row whose every value is off by at most 4 u of itself, however loud the values beside it are:
+/// a block comes once for every four digits that its values need.
 class DigitRow {
   public:
     /// Takes n values, a multiple of 32. `zero`: the code that means 0, and is to add nothing.

@@ -65,7 +65,8 @@ template <DType type, int64_t rows>
                                 int64_t row) {
     using Block = typename Coded<type>::Block;
     const Block* w[rows];
-    Vec sum[rows];
+    Vec sum[rows];  // loops over it are unrolled, so that it is registers
+#pragma GCC unroll 4
     for (int64_t r = 0; r < rows; ++r) {
         w[r] = weight.row<const Block>(row + r);
         sum[r] = Vec(0.0f);
@@ -85,6 +86,7 @@ template <DType type, int64_t rows>
             }
         }
     }
+#pragma GCC unroll 4
     for (int64_t r = 0; r < rows; ++r) y[row + r] = sum_lanes(sum[r]);
 }
 
