@@ -17,6 +17,22 @@ inline constexpr int64_t k_few_tokens = 12;
 /// Cost: reads the weight once for four tokens. Error: below in * 2^-24 sum_i |w_i x_i|.
 void matvec(const MatmulArgs& args);
 
+/// The same for one token whose activations are digits of eight bits (digits.h), and the types of
+/// weights that it takes. matvec_digits.cpp. Error: a third more than matvec's.
+void matvec_digits(const MatmulArgs& args);
+bool takes_digits(const MatmulArgs& args);
+
+/// The product twice, the second version one idea further from ref's loops.
+struct MatvecVersion {
+    const char* name;
+    bool (*takes)(const MatmulArgs& args);
+    void (*run)(const MatmulArgs& args);
+};
+inline constexpr MatvecVersion k_matvec_ladder[] = {
+    {"1_floats", takes_digits, matvec},
+    {"2_digits", takes_digits, matvec_digits},
+};
+
 /// A weight [out][in] and the tokens that it meets, whose rows may lie anywhere:
 /// y[t][o] = sum_i w[o, i] x[t][i].
 struct RowsProduct {

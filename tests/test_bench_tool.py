@@ -163,7 +163,11 @@ class BenchOps(Tools):
         self.assertIn("hadamard/rows=64/rot=64", self.timed(self.CASES[0]))
 
     def test_the_ladder(self):
-        """Where a device is, versions in their order; elsewhere it says so."""
+        """Versions in their order; cuda's where a device is, elsewhere it says so."""
+        on_host = json.loads(self.timed("--ladder", "--case", "q8_0/T=1/in=", "-o", "json"))
+        self.assertEqual([row["name"].split("/")[1] for row in on_host["benchmarks"]],
+                         ["1_floats", "2_digits"])
+        self.assertGreater(min(row["GB/s"] for row in on_host["benchmarks"]), 0)
         result = self.run_tool("bench-ops", "--ladder", "--case", "hadamard/", "-o", "json",
                                "-r", "1", "--against", "fast")
         if result.returncode == 0:
@@ -172,7 +176,7 @@ class BenchOps(Tools):
         else:
             self.bad(1, "bench-ops", "--ladder", says="CUDA")
         for arguments, says in [
-                (("--backend", "fast"), "--ladder: expected --backend cuda, found 'fast'"),
+                (("--backend", "ref"), "--ladder: expected --backend cuda or fast, found 'ref'"),
                 ((self.CASES[0],), "CASE and --ladder: expected one of them")]:
             self.assertEqual(self.bad(2, "bench-ops", "--ladder", *arguments, says=says).stdout, "")
 

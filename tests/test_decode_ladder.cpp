@@ -1,39 +1,24 @@
 // Every version of decode attention as a column of the table: judged by the operation's own bounds.
 #include "fast/backend.h"
-#include "fast/decode.h"
 #include "tests/catch.h"
-#include "ref/forwarding_backend.h"
+#include "tools/ladder_backends.h"
 #include "tools/parity/parity.h"
 
-#include <omp.h>
-
 using namespace rotkv;
-using namespace rotkv::test;
 using namespace rotkv::tools;
 
 namespace {
 
 constexpr int k_threads = 3;  // so that parts of the cache are merged, on any machine
 
-// The backend fast, whose attention is one version of the ladder.
-class OneVersion final : public ForwardingBackend {
-  public:
-    explicit OneVersion(const fast::DecodeVersion& version)
-        : ForwardingBackend(make_fast_backend(k_threads)), version_(version) {}
-
-  protected:
-    void execute(const Call& call) override {
-        const auto* args = std::get_if<AttentionArgs>(&call);
-        if (args == nullptr || !fast::decodes(*args)) return real().run(call);
-        const int before = omp_get_max_threads();
-        omp_set_num_threads(k_threads);
-        version_.run(*args);
-        omp_set_num_threads(before);
+std::vector<Column> decode_versions() {
+    std::vector<Column> versions;
+    for (LadderVersion& version : fast_ladder_versions(k_threads)) {
+        if (version.ladder != "decode") continue;
+        versions.push_back({version.name, std::move(version.backend), ""});
     }
-
-  private:
-    const fast::DecodeVersion& version_;
-};
+    return versions;
+}
 
 // One token of each stream asks, as in generation.
 std::vector<std::string> decode_cases() {
@@ -49,10 +34,7 @@ std::vector<std::string> decode_cases() {
 }  // namespace
 
 TEST_CASE("decode_ladder: every version is held to the table") {
-    std::vector<Column> versions;
-    for (const fast::DecodeVersion& version : fast::k_decode_versions) {
-        versions.push_back({version.name, std::make_unique<OneVersion>(version), ""});
-    }
+    const std::vector<Column> versions = decode_versions();
     int64_t ok = 0;
     for (const std::string& name : decode_cases()) {
         const std::vector<CaseResult> cells = run_case(*make_case(name), versions);
@@ -66,14 +48,12 @@ TEST_CASE("decode_ladder: every version is held to the table") {
 }
 
 TEST_CASE("decode_ladder: the operation is its last version") {
-    std::vector<Column> last;
-    last.push_back(
-        {"last", std::make_unique<OneVersion>(*std::rbegin(fast::k_decode_versions)), ""});
+    const std::vector<Column> versions = decode_versions();
     const std::unique_ptr<Backend> operation = make_fast_backend(k_threads);
     for (const std::string& name : case_names("attention/k=q8_0/v=q8_0/T=1/C=113/H=9/K=3")) {
         const std::unique_ptr<Case> one = make_case(name);
         // What the last version gives, to the bit.
-        Expected expected = expected_results(*one, *last[0].backend);
+        Expected expected = expected_results(*one, *versions.back().backend);
         for (std::vector<double>& bound : expected.bounds) std::fill(bound.begin(), bound.end(), 0);
         const CaseResult cell = run_on(*one, expected, *operation);
         INFO(cell.text);

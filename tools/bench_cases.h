@@ -217,6 +217,14 @@ inline constexpr LadderCase k_ladder_cases[] = {
     {"decode", "attention/k=q4_0/v=q4_0/T=1/C=32768/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16"},
     {"prefill", "attention/k=f16/v=f16/T=512/C=4096/H=32/K=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16"},
 };
+inline constexpr LadderCase k_host_ladder_cases[] = {
+    {"hadamard", "hadamard/rows=65536/rot=64"},
+    {"decode", "attention/k=q8_0/v=q8_0/T=1/C=2048/H=9/K=3/rot-k=64/rot-v=64"},
+    {"matvec", "matmul/type=q8_0/T=1/in=1536/out=4096"},
+    {"matvec", "matmul/type=q4_0/T=1/in=1536/out=4096"},
+    {"matvec", "matmul/type=q4_1/T=1/in=1536/out=4096"},
+    {"matvec", "matmul/type=q4_1/T=1/in=1536/out=4096/values=outliers-zero-weight"},
+};
 // clang-format on
 
 }  // namespace rotkv::tools

@@ -234,7 +234,9 @@ std::vector<Timing> cases_of(const Flags& flags, Backend& backend) {
 // Every version on the cases of its ladder that it takes.
 std::vector<Timing> versions_of(const Flags& flags, const std::vector<LadderVersion>& versions) {
     std::vector<Timing> timings;
-    for (const LadderCase& of : k_ladder_cases) {
+    for (const LadderCase& of : flags.backend == "fast"
+                                    ? std::span<const LadderCase>(k_host_ladder_cases)
+                                    : std::span<const LadderCase>(k_ladder_cases)) {
         const std::unique_ptr<Case> one = make_case(of.name);
         for (const LadderVersion& version : versions) {
             const std::string name = version.ladder + "/" + version.name + "/" + of.name;
@@ -292,9 +294,10 @@ void require_sense(const Flags& flags) {
                                           (flags.ladder ? "--ladder" : "--case") +
                                           ": expected one of them");
     }
-    if (flags.ladder && !flags.backend.empty() && flags.backend != "cuda") {
+    if (flags.ladder && !flags.backend.empty() && flags.backend != "cuda" &&
+        flags.backend != "fast") {
         throw Error(ErrorCode::usage,
-                    "--ladder: expected --backend cuda, found '" + flags.backend + "'");
+                    "--ladder: expected --backend cuda or fast, found '" + flags.backend + "'");
     }
 }
 
@@ -302,11 +305,11 @@ int run(const Flags& flags) {
     require_sense(flags);
     const int threads = flags.threads > 0 ? flags.threads : omp_get_num_procs();
     const std::unique_ptr<Backend> backend =
-        make_backend(flags.ladder ? "cuda" : flags.backend, threads);
+        make_backend(flags.ladder && flags.backend.empty() ? "cuda" : flags.backend, threads);
     const std::string against = make_backend(flags.against, 1)->name();
     const bool on_device = !backend->in_host_memory();
     std::vector<LadderVersion> versions;
-    if (flags.ladder) versions = ladder_versions();
+    if (flags.ladder) versions = on_device ? ladder_versions() : fast_ladder_versions(threads);
     const std::vector<Timing> timings =
         flags.ladder ? versions_of(flags, versions) : cases_of(flags, *backend);
     if (timings.empty()) {
@@ -349,6 +352,7 @@ constexpr const char* k_examples =
     "  rotkv-bench-ops --case hadamard -t 1\n"
     "  rotkv-bench-ops --backend cuda --against fast --case attention\n"
     "  rotkv-bench-ops --ladder --against fast -r 1\n"
+    "  rotkv-bench-ops --ladder --backend fast --case matvec\n"
     "  rotkv-bench-ops quantize/type=q4_0/rows=1000/D=128 --repetitions 1\n"
     "  rotkv-bench-ops -o csv > ops.csv\n";
 
@@ -366,7 +370,8 @@ int main(int argc, char** argv) {
     app.add_option("--case", flags.pattern, "only those of the list whose name contains this");
     app.add_flag("--ladder", flags.ladder,
                  "the versions of cuda's hadamard and attention, from the plainest to the one in "
-                 "use, each on the cases that it takes");
+                 "use, each on the cases that it takes; with --backend fast those of fast, and of "
+                 "products of one token");
     app.add_option("--backend", flags.backend, "ref, fast, ...");
     app.add_option("--against", flags.against,
                    "the backend that validates: ref, or fast where ref takes long");

@@ -1,5 +1,9 @@
 #include "tools/ladder_backends.h"
 
+#include "fast/decode.h"
+#include "fast/ladder.h"
+#include "fast/matvec.h"
+#include "fast/threads.h"
 #include "ref/forwarding_backend.h"
 #include "tools/backends.h"
 #ifdef ROTKV_HAS_CUDA
@@ -9,6 +13,64 @@
 #include <utility>
 
 namespace rotkv::tools {
+
+namespace {
+
+bool takes_floats(const HadamardArgs& args) { return args.src.type == DType::f32; }
+
+// The backend fast, whose operation with these arguments is one version.
+template <class Args>
+class OneOfFast final : public ForwardingBackend {
+  public:
+    OneOfFast(int threads, bool (*takes)(const Args&), void (*run)(const Args&))
+        : ForwardingBackend(make_backend("fast", threads)),
+          threads_(threads),
+          takes_(takes),
+          run_(run) {}
+
+  protected:
+    Support answer(const Call& call) const override {
+        const Args* const args = std::get_if<Args>(&call);
+        if (args != nullptr && !takes_(*args)) {
+            return {false, "this version does not take such calls"};
+        }
+        return ForwardingBackend::answer(call);
+    }
+    void execute(const Call& call) override {
+        const Args* const args = std::get_if<Args>(&call);
+        if (args == nullptr) return ForwardingBackend::execute(call);
+        synchronize();
+        const fast::ThreadCount count(threads_);
+        run_(*args);
+    }
+
+  private:
+    int threads_;
+    bool (*takes_)(const Args&);
+    void (*run_)(const Args&);
+};
+
+}  // namespace
+
+std::vector<LadderVersion> fast_ladder_versions(int threads) {
+    std::vector<LadderVersion> all;
+    for (const fast::HadamardVersion& version : fast::k_hadamard_ladder) {
+        all.push_back(
+            {"hadamard", version.name,
+             std::make_unique<OneOfFast<HadamardArgs>>(threads, takes_floats, version.run)});
+    }
+    for (const fast::DecodeVersion& version : fast::k_decode_versions) {
+        all.push_back(
+            {"decode", version.name,
+             std::make_unique<OneOfFast<AttentionArgs>>(threads, fast::decodes, version.run)});
+    }
+    for (const fast::MatvecVersion& version : fast::k_matvec_ladder) {
+        all.push_back(
+            {"matvec", version.name,
+             std::make_unique<OneOfFast<MatmulArgs>>(threads, version.takes, version.run)});
+    }
+    return all;
+}
 
 #ifdef ROTKV_HAS_CUDA
 
