@@ -7,8 +7,8 @@ f64, written from docs/10-testing-your-engine.md, with no idea how rotkv does an
 every case that `rotkv-cases dump` writes; one that lacks something leaves those cases out, and
 `check` counts them as without results.
 
---wrong-sign plants a mistake: the last row of the Hadamard matrix is negated. --fault NAME plants
-another one, of those that `rotkv-cases faults` lists.
+--wrong-sign plants a mistake: the last row of the Hadamard matrix is negated. --mistake NAME plants
+another one, of those that `rotkv-cases mistakes` lists.
 """
 import argparse
 import json
@@ -18,14 +18,14 @@ import numpy as np
 from numpy_blocks import pack, unpack
 
 
-def matrix(n, fault=None):
+def matrix(n, mistake=None):
     """Sylvester's H of size n, orthogonal and symmetric."""
     h = np.ones((1, 1))
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])
-    if fault == "row-sign":
+    if mistake == "row-sign":
         h[-1] *= -1
-    return h if fault == "not-normalized" else h / np.sqrt(n)
+    return h if mistake == "not-normalized" else h / np.sqrt(n)
 
 
 def signs(seed, n):
@@ -60,11 +60,11 @@ def log_sum_exp(x):
 class Engine:
     """One method an operation: what index.json says of the case, and its inputs by name."""
 
-    def __init__(self, fault=None):
-        self.fault = fault
+    def __init__(self, mistake=None):
+        self.mistake = mistake
 
-    def has(self, fault):
-        return self.fault == fault
+    def has(self, mistake):
+        return self.mistake == mistake
 
     def rotate(self, x, rotation, inverse=False, first=0):
         """rotation: "none", "64" or "64:7" (block and seed of the signs); first: the channel of
@@ -84,7 +84,7 @@ class Engine:
         parts = x.reshape(x.shape[:-1] + ((n, d // n) if strided else (d // n, n)))
         parts = parts.swapaxes(-1, -2) if strided else parts
         with np.errstate(invalid="ignore"):
-            y = parts @ matrix(n, self.fault).T
+            y = parts @ matrix(n, self.mistake).T
         y = (y.swapaxes(-1, -2) if strided else y).reshape(x.shape)
         return y * sign if inverse else y
 
@@ -347,10 +347,10 @@ class Engine:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    parser.add_argument("--wrong-sign", dest="fault", action="store_const", const="row-sign")
-    parser.add_argument("--fault", metavar="NAME")
+    parser.add_argument("--wrong-sign", dest="mistake", action="store_const", const="row-sign")
+    parser.add_argument("--mistake", metavar="NAME")
     flags = parser.parse_args()
-    engine = Engine(flags.fault)
+    engine = Engine(flags.mistake)
     with open(os.path.join(flags.folder, "index.json"), encoding="utf-8") as file:
         cases = json.load(file)["cases"]
     for case in cases:

@@ -101,7 +101,7 @@ class CaseFiles(unittest.TestCase):
     def test_known_mistakes_are_caught_and_named(self):
         # What the table of mistakes says of each is what an engine that makes it finds out.
         asked = "path/k=q8_0/v=q8_0/"
-        table = run(CASES, "faults", "--case", asked)
+        table = run(CASES, "mistakes", "--case", asked)
         self.assertEqual(table.returncode, 0, table.stderr)
         rows = [[cell.strip() for cell in line.split("|")[1:-1]]
                 for line in table.stdout.splitlines()[2:]]
@@ -110,7 +110,7 @@ class CaseFiles(unittest.TestCase):
         for name, sentence, caught, within, nothing, _ in rows:
             self.assertEqual(int(caught) + int(within) + int(nothing), len(cases), name)
             self.assertGreater(int(caught), 0, name)
-            engine(self.folder, "--fault", name)
+            engine(self.folder, "--mistake", name)
             done = self.check("--quiet")
             self.assertIn(f" {caught} FAIL, ", done.stdout, name)
             likely = [line for line in done.stdout.split("\n") if line.startswith("likely: ")]
@@ -121,7 +121,7 @@ class CaseFiles(unittest.TestCase):
     def test_the_page_has_the_table_of_mistakes(self):
         with open(os.path.join(HERE, "../docs/10-testing-your-engine.md"), encoding="utf-8") as file:
             page = file.read()
-        table = run(CASES, "faults").stdout
+        table = run(CASES, "mistakes").stdout
         self.assertGreater(len(table), 1000)
         self.assertIn("\n" + table + "\n", page)
 

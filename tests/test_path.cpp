@@ -36,7 +36,7 @@ TEST_CASE("path: an engine without a mistake agrees, whatever the case") {
         if (!one->for_other_engines() || !one->reference_supports(*ref).yes) continue;
         const Expected expected = expected_results(*one);
         const std::vector<float> found =
-            one->with_fault(expected.tensors[0].name, expected.tensors, Fault::none);
+            one->with_mistake(expected.tensors[0].name, expected.tensors, Mistake::none);
         if (found.empty() || expected.tensors[0].type != DType::f32) continue;
         const Verdict verdict = judge(*one, expected, 0, bytes_of(found), !path);
         INFO(name << ": " << verdict.report());
@@ -113,7 +113,7 @@ TEST_CASE("path: after a shift another engine's keys are within reach") {
         // That is not because it allows everything.
         const std::vector<float> keys = ours.values(), reach = after.reach();
         const std::vector<float> still =
-            faulty_shift(keys, d, type, rotation, shift, Fault::shift_rotated);
+            mistaken_shift(keys, d, type, rotation, shift, Mistake::shift_rotated);
         int64_t outside = 0;
         const std::vector<float> right = after.values();
         for (size_t i = 0; i < right.size(); ++i) {

@@ -2,8 +2,7 @@
 // cache that is computed again from their tokens. Docs: docs/24-saved-caches.md
 
 #include "ref/error.h"
-#include "ref/files/cache_file.h"
-#include "ref/files/model_fingerprint.h"
+#include "ref/files/whole_file.h"
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
 #include "tools/notes.h"
@@ -12,10 +11,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <map>
+#include <optional>
 
 namespace rotkv::tools {
 namespace {
@@ -25,18 +25,6 @@ struct Flags {
     std::string file, json;
     bool layers = false;
 };
-
-std::vector<std::byte> bytes_of(const std::string& path) {
-    std::error_code error;
-    if (!std::filesystem::is_regular_file(path, error)) {
-        throw Error(ErrorCode::io, path + ": no such file, or not a regular one");
-    }
-    std::vector<std::byte> bytes(size_t(std::filesystem::file_size(path, error)));
-    std::ifstream file(path, std::ios::binary);
-    file.read(reinterpret_cast<char*>(bytes.data()), std::streamsize(bytes.size()));
-    if (error || !file) throw Error(ErrorCode::io, path + ": cannot be read");
-    return bytes;
-}
 
 // "30 layers, K q8_0 of 204 bytes a cell, V q8_0 of 204"
 std::string rows_in_words(const LlamaStream& stream) {
@@ -72,7 +60,7 @@ std::string said_words(const LlamaStream& stream) {
 nlohmann::ordered_json describe(const LlamaState& state, std::FILE* out) {
     fmt::print(out, "{}: llama.cpp's, of a {}, version {}; {} tokens{}\n", state.path,
                state.is_session ? "session" : "sequence", state.version, state.tokens.size(),
-               state.architecture.empty() ? "" : ", architecture " + state.architecture);
+               state.architecture.empty() ? "" : ", architecture " + printable(state.architecture));
     nlohmann::ordered_json caches = nlohmann::ordered_json::array();
     for (size_t c = 0; c < state.caches.size(); ++c) {
         for (size_t s = 0; s < state.caches[c].size(); ++s) {
@@ -98,10 +86,7 @@ nlohmann::ordered_json describe(const LlamaState& state, std::FILE* out) {
             {"caches", caches}};
 }
 
-LlamaState read_state(const std::string& path) {
-    const std::vector<std::byte> bytes = bytes_of(path);
-    return parse_llama_state(bytes, path);
-}
+LlamaState read_state(const std::string& path) { return parse_llama_state(whole_file(path), path); }
 
 int inspect(const Flags& flags) {
     check_paths({{"FILE", flags.file}}, {{"--json", flags.json}});
@@ -195,6 +180,12 @@ int compare(const Flags& flags) {
     std::FILE* const out = results_beside(flags.json, "");
     nlohmann::ordered_json document = describe(state, out);
     LoadedModel loaded(flags.model, std::max<int64_t>(int64_t(state.tokens.size()), 1));
+    const std::string architecture(loaded.file.get_string("general.architecture"));
+    if (!state.architecture.empty() && state.architecture != architecture) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("{}: expected the model's architecture {}, found {}", state.path,
+                                architecture, printable(state.architecture)));
+    }
     const StateBeside beside = hold_beside(loaded.model, state);
     print_side(out, beside, Side::k);
     print_side(out, beside, Side::v);

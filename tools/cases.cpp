@@ -5,7 +5,7 @@
 #include "tools/notes.h"
 #include "tools/parity/case_files.h"
 #include "tools/parity/guarded_run.h"
-#include "tools/parity/likely_fault.h"
+#include "tools/parity/likely_mistake.h"
 #include "tools/parity/parity.h"
 
 #include <fmt/format.h>
@@ -165,8 +165,8 @@ int page() {
     return k_good;
 }
 
-int fault_page(const Flags& flags) {
-    fmt::print("{}", fault_table(selected(flags.pattern.empty() ? "path/" : flags.pattern)));
+int mistake_page(const Flags& flags) {
+    fmt::print("{}", mistake_table(selected(flags.pattern.empty() ? "path/" : flags.pattern)));
     return k_good;
 }
 
@@ -191,7 +191,7 @@ void print_failures(std::FILE* out, const CheckReport& report) {
                    n - in_all);
     }
     for (const std::string& sentence : report.shared_fields) fmt::print(out, "{}\n", sentence);
-    for (const std::string& sentence : report.likely_faults) fmt::print(out, "{}\n", sentence);
+    for (const std::string& sentence : report.likely_mistakes) fmt::print(out, "{}\n", sentence);
 }
 
 int check(const Flags& flags) {
@@ -217,7 +217,7 @@ constexpr const char* k_examples =
     "  rotkv-cases run hadamard/rows=3/D=4096/rot=4096       (any name, in the table or not)\n"
     "  rotkv-cases list --refused-by cuda\n"
     "  rotkv-cases page > docs/ops.md\n"
-    "  rotkv-cases faults                            (which mistake is caught by what)\n"
+    "  rotkv-cases mistakes                            (which mistake is caught by what)\n"
     "  rotkv-cases dump cases --case hadamard/       (then your engine writes its results)\n"
     "  rotkv-cases check cases\n";
 
@@ -250,8 +250,8 @@ int main(int argc, char** argv) {
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =
         app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");
-    CLI::App* faults_command =
-        add("faults", "print which case of the path catches which known mistake");
+    CLI::App* mistakes_command =
+        add("mistakes", "print which case of the path catches which known mistake");
     CLI::App* dump_command = add("dump", "write inputs and expected results as .npy files");
     dump_command->add_option("DIR", flags.folder, "a folder that does not exist yet")->required();
     CLI::App* check_command = add("check", "judge the results that another engine wrote there");
@@ -264,10 +264,10 @@ int main(int argc, char** argv) {
         if (*list_command) return list(flags);
         if (*run_command) return run(flags);
         if (*page_command) return page();
-        if (*faults_command) return fault_page(flags);
+        if (*mistakes_command) return mistake_page(flags);
         if (*dump_command) return dump(flags);
         if (*check_command) return check(flags);
         throw rotkv::Error(rotkv::ErrorCode::usage,
-                           "expected list, run, page, faults, dump or check");
+                           "expected list, run, page, mistakes, dump or check");
     });
 }

@@ -166,7 +166,16 @@ double step_at(DType type, const std::byte* row, int64_t j, float value) {
         return type == DType::iq4_nl ? 16 * d : d;
     }
     const int bits = type == DType::f32 ? 23 : type == DType::f16 ? 10 : 7;
-    return std::ldexp(1.0, std::ilogb(std::max(std::fabs(value), 1e-6f)) - bits);
+    const int least = type == DType::f16 ? -14 : -126;  // exponent of the smallest normal number
+    const int exponent = value == 0 || !std::isfinite(value) ? least : std::ilogb(value);
+    return std::ldexp(1.0, std::max(exponent, least) - bits);
+}
+
+// Infinite where one is a number and the other is none.
+double steps_apart(float theirs, float ours, double step) {
+    if (theirs == ours || (std::isnan(theirs) && std::isnan(ours))) return 0;
+    const double apart = std::fabs(double(theirs) - double(ours));
+    return std::isfinite(apart) && step > 0 ? apart / step : INFINITY;
 }
 
 void count_steps(SideBeside& side, std::span<const std::byte> theirs,
@@ -175,10 +184,9 @@ void count_steps(SideBeside& side, std::span<const std::byte> theirs,
     double squares = 0;
     for (int64_t i = 0; i < int64_t(a.size()); ++i) {
         const std::byte* const row = ours.data() + i / d * row_bytes(side.type, d);
-        const double step = step_at(side.type, row, i % d, b[size_t(i)]);
-        const double apart = std::fabs(double(a[size_t(i)]) - double(b[size_t(i)]));
-        const double steps = apart == 0 ? 0 : step == 0 ? INFINITY : apart / step;
-        side.equal += apart == 0;
+        const double steps =
+            steps_apart(a[size_t(i)], b[size_t(i)], step_at(side.type, row, i % d, b[size_t(i)]));
+        side.equal += steps == 0;
         side.one_step += steps <= 1.5;
         squares += steps * steps;
         if (steps <= side.most_steps) continue;

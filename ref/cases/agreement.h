@@ -90,7 +90,8 @@ Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected
 /// blocks that are not judged.
 /// Math: with e the largest error of a block, positions on the scale of its codes move by 3 e / d,
 ///       its scale by e / steps (minimum: 2 e / steps), its minimum by e. Where the two ends of a
-///       block with a peak are within e of each other, either may be the peak: two steps.
+///       block with a peak are within e of each other, either may be the peak (which compare_steps
+///       would not let pass): two steps, of a fitted scale anything.
 /// Shapes: unrounded, error, result [rows][d]; ours as many rows of `type`.
 std::vector<float> reach_of_steps(DType type, int64_t d, std::span<const std::byte> ours,
                                   std::span<const float> unrounded, std::span<const float> error);

@@ -9,7 +9,7 @@
 
 #include "ref/backend.h"
 #include "ref/cases/agreement.h"
-#include "ref/cases/fault.h"
+#include "ref/cases/mistake.h"
 
 #include <memory>
 #include <span>
@@ -168,9 +168,9 @@ class Case {
 
     /// The numbers of output `name` from an engine with this mistake; empty where nobody can make
     /// it, or nobody has said what it would give.
-    virtual std::vector<float> with_fault(const std::string& /*name*/,
-                                          std::span<const CaseTensor> /*filled*/,
-                                          Fault /*fault*/) const {
+    virtual std::vector<float> with_mistake(const std::string& /*name*/,
+                                            std::span<const CaseTensor> /*filled*/,
+                                            Mistake /*mistake*/) const {
         return {};
     }
 

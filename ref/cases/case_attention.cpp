@@ -95,8 +95,8 @@ class AttentionCase : public CallCase {
     }
     std::vector<double> bound(const std::string& name, std::span<const CaseTensor> filled,
                               std::span<const float> expected) const override;
-    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
-                                  Fault fault) const override;
+    std::vector<float> with_mistake(const std::string& name, std::span<const CaseTensor> filled,
+                                    Mistake mistake) const override;
 
     NotFinite not_finite(const std::string& name) const override {
         return is_spoilt(kind) && name == "dst" ? NotFinite::any : NotFinite::same_kind;
@@ -357,12 +357,12 @@ std::vector<double> AttentionCase::bound(const std::string& name,
 }
 
 // Of one stream: which mistake it was shows there as well as in several.
-std::vector<float> AttentionCase::with_fault(const std::string& name,
-                                             std::span<const CaseTensor> filled,
-                                             Fault fault) const {
+std::vector<float> AttentionCase::with_mistake(const std::string& name,
+                                               std::span<const CaseTensor> filled,
+                                               Mistake mistake) const {
     if (streams > 1 || name != "dst" || is_spoilt(kind)) return {};
     const std::vector<float> keys = named(filled, "k_cache").values();
-    return faulty_attention(
+    return mistaken_attention(
         {.rule = std::get<AttentionArgs>(call(Views({}, {}))),
          .heads = heads,
          .kv_heads = kv_heads,
@@ -374,7 +374,7 @@ std::vector<float> AttentionCase::with_fault(const std::string& name,
          .position = named(filled, "position").indices(),
          .q_position = named(filled, "q_position").indices(),
          .sinks = sinks != 0 ? named(filled, "sinks").values() : std::vector<float>{}},
-        fault);
+        mistake);
 }
 
 }  // namespace

@@ -117,14 +117,14 @@ class KvStoreCase : public CallCase {
         return all;
     }
 
-    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
-                                  Fault fault) const override {
+    std::vector<float> with_mistake(const std::string& name, std::span<const CaseTensor> filled,
+                                    Mistake mistake) const override {
         std::vector<float> all = named(filled, name).values();
         const DType type = named(filled, name).type;
         each_row(name, filled, [&](size_t first, std::span<const float> x, const Rotation& r) {
-            const bool bare = fault == Fault::k_not_rotated && name == "k_cache";
+            const bool bare = mistake == Mistake::k_not_rotated && name == "k_cache";
             const std::vector<float> y =
-                faulty_rows(x, int64_t(x.size()), type, bare ? Rotation{} : r, fault);
+                mistaken_rows(x, int64_t(x.size()), type, bare ? Rotation{} : r, mistake);
             std::copy(y.begin(), y.end(), all.begin() + int64_t(first));
         });
         return all;
@@ -244,12 +244,12 @@ class KvShiftCase : public CallCase {
         return bound;
     }
 
-    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
-                                  Fault fault) const override {
+    std::vector<float> with_mistake(const std::string& name, std::span<const CaseTensor> filled,
+                                    Mistake mistake) const override {
         const std::vector<float> table = named(filled, "table").values();
-        return faulty_shift(
+        return mistaken_shift(
             named(filled, name).values(), d, type, rotation,
-            {table, rows(), kv_heads, n_rot, neox ? RopePairs::neox : RopePairs::norm}, fault);
+            {table, rows(), kv_heads, n_rot, neox ? RopePairs::neox : RopePairs::norm}, mistake);
     }
 
   protected:

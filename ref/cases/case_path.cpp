@@ -63,7 +63,10 @@ class PathCase : public Case {
           attention(attention_of(f)) {
         read_layout(f, false);
         v_rotation.first = v_first;
-        if (keep + shift > cells - tokens) {
+        if (tokens > cells)
+            f.refuse("T", "at most " + std::to_string(cells), std::to_string(tokens));
+        const int64_t earlier = cells - tokens;
+        if (keep > earlier || shift > earlier - keep) {
             f.refuse("shift", "tokens before the last " + std::to_string(tokens),
                      std::to_string(keep) + " kept and " + std::to_string(shift) + " removed");
         }
@@ -79,8 +82,8 @@ class PathCase : public Case {
     }
     std::vector<double> foreign_allowance(const std::string& name,
                                           std::span<const CaseTensor> filled) const override;
-    std::vector<float> with_fault(const std::string& name, std::span<const CaseTensor> filled,
-                                  Fault fault) const override;
+    std::vector<float> with_mistake(const std::string& name, std::span<const CaseTensor> filled,
+                                    Mistake mistake) const override;
     std::vector<std::pair<std::string, double>> constants() const override {
         std::vector<std::pair<std::string, double>> all = attention->constants();
         if (shift > 0) all.emplace_back("rope_base", RopeConfig{}.base);
@@ -317,15 +320,15 @@ std::vector<double> PathCase::foreign_allowance(const std::string&,
     return path_allowance(rows_of(filled, k, values.values()), k_reach, values.reach(), precision);
 }
 
-std::vector<float> PathCase::with_fault(const std::string&, std::span<const CaseTensor> filled,
-                                        Fault fault) const {
-    const Rotation k = fault == Fault::k_not_rotated ? Rotation{} : k_rotation;
-    std::vector<float> keys = faulty_rows(named(filled, "k").values(), d_k, type_k, k, fault);
-    if (shift > 0) keys = faulty_shift(keys, d_k, type_k, k, shift_of(filled), fault);
+std::vector<float> PathCase::with_mistake(const std::string&, std::span<const CaseTensor> filled,
+                                          Mistake mistake) const {
+    const Rotation k = mistake == Mistake::k_not_rotated ? Rotation{} : k_rotation;
+    std::vector<float> keys = mistaken_rows(named(filled, "k").values(), d_k, type_k, k, mistake);
+    if (shift > 0) keys = mistaken_shift(keys, d_k, type_k, k, shift_of(filled), mistake);
     const std::vector<float> values =
         v_in_k ? channels_of(keys, d_k, v_first, d_v)
-               : faulty_rows(named(filled, "v").values(), d_v, type_v, v_rotation, fault);
-    return faulty_attention(rows_of(filled, keys, values), fault);
+               : mistaken_rows(named(filled, "v").values(), d_v, type_v, v_rotation, mistake);
+    return mistaken_attention(rows_of(filled, keys, values), mistake);
 }
 
 }  // namespace

@@ -74,11 +74,11 @@ class HadamardCase : public CallCase {
         return by_rows(named(filled, "src").values(), d,
                        [&](std::span<const float> x) { return hadamard_bound(x, rotation); });
     }
-    std::vector<float> with_fault(const std::string&, std::span<const CaseTensor> filled,
-                                  Fault fault) const override {
+    std::vector<float> with_mistake(const std::string&, std::span<const CaseTensor> filled,
+                                    Mistake mistake) const override {
         std::vector<float> y = named(filled, "src").values();
         for (size_t first = 0; d > 0 && first < y.size(); first += size_t(d)) {
-            faulty_turn(&y[first], &y[first], d, rotation, inverse, fault);
+            mistaken_hadamard(&y[first], &y[first], d, rotation, inverse, mistake);
         }
         return y;
     }

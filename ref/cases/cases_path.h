@@ -30,7 +30,7 @@ inline constexpr const char* k_path_cases[] = {
     "path/k=@some/v=@same/shift=8/keep=4",
     "path/k=@some/v=@same/D=128/rot-k=128:3/rot-v=64:3/shift=16/keep=1/pairs=neox",
     "path/k=@some/v=@same/D=96/rot-k=32/rot-v=32/window=20/shift=8/keep=4/n_rot=32/pairs=neox",
-    // path: engines that round q, K, V and p on their way
+    // path: engines that round q, K, V and p on their way; ours do what they do without
     "path/k=@kv/v=@same/rot-k=64/rot-v=64/precision=f16",
     "path/k=@kv/v=@same/rot-k=64/rot-v=64/precision=q8",
     "path/k=@some/v=@same/H=9/K=3/D=128/rot-k=128/rot-v=64/shift=8/keep=4/precision=q8",

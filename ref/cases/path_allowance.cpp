@@ -25,7 +25,8 @@ std::vector<double> error_of_q(std::span<const float> q, PathPrecision precision
         double largest = 0;
         for (const float x : block) largest = std::max(largest, std::fabs(double(x)));
         for (size_t j = 0; j < block.size(); ++j) {  // half a step, and the step rounded to f16
-            error[first + j] = largest / 254 + 2 * k_f16 * std::fabs(double(block[j]));
+            error[first + j] +=
+                (1 + 2 * k_f16) * (largest / 254 + 2 * k_f16 * std::fabs(double(block[j])));
         }
     }
     return error;
@@ -103,7 +104,9 @@ double moved_by_values(const Head& head, double m, size_t j, PathPrecision preci
         bound +=
             cell.p * std::exp(cell.moved + m) * (double(cell.v_reach[j]) + again(v, precision));
         // p of f16: relative, and where it is below the smallest normal one, of the largest, 1.
-        if (precision != PathPrecision::f32) bound += (k_f16 * cell.p + 0x1p-25) * v;
+        if (precision == PathPrecision::f32) continue;
+        bound += (k_f16 * cell.p * std::exp(cell.moved + m) + 0x1p-25) *
+                 (v + double(cell.v_reach[j]) + again(v, precision));
     }
     return bound;
 }

@@ -3,7 +3,7 @@
 // store, and the precision that it computes in.
 // Docs: docs/10-testing-your-engine.md
 
-#include "ref/cases/fault.h"
+#include "ref/cases/mistake.h"
 
 #include <span>
 #include <vector>

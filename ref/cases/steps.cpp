@@ -311,11 +311,13 @@ void reach_of_block(const CodeInfo& codes, const Parts& ours, const float* x, co
         if (codes.fitted) moved += 2 * step[j] * d / codes.steps;
     }
     const double origin = codes.minimum ? e + f16_step(ours.minimum) : 0;
-    const double turned = codes.cut && other_peak(x, e) ? 2 * d : 0;
+    // Levels of a fit are uneven and its scale follows them: nothing is promised there.
+    const double off_peak = codes.fitted ? INFINITY : 2 * d;
+    const double turned = codes.cut && other_peak(x, e) ? off_peak : 0;
     for (int64_t j = 0; j < k_block; ++j) {
         const int code = ours.code[j];
         const double level = codes.levels == nullptr ? code - codes.zero() : codes.levels[code];
-        reach[j] = float(std::fabs(level) * moved + origin + step[j] * d + turned);
+        reach[j] = float((std::fabs(level) + step[j]) * moved + origin + step[j] * d + turned);
     }
 }
 

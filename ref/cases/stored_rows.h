@@ -3,7 +3,7 @@
 // and how far from those another engine's may have been.
 // Docs: docs/10-testing-your-engine.md
 
-#include "ref/cases/fault.h"
+#include "ref/cases/mistake.h"
 
 #include <cstddef>
 #include <span>

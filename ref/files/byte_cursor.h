@@ -46,8 +46,9 @@ class ByteCursor {
 
     /// How many of something follow. Each takes at least `least_bytes`, so the count can be
     /// believed once that many bytes are left.
+    template <class Number = uint64_t>
     uint64_t count(const char* what, uint64_t least_bytes) {
-        const uint64_t n = number<uint64_t>(what);
+        const uint64_t n = number<Number>(what);
         if (n > left() / least_bytes) {
             fail(what + (" " + std::to_string(n)) + " does not fit in the " +
                  std::to_string(left()) + " bytes left");

@@ -6,6 +6,7 @@
 #include "ref/files/fnv1a.h"
 #include "ref/files/gguf.h"
 #include "ref/files/output_file.h"
+#include "ref/files/whole_file.h"
 #include "ref/rotation_words.h"
 
 #include <algorithm>
@@ -169,18 +170,6 @@ void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& p
     const uint64_t sum = checksum.sum();
     file.write(std::as_bytes(std::span(&sum, 1)));
     file.finish();
-}
-
-static Bytes read_file(const std::string& path) {
-    std::error_code error;
-    if (!std::filesystem::is_regular_file(path, error)) {
-        throw Error(ErrorCode::io, path + ": no such file, or not a regular one");
-    }
-    Bytes bytes(std::size_t(std::filesystem::file_size(path, error)));
-    std::ifstream file(path, std::ios::binary);
-    file.read(reinterpret_cast<char*>(bytes.data()), std::streamsize(bytes.size()));
-    if (error || !file) throw Error(ErrorCode::io, path + ": cannot be read");
-    return bytes;
 }
 
 static std::string hexadecimal(uint64_t number) {
@@ -358,7 +347,7 @@ static void restore(KvCache& cache, std::span<const int32_t> positions,
 }
 
 void load_cache(KvCache& cache, uint64_t fingerprint, const std::string& path) {
-    const Bytes file = read_file(path);
+    const Bytes file = whole_file(path);
     const std::span<const std::byte> body = check_whole(file, path);
     ByteCursor cursor(body, path);
     cursor.take(k_magic.size(), "magic");

@@ -2,7 +2,6 @@
 
 #include "ref/files/byte_cursor.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace rotkv {
@@ -10,17 +9,8 @@ namespace rotkv {
 namespace {
 
 constexpr uint32_t k_sequence_magic = 0x67677371, k_session_magic = 0x6767736e;  // "ggsq", "ggsn"
+constexpr uint64_t k_most_streams = 256;    // llama.cpp's LLAMA_MAX_SEQ
 constexpr uint32_t k_rotation_version = 4;  // of a sequence: it says how rows are rotated
-
-// A u32 count of things that take at least so many bytes each.
-uint64_t count(ByteCursor& cursor, const char* what, uint64_t least_bytes) {
-    const uint64_t n = cursor.number<uint32_t>(what);
-    if (n > cursor.left() / least_bytes) {
-        cursor.fail(std::string(what) + " " + std::to_string(n) + " does not fit in the " +
-                    std::to_string(cursor.left()) + " bytes left");
-    }
-    return n;
-}
 
 DType type_of(ByteCursor& cursor) {
     const int32_t number = cursor.number<int32_t>("type");
@@ -78,15 +68,15 @@ int64_t read_block(ByteCursor& cursor, const char* side) {
 
 LlamaStream read_stream(ByteCursor& cursor, bool says_rotation) {
     LlamaStream stream;
-    const uint64_t cells = count(cursor, "number of cells", 8);
+    const uint64_t cells = cursor.count<uint32_t>("number of cells", 8);
     for (uint64_t c = 0; c < cells; ++c) {
         stream.position.push_back(cursor.number<int32_t>("position"));
-        cursor.take(4 * count(cursor, "number of sequences", 4), "sequences");
+        cursor.take(4 * cursor.count<uint32_t>("number of sequences", 4), "sequences");
     }
     if (cells == 0) return stream;
     const uint32_t transposed = cursor.number<uint32_t>("flag of a transposed V");
     if (transposed > 1) cursor.fail("expected 0 or 1, found " + std::to_string(transposed));
-    const uint64_t layers = count(cursor, "number of layers", 12);
+    const uint64_t layers = cursor.count<uint32_t>("number of layers", 12);
     if (says_rotation) {
         stream.k_block = read_block(cursor, "rotation block of K");
         stream.v_block = read_block(cursor, "rotation block of V");
@@ -95,7 +85,8 @@ LlamaStream read_stream(ByteCursor& cursor, bool says_rotation) {
         cursor.enter("K of layer " + std::to_string(l) + " of this cache");
         stream.k.push_back(read_rows(cursor, cells));
     }
-    for (uint64_t l = 0; l < layers && cursor.left() > 0; ++l) {
+    const bool inside_k = cursor.left() == 0;  // or the file is cut there: it looks the same
+    for (uint64_t l = 0; l < layers && !inside_k; ++l) {
         cursor.enter("V of layer " + std::to_string(l) + " of this cache");
         stream.v.push_back(transposed == 1 ? read_transposed(cursor, cells)
                                            : read_rows(cursor, cells));
@@ -103,10 +94,6 @@ LlamaStream read_stream(ByteCursor& cursor, bool says_rotation) {
     cursor.enter("cache");
     return stream;
 }
-
-}  // namespace
-
-namespace {
 
 void check_version(ByteCursor& cursor, LlamaState& state) {
     const uint32_t version = cursor.number<uint32_t>("version");
@@ -120,7 +107,7 @@ void check_version(ByteCursor& cursor, LlamaState& state) {
 }
 
 std::vector<int32_t> read_tokens(ByteCursor& cursor) {
-    const uint64_t n = count(cursor, "number of tokens", 4);
+    const uint64_t n = cursor.count<uint32_t>("number of tokens", 4);
     std::vector<int32_t> list;
     for (uint64_t t = 0; t < n; ++t) list.push_back(cursor.number<int32_t>("token"));
     if (list.empty() || list[0] != -1) return list;
@@ -130,13 +117,6 @@ std::vector<int32_t> read_tokens(ByteCursor& cursor) {
 }
 
 }  // namespace
-
-bool is_llama_state(std::span<const std::byte> bytes) {
-    uint32_t magic = 0;
-    if (bytes.size() < sizeof magic) return false;
-    std::memcpy(&magic, bytes.data(), sizeof magic);
-    return magic == k_sequence_magic || magic == k_session_magic;
-}
 
 LlamaState parse_llama_state(std::span<const std::byte> bytes, const std::string& path) {
     ByteCursor cursor(bytes, path);
@@ -151,14 +131,18 @@ LlamaState parse_llama_state(std::span<const std::byte> bytes, const std::string
     state.tokens = read_tokens(cursor);
     if (state.is_session) {
         const std::span<const std::byte> name =
-            cursor.take(count(cursor, "length of the architecture", 1), "architecture");
+            cursor.take(cursor.count<uint32_t>("length of the architecture", 1), "architecture");
         state.architecture.assign(reinterpret_cast<const char*>(name.data()), name.size());
     }
     while (cursor.left() > 0) {
         cursor.enter("cache");
         if (state.caches.size() == 2) cursor.fail("expected the end of the file behind two caches");
         state.caches.emplace_back();
-        const uint64_t streams = count(cursor, "number of streams", 4);
+        const uint64_t streams = cursor.count<uint32_t>("number of streams", 4);
+        if (streams > k_most_streams) {
+            cursor.fail("expected at most " + std::to_string(k_most_streams) + " streams, found " +
+                        std::to_string(streams));
+        }
         for (uint64_t s = 0; s < streams; ++s) {
             state.caches.back().push_back(
                 read_stream(cursor, !state.is_session && state.version >= k_rotation_version));

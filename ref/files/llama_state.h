@@ -41,7 +41,8 @@ struct LlamaRows {
 
 struct LlamaStream {
     std::vector<int32_t> position;  ///< [cell]
-    std::vector<LlamaRows> k, v;    ///< of each layer that this cache has; v empty: it lies in K
+    std::vector<LlamaRows> k, v;    ///< of each layer that this cache has; v empty: it lies
+                                    ///< in K, or the file ends before it
     std::optional<int64_t> k_block, v_block;  ///< of the rotation, 0: none; where the file says it
 };
 
@@ -53,9 +54,6 @@ struct LlamaState {
     std::vector<int32_t> tokens;
     std::vector<std::vector<LlamaStream>> caches;  ///< [cache][stream]
 };
-
-/// Does the file begin as one of the two does?
-bool is_llama_state(std::span<const std::byte> bytes);
 
 /// Throws: Error(bad_file) with the offset, what was expected and what was found: another version,
 /// a

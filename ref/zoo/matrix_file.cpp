@@ -11,6 +11,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <utility>
 
@@ -34,6 +35,9 @@ struct Bytes {
 };
 
 Bytes read_file(const std::string& path) {
+    if (!std::filesystem::is_regular_file(path)) {  // a device has no end
+        throw Error(ErrorCode::io, path + ": no such file, or not a regular one");
+    }
     std::ifstream file(path, std::ios::binary);
     Bytes bytes{.path = path, .all = {}};
     for (char part[65536]; file.read(part, sizeof part) || file.gcount() > 0;) {

@@ -4,7 +4,7 @@
 #include "ref/files/output_file.h"
 #include "ref/kernels.h"
 #include "tools/cli.h"
-#include "tools/parity/likely_fault.h"
+#include "tools/parity/likely_mistake.h"
 #include "tools/parity/parity.h"
 #include "tools/parity/shared_fields.h"
 
@@ -259,7 +259,7 @@ bool tells(DType type, const std::vector<std::byte>& result) {
 }
 
 void judge_tensor(const Case& one, const Expected& expected, size_t i, const std::string& path,
-                  bool as_ours, Judged& judged, LikelyFaults& likely) {
+                  bool as_ours, Judged& judged, LikelyMistakes& likely) {
     const CaseTensor& tensor = expected.tensors[i];
     std::vector<std::byte> found;
     try {
@@ -283,7 +283,7 @@ void judge_tensor(const Case& one, const Expected& expected, size_t i, const std
     judged.add(tensor.name, verdict.ok ? summary : verdict.report(tensor.extents), summary);
 }
 
-Judged judge_case(const Case& one, const fs::path& folder, bool as_ours, LikelyFaults& likely) {
+Judged judge_case(const Case& one, const fs::path& folder, bool as_ours, LikelyMistakes& likely) {
     Judged judged;
     const std::vector<CaseTensor> tensors = one.tensors();
     const auto path = [&](const CaseTensor& tensor) {
@@ -324,7 +324,7 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
     CheckReport report;
     report.json = Json::array();
     std::vector<std::string> failed, passed;
-    LikelyFaults likely;
+    LikelyMistakes likely;
     const Json index = read_index(root);
     const Json by = index.value("rotkv", Json());
     report.written_by = by.is_string() ? "rotkv " + by.get<std::string>() : "an unnamed version";
@@ -351,7 +351,7 @@ CheckReport check_cases(const std::string& folder, const std::string& pattern, b
                                {"text", judged.text}});
     }
     report.shared_fields = shared_fields(failed, passed);
-    report.likely_faults = likely.sentences();
+    report.likely_mistakes = likely.sentences();
     return report;
 }
 

@@ -34,8 +34,9 @@ struct CheckReport {
     };
     std::vector<Failure> failures;
     std::vector<std::string> shared_fields;  ///< of the cases that fail
-    std::vector<std::string> likely_faults;  ///< what would explain them: LikelyFaults::sentences
-    std::vector<std::string> notes;          ///< what agrees, but not to the bit
+    std::vector<std::string>
+        likely_mistakes;             ///< what would explain them: LikelyMistakes::sentences
+    std::vector<std::string> notes;  ///< what agrees, but not to the bit
     nlohmann::ordered_json json;
 };
 

@@ -12,7 +12,7 @@
 
 namespace rotkv {
 
-enum class Fault {
+enum class Mistake {
     none,
     k_not_rotated,    ///< K is stored as it comes, q is rotated
     q_not_rotated,    ///< q is taken as it comes, K is rotated
@@ -35,22 +35,22 @@ enum class Fault {
     softcap_dropped
 };
 
-struct FaultInfo {
-    Fault fault;
+struct MistakeInfo {
+    Mistake mistake;
     const char* name;      ///< "v-not-back"
     const char* sentence;  ///< "the output is not rotated back"
 };
 
 /// All but none, in the order of the enum.
-std::span<const FaultInfo> faults();
+std::span<const MistakeInfo> mistakes();
 
 /// hadamard_row as somebody with the mistake computes it. Shapes: x, y [d]; y may be x.
-void faulty_turn(float* y, const float* x, int64_t d, const Rotation& rotation, bool inverse,
-                 Fault fault);
+void mistaken_hadamard(float* y, const float* x, int64_t d, const Rotation& rotation, bool inverse,
+                       Mistake mistake);
 
 /// What rows mean after they were rotated and rounded to the type.   rows, result [n][d]
-std::vector<float> faulty_rows(std::span<const float> rows, int64_t d, DType type,
-                               const Rotation& rotation, Fault fault);
+std::vector<float> mistaken_rows(std::span<const float> rows, int64_t d, DType type,
+                                 const Rotation& rotation, Mistake mistake);
 
 /// Keys that were rotated and rounded, moved and rounded again: row[i] is that of the table,
 /// [rows][n_rot / 2][2], -1: the key stays.   keys, result [n][d]; row [n / heads]
@@ -60,8 +60,9 @@ struct ShiftOfKeys {
     int64_t heads, n_rot;
     RopePairs pairs;
 };
-std::vector<float> faulty_shift(std::span<const float> keys, int64_t d, DType type,
-                                const Rotation& rotation, const ShiftOfKeys& shift, Fault fault);
+std::vector<float> mistaken_shift(std::span<const float> keys, int64_t d, DType type,
+                                  const Rotation& rotation, const ShiftOfKeys& shift,
+                                  Mistake mistake);
 
 /// Attention over rows that lie on the host.
 struct RowsOfAttention {
@@ -74,6 +75,6 @@ struct RowsOfAttention {
 };
 
 /// As somebody with the mistake computes it, in f64.   result [T][H][Dv]
-std::vector<float> faulty_attention(const RowsOfAttention& in, Fault fault);
+std::vector<float> mistaken_attention(const RowsOfAttention& in, Mistake mistake);
 
 }  // namespace rotkv

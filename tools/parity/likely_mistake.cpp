@@ -1,6 +1,6 @@
-#include "tools/parity/likely_fault.h"
+#include "tools/parity/likely_mistake.h"
 
-#include "ref/cases/fault.h"
+#include "ref/cases/mistake.h"
 #include "ref/error.h"
 
 #include <fmt/format.h>
@@ -19,7 +19,11 @@ double distance(std::span<const double> a, std::span<const double> b) {
     double squares = 0;
     for (size_t i = 0; i < a.size(); ++i) {
         const double off = a[i] - b[i];
-        if (std::isfinite(off)) squares += off * off;
+        if (std::isfinite(off)) {
+            squares += off * off;
+        } else if (std::isfinite(a[i]) || std::isfinite(b[i])) {
+            return INFINITY;
+        }
     }
     return std::sqrt(squares);
 }
@@ -34,9 +38,9 @@ std::vector<int64_t> both(std::span<const int64_t> a, std::span<const int64_t> b
 
 }  // namespace
 
-void LikelyFaults::add(const Case& one, const Expected& expected, size_t tensor,
-                       std::span<const std::byte> found) {
-    const std::span<const FaultInfo> known = faults();
+void LikelyMistakes::add(const Case& one, const Expected& expected, size_t tensor,
+                         std::span<const std::byte> found) {
+    const std::span<const MistakeInfo> known = mistakes();
     explained_.resize(known.size());
     const CaseTensor& output = expected.tensors[tensor];
     const std::vector<double> right = numbers_of(output.type, expected.results[tensor]);
@@ -44,15 +48,16 @@ void LikelyFaults::add(const Case& one, const Expected& expected, size_t tensor,
     const double off = distance(theirs, right);
     for (size_t f = 0; f < known.size(); ++f) {
         const std::vector<double> mistaken =
-            in_f64(one.with_fault(output.name, expected.tensors, known[f].fault));
-        if (mistaken.size() != theirs.size() || distance(mistaken, theirs) > k_near * off) continue;
+            in_f64(one.with_mistake(output.name, expected.tensors, known[f].mistake));
+        if (mistaken.size() != theirs.size() || !std::isfinite(off)) continue;
+        if (distance(mistaken, theirs) > k_near * off) continue;
         explained_[f].push_back(results_);
     }
     ++results_;
 }
 
-std::vector<std::string> LikelyFaults::sentences() const {
-    const std::span<const FaultInfo> known = faults();
+std::vector<std::string> LikelyMistakes::sentences() const {
+    const std::span<const MistakeInfo> known = mistakes();
     std::vector<std::string> said;
     std::vector<int64_t> left(static_cast<size_t>(results_));
     for (size_t i = 0; i < left.size(); ++i) left[i] = int64_t(i);
@@ -85,9 +90,9 @@ struct Row {
     std::string first;
 };
 
-void hold(const Case& one, const Expected& expected, const FaultInfo& info, Row& row) {
-    const std::vector<float> mistaken = one.with_fault("dst", expected.tensors, info.fault);
-    const std::vector<float> none = one.with_fault("dst", expected.tensors, Fault::none);
+void hold(const Case& one, const Expected& expected, const MistakeInfo& info, Row& row) {
+    const std::vector<float> mistaken = one.with_mistake("dst", expected.tensors, info.mistake);
+    const std::vector<float> none = one.with_mistake("dst", expected.tensors, Mistake::none);
     if (mistaken == none) return void(++row.nothing);
     std::vector<std::byte> bytes(mistaken.size() * sizeof(float));
     std::memcpy(bytes.data(), mistaken.data(), bytes.size());
@@ -97,16 +102,16 @@ void hold(const Case& one, const Expected& expected, const FaultInfo& info, Row&
 
 }  // namespace
 
-std::string fault_table(std::span<const std::string> names) {
-    std::vector<Row> rows(faults().size());
+std::string mistake_table(std::span<const std::string> names) {
+    std::vector<Row> rows(mistakes().size());
     for (const std::string& name : names) {
         const std::unique_ptr<Case> one = make_case(name);
         if (one->op() != "path") {
-            throw Error(ErrorCode::usage, "faults: expected cases of path, found " + name);
+            throw Error(ErrorCode::usage, "mistakes: expected cases of path, found " + name);
         }
         if (!one->for_other_engines()) continue;
         const Expected expected = expected_results(*one);
-        for (size_t f = 0; f < rows.size(); ++f) hold(*one, expected, faults()[f], rows[f]);
+        for (size_t f = 0; f < rows.size(); ++f) hold(*one, expected, mistakes()[f], rows[f]);
     }
     std::string text =
         "| mistake | | caught by | within the bound of | changes nothing in | first case that "
@@ -114,8 +119,8 @@ std::string fault_table(std::span<const std::string> names) {
         "|---|---|---|---|---|---|\n";
     for (size_t f = 0; f < rows.size(); ++f) {
         const Row& row = rows[f];
-        text += fmt::format("| {} | {} | {} | {} | {} | {} |\n", faults()[f].name,
-                            faults()[f].sentence, row.caught, row.within, row.nothing,
+        text += fmt::format("| {} | {} | {} | {} | {} | {} |\n", mistakes()[f].name,
+                            mistakes()[f].sentence, row.caught, row.within, row.nothing,
                             row.first.empty() ? "none" : "`" + row.first + "`");
     }
     return text;

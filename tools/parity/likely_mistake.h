@@ -1,5 +1,5 @@
 #pragma once
-// Which known mistake would explain results that are wrong (ref/cases/fault.h), and which case
+// Which known mistake would explain results that are wrong (ref/cases/mistake.h), and which case
 // would catch which mistake. Docs: docs/10-testing-your-engine.md
 
 #include "tools/parity/parity.h"
@@ -11,7 +11,7 @@
 namespace rotkv::tools {
 
 /// Holds wrong results of an engine against those of every known mistake.
-class LikelyFaults {
+class LikelyMistakes {
   public:
     /// The result of output `tensor` of a case that fails.
     void add(const Case& one, const Expected& expected, size_t tensor,
@@ -26,12 +26,12 @@ class LikelyFaults {
 
   private:
     int64_t results_ = 0;
-    std::vector<std::vector<int64_t>> explained_;  // [fault]: numbers of results
+    std::vector<std::vector<int64_t>> explained_;  // [mistake]: numbers of results
 };
 
 /// The table of docs/10-testing-your-engine.md: for every known mistake how many of the cases of
 /// the whole path catch it, in how many it stays within the bound, in how many it changes nothing;
 /// and the first that catches it. Throws Error(usage) unless all of `names` are cases of the path.
-std::string fault_table(std::span<const std::string> names);
+std::string mistake_table(std::span<const std::string> names);
 
 }  // namespace rotkv::tools
