@@ -21,6 +21,18 @@ int64_t KvShape::bytes_per_token() const {
     return bytes;
 }
 
+int64_t KvLayer::f16_bytes_per_token() const {
+    const int64_t k = type_k.quantized() ? row_bytes(DType::f16, d_k) : 0;
+    const int64_t v = type_v.quantized() && !v_in_k ? row_bytes(DType::f16, d_v) : 0;
+    return kv_heads * (k + v);
+}
+
+int64_t KvShape::f16_bytes_per_stream() const {
+    int64_t bytes = 0;
+    for (const KvLayer& layer : layers) bytes += layer.source ? 0 : layer.f16_bytes_per_token();
+    return std::min(f16_tokens.first + f16_tokens.recent, cells) * bytes;
+}
+
 RecurrentShape KvShape::recurrent() const {
     RecurrentShape shape{.streams = streams, .layers = {}};
     for (const KvLayer& layer : layers) shape.layers.push_back(layer.recurrent);
@@ -88,6 +100,8 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
     : backend_(backend), shape_(shape), spec_(spec) {
     require(!shape.layers.empty() && shape.streams > 0 && shape.cells > 0, ErrorCode::bad_argument,
             "cache: every extent must be positive");
+    require(shape.f16_tokens.first >= 0 && shape.f16_tokens.recent >= 0, ErrorCode::bad_argument,
+            "cache: expected no fewer than 0 tokens in f16");
     int64_t bytes = 0;
     // Room for one side of a layer, aligned like memory of its own.
     const auto take = [&](int64_t bytes_of_cell) {
@@ -101,13 +115,20 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
         check_layer(shape, l, spec);
         const KvLayer& layer = shape.layers[size_t(l)];
         if (layer.source) {
-            k_begin_.push_back(k_begin_[size_t(*layer.source)]);
-            v_begin_.push_back(v_begin_[size_t(*layer.source)]);
+            for (auto* begin : {&k_begin_, &v_begin_, &k_f16_begin_, &v_f16_begin_}) {
+                begin->push_back((*begin)[size_t(*layer.source)]);
+            }
             continue;
         }
         k_begin_.push_back(take(layer.kv_heads * row_bytes(layer.type_k.cells(), layer.d_k)));
         const int64_t v_row = layer.v_in_k ? 0 : row_bytes(layer.type_v.cells(), layer.d_v);
         v_begin_.push_back(take(layer.kv_heads * v_row));
+        const auto take_f16 = [&](const CacheType& type, int64_t d) {
+            const bool kept = shape.f16_tokens.any() && type.quantized();
+            return take(kept ? layer.kv_heads * row_bytes(DType::f16, d) : 0);
+        };
+        k_f16_begin_.push_back(take_f16(layer.type_k, layer.d_k));
+        v_f16_begin_.push_back(layer.v_in_k ? 0 : take_f16(layer.type_v, layer.d_v));
         if (layer.kv_heads == 0) continue;
         const auto room = [&](const CacheType& type, int64_t d) {  // for the bytes of a format
             const int64_t row = type.format() == nullptr ? 0 : row_bytes(type, d);
@@ -219,18 +240,20 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
 
 // The keys that turn in a layer: all channels or, where V lies in them, those behind it. Both begin
 // and end at a block of type and rotation, so that these are rows like any other.
-KvShiftArgs KvCache::turning_part(int64_t layer, const RopeConfig& rope) const {
+KvShiftArgs KvCache::turning_part(int64_t layer, const RopeConfig& rope,
+                                  const TensorView& k) const {
     const KvLayer& of = layer_at(layer);
-    KvShiftArgs part{.k_cache = k(layer),
+    const bool main = k.data == this->k(layer).data;
+    KvShiftArgs part{.k_cache = k,
                      .table = {},
                      .row = {},
                      .pairs = rope.pairs,
-                     .k_rotation = spec_.at(layer, Side::k),
-                     .k_format = format_rows(layer, Side::k)};
+                     .k_rotation = main ? spec_.at(layer, Side::k) : Rotation(),
+                     .k_format = main ? format_rows(layer, Side::k) : FormatRows()};
     if (!of.v_in_k) return part;
     const int64_t first = of.v_first + of.d_v;
     part.k_cache.n[3] = rope.n_rot;
-    part.k_cache.data += block_offset(of.type_k.cells(), first);
+    part.k_cache.data += block_offset(k.type, first);
     if (part.k_rotation.kind == Rotation::Kind::signs) part.k_rotation.first = first;
     return part;
 }
@@ -253,16 +276,38 @@ void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t
         tables.push_back(rope_shift_table(config, differences));
         table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
         table_memory.back().upload(std::as_bytes(std::span(tables.back())));
-        calls.push_back(turning_part(layer, config));
-        calls.back().table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
-        calls.back().row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
-        if (calls.back().k_format.format != nullptr) {
-            calls.back().position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});
-        }
-        backend_.require_supported(calls.back());
+        const auto turn = [&](const TensorView& k) {
+            KvShiftArgs& call = calls.emplace_back(turning_part(layer, config, k));
+            call.table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
+            call.row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
+            if (call.k_format.format != nullptr) {
+                call.position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});
+            }
+            backend_.require_supported(call);
+        };
+        turn(k(layer));
+        const TensorView in_f16 = f16_rows(layer).k;
+        if (!in_f16.empty() && in_f16.data != k(layer).data) turn(in_f16);
     }
     for (const KvShiftArgs& call : calls) backend_.run(call);
     backend_.synchronize();  // the tables go out of scope
+}
+
+// That no token needs rows in f16 at its new position that it would not have had before.
+void KvCache::require_f16_rows(std::span<const int32_t> moved, int32_t difference) const {
+    const auto [first, recent] = shape_.f16_tokens;
+    bool any = false;
+    for (size_t c = 0; c < moved.size(); ++c) {
+        any |= moved[c] != position_[c];
+        if (position_[c] >= first && moved[c] >= 0 && moved[c] < first) {
+            throw Error(ErrorCode::unsupported, "cache: the first " + std::to_string(first) +
+                                                    " tokens are kept in f16, one at position " +
+                                                    std::to_string(position_[c]) +
+                                                    " cannot become one of them");
+        }
+    }
+    require(recent == 0 || difference <= 0 || !any, ErrorCode::unsupported,
+            "cache: recent tokens are kept in f16, older ones cannot move towards them");
 }
 
 void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
@@ -285,6 +330,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         position = int32_t(target);
         row[size_t(c)] = 0;
     }
+    require_f16_rows(moved, difference);
     turn_keys(layers, row, moved, difference, rope);
     if (state_) state_->shift(stream, from, to, difference);
     position_ = std::move(moved);
