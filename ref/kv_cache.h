@@ -9,6 +9,7 @@
 
 #include "ref/backend.h"
 #include "ref/cache_type.h"
+#include "ref/placement.h"
 #include "ref/recurrent_state.h"
 #include "ref/rope_table.h"
 #include "ref/rotation.h"
@@ -40,19 +41,27 @@ struct KvLayer {
 
     /// Bytes of one token's rows, K and V.
     int64_t bytes_per_token() const;
+
+    /// Bytes of the rows in f16 that a token has besides: of sides whose type is of few bits.
+    int64_t f16_bytes_per_token() const;
 };
 
 /// The extents and types of a cache.
 struct KvShape {
     int64_t streams = 1, cells = 0;
     std::vector<KvLayer> layers;  ///< all alike: std::vector<KvLayer>(count, layer)
+    F16Tokens f16_tokens{};
 
     bool operator==(const KvShape&) const = default;
 
     int64_t n_layers() const { return int64_t(layers.size()); }
 
-    /// Bytes that one token takes in all layers.
+    /// Bytes that one token takes in all layers, in their types.
     int64_t bytes_per_token() const;
+
+    /// Bytes of the rows in f16 that a full stream has besides: those of f16_tokens, no more of
+    /// them than there are cells.
+    int64_t f16_bytes_per_stream() const;
 
     /// The states of all layers; those of no layer where none keeps one.
     RecurrentShape recurrent() const;
@@ -63,6 +72,12 @@ struct KvBatch {
     TensorView stream;    ///< [T] i32
     TensorView cell;      ///< [T] i32
     TensorView position;  ///< [T] i32
+};
+
+/// Rows of a layer for one part of its tokens, and how they are turned.
+struct KvRows {
+    TensorView k, v;
+    Rotation k_rotation{}, v_rotation{};
 };
 
 class KvCache {
@@ -94,6 +109,12 @@ class KvCache {
     /// backend's memory; empty where none does.
     TensorView matrix(int64_t layer, Side side) const;
 
+    /// Where a layer keeps rows in f16 too, those of all tokens, not turned, so that any of them
+    /// can be recent to some query; a side that is not of few bits has k() or v() itself. What
+    /// shape().f16_bytes_per_stream() counts is what a ring of them would take. Empty: it keeps
+    /// none.
+    KvRows f16_rows(int64_t layer) const;
+
     TensorView positions() const;  ///< [S][C] i32
     TensorView used() const;       ///< [S] i32
 
@@ -103,7 +124,9 @@ class KvCache {
     /// Moves the tokens of `stream` at positions [from, to) by `difference` and turns their keys.
     /// `rope` gives the position embedding of each layer; one with n_rot = 0 does not turn. Of a
     /// layer whose V lies in its K, the channels behind V turn.
-    /// Throws, and changes nothing: Error(bad_argument) for tokens that would get a negative
+    /// Throws, and changes nothing: Error(unsupported) for tokens that would become first ones, or
+    /// recent ones, whose rows in f16 a cache of that size no longer has;
+    /// Error(bad_argument) for tokens that would get a negative
     /// position; Error(unsupported) naming a layer whose V would turn with its K, or a state that
     /// holds other tokens too; what the backend refuses in one of the layers.
     void shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
@@ -117,6 +140,10 @@ class KvCache {
     void clear();
 
     // What a saved cache consists of (ref/files/cache_file.h).
+
+    /// That there are no rows in f16 beside those of the types, which are not saved.
+    /// Throws: Error(unsupported).
+    void require_one_kind_of_rows() const;
 
     /// The host's copy of positions().
     std::span<const int32_t> host_positions() const { return position_; }
@@ -139,12 +166,14 @@ class KvCache {
   private:
     const KvLayer& layer_at(int64_t layer) const { return shape_.layers[size_t(layer)]; }
     TensorView rows(int64_t layer, int64_t begin, const CacheType& type, int64_t d) const;
+    TensorView v_inside(int64_t layer, const TensorView& k) const;
+    void require_f16_rows(std::span<const int32_t> moved, int32_t difference) const;
     void decode_cells(const FormatRows& rows, int64_t stream, int64_t cells) const;
     std::vector<int32_t> choose_cells(std::span<const int32_t> streams,
                                       std::span<const int32_t> positions,
                                       std::vector<int64_t>& next) const;
     std::vector<int64_t> turning_layers(const std::function<RopeConfig(int64_t)>& rope) const;
-    KvShiftArgs turning_part(int64_t layer, const RopeConfig& rope) const;
+    KvShiftArgs turning_part(int64_t layer, const RopeConfig& rope, const TensorView& k) const;
     TensorView turning_matrix(int64_t layer) const;
     void upload_matrices();
     void turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
@@ -160,6 +189,7 @@ class KvCache {
     std::vector<int32_t> used_;               ///< [S]: one past the last cell in use
     std::vector<int64_t> taken_;              ///< [S]: no cell before this one is empty
     std::vector<int64_t> k_begin_, v_begin_;  ///< [layers]: where its rows begin in rows_, in bytes
+    std::vector<int64_t> k_f16_begin_, v_f16_begin_;  ///< [layers]: and those in f16
     /// [layers][2]: rows of formats, [S][C][K] of row_bytes each; empty for other types
     mutable std::vector<std::vector<std::byte>> codes_;
     Buffer rows_, position_memory_, used_memory_, batch_memory_;

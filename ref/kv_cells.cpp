@@ -1,7 +1,6 @@
 // Class KvCache: which token sits in which cell, at which position, and where its rows lie.
 #include "ref/error.h"
 #include "ref/kv_cache.h"
-#include "ref/matrix_shift.h"
 #include "ref/rotation_words.h"
 
 #include <algorithm>
@@ -20,6 +19,18 @@ int64_t KvShape::bytes_per_token() const {
     int64_t bytes = 0;
     for (const KvLayer& layer : layers) bytes += layer.source ? 0 : layer.bytes_per_token();
     return bytes;
+}
+
+int64_t KvLayer::f16_bytes_per_token() const {
+    const int64_t k = type_k.quantized() ? row_bytes(DType::f16, d_k) : 0;
+    const int64_t v = type_v.quantized() && !v_in_k ? row_bytes(DType::f16, d_v) : 0;
+    return kv_heads * (k + v);
+}
+
+int64_t KvShape::f16_bytes_per_stream() const {
+    int64_t bytes = 0;
+    for (const KvLayer& layer : layers) bytes += layer.source ? 0 : layer.f16_bytes_per_token();
+    return std::min(f16_tokens.first + f16_tokens.recent, cells) * bytes;
 }
 
 RecurrentShape KvShape::recurrent() const {
@@ -102,6 +113,10 @@ static void check_layer(const KvShape& shape, int64_t index, const RotationSpec&
         }
     }
     if (layer.kv_heads == 0) return;
+    const bool in_f16 = shape.f16_tokens.any() && layer.f16_bytes_per_token() > 0;
+    require(!in_f16 || !(spec.matrix(index, Side::k) || spec.matrix(index, Side::v)),
+            ErrorCode::unsupported,
+            "cache: a matrix cannot turn a layer that keeps tokens in f16 beside it");
     require(layer.kv_heads > 0 && layer.d_k > 0 && layer.d_v > 0, ErrorCode::bad_argument,
             "cache: every extent must be positive");
     const Rotation &k = spec.at(index, Side::k), &v = spec.at(index, Side::v);
@@ -118,6 +133,8 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
     : backend_(backend), shape_(shape), spec_(spec) {
     require(!shape.layers.empty() && shape.streams > 0 && shape.cells > 0, ErrorCode::bad_argument,
             "cache: every extent must be positive");
+    require(shape.f16_tokens.first >= 0 && shape.f16_tokens.recent >= 0, ErrorCode::bad_argument,
+            "cache: expected no fewer than 0 tokens in f16");
     int64_t bytes = 0;
     // Room for one side of a layer, aligned like memory of its own.
     const auto take = [&](int64_t bytes_of_cell) {
@@ -131,13 +148,20 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
         check_layer(shape, l, spec);
         const KvLayer& layer = shape.layers[size_t(l)];
         if (layer.source) {
-            k_begin_.push_back(k_begin_[size_t(*layer.source)]);
-            v_begin_.push_back(v_begin_[size_t(*layer.source)]);
+            for (auto* begin : {&k_begin_, &v_begin_, &k_f16_begin_, &v_f16_begin_}) {
+                begin->push_back((*begin)[size_t(*layer.source)]);
+            }
             continue;
         }
         k_begin_.push_back(take(layer.kv_heads * row_bytes(layer.type_k.cells(), layer.d_k)));
         const int64_t v_row = layer.v_in_k ? 0 : row_bytes(layer.type_v.cells(), layer.d_v);
         v_begin_.push_back(take(layer.kv_heads * v_row));
+        const auto take_f16 = [&](const CacheType& type, int64_t d) {
+            const bool kept = shape.f16_tokens.any() && type.quantized();
+            return take(kept ? layer.kv_heads * row_bytes(DType::f16, d) : 0);
+        };
+        k_f16_begin_.push_back(take_f16(layer.type_k, layer.d_k));
+        v_f16_begin_.push_back(layer.v_in_k ? 0 : take_f16(layer.type_v, layer.d_v));
         if (layer.kv_heads == 0) continue;
         const auto room = [&](const CacheType& type, int64_t d) {  // for the bytes of a format
             const int64_t row = type.format() == nullptr ? 0 : row_bytes(type, d);
@@ -230,99 +254,6 @@ TensorView KvCache::positions() const {
 }
 
 TensorView KvCache::used() const { return used_memory_.view(DType::i32, {shape_.streams}); }
-
-// The layers whose own keys turn, one after the other.
-std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int64_t)>& rope) const {
-    std::vector<int64_t> layers;
-    for (int64_t l = 0; l < shape_.n_layers(); ++l) {
-        const KvLayer& layer = layer_at(l);
-        if (layer.source || layer.kv_heads == 0 || rope(l).n_rot == 0) continue;
-        const int64_t behind = layer.d_k - (layer.v_first + layer.d_v);  // V
-        if (layer.v_in_k && behind != rope(l).n_rot) {
-            throw Error(ErrorCode::unsupported,
-                        "cache: layer " + std::to_string(l) +
-                            " cannot be shifted, its V is a view of the keys that would turn");
-        }
-        layers.push_back(l);
-    }
-    return layers;
-}
-
-// The keys that turn in a layer: all channels or, where V lies in them, those behind it. Both begin
-// and end at a block of type and rotation, so that these are rows like any other.
-KvShiftArgs KvCache::turning_part(int64_t layer, const RopeConfig& rope) const {
-    const KvLayer& of = layer_at(layer);
-    KvShiftArgs part{.k_cache = k(layer),
-                     .table = {},
-                     .row = {},
-                     .pairs = rope.pairs,
-                     .k_rotation = spec_.at(layer, Side::k),
-                     .k_format = format_rows(layer, Side::k)};
-    if (!of.v_in_k) return part;
-    const int64_t first = of.v_first + of.d_v;
-    part.k_cache.n[3] = rope.n_rot;
-    part.k_cache.data += block_offset(of.type_k.cells(), first);
-    if (part.k_rotation.kind == Rotation::Kind::signs) part.k_rotation.first = first;
-    return part;
-}
-
-// Turns the keys of these layers by `difference` in the cells whose row is 0, not -1, to positions
-// `moved`: in all of the layers or, where one of the calls is refused, in none.
-void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t> row,
-                        std::span<const int32_t> moved, int32_t difference,
-                        const std::function<RopeConfig(int64_t)>& rope) const {
-    const Buffer row_memory(backend_, row.size_bytes());
-    row_memory.upload(std::as_bytes(row));
-    const Buffer moved_memory(backend_, moved.size_bytes());
-    moved_memory.upload(std::as_bytes(moved));
-    const int32_t differences[] = {difference};
-    std::vector<std::vector<float>> tables;
-    std::vector<Buffer> table_memory;
-    std::vector<Call> calls;
-    MatrixShift by_matrix(backend_, row, shape_.cells);
-    for (const int64_t layer : layers) {
-        const RopeConfig config = rope(layer);
-        tables.push_back(rope_shift_table(config, differences));
-        table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
-        table_memory.back().upload(std::as_bytes(std::span(tables.back())));
-        KvShiftArgs part = turning_part(layer, config);
-        part.table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
-        part.row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
-        if (part.k_format.format != nullptr) {
-            part.position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});
-        }
-        by_matrix.append(calls, part, turning_matrix(layer));
-    }
-    for (const Call& call : calls) backend_.require_supported(call);
-    for (const Call& call : calls) backend_.run(call);
-    backend_.synchronize();  // the tables go out of scope
-}
-
-void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
-                    const std::function<RopeConfig(int64_t)>& rope) {
-    require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
-            "cache: shift of an unknown stream");
-    if (state_) state_->require_shift(stream, from, to, difference);
-    const std::vector<int64_t> layers = turning_layers(rope);
-    std::vector<int32_t> moved = position_;
-    std::vector<int32_t> row(position_.size(), -1);  // of the table with one row: `difference`
-    for (int64_t c = stream * shape_.cells; c < (stream + 1) * shape_.cells; ++c) {
-        int32_t& position = moved[size_t(c)];
-        if (position < from || position >= to || position < 0) continue;
-        const int64_t target = int64_t(position) + difference;
-        if (target < 0 || target > INT32_MAX) {
-            throw Error(ErrorCode::bad_argument, "cache: shift by " + std::to_string(difference) +
-                                                     " moves position " + std::to_string(position) +
-                                                     " to " + std::to_string(target));
-        }
-        position = int32_t(target);
-        row[size_t(c)] = 0;
-    }
-    turn_keys(layers, row, moved, difference, rope);
-    if (state_) state_->shift(stream, from, to, difference);
-    position_ = std::move(moved);
-    upload_positions(stream, 0, shape_.cells);
-}
 
 void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,

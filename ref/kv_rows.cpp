@@ -1,6 +1,7 @@
 // Class KvCache: where the rows of a layer lie, and strips of them as a saved cache holds them.
 // Rows of a format of the zoo are twice there: their bytes, which are the cache, on the host, and
 // what these stand for in cells of f32.
+#include "ref/error.h"
 #include "ref/kv_cache.h"
 
 #include <algorithm>
@@ -34,10 +35,36 @@ TensorView KvCache::v(int64_t layer) const {
     const KvLayer& of = layer_at(layer);
     if (!of.v_in_k || of.kv_heads == 0)
         return rows(layer, v_begin_[size_t(layer)], of.type_v, of.d_v);
-    TensorView inside = k(layer);
-    inside.n[3] = of.d_v;
-    inside.data += block_offset(of.type_k.cells(), of.v_first);
+    return v_inside(layer, k(layer));
+}
+
+// V, of rows of K that it lies in.
+TensorView KvCache::v_inside(int64_t layer, const TensorView& k) const {
+    TensorView inside = k;
+    inside.n[3] = layer_at(layer).d_v;
+    inside.data += block_offset(k.type, layer_at(layer).v_first);
     return inside;
+}
+
+KvRows KvCache::f16_rows(int64_t layer) const {
+    const KvLayer& of = layer_at(layer);
+    if (!shape_.f16_tokens.any() || of.f16_bytes_per_token() == 0) return {};
+    KvRows found{k(layer), v(layer), spec_.at(layer, Side::k), spec_.at(layer, Side::v)};
+    if (of.type_k.quantized()) {
+        found.k = rows(layer, k_f16_begin_[size_t(layer)], DType::f16, of.d_k);
+        found.k_rotation = {};
+    }
+    if (of.type_v.quantized()) {
+        found.v = of.v_in_k ? v_inside(layer, found.k)
+                            : rows(layer, v_f16_begin_[size_t(layer)], DType::f16, of.d_v);
+        found.v_rotation = {};
+    }
+    return found;
+}
+
+void KvCache::require_one_kind_of_rows() const {
+    require(!shape_.f16_tokens.any(), ErrorCode::unsupported,
+            "saved caches: the rows of first and recent tokens in f16 are not saved");
 }
 
 void KvCache::read_cells(int64_t layer, int64_t stream, Side side,

@@ -212,6 +212,8 @@ class Model {
     void apply_rope(const TensorView& to, const TensorView& from, const TensorView& position);
     void turn(const TensorView& x, const TensorView& matrix, bool inverse);
     TensorView store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch);
+    void store(const Heads& heads, const KvRows& rows, const KvCache& cache, const KvBatch& batch);
+    void attend_in_parts(const AttentionArgs& whole, const KvRows& f16, const F16Tokens& tokens);
 
     // model_latent.cpp
     Heads project_latent(const TensorView& x, const TensorView& position);
@@ -249,6 +251,7 @@ class Model {
     Buffer normed_;            ///< [E] input of a block; at the end, of the output matrix
     Buffer projected_;         ///< what attention, or what stands in for it, makes of the input
     Buffer attended_;          ///< [H Dv]
+    Buffer part_, part_lse_;   ///< [H Dv], [2][H]: of attention in parts, whose model it is
     Buffer latent_values_;     ///< [H Dv], made of attended latents
     Buffer hidden_;            ///< [2 F], or [A][2 Fx], [2 Fs]
     Buffer block_output_;      ///< [E]

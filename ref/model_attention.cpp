@@ -127,50 +127,103 @@ void Model::turn(const TensorView& x, const TensorView& matrix, bool inverse) {
     step(TurnArgs{.dst = x, .src = x, .matrix = matrix, .inverse = inverse});
 }
 
+// Keys and values of the batch, into one kind of a layer's rows.
+void Model::store(const Heads& heads, const KvRows& rows, const KvCache& cache,
+                  const KvBatch& batch) {
+    const bool main = rows.k.data == cache.k(layer_).data;
+    const bool main_v = rows.v.data == cache.v(layer_).data;
+    step(KvStoreArgs{.k_cache = rows.k,
+                     .v_cache = heads.v.empty() ? TensorView() : rows.v,
+                     .k = heads.k,
+                     .v = heads.v,
+                     .stream = batch.stream,
+                     .cell = batch.cell,
+                     .k_rotation = rows.k_rotation,
+                     .v_rotation = heads.v.empty() ? Rotation() : rows.v_rotation,
+                     .k_format = main ? cache.format_rows(layer_, Side::k) : FormatRows(),
+                     .v_format = main_v ? cache.format_rows(layer_, Side::v) : FormatRows(),
+                     .position = batch.position});
+}
+
 // Stores the batch first, then attends to nothing but the cache; [T][H][Dv].
 TensorView Model::store_and_attend(const Heads& heads, KvCache& cache, const KvBatch& batch) {
     const LayerPlan& shape = plan();
-    const TensorView k = cache.k(layer_), v = cache.v(layer_);
-    const Rotation k_rotation = cache.spec().at(layer_, Side::k);
-    const Rotation v_rotation = cache.spec().at(layer_, Side::v);
+    const KvRows rows{cache.k(layer_), cache.v(layer_), cache.spec().at(layer_, Side::k),
+                      cache.spec().at(layer_, Side::v)};
+    const KvRows f16 = cache.f16_rows(layer_);  // none where a matrix turns the others
     const TensorView k_matrix = cache.matrix(layer_, Side::k);
     const TensorView v_matrix = cache.matrix(layer_, Side::v);
     turn(heads.q, k_matrix, false);
     if (!shape.source) {
         turn(heads.k, k_matrix, false);
         turn(heads.v, v_matrix, false);
-        step(KvStoreArgs{.k_cache = k,
-                         .v_cache = heads.v.empty() ? TensorView() : v,
-                         .k = heads.k,
-                         .v = heads.v,
-                         .stream = batch.stream,
-                         .cell = batch.cell,
-                         .k_rotation = k_rotation,
-                         .v_rotation = heads.v.empty() ? Rotation() : v_rotation,
-                         .k_format = cache.format_rows(layer_, Side::k),
-                         .v_format = cache.format_rows(layer_, Side::v),
-                         .position = batch.position});
+        store(heads, rows, cache, batch);
+        if (!f16.k.empty()) store(heads, f16, cache, batch);
     }
     const TensorView attended =
         attended_.view(DType::f32, {batch.cell.n[3], shape.heads, shape.d_v});
-    step(AttentionArgs{.dst = attended,
-                       .q = heads.q,
-                       .k_cache = k,
-                       .v_cache = v,
-                       .position = cache.positions(),
-                       .used = cache.used(),
-                       .q_stream = batch.stream,
-                       .q_position = batch.position,
-                       .sinks = layer().sinks,
-                       .scale = config_.attention_scale,
-                       .softcap = config_.attention_softcap,
-                       .window = shape.window,
-                       .chunked = config_.architecture.chunked,
-                       .k_rotation = k_rotation,
-                       .v_rotation = v_rotation,
-                       .precision = options_.precision.attention});
+    const AttentionArgs whole{.dst = attended,
+                              .q = heads.q,
+                              .k_cache = rows.k,
+                              .v_cache = rows.v,
+                              .position = cache.positions(),
+                              .used = cache.used(),
+                              .q_stream = batch.stream,
+                              .q_position = batch.position,
+                              .sinks = layer().sinks,
+                              .scale = config_.attention_scale,
+                              .softcap = config_.attention_softcap,
+                              .window = shape.window,
+                              .chunked = config_.architecture.chunked,
+                              .k_rotation = rows.k_rotation,
+                              .v_rotation = rows.v_rotation,
+                              .precision = options_.precision.attention};
+    if (f16.k.empty()) {
+        step(whole);
+    } else {
+        attend_in_parts(whole, f16, cache.shape().f16_tokens);
+    }
     turn(attended, v_matrix, true);
     return attended;
+}
+
+// The same over three kinds of tokens that share out the cells: the first and the recent ones, by
+// their rows in f16, and the rest. Outputs are turned back before they are merged. A learned sink
+// is the rest's.
+void Model::attend_in_parts(const AttentionArgs& whole, const KvRows& f16,
+                            const F16Tokens& tokens) {
+    const int64_t n_tokens = whole.dst.n[1], heads = whole.dst.n[2];
+    const std::size_t floats = std::size_t(n_tokens * heads) * sizeof(float);
+    if (part_lse_.bytes() < 2 * floats || part_.bytes() < attended_.bytes()) {
+        part_ = Buffer(backend(), attended_.bytes());
+        part_lse_ = Buffer(backend(), 2 * floats);
+    }
+    AttentionArgs rest = whole;
+    rest.lse = view(part_lse_.data(), DType::f32, {n_tokens, heads});
+    rest.bounds = {.position = {.from = tokens.first}, .distance = {.from = tokens.recent}};
+    step(rest);
+
+    AttentionArgs part = whole;
+    part.dst = part_.view(DType::f32, {n_tokens, heads, whole.dst.n[3]});
+    part.lse = view(part_lse_.data() + floats, DType::f32, {n_tokens, heads});
+    part.sinks = {};
+    part.k_cache = f16.k;
+    part.v_cache = f16.v;
+    part.k_rotation = f16.k_rotation;
+    part.v_rotation = f16.v_rotation;
+    const CellBounds first{.position = {.to = tokens.first}, .distance = {}};
+    const CellBounds recent{.position = {.from = tokens.first}, .distance = {.to = tokens.recent}};
+    for (const CellBounds& bounds : {first, recent}) {
+        if (bounds.position.to == 0 || bounds.distance.to == 0) continue;
+        part.bounds = bounds;
+        step(part);
+        step(MergeArgs{.dst = rest.dst,
+                       .lse = rest.lse,
+                       .a = rest.dst,
+                       .b = part.dst,
+                       .lse_a = rest.lse,
+                       .lse_b = part.lse});
+    }
 }
 
 }  // namespace rotkv

@@ -131,6 +131,49 @@ class Zoo(Tools):
         self.assertRegex(text, r"\n  tqmse3:128 +- +-\n")
         self.assertIn("K polar, 3.875 bits per value: rotation", text)
 
+    def test_placements(self):
+        words = ("k=polar,v=polar", "k=polar,v=polar,first=2,recent=4", "k=polar,v=polar,recent=32",
+                 "k=f16,v=f16", "k=polar,v=polar,ends=f16:1")
+        variants = [part for word in words for part in ("--variant", word)]
+        plain, some, all_recent, f16, ends = (
+            one["kld"]["mean"] for one in self.kld(*variants)["variants"])
+        self.assertLess(some, plain)
+        self.assertLess(10 * f16, some)
+        self.assertAlmostEqual(all_recent / f16, 1, places=2)
+        self.assertAlmostEqual(ends / f16, 1, places=2)  # both layers are ends
+        text = self.kld(*variants[:4], json_too=False).stdout
+        # 64 values: 31 bytes of 64 tokens' polar, and 6 of 32 tokens have 2 x 128 in f16 besides
+        self.assertIn("k=polar,v=polar,first=2,recent=4 (6.875 bits per value)", text)
+
+        place = ("--chunks", "2", "-ctk", "polar", "-ctv", "f16", "--place", "first=2,recent=4")
+        self.assertEqual(self.on_text("perplexity", *place)["cache"], {
+            "k": "polar", "v": "f16", "bytes_per_token": ROWS * (31 + 128),
+            "bits_per_value": (8 * 31 + 6 / 32 * 8 * 128) / 128 + 8, "state_bytes_per_stream": 0,
+            "f16_tokens": {"first": 2, "recent": 4, "bytes_per_stream": ROWS * 6 * 128}})
+        result = self.on_text("perplexity", *place, json_too=False)
+        self.assertIn("318 bytes per token in 2 layers, and 1536 bytes per stream for the first 2 "
+                      "and 4 recent tokens in f16", result.stderr)
+        out = self.path("placed.jsonl")
+        sweep = ("--chunks", "3", "-ctk", "polar,f16", "-ctv", "polar", "--rot", "auto", "--out", out)
+        self.on_text("sweep", *sweep, "--place", "first=2,recent=4,ends=q8_0:1")
+        self.bad(1, "sweep", "-m", self.model, "-f", self.text, "-c", "32", "-t", "1", *sweep,
+                 says="is of another sweep: place: ")
+        self.good("generate", "-m", self.model, "-p", "3 times 3", "-n", "8", "-t", "1", "-ctk",
+                  "polar", "--place", "first=1,recent=3", stdout=subprocess.DEVNULL)
+
+        on = ("-m", self.model, "-f", self.text, "-c", "32")
+        for words, says in (
+                ("k=polar,first=-1", "first: expected"), ("k=polar,ends=q8_0", "expected TYPE:N"),
+                ("k=polar,ends=q8_0:0", "ends: expected"), ("k=polar,ends=q9:1", "ends: expected"),
+                ("k=f16,v=f16,first=4", "first and recent change nothing")):
+            self.bad(2, "kld", *on, "--variant", words, says=says)
+        self.bad(2, "kld", *on, "--variant", "k=polar,recent=3", "--explain",
+                 says="--explain and --by-layer: not for caches with first or recent tokens")
+        self.bad(2, "perplexity", *on, "-ctk", "polar", "--place", "last=3",
+                 says="expected first, recent or ends, found 'last'")
+        self.bad(1, "kld", *on, "--variant", "k=polar,first=9", "--shift", "1",
+                 says="the first 9 tokens are kept in f16")
+
     def test_help_lists_them(self):
         for name in ("perplexity", "kld", "sweep", "outliers", "bench", "generate", "gguf"):
             self.assertRegex(self.good(name, "--help").stdout,

@@ -57,9 +57,12 @@ struct CacheFlags {
     std::optional<CacheType> asked_k, asked_v;
     std::optional<RotationRequest::PerSide> rot_k, rot_v;
     std::optional<uint64_t> signs;
+    std::string place;  ///< words of a placement; empty: none
 
     void add_to(CLI::App& app);
-    bool asked_any() const { return asked_k || asked_v || rot_k || rot_v || signs; }
+    bool asked_any() const {
+        return asked_k || asked_v || rot_k || rot_v || signs || !place.empty();
+    }
     CacheType type_k() const { return asked_k.value_or(DType::f16); }
     CacheType type_v() const { return asked_v.value_or(DType::f16); }
 

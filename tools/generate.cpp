@@ -38,13 +38,20 @@ struct Flags {
     /// The cache of -ctk, -ctv and --rot-*.
     Variant first() const {
         const CacheType k = cache.type_k(), v = cache.type_v();
-        return {fmt::format("k={},v={}", k.name(), v.name()), k, v, cache.rotation()};
+        return {fmt::format("k={},v={}{}{}", k.name(), v.name(), cache.place.empty() ? "" : ",",
+                            cache.place),
+                k,
+                v,
+                cache.rotation(),
+                placement_of(cache),
+                false};
     }
 };
 
 void Flags::add_to(CLI::App& app) {
     model.add_to(app);
     cache.add_to(app);
+    add_place_flag(app, cache.place);
     auto* of_prompt = app.add_option_function<std::string>(
         "-p,--prompt", [this](const std::string& text) { prompt = text; }, "the prompt");
     of_prompt->type_name("TEXT");

@@ -57,8 +57,8 @@ int32_t Sampler::choose(std::span<const double> log_p) {
 }
 
 static KvCache make_continued_cache(const Model& model, const Variant& variant, int64_t cells) {
-    const KvShape shape = model.config().cache_shape(1, cells, variant.type_k, variant.type_v);
-    return KvCache(model.backend(), shape, decide_rotation(variant.rotation, shape));
+    const PlannedCache planned = plan_cache(model, variant, 1, cells);
+    return KvCache(model.backend(), planned.shape, planned.spec);
 }
 
 Continuation::Continuation(LoadedModel& loaded, const Variant& variant, int64_t cells,

@@ -194,6 +194,16 @@ std::vector<Explanation> explain_run(const Flags& flags, const LoadedModel& load
     });
 }
 
+// What looks on at the attention of one layer knows one kind of rows.
+void require_one_kind_of_rows(const Flags& flags, const Variant& base,
+                              const std::vector<Variant>& variants) {
+    if (!flags.explain && !flags.by_layer) return;
+    const auto in_parts = [](const Variant& variant) { return variant.placement.tokens.any(); };
+    require(!in_parts(base) && std::ranges::none_of(variants, in_parts), ErrorCode::usage,
+            "--explain and --by-layer: not for caches with first or recent tokens in f16, whose "
+            "attention is in parts");
+}
+
 void add_single_sides(std::vector<Variant>& variants, const Variant& base, const KvShape& shape) {
     const bool one_row = std::ranges::any_of(shape.layers, &KvLayer::v_in_k);
     const std::size_t asked = variants.size();
@@ -211,6 +221,7 @@ int run_kld_tool(const Flags& flags) {
     for (const std::string& text : flags.variants) {
         variants.push_back(parse_variant("--variant", text, base));
     }
+    require_one_kind_of_rows(flags, base, variants);
     LoadedModel loaded(flags.model, flags.windows.ctx());
     const KvShape shape = loaded.model.config().cache_shape(1, 1, base.type_k, base.type_v);
     if (flags.by_side) add_single_sides(variants, base, shape);

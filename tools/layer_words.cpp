@@ -71,24 +71,38 @@ int64_t values_per_token(const KvShape& shape) {
     return values;
 }
 
+double mean_bytes_per_token(const KvShape& shape) {
+    return double(shape.bytes_per_token()) +
+           double(shape.f16_bytes_per_stream()) / double(shape.cells);
+}
+
 double bits_per_value(const KvShape& shape) {
     const double values = double(values_per_token(shape));
     if (values == 0) return std::numeric_limits<double>::quiet_NaN();
-    return 8 * double(shape.bytes_per_token()) / values;
+    return 8 * mean_bytes_per_token(shape) / values;
 }
 
 std::string words_of_bits(const KvShape& shape) {
     const bool any = std::ranges::any_of(shape.layers, [](const KvLayer& layer) {
         return layer.type_k.format() != nullptr || layer.type_v.format() != nullptr;
     });
-    return any ? fmt::format(" ({:.6g} bits per value)", bits_per_value(shape)) : "";
+    return any || shape.f16_tokens.any()
+               ? fmt::format(" ({:.6g} bits per value)", bits_per_value(shape))
+               : "";
 }
 
 std::string words_of_bytes(const KvShape& shape) {
     const int64_t all = shape.n_layers(), own = int64_t(layers_with_rows(shape).size());
     const std::string of = own == all ? "" : fmt::format("{} of ", own);
     const int64_t state = shape.recurrent().bytes_per_stream();
-    return fmt::format("{} bytes per token in {}{} layers{}", shape.bytes_per_token(), of, all,
+    const auto [first, recent] = shape.f16_tokens;
+    const std::string in_f16 =
+        shape.f16_tokens.any()
+            ? fmt::format(", and {} bytes per stream for the first {} and {} recent tokens in f16",
+                          shape.f16_bytes_per_stream(), first, recent)
+            : "";
+    return fmt::format("{} bytes per token in {}{} layers{}{}", shape.bytes_per_token(), of, all,
+                       in_f16,
                        state > 0 ? fmt::format(", and a state of {} bytes per stream", state) : "");
 }
 

@@ -22,13 +22,16 @@ std::vector<int64_t> layers_with_rows(const KvShape& shape);
 /// "layer 4 reads the keys and values of layer 2".
 std::vector<std::string> layers_without_rows(const KvShape& shape);
 
+/// Of a token when all cells are taken: what f16_bytes_per_stream() is, shared out among them.
+double mean_bytes_per_token(const KvShape& shape);
+
 /// Values that one token leaves in all layers, and the bits that each of them takes on the average,
 /// all metadata included; NaN where there are none.
 int64_t values_per_token(const KvShape& shape);
 double bits_per_value(const KvShape& shape);
 
-/// " (3.25 bits per value)" where some layer keeps rows in a format of the zoo, else nothing: bits
-/// of types with kernels are known.
+/// " (3.25 bits per value)" where some layer keeps rows in a format of the zoo or some tokens have
+/// rows in f16, else nothing: bits of types with kernels are known.
 std::string words_of_bits(const KvShape& shape);
 
 /// "272 bytes per token in 2 of 8 layers, and a state of 65536 bytes per stream".

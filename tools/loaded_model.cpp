@@ -105,9 +105,10 @@ void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan) 
 }
 
 KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& type_k,
-                   const CacheType& type_v, const RotationRequest& rotation) {
+                   const CacheType& type_v, const RotationRequest& rotation,
+                   const Placement& placement) {
     const KvShape shape =
-        model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v);
+        placement.in(model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v));
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 
@@ -180,11 +181,18 @@ static std::string types_of(const KvShape& shape, Side side) {
 }
 
 nlohmann::ordered_json json_of(const KvShape& shape) {
-    return {{"k", types_of(shape, Side::k)},
-            {"v", types_of(shape, Side::v)},
-            {"bytes_per_token", shape.bytes_per_token()},
-            {"bits_per_value", bits_per_value(shape)},
-            {"state_bytes_per_stream", shape.recurrent().bytes_per_stream()}};
+    nlohmann::ordered_json json = {
+        {"k", types_of(shape, Side::k)},
+        {"v", types_of(shape, Side::v)},
+        {"bytes_per_token", shape.bytes_per_token()},
+        {"bits_per_value", bits_per_value(shape)},
+        {"state_bytes_per_stream", shape.recurrent().bytes_per_stream()}};
+    if (const F16Tokens& tokens = shape.f16_tokens; tokens.any()) {
+        json["f16_tokens"] = {{"first", tokens.first},
+                              {"recent", tokens.recent},
+                              {"bytes_per_stream", shape.f16_bytes_per_stream()}};
+    }
+    return json;
 }
 
 }  // namespace rotkv::tools

@@ -66,7 +66,8 @@ void require_same_everywhere(const LoadedModel& loaded, const WindowPlan& plan);
 /// Throws Error(usage) for a rotation that the head size rules out, Error(unsupported) for a block
 /// type on such a head.
 KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& type_k,
-                   const CacheType& type_v, const RotationRequest& rotation);
+                   const CacheType& type_v, const RotationRequest& rotation,
+                   const Placement& placement = {});
 
 /// "4 windows of 512 tokens, 4 at once, each beginning with BOS 1"; with describe_shifts() where
 /// there are any.
@@ -88,7 +89,8 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
 /// These lines of K and V, and the bytes of a token and, where there is one, of a state.
 std::string describe_cache(const KvCache& cache);
 
-/// {k, v, bytes_per_token, state_bytes_per_stream}
+/// {k, v, bytes_per_token, bits_per_value, state_bytes_per_stream}, and where there are any
+/// tokens in f16 {first, recent, bytes_per_stream} of them.
 nlohmann::ordered_json json_of(const KvShape& shape);
 
 }  // namespace rotkv::tools

@@ -8,6 +8,7 @@
 #include "ref/error.h"
 #include "ref/files/base_file.h"
 #include "ref/measure/base_row.h"
+#include "tools/compare/cache_words.h"
 #include "tools/compare/kld_block.h"
 #include "tools/compare/not_numbers.h"
 #include "tools/compare/precision_floor.h"
@@ -41,6 +42,7 @@ struct Flags {
         model.add_to(app);
         model.add_profile_to(app);
         cache.add_to(app);
+        add_place_flag(app, cache.place);
         app.add_option("-f,--file", text, "the text")->type_name("FILE");
         windows.add_to(app);
         app.add_option("--kl-divergence-base", base,
@@ -332,7 +334,7 @@ int run_perplexity(const Flags& flags) {
     require_same_everywhere(loaded, plan);
     loaded.note_windows(plan, flags.windows.chunks);
     KvCache cache = make_cache(loaded.model, plan, flags.cache.type_k(), flags.cache.type_v(),
-                               flags.cache.rotation());
+                               flags.cache.rotation(), placement_of(flags.cache));
     flags.say(fmt::format("{} on {} ({})\n{}{}\n", flags.model.path, loaded.backend->name(),
                           loaded.backend->description(), describe_cache(cache),
                           describe_windows(plan)));

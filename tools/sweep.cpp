@@ -41,7 +41,7 @@ struct Flags {
     ModelFlags model;
     WindowFlags windows;
     std::string text, base = "k=f32,v=f32", types_k = usual_types(), types_v = types_k;
-    std::string rot = "off,auto";
+    std::string rot = "off,auto", place;
     std::string out, plot, json, csv;
     int64_t base_memory = 1024;
     bool quiet = false;
@@ -87,6 +87,7 @@ void Flags::add_to(CLI::App& app) {
               "MiB that the base's hidden states may take; where they need more, every cell "
               "computes them again")
         ->type_name("MIB");
+    add_place_flag(app, place);
     add_outputs(app);
 }
 
@@ -138,6 +139,7 @@ struct Setup {
     std::vector<CacheType> types_k, types_v;
     std::vector<AskedRotation> rotations;
     Variant base;
+    Placement placement;
     std::string text;
     LoadedModel loaded;
     WindowPlan plan;
@@ -147,6 +149,7 @@ struct Setup {
           types_v(types_of("-ctv", flags.types_v)),
           rotations(rotations_of(flags.rot)),
           base(parse_variant("--base", flags.base, Variant{})),
+          placement(flags.place.empty() ? Placement() : parse_placement("--place", flags.place)),
           text(read_text(flags.text)),
           loaded(flags.model, flags.windows.ctx()),
           plan(plan_windows(tokens_of_text(loaded, text), flags.windows.ctx(),
@@ -204,6 +207,8 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["base"] = {{"k", setup.base.type_k.name()},
                     {"v", setup.base.type_v.name()},
                     {"rotation", words_of(run.base_spec(), run.base_shape())}};
+    if (setup.base.placement.any()) json["base"]["words"] = setup.base.name;
+    if (setup.placement.any()) json["place"] = flags.place;
     json["values_per_token"] = values_per_token(run.base_shape());
     json["k"] = names(setup.types_k);
     json["v"] = names(setup.types_v);
@@ -224,7 +229,7 @@ SweepRow empty_row(const SweepPoint& cell) {
 void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     if (!row.found) return;
     row.rotation = words_of(cell.spec, cell.shape);
-    row.bytes_per_token = cell.shape.bytes_per_token();
+    row.bytes_per_token = int64_t(std::ceil(mean_bytes_per_token(cell.shape)));
 }
 
 // What is not a number in a cell, and why.
@@ -333,7 +338,8 @@ int run_sweep(const Flags& flags) {
     require_same_everywhere(setup.loaded, setup.plan);
     SweepRun run(setup.loaded.model, setup.plan, setup.base, flags.base_memory << 20);
     const std::vector<SweepPoint> cells =
-        sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations);
+        sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations,
+                    setup.placement);
     std::vector<std::string> names;
     for (const SweepPoint& cell : cells) names.push_back(cell.variant.name);
     const nlohmann::ordered_json header = header_of(flags, setup, run);

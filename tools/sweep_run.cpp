@@ -34,14 +34,19 @@ bool is_same(const SweepPoint& a, const SweepPoint& b) {
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
                                     const std::vector<CacheType>& types_k,
                                     const std::vector<CacheType>& types_v,
-                                    const std::vector<AskedRotation>& rotations) {
+                                    const std::vector<AskedRotation>& rotations,
+                                    const Placement& placement) {
     std::vector<SweepPoint> cells;
     for (const CacheType& k : types_k) {
         for (const CacheType& v : types_v) {
             for (const AskedRotation& asked : rotations) {
                 SweepPoint cell;
-                cell.variant = {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text), k,
-                                v, asked.request};
+                cell.variant = {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text),
+                                k,
+                                v,
+                                asked.request,
+                                placement,
+                                false};
                 cell.rot = asked.text;
                 try_cache(cell, model, plan);
                 const auto earlier =

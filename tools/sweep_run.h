@@ -27,11 +27,12 @@ struct SweepPoint {
     bool to_compute() const { return unsupported.empty() && !same_as; }
 };
 
-/// The cells in their fixed order: K outermost, then V, then the rotations.
+/// The cells in their fixed order: K outermost, then V, then the rotations; all of one placement.
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
                                     const std::vector<CacheType>& types_k,
                                     const std::vector<CacheType>& types_v,
-                                    const std::vector<AskedRotation>& rotations);
+                                    const std::vector<AskedRotation>& rotations,
+                                    const Placement& placement);
 
 /// Memory: one cache, the hidden states of one group of windows, and those of the base's scored
 /// positions, windows * scored * E * 4 bytes, where that is not more than `base_bytes`. Where it

@@ -24,7 +24,6 @@
 namespace rotkv {
 
 static_assert(std::endian::native == std::endian::little, "saved caches are little endian");
-
 static constexpr std::string_view k_magic = "rotkv-kv";
 static constexpr uint32_t k_version = 2, k_alike_version = 1;  // of layers that are all alike
 static constexpr uint32_t k_state_version = 3;                 // with states beside the cells
@@ -144,6 +143,7 @@ static Bytes pack_head(const KvCache& cache, uint64_t fingerprint) {
 }
 
 void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& path) {
+    cache.require_one_kind_of_rows();
     OutputFile file(path);
     Fnv1a checksum;
     const auto write = [&](std::span<const std::byte> bytes) {
@@ -347,6 +347,7 @@ static void restore(KvCache& cache, std::span<const int32_t> positions,
 }
 
 void load_cache(KvCache& cache, uint64_t fingerprint, const std::string& path) {
+    cache.require_one_kind_of_rows();
     const Bytes file = whole_file(path);
     const std::span<const std::byte> body = check_whole(file, path);
     ByteCursor cursor(body, path);

@@ -1,6 +1,7 @@
 #include "tools/compare/cache_words.h"
 
 #include "ref/error.h"
+#include "ref/key_bias.h"
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
 
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <utility>
 
 namespace rotkv::tools {
 
@@ -41,6 +43,42 @@ CacheType cache_type(const std::string& flag, const std::string& text, const std
     return parse_cache_type(fmt::format("{} '{}'", flag, text), name);
 }
 
+int64_t whole(const std::string& flag, const std::string& key, const std::string& value,
+              int64_t least) {
+    return parse_whole(fmt::format("{}: {}", flag, key), value, least, int64_t(1) << 20);
+}
+
+// A field of a placement; false for any other.
+bool read_placement(Placement& placement, const std::string& flag, const std::string& key,
+                    const std::string& value) {
+    if (key == "first") {
+        placement.tokens.first = whole(flag, key, value, 0);
+    } else if (key == "recent") {
+        placement.tokens.recent = whole(flag, key, value, 0);
+    } else if (key == "ends") {
+        const std::size_t colon = value.rfind(':');  // names of formats have some of their own
+        if (colon == std::string::npos) {
+            throw Error(ErrorCode::usage,
+                        fmt::format("{}: ends: expected TYPE:N, found '{}'", flag, value));
+        }
+        placement.ends = parse_cache_type(flag + ": ends", value.substr(0, colon));
+        placement.end_layers = whole(flag, key, value.substr(colon + 1), 1);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+// That some layer is of few bits, where tokens are asked for in f16.
+void require_use_of_tokens(const std::string& who, const Placement& placement, const CacheType& k,
+                           const CacheType& v) {
+    const bool any =
+        k.quantized() || v.quantized() || (placement.ends && placement.ends->quantized());
+    if (any || !placement.tokens.any()) return;
+    throw Error(ErrorCode::usage,
+                who + ": first and recent change nothing, neither side is of few bits");
+}
+
 uint64_t seed_of(const std::string& flag, const std::string& text, const std::string& number) {
     if (const std::optional<uint64_t> seed = parse_seed(number)) return *seed;
     wrong(flag, text, fmt::format("signs: expected 0 to 2^64 - 1, found '{}'", number));
@@ -48,8 +86,31 @@ uint64_t seed_of(const std::string& flag, const std::string& text, const std::st
 
 }  // namespace
 
+Placement parse_placement(const std::string& flag, const std::string& text) {
+    Placement placement;
+    for (const auto& [key, value] : fields_of(flag, text)) {
+        if (read_placement(placement, flag, key, value)) continue;
+        wrong(flag, text, fmt::format("expected first, recent or ends, found '{}'", key));
+    }
+    return placement;
+}
+
+Placement placement_of(const CacheFlags& flags) {
+    if (flags.place.empty()) return {};
+    const Placement placement = parse_placement("--place", flags.place);
+    require_use_of_tokens("--place", placement, flags.type_k(), flags.type_v());
+    return placement;
+}
+
+void add_place_flag(CLI::App& app, std::string& place) {
+    app.add_option("--place", place,
+                   "tokens in f16 and layers of another type: first=N,recent=N,ends=TYPE:N")
+        ->type_name("FIELDS");
+}
+
 Variant parse_variant(const std::string& flag, const std::string& text, const Variant& otherwise) {
-    Variant variant{text, otherwise.type_k, otherwise.type_v, rotation_from_environment()};
+    Variant variant{text, otherwise.type_k, otherwise.type_v, rotation_from_environment(), {},
+                    false};
     const std::map<std::string, std::string> fields = fields_of(flag, text);
     const auto rotation = [&](const std::string& value) {
         if (const auto side = find_rotation(flag, value)) return *side;
@@ -69,13 +130,22 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
             variant.rotation.v = rotation(value);
         } else if (key == "signs") {
             variant.rotation.signs = seed_of(flag, text, value);
-        } else if (key != "rot") {
+        } else if (key == "kbias") {
+            if (value != "on" && value != "off") {
+                wrong(flag, text, fmt::format("kbias: expected on or off, found '{}'", value));
+            }
+            variant.key_bias = value == "on";
+        } else if (key != "rot" && !read_placement(variant.placement, flag, key, value)) {
             wrong(flag, text,
-                  fmt::format("expected k, v, rot, rot-k, rot-v or signs, found '{}'", key));
+                  fmt::format("expected k, v, rot, rot-k, rot-v, signs, first, recent, ends or "
+                              "kbias, found '{}'",
+                              key));
         }
     }
     require_use_of_signs(fmt::format("{} '{}': signs", flag, text), variant.rotation,
                          variant.type_k, variant.type_v);
+    require_use_of_tokens(fmt::format("{} '{}'", flag, text), variant.placement, variant.type_k,
+                          variant.type_v);
     return variant;
 }
 
@@ -83,6 +153,7 @@ std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, con
     std::vector<Variant> all = variants;
     for (const Variant& variant : variants) {
         if (variant.type_k == base.type_k || variant.type_v == base.type_v) continue;
+        if (variant.placement.ends) continue;  // both sides' type
         Variant only_k = variant, only_v = variant;
         only_k.name += " [K only]";
         only_k.type_v = base.type_v;
@@ -96,8 +167,18 @@ std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, con
     return all;
 }
 
+PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t streams,
+                        int64_t cells) {
+    const KvShape shape = variant.placement.in(
+        model.config().cache_shape(streams, cells, variant.type_k, variant.type_v));
+    RotationSpec spec = decide_rotation(variant.rotation, shape);
+    if (!variant.key_bias) return {shape, std::move(spec)};
+    return {without_key_bias(model, shape, spec), std::move(spec)};
+}
+
 KvCache make_cache(const Model& model, const WindowPlan& plan, const Variant& variant) {
-    return make_cache(model, plan, variant.type_k, variant.type_v, variant.rotation);
+    const PlannedCache planned = plan_cache(model, variant, plan.windows_at_once(), plan.ctx);
+    return KvCache(model.backend(), planned.shape, planned.spec);
 }
 
 }  // namespace rotkv::tools

@@ -15,6 +15,8 @@ struct Variant {
     std::string name;  ///< as it was asked for
     CacheType type_k = DType::f32, type_v = DType::f32;
     RotationRequest rotation;
+    Placement placement{};
+    bool key_bias = false;  ///< subtracted before keys are quantized
 };
 
 /// Parses fields KEY=VALUE, separated by commas, each at most once:
@@ -22,13 +24,34 @@ struct Variant {
 ///   rot            both sides: auto, on, off, a block or BLOCK:SEED
 ///   rot-k, rot-v   one side; wins over rot
 ///   signs          seed of random signs
+///   first, recent  tokens whose rows are read in f16
+///   ends           TYPE:N, the N first and the N last layers keep K and V in this type
+///   kbias          on or off: keys are kept without their layer's bias
 /// What is not said about rotation is as the environment and the policy have it.
 /// Throws Error(usage) that names the flag, the field and what was expected.
 Variant parse_variant(const std::string& flag, const std::string& text, const Variant& otherwise);
 
-/// The variants, and behind them two companions for each whose K and V both differ from the base's:
+/// The fields first, recent and ends alone.
+Placement parse_placement(const std::string& flag, const std::string& text);
+
+/// What --place asks for.
+Placement placement_of(const CacheFlags& flags);
+
+/// Adds --place to a tool that has caches of CacheFlags.
+void add_place_flag(CLI::App& app, std::string& place);
+
+/// The variants, and behind them two companions for each whose K and V both differ from the base's
+/// and whose end layers are like the others:
 /// "... [K only]" with the base's V, "... [V only]" with the base's K.
 std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, const Variant& base);
+
+/// The shape of a variant's cache, so many streams of so many cells, and how it is turned.
+/// Throws as decide_rotation() and without_key_bias().
+struct PlannedCache {
+    KvShape shape;
+    RotationSpec spec;
+};
+PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t streams, int64_t cells);
 
 /// An empty cache for the windows of the plan.
 KvCache make_cache(const Model& model, const WindowPlan& plan, const Variant& variant);
