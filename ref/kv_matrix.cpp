@@ -6,11 +6,12 @@
 namespace rotkv {
 
 void KvCache::upload_matrices() {
-    std::vector<const RotationMatrix*> there;
+    std::vector<MatrixPointer> there;
     const auto place_of = [&](int64_t layer, Side side) -> int64_t {
-        const RotationMatrix* matrix = spec_.matrix(layer, side).get();
+        const MatrixPointer& matrix = spec_.matrix(layer, side);
         if (matrix == nullptr || layer_at(layer).kv_heads == 0) return -1;
-        const auto known = std::ranges::find(there, matrix);
+        const auto known = std::ranges::find_if(
+            there, [&](const MatrixPointer& one) { return same_matrix(one, matrix); });
         if (known != there.end()) return known - there.begin();
         const std::span<const std::byte> bytes = std::as_bytes(matrix->values());
         matrix_memory_.emplace_back(backend_, bytes.size());

@@ -100,7 +100,7 @@ TEST_CASE("zoo forks: bytes and values are numpy's") {
 }
 
 TEST_CASE("zoo forks: generators give what their authors' programs give") {
-    // numpy.random.default_rng(42).choice([-1, 1], 8) and 128 signs later; default_rng(7).
+    // numpy.random.default_rng(42).choice([-1, 1], 8) and 128 signs later.
     CHECK(zoo::numpy_signs(42, 0, 8) == std::vector<float>{-1, 1, 1, -1, -1, 1, -1, 1});
     CHECK(zoo::numpy_signs(42, 128, 8) == std::vector<float>{1, 1, 1, 1, -1, 1, 1, -1});
     CHECK(zoo::golden_signs(8) == std::vector<float>{1, -1, 1, -1, 1, 1, -1, 1});
