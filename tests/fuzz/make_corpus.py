@@ -213,9 +213,46 @@ def cache_file_seeds():
         [14 + 16]))
 
 
+def llama_state(version, caches, tokens=(5, 7, 9), session=False):
+    """caches: lists of streams, each what stands behind its number of cells."""
+    head = struct.pack("<4sI", b"nsgg" if session else b"qsgg", version)
+    head += struct.pack(f"<I{len(tokens)}i", len(tokens), *tokens)
+    if session:
+        head += struct.pack("<I5s", 5, b"llama")
+    return head + b"".join(struct.pack("<I", len(streams)) + b"".join(streams)
+                           for streams in caches)
+
+
+def llama_stream(positions, sides, transposed=0, rotation=b""):
+    """sides: (type, bytes of a cell) of each layer, for K and again for V."""
+    text = struct.pack("<I", len(positions))
+    text += b"".join(struct.pack("<iIi", position, 1, 0) for position in positions)
+    text += struct.pack("<II", transposed, len(sides)) + rotation
+    for side in "kv":
+        for kind, size in sides:
+            head = (struct.pack("<iQ", kind, size) if side == "k" or not transposed else
+                    struct.pack("<iII", kind, 2, size // 2))
+            text += head + bytes(i % 251 for i in range(len(positions) * size))
+    return text
+
+
+def llama_state_seeds():
+    f16, q8_0 = (1, 8), (8, 34)
+    write("llama_state", "sequence-3", llama_state(3, [[llama_stream([0, 1, 2], [f16, q8_0])]]))
+    write("llama_state", "sequence-4", llama_state(4, [[llama_stream(
+        [0, 1], [q8_0, q8_0], rotation=struct.pack("<II", 64, 32))]]))
+    write("llama_state", "server", llama_state(3, [[llama_stream([4, 5], [f16])]],
+                                               tokens=(-1, 1, 2, 8, 9, 0)))
+    write("llama_state", "transposed", llama_state(3, [[llama_stream([0, 2], [f16], 1)]]))
+    write("llama_state", "session", llama_state(
+        10, [[struct.pack("<I", 0), llama_stream([0], [f16])], [llama_stream([0], [q8_0])]],
+        session=True))
+
+
 if __name__ == "__main__":
     gguf_seeds()
     tokenizer_seeds()
     quant_seeds()
     base_file_seeds()
     cache_file_seeds()
+    llama_state_seeds()
