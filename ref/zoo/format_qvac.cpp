@@ -5,8 +5,8 @@
 // H without its scale, S the signs of xoshiro256** with seed 137, in blocks of 64 with 139. The
 // rotation of rows before that is the cache's. Blocks are of 64 on heads of 64, else of 128.
 // Levels are what 200 steps of Lloyd's iteration make of the quantiles of the normal distribution.
-// For 8 levels that is the best codebook. For 16 it is not yet: levels are up to 4e-4 of their size
-// off, which costs 1e-5 of the error; tqmse4 has them all the way.
+// For 8 levels that is the best codebook. For 16 it is not yet: levels are up to 6e-4 of their size
+// off, which costs less than 1e-4 of the error; tqmse4 has them all the way.
 // Layout: codes, the lowest bits first; f16 |x|; of tbq: a bit for each sign, 1 where above 0; f16
 // |r|. pq3_0, pq4_0, tbq3_0, tbq4_0 of 128: 50, 66, 68, 84 bytes, of 64: 26, 34, 36, 44.
 // Source: qvac-fabric-llm.cpp, ggml-tbq-quants.c, in f32, every product and sum rounded; its
