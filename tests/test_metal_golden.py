@@ -4,7 +4,7 @@ as ref is, and to ref's own much nearer. Three models of different kinds, or all
 set (`./dev test --full`).
 
 Usage: tests/test_metal_golden.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]
-ROTKV_MODELS: other names, of random_models.py and of the folder `golden`.
+ROTKV_METAL_MODELS: other names, of random_models.py and of the folder `golden`.
 llama.cpp's probabilities are those of the folders `golden` and `golden2` in $ROTKV_DATA; without
 them, all is skipped."""
 import glob
@@ -83,7 +83,7 @@ def compare(name):
 
 if np is not None:
     every = FILES + list(random_models.MODELS)
-    asked = os.environ.get("ROTKV_MODELS", "").split()
+    asked = os.environ.get("ROTKV_METAL_MODELS", "").split()
     for model_name in asked or (every if FULL else SOME):
         setattr(MetalGolden, f"test_{model_name}".replace("-", "_"), compare(model_name))
 
