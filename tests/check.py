@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-SOURCES = (".h", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".py")
+SOURCES = (".h", ".c", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".py")
 MAX_LINES = 400
 MAX_PAGE = {"docs/CONTRIBUTING.md": 80}  # pages that must stay short, and their lines
 PAGES_WITHOUT_CODE_LINE = ["docs/CONTRIBUTING.md"]
@@ -44,8 +44,10 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools base": ALL_REF | BACKENDS | {"tools/watch"},
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
+    "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
+                                 "tools/parity/parity.h"},
     "tools": ALL_REF | ALL_TOOLS,
-    "tests": ALL_REF | BACKENDS | ALL_TOOLS,
+    "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},
 }
 MAY_ALSO = {  # what single files may include beyond that, and why
     "ref/model_load.cpp": {"ref/files"},  # a model comes from a GGUF file
@@ -314,9 +316,9 @@ def check_chapters():
 
 
 def check_room_pages():
-    """The pages of ref, fast, cuda and metal name every file of their folder; two tables every
-    program; the limit of lines is the one that is enforced."""
-    for room in ("ref", "fast", "cuda", "metal"):
+    """The pages of ref, fast, cuda, metal and tools/bindings name every file of their folder; two
+    tables every program; the limit of lines is the one that is enforced."""
+    for room in ("ref", "fast", "cuda", "metal", "tools/bindings"):
         text = "\n".join(read(f"{room}/README.md"))
         for path in sorted(glob.glob(f"{room}/*.*")):
             name = os.path.basename(path)
