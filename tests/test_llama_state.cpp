@@ -166,6 +166,36 @@ TEST_CASE("llama state: the rotation that rows hold is found, said or not") {
     }
 }
 
+TEST_CASE("llama state: a few cells that were turned otherwise are not overlooked") {
+    Tiny tiny("llama");
+    KvCache cache = tiny.filled(DType::f16, {}, {});
+    const KvCache turned = tiny.filled(DType::f16, k_turned, k_turned);
+    const size_t row = size_t(cache.shape().layers[2].kv_heads * 16 * 2);
+    std::vector<std::byte> rows(20 * row), other(20 * row);
+    cache.read_cells(2, 0, Side::k, rows);
+    turned.read_cells(2, 0, Side::k, other);
+    std::copy_n(other.begin() + int64_t(17 * row), row, rows.begin() + int64_t(17 * row));
+    cache.write_cells(2, 0, Side::k, rows);
+    const StateBeside found = tiny.beside(saved(cache, tiny.tokens, k_all, {.version = 3}));
+    CHECK(!found.explained());
+    for (const SideBeside& side : found.sides) {
+        const bool changed = side.layer == 2 && side.side == Side::k;
+        CHECK(side.strange_cells == changed);
+        CHECK(side.explained() == !changed);
+        CHECK(side.first_strange == (changed ? 17 : -1));
+    }
+}
+
+TEST_CASE("llama state: what llama.cpp does with the types is told from what it never does") {
+    Tiny tiny("llama");  // heads of 16: it rotates none, and f16 nowhere
+    const auto found = [&](const Rotation& k, const Rotation& v) {
+        return tiny.beside(
+            saved(tiny.filled(DType::f16, k, v), tiny.tokens, k_all, {.version = 3}));
+    };
+    CHECK((found({}, {}).as_policy() && found({}, {}).never_rotated()));
+    CHECK((!found(k_turned, {}).as_policy() && !found(k_turned, {}).never_rotated()));
+}
+
 TEST_CASE("llama state: an element that is off is found, and by how much") {
     Tiny tiny("llama");
     KvCache cache = tiny.filled(DType::f16, {}, {});
@@ -232,7 +262,7 @@ TEST_CASE("llama state: what is none, or of another model, is refused by offset 
         } catch (const Error&) {
         }
     }
-    CHECK(accepted == 2);  // nothing behind the tokens, nothing behind K: neither looks cut
+    CHECK(accepted == 1);  // behind all of K: a cache whose V lies in K looks the same
     std::vector<std::byte> bytes = good;
     bytes[4] = std::byte(9);
     refused(bytes, "offset 4: expected version 3 or 4, found 9");

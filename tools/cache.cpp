@@ -2,7 +2,6 @@
 // cache that is computed again from their tokens. Docs: docs/24-saved-caches.md
 
 #include "ref/error.h"
-#include "ref/files/whole_file.h"
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
 #include "tools/notes.h"
@@ -71,9 +70,11 @@ nlohmann::ordered_json describe(const LlamaState& state, std::FILE* out) {
             fmt::print(out, "  cache {}, stream {}: {} cells at positions {} .. {}; {}\n", c, s,
                        stream.position.size(), *low, *high, rows_in_words(stream));
             fmt::print(out, "  rotation, by the file: {}\n", said_words(stream));
+            if (stream.sequences > 1) fmt::print(out, "  of {} sequences\n", stream.sequences);
             caches.push_back({{"cache", c},
                               {"stream", s},
                               {"cells", stream.position.size()},
+                              {"sequences", stream.sequences},
                               {"k_block", said(stream.k_block)},
                               {"v_block", said(stream.v_block)},
                               {"layers", stream.k.size()}});
@@ -86,11 +87,9 @@ nlohmann::ordered_json describe(const LlamaState& state, std::FILE* out) {
             {"caches", caches}};
 }
 
-LlamaState read_state(const std::string& path) { return parse_llama_state(whole_file(path), path); }
-
 int inspect(const Flags& flags) {
     check_paths({{"FILE", flags.file}}, {{"--json", flags.json}});
-    const LlamaState state = read_state(flags.file);
+    const LlamaState state = read_llama_state(flags.file);
     write_json(flags.json, describe(state, results_beside(flags.json, "")));
     return k_good;
 }
@@ -159,6 +158,8 @@ nlohmann::ordered_json json_of(const StateBeside& beside) {
                          {"side", letter(one.side)},
                          {"type", type_info(one.type).name},
                          {"explained", one.explained()},
+                         {"cells", one.cells},
+                         {"strange_cells", one.strange_cells},
                          {"rotation", rotation_name(one.rotation)},
                          {"off", one.off},
                          {"off_otherwise", one.off_otherwise},
@@ -174,12 +175,37 @@ nlohmann::ordered_json json_of(const StateBeside& beside) {
     return sides;
 }
 
+// One sentence on all of it.
+std::string verdict(const StateBeside& beside) {
+    for (const SideBeside& one : beside.sides) {
+        if (!one.explained()) {
+            return fmt::format(
+                "Not a cache of these tokens and this model, or not rotated alike: {} of "
+                "layer {}, {} of {} cells{}.",
+                letter(one.side), one.layer, one.strange_cells, one.cells,
+                one.strange_cells == 0
+                    ? ""
+                    : fmt::format(", the first at position {}", one.first_strange));
+        }
+    }
+    if (!beside.explained()) return "The file says another rotation than its bytes hold.";
+    if (beside.as_policy()) {
+        return beside.never_rotated()
+                   ? "As llama.cpp has it with these types: not rotated, whatever is set."
+                   : "As llama.cpp rotates these types: load it with LLAMA_ATTN_ROT_DISABLE unset.";
+    }
+    if (beside.never_rotated()) {
+        return "Not rotated, where llama.cpp would: load it with LLAMA_ATTN_ROT_DISABLE=1.";
+    }
+    return "No setting of llama.cpp's rotates these types so, in these layers.";
+}
+
 int compare(const Flags& flags) {
     check_paths({{"FILE", flags.file}, {"--model", flags.model.path}}, {{"--json", flags.json}});
-    const LlamaState state = read_state(flags.file);
+    const LlamaState state = read_llama_state(flags.file);
     std::FILE* const out = results_beside(flags.json, "");
     nlohmann::ordered_json document = describe(state, out);
-    LoadedModel loaded(flags.model, std::max<int64_t>(int64_t(state.tokens.size()), 1));
+    LoadedModel loaded(flags.model, std::max<int64_t>(tokens_needed(state), 1));
     const std::string architecture(loaded.file.get_string("general.architecture"));
     if (!state.architecture.empty() && state.architecture != architecture) {
         throw Error(ErrorCode::bad_file,
@@ -190,21 +216,11 @@ int compare(const Flags& flags) {
     print_side(out, beside, Side::k);
     print_side(out, beside, Side::v);
     if (flags.layers) print_layers(out, beside);
-    bool rotated = false, explained = true, as_said = true;
-    for (const SideBeside& one : beside.sides) {
-        rotated |= one.rotation.on(), explained &= one.explained(), as_said &= one.as_said();
-    }
-    if (!as_said) fmt::print(out, "The file says another rotation than its bytes hold.\n");
-    fmt::print(
-        out, "{}\n",
-        !explained ? "Not a cache of these tokens and this model, or not as llama.cpp rotates."
-        : rotated  ? "llama.cpp must load it as it was saved: with LLAMA_ATTN_ROT_DISABLE unset."
-                   : "llama.cpp must load it as it was saved: its types are plain, or "
-                     "LLAMA_ATTN_ROT_DISABLE=1.");
+    fmt::print(out, "{}\n", verdict(beside));
     document["beside"] = json_of(beside);
     document["notices"] = loaded.notices;
     write_json(flags.json, document);
-    return explained && as_said ? k_good : k_failed;
+    return beside.explained() && (beside.as_policy() || beside.never_rotated()) ? k_good : k_failed;
 }
 
 constexpr const char* k_examples =

@@ -4,6 +4,7 @@
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/quant.h"
+#include "ref/rotation_policy.h"
 
 #include <fmt/format.h>
 
@@ -37,6 +38,9 @@ std::vector<Part> parts_of(const LlamaState& state, const ModelConfig& config,
             if (stream.position.empty()) continue;
             if (only != nullptr) refuse(state, "expected one sequence, found several streams");
             only = &stream;
+            if (stream.sequences <= 1) continue;
+            refuse(state,
+                   fmt::format("expected cells of one sequence, found {}", stream.sequences));
         }
         if (only == nullptr) continue;
         Part part{*only, {}};
@@ -124,36 +128,60 @@ std::vector<std::byte> ours_at(const KvCache& cache, int64_t layer, Side side, i
     return rows;
 }
 
-double off_by(std::span<const float> theirs, std::span<const float> ours, int64_t d,
-              const Rotation& rotation) {
+// What is left of a cell's rows when they are turned back, and how long ours are, squared.
+struct Left {
     double apart = 0, length = 0;
+
+    void add(const Left& more) { apart += more.apart, length += more.length; }
+    double off() const { return std::sqrt(apart / length); }
+};
+
+Left left_of(std::span<const float> theirs, std::span<const float> ours, int64_t d,
+             const Rotation& rotation) {
+    Left left;
     std::vector<float> row(static_cast<size_t>(d));
     for (size_t first = 0; first < theirs.size(); first += size_t(d)) {
         ref::hadamard_row(row.data(), &theirs[first], d, rotation, true);
         for (size_t j = 0; j < size_t(d); ++j) {
             const double one = double(row[j]) - double(ours[first + j]);
-            apart += one * one;
-            length += double(ours[first + j]) * double(ours[first + j]);
+            left.apart += one * one;
+            left.length += double(ours[first + j]) * double(ours[first + j]);
         }
     }
-    return std::sqrt(apart / length);
+    return left;
 }
 
+// The rotation that leaves the least of all cells together; then each cell by itself.
+// theirs, ours [cells][heads of d]
 void find_rotation(SideBeside& side, std::span<const float> theirs, std::span<const float> ours,
-                   int64_t d) {
+                   int64_t d, std::span<const int32_t> positions) {
     std::vector<Rotation> tried(1);
     for (int64_t n = k_least_block; d % n == 0; n *= 2) {
         tried.push_back({Rotation::Kind::sylvester, n});
     }
+    const size_t cells = positions.size(), row = theirs.size() / cells;
+    std::vector<std::vector<Left>> left(tried.size());
     side.off = side.off_otherwise = INFINITY;
-    for (const Rotation& rotation : tried) {
-        const double off = off_by(theirs, ours, d, rotation);
-        if (off < side.off) {
-            side.off_otherwise = side.off;
-            side.off = off, side.rotation = rotation;
-        } else {
-            side.off_otherwise = std::min(side.off_otherwise, off);
+    size_t best = 0;
+    for (size_t r = 0; r < tried.size(); ++r) {
+        Left all;
+        for (size_t c = 0; c < cells; ++c) {
+            left[r].push_back(
+                left_of(theirs.subspan(c * row, row), ours.subspan(c * row, row), d, tried[r]));
+            all.add(left[r].back());
         }
+        const double off = std::isnan(all.off()) ? INFINITY : all.off();
+        side.off_otherwise = std::min(side.off_otherwise, std::max(off, side.off));
+        if (off < side.off) side.off = off, best = r;
+    }
+    side.rotation = tried[best];
+    side.cells = int64_t(cells);
+    for (size_t c = 0; c < cells; ++c) {
+        bool strange = !(left[best][c].off() < SideBeside::k_most_cell_off);
+        for (const std::vector<Left>& other : left) {
+            strange |= other[c].apart < left[best][c].apart;
+        }
+        if (strange && side.strange_cells++ == 0) side.first_strange = positions[c];
     }
 }
 
@@ -212,6 +240,32 @@ void each_side(std::span<const Part> parts, const KvShape& shape, const Visit& v
 
 }  // namespace
 
+bool StateBeside::explained() const {
+    return std::all_of(sides.begin(), sides.end(),
+                       [](const SideBeside& side) { return side.explained() && side.as_said(); });
+}
+
+bool StateBeside::as_policy() const {
+    return std::all_of(sides.begin(), sides.end(), [&](const SideBeside& side) {
+        return side.rotation == policy.at(side.layer, side.side);
+    });
+}
+
+bool StateBeside::never_rotated() const {
+    return std::none_of(sides.begin(), sides.end(),
+                        [](const SideBeside& side) { return side.rotation.on(); });
+}
+
+int64_t tokens_needed(const LlamaState& state) {
+    int64_t most = 0;
+    for (const std::vector<LlamaStream>& cache : state.caches) {
+        for (const LlamaStream& stream : cache) {
+            for (const int32_t p : stream.position) most = std::max(most, int64_t(p) + 1);
+        }
+    }
+    return std::min(most, int64_t(state.tokens.size()));
+}
+
 StateBeside hold_beside(Model& model, const LlamaState& state) {
     const int64_t tokens = int64_t(state.tokens.size());
     KvShape shape =
@@ -225,7 +279,7 @@ StateBeside hold_beside(Model& model, const LlamaState& state) {
     StateBeside result;
     KvShape typed = shape;
     std::vector<RotationSpec::Layer> rotations(shape.layers.size());
-    const KvCache plain = filled(model, shape, {}, state.tokens);
+    const KvCache plain = filled(model, shape, {}, tokens);
     each_side(
         parts, shape,
         [&](const LlamaStream& stream, const LlamaRows& rows, int64_t l, Side side, int64_t d) {
@@ -243,7 +297,8 @@ StateBeside hold_beside(Model& model, const LlamaState& state) {
             result.cells = std::max(result.cells, int64_t(stream.position.size()));
             result.sides.push_back(one);
         });
-    const KvCache twin = filled(model, typed, RotationSpec(rotations), state.tokens);
+    result.policy = decide_rotation({}, typed);
+    const KvCache twin = filled(model, typed, RotationSpec(rotations), tokens);
     auto one = result.sides.begin();
     each_side(
         parts, shape,

@@ -27,14 +27,29 @@ struct SideBeside {
 
     std::optional<int64_t> said;  ///< the block that the file names, 0: none
 
-    bool explained() const { return off < 0.5; }
+    // Cells by themselves: those that another of the rotations tried explains better, or none does.
+    int64_t cells = 0, strange_cells = 0;
+    int32_t first_strange = -1;  ///< its position
+
+    bool explained() const { return off < k_most_off && strange_cells == 0; }
     bool as_said() const { return !said || *said == (rotation.on() ? rotation.block : 0); }
+
+    static constexpr double k_most_off = 0.5;       ///< of a layer
+    static constexpr double k_most_cell_off = 0.9;  ///< of one cell, whose few rows vary
 };
 
 struct StateBeside {
     int64_t cells = 0;  ///< of the largest cache
     std::vector<SideBeside> sides;
+    RotationSpec policy;  ///< what llama.cpp, and `auto`, do with the file's types
+
+    bool explained() const;  ///< every side of every layer, and as the file says, if it does
+    bool as_policy() const;  ///< all sides rotated as `policy` has it
+    bool never_rotated() const;
 };
+
+/// How many of the file's tokens have to be run: up to the last cell's position.
+int64_t tokens_needed(const LlamaState& state);
 
 /// Runs the file's tokens through the model twice: into an f32 cache without rotation, and into one
 /// of the file's types with the rotations that were found.

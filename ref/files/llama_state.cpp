@@ -1,8 +1,10 @@
 #include "ref/files/llama_state.h"
 
 #include "ref/files/byte_cursor.h"
+#include "ref/files/whole_file.h"
 
 #include <cstring>
+#include <set>
 
 namespace rotkv {
 
@@ -69,10 +71,13 @@ int64_t read_block(ByteCursor& cursor, const char* side) {
 LlamaStream read_stream(ByteCursor& cursor, bool says_rotation) {
     LlamaStream stream;
     const uint64_t cells = cursor.count<uint32_t>("number of cells", 8);
+    std::set<int32_t> sequences;
     for (uint64_t c = 0; c < cells; ++c) {
         stream.position.push_back(cursor.number<int32_t>("position"));
-        cursor.take(4 * cursor.count<uint32_t>("number of sequences", 4), "sequences");
+        const uint64_t of = cursor.count<uint32_t>("number of sequences", 4);
+        for (uint64_t i = 0; i < of; ++i) sequences.insert(cursor.number<int32_t>("sequence"));
     }
+    stream.sequences = int64_t(sequences.size());
     if (cells == 0) return stream;
     const uint32_t transposed = cursor.number<uint32_t>("flag of a transposed V");
     if (transposed > 1) cursor.fail("expected 0 or 1, found " + std::to_string(transposed));
@@ -148,7 +153,16 @@ LlamaState parse_llama_state(std::span<const std::byte> bytes, const std::string
                 read_stream(cursor, !state.is_session && state.version >= k_rotation_version));
         }
     }
+    if (state.caches.empty()) cursor.fail("expected a cache behind the tokens, found the end");
     return state;
+}
+
+LlamaState read_llama_state(const std::string& path) {
+    const std::vector<std::byte> beginning = whole_file(path, 4);
+    uint32_t magic = 0;
+    if (beginning.size() == sizeof magic) std::memcpy(&magic, beginning.data(), sizeof magic);
+    const bool known = magic == k_sequence_magic || magic == k_session_magic;
+    return parse_llama_state(known ? whole_file(path) : beginning, path);
 }
 
 }  // namespace rotkv

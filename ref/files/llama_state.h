@@ -41,6 +41,7 @@ struct LlamaRows {
 
 struct LlamaStream {
     std::vector<int32_t> position;  ///< [cell]
+    int64_t sequences = 0;          ///< that its cells are of
     std::vector<LlamaRows> k, v;    ///< of each layer that this cache has; v empty: it lies
                                     ///< in K, or the file ends before it
     std::optional<int64_t> k_block, v_block;  ///< of the rotation, 0: none; where the file says it
@@ -60,5 +61,9 @@ struct LlamaState {
 ///         type that no cache has, bytes that are missing or left over (states of recurrent layers,
 ///         which are not read).
 LlamaState parse_llama_state(std::span<const std::byte> bytes, const std::string& path);
+
+/// The file at `path`, of which no more than the magic is read where it is another one.
+/// Throws: Error(io) where there is no regular file; as parse_llama_state() otherwise.
+LlamaState read_llama_state(const std::string& path);
 
 }  // namespace rotkv
