@@ -101,7 +101,7 @@ class Matrices(Tools):
             text = file.read()
         self.assertIn("k=matrix:", text)
         text = self.good("generate", "-m", self.model, "-p", "ab", "-n", "4", "-c", "32",
-                         "--variant", "k=q8_0,v=q8_0,rot=dense:2").stdout
+                         "-ctk", "q8_0", "-ctv", "q8_0", "--rot-k", "dense:2").stdout
         self.assertTrue(text)
 
     def test_what_cannot_be_is_said_in_one_line(self):
