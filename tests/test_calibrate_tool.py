@@ -5,6 +5,7 @@ rotation is asked for.
 Usage: tests/test_calibrate_tool.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import json
 import os
+import subprocess
 import sys
 import unittest
 
@@ -100,9 +101,11 @@ class Matrices(Tools):
         with open(self.path("sweep.jsonl")) as file:
             text = file.read()
         self.assertIn("k=matrix:", text)
-        text = self.good("generate", "-m", self.model, "-p", "ab", "-n", "4", "-c", "32",
-                         "--variant", "k=q8_0,v=q8_0,rot=dense:2").stdout
-        self.assertTrue(text)
+        at = self.path("generate.json")
+        self.good("generate", "-m", self.model, "-p", "ab", "-n", "4", "-c", "32", "-ctk", "q8_0",
+                  "-ctv", "q8_0", "--rot-k", "dense:2", "--json", at, stdout=subprocess.DEVNULL)
+        with open(at) as file:
+            self.assertIn("dense:2", file.read())
 
     def test_what_cannot_be_is_said_in_one_line(self):
         def perplexity(code, says, *arguments):
