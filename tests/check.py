@@ -46,6 +46,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools/parity": ALL_REF | {"tools/backends.h"},
     "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
                                  "tools/parity/parity.h"},
+    "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
     "tools": ALL_REF | ALL_TOOLS,
     "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},
 }
@@ -71,6 +72,8 @@ LIBRARIES = {  # beginning of an include in angle brackets: where it may stand
     "oneapi/": ["fast/"],
     "fmt/": ["tools/", "tests/"],
     "nlohmann/": ["tools/", "tests/"],
+    "nanobind/": ["tools/bindings/python_"],
+    "Python.h": [],  # nanobind stands before it
 }
 REF_EXCEPTIONS = {"ref/files/gguf.cpp": {"fcntl.h", "sys/mman.h", "sys/stat.h", "unistd.h"},
                   "ref/files/output_file.cpp": {"unistd.h"},
@@ -139,6 +142,8 @@ def place_of(path):
     """The row of MAY_INCLUDE that speaks of a file, or the folder that has none."""
     if os.path.splitext(path)[0] in TOOLS_BASE:
         return "tools base"
+    if path.startswith("tools/bindings/python_"):
+        return "tools/bindings python"
     folder = os.path.dirname(path)
     while folder not in MAY_INCLUDE and folder.split("/")[0] not in ("ref", "tools"):
         folder = os.path.dirname(folder)

@@ -21,6 +21,7 @@ ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 PROGRAMS = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release")
 MODELS = os.path.abspath(os.environ.get("ROTKV_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rotkv"))
+PACKAGE = os.path.join(PROGRAMS, "python", "rotkv")
 BESIDE = ("tools/demo.txt", "tests/gguf_file.py")
 NOISE = re.compile(r"\b(0e\+00|\de-1[4-9])\b")  # what is left of a difference that should be 0
 
@@ -106,6 +107,9 @@ class Docs(unittest.TestCase):
             if path and not os.path.exists(path):
                 print(f"\nSKIPPED {page}:{program['line']}: needs {path}", flush=True)
                 continue
+            if "import rotkv\n" in program["text"] and not os.path.exists(PACKAGE):
+                print(f"\nSKIPPED {page}: the Python package was not built", flush=True)
+                return []
             ready.append({**program, "arguments": [path] if path else []})
         with tempfile.TemporaryDirectory() as folder:
             needed = {path for program in ready for path in program["arguments"]}
@@ -114,7 +118,8 @@ class Docs(unittest.TestCase):
             done = subprocess.run([python_with_numpy(), "-c", RUNNER], input=json.dumps(ready),
                                   capture_output=True, text=True, timeout=900, cwd=folder,
                                   env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1",
-                                       "PATH": PROGRAMS + os.pathsep + os.environ["PATH"]})
+                                       "PYTHONPATH": os.path.dirname(PACKAGE) + os.pathsep +
+                                       os.environ.get("PYTHONPATH", ""), "PATH": PROGRAMS + os.pathsep + os.environ["PATH"]})
         self.assertEqual(done.returncode, 0, done.stderr)
         return zip(ready, json.loads(done.stdout))
 

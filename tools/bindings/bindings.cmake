@@ -1,10 +1,11 @@
-# librotkv, the C ABI: its objects (for tests too), the shared library, an example,
+# librotkv, the C ABI: its objects (for tests and for Python too), the shared library, an example,
 # and what `cmake --install` lays down.
 enable_language(C)
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 file(GLOB sources RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS tools/bindings/*.cpp)
+list(FILTER sources EXCLUDE REGEX "/python_")
 add_library(rotkv-bindings OBJECT ${sources})
 set_target_properties(rotkv-bindings PROPERTIES POSITION_INDEPENDENT_CODE ON
                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)

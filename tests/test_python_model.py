@@ -1,0 +1,139 @@
+"""The Python package on a tiny model, against the programs' figures on the same file."""
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import rotkv
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import random_models  # noqa: E402
+
+PROGRAMS = os.environ["ROTKV_PROGRAMS"]
+TEXT = "".join(f"line {i} of a text that nobody wrote, {i * i}\n" for i in range(60))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "text").write_text(TEXT)
+    return random_models.write(str(folder), "smollm3")
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return rotkv.Model(path, rotkv.Backend("fast", threads=2))
+
+
+def program(name, path, *arguments):
+    done = subprocess.run([os.path.join(PROGRAMS, name), "-m", path, "-t", "2", "-c", "64", "-f",
+                           os.path.join(os.path.dirname(path), "text"), "--json", "-", *arguments],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_perplexity_is_the_programs(model, path):
+    stated = program("rotkv-perplexity", path, "-ctk", "q4_0", "-ctv", "q8_0")
+    found = model.perplexity(TEXT, "k=q4_0,v=q8_0", ctx=64)
+    assert found["ppl"] == stated["ppl"] and found["ppl_error"] == stated["ppl_err"]
+    assert (found["scored"], found["windows"]) == (stated["scored"], stated["chunks"])
+
+
+def test_logprobs_are_the_perplexitys(model, path):
+    stated = program("rotkv-perplexity", path, "-ctk", "q4_0", "-ctv", "q8_0")
+    ids, scored = model.tokenize(TEXT.removesuffix("\n")), []
+    for start in range(0, 64 * stated["chunks"], 64):
+        window = ids[start:start + 64].copy()
+        if stated["bos"] is not None:
+            window[0] = stated["bos"]
+        scored.append(model.logprobs(window, "k=q4_0,v=q8_0")[32:63])
+    ppl = np.exp(-np.mean(np.concatenate(scored)))
+    assert abs(ppl / stated["ppl"] - 1) < 1e-6
+
+
+def test_kld_is_the_programs(model, path):
+    caches = ["k=q4_0,v=q4_0", "k=tqmse3,v=q8_0"]
+    stated = program("rotkv-kld", path, *[w for c in caches for w in ("--variant", c)])
+    found = model.kld(TEXT, caches, ctx=64)
+    assert list(found) == caches
+    text = json.dumps(stated)
+    for cache in caches:
+        assert 0 < found[cache]["kld"] < 1 and 0.5 < found[cache]["same_top"] < 1
+        assert json.dumps(found[cache]["kld"]) in text and json.dumps(found[cache]["ppl"]) in text
+
+
+def test_text_and_tokens(model):
+    text = "three words \u00e9\n"
+    ids = model.tokenize(text, add_special=False)
+    assert ids.dtype == np.int32 and model.detokenize(ids).decode() == text
+    assert ids.max() < model.n_vocab
+    with pytest.raises(rotkv.Error):
+        model.detokenize(np.array([10 ** 6], np.int32))
+
+
+def test_generate_takes_the_likeliest(model):
+    ids = model.tokenize("line 1 of")
+    text = model.generate(ids, 8, cache="k=f32,v=f32")
+    alone = ids
+    for token in text:
+        cache = model.cache("k=f32,v=f32", cells=64)
+        hidden = model.forward(cache, alone, np.arange(len(alone), dtype=np.int32))
+        assert hidden.shape == (len(alone), model.width)
+        options = [model.logprobs(np.append(alone, np.int32(word)), "k=f32,v=f32")[-1]
+                   for word in (token, (token + 1) % model.n_vocab, (token + 7) % model.n_vocab)]
+        assert options[0] == max(options)
+        alone = np.append(alone, token)
+    drawn = [model.generate(ids, 8, temperature=2.0, seed=seed).tolist() for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_capture_is_what_the_cache_holds(model):
+    ids = model.tokenize(TEXT)[:20]
+    rows = model.capture(ids)
+    assert sorted(rows) == list(range(model.n_layers)) and set(rows[0]) == {"q", "k", "v"}
+    cache = model.cache("k=f32,v=f32,rot=off", cells=20)
+    model.forward(cache, ids, np.arange(20, dtype=np.int32))
+    for side in "k", "v":
+        held = cache.bytes(1, side).view(np.float32).reshape(rows[1][side].shape)
+        np.testing.assert_array_equal(held, rows[1][side])
+
+
+def test_progress_ends_the_work(model):
+    seen = []
+    with pytest.raises(rotkv.Error) as caught:
+        model.perplexity(TEXT, ctx=64, batch=64, progress=lambda *at: seen.append(at) or True)
+    assert caught.value.code == "cancelled" and len(seen) == 1 and seen[0][0] == 1 < seen[0][1]
+
+    def fail(_done, _every):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        model.perplexity(TEXT, ctx=64, batch=64, progress=fail)
+
+
+def test_threads_share_a_model(model):
+    ids = model.tokenize(TEXT)[:40]
+    alone, found = model.logprobs(ids), []
+    threads = [threading.Thread(target=lambda: found.append(model.logprobs(ids))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6 and all(np.array_equal(one, alone) for one in found)
+
+
+def test_errors_have_the_programs_words(path, tmp_path):
+    with pytest.raises(rotkv.Error) as caught:
+        rotkv.Model(str(tmp_path / "none.gguf"))
+    assert caught.value.code == "io" and "none.gguf" in str(caught.value)
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(rotkv.Error) as caught:
+        rotkv.Model(str(tmp_path / "broken.gguf"))
+    done = subprocess.run([os.path.join(PROGRAMS, "rotkv-perplexity"), "-m",
+                           str(tmp_path / "broken.gguf"), "-f", path], capture_output=True, text=True)
+    assert str(caught.value) in done.stderr

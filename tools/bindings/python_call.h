@@ -1,0 +1,151 @@
+#pragma once
+// What the files of the Python module share: a status becomes an exception, arrays become
+// rotkv_array and back.
+// Docs: docs/25-bindings.md
+
+#include "tools/bindings/rotkv.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace rotkv::python {
+
+namespace nb = nanobind;
+
+/// rotkv.Error before it is Python's.
+struct Failure : std::runtime_error {
+    rotkv_status status;
+    Failure(rotkv_status of, const char* words) : std::runtime_error(words), status(of) {}
+};
+
+/// Throws what a function of rotkv.h has to say.
+inline void must(rotkv_status status) {
+    if (status != ROTKV_OK) throw Failure(status, rotkv_last_error());
+}
+
+/// The same with the GIL given up meanwhile.
+template <class Function>
+void must_without_gil(const Function& function) {
+    rotkv_status status;
+    std::string words;
+    {
+        const nb::gil_scoped_release released;
+        status = function();
+        if (status != ROTKV_OK) words = rotkv_last_error();
+    }
+    if (status != ROTKV_OK) throw Failure(status, words.c_str());
+}
+
+/// The text that a function gives out, asked for twice: how long, and the text.
+template <class Function>
+std::string text_of(const Function& function) {
+    std::size_t length = 0;
+    must(function(nullptr, 0, &length));
+    std::string text(length, '\0');
+    must(function(text.data(), length + 1, &length));
+    return text;
+}
+
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+using WritableBytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
+
+/// A new array of numpy's. Empty ones too have memory.
+template <class T>
+struct NewArray {
+    std::vector<std::size_t> shape;
+    T* data;
+    nb::object array;
+
+    explicit NewArray(std::vector<std::size_t> extents) : shape(std::move(extents)) {
+        std::size_t n = 1;
+        for (const std::size_t extent : shape) n *= extent;
+        data = new T[n + 1]();
+        const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+        array = nb::cast(nb::ndarray<nb::numpy, T>(data, shape.size(), shape.data(), owner));
+    }
+};
+
+/// The shape of an array; leading extents that rotkv_array has no room for are one.
+template <class Array>
+std::vector<std::size_t> shape_of(const Array& array) {
+    std::vector<std::size_t> shape;
+    for (std::size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
+    return shape;
+}
+
+/// Memory of so many elements in so many bytes, as rotkv.h sees it: its last extents, of which
+/// `d` elements of `type` are the innermost (codes: bytes are not elements).
+rotkv_array array_of(const void* data, std::size_t bytes, int32_t type,
+                     const std::vector<std::size_t>& shape, int64_t d);
+inline rotkv_array array_of(const Floats& x) {
+    const std::vector<std::size_t> shape = shape_of(x);
+    return array_of(x.data(), x.nbytes(), ROTKV_F32, shape,
+                    shape.empty() ? 1 : int64_t(shape.back()));
+}
+inline rotkv_array array_of(const NewArray<float>& x, std::size_t count) {
+    return array_of(x.data, count * sizeof(float), ROTKV_F32, x.shape, int64_t(x.shape.back()));
+}
+
+/// int32 numbers; Error unless there are `count` of them.
+const int32_t* ints_of(const Ints& ints, std::size_t count, const char* name);
+
+[[noreturn]] void refuse(const std::string& words);
+
+/// The number of a type that has kernels or that weights may have.
+int32_t type_number(const std::string& name);
+
+/// Elements of a row of a type, from its bytes.
+int64_t elements_of_row(const std::string& type, std::size_t bytes);
+
+struct Rope {
+    rotkv_rope_config config{};
+    std::vector<float> factors;
+};
+
+/// A Python callable(done, all): what it raises, Ctrl-C too, ends the work and is raised again;
+/// what it returns, if true, ends it with rotkv.Error.
+class Progress {
+  public:
+    explicit Progress(nb::object call) : call_(std::move(call)) {}
+    static int32_t ask(void* self, int64_t done, int64_t all) noexcept;
+
+    /// Runs a function that takes rotkv_progress and its user.
+    void run(const std::function<rotkv_status(rotkv_progress, void*)>& function);
+
+  private:
+    nb::object call_;
+    std::exception_ptr raised_;
+};
+
+/// A backend of Python's; null where none was given.
+struct BackendHandle {
+    rotkv_backend* handle = nullptr;
+    BackendHandle(const std::string& name, int32_t threads) {
+        must(rotkv_backend_open(name.c_str(), threads, &handle));
+    }
+    ~BackendHandle() { rotkv_backend_close(handle); }
+    BackendHandle(const BackendHandle&) = delete;
+    BackendHandle& operator=(const BackendHandle&) = delete;
+};
+inline rotkv_backend* handle_of(const BackendHandle* backend) {
+    return backend == nullptr ? nullptr : backend->handle;
+}
+
+void add_arrays(nb::module_& module);
+void add_caches(nb::module_& module);
+void add_models(nb::module_& module);
+
+}  // namespace rotkv::python

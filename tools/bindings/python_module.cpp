@@ -1,0 +1,237 @@
+// The Python module: errors, names, rotations, backends. Arguments are converted here and in its
+// other files; what they mean is said in rotkv.h.
+#include "tools/bindings/python_call.h"
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+
+namespace rotkv::python {
+
+rotkv_array array_of(const void* data, std::size_t bytes, int32_t type,
+                     const std::vector<std::size_t>& shape, int64_t d) {
+    rotkv_array array{const_cast<void*>(data), bytes, type, {1, 1, 1, d}, {0, 0, 0, 0}};
+    if (shape.empty()) refuse("an array: expected at least one extent, found a number");
+    for (std::size_t i = 0; i + 1 < shape.size(); ++i) {
+        const std::size_t axis = i + 5 > shape.size() ? i + 4 - shape.size() : 0;
+        array.n[axis] *= int64_t(shape[i]);  // extents beyond four are one
+    }
+    return array;
+}
+
+const int32_t* ints_of(const Ints& ints, std::size_t count, const char* name) {
+    if (ints.size() != count) {
+        refuse(std::string(name) + ": expected " + std::to_string(count) + " numbers, found " +
+               std::to_string(ints.size()));
+    }
+    return ints.data();
+}
+
+void refuse(const std::string& words) { throw Failure(ROTKV_BAD_ARGUMENT, words.c_str()); }
+
+int32_t type_number(const std::string& name) {
+    int32_t type = 0;
+    must(rotkv_type_number(name.c_str(), &type));
+    return type;
+}
+
+int64_t elements_of_row(const std::string& type, std::size_t bytes) {
+    int64_t of_32 = 0;
+    must(rotkv_row_bytes(type.c_str(), 32, &of_32));
+    return int64_t(bytes) * 32 / of_32;
+}
+
+int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
+    const nb::gil_scoped_acquire held;
+    Progress& progress = *static_cast<Progress*>(self);
+    try {
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        return !progress.call_.is_none() && nb::cast<bool>(nb::bool_(progress.call_(done, all)));
+    } catch (...) {
+        progress.raised_ = std::current_exception();
+        return 1;
+    }
+}
+
+void Progress::run(const std::function<rotkv_status(rotkv_progress, void*)>& function) {
+    try {
+        must_without_gil([&] { return function(ask, this); });
+    } catch (const Failure&) {
+        if (raised_) std::rethrow_exception(raised_);
+        throw;
+    }
+}
+
+namespace {
+
+// rotkv.Error, with `code`: "bad argument", "usage", ...
+void add_error(nb::module_& module) {
+    static PyObject* type = PyErr_NewExceptionWithDoc(
+        "rotkv.Error",
+        "What rotkv refuses, in one line: what was expected and what was found. `code` is its "
+        "kind: 'bad argument', 'unsupported', 'bad file', 'io', 'usage', 'no memory', 'cancelled'.",
+        PyExc_RuntimeError, nullptr);
+    module.attr("Error") = nb::borrow(type);
+    nb::register_exception_translator(
+        [](const std::exception_ptr& thrown, void*) {
+            try {
+                std::rethrow_exception(thrown);
+            } catch (const Failure& failure) {
+                nb::object error = nb::borrow(type)(failure.what());
+                error.attr("code") = rotkv_status_name(failure.status);
+                PyErr_SetObject(type, error.ptr());
+            }
+        },
+        nullptr);
+}
+
+std::string words_of(const rotkv_rotation& rotation) {
+    return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
+        return rotkv_words_of_rotation(&rotation, text, capacity, length);
+    });
+}
+
+void add_rotation(nb::module_& module) {
+    nb::class_<rotkv_rotation>(module, "Rotation",
+                               "y = H S x on blocks of channels: H the normalized Hadamard matrix, "
+                               "S random signs. In words: 'none', '64', '64:7' (signs of seed 7). "
+                               "Source: docs/04-kv-cache.md")
+        .def(
+            "__init__",
+            [](rotkv_rotation* self, const std::string& words) {
+                new (self) rotkv_rotation{};
+                must(rotkv_rotation_of_words(words.c_str(), self));
+            },
+            nb::arg("words"))
+        .def_ro("block", &rotkv_rotation::block, "channels of a block; 0: not rotated")
+        .def_prop_ro(
+            "seed",
+            [](const rotkv_rotation& self) {
+                return self.kind == ROTKV_SIGNS ? std::optional(self.seed) : std::nullopt;
+            },
+            "of the signs; None without signs")
+        .def("__str__", words_of)
+        .def("__repr__",
+             [](const rotkv_rotation& self) { return "Rotation('" + words_of(self) + "')"; })
+        .def("__eq__", [](const rotkv_rotation& self, const rotkv_rotation& other) {
+            return words_of(self) == words_of(other);
+        });
+    nb::implicitly_convertible<std::string, rotkv_rotation>();
+    module.def(
+        "policy",
+        [](const std::string& cache, int64_t d_k, std::optional<int64_t> d_v) {
+            rotkv_rotation k, v;
+            const std::string why = text_of([&](char* text, std::size_t size, std::size_t* length) {
+                return rotkv_policy(cache.c_str(), d_k, d_v.value_or(d_k), &k, &v, text, size,
+                                    length);
+            });
+            return std::tuple(k, v, why);
+        },
+        nb::arg("cache"), nb::arg("d_k"), nb::arg("d_v") = nb::none(),
+        "(rotation of K, rotation of V, why): what rotates in a cache of these words, such as "
+        "'k=q4_0,v=q8_0,rot=auto', with heads of d_k and d_v channels. Keys: k, v, rot, rot-k, "
+        "rot-v, signs. A side that is not named is f16. Source: docs/04-kv-cache.md");
+}
+
+void add_backends(nb::module_& module) {
+    nb::class_<BackendHandle>(module, "Backend",
+                              "What computes: 'ref', the specification, 'fast', 'cuda', ... "
+                              "Calls on one take turns. Source: docs/08-backends.md")
+        .def(nb::init<const std::string&, int32_t>(), nb::arg("name") = "", nb::arg("threads") = 0,
+             "'': ROTKV_BACKEND or fast; 0 threads: all cores")
+        .def("__str__", [](const BackendHandle& self) {
+            return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
+                return rotkv_backend_in_words(self.handle, text, capacity, length);
+            });
+        });
+    module.def(
+        "backends",
+        [] {
+            nb::dict all;
+            const std::string lines = text_of(rotkv_backends_in_words);
+            for (std::size_t i = 0; i < rotkv_backend_count(); ++i) {
+                const std::string name = rotkv_backend_name(i);
+                const std::size_t at = ("\n" + lines).find("\n" + name + " ");
+                const std::size_t end = lines.find('\n', at);
+                const std::string line = lines.substr(at, end - at);
+                const std::size_t words = line.find_first_not_of(' ', name.size());
+                all[name.c_str()] = line.substr(words == std::string::npos ? line.size() : words);
+            }
+            return all;
+        },
+        nb::sig("def backends() -> dict[str, str]"),
+        "What this build can compute on, by name: what it is, or why it is not there.");
+}
+
+void add_cases(nb::module_& module) {
+    module.def(
+        "cases",
+        [](const std::string& containing) {
+            std::vector<std::string> names;
+            for (std::size_t i = 0; i < rotkv_case_count(); ++i) {
+                const std::string name = rotkv_case_name(i);
+                if (name.find(containing) != std::string::npos) names.push_back(name);
+            }
+            return names;
+        },
+        nb::arg("containing") = "",
+        "Names of the table of cases. Source: docs/10-testing-your-engine.md");
+    module.def(
+        "run_case",
+        [](const std::string& name, const BackendHandle* backend) {
+            constexpr const char* outcomes[] = {"ok", "failed", "unsupported", "no device"};
+            int32_t outcome = 0;
+            double bound_used = 0;
+            std::string text(1 << 16, '\0');
+            std::size_t length = 0;
+            must_without_gil([&] {
+                return rotkv_case_run(handle_of(backend), name.c_str(), &outcome, &bound_used,
+                                      text.data(), text.size(), &length);
+            });
+            return std::tuple(std::string(outcomes[outcome]), text.substr(0, length), bound_used);
+        },
+        nb::arg("name"), nb::arg("backend") = nb::none(),
+        "(outcome, reason, largest |error| / bound) of one case, judged against 'ref'. Outcomes: "
+        "'ok', 'failed', 'unsupported', 'no device'.");
+}
+
+void add_formats(nb::module_& module) {
+    module.def(
+        "formats",
+        [](int64_t d) {
+            nb::dict all;
+            for (std::size_t i = 0; i < rotkv_cache_type_count(); ++i) {
+                double bits = 0;
+                const char* name = rotkv_cache_type_name(i);
+                const rotkv_status status = rotkv_bits_per_value(name, d, &bits);
+                if (status == ROTKV_UNSUPPORTED) continue;
+                must(status);
+                all[name] = bits;
+            }
+            return all;
+        },
+        nb::arg("d") = 128, nb::sig("def formats(d: int = 128) -> dict[str, float]"),
+        "Bits per value of everything that heads of d channels can be kept in, scales counted: the "
+        "nine types that have kernels, then the zoo. Source: docs/20-zoo.md");
+}
+
+}  // namespace
+
+}  // namespace rotkv::python
+
+NB_MODULE(_rotkv, module) {
+    using namespace rotkv::python;
+    module.doc() =
+        "rotkv: rotated, quantized KV caches. Arrays are numpy's, or anything that has DLPack or "
+        "the buffer protocol and lies in the host's memory (torch CPU tensors); they are not "
+        "copied where they are packed and of the right type. Letters of shapes: T tokens, H query "
+        "heads, K KV heads, D channels of a head, S streams, C cells, E width, V words.";
+    module.attr("__version__") = rotkv_version();
+    add_error(module);
+    add_rotation(module);
+    add_backends(module);
+    add_formats(module);
+    add_cases(module);
+    add_arrays(module);
+    add_caches(module);
+    add_models(module);
+}
