@@ -44,6 +44,21 @@ TEST_CASE("path: an engine without a mistake agrees, whatever the case") {
     }
 }
 
+TEST_CASE("path: no case is content with nothing, or with the opposite") {
+    for (const std::string& name : case_names("path/")) {
+        const std::unique_ptr<Case> one = make_case(name);
+        const std::unique_ptr<Backend> ref = make_ref_backend();
+        if (!one->for_other_engines() || !one->reference_supports(*ref).yes) continue;
+        INFO(name);
+        const Expected expected = expected_results(*one);
+        std::vector<float> answer = floats_of(expected.results[0]);
+        for (float& x : answer) x = -x;
+        CHECK(!judge(*one, expected, 0, bytes_of(answer), true).ok);
+        std::fill(answer.begin(), answer.end(), 0.0f);
+        CHECK(!judge(*one, expected, 0, bytes_of(answer), true).ok);
+    }
+}
+
 namespace {
 
 // Numbers a little off: what another order of the butterflies makes of the same row.

@@ -267,9 +267,10 @@ int64_t tokens_needed(const LlamaState& state) {
 }
 
 StateBeside hold_beside(Model& model, const LlamaState& state) {
-    const int64_t tokens = int64_t(state.tokens.size());
-    KvShape shape =
-        model.config().cache_shape(1, std::max<int64_t>(tokens, 1), DType::f32, DType::f32);
+    const std::span<const int32_t> tokens =
+        std::span(state.tokens).first(size_t(tokens_needed(state)));
+    const int64_t cells = std::max<int64_t>(int64_t(tokens.size()), 1);
+    KvShape shape = model.config().cache_shape(1, cells, DType::f32, DType::f32);
     if (shape.recurrent().bytes_per_stream() > 0) {
         throw Error(ErrorCode::unsupported,
                     state.path + ": states of recurrent layers in llama.cpp's files are not read");
@@ -290,10 +291,14 @@ StateBeside hold_beside(Model& model, const LlamaState& state) {
             const std::vector<std::byte> ours =
                 ours_at(plain, l, side, heads * d * 4, stream.position);
             find_rotation(one, values_of(rows.type, rows.rows, d), values_of(DType::f32, ours, d),
-                          d);
+                          d, stream.position);
             KvLayer& layer = typed.layers[size_t(l)];
             (side == Side::k ? layer.type_k : layer.type_v) = rows.type;
             (side == Side::k ? rotations[size_t(l)].k : rotations[size_t(l)].v) = one.rotation;
+            if (layer.v_in_k) {  // what holds of K holds of the V inside
+                layer.type_v = rows.type;
+                rotations[size_t(l)].v = one.rotation;
+            }
             result.cells = std::max(result.cells, int64_t(stream.position.size()));
             result.sides.push_back(one);
         });

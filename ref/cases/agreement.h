@@ -85,9 +85,9 @@ Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected
                       std::span<const float> error);
 
 /// How far from ours the numbers may lie that compare_steps lets another engine store, where it had
-/// values to store that are within `error` of ours: where one of them lies on a tie, the distance
-/// between its codes, and what one f16 of the scale and of the minimum amount to. Infinite in
-/// blocks that are not judged.
+/// values to store that are within `error` of ours, and rounds scales and minimums to the nearest
+/// f16: where a value lies on a tie, the distance between its codes; where a scale or a minimum
+/// does, one f16 of it. Infinite in blocks that are not judged.
 /// Math: with e the largest error of a block, positions on the scale of its codes move by 3 e / d,
 ///       its scale by e / steps (minimum: 2 e / steps), its minimum by e. Where the two ends of a
 ///       block with a peak are within e of each other, either may be the peak (which compare_steps

@@ -127,14 +127,14 @@ int f16_steps(uint16_t a, uint16_t b) {
 }
 
 // The scale that these codes ask for: the least squares fit to their levels, weighted by x^2.
-uint16_t fitted_scale(const int8_t* levels, const Parts& parts, const float* x) {
+double fit(const int8_t* levels, const Parts& parts, const float* x) {
     double products = 0, squares = 0;
     for (int64_t j = 0; j < k_block; ++j) {
         const double w = double(x[j]) * double(x[j]), q = levels[parts.code[j]];
         products += w * q * double(x[j]);
         squares += w * q * q;
     }
-    return squares > 0 ? f32_to_f16(float(products / squares)) : uint16_t(0);
+    return squares > 0 ? products / squares : 0;
 }
 
 struct Counts {
@@ -183,7 +183,7 @@ void judge_block(const CodeInfo& codes, const Parts& ours, const Parts& theirs, 
         }
     }
     const bool refit = codes.fitted && !same_codes;
-    const uint16_t scale = refit ? fitted_scale(codes.levels, theirs, x) : ours.scale;
+    const uint16_t scale = refit ? f32_to_f16(float(fit(codes.levels, theirs, x))) : ours.scale;
     const auto compare = [&](uint16_t expected, uint16_t found) {
         const int steps = f16_steps(expected, found);
         counts.scales_off += steps == 1;
@@ -264,10 +264,10 @@ Verdict compare_steps(DType type, int64_t d, std::span<const std::byte> expected
 
 namespace {
 
-// What one f16 more is, at the magnitude of this one.
-double f16_step(uint16_t bits) {
-    const uint16_t magnitude = bits & 0x7FFF;
-    return double(f16_to_f32(uint16_t(magnitude + 1))) - double(f16_to_f32(magnitude));
+// How far apart x and a number within e of it may be once both are rounded to f16.
+double apart_in_f16(double x, double e) {
+    const auto rounded = [](double y) { return double(f16_to_f32(f32_to_f16(float(y)))); };
+    return std::max(rounded(x + e) - rounded(x), rounded(x) - rounded(x - e));
 }
 
 // May the other end of the block be its peak for somebody whose values are `e` off?
@@ -296,21 +296,29 @@ double step_at_tie(const CodeInfo& codes, double at, int code, double near) {
 void reach_of_block(const CodeInfo& codes, const Parts& ours, const float* x, const float* error,
                     float* reach) {
     const Positions position = positions(codes, x);
+    const BlockRange range = block_range(x);
     const double d = std::fabs(double(f16_to_f32(ours.scale)));
     if (!position.defined || !ref::finite_f16(ours.scale)) {
         return void(std::fill_n(reach, k_block, INFINITY));
     }
     const double e = *std::max_element(error, error + k_block);
     const double near = k_tie * position.largest + (d > 0 ? 3 * e / d : INFINITY);
-    double moved = (codes.minimum ? 2 : 1) * e / codes.steps + f16_step(ours.scale);
+    const double across =
+        codes.minimum ? double(range.max) - double(range.min) : std::fabs(double(range.peak));
+    // Before it is rounded to f16. That of a fit changes by e sum |x|^3 / sum x^4 of itself, at
+    // most 32^(1/4) e / peak, to the first order.
+    const double scale = codes.fitted ? fit(codes.levels, ours, x) : across / codes.steps;
+    const double times = codes.fitted ? 4 : codes.minimum ? 2 : 1;
+    double off = times * e / codes.steps + std::fabs(scale) * 0x1p-22;
     double step[k_block];
     for (int64_t j = 0; j < k_block; ++j) {
         step[j] = step_at_tie(codes, position.at[j], ours.code[j], near);
         // The fit's scale changes by w (q' - q) (x - d (q' + q)) / sum w q^2, w = x^2, at a tie
         // d (q' - q) |q|^3 / sum q^4, and the peak's level alone makes that sum steps^4.
-        if (codes.fitted) moved += 2 * step[j] * d / codes.steps;
+        if (codes.fitted) off += 2 * step[j] * d / codes.steps;
     }
-    const double origin = codes.minimum ? e + f16_step(ours.minimum) : 0;
+    const double moved = apart_in_f16(scale, off);
+    const double origin = codes.minimum ? apart_in_f16(double(range.min), e) : 0;
     // Levels of a fit are uneven and its scale follows them: nothing is promised there.
     const double off_peak = codes.fitted ? INFINITY : 2 * d;
     const double turned = codes.cut && other_peak(x, e) ? off_peak : 0;
