@@ -74,8 +74,8 @@ class Engine:
         block, _, seed = rotation.partition(":")
         n, d = int(block), x.shape[-1]
         sign = signs(int(seed), first + d)[first:] if seed else np.ones(d)
-        if self.has("signs-restarted"):
-            sign = np.tile(sign[:n], d // n)
+        if self.has("signs-restarted") and seed:
+            sign = np.tile(signs(int(seed), n), d // n)
         if self.has("signs-dropped"):
             sign = np.ones(d)
         if not inverse:

@@ -185,7 +185,8 @@ class Spellings(Flags):
     def test_every_help_lists_the_types(self):
         for name in (*self.tools, "gguf", "cases", "bench-ops"):
             self.assertIn("\nCache types: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl\n"
-                          "Rotations: auto, off, on, a block size or BLOCK:SEED\n",
+                          "Rotations: auto, off, on, a block size, BLOCK:SEED, kronecker, signed:SEED, "
+                          "signed:SEED:ROUNDS, dense:SEED or file:PATH.npy\n",
                           self.good(name, "--help").stdout)
 
 

@@ -103,7 +103,7 @@ std::string words_of(const Rotation& rotation) {
 // All layers of a side that are alike, in one line each.
 void print_side(std::FILE* out, const StateBeside& beside, Side side) {
     struct Alike {
-        int64_t layers = 0, elements = 0, equal = 0, one_step = 0;
+        int64_t layers = 0, elements = 0, equal = 0, one_step = 0, strange = 0;
         double off = 0, otherwise = INFINITY, squares = 0, most = 0;
     };
     std::map<std::string, Alike> kinds;
@@ -114,6 +114,7 @@ void print_side(std::FILE* out, const StateBeside& beside, Side side) {
         Alike& all = kinds[fmt::format("{}, {}", type_info(one.type).name, words)];
         ++all.layers;
         all.elements += one.elements, all.equal += one.equal, all.one_step += one.one_step;
+        all.strange += one.strange_cells;
         all.off = std::max(all.off, one.off);
         all.otherwise = std::min(all.otherwise, one.off_otherwise);
         all.squares += one.rms_steps * one.rms_steps * double(one.elements);
@@ -131,6 +132,10 @@ void print_side(std::FILE* out, const StateBeside& beside, Side side) {
                    "{:.3g} steps, at most {:.3g}\n",
                    100 * double(all.equal) / n, 100 * double(all.one_step) / n,
                    std::sqrt(all.squares / n), all.most);
+        if (all.strange > 0) {
+            fmt::print(out, "  cells that it does not explain, over all these layers: {}\n",
+                       all.strange);
+        }
     }
 }
 

@@ -151,6 +151,33 @@ Left left_of(std::span<const float> theirs, std::span<const float> ours, int64_t
     return left;
 }
 
+// Our rows as the type and the rotation would keep them.
+std::vector<float> rounded(std::span<const float> rows, int64_t d, DType type,
+                           const Rotation& rotation) {
+    std::vector<float> all(rows.begin(), rows.end());
+    std::vector<std::byte> bytes(size_t(row_bytes(type, d)));
+    for (size_t first = 0; first < all.size(); first += size_t(d)) {
+        ref::hadamard_row(&all[first], &all[first], d, rotation, false);
+        ref::quantize_row(type, bytes.data(), &all[first], d);
+        ref::dequantize_row(type, &all[first], bytes.data(), d);
+    }
+    return all;
+}
+
+// Is what is left of a cell more than its type explains, or far less under another rotation? Where
+// a token's rows are much shorter than the layer's, what the two engines round before anything is
+// stored may be as long as they are: `usual` is the mean square of a cell's length.
+bool is_strange(const Left& left, const Left& by_rounding, double usual,
+                std::span<const Left> others) {
+    const double length = std::sqrt(std::max(left.length, usual / 4));
+    const double allowed = SideBeside::k_most_off * length +
+                           SideBeside::k_most_roundings * std::sqrt(by_rounding.apart);
+    if (!(std::sqrt(left.apart) <= allowed)) return true;
+    if (std::sqrt(left.apart) < SideBeside::k_most_off * length / 2) return false;
+    return std::any_of(others.begin(), others.end(),
+                       [&](const Left& other) { return other.apart < left.apart / 4; });
+}
+
 // The rotation that leaves the least of all cells together; then each cell by itself.
 // theirs, ours [cells][heads of d]
 void find_rotation(SideBeside& side, std::span<const float> theirs, std::span<const float> ours,
@@ -176,12 +203,16 @@ void find_rotation(SideBeside& side, std::span<const float> theirs, std::span<co
     }
     side.rotation = tried[best];
     side.cells = int64_t(cells);
+    const std::vector<float> kept = rounded(ours, d, side.type, side.rotation);
+    double usual = 0;
+    for (const Left& cell : left[best]) usual += cell.length / double(cells);
     for (size_t c = 0; c < cells; ++c) {
-        bool strange = !(left[best][c].off() < SideBeside::k_most_cell_off);
-        for (const std::vector<Left>& other : left) {
-            strange |= other[c].apart < left[best][c].apart;
-        }
-        if (strange && side.strange_cells++ == 0) side.first_strange = positions[c];
+        std::vector<Left> others;
+        for (const std::vector<Left>& other : left) others.push_back(other[c]);
+        const Left by_rounding = left_of(std::span(kept).subspan(c * row, row),
+                                         ours.subspan(c * row, row), d, side.rotation);
+        if (!is_strange(left[best][c], by_rounding, usual, others)) continue;
+        if (side.strange_cells++ == 0) side.first_strange = positions[c];
     }
 }
 

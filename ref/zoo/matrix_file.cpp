@@ -36,7 +36,7 @@ struct Bytes {
 
 Bytes read_file(const std::string& path) {
     if (!std::filesystem::is_regular_file(path)) {  // a device has no end
-        throw Error(ErrorCode::io, path + ": no such file, or not a regular one");
+        throw Error(ErrorCode::io, path + ": cannot be read");
     }
     std::ifstream file(path, std::ios::binary);
     Bytes bytes{.path = path, .all = {}};
