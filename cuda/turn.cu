@@ -62,7 +62,10 @@ void turn(const TurnArgs& args, Stream stream) {
     if (args.src.empty()) return;
     const int64_t heads = args.src.n[2], d = args.src.n[3];
     const auto kernel = args.inverse ? turn_kernel<true> : turn_kernel<false>;
-    kernel<<<unsigned(args.src.rows()), k_threads, unsigned(d) * sizeof(float), stream>>>(
+    // ptxas reads the row four floats at a time and begins the last four before it knows their
+    // number.
+    const size_t row = (size_t(d) + 4) * sizeof(float);
+    kernel<<<unsigned(args.src.rows()), k_threads, row, stream>>>(
         Rows(args.dst), Rows(args.src), Matrices(args.matrix, heads), uint32_t(heads), uint32_t(d));
     require_launched("turn");
 }
