@@ -49,6 +49,13 @@ struct Rope {
     uint32_t pairs, apart;
 };
 
+/// turn: a matrix for `group` heads each, and the bytes from one to the next and between its rows.
+struct ByMatrix {
+    RowParts rows;
+    int64_t matrix, matrix_row;
+    uint32_t group, inverse;
+};
+
 struct Norm {
     RowParts rows;
     float epsilon;

@@ -1,11 +1,12 @@
-// Operations on rows by themselves: hadamard, quantize, dequantize, rope, rms_norm, layer_norm,
-// scale, act_mul, add.
+// Operations on rows by themselves: hadamard, quantize, dequantize, rope, turn, rms_norm,
+// layer_norm, scale, act_mul, add.
 #include "metal/operations.h"
 
 namespace rotkv::metal {
 
 namespace {
 
+constexpr int64_t k_longest_turned = 8192;  // a row of f32 in 32 KiB of threadgroup memory
 constexpr uint32_t k_part = 128;  // channels of a simdgroup where they do not depend on each other
 
 // `part` channels of a row for each simdgroup.
@@ -64,6 +65,21 @@ void run(Commands& commands, const RopeArgs& args) {
                          args.pairs == RopePairs::neox ? 1u : 0u};
     commands.dispatch("rope", job, {args.dst, args.src, args.table, args.row},
                       by_simdgroups(job.rows.simdgroups));
+}
+
+Support can(const TurnArgs& args) {
+    if (args.src.n[3] <= k_longest_turned) return {};
+    return {false, "rows of more than " + std::to_string(k_longest_turned) + " channels"};
+}
+
+void run(Commands& commands, const TurnArgs& args) {
+    if (args.src.empty()) return;
+    const metal_args::ByMatrix job{
+        parts_of(args.dst, args.src, uint32_t(args.src.n[3])), args.matrix.stride[1],
+        args.matrix.stride[2], uint32_t(args.src.n[2] / args.matrix.n[1]), args.inverse ? 1u : 0u};
+    Grid grid = by_rows(args.src);
+    grid.memory = (uint32_t(args.src.n[3]) * uint32_t(sizeof(float)) + 15) / 16 * 16;
+    commands.dispatch("turn", job, {args.dst, args.src, args.matrix}, grid);
 }
 
 Support can(const RmsNormArgs&) { return {}; }
