@@ -155,6 +155,13 @@ class CaseFiles(unittest.TestCase):
             else:
                 self.assertEqual(said, [sentence])
 
+    def test_a_pipe_is_no_result(self):
+        case, = self.dump("hadamard/D=192/rot=64")[:1]
+        os.mkfifo(self.path(case, "dst.npy"))
+        done = self.check()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("dst.npy: expected a regular file", done.stdout)
+
     def test_agreement_to_the_bit_is_told_apart(self):
         case, = self.dump("hadamard/D=192/rot=64")[:1]
         right = np.load(self.path(case, "dst.expected.npy"))

@@ -103,6 +103,9 @@ std::vector<std::byte> load(const std::string& text) {
 
 // Throws Error(bad_file) for another shape or element type than the tensor's.
 std::vector<std::byte> read_npy(const std::string& path, const CaseTensor& tensor) {
+    if (fs::exists(path) && !fs::is_regular_file(path)) {  // a pipe would be waited for
+        throw Error(ErrorCode::bad_file, path + ": expected a regular file");
+    }
     const std::string text = read_text(path);
     const std::vector<size_t> shape = shape_in_file(tensor);
     const Header found = npy_header(text, path);
