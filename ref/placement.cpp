@@ -1,8 +1,10 @@
 #include "ref/placement.h"
 
+#include "ref/error.h"
 #include "ref/kv_cache.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 namespace rotkv {
@@ -14,6 +16,11 @@ KvShape Placement::in(KvShape shape) const {
         if (layer.kv_heads > 0 && !layer.source) own.push_back(&layer);
     }
     const int64_t count = int64_t(own.size());
+    if (end_layers > count / 2) {
+        throw Error(ErrorCode::usage, "ends: expected at most " + std::to_string(count / 2) +
+                                          " layers at either end of " + std::to_string(count) +
+                                          ", found " + std::to_string(end_layers));
+    }
     for (int64_t i = 0; i < count && ends; ++i) {
         if (std::min(i, count - 1 - i) < end_layers) {
             own[size_t(i)]->type_k = own[size_t(i)]->type_v = *ends;

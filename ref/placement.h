@@ -28,7 +28,7 @@ struct Placement {
 
     bool any() const { return tokens.any() || end_layers > 0; }
 
-    /// The shape with these tokens and layers.
+    /// The shape with these tokens and layers. Throws Error(usage) where the two ends would meet.
     KvShape in(KvShape shape) const;
 };
 

@@ -57,6 +57,12 @@ def log_sum_exp(x):
             np.isfinite(top), top, 0)[..., 0]
 
 
+MISTAKES = ("k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "not-normalized", "row-sign",
+            "strided-blocks", "signs-restarted", "signs-dropped", "shift-rotated", "shift-dropped",
+            "shift-backwards", "scale-twice", "heads-modulo", "window-longer", "window-shorter",
+            "self-unseen", "sinks-dropped", "softcap-dropped")
+
+
 class Engine:
     """One method an operation: what index.json says of the case, and its inputs by name."""
 
@@ -348,7 +354,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--wrong-sign", dest="mistake", action="store_const", const="row-sign")
-    parser.add_argument("--mistake", metavar="NAME")
+    parser.add_argument("--mistake", choices=MISTAKES, metavar="NAME")
     flags = parser.parse_args()
     engine = Engine(flags.mistake)
     with open(os.path.join(flags.folder, "index.json"), encoding="utf-8") as file:

@@ -56,6 +56,21 @@ def test_logprobs_are_the_perplexitys(model, path):
     assert abs(ppl / stated["ppl"] - 1) < 1e-6
 
 
+def test_words_of_a_cache_mean_what_they_mean_in_programs(model, path):
+    stated = program("rotkv-perplexity", path, "-ctk", "q4_0", "-ctv", "q4_0", "--place",
+                     "first=4,recent=8,ends=q8_0:1")
+    words = "k=q4_0,v=q4_0,first=4,recent=8,ends=q8_0:1"
+    assert model.perplexity(TEXT, words, ctx=64)["ppl"] == stated["ppl"]
+    ids = model.tokenize(TEXT)[:60]
+    plain, f16 = model.logprobs(ids, "k=q4_0,v=q4_0"), model.logprobs(ids, "k=f16,v=f16")
+    np.testing.assert_allclose(model.logprobs(ids, "k=q4_0,v=q4_0,first=60"), f16, atol=2e-3)
+    assert np.abs(plain - f16).max() > 0.02
+    with pytest.raises(rotkv.Error, match="ends: expected at most"):
+        model.logprobs(ids, "k=q4_0,v=q4_0,ends=q8_0:99")
+    with pytest.raises(rotkv.Error, match="bias"):
+        model.logprobs(ids, "k=q4_0,v=q4_0,kbias=on")
+
+
 def test_kld_is_the_programs(model, path):
     caches = ["k=q4_0,v=q4_0", "k=tqmse3,v=q8_0"]
     stated = program("rotkv-kld", path, *[w for c in caches for w in ("--variant", c)])

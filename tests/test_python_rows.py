@@ -256,3 +256,13 @@ def test_stubs_and_docstrings():
         if callable(thing) and name != "Error":  # a limit of the stub
             assert f"def {name}(" in stub or f"class {name}" in stub, name
             assert thing.__doc__, name
+
+
+@pytest.mark.parametrize("words", ["first=4", "recent=4", "ends=q8_0:1", "kbias=on", "rot=dense:1",
+                                   "rot=kronecker"])
+def test_what_needs_a_model_is_refused_without_one(words):
+    cache = "k=q4_0,v=q4_0," + words
+    with pytest.raises(rotkv.Error, match="model"):
+        rotkv.Cache(cache, cells=16, kv_heads=2, d_k=64)
+    with pytest.raises(rotkv.Error, match="model"):
+        rotkv.policy(cache, 64, 64)

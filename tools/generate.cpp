@@ -72,7 +72,8 @@ void Flags::add_to(CLI::App& app) {
     add_whole(app, "--seed,-s", seed, 0, INT64_MAX, "of the draws; needs --temp")->type_name("S");
     app.add_option("--against", against,
                    "another cache beside the first, until their choices differ: "
-                   "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED; once per cache")
+                   "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,first=N,recent=N,"
+                   "ends=TYPE:N,kbias=on; once per cache")
         ->allow_extra_args(false)
         ->type_name("CACHE");
     add_whole(app, "--after", after, 0, k_most_tokens, "tokens that each says alone from there")

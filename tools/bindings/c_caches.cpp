@@ -52,6 +52,7 @@ rotkv_status rotkv_cache_open(rotkv_backend* backend, const rotkv_cache_shape* s
         needed(cache, "cache") = nullptr;
         const rotkv_cache_shape given = known_part(shape, "shape");
         const tools::Variant variant = cache_of_words(cache_words);
+        require_no_placement(variant, cache_words);
         require_number("shape.streams", given.streams, 1, 1 << 16);
         require_number("shape.cells", given.cells, 1, 1 << 24);
         require_number("shape.layers", given.layers, 1, 1 << 16);
@@ -70,6 +71,7 @@ rotkv_status rotkv_cache_open(rotkv_backend* backend, const rotkv_cache_shape* s
                           .cells = given.cells,
                           .layers = std::vector<KvLayer>(std::size_t(given.layers), layer)};
         const RotationSpec spec = decide_rotation(variant.rotation, all);
+        require_rows_of_kernels(all, spec);
         const std::shared_ptr<OpenBackend> open = backend_of(backend);
         const Turn turn(*open);
         *cache = new rotkv_cache{open, nullptr, {}, KvCache(turn.backend(), all, spec), {}};
@@ -106,6 +108,7 @@ rotkv_status rotkv_cache_store(rotkv_cache* cache, int64_t layer, const rotkv_ar
                                const rotkv_array* v) {
     return on(cache, [&](Backend& backend) {
         const KvLayer& of = layer_of(*cache, layer);
+        require_rows_of_kernels(cache->cache.shape(), cache->cache.spec());
         require_batch(*cache);
         require(!of.source, ErrorCode::bad_argument, "store: the layer reads another one's rows");
         if (!of.v_in_k) needed(v, "v");
@@ -134,6 +137,7 @@ rotkv_status rotkv_cache_attend(rotkv_cache* cache, int64_t layer, const rotkv_a
                                 float softcap, int64_t window) {
     return on(cache, [&](Backend& backend) {
         layer_of(*cache, layer);
+        require_rows_of_kernels(cache->cache.shape(), cache->cache.spec());
         require_batch(*cache);
         const KvCache& from = cache->cache;
         Arrays arrays(backend);

@@ -81,15 +81,14 @@ rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_words, int6
         require_number("streams", streams, 1, 1 << 16);
         const Turn turn(*of->open);
         Model run = of->for_context(cells);
-        const KvShape shape =
-            run.config().cache_shape(streams, cells, variant.type_k, variant.type_v);
-        require_number("bytes of a cache", shape.bytes_per_token() * streams, 0,
+        const tools::PlannedCache planned = tools::plan_cache(run, variant, streams, cells);
+        require_number("bytes of a cache", planned.shape.bytes_per_token() * streams, 0,
                        (int64_t(1) << 40) / cells);
         *cache = new rotkv_cache{
             of->open,
             of,
             std::move(run),
-            KvCache(turn.backend(), shape, decide_rotation(variant.rotation, shape)),
+            KvCache(turn.backend(), planned.shape, planned.spec),
             {}};
     });
 }

@@ -2,8 +2,7 @@
 #include "ref/cache_type.h"
 #include "ref/quant.h"
 #include "ref/rotation_words.h"
-#include "tools/bindings/arrays.h"
-#include "tools/compare/cache_words.h"
+#include "tools/bindings/open_model.h"
 #include "tools/loaded_model.h"
 
 using namespace rotkv;
@@ -165,6 +164,7 @@ rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_t d_v, rot
     return at_border([&] {
         const tools::Variant cache = tools::parse_variant(
             "cache", text_at(cache_words, "cache_words"), {"", DType::f16, DType::f16, {}});
+        require_no_placement(cache, cache_words);
         require_number("d_k", d_k, 1, 1 << 20);
         require_number("d_v", d_v, 1, 1 << 20);
         KvLayer layer{.kv_heads = 1, .d_k = d_k, .d_v = d_v};
@@ -172,6 +172,7 @@ rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_t d_v, rot
         layer.type_v = cache.type_v;
         const KvShape shape{.streams = 1, .cells = 1, .layers = {layer}};
         const RotationSpec spec = decide_rotation(cache.rotation, shape);
+        require_rows_of_kernels(shape, spec);
         needed(k, "k") = rotation_of(spec.at(0, Side::k));
         needed(v, "v") = rotation_of(spec.at(0, Side::v));
         if (text == nullptr && length == nullptr && capacity == 0) return;

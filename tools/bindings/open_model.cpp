@@ -21,10 +21,29 @@ tools::Variant cache_of_words(const char* words, DType type) {
     return tools::parse_variant("cache", text_at(words, "cache_words"), {"", type, type, {}});
 }
 
+void require_no_placement(const tools::Variant& variant, const char* words) {
+    if (!variant.placement.any() && !variant.key_bias) return;
+    throw Error(ErrorCode::usage, "cache_words: expected no first, recent, ends or kbias, which "
+                                  "need a model, found '" +
+                                      std::string(words) + "'");
+}
+
+void require_rows_of_kernels(const KvShape& shape, const RotationSpec& spec) {
+    bool by_matrix = false;
+    for (int64_t layer = 0; layer < spec.entries(); ++layer) {
+        by_matrix |= spec.matrix(layer, Side::k) != nullptr;
+        by_matrix |= spec.matrix(layer, Side::v) != nullptr;
+    }
+    require(!by_matrix, ErrorCode::unsupported,
+            "cache: a rotation by a matrix needs a model to turn rows, queries and outputs");
+    require(!shape.f16_tokens.any(), ErrorCode::unsupported,
+            "cache: tokens in f16 need a model to attend in parts");
+}
+
 static KvCache make_reading_cache(const Model& model, const tools::Variant& variant,
                                   int64_t cells) {
-    const KvShape shape = model.config().cache_shape(1, cells, variant.type_k, variant.type_v);
-    return KvCache(model.backend(), shape, decide_rotation(variant.rotation, shape));
+    const tools::PlannedCache planned = tools::plan_cache(model, variant, 1, cells);
+    return KvCache(model.backend(), planned.shape, planned.spec);
 }
 
 Reading::Reading(const OpenModel& open, const tools::Variant& variant, int64_t cells,

@@ -36,6 +36,14 @@ void in_turn(const std::shared_ptr<OpenBackend>& open, const std::function<void(
 /// A cache in words; sides that are not named are of `type`. Null: no words.
 tools::Variant cache_of_words(const char* words, DType type = DType::f16);
 
+/// Throws Error(usage) for words that say which tokens, layers or biases are kept otherwise: whoever
+/// has no model cannot do it.
+void require_no_placement(const tools::Variant& variant, const char* words);
+
+/// Throws Error(unsupported) for a cache whose rows operations on it do not make by themselves: a
+/// matrix turns them, or tokens lie in f16 beside them. A model does both.
+void require_rows_of_kernels(const KvShape& shape, const RotationSpec& spec);
+
 /// A callback that may ask for an end.
 struct Progress {
     rotkv_progress call;

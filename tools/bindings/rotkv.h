@@ -105,7 +105,8 @@ ROTKV_API rotkv_status rotkv_words_of_rotation(const rotkv_rotation* rotation, c
                                                size_t capacity, size_t* length);
 
 /* What rotates in a cache of these words, and why. Cache words are those of rotkv-kld --variant:
- * "k=q4_0,v=q8_0,rot=off"; keys k, v, rot, rot-k, rot-v, signs; a side that is not named is f16,
+ * "k=q4_0,v=q8_0,rot=off"; keys k, v, rot, rot-k, rot-v, signs, and where there is a model also
+ * first, recent, ends, kbias and matrices, which are refused here; a side that is not named is f16,
  * rotation is what the environment and llama.cpp's rule say. Heads of d_k and d_v channels.
  * The text has a line a side: "K q8_0: rotation sylvester, block 64 (policy: ...)". */
 ROTKV_API rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_t d_v,
