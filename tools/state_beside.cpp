@@ -1,5 +1,6 @@
 #include "tools/state_beside.h"
 
+#include "ref/cases/stored_rows.h"
 #include "ref/error.h"
 #include "ref/hadamard.h"
 #include "ref/half.h"
@@ -151,19 +152,6 @@ Left left_of(std::span<const float> theirs, std::span<const float> ours, int64_t
     return left;
 }
 
-// Our rows as the type and the rotation would keep them.
-std::vector<float> rounded(std::span<const float> rows, int64_t d, DType type,
-                           const Rotation& rotation) {
-    std::vector<float> all(rows.begin(), rows.end());
-    std::vector<std::byte> bytes(size_t(row_bytes(type, d)));
-    for (size_t first = 0; first < all.size(); first += size_t(d)) {
-        ref::hadamard_row(&all[first], &all[first], d, rotation, false);
-        ref::quantize_row(type, bytes.data(), &all[first], d);
-        ref::dequantize_row(type, &all[first], bytes.data(), d);
-    }
-    return all;
-}
-
 // Is what is left of a cell more than its type explains, or far less under another rotation? Where
 // a token's rows are much shorter than the layer's, what the two engines round before anything is
 // stored may be as long as they are: `usual` is the mean square of a cell's length.
@@ -203,7 +191,7 @@ void find_rotation(SideBeside& side, std::span<const float> theirs, std::span<co
     }
     side.rotation = tried[best];
     side.cells = int64_t(cells);
-    const std::vector<float> kept = rounded(ours, d, side.type, side.rotation);
+    const std::vector<float> kept = stored_rows(ours, d, side.type, side.rotation).values();
     double usual = 0;
     for (const Left& cell : left[best]) usual += cell.length / double(cells);
     for (size_t c = 0; c < cells; ++c) {

@@ -1,13 +1,11 @@
 #include "ref/cases/mistake.h"
 
-#include "ref/error.h"
 #include "ref/hadamard.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace rotkv {
 
