@@ -4,6 +4,7 @@
 #include "tools/backends.h"
 #include "tools/parity/parity.h"
 
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -20,7 +21,7 @@ bool has_threads_for_lanes(const Backend& backend) {
 
 // ctest shows the line of each operation; ./dev test adds them up.
 void run_table(const std::string& op) {
-    std::vector<Column> on = columns("");
+    std::vector<Column> on = columns("", {}, std::getenv("ROTKV_FULL") == nullptr);
     std::erase_if(on, [](const Column& column) {
         return column.backend != nullptr && has_threads_for_lanes(*column.backend);
     });
