@@ -226,7 +226,7 @@ CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
 }
 
 std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard, bool quick) {
-    constexpr double k_most_emulated = 1e8;  // flops: half a second
+    constexpr double k_most_emulated = 3e7;          // flops: some tenths of a second
     if (!backend.empty()) make_backend(backend, 1);  // an unknown name is the user's mistake
     std::vector<Column> all;
     const auto add = [&](const BackendEntry& entry, const std::string& name, int threads) {
@@ -286,7 +286,7 @@ std::vector<CaseResult> run_case(const Case& one, const std::vector<Column>& col
 
 const char* outcome_name(Outcome outcome) {
     constexpr const char* names[k_outcomes] = {"ok", "FAIL", "unsupported", "no device",
-                                                 "left out"};
+                                               "left out"};
     return names[int(outcome)];
 }
 
