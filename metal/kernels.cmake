@@ -53,7 +53,6 @@ function(rotkv_metal_beside)
     file(GLOB sources CONFIGURE_DEPENDS metal/*.cpp metal/emul/*.cpp)
     add_library(rotkv-metal-beside STATIC ${sources})
     rotkv_emulates(rotkv-metal-beside)
-    target_include_directories(rotkv-metal-beside PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(rotkv-metal-beside PRIVATE
         metal=metal_beside NS=NS_beside MTL=MTL_beside make_metal_backend=make_metal_backend_beside)
 endfunction()

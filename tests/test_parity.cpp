@@ -73,6 +73,29 @@ TEST_CASE("parity: nll") { run_table("nll"); }
 TEST_CASE("parity: kld") { run_table("kld"); }
 TEST_CASE("parity: logits") { run_table("logits"); }
 
+TEST_CASE("parity: a quick run leaves out what takes an emulated device longest, and no more") {
+    const std::vector<Column> on = columns("", {}, true);
+    int64_t all = 0, left_out = 0;
+    for (const Column& column : on) {
+        if (column.backend == nullptr) continue;
+        INFO(column.name);
+        CHECK((column.most_flops < INFINITY) == (column.name == "metal-emul"));
+        if (column.name != "metal-emul") continue;
+        for (const std::string& name : case_names()) {
+            const std::unique_ptr<Case> one = make_case(name);
+            if (!one->supports(*column.backend).yes) continue;
+            ++all;
+            left_out += one->work().flops > column.most_flops ? 1 : 0;
+        }
+        CHECK(left_out * 30 > all * 29 / 30);
+        CHECK(left_out > 0);
+        CHECK(left_out * 20 < all);
+        const auto longest = make_case("nll/type=q8_0/T=37/V=9000/E=384");
+        const std::vector<CaseResult> cells = run_case(*longest, columns(column.name, {}, true));
+        CHECK(cells.at(0).outcome == Outcome::left_out);
+    }
+}
+
 namespace {
 
 std::string refused_by(const Backend& device) {
