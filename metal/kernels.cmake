@@ -14,10 +14,8 @@ function(rotkv_emulated file out)
         COMMENT "${file} as C++" VERBATIM)
     # Scalar and as written, like ref. What Metal allows in silence is no warning: numbers that lose
     # bits, attributes that C++ does not know.
-    set(gnu -Wno-volatile)
-    set(clang -Wno-unknown-attributes -Wno-deprecated-volatile)
     set_source_files_properties(${wrapped} PROPERTIES COMPILE_OPTIONS
-        "-I${PROJECT_SOURCE_DIR}/metal/emul;-O2;-fno-tree-vectorize;-fno-tree-slp-vectorize;-Wno-conversion;-Wno-sign-compare;-Wno-attributes;-Wno-ignored-attributes;$<$<CXX_COMPILER_ID:GNU>:${gnu}>;$<$<CXX_COMPILER_ID:Clang,AppleClang>:${clang}>")
+        "-I${PROJECT_SOURCE_DIR}/metal/emul;-O2;-fno-tree-vectorize;-fno-tree-slp-vectorize;-Wno-conversion;-Wno-sign-compare;-Wno-attributes;-Wno-ignored-attributes;$<$<CXX_COMPILER_ID:GNU>:-Wno-volatile>;$<$<CXX_COMPILER_ID:Clang,AppleClang>:-Wno-unknown-attributes>;$<$<CXX_COMPILER_ID:Clang,AppleClang>:-Wno-deprecated-volatile>")
     set(${out} ${wrapped} PARENT_SCOPE)
 endfunction()
 
@@ -53,6 +51,7 @@ function(rotkv_metal_beside)
     file(GLOB sources CONFIGURE_DEPENDS metal/*.cpp metal/emul/*.cpp)
     add_library(rotkv-metal-beside STATIC ${sources})
     rotkv_emulates(rotkv-metal-beside)
+    add_dependencies(rotkv-metal-beside rotkv-metal)  # one of them makes C++ of the kernels
     target_compile_definitions(rotkv-metal-beside PRIVATE
         metal=metal_beside NS=NS_beside MTL=MTL_beside make_metal_backend=make_metal_backend_beside)
 endfunction()
