@@ -171,8 +171,8 @@ TEST_CASE("metal: small rows, also where every lane is a thread") {
                              "attention/k=q8_0/v=q4_0/T=1/C=8/H=2/K=1/rot-k=64/rot-v=64",
                              "attention/k=q8_0/v=q4_0/T=1/C=513/H=1/K=1/fill=dense/sees=last/lse=1",
                              "attention/k=q8_0/v=f16/T=5/C=41/K=1/precision=f16/lse=1",
-                             "attention/k=f16/v=f16/T=9/K=4/D=128/precision=f16/lse=1",
-                             "attention/k=q4_0/v=q4_0/T=8/C=45/H=3/K=1/D=256/rot-k=256/rot-v=64/"
+                             "attention/k=f16/v=f16/T=8/H=1/K=1/D=128/precision=f16/lse=1",
+                             "attention/k=q4_0/v=q4_0/T=8/C=17/H=1/K=1/D=256/rot-k=256/rot-v=64/"
                              "precision=f16",
                              "attention/k=f32/v=f32/T=8/H=2/K=1/precision=f16/values=far-queries",
                              "conv_step/T=3/channels=5",
