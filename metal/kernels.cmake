@@ -82,7 +82,8 @@ if(APPLE)
     target_compile_definitions(rotkv-metal INTERFACE ROTKV_HAS_METAL
         PRIVATE ROTKV_METAL_CPP ROTKV_METAL_NAME="metal" ROTKV_METALLIB="${library}")
     target_link_libraries(rotkv-metal PUBLIC rotkv::ref
-        PRIVATE "-framework Foundation" "-framework Metal")
+        PRIVATE "-framework Foundation" "-framework Metal"
+        "-framework CoreGraphics")  # without it a command-line program is given no device
     rotkv_metal_beside()
     return()
 endif()

@@ -112,6 +112,8 @@ CALLS = [
      "void (MTL::ComputeCommandEncoder::*)(const MTL::ComputePipelineState*)"),
     ("MTL::ComputeCommandEncoder::setThreadgroupMemoryLength",
      "void (MTL::ComputeCommandEncoder::*)(NS::UInteger, NS::UInteger)"),
+    ("MTL::ComputePipelineState::maxTotalThreadsPerThreadgroup",
+     "NS::UInteger (MTL::ComputePipelineState::*)() const"),
     ("MTL::ComputePipelineState::threadExecutionWidth",
      "NS::UInteger (MTL::ComputePipelineState::*)() const"),
     ("MTL::CreateSystemDefaultDevice", "MTL::Device* (*)()"),

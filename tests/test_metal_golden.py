@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Tiny models through `rotkv-perplexity --backend metal-emul`: as near to llama.cpp's probabilities
 as ref is, and to ref's own much nearer. Three models of different kinds, or all where ROTKV_FULL is
-set (`./dev test --full`).
+set (`./dev test --full`), then with attention in f16 and a quantized cache too.
 
 Usage: tests/test_metal_golden.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]
-ROTKV_METAL_MODELS: other names, of random_models.py and of the folder `golden`.
+ROTKV_METAL_MODELS: other names, of random_models.py and of the folder `golden`, or all.
 ROTKV_TABLE: the figures as rows of a table of Markdown, each as it is found.
 llama.cpp's probabilities are those of the folders `golden` and `golden2` in $ROTKV_DATA; without
 them, all is skipped."""
@@ -38,17 +38,21 @@ FULL = os.environ.get("ROTKV_FULL")
 # Mean KLD in nats, of models with experts the middle one: from llama.cpp's probabilities to ref's
 # and to Metal's, from ref's to Metal's in f32 and with attention in f16; with a cache of q4_0 what
 # that costs ref, and from ref's to Metal's.
-TITLE = """\
-| model | from llama.cpp: ref | Metal | from ref: Metal | Metal, f16 | q4_0: cost | from ref: Metal |
-|---|---|---|---|---|---|---|"""
+TITLE = ["model", "from llama.cpp: ref", "Metal", "from ref: Metal"]
+MORE = ["Metal, f16", "q4_0: cost", "from ref: Metal"] if FULL else []
+
+
+def row(cells):
+    if os.environ.get("ROTKV_TABLE"):
+        print("|", " | ".join(cells), "|", flush=True)
 
 
 class MetalGolden(NumpyTools):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        if os.environ.get("ROTKV_TABLE"):
-            print(TITLE, flush=True)
+        row(TITLE + MORE)
+        row(["---"] * len(TITLE + MORE))
         if not os.path.isdir(os.path.join(DATA, "golden2")):
             raise unittest.SkipTest("no golden2 in $ROTKV_DATA")
         if sys.platform == "darwin":
@@ -62,9 +66,7 @@ class MetalGolden(NumpyTools):
         return BaseRows(base)
 
     def compare(self, name):
-        figures = [f"{x:.1g}" for x in self.figures(name)]
-        if os.environ.get("ROTKV_TABLE"):
-            print("|", " | ".join([name, *figures]), "|", flush=True)
+        row([name] + [f"{x:.1g}" for x in self.figures(name)])
 
     def figures(self, name):
         """Those of TITLE as far as they were computed, within their bounds."""
@@ -104,7 +106,9 @@ def compare(name):
 if np is not None:
     every = FILES + list(random_models.MODELS)
     asked = os.environ.get("ROTKV_METAL_MODELS", "").split()
-    for model_name in asked or (every if FULL else SOME):
+    if asked == ["all"] or FULL and not asked:
+        asked = every
+    for model_name in asked or SOME:
         setattr(MetalGolden, f"test_{model_name}".replace("-", "_"), compare(model_name))
 
 
