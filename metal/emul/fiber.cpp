@@ -21,12 +21,11 @@
 // What a called function must keep is pushed, the stack changed, and what was pushed there popped.
 #if (defined(__x86_64__) || defined(__aarch64__)) && !defined(ROTKV_EMUL_UCONTEXT)
 #define ROTKV_EMUL_ASSEMBLER
-extern "C" void rotkv_emul_change(void** from, void* to) asm("rotkv_emul_change");
+extern "C" void rotkv_emul_change(void** from, void* to) asm("rotkv_emul_change");  // this file's
 #ifdef __x86_64__
 constexpr int k_kept = 6, k_return = 6;  // words: registers that are pushed, where the address lies
 asm(R"(
     .text
-    .globl rotkv_emul_change
 rotkv_emul_change:
     pushq %rbp
     pushq %rbx
@@ -48,7 +47,6 @@ rotkv_emul_change:
 constexpr int k_kept = 20, k_return = 11;  // x19 to x30, d8 to d15; x30 is the address
 asm(R"(
     .text
-    .globl rotkv_emul_change
     .p2align 2
 rotkv_emul_change:
     sub sp, sp, #160
