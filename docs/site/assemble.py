@@ -24,6 +24,14 @@ FENCE = re.compile(r"^(```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 FORMULA = re.compile(r'<(div|span) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:div|span)>', re.DOTALL)
 CODE_PATH = re.compile(r"(?<![\[`\w/])`([\w.-]+(?:/[\w.-]+)+/?)`(?!\])")
+REFERENCE = """# Reference
+
+Read off the headers and the module: every function with its formula, shapes and errors.
+
+- [Python](python.md): the package `rotkv`, numpy in and out
+- [C](c/functions.md): `rotkv.h`, for other programs
+- [C++](cpp/annotated.md): ref/, the specification, with its structs of arguments
+"""
 
 
 def repository_files():
@@ -87,9 +95,12 @@ def relink(text, page, tree):
         shown = to_page(match.group(1).rstrip("/"))
         return f"[`{match.group(1)}`]({shown})" if shown else match.group()
 
-    def code_line(match):
-        return "Code: " + " · ".join(f"[{path}]({to_page(path)})" if to_page(path) else path
-                                     for path in match.group(1).split(" · "))
+    def code_line(match):  # of some pages it is long: it opens where somebody asks
+        paths = match.group(1).split(" \u00b7 ")
+        links = " \u00b7 ".join(f"[{path}]({to_page(path)})" if to_page(path) else path
+                               for path in paths)
+        return (f'<details markdown="1"><summary>Code: {len(paths)} files</summary>\n\n{links}\n\n'
+                "</details>")
 
     parts = FENCE.split(text)  # odd ones are code and stay as they are
     for n in range(0, len(parts), 2):
@@ -148,6 +159,8 @@ def assemble(target, tree):
     for folder in tree.folders:
         if f"{folder}/README.md" not in tree.pages:
             write(target, f"{folder}/README.md", f"# {folder}/\n\n{listing(folder, tree)}")
+    write(target, "api/README.md", REFERENCE)
+    write(target, "api/python.md", "# The Python package\n\n::: rotkv\n")
     for picture in tree.pictures:
         os.makedirs(os.path.join(target, posixpath.dirname(picture)), exist_ok=True)
         shutil.copyfile(os.path.join(ROOT, picture), os.path.join(target, picture))
@@ -164,6 +177,7 @@ def navigation(tree):
     rooms = [page for page in tree.pages if page.count("/") == 1 and page.endswith("/README.md")]
     return [{"rotkv": "README.md"},
             {"Chapters": [{title(page): page} for page in chapters]},
+            {"Reference": ["api/README.md", "api/python.md"]},
             {"To look up": [{title(page): page} for page in in_docs if page not in chapters]},
             {"Rooms": [{title(page): page} for page in rooms]},
             {"Changes": "CHANGELOG.md"}]

@@ -92,6 +92,7 @@ class Site(unittest.TestCase):
 
     def test_a_chapter_leads_to_its_code_with_line_numbers(self):
         page = self.open("docs/05-attention/")
+        page.click("article summary")
         page.click("article a:text-is('ref/attention.cpp') >> nth=0")
         page.wait_for_url("**/ref/attention.cpp/")
         self.assertIn("softmax", page.inner_text("article"))
