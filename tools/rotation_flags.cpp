@@ -40,8 +40,24 @@ std::string rotation_choices() {
     return std::string("auto, off, on, a block size, BLOCK:SEED, ") + k_matrix_choices;
 }
 
+std::string rotation_choices_of_both() { return rotation_choices() + ", or calibrated:PREFIX"; }
+
+std::optional<RotationRequest> find_rotation_of_both(const std::string& origin,
+                                                     const std::string& text) {
+    constexpr std::string_view k_two_files = "calibrated:";
+    if (text.starts_with(k_two_files) && text.size() > k_two_files.size()) {
+        const std::string file = "file:" + text.substr(k_two_files.size());
+        return RotationRequest{.k = *find_rotation(origin, file + "-k.npy"),
+                               .v = *find_rotation(origin, file + "-v.npy")};
+    }
+    if (const auto side = find_rotation(origin, text)) return RotationRequest::both(*side);
+    return std::nullopt;
+}
+
 AskedRotation parse_asked_rotation(const std::string& flag, const std::string& text) {
-    return {.text = text, .request = RotationRequest::both(parse_rotation_flag(flag, text))};
+    if (const auto request = find_rotation_of_both(flag, text)) return {text, *request};
+    throw Error(ErrorCode::usage,
+                flag + ": expected " + rotation_choices_of_both() + ", found '" + text + "'");
 }
 
 RotationRequest rotation_from_environment() {

@@ -3,6 +3,7 @@
 #include "ref/files/output_file.h"
 #include "tools/compare/kld_words.h"
 #include "tools/compare/paired.h"
+#include "tools/sweep_formats.h"
 
 #include <fmt/format.h>
 
@@ -89,11 +90,11 @@ std::vector<std::string> not_number_lines(std::span<const SweepRow> rows) {
     return lines;
 }
 
-namespace {
-
 double bits_of(const SweepResult& result, const SweepRow& row) {
     return 8 * double(row.bytes_per_token) / double(result.values_per_token);
 }
+
+namespace {
 
 // Six decimals as everywhere, but no figure that is not 0 as 0.
 std::string decimals(double x) {
@@ -250,7 +251,7 @@ void print_changes(std::FILE* out, const SweepResult& result) {
 
 }  // namespace
 
-void print_sweep(std::FILE* out, const SweepResult& result) {
+static void print_matrices(std::FILE* out, const SweepResult& result) {
     for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
         print_matrix(out, result, rot, "PPL / PPL of the base", [](const SweepFigures& found) {
             return fmt::format("{:.4f}", number_or_nan(std::exp(found.log_ratio.value)));
@@ -259,6 +260,14 @@ void print_sweep(std::FILE* out, const SweepResult& result) {
     for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
         print_matrix(out, result, rot, "Mean KLD",
                      [](const SweepFigures& found) { return decimals(found.kld.value); });
+    }
+}
+
+void print_sweep(std::FILE* out, const SweepResult& result) {
+    if (result.same) {
+        print_formats(out, result);
+    } else {
+        print_matrices(out, result);
     }
     print_notes(out, result);
     print_front(out, result);
@@ -292,6 +301,7 @@ Json json_of(const SweepResult& result) {
                                     {"p", change.p},
                                     {"kind", name_of(change.kind)}});
     }
+    if (result.same) json["formats"] = json_of_formats(result);
     return json;
 }
 
