@@ -287,7 +287,7 @@ std::vector<SweepRow> rows_so_far(const SweepFile& file, const std::vector<Sweep
     std::vector<SweepRow> rows = file.rows();
     while (rows.size() < cells.size()) {
         rows.push_back(empty_row(cells[rows.size()]));
-        if (rows.back().unsupported.empty()) rows.back().unsupported = "not run";
+        if (rows.back().unsupported.empty()) rows.back().unsupported = k_not_run;
     }
     return rows;
 }

@@ -135,8 +135,8 @@ namespace {
 std::string three(double x) { return fmt::format("{:#.3g}", x); }
 
 std::string plus_minus(const Mean& mean) {
-    if (std::isnan(mean.error)) return three(mean.value);
-    return fmt::format("{} \u00B1 {:#.2g}", three(mean.value), mean.error);
+    return fmt::format("{} \u00B1 {}", three(mean.value),
+                       unless_one_window(mean, fmt::format("{:#.2g}", mean.error)));
 }
 
 // What a sweep of formats comes to, once for all that is printed of it.
@@ -166,6 +166,12 @@ struct FormatTable {
         return at == cells.end() ? std::numeric_limits<double>::infinity() : at->bits;
     }
 
+    // Why a format has no bits.
+    std::string gap(std::size_t format) const {
+        const SweepRow& row = row_at(result, format, 0);
+        return row.unsupported == k_not_run ? row.unsupported : "does not fit";
+    }
+
     std::string name(const FormatCell& cell) const {
         return fmt::format("{}, {}", result.k[cell.format], columns[cell.column].name);
     }
@@ -190,7 +196,7 @@ void print_table(std::FILE* out, const FormatTable& table, std::size_t first_col
     for (const std::size_t format : table.order) {
         const double bits = table.bits(format);
         fmt::print(out, "| {} | {} |", table.result.k[format],
-                   std::isinf(bits) ? "does not fit" : fmt::format("{:.4g}", bits));
+                   std::isfinite(bits) ? fmt::format("{:.4g}", bits) : table.gap(format));
         for (std::size_t c = first_column; c < table.columns.size(); ++c) {
             const FormatCell* cell = table.cell(format, c);
             fmt::print(out, " {} |", cell == nullptr ? "-" : word(format, *cell));
@@ -269,7 +275,7 @@ void print_wins(std::FILE* out, const FormatTable& table) {
     const std::vector<Win> wins = wins_of(table.cells);
     if (wins.empty()) fmt::print(out, "nothing has at most 8.5 bits\n");
     if (table.result.windows < 2) {
-        fmt::print(out, "one window has no error: nothing is told apart\n");
+        fmt::print(out, "{}: nothing is told apart\n", k_one_window);
     }
     for (const Win& win : wins) print_win(out, table, win);
     const double spread = spread_of_seeds(table.cells);

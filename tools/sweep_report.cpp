@@ -102,7 +102,7 @@ std::string decimals(double x) {
 }
 
 std::string plus_minus(const Mean& mean) {
-    return decimals(mean.value) + " \u00B1 " + decimals(mean.error);
+    return decimals(mean.value) + " \u00B1 " + unless_one_window(mean, decimals(mean.error));
 }
 
 // K down, V across, one figure of each cell.
@@ -153,7 +153,7 @@ void print_front(std::FILE* out, const SweepResult& result) {
     for (std::size_t i = 0; i < front.size(); ++i) {
         const SweepRow& row = result.rows[front[i]];
         std::string p;
-        if (i > 0) {
+        if (i > 0 && result.windows > 1) {
             p = fmt::format("{:.2g}", p_of(row, paired_kld(result.rows[front[i - 1]], row)));
         }
         fmt::print(out, "{:>11}  {:>5.2f}  {:<22}  {:>8}  {}\n", row.bytes_per_token,
@@ -161,6 +161,7 @@ void print_front(std::FILE* out, const SweepResult& result) {
                    plus_minus({row.found->kld.value, row.found->kld_se_window}), p, row.name());
     }
     fmt::print(out, "p: of the difference from the line above, paired by windows\n");
+    if (result.windows < 2) fmt::print(out, "by window: {}\n", k_one_window);
     const auto none = [](const SweepRow& row) { return row.found && !row.is_number(); };
     const int64_t left_out = std::count_if(result.rows.begin(), result.rows.end(), none);
     if (left_out == 0) return;
@@ -235,7 +236,7 @@ void print_changes(std::FILE* out, const SweepResult& result) {
                larger - hurts);
     print_without_numbers(out, result, changes);
     if (result.windows < 2) {
-        fmt::print(out, "one window has no error: nothing can be certain\n");
+        fmt::print(out, "{}: nothing can be certain\n", k_one_window);
         return;
     }
     for (const RotationChange& change : changes) {

@@ -22,6 +22,9 @@ struct SweepResult {
     bool same = false;           ///< K and V of one type: [k][rot], and a table of formats
 };
 
+/// The reason of a row that nobody has computed yet.
+inline constexpr const char* k_not_run = "not run";
+
 /// Of the row's cache, per value, all metadata counted.
 double bits_of(const SweepResult& result, const SweepRow& row);
 
