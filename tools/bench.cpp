@@ -12,6 +12,7 @@
 #include "tools/cache_mark.h"
 #include "tools/layer_words.h"
 #include "tools/loaded_model.h"
+#include "tools/rotation_of_both.h"
 
 #include <fmt/format.h>
 

@@ -24,15 +24,6 @@ std::optional<RotationRequest::PerSide> find_rotation(const std::string& origin,
 /// What `flag` says of one side. Throws Error(usage) naming the flag.
 RotationRequest::PerSide parse_rotation_flag(const std::string& flag, const std::string& text);
 
-/// What a word that asks for a rotation of both sides may be: those, and one whose matrices are of
-/// two files.
-std::string rotation_choices_of_both();
-
-/// Reads such a word: find_rotation()'s, the same for both sides, or calibrated:PREFIX, which is
-/// file:PREFIX-k.npy for K and file:PREFIX-v.npy for V, as rotkv-calibrate writes them.
-std::optional<RotationRequest> find_rotation_of_both(const std::string& origin,
-                                                     const std::string& text);
-
 /// A rotation of both sides, as its flag spells it.
 struct AskedRotation {
     std::string text;

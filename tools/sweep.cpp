@@ -9,6 +9,7 @@
 #include "tools/layer_words.h"
 #include "tools/notes.h"
 #include "tools/plot.h"
+#include "tools/rotation_of_both.h"
 #include "tools/sweep_file.h"
 #include "tools/sweep_lists.h"
 #include "tools/sweep_progress.h"

@@ -4,6 +4,7 @@
 #include "ref/key_bias.h"
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
+#include "tools/rotation_of_both.h"
 
 #include <fmt/format.h>
 

@@ -21,7 +21,7 @@ struct Variant {
 
 /// Parses fields KEY=VALUE, separated by commas, each at most once:
 ///   k, v           cache types; a side that is not named has `otherwise`'s
-///   rot            both sides: rotation_choices_of_both()
+///   rot            both sides: auto, on, off, a block or BLOCK:SEED
 ///   rot-k, rot-v   one side; wins over rot
 ///   signs          seed of random signs
 ///   first, recent  tokens whose rows are read in f16
