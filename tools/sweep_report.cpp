@@ -138,8 +138,12 @@ void print_notes(std::FILE* out, const SweepResult& result) {
     }
     fmt::print(out, "\n");
     for (const auto& [reason, cells] : reasons) {
-        fmt::print(out, "{} unsupported ({}{}): {}\n", cells.size(), cells[0],
-                   cells.size() > 1 ? ", ..." : "", reason);
+        const std::string which = cells[0] + (cells.size() > 1 ? ", ..." : "");
+        if (reason == k_not_run) {
+            fmt::print(out, "{} not run ({})\n", cells.size(), which);
+        } else {
+            fmt::print(out, "{} unsupported ({}): {}\n", cells.size(), which, reason);
+        }
     }
     for (const std::string& line : not_number_lines(result.rows)) fmt::print(out, "{}\n", line);
 }
