@@ -17,6 +17,10 @@ std::string percent(double share) {
     return one_digit ? fmt::format("{:.1g} %", value) : fmt::format("{:.1f} %", value);
 }
 
+std::string unless_one_window(const Mean& mean, const std::string& shown) {
+    return is_number(mean.value) && std::isnan(mean.error) ? "-" : shown;
+}
+
 // Below it a KLD is this run's own arithmetic.
 static double rounding_of(double floor) { return 10 * std::abs(floor); }
 
