@@ -8,6 +8,7 @@
 #include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/layer_words.h"
+#include "tools/list_flags.h"
 #include "tools/notes.h"
 #include "tools/plot.h"
 #include "tools/sweep_file.h"
@@ -27,15 +28,6 @@ namespace rotkv::tools {
 namespace {
 
 constexpr const char* k_tool = "rotkv-sweep";
-
-// "f16,q8_0,...", as the flags have it.
-std::string usual_types() {
-    std::string list;
-    for (const DType type : usual_cache_types()) {
-        list += (list.empty() ? "" : ",") + std::string(type_info(type).name);
-    }
-    return list;
-}
 
 struct Flags {
     ModelFlags model;
@@ -103,37 +95,6 @@ void Flags::add_outputs(CLI::App& app) {
     app.add_flag("--quiet", quiet, "no progress");
 }
 
-// The parts of "a,b,c", each of them once.
-std::vector<std::string> parts_of(const char* flag, const std::string& list) {
-    std::vector<std::string> parts;
-    for (std::size_t begin = 0; begin <= list.size();) {
-        const std::size_t end = std::min(list.find(',', begin), list.size());
-        parts.push_back(list.substr(begin, end - begin));
-        if (std::count(parts.begin(), parts.end(), parts.back()) > 1) {
-            throw Error(ErrorCode::usage,
-                        fmt::format("{} {}: '{}' stands there twice", flag, list, parts.back()));
-        }
-        begin = end + 1;
-    }
-    return parts;
-}
-
-std::vector<CacheType> types_of(const char* flag, const std::string& list) {
-    std::vector<CacheType> types;
-    for (const std::string& name : parts_of(flag, list)) {
-        types.push_back(parse_cache_type(flag, name));
-    }
-    return types;
-}
-
-std::vector<AskedRotation> rotations_of(const std::string& list) {
-    std::vector<AskedRotation> rotations;
-    for (const std::string& text : parts_of("--rot", list)) {
-        rotations.push_back(parse_asked_rotation("--rot", text));
-    }
-    return rotations;
-}
-
 /// A model, a text and a matrix of caches.
 struct Setup {
     std::vector<CacheType> types_k, types_v;
@@ -147,7 +108,7 @@ struct Setup {
     explicit Setup(const Flags& flags)
         : types_k(types_of("-ctk", flags.types_k)),
           types_v(types_of("-ctv", flags.types_v)),
-          rotations(rotations_of(flags.rot)),
+          rotations(rotations_of("--rot", flags.rot)),
           base(parse_variant("--base", flags.base, Variant{})),
           placement(flags.place.empty() ? Placement() : parse_placement("--place", flags.place)),
           text(read_text(flags.text)),
