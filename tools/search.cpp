@@ -4,6 +4,7 @@
 
 #include "ref/error.h"
 #include "tools/compare/not_numbers.h"
+#include "tools/compare/precision_floor.h"
 #include "tools/layer_words.h"
 #include "tools/list_flags.h"
 #include "tools/plot.h"
@@ -92,7 +93,7 @@ std::vector<Budget> budgets_of(const Flags& flags, const DamageModel& damage, in
         // 1e-9: 4.1 bits are meant where their nearest double is a little less
         budget.bytes = in_bytes ? parse_whole(flag, part, 1, int64_t(1) << 40)
                                 : int64_t(std::floor(parse_real(flag, part, 0.01, 64) *
-                                                         double(values) / 8 * (1 + 1e-9)));
+                                                     double(values) / 8 * (1 + 1e-9)));
         if (budget.bytes < fewest) {
             throw Error(ErrorCode::usage,
                         fmt::format("{} {}: expected at least the {} bytes per token ({:g} bits "
@@ -111,8 +112,8 @@ WindowPlan plan_of(const Flags& flags, LoadedModel& loaded) {
         throw Error(ErrorCode::usage,
                     fmt::format("the text has {} windows of {} tokens, expected {}: {} to choose "
                                 "by and {} held out",
-                                plan.windows, plan.ctx, flags.chunks,
-                                flags.chunks - flags.held_out, flags.held_out));
+                                plan.windows, plan.ctx, flags.chunks, flags.chunks - flags.held_out,
+                                flags.held_out));
     }
     loaded.note_windows(plan, flags.chunks);
     return plan;
@@ -189,8 +190,8 @@ int run_search(const Flags& flags) {
     json.update(json_of(result));
     json["not_numbers"] = lines;
     write_json(flags.json, json);
-    const bool any =
-        std::ranges::any_of(result.answers, [](const Answer& answer) { return answer.choice(); });
+    const bool any = std::ranges::any_of(
+        result.answers, [](const Answer& answer) { return answer.choice().has_value(); });
     if (plotter && any) plotter->draw({"search", flags.json, flags.plot});
     end_without_numbers(lines);
     return k_good;

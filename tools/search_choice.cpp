@@ -26,9 +26,8 @@ std::size_t enter(const DamageModel& damage, const Mix& mix,
         throw Error(ErrorCode::unsupported,
                     finalist.point.variant.name + ": " + finalist.point.unsupported);
     }
-    const auto known = std::ranges::find_if(finalists, [&](const Finalist& other) {
-        return is_same(other.point, finalist.point);
-    });
+    const auto known = std::ranges::find_if(
+        finalists, [&](const Finalist& other) { return is_same(other.point, finalist.point); });
     if (known != finalists.end()) return std::size_t(known - finalists.begin());
     finalists.push_back(std::move(finalist));
     return finalists.size() - 1;

@@ -50,8 +50,8 @@ Probe probe_of(const SideModel& side) {
         }
         if (!best) continue;
         const double here = mean(side.kld[best->rotation][t]);
-        const bool better = here < k_adds_up ? of_found >= k_adds_up || here > of_found
-                                             : here < of_found;
+        const bool better =
+            here < k_adds_up ? of_found >= k_adds_up || here > of_found : here < of_found;
         if (found && !better) continue;
         found = best;
         of_found = here;
@@ -220,8 +220,8 @@ SideTypes side_types(const DamageModel& model, const std::vector<std::size_t>& t
                                model.groups[g].end());
     }
     SideTypes found;
-    found.usual = std::size_t(
-        std::ranges::max_element(layers, {}, &std::vector<int64_t>::size) - layers.begin());
+    found.usual = std::size_t(std::ranges::max_element(layers, {}, &std::vector<int64_t>::size) -
+                              layers.begin());
     for (std::size_t t = 0; t < layers.size(); ++t) {
         if (t == found.usual || layers[t].empty()) continue;
         found.exceptions += fmt::format(",{}:{}={}", side == Side::k ? "k" : "v",

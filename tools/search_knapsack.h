@@ -17,10 +17,10 @@ struct KnapsackChoice {
     double damage = 0;  ///< a number; sums of them are what counts
 };
 
-/// The number of the choice of each place, with the least sum of damages among all with no more than
-/// `budget` bytes; of equals the one with the fewest bytes. Nothing where none fits.
-/// Math:   least(i, b) = min over c of least(i - 1, b - bytes_c) + damage_c, exact.
-/// Source: dynamic programming over the bytes, as in Kellerer, Pferschy, Pisinger, "Knapsack
+/// The number of the choice of each place, with the least sum of damages among all with no more
+/// than `budget` bytes; of equals the one with the fewest bytes. Nothing where none fits. Math:
+/// least(i, b) = min over c of least(i - 1, b - bytes_c) + damage_c, exact. Source: dynamic
+/// programming over the bytes, as in Kellerer, Pferschy, Pisinger, "Knapsack
 ///         Problems" (2004), 11.5.
 /// Cost:   budget / g steps for every choice and a byte of memory for every place, g the greatest
 ///         common divisor of all choices' bytes.

@@ -36,9 +36,9 @@ std::string verdict(const SearchResult& result, const Answer& answer) {
     const auto named = [&](const char* name, std::size_t index) {
         return NamedKld{name, measured(result.finalists[index]).value};
     };
-    const std::string words = words_of_pair(named("the mix", *answer.mix),
-                                            named("the pair", *answer.pair), 0, answer.difference,
-                                            result.held_out);
+    const std::string words =
+        words_of_pair(named("the mix", *answer.mix), named("the pair", *answer.pair), 0,
+                      answer.difference, result.held_out);
     return fmt::format("mix less pair {}, p {:.2g}: {}", plus_minus(answer.difference), answer.p,
                        words);
 }
@@ -70,8 +70,7 @@ void print_use(std::FILE* out, const SearchResult& result) {
         const Answer& answer = result.answers[b];
         if (!answer.choice()) continue;
         const Finalist& chosen = result.finalists[*answer.choice()];
-        fmt::print(out, "{:<12} --variant {}\n", result.budgets[b].text,
-                   chosen.point.variant.name);
+        fmt::print(out, "{:<12} --variant {}\n", result.budgets[b].text, chosen.point.variant.name);
         const LlamaLine line = llama_line(chosen);
         if (!line.flags.empty()) {
             fmt::print(out, "{:<12} llama.cpp: {}\n", "", line.flags);
@@ -136,7 +135,9 @@ Json json_of(const SearchResult& result, const Finalist& finalist) {
             {"llama.cpp", line.flags.empty() ? Json(nullptr) : Json(line.flags)}};
 }
 
-Json json_of(const std::optional<std::size_t>& index) { return index ? Json(*index) : Json(nullptr); }
+Json json_of(const std::optional<std::size_t>& index) {
+    return index ? Json(*index) : Json(nullptr);
+}
 
 Json json_of(const Budget& budget, const Answer& answer) {
     Json json = {{"budget", budget.text},
@@ -185,8 +186,10 @@ Json layers_of(const DamageModel& damage) {
 
 Json json_of(const SearchResult& result) {
     Json json = {{"n_ctx", result.ctx},
-                 {"windows", {{"sides", result.side_windows}, {"layers", result.layer_windows},
-                              {"held_out", result.held_out}}},
+                 {"windows",
+                  {{"sides", result.side_windows},
+                   {"layers", result.layer_windows},
+                   {"held_out", result.held_out}}},
                  {"values_per_token", result.values_per_token},
                  {"budgets", Json::array()},
                  {"finalists", Json::array()},

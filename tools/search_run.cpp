@@ -71,7 +71,10 @@ double SearchProgress::seconds() const {
 }
 
 ExactBeside::ExactBeside(Model& model, const WindowPlan& plan, SearchProgress& progress)
-    : model_(model), plan_(plan), run_(model, plan_, Variant{}, k_base_bytes), progress_(progress) {}
+    : model_(model),
+      plan_(plan),
+      run_(model, plan_, Variant{}, k_base_bytes),
+      progress_(progress) {}
 
 SweepPoint ExactBeside::point(const Variant& variant) const {
     return sweep_point(model_, plan_, variant);
@@ -186,8 +189,7 @@ void measure_shares(DamageModel& damage, std::size_t s, ExactBeside& exact) {
     const Probe probe = probe_of(side);
     std::vector<double> of_groups;
     for (const std::vector<int64_t>& group : damage.groups) {
-        const SweepPoint cell =
-            exact.point(alone(damage, s, probe.rotation, probe.type, &group));
+        const SweepPoint cell = exact.point(alone(damage, s, probe.rotation, probe.type, &group));
         require_supported(cell);
         of_groups.push_back(mean_of(exact.measure(cell)).value);
     }

@@ -38,10 +38,10 @@ std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
     for (const CacheType& k : types_k) {
         for (const CacheType& v : types_v) {
             for (const AskedRotation& asked : rotations) {
-                SweepPoint cell = sweep_point(
-                    model, plan,
-                    {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text), k, v,
-                     asked.request, placement, false});
+                SweepPoint cell =
+                    sweep_point(model, plan,
+                                {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text), k,
+                                 v, asked.request, placement, false});
                 cell.rot = asked.text;
                 const auto earlier =
                     std::find_if(cells.begin(), cells.end(),

@@ -117,7 +117,8 @@ Placement parse_placement(const std::string& flag, const std::string& text) {
     Placement placement;
     for (const auto& [key, value] : fields_of(flag, text)) {
         if (read_placement(placement, flag, key, value)) continue;
-        wrong(flag, text, fmt::format("expected first, recent, ends, k:LAYERS or v:LAYERS, found '{}'", key));
+        wrong(flag, text,
+              fmt::format("expected first, recent, ends, k:LAYERS or v:LAYERS, found '{}'", key));
     }
     return placement;
 }
