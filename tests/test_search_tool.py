@@ -53,7 +53,11 @@ class Search(Tools):
         self.assertLess(middle["p"], 0.05)
         # The other layer is not heard, so that the mix is the cache in q8_0, to the bit.
         self.assertEqual(mix["kld_windows"], found["finalists"][most["choice"]]["kld_windows"])
-        self.assertEqual((least["mix"], most["mix"]), (None, None))
+        self.assertEqual(least["mix"], None)
+        # Nor is it heard at 8.5 bits, where fewer bytes cost as much: no reason for a mix.
+        self.assertEqual(most["choice"], most["pair"])
+        self.assertEqual((most["difference"], most["p"]), (0, 1))
+        self.assertIn("p 1: the same", result.stdout)
         self.assertIn(f"--variant {mix['cache']}", result.stdout)
         self.assertIn("llama.cpp keeps all layers in the same two types", result.stdout)
         self.assertIn("llama.cpp: -fa on -ctk q8_0 -ctv q8_0", result.stdout)

@@ -162,24 +162,42 @@ void require_supported(const SweepPoint& cell) {
     throw Error(ErrorCode::usage, cell.variant.name + ": " + cell.unsupported);
 }
 
-// Where a rotation changes nothing, the figures are those of the one before it.
-void measure_side(DamageModel& damage, std::size_t s, ExactBeside& exact,
-                  std::vector<std::string>& lines) {
-    SideModel& side = damage.sides[s];
-    for (std::size_t t = 0; t < damage.types.size(); ++t) {
-        std::vector<SweepPoint> cells;
-        for (std::size_t r = 0; r < damage.rotations.size(); ++r) {
-            cells.push_back(exact.point(alone(damage, s, r, t, nullptr)));
-            const SweepPoint& cell = cells.back();
-            const auto same = std::ranges::find_if(
-                cells, [&](const SweepPoint& earlier) { return is_same(earlier, cell); });
-            const std::size_t first = std::size_t(same - cells.begin());
-            require_supported(cell);
-            if (first < r) {
-                side.kld[r][t] = side.kld[first][t];
-            } else {
-                keep(side.kld[r][t], exact.measure(cell), cell.variant.name, lines);
+// A side alone in a type and a rotation.
+struct SideCell {
+    std::size_t side, rotation, type;
+    SweepPoint point;
+    std::size_t same;  ///< the first rotation that comes to the same cache; `rotation`: none does
+};
+
+std::vector<SideCell> cells_of_sides(const DamageModel& damage, const ExactBeside& exact) {
+    std::vector<SideCell> cells;
+    for (std::size_t s = 0; s < damage.sides.size(); ++s) {
+        for (std::size_t t = 0; t < damage.types.size(); ++t) {
+            const std::size_t first = cells.size();
+            for (std::size_t r = 0; r < damage.rotations.size(); ++r) {
+                cells.push_back({s, r, t, exact.point(alone(damage, s, r, t, nullptr)), r});
+                require_supported(cells.back().point);
+                for (std::size_t i = first + r; i-- > first;) {
+                    if (is_same(cells[i].point, cells.back().point)) cells.back().same = i - first;
+                }
             }
+        }
+    }
+    return cells;
+}
+
+void measure_sides(DamageModel& damage, ExactBeside& exact, SearchProgress& progress,
+                   std::vector<std::string>& lines) {
+    const std::vector<SideCell> cells = cells_of_sides(damage, exact);
+    const auto is_new = [](const SideCell& cell) { return cell.same == cell.rotation; };
+    progress.begin("sides alone", std::ranges::count_if(cells, is_new));
+    for (const SideCell& cell : cells) {
+        auto& kld = damage.sides[cell.side].kld;
+        if (is_new(cell)) {
+            keep(kld[cell.rotation][cell.type], exact.measure(cell.point), cell.point.variant.name,
+                 lines);
+        } else {
+            kld[cell.rotation][cell.type] = kld[cell.same][cell.type];
         }
     }
 }
@@ -200,10 +218,8 @@ void measure_shares(DamageModel& damage, std::size_t s, ExactBeside& exact) {
 
 void measure_damage(DamageModel& damage, ExactBeside& sides, ExactBeside& layers,
                     SearchProgress& progress, std::vector<std::string>& lines) {
-    const auto caches = [&](std::size_t each) { return int64_t(damage.sides.size() * each); };
-    progress.begin("sides alone", caches(damage.types.size() * damage.rotations.size()));
-    for (std::size_t s = 0; s < damage.sides.size(); ++s) measure_side(damage, s, sides, lines);
-    progress.begin("groups of layers alone", caches(damage.groups.size()));
+    measure_sides(damage, sides, progress, lines);
+    progress.begin("groups of layers alone", int64_t(damage.sides.size() * damage.groups.size()));
     for (std::size_t s = 0; s < damage.sides.size(); ++s) measure_shares(damage, s, layers);
 }
 

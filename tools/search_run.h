@@ -44,6 +44,8 @@ class SearchProgress {
 class ExactBeside {
   public:
     ExactBeside(Model& model, const WindowPlan& plan, SearchProgress& progress);
+    ExactBeside(const ExactBeside&) = delete;  // its run looks at its own plan
+    ExactBeside& operator=(const ExactBeside&) = delete;
 
     /// The mean KLD of each window; NaN for what is not a number.
     /// Throws: as SweepRun::measure().
