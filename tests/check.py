@@ -336,6 +336,7 @@ def check_room_pages():
     if f"Files up to {MAX_LINES} lines" not in "\n".join(read(page)):
         fail(page, 1, f"another limit of lines, expected 'Files up to {MAX_LINES} lines'")
     built = re.search(r"set\(rotkv_programs ([^)]*)\)", "\n".join(read("CMakeLists.txt")))[1].split()
+    built += re.findall(r"^rotkv-([\w-]+) = ", "\n".join(read("pyproject.toml")), re.M)
     for page in ("README.md", "tools/README.md"):
         listed = re.findall(r"^\| `rotkv-([\w-]+)` \|", "\n".join(read(page)), re.M)
         for name in sorted(set(listed) ^ {name.replace("_", "-") for name in built}):

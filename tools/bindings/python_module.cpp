@@ -136,8 +136,10 @@ void add_backends(nb::module_& module) {
     nb::class_<BackendHandle>(module, "Backend",
                               "What computes: 'ref', the specification, 'fast', 'cuda', ... "
                               "Calls on one take turns. Source: docs/08-backends.md")
-        .def(nb::init<const std::string&, int32_t>(), nb::arg("name") = "", nb::arg("threads") = 0,
-             "'': ROTKV_BACKEND or fast; 0 threads: all cores")
+        .def(nb::init<const std::string&, int32_t, const std::string&>(), nb::arg("name") = "",
+             nb::arg("threads") = 0, nb::arg("mistake") = "",
+             "'': ROTKV_BACKEND or fast; 0 threads: all cores. mistake: one of mistakes(), which "
+             "this backend then makes")
         .def("__str__", [](const BackendHandle& self) {
             return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
                 return rotkv_backend_in_words(self.handle, text, capacity, length);
@@ -160,6 +162,18 @@ void add_backends(nb::module_& module) {
         },
         nb::sig("def backends() -> dict[str, str]"),
         "What this build can compute on, by name: what it is, or why it is not there.");
+    module.def(
+        "mistakes",
+        [] {
+            nb::dict all;
+            for (std::size_t i = 0; i < rotkv_mistake_count(); ++i) {
+                all[rotkv_mistake_name(i)] = rotkv_mistake_in_words(i);
+            }
+            return all;
+        },
+        nb::sig("def mistakes() -> dict[str, str]"),
+        "What engines are known to have done wrong, by name, in words: Backend(mistake=name) does "
+        "it. Source: docs/29-judge.md");
 }
 
 void add_cases(nb::module_& module) {

@@ -133,6 +133,16 @@ ROTKV_API void rotkv_backend_close(rotkv_backend* backend);
 ROTKV_API rotkv_status rotkv_backend_in_words(rotkv_backend* backend, char* text, size_t capacity,
                                               size_t* length);
 
+/* The mistakes that engines are known to have made, by name ("v-not-back") and in words; NULL from
+ * the count on. On a backend that makes one (in the host's memory), kv_store, kv_shift and
+ * attention of whatever model are what an engine with that mistake computes, in f64 and slowly.
+ * Docs: docs/29-judge.md */
+ROTKV_API size_t rotkv_mistake_count(void);
+ROTKV_API const char* rotkv_mistake_name(size_t index);
+ROTKV_API const char* rotkv_mistake_in_words(size_t index);
+ROTKV_API rotkv_status rotkv_backend_open_mistaken(const char* name, int32_t threads,
+                                                   const char* mistake, rotkv_backend** backend);
+
 /* The table of cases: names, and one case by its name, in the table or not, judged against "ref".
  * Outcomes: 0 ok, 1 failed, 2 refused by the backend, 3 no device. bound_used, if not NULL: the
  * largest |error| / bound. The text is a reason, or what is wrong. Docs:
@@ -339,6 +349,10 @@ ROTKV_API rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_w
 ROTKV_API rotkv_status rotkv_model_forward(rotkv_cache* cache, const int32_t* tokens,
                                            const int32_t* streams, const int32_t* positions,
                                            int64_t count, const rotkv_array* hidden);
+
+/* logits [T][V] f32 of hidden [T][E] f32, the final softcap included. Both packed. */
+ROTKV_API rotkv_status rotkv_model_logits(rotkv_model* model, const rotkv_array* hidden,
+                                          const rotkv_array* logits);
 
 /* log p(token[i + 1] | token[0 .. i]) in nats for i = 0 .. count - 2, with such a cache; top, or
  * NULL: the likeliest word at each of these places. */
