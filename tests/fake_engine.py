@@ -13,7 +13,7 @@ from numpy_engine import MISTAKES, Engine as Operations
 from random_model import RandomModel
 
 # Beyond what happens to rows: what happens around them.
-FAULTS = (*MISTAKES, "tokens-without-bos", "one-by-one-late", "restores-any", "restores-nothing",
+FAULTS = (*MISTAKES, "switch-ignored", "tokens-without-bos", "one-by-one-late", "restores-any", "restores-nothing",
           "dies-when-shifting", "not-a-number")
 
 
@@ -49,6 +49,8 @@ class FakeModel:
         self.epsilon = self.keys["attention.layer_norm_rms_epsilon"]
         self.layers, self.d = self.keys["block_count"], self.keys["attention.key_length"]
         self.kinds, self.fault = (k, v), fault
+        if fault == "switch-ignored":
+            rotation = True
         self.run = Operations(fault if fault in MISTAKES else None)
         seed = "" if signs is None else f":{signs}"
         block = self.d & -self.d

@@ -24,6 +24,7 @@ CELLS, TOKENS, POSITIONS = 48, 32, 8
 FULL = bool(os.environ.get("ROTKV_FULL"))
 F16 = verdict.Config("f16", "f16", None, None)
 Q4 = verdict.Config("q4_0", "q4_0", True, None)
+PLAIN = verdict.Config("q4_0", "q4_0", False, None)
 SIGNED = verdict.Config("q4_0", "q4_0", True, 3)
 SERVER = ("{python} {here}/fake_server.py -m {{model}} -ctk {{k}} -ctv {{v}} -c {{context}} "
           "--port {{port}} --slot-save-path {{folder}} --signs {{signs}}").format(
@@ -108,6 +109,7 @@ def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
 
 
 @pytest.mark.parametrize("fault, trial, words", [
+    ("switch-ignored", "predictions", "the other rotation"),
     ("tokens-without-bos", "tokens", "other tokens for 'Hello'"),
     ("one-by-one-late", "one by one", ""),
     ("restores-nothing", "save and restore", "nothing was restored"),
@@ -117,7 +119,7 @@ def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
 def test_faults_around_the_cache(ours, fault, trial, words, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", fault)
     only = [trial.replace("save and ", "").replace("restore, switch flipped", "switch"), "predictions"]
-    _, results = judge(ours, "adapter", [F16, Q4], only)
+    _, results = judge(ours, "adapter", [F16, PLAIN if fault == "switch-ignored" else Q4], only)
     wrong = told(results, verdict.WRONG)
     assert wrong and {result.trial for result in wrong} == {trial}
     assert all(words in result.why + result.nearest for result in wrong)
