@@ -151,6 +151,7 @@ class Calls:
             "rotkv_policy": [b"k=q8_0", D, D, self.rotation(), self.rotation(), *text()],
             "rotkv_backends_in_words": text(),
             "rotkv_backend_open": [b"fast", 1, self.handle()],
+            "rotkv_mistakes_in_words": text(),
             "rotkv_backend_open_mistaken": [b"fast", 1, b"v-not-back", self.handle()],
             "rotkv_backend_in_words": [backend, *text()],
             "rotkv_case_run": [backend, b"hadamard/rot=64", one(), one(), *text()],

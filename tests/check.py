@@ -45,7 +45,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
     "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
-                                 "tools/parity/parity.h"},
+                                 "tools/parity/parity.h", "tools/parity/mistaken_backend.h"},
     "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
     "tools": ALL_REF | ALL_TOOLS,
     "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},

@@ -40,14 +40,14 @@ rotkv_status rotkv_backend_in_words(rotkv_backend* backend, char* text, size_t c
     });
 }
 
-size_t rotkv_mistake_count(void) { return mistakes().size(); }
-
-const char* rotkv_mistake_name(size_t index) {
-    return index < mistakes().size() ? mistakes()[index].name : nullptr;
-}
-
-const char* rotkv_mistake_in_words(size_t index) {
-    return index < mistakes().size() ? mistakes()[index].sentence : nullptr;
+rotkv_status rotkv_mistakes_in_words(char* text, size_t capacity, size_t* length) {
+    return at_border([&] {
+        std::string lines;
+        for (const MistakeInfo& one : mistakes()) {
+            lines += std::string(one.name) + "   " + one.sentence + "\n";
+        }
+        give_text(lines, text, capacity, length);
+    });
 }
 
 rotkv_status rotkv_backend_open_mistaken(const char* name, int32_t threads, const char* mistake,

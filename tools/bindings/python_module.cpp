@@ -5,6 +5,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 
+#include <sstream>
+
 namespace rotkv::python {
 
 rotkv_array array_of(const void* data, std::size_t bytes, int32_t type,
@@ -166,8 +168,10 @@ void add_backends(nb::module_& module) {
         "mistakes",
         [] {
             nb::dict all;
-            for (std::size_t i = 0; i < rotkv_mistake_count(); ++i) {
-                all[rotkv_mistake_name(i)] = rotkv_mistake_in_words(i);
+            std::istringstream lines(text_of(rotkv_mistakes_in_words));
+            for (std::string line; std::getline(lines, line);) {
+                const std::size_t gap = line.find("   ");
+                all[line.substr(0, gap).c_str()] = line.substr(gap + 3);
             }
             return all;
         },
