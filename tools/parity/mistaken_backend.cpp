@@ -37,8 +37,9 @@ std::vector<float> rotated(const TensorView& rows, const Rotation& rotation, Mis
 
 MistakenBackend::MistakenBackend(std::unique_ptr<Backend> real, const MistakeInfo& mistake)
     : ForwardingBackend(std::move(real)), mistake_(mistake) {
-    require(in_host_memory(), ErrorCode::unsupported,
-            "a mistake: expected a backend in the host's memory, found " + name());
+    if (in_host_memory()) return;
+    throw Error(ErrorCode::unsupported,
+                "a mistake: expected a backend in the host's memory, found " + name());
 }
 
 std::string MistakenBackend::description() const {
