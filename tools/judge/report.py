@@ -32,6 +32,9 @@ FIXES = {
 }
 
 
+SHOWN = 48  # tokens of an input; more are in the JSON
+
+
 def figure(x):
     return "" if x is None else f"{x:.1e}" if 0 < abs(x) < 0.001 else f"{x:.4f}"
 
@@ -53,8 +56,8 @@ def markdown(identity, versions, model, results, blind, mistakes):
                  figure(one.limit), one.nearest, figure(one.nearest_kld), one.verdict]
         lines.append("| " + " | ".join(cell(c) for c in cells) + " |")
     lines += [""] + wrong(results, mistakes)
-    left_out = {(one.trial, one.why) for one in results if one.verdict in (NOT_ASKED, UNTOLD)}
-    lines += [f"- {trial}: {why}" for trial, why in sorted(left_out)]
+    notes = {(one.trial, one.verdict, one.why) for one in results if one.why and one.verdict != WRONG}
+    lines += [f"- {trial}, {kind}: {why}" for trial, kind, why in sorted(notes)]
     if blind:
         lines.append("- This model cannot show: " + ", ".join(sorted(blind)) + ".")
     return "\n".join(lines + ["", verdict(results), ""])
@@ -72,6 +75,8 @@ def wrong(results, mistakes):
             lines.append(f"To be right: {FIXES[one.nearest]}.")
         elif one.limit is not None:
             lines.append(f"To be right: a KLD of at most {figure(one.limit)} on these tokens.")
+        elif one.trial != "tokens":
+            lines.append("To be right: rows of ln p, or a refusal in words.")
         if one.smallest:
             lines.append(smallest(one.smallest))
         lines.append("")
@@ -89,6 +94,9 @@ def smallest(found):
     if "text" in found and "expected" in found and "word" not in found:
         return (f"Smallest input: {found['text'][:60]!r} is {found['expected'][:16]}, found "
                 f"{found['found'][:16]}.")
+    if len(found["tokens"]) > SHOWN:
+        found = {**found, "tokens": found["tokens"][:8] + ["..."] + found["tokens"][-8:]}
+        return f"Smallest input, in whole with --json: `{json.dumps(found)}`"
     if "word" not in found:
         return "Smallest input: `" + json.dumps({"do": "shift" if "keep" in found else "predict",
                                                  **found}) + "`"
