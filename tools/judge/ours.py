@@ -9,6 +9,7 @@ import rotkv
 ROTATES = ("LLAMA_ATTN_ROT_DISABLE", "LLAMA_ATTN_ROT_K_OVERRIDE", "LLAMA_ATTN_ROT_V_OVERRIDE")
 NOT_QUANTIZED = ("f32", "f16", "bf16")
 ASKED, OTHER = "as asked", "the other rotation"
+HEAVY = 32 << 20  # bytes of a model that is not kept in memory once for each mistake
 OF_SHIFTS = ("shift-rotated", "shift-dropped", "shift-backwards")
 
 
@@ -35,14 +36,17 @@ class Ours:
         for name in ROTATES:  # the caches are said in words
             os.environ.pop(name, None)
         self.path, self.context, self.backend, self.threads = path, context, backend, threads
-        self.models = {}
+        self.models, self.heavy = {}, False
         self.plain = self.model("")
+        self.heavy = os.path.getsize(path) > HEAVY
 
     def model(self, mistake):
-        if mistake not in self.models:
-            self.models[mistake] = rotkv.Model(
-                self.path, rotkv.Backend(self.backend, self.threads, mistake))
-        return self.models[mistake]
+        if mistake in self.models:
+            return self.models[mistake]
+        made = rotkv.Model(self.path, rotkv.Backend(self.backend, self.threads, mistake))
+        if not mistake or not self.heavy:
+            self.models[mistake] = made
+        return made
 
     def tokenize(self, text):
         return self.plain.tokenize(text).tolist()

@@ -92,6 +92,22 @@ class Judge:
         """The mistakes that change nothing in what was tried."""
         return self.tried_mistakes - self.shown
 
+    def explained(self, config, method, names, *arguments):
+        """A function that puts a verdict on rows. The mistakes of a heavy model are computed where
+        something is wrong; of others always, since a mistake may be nearer than what is right."""
+        known = {}
+
+        def judge(result, rows):
+            for some in ([], names) if self.ours.heavy else (names,):
+                if len(some) not in known:
+                    known[len(some)] = self.hypotheses(config, method, some, *arguments)
+                judged(result, rows, known[len(some)], self.scale(config))
+                if result.verdict == RIGHT:
+                    break
+            return result
+
+        return judge
+
     def scale(self, config):
         """The measures of a cache; what keys in q8_0 cost is asked once."""
         def cost(words):
@@ -127,10 +143,10 @@ class Judge:
         if not self.attempt(self.result("predictions", config), self.open, config, config.rotation):
             return
         names = [name for name in self.mistakes if name not in OF_SHIFTS]
-        hypotheses = self.hypotheses(config, "predict", names, self.tokens, self.at)
+        judge = self.explained(config, "predict", names, self.tokens, self.at)
         if "predictions" in self.tried or not self.floor:
-            self.try_predictions(config, hypotheses)
-        for name, trial in (("one by one", lambda: self.try_one_by_one(config, hypotheses)),
+            self.try_predictions(config, judge)
+        for name, trial in (("one by one", lambda: self.try_one_by_one(config, judge)),
                             ("shift", lambda: self.try_shift(config)),
                             ("restore", lambda: self.try_restore(config))):
             alive = self.engine.lives() or self.attempt(self.result(name, config), self.open, config,
@@ -141,23 +157,23 @@ class Judge:
     def predicted(self, one_by_one):
         return self.rows(self.engine.predict(self.tokens, self.at, one_by_one), len(self.at))
 
-    def try_predictions(self, config, hypotheses):
+    def try_predictions(self, config, judge):
         result = self.result("predictions", config)
         rows = self.attempt(result, self.predicted, False)
         if rows is None:
             return
-        judged(result, rows, hypotheses, self.scale(config))
+        judge(result, rows)
         if not self.floor:
             self.floor = max(result.kld, 1e-9)
         if result.verdict == WRONG:
             result.smallest = self.shrunk(config, result)
         self.done(result)
 
-    def try_one_by_one(self, config, hypotheses):
+    def try_one_by_one(self, config, judge):
         result = self.result("one by one", config)
         rows = self.attempt(result, self.predicted, True)
         if rows is not None:
-            self.done(judged(result, rows, hypotheses, self.scale(config)))
+            self.done(judge(result, rows))
 
     def shrunk(self, config, result):
         """The shortest beginning of the tokens that shows half of the difference, with the word whose
@@ -195,8 +211,7 @@ class Judge:
         if found is None:
             result.smallest = asked if result.verdict == WRONG else None
             return
-        hypotheses = self.hypotheses(config, "shift", OF_SHIFTS, *asked.values())
-        judged(result, found, hypotheses, self.scale(config))
+        self.explained(config, "shift", OF_SHIFTS, *asked.values())(result, found)
         if result.verdict == WRONG:
             result.smallest = self.smallest_shift(config, result, asked)
         self.done(result)
@@ -232,9 +247,9 @@ class Judge:
         return self.rows(self.engine.restore(file, self.tokens[:saved], next), len(at))
 
     def of_restored(self, config):
-        """What may stand behind a restored cache: also that of the new tokens alone."""
+        """What may stand behind a restored cache: also the new tokens alone."""
         _, at = self.continued()
-        names = [name for name in self.mistakes if name not in OF_SHIFTS]
+        names = [] if self.ours.heavy else [name for name in self.mistakes if name not in OF_SHIFTS]
         all = self.hypotheses(config, "predict", names, self.tokens, at)
         alone = [self.tokens[i] for i in at]
         all["nothing was restored"] = self.ours.predict(config.words(config.rotation), alone,
