@@ -162,7 +162,8 @@ def test_the_program(ours, tmp_path, monkeypatch):
     found = json.loads(out)
     assert (code, found["status"]) == (1, 1)
     assert [one["nearest"] for one in found["results"]] == ["as asked", "v-not-back", "as asked"]
-    for bad in (["--caches", "q3_9"], ["--trials", "none"], ["--tokens", "999"], []):
+    for bad in (["--caches", "q3_9"], ["--trials", "none"], ["--tokens", "999"],
+                ["--json", str(tmp_path)], ["--json", ours.path], []):
         code, out, err = run_judge(*(flags + bad if bad else flags[:2]))
         assert code == 2 and err.startswith("rotkv-judge: error: ") and err.count("\n") == 1, err
     code, out, err = run_judge(*["-m", str(tmp_path / "none.gguf"), *flags[2:]])

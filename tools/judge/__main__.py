@@ -9,7 +9,7 @@ import sys
 import rotkv
 
 from . import report
-from .engine import BUILT_IN, Failed, Program, adapter_command
+from .engine import BUILT_IN, Program, adapter_command
 from .http_engine import Http, Server
 from .ours import Ours
 from .trials import Judge
@@ -108,6 +108,17 @@ def check_numbers(given):
             usage(f"--{name}: expected {least} to {most}, found {value}")
 
 
+def check_output(given):
+    """Before anything runs for minutes: that what was found can be written, and over no input."""
+    if given.json in (None, "-"):
+        return
+    folder = os.path.dirname(os.path.abspath(given.json))
+    if os.path.isdir(given.json) or not os.access(folder, os.W_OK):
+        usage(f"--json {given.json}: expected a file that can be written")
+    if os.path.realpath(given.json) == os.path.realpath(given.model):
+        usage(f"--json {given.json}: is the model")
+
+
 def checksum(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
@@ -117,6 +128,7 @@ def checksum(path):
 def main():
     given = flags()
     check_numbers(given)
+    check_output(given)
     configs = configs_of(given)
     engine = engine_of(given, configs)
     try:
@@ -136,11 +148,14 @@ def main():
         usage(f"--trials: expected some of {', '.join(Judge.TRIALS)}, found '{given.trials}'")
     try:
         results = judge.run(configs, trials)
-    except Failed as error:
-        usage(str(error))
     except rotkv.Error as error:
-        print(f"rotkv-judge: error: ours: {error}", file=sys.stderr)
+        print(f"rotkv-judge: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("rotkv-judge: error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        engine.close()
     versions = {"judge": f"rotkv {rotkv.__version__}", "machine": report.machine(),
                 "model": f"SHA-256 {checksum(given.model)}"}
     name = os.path.basename(given.model)
