@@ -20,7 +20,7 @@ import fake_engine  # noqa: E402
 
 PROGRAMS = os.environ["ROTKV_PROGRAMS"]
 JUDGE = os.path.dirname(trials.__file__)
-CELLS, TOKENS, POSITIONS = 48, 32, 8
+CELLS, TOKENS, POSITIONS = 40, 28, 6
 FULL = bool(os.environ.get("ROTKV_FULL"))
 F16 = verdict.Config("f16", "f16", None, None)
 Q4 = verdict.Config("q4_0", "q4_0", True, None)
@@ -37,18 +37,29 @@ PREDICTED = ("k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "not
              "row-sign", "strided-blocks", "signs-restarted", "signs-dropped", "scale-twice",
              "heads-modulo", "window-longer", "window-shorter", "self-unseen", "sinks-dropped")
 SHIFTED = ("shift-rotated", "shift-dropped", "shift-backwards")
-QUICK = {"adapter": PREDICTED[:4] + PREDICTED[7:8] + PREDICTED[9:] + SHIFTED[:1],
+QUICK = {"adapter": PREDICTED[:4] + PREDICTED[7:8] + PREDICTED[9:10] + PREDICTED[11:12] + SHIFTED[:1],
          "lines": ("v-not-back", "signs-restarted", "shift-rotated"),
          "http": ("k-not-rotated", "sinks-dropped", "shift-rotated")}
 SEEN_WITH_F16 = ("scale-twice", "heads-modulo", "window-longer", "window-shorter", "self-unseen",
                  "sinks-dropped")
 
 
+class Remembered(Ours):
+    """What was computed for one fault is not computed again for the next."""
+    known = {}
+
+    def predict(self, *question, **mistake):
+        key = repr((question, mistake))
+        if key not in self.known:
+            self.known[key] = super().predict(*question, **mistake)
+        return self.known[key]
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("judged") / "judged.gguf")
     fake_engine.write_model(path)
-    return Ours(path, CELLS, threads=1)
+    return Remembered(path, CELLS, threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +124,7 @@ def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
     ("tokens-without-bos", "tokens", "other tokens for 'Hello'"),
     ("one-by-one-late", "one by one", ""),
     ("restores-nothing", "save and restore", "nothing was restored"),
-    ("restores-any", "restore, switch flipped", "the file does not say"),
+    ("restores-any", "restore, switch flipped", "rows of one are read"),
     ("dies-when-shifting", "shift", "SIGABRT"),
     ("not-a-number", "predictions", "not a number")])
 def test_faults_around_the_cache(ours, fault, trial, words, monkeypatch):
@@ -129,7 +140,7 @@ def test_the_smallest_input_is_smallest(ours, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", "window-longer")
     _, results = judge(ours, "adapter", [F16], ["predictions"])
     length = len(told(results, verdict.WRONG)[0].smallest["tokens"])
-    assert 16 < length <= 24  # of windows of 16
+    assert 16 < length < 24  # of windows of 16
 
 
 def test_rows_that_are_none(ours):

@@ -69,7 +69,7 @@ def test_logits_are_those_of_the_logprobs(tmp_path):
     found = rows[np.arange(149), ids[1:]]
     np.testing.assert_allclose(found, model.logprobs(ids, "k=q8_0,v=q8_0"), atol=2e-5)
     for bad in (np.zeros((2, model.width + 1), np.float32), np.zeros(model.width, np.float32)):
-        with pytest.raises(rotkv.Error, match="hidden: expected"):
+        with pytest.raises(rotkv.Error, match="expected packed f32"):
             model.logits(bad)
 
 

@@ -176,23 +176,36 @@ class Judge:
             self.done(judge(result, rows))
 
     def shrunk(self, config, result):
-        """The shortest beginning of the tokens that shows half of the difference, with the word whose
+        """The shortest beginning of the tokens, of those tried, that shows the difference: a tenth of
+        it, where that is more than what its explanation leaves, or else half. With the word whose
         probability suffers most."""
-        words = config.words(config.rotation)
-        for n in LENGTHS:
+        words, shown, below = config.words(config.rotation), None, 0
+        named = result.nearest != ASKED
+        enough = max(result.kld / 10, 4 * result.nearest_kld) if named else result.kld / 2
+        lengths = [n for n in LENGTHS if n < len(self.tokens)] + [len(self.tokens)]
+        while lengths:
+            n = lengths.pop(0)
             tokens = self.tokens[:n]
             try:
-                row = self.rows(self.engine.predict(tokens, [len(tokens) - 1], False), 1)
+                row = self.rows(self.engine.predict(tokens, [n - 1], False), 1)
             except (Failed, Unsupported, ValueError):
                 return {"tokens": tokens}
-            ours = self.ours.predict(words, tokens, [len(tokens) - 1])
+            ours = self.ours.predict(words, tokens, [n - 1])
             found = kld(ours, row)
-            if found > max(result.limit, result.kld / 2):
-                change = np.exp(ours[0]) * np.abs(np.nan_to_num(ours[0] - row[0]))
-                word = int(change.argmax())
-                return {"tokens": tokens, "text": self.ours.text(tokens), "kld": found, "word": word,
-                        "expected": float(ours[0, word]), "found": float(row[0, word])}
-        return {"tokens": self.tokens, "at": self.at}
+            if found > enough:
+                shown = self.told(tokens, ours[0], row[0], found)
+            else:
+                below = n
+            if shown:  # between the longest that does not show it and the shortest that does
+                half = (below + len(shown["tokens"])) // 2
+                lengths = [half] if half > below else []
+        return shown or {"tokens": self.tokens, "at": self.at}
+
+    def told(self, tokens, ours, row, found):
+        change = np.exp(ours) * np.abs(np.nan_to_num(ours - row))
+        word = int(change.argmax())
+        return {"tokens": tokens, "text": self.ours.text(tokens), "kld": found, "word": word,
+                "expected": float(ours[word]), "found": float(row[word])}
 
     def shifted_input(self, cells):
         """A context that is full but for one cell and ends with one word again and again; half of it
