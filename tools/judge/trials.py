@@ -28,6 +28,7 @@ class Judge:
         n = len(self.tokens)
         self.at = sorted({*range(min(4, n)), *np.linspace(0, n - 1, positions).astype(int).tolist()})
         self.exact = ours.predict("k=f32,v=f32", self.tokens, self.at)
+        self.is_open = None
         self.results, self.identity, self.tried_mistakes, self.shown = [], {}, set(), set()
         self.floor, self.scales = 0.0, {}
         self.folder = tempfile.TemporaryDirectory()
@@ -46,6 +47,11 @@ class Judge:
         return self.results
 
     def open(self, config, rotation):
+        """Unless it is: every question starts from an empty cache."""
+        asked = (config.k, config.v, rotation)
+        if asked == self.is_open and self.engine.lives():
+            return True
+        self.is_open = asked
         self.identity = self.engine.open(
             model=self.engine_model, k=config.k, v=config.v, rotation=rotation, signs=config.signs,
             context=self.ours.context, folder=self.folder.name) or self.identity
@@ -84,7 +90,7 @@ class Judge:
         for name in names:
             all[name] = run(words, *arguments, mistake=name)
             self.tried_mistakes.add(name)
-            if not np.array_equal(all[name], all[ASKED]):
+            if kld(all[ASKED], all[name]) > 1e-9:  # more than the order of sums
                 self.shown.add(name)
         return all
 

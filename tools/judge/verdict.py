@@ -55,10 +55,11 @@ class Scale:
 
     def limit(self):
         """An engine that rounds as we do stays below a quarter of the cost: seven eighths of the
-        errors are shared. Beside it stand its own arithmetic and what it does to q."""
+        errors are shared. Beside it stand its own arithmetic, which is not the same at every place,
+        and what it does to q."""
         if not self.floor:
             return FLOOR_LIMIT
-        return 4 * self.floor + 4 * self.of_queries + self.cost / 4
+        return 10 * self.floor + 4 * self.of_queries + self.cost / 4
 
 
 def judged(result, rows, hypotheses, scale):
