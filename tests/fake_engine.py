@@ -1,9 +1,12 @@
 """A whole engine in numpy for the judge to judge: a tiny gpt-oss, its operations numpy_engine.py's, which
 can make every known mistake. It rotates as llama.cpp does, or with signs.
 
-FakeEngine is a Python adapter; fake_server.py speaks llama-server's HTTP in front of it."""
+FakeEngine is a Python adapter; fake_server.py speaks llama-server's HTTP in front of it.
+
+Usage: tests/fake_engine.py MODEL.gguf    writes the model that shows every mistake"""
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -165,14 +168,14 @@ class FakeEngine:
     """A Python adapter; its fault is FAKE_FAULT of the environment."""
 
     def open(self, model, k, v, rotation, signs, context, folder):
-        self.fault = os.environ.get("FAKE_FAULT") or None
+        self.fault, self.path = os.environ.get("FAKE_FAULT") or None, model
         self.model = FakeModel(model, k, v, rotation, signs, self.fault)
         return {"name": "a fake", "version": "1"}
 
     def tokenize(self, text):
         # Its tokens are rotkv's but for a fault: that part is no fake of the way through a cache.
         import rotkv
-        tokens = rotkv.Model(os.environ["FAKE_MODEL"]).tokenize(text).tolist()
+        tokens = rotkv.Model(self.path).tokenize(text).tolist()
         return tokens[1:] if self.fault == "tokens-without-bos" else tokens
 
     def logprobs(self, tokens, one_by_one=False):
@@ -197,3 +200,9 @@ class FakeEngine:
         self.model.clear()
         self.model.load(file)
         return np.concatenate([self.model.read([token]) for token in next])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    write_model(sys.argv[1])

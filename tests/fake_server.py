@@ -25,7 +25,7 @@ class Slot:
                                self.fault)
         self.cells, self.folder, self.tokens = flags.context, flags.slot_save_path, []
         self.words = FakeEngine()
-        self.words.fault = self.fault
+        self.words.fault, self.words.path = self.fault, flags.model
 
     def tokenize(self, content, add_special=False, parse_special=False):
         tokens = self.words.tokenize(content)

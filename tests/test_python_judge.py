@@ -66,7 +66,6 @@ def ours(tmp_path_factory):
 def environment(monkeypatch, ours):
     paths = [HERE, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("FAKE_MODEL", ours.path)
     monkeypatch.delenv("FAKE_FAULT", raising=False)
     for name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
         monkeypatch.setenv(name, "1")

@@ -28,7 +28,7 @@ class Judge:
         n = len(self.tokens)
         self.at = sorted({*range(min(4, n)), *np.linspace(0, n - 1, positions).astype(int).tolist()})
         self.exact = ours.predict("k=f32,v=f32", self.tokens, self.at)
-        self.is_open = None
+        self.is_open, self.likely = None, []
         self.results, self.identity, self.tried_mistakes, self.shown = [], {}, set(), set()
         self.floor, self.scales = 0.0, {}
         self.folder = tempfile.TemporaryDirectory()
@@ -169,6 +169,8 @@ class Judge:
         if rows is None:
             return
         judge(result, rows)
+        wrong = result.verdict == WRONG and result.nearest in self.mistakes
+        self.likely = [result.nearest] if wrong else []
         if not self.floor:
             self.floor = max(result.kld, 1e-9)
         if result.verdict == WRONG:
@@ -230,7 +232,8 @@ class Judge:
         if found is None:
             result.smallest = asked if result.verdict == WRONG else None
             return
-        self.explained(config, "shift", OF_SHIFTS, *asked.values())(result, found)
+        names = [*OF_SHIFTS, *self.likely]  # which may be what predictions showed already
+        self.explained(config, "shift", names, *asked.values())(result, found)
         if result.verdict == WRONG:
             result.smallest = self.smallest_shift(config, result, asked)
         self.done(result)
