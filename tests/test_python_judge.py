@@ -21,6 +21,7 @@ import fake_engine  # noqa: E402
 PROGRAMS = os.environ["ROTKV_PROGRAMS"]
 JUDGE = os.path.dirname(trials.__file__)
 CELLS, TOKENS, POSITIONS = 40, 28, 6
+FLOOR = 1e-8
 FULL = bool(os.environ.get("ROTKV_FULL"))
 F16 = verdict.Config("f16", "f16", None, None)
 Q4 = verdict.Config("q4_0", "q4_0", True, None)
@@ -38,8 +39,7 @@ PREDICTED = ("k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "not
              "heads-modulo", "window-longer", "window-shorter", "self-unseen", "sinks-dropped")
 SHIFTED = ("shift-rotated", "shift-dropped", "shift-backwards")
 QUICK = {"adapter": PREDICTED[:4] + PREDICTED[7:8] + PREDICTED[9:10] + PREDICTED[11:12] + SHIFTED[:1],
-         "lines": ("v-not-back", "signs-restarted", "shift-rotated"),
-         "http": ("k-not-rotated", "sinks-dropped", "shift-rotated")}
+         "lines": ("signs-restarted", "shift-rotated"), "http": ("k-not-rotated", "shift-rotated")}
 SEEN_WITH_F16 = ("scale-twice", "heads-modulo", "window-longer", "window-shorter", "self-unseen",
                  "sinks-dropped")
 
@@ -73,6 +73,8 @@ def environment(monkeypatch, ours):
 
 def judge(ours, route, configs, only):
     one = trials.Judge(ROUTES[route](), ours, rotkv.mistakes(), TOKENS, POSITIONS)
+    if configs[0] is not F16:
+        one.floor = FLOOR  # of this engine: it is not asked again for each fault
     try:
         return one, one.run(configs, only)
     finally:
@@ -94,7 +96,7 @@ def test_an_engine_without_a_fault_is_right(ours, route):
     if route == "lines":  # the example is asked for less
         expected = {"predictions", "shift"}
     assert {result.trial for result in told(results, verdict.RIGHT)} == expected
-    assert one.floor < 1e-6 and report.status(results) == 0
+    assert one.floor < FLOOR and report.status(results) == 0
     assert all(result.kld < 1e-6 for result in results if result.trial == "predictions")
     assert time.monotonic() - began < 300, "from the build to a verdict in five minutes"
 
@@ -108,10 +110,10 @@ def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", fault)
     config = F16 if fault in SEEN_WITH_F16 else SIGNED if fault.startswith("signs") else Q4
     trial = "shift" if fault in SHIFTED else "predictions"
-    one, results = judge(ours, route, [F16, config][config is F16:], [trial])
+    one, results = judge(ours, route, [config], [trial])
     assert report.status(results) == 1
     wrong = told(results, verdict.WRONG)
-    assert {result.nearest for result in wrong} == {fault}
+    assert [result.nearest for result in wrong] == [fault]
     assert {result.trial for result in wrong} == {trial}
     words = report.markdown(one.identity, {}, "m", results, one.blind(), rotkv.mistakes())
     assert rotkv.mistakes()[fault] in words and report.FIXES[fault] in words
@@ -129,7 +131,7 @@ def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
 def test_faults_around_the_cache(ours, fault, trial, words, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", fault)
     only = [trial.replace("save and ", "").replace("restore, switch flipped", "switch"), "predictions"]
-    _, results = judge(ours, "adapter", [F16, PLAIN if fault == "switch-ignored" else Q4], only)
+    _, results = judge(ours, "adapter", [PLAIN if fault == "switch-ignored" else Q4], only)
     wrong = told(results, verdict.WRONG)
     assert wrong and {result.trial for result in wrong} == {trial}
     assert all(words in result.why + result.nearest for result in wrong)
@@ -163,17 +165,17 @@ def run_judge(*flags):
 
 def test_the_program(ours, tmp_path, monkeypatch):
     flags = ["-m", ours.path, "--engine", "fake_engine:FakeEngine", "-c", str(CELLS), "--tokens",
-             str(TOKENS), "--positions", str(POSITIONS), "--caches", "q4_0", "--trials", "predictions"]
+             str(TOKENS), "--positions", str(POSITIONS), "--caches", "q4_0", "--rotation", "on",
+             "--trials", "predictions", "-t", "1"]
     code, out, _ = run_judge(*flags, "--json", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())
-    assert (code, found["status"]) == (0, 0) and "**right**: 3 right, 0 wrong" in out
+    assert (code, found["status"]) == (0, 0) and "**right**: 2 right, 0 wrong" in out
     monkeypatch.setenv("FAKE_FAULT", "v-not-back")
     code, out, _ = run_judge(*flags, "--json", "-")
     found = json.loads(out)
     assert (code, found["status"]) == (1, 1)
-    assert [one["nearest"] for one in found["results"]] == ["as asked", "v-not-back", "as asked"]
-    for bad in (["--caches", "q3_9"], ["--trials", "none"], ["--tokens", "999"],
-                ["--json", str(tmp_path)], ["--json", ours.path], []):
+    assert [one["nearest"] for one in found["results"]] == ["as asked", "v-not-back"]
+    for bad in ["--caches", "q3_9"], ["--trials", "none"], ["--tokens", "999"], ["--json", ours.path], []:
         code, out, err = run_judge(*(flags + bad if bad else flags[:2]))
         assert code == 2 and err.startswith("rotkv-judge: error: ") and err.count("\n") == 1, err
     code, out, err = run_judge(*["-m", str(tmp_path / "none.gguf"), *flags[2:]])
