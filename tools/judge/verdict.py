@@ -6,6 +6,7 @@ from .ours import ASKED, NOT_QUANTIZED, cache_words, kld
 
 RIGHT, WRONG, UNTOLD, NOT_ASKED = "right", "WRONG", "cannot tell", "not asked"
 FLOOR_LIMIT = 0.02  # nats: beyond it f16 predictions are another model's
+SMALL = 5e-5        # nats: a difference that no known mistake explains is none below that
 NAMED = 3           # an explanation leaves less than this part of the KLD
 
 
@@ -59,7 +60,7 @@ class Scale:
         and what it does to q."""
         if not self.floor:
             return FLOOR_LIMIT
-        return 10 * self.floor + 4 * self.of_queries + self.cost / 4
+        return max(SMALL, 10 * self.floor + 4 * self.of_queries + self.cost / 4)
 
 
 def judged(result, rows, hypotheses, scale):
