@@ -88,6 +88,11 @@ def test_a_backend_makes_the_mistake_it_is_asked_for(path):
             np.testing.assert_allclose(found, base, atol=1e-3)
     assert moved == {"k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "not-normalized",
                      "row-sign", "strided-blocks", "scale-twice", "self-unseen"}
+    cells = [rotkv.Model(path, rotkv.Backend("fast", threads=1, mistake=name)).cache("k=q4_0,v=q4_0", 20)
+             for name in ("", "signs-dropped")]
+    for at in range(len(ids)):  # a token at a time, whose products wait for each other
+        rows = [plain.forward(cache, ids[at:at + 1], np.array([at], np.int32)) for cache in cells]
+        np.testing.assert_allclose(rows[0], rows[1], atol=1e-3)
     with pytest.raises(rotkv.Error, match="expected one of k-not-rotated, "):
         rotkv.Backend("ref", mistake="none")
 

@@ -39,6 +39,11 @@ class Ours:
         self.models, self.heavy = {}, False
         self.plain = self.model("")
         self.heavy = os.path.getsize(path) > HEAVY
+        self.rounded_keys = "k=q8_0,v=f32,rot=off"
+        try:
+            self.plain.cache(self.rounded_keys, 1)
+        except rotkv.Error:  # of a latent row V is a part
+            self.rounded_keys = "k=q8_0,v=q8_0,rot=off"
 
     def model(self, mistake):
         if mistake in self.models:

@@ -123,7 +123,7 @@ class Judge:
 
         rounded = config.k not in NOT_QUANTIZED
         return Scale(self.floor, cost(config.words(config.rotation)),
-                     cost("k=q8_0,v=f32,rot=off") if rounded else 0.0)
+                     cost(self.ours.rounded_keys) if rounded else 0.0)
 
     def try_tokens(self, config):
         """Whether there is an engine at all; and its tokens."""

@@ -54,6 +54,7 @@ Support MistakenBackend::answer(const Call& call) const {
 }
 
 void MistakenBackend::execute(const Call& call) {
+    synchronize();  // what the host reads here may be queued: products of one token are
     if (const auto* args = std::get_if<KvStoreArgs>(&call)) {
         store(*args);
     } else if (const auto* shifted = std::get_if<KvShiftArgs>(&call)) {
@@ -80,7 +81,7 @@ void MistakenBackend::store(const KvStoreArgs& args) {
     }
     plain.k_rotation = plain.v_rotation = Rotation{};
     real().run(plain);
-    synchronize();
+    synchronize();  // before the rows go out of scope
 }
 
 void MistakenBackend::shift(const KvShiftArgs& args) {
