@@ -21,6 +21,7 @@ def write_model(path):
         model.attention(layer)
         model.feed_forward(layer)
     model.file.write(path)
+    return model.words
 
 
 class Calls:
@@ -72,7 +73,7 @@ class Calls:
 
     def open(self):
         model = os.path.join(self.folder, "model.gguf")
-        write_model(model)
+        self.vocabulary = write_model(model)
         self.path = model.encode()
         self.must("rotkv_backend_open", b"ref", 1, c.addressof(self.backend))
         self.must("rotkv_cache_open", None, self.shape(), b"k=q8_0", c.addressof(self.cache))
@@ -175,6 +176,10 @@ class Calls:
             "rotkv_model_open": [backend, self.path, self.handle()],
             "rotkv_model_describe": [self.model, self.struct("rotkv_model_figures")],
             "rotkv_model_notices": [self.model, *text()],
+            "rotkv_model_ends": [self.model, one(), 64, one()],
+            "rotkv_model_text": [self.model, b"general.name", *text()],
+            "rotkv_model_logits": [self.model, self.array(self.floats(T, self.vocabulary)),
+                                   self.array(self.floats(T, D))],
             "rotkv_tokenize": [self.model, long_text, len(long_text), 1, 0, one(), 1024, one()],
             "rotkv_detokenize": [self.model, self.ints(ids), T, *text()],
             "rotkv_model_cache": [self.model, b"k=q8_0", 1, CELLS, self.handle()],

@@ -73,7 +73,7 @@ class Host:
     """Mutants that the tests of a build without CUDA must kill."""
     patches = MUTANTS
     build_dir = WORK / "build"
-    flags = ["-DROTKV_CUDA=OFF"]
+    flags = ["-DROTKV_CUDA=OFF", f"-DROTKV_PYTHON_PACKAGES={ROOT / 'build/python_packages'}"]
 
     def build(self, target):
         return run(["cmake", "--build", str(self.build_dir), "--target", target, "--parallel"])
@@ -100,6 +100,15 @@ class Host:
             failed = re.search(r"^(?:FAIL|ERROR): (\w+)", done.stdout, re.M)
             if done.returncode != 0 and "AssertionError" in done.stdout:
                 return f"{test.name}: {failed[1]}" if failed else test.name, ""
+        return self.test_package()
+
+    def test_package(self):
+        """The same for the Python package, where it can be built."""
+        done = run([sys.executable, str(SOURCES / "tests/run_python_tests.py"), str(self.build_dir),
+                    "ON", str(ROOT / "build/python_packages")], cwd=SOURCES)
+        failed = re.search(r"^FAILED tests/(\w+\.py::\w+)", done.stdout, re.M)
+        if failed and "AssertionError" in done.stdout:
+            return failed[1], ""
         return None, "survived"
 
     def judge(self, patch):

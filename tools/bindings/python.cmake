@@ -35,8 +35,17 @@ set_target_properties(_rotkv PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${folder})
 target_link_libraries(_rotkv PRIVATE rotkv::tools)
 configure_file(tools/bindings/package.py ${folder}/__init__.py COPYONLY)
 file(TOUCH ${folder}/py.typed)
+file(GLOB modules CONFIGURE_DEPENDS tools/eval/*.py)  # rotkv.eval, and the program that runs it
+foreach(module ${modules})
+    cmake_path(GET module FILENAME name)
+    configure_file(${module} ${folder}/eval/${name} COPYONLY)
+endforeach()
+foreach(program ${rotkv_python_programs})
+    configure_file(tools/${program}.py rotkv-${program} COPYONLY)
+endforeach()
 nanobind_add_stub(rotkv-stub MODULE _rotkv OUTPUT ${folder}/_rotkv.pyi PYTHON_PATH ${folder}
                   DEPENDS _rotkv)
 install(TARGETS _rotkv LIBRARY DESTINATION rotkv COMPONENT python EXCLUDE_FROM_ALL)
+install(FILES ${modules} DESTINATION rotkv/eval COMPONENT python EXCLUDE_FROM_ALL)
 install(FILES ${folder}/__init__.py ${folder}/_rotkv.pyi ${folder}/py.typed DESTINATION rotkv
         COMPONENT python EXCLUDE_FROM_ALL)

@@ -32,6 +32,23 @@ nb::object tokenize(const Model& self, const std::string& text, bool add_special
     return tokens.array;
 }
 
+nb::object ends(const Model& self) {
+    int64_t count = 0;
+    must(rotkv_model_ends(self.handle, nullptr, 0, &count));
+    const NewArray<int32_t> tokens({std::size_t(count)});
+    must(rotkv_model_ends(self.handle, tokens.data, count, &count));
+    return tokens.array;
+}
+
+nb::object logits(const Model& self, const Floats& hidden) {
+    if (hidden.ndim() != 2) refuse("hidden: expected [T][E]");
+    const std::size_t rows = hidden.shape(0), words = std::size_t(self.figures().words);
+    const NewArray<float> all({rows, words});
+    const rotkv_array from = array_of(hidden), to = array_of(all, rows * words);
+    must_without_gil([&] { return rotkv_model_logits(self.handle, &to, &from); });
+    return all.array;
+}
+
 std::string bytes_of(const Model& self, const int32_t* tokens, std::size_t count) {
     return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
         return rotkv_detokenize(self.handle, tokens, int64_t(count), text, capacity, length);
@@ -214,6 +231,8 @@ void add_figures(nb::class_<Model>& model) {
         nb::arg("cache"), nb::arg("tokens"), nb::arg("positions"), nb::arg("streams") = nb::none(),
         "Reads tokens [T] into a cache of this model; the residual stream [T][E] f32 after the "
         "output norm.");
+    model.def("logits", logits, nb::arg("hidden"),
+              "What the model expects behind rows [T][E] f32 of that stream: logits [T][V] f32.");
 }
 
 }  // namespace
@@ -237,6 +256,15 @@ void add_models(nb::module_& module) {
     model.def_prop_ro("n_layers", [](const Model& self) { return self.figures().layers; });
     model.def_prop_ro("bos", [](const Model& self) { return self.figures().bos; });
     model.def_prop_ro("eos", [](const Model& self) { return self.figures().eos; });
+    model.def_prop_ro("ends", ends, "Tokens behind which a text is over, EOS among them.");
+    model.def(
+        "text",
+        [](const Model& self, const std::string& key) {
+            return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
+                return rotkv_model_text(self.handle, key.c_str(), text, capacity, length);
+            });
+        },
+        nb::arg("key"), "A text of the file's keys: 'tokenizer.chat_template'.");
     model.def_prop_ro(
         "notices",
         [](const Model& self) {
