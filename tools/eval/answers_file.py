@@ -12,6 +12,10 @@ import os
 from .problems import Failed
 
 
+def line_of(record):
+    return json.dumps(record).encode() + b"\n"
+
+
 class AnswersFile:
     """Opens or creates `path` (None: nothing is kept), locks it and drops a torn last line."""
 
@@ -31,7 +35,7 @@ class AnswersFile:
         whole, newline, torn = self.file.read().rpartition(b"\n")
         if whole:
             self.read(whole.decode(errors="replace").split("\n"), header)
-        elif not header["version"] or torn[:1] not in (b"", b"{"):
+        elif not line_of(header).startswith(torn):
             raise Failed(f"{path}: expected the answers of rotkv-eval, found something else")
         self.torn = len(torn)
         self.file.truncate(len(whole + newline))
@@ -51,7 +55,7 @@ class AnswersFile:
                          f"else") from error
 
     def write(self, line):
-        self.file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+        self.file.write(line_of(line))
         self.file.flush()
         os.fsync(self.file.fileno())
 

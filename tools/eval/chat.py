@@ -5,7 +5,6 @@ it is cut behind its first letter, and the two parts become tokens apart.
 
 Docs: docs/31-tasks.md"""
 import datetime
-import re
 
 import numpy as np
 
@@ -20,9 +19,13 @@ class ChatTemplate:
     date, for templates that name one; always the same, so that a run can be done again."""
 
     def __init__(self, model, variables=None, today="2025-01-01"):
-        import jinja2  # chats alone need it
-        import jinja2.ext
-        import jinja2.sandbox
+        try:
+            import jinja2  # chats alone need it
+            import jinja2.ext
+            import jinja2.sandbox
+        except ImportError as missing:
+            raise Failed(f"{missing}: a problem with messages needs it: apt install "
+                         "python3-jinja2") from missing
         self.errors = jinja2.exceptions.TemplateError
         self.model, self.variables = model, variables or {}
         day = datetime.date.fromisoformat(today)
@@ -104,6 +107,6 @@ def prompt_tokens(model, problem, template):
     """i32. `template` gives the ChatTemplate, if one is asked for. A prompt that is text is read as
     rotkv-generate reads it: whoever writes it may spell control tokens."""
     text = rendered(problem, template)
-    parts = re.split(CUT, text)
+    parts = [text] if problem.messages is None else text.split(CUT)
     tokens = [token for part in parts for token in tokens_of(model, part, True)]
     return np.array(with_bos(model, tokens), np.int32)

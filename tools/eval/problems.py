@@ -18,7 +18,13 @@ FIELDS = {"id", "prompt", "messages", "answer", "check", "stop", "most"}
 
 
 class Failed(Exception):
-    """What went wrong, in one line."""
+    """What was asked for cannot be, in one line. `code` is the program's."""
+    code = 2
+
+
+class NotNumbers(Failed):
+    """A model's logits."""
+    code = 1
 
 
 @dataclasses.dataclass(frozen=True)

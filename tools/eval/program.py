@@ -2,6 +2,7 @@
 
 Docs: docs/31-tasks.md"""
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -183,6 +184,8 @@ def check(asked):
     for path in outputs:
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise Failed(f"{path}: no such folder")
+    if asked.plot and importlib.util.find_spec("matplotlib") is None:
+        raise Failed("--plot: matplotlib is missing: apt install python3-matplotlib")
     if len(set(asked.model)) < len(asked.model):
         raise Failed("-m: expected every model once")
 
@@ -226,7 +229,8 @@ def run(asked):
         report.plot(asked.plot)
 
 
-def main():
+def main(arguments=None):
+    """The exit code. arguments None: the command line's."""
     parser = argparse.ArgumentParser(prog="rotkv-eval", description=__doc__.split("\n")[0],
                                      epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,12 +238,14 @@ def main():
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_run(commands)
     add_others(commands)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
         asked.body(asked)
     except KeyboardInterrupt:
         return 130
     except (Failed, rotkv.Error, OSError) as error:
         print(f"rotkv-eval: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, Failed) else 1
+        if isinstance(error, rotkv.Error):
+            return 2 if error.code == "usage" else 1
+        return error.code if isinstance(error, Failed) else 1
     return 0

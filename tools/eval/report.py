@@ -85,9 +85,10 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def order(self, model):
-        """Caches by score over all tasks and by KLD, and Kendall's tau of the two; or nothing."""
+        """Caches by score over all tasks and by KLD, and Kendall's tau of the two; nothing where
+        there is no order."""
         cells = [one for one in self.of(model, self.tasks[-1]) if one.kld is not None]
-        if len(cells) < 2:
+        if len({one.kld[0] for one in cells}) < 2 or len({one.figures.score for one in cells}) < 2:
             return None
         found = stats.kendalltau([-one.kld[0] for one in cells],
                                  [one.figures.score for one in cells])

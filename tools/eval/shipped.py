@@ -30,14 +30,17 @@ def placed(depth, count):
     return round(depth * (count - 1))
 
 
-def needle(draws, depth, sentences, digits):
-    """One number said once, among sentences about nothing."""
-    place, secret = draws.one_of(PLACES), number(draws, digits)
+def needle(draws, depth, sentences, digits, needles):
+    """A number said once, among sentences about nothing and other places' numbers."""
+    places = draws.some_of(PLACES, needles)
+    secrets = [f"The secret number of the {place} is {number(draws, digits)}." for place in places]
     told = [f"It was {draws.one_of(WEATHER)} and {draws.one_of(NAMES)} {draws.one_of(ACTS)}."
             for _ in range(sentences)]
-    told.insert(placed(depth, sentences + 1), f"The secret number of the {place} is {secret}.")
-    told.append(f"Remember: the secret number of the {place} is")
-    return " ".join(told), secret, "number", [".", "\n"]
+    for secret in secrets[1:]:
+        told.insert(draws.below(len(told) + 1), secret)
+    told.insert(placed(depth, len(told) + 1), secrets[0])
+    told.append(f"Remember: the secret number of the {places[0]} is")
+    return " ".join(told), secrets[0].split()[-1].rstrip("."), "number", [".", "\n"]
 
 
 def lookup(draws, depth, pairs, digits):
@@ -93,17 +96,16 @@ def distractors(draws, depth, people, things):
 
 
 # What can be set, and how it is set where nobody says; None: a depth that goes through DEPTHS.
-TASKS = {"needle": (needle, {"depth": None, "sentences": 16, "digits": 6}),
+TASKS = {"needle": (needle, {"depth": None, "sentences": 16, "digits": 6, "needles": 1}),
          "lookup": (lookup, {"depth": None, "pairs": 16, "digits": 4}),
          "copy": (copy, {"words": 12}),
          "addition": (addition, {"digits": 2, "examples": 6}),
          "brackets": (brackets, {"length": 5, "examples": 6}),
          "distractors": (distractors, {"depth": None, "people": 6, "things": 3})}
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-LIMITS = {"depth": (0, 1), "sentences": (1, 100_000), "digits": (1, 18), "pairs": (1, 10_000),
-          "words": (1, len(THINGS)), "examples": (0, 1000), "length": (1, 100),
-          "people": (1, len(NAMES)), "things": (1, len(THINGS))}
-MOST = 48  # tokens of an answer; all of them stop by themselves where a model has understood
+LIMITS = {"depth": (0, 1), "sentences": (0, 100_000), "digits": (1, 18), "pairs": (1, 10_000),
+          "needles": (1, len(PLACES)), "words": (1, len(THINGS)), "examples": (0, 1000),
+          "length": (1, 100), "people": (1, len(NAMES)), "things": (1, len(THINGS))}
 
 
 def settings_of(words):
@@ -134,7 +136,7 @@ def lines_of_task(words, count, seed):
                for key, value in settings.items()}
         prompt, answer, check, stop = TASKS[name][0](Draws(seed_of(seed, words, i)), **own)
         yield {"id": str(i), "prompt": prompt, "answer": answer, "check": check, "stop": stop,
-               "most": MOST}
+               "most": len(answer) + 8}  # a token is a letter at least: room for the right one
 
 
 def made_task(words, count, seed):

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from .draws import Draws
-from .problems import Failed
+from .problems import Failed, NotNumbers
 
 TOKENS_OF_A_STEP = 512
 ROWS_OF_LOGITS = 64  # of one call
@@ -37,7 +37,7 @@ class Answer:
 def choose(logits, temperature, draws):
     """A token from logits [V]: the likeliest, the first of equals; or drawn from p^(1/T)."""
     if not np.isfinite(logits).all():
-        raise Failed("the model's logits are not finite numbers")
+        raise NotNumbers("the model's logits are not finite numbers")
     if temperature == 0:
         return int(np.argmax(logits))
     x = logits.astype(np.float64)
