@@ -261,7 +261,8 @@ def test_samples_of_a_problem_are_no_problems():
 
 
 def test_what_can_be_seen():
-    assert figures.least_difference(100, 0.2) == pytest.approx(2.8016 * (0.2 / 100) ** 0.5, rel=1e-3)
+    wanted = 2.8016 * (0.2 / 100) ** 0.5
+    assert figures.least_difference(100, 0.2) == pytest.approx(wanted, rel=1e-3)
     assert figures.least_difference(50, 0.0) == 6 / 50  # fewer on one side never reach p 0.05
     lines = published.published_table(["old=31.7", "new=37.1"], 30, 8).splitlines()
     assert "26.1 .. 37.8" in lines[1] and "+5.4" in lines[-1]
@@ -321,7 +322,8 @@ def test_equal_caches_differ_in_no_answer_and_a_fault_is_the_floor(folder, path,
 
 def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
     out = str(folder / "answers.jsonl")
-    drawn = plan(path, tasks, "--out", out, "--temp", "1", "--samples", "2", "--seed", "3")
+    drawn = plan(path, tasks, "--backend", "fast", "-t", "1", "--out", out, "--temp", "1",
+                 "--samples", "2", "--seed", "3")
 
     def written():
         with open(out, "rb") as file:
@@ -342,7 +344,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
         assert evaluate(*drawn) == first and written() == whole
     assert "seed: the file has 3, this run 4" in evaluate(*drawn[:-1], "4", code=2)
     start_from(b"somebody's notes\nand more\n")
-    assert "something else" in evaluate(*drawn, code=2) and written() == b"somebody's notes\nand more\n"
+    assert "something else" in evaluate(*drawn, code=2) and written().startswith(b"somebody's")
     os.remove(out)
     with subprocess.Popen([sys.executable, EVAL, *drawn], stderr=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL) as killed:

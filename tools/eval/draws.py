@@ -7,7 +7,7 @@ MASK = (1 << 64) - 1
 
 
 class Draws:
-    """The outputs of SplitMix64 from a seed, one after the other. Source: Steele, Lea, Flood 2014."""
+    """The outputs of SplitMix64 from a seed, in a row. Source: Steele, Lea, Flood 2014."""
 
     def __init__(self, seed):
         self.seed, self.next = seed & MASK, 0

@@ -20,7 +20,7 @@ from .run import Plan, bytes_per_token, divergences, run_all, say
 
 EXAMPLES = """examples:
   rotkv-eval run -m model.gguf --task needle --task addition --cache k=q4_0,v=q4_0
-  rotkv-eval run -m model.gguf --task aime25.jsonl --cache k=q8_0,v=q8_0 --samples 8 --temp 0.6 -n 8192
+  rotkv-eval run -m model.gguf --task aime25.jsonl --cache k=q8_0 --samples 8 --temp 0.6 -n 8192
   rotkv-eval make needle:sentences=40 --problems 100 -o needle.jsonl
   rotkv-eval convert gsm8k test.jsonl -o gsm8k.jsonl
   rotkv-eval published --problems 30 --samples 8 f16=37.9 q4_0=21.7

@@ -155,7 +155,8 @@ class Report:
                 axis.set_title(task, fontsize=8)
                 draw(axis, self.of(model, task))
         figure.supxlabel("bytes per token", fontsize=8)
-        figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower right")
+        figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7,
+                      loc="outside lower right")
         partial = f"{path}.{os.getpid()}.partial"
         try:
             figure.savefig(partial, format="png", dpi=130)

@@ -12,7 +12,8 @@ from .problems import Failed, task_of
 
 NAMES = ("Anna Ben Clara David Emma Felix Grace Henry Ida Jonas Kate Leo Maria Noah Olga Paul Rosa "
          "Simon Tina Victor").split()
-THINGS = "apple bag boat book box car chair clock coat cup desk door hat key lamp phone ring".split()
+THINGS = ("apple bag boat book box car chair clock coat cup desk door hat key lamp phone "
+          "ring").split()
 COLOURS = "black blue brown green grey orange pink purple red white yellow".split()
 PLACES = "bridge castle forest garden harbour island lake market mill river tower valley".split()
 WEATHER = "bright calm cloudy cold dark dry mild misty quiet rainy sunny warm windy".split()

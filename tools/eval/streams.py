@@ -108,7 +108,8 @@ class Streams:
         """The answers, in the order of the requests. `done` hears of each as it ends."""
         for request in requests:
             if not 0 < len(request.prompt) <= self.cells:
-                raise Failed(f"a prompt of {len(request.prompt)} tokens, expected 1 to {self.cells}")
+                raise Failed(f"a prompt of {len(request.prompt)} tokens, expected 1 to "
+                             f"{self.cells}")
             if self.keep is not None and self.cells - self.keep_of(request) < 2:
                 raise Failed(f"expected at least 2 cells more than the {self.keep_of(request)} "
                              f"tokens that stay at a shift, found {self.cells}")
