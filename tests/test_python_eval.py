@@ -250,6 +250,8 @@ def test_figures_by_hand():
     same = figures.figures_of(rows_of(base), rows_of(base))
     assert same.p == 1 and same.difference == 0 and same.changed == 0
     assert same.difference_interval[1] == pytest.approx(1 - 0.025 ** (1 / 20))
+    sure = figures.figures_of(rows_of([1] * 20))
+    assert sure.bootstrap == sure.wilson and sure.bootstrap[0] < 0.9  # no point
 
 
 def test_samples_of_a_problem_are_no_problems():

@@ -35,7 +35,10 @@ def resampled(rows, strata):
 
 
 def bootstrap(rows, strata):
-    """Of the mean of rows [problems], by percentiles. Source: Efron 1979."""
+    """Of the mean of rows [problems], by percentiles. Where all are alike that would be a point;
+    then it is Wilson's, of problems. Source: Efron 1979."""
+    if np.ptp(rows) == 0 and rows[0] in (0, 1):
+        return wilson(float(rows[0]), len(rows))
     low, high = np.percentile(resampled(rows, strata), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
 
@@ -120,8 +123,9 @@ def what_can_be_seen(base, others):
     width = (base.wilson[1] - base.wilson[0]) / 2
     shares = [(one.better + one.worse) / one.problems for one in others]
     share = float(np.median(shares)) if shares else 0.0
-    return (f"{base.problems} problems, {base.attempts // base.problems} attempts each: the base's "
-            f"score is known to about {100 * width:.0f} points either way. Where caches differ in "
-            f"{100 * share:.0f} % of the problems, as half of these do, a difference to the base "
-            f"below {100 * least_difference(base.problems, share):.0f} points will mostly not be "
-            "found.")
+    samples, least = base.attempts // base.problems, least_difference(base.problems, share)
+    return (f"{base.problems} problems{f', {samples} samples each' if samples > 1 else ''}: the "
+            f"base's score is known to about {100 * width:.0f} points either way. Against the base "
+            f"{100 * share:.0f} % of the problems change (the median of the caches); then " +
+            (f"a difference below {100 * least:.0f} points will mostly not be found." if least < 1
+             else "no difference at all can be found."))

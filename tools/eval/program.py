@@ -12,7 +12,7 @@ import rotkv
 
 from . import known_files, shipped, speed
 from .answers_file import AnswersFile
-from .chat import ChatTemplate, rendered
+from .chat import CUT, ChatTemplate, rendered
 from .problems import Failed, read_task
 from .published import published_table
 from .report import Report
@@ -137,10 +137,11 @@ def measure_speed(asked):
     model = rotkv.Model(asked.model, rotkv.Backend(asked.backend, threads=asked.threads))
     rates, ratios = speed.speeds(model, asked.cache, asked.streams, asked.predict, asked.rounds,
                                  asked.prompt, say)
-    for count, rate in rates.items():
-        print(f"{count:>4} streams  {rate:8.1f} tokens/s")
-    print(f"{asked.streams[-1]} streams to {asked.streams[0]}: {statistics.median(ratios):.2f} "
-          f"(rounds {' '.join(f'{one:.2f}' for one in ratios)})")
+    for count, wall, processor in rates:
+        print(f"{count:>4} streams  {wall:8.1f} tokens/s  {processor:8.1f} per processor second")
+    for unit, of in zip(("tokens/s", "tokens per processor second"), ratios):
+        print(f"{asked.streams[-1]} streams to {asked.streams[0]}, {unit}: "
+              f"{statistics.median(of):.2f} (rounds {' '.join(f'{one:.2f}' for one in of)})")
 
 
 def variables(words):
@@ -195,8 +196,9 @@ def print_prompts(asked, tasks, backend):
         model = rotkv.Model(path, backend)
         for task in tasks:
             print(f"---- {os.path.basename(path)}, {task.name}, problem {task.problems[0].id}")
-            print(rendered(task.problems[0],
-                           lambda: ChatTemplate(model, asked.template_var, asked.today)))
+            text = rendered(task.problems[0],
+                            lambda: ChatTemplate(model, asked.template_var, asked.today))
+            print(text.replace(CUT, ""))
 
 
 def run(asked):

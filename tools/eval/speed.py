@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 
-from .problems import Failed
 from .streams import Request, Streams
 
 TEXT = "It was a quiet evening, and nobody in the village had yet heard the news. "
@@ -23,20 +22,24 @@ class Endless:
 
 
 def speeds(model, cache, counts, tokens, rounds, prompt_tokens, say):
-    """{streams: median tokens of answers per second}, and of each round the ratio of the last to
-    the first. All counts take turns, so that whatever else the machine does falls on all."""
+    """[(streams, tokens of answers per second, and per second of this process's processors)], a
+    median each, and of each round the ratio of the last to the first, in both units. All counts
+    take turns, so that whatever else the machine does falls on all; processor seconds are what is
+    left to compare where it does much else."""
     ids = model.tokenize(TEXT * (1 + prompt_tokens // 10))
-    if len(ids) < prompt_tokens:
-        raise Failed(f"--prompt: expected at most {len(ids)}")
     request = Request(ids[:prompt_tokens], tokens)
     found = {count: [] for count in counts}
     for number in range(rounds):
         for count in counts:
             streams = Streams(Endless(model), cache, count, prompt_tokens + tokens)
-            streams.answer_all([request] * count)  # memory is touched, clocks are up
-            start = time.monotonic()
+            streams.answer_all([Request(request.prompt, 1)] * count)  # memory is touched
+            wall, processor = time.monotonic(), time.process_time()
             streams.answer_all([request] * count)
-            found[count].append(count * tokens / (time.monotonic() - start))
-            say(f"round {number + 1}: {count} streams, {found[count][-1]:.1f} tokens/s")
-    ratios = [last / first for first, last in zip(found[counts[0]], found[counts[-1]])]
-    return {count: statistics.median(of) for count, of in found.items()}, ratios
+            found[count].append((count * tokens / (time.monotonic() - wall),
+                                 count * tokens / (time.process_time() - processor)))
+            say(f"round {number + 1}: {count} streams, {found[count][-1][0]:.1f} tokens/s")
+    ratios = [[last[unit] / first[unit] for first, last in zip(found[counts[0]], found[counts[-1]])]
+              for unit in (0, 1)]
+    medians = [(count, *(statistics.median(one[unit] for one in of) for unit in (0, 1)))
+               for count, of in found.items()]
+    return medians, ratios
