@@ -107,6 +107,26 @@ def test_generate_takes_the_likeliest(model):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_logits_are_what_logprobs_rest_on(model):
+    ids = model.tokenize(TEXT)[:20]
+    cache = model.cache("k=f16,v=f16", cells=20)
+    logits = model.logits(model.forward(cache, ids, np.arange(20, dtype=np.int32))[:-1])
+    assert logits.shape == (19, model.n_vocab)
+    x = logits.astype(np.float64)
+    stated = x[np.arange(19), ids[1:]] - np.log(np.exp(x).sum(axis=1))
+    np.testing.assert_allclose(stated, model.logprobs(ids), atol=1e-4)
+    with pytest.raises(rotkv.Error, match="logits: expected weight"):
+        model.logits(np.zeros((2, model.width + 1), np.float32))
+
+
+def test_ends_and_texts_of_the_file(model):
+    assert model.eos in model.ends.tolist()
+    assert model.text("general.name") == "smollm3"
+    for key in "no.such.key", "smollm3.block_count":
+        with pytest.raises(rotkv.Error, match=key):
+            model.text(key)
+
+
 def test_capture_is_what_the_cache_holds(model):
     ids = model.tokenize(TEXT)[:20]
     rows = model.capture(ids)
