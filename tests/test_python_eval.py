@@ -360,7 +360,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
 @pytest.mark.parametrize("more, says", [
     (["--samples", "2"], "at --temp 0"), (["--keep", "3"], "expected --shift"),
     (["--shift"], "expected -c"), (["--cache", "k=q9"], "k=q9"), (["--json", "/none/x"], "folder"),
-    (["--template-var", "x"], "KEY=VALUE"), (["--task", "none.jsonl"], "none.jsonl")])
+    (["--template-var", "x"], "KEY=VALUE"), (["-c", "3"], "problem 0: a prompt of"), (["--task", "none.jsonl"], "none.jsonl")])
 def test_what_contradicts_itself_is_one_line(path, tasks, more, says):
     said = evaluate(*plan(path, tasks, *more), code=2)
     assert says in said and said.count("\n") == 1

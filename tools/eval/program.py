@@ -16,7 +16,7 @@ from .chat import CUT, ChatTemplate, rendered
 from .problems import Failed, read_task
 from .published import published_table
 from .report import Report
-from .run import Plan, bytes_per_token, divergences, run_all, say
+from .run import ModelRun, Plan, divergences, run_all, say
 
 EXAMPLES = """examples:
   rotkv-eval run -m model.gguf --task needle --task addition --cache k=q4_0,v=q4_0
@@ -211,9 +211,9 @@ def run(asked):
         return
     plan = Plan(asked, tasks)
     sizes = {}
-    for number, path in enumerate(asked.model):  # also: whether every cache can be, before hours
-        model = rotkv.Model(path, backend)
-        sizes.update({(number, cache): bytes_per_token(model, cache) for cache in plan.caches})
+    for number, path in enumerate(asked.model):
+        found = ModelRun(plan, path, backend).check()
+        sizes.update({(number, cache): size for cache, size in found.items()})
     header = plan.header(backend)
     file = AnswersFile(asked.out, header)
     if file.torn:

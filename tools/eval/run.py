@@ -11,6 +11,7 @@ import rotkv
 
 from .chat import ChatTemplate, prompt_tokens
 from .draws import seed_of
+from .problems import Failed
 from .streams import Request, Streams
 
 
@@ -91,8 +92,19 @@ class ModelRun:
     def __init__(self, plan, path, backend):
         self.plan, self.path = plan, path
         self.model, self.template, self.prompts = rotkv.Model(path, backend), None, {}
+
+    def check(self):
+        """What is refused before hours are spent: templates, prompts that are too long, caches.
+        {cache: bytes per token}; says what was assumed of the file."""
         for line in self.model.notices.splitlines():
-            say(f"{os.path.basename(path)}: {line}")
+            say(f"{os.path.basename(self.path)}: {line}")
+        for task in self.plan.tasks:
+            room = self.cells(task)
+            for problem in task.problems:
+                if not 0 < len(self.prompt(problem)) <= room:
+                    raise Failed(f"{task.name}, problem {problem.id}: a prompt of "
+                                 f"{len(self.prompt(problem))} tokens, expected 1 to {room}")
+        return {cache: bytes_per_token(self.model, cache) for cache in self.plan.caches}
 
     def chat(self):
         if self.template is None:
