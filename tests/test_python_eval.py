@@ -1,6 +1,7 @@
 """rotkv-eval on tiny models: many texts at once are the texts that each would be alone, a run that
 was cut goes on to the same file, judges and figures against cases worked out by hand."""
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -309,7 +310,11 @@ def plan(path, tasks, *more):
 
 def test_equal_caches_differ_in_no_answer_and_a_fault_is_the_floor(folder, path, tasks):
     stated = str(folder / "right.json")
-    evaluate(*plan(path, tasks, "--json", stated, "--csv", stated + ".csv"))
+    picture = ["--plot", stated + ".png"] if importlib.util.find_spec("matplotlib") else []
+    evaluate(*plan(path, tasks, "--json", stated, "--csv", stated + ".csv", *picture))
+    assert not picture or os.path.getsize(picture[1]) > 10_000
+    with open(stated + ".csv", encoding="utf-8") as file:
+        assert len(file.readlines()) == 1 + 3 * 3
     with open(stated, encoding="utf-8") as file:
         cells = {(c["task"], c["cache"]): c for c in json.load(file)["cells"]}
     assert cells["all tasks", EXACT]["score"] == 1

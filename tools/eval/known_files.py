@@ -12,6 +12,7 @@ import re
 
 from .draws import Draws, seed_of
 from .problems import Failed
+from .whole_file import whole
 
 BOXED = "Put your final answer within \\boxed{}."
 
@@ -77,7 +78,7 @@ def write_known(kind, source, path, seed):
     rows = rows_of(source)
     lines = [{"id": str(number), **KNOWN[kind](row, f"{source}, row {number + 1}", number, seed)}
              for number, row in enumerate(rows)]
-    with open(path, "w", encoding="utf-8") as file:
+    with whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return len(lines)

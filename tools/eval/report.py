@@ -9,6 +9,7 @@ import os
 from scipy import stats
 
 from .figures import LEVEL, RESAMPLES, figures_of, what_can_be_seen
+from .whole_file import whole
 
 ALL = "all tasks"
 
@@ -126,7 +127,8 @@ class Report:
                 **dataclasses.asdict(cell.figures)}
 
     def write_json(self, header, path):
-        write_whole(path, json.dumps(self.json(header), indent=1) + "\n")
+        with whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.json(header), indent=1) + "\n")
 
     def write_csv(self, path):
         records = []
@@ -136,7 +138,7 @@ class Report:
                 pair = record.pop(name) or (None, None)
                 record[name + "_low"], record[name + "_high"] = pair
             records.append(record)
-        with Whole(path, newline="") as file:
+        with whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(records[0]))
             writer.writeheader()
             writer.writerows(records)
@@ -155,16 +157,10 @@ class Report:
                 axis.set_title(task, fontsize=8)
                 draw(axis, self.of(model, task))
         figure.supxlabel("bytes per token", fontsize=8)
-        figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7,
-                      loc="outside lower right")
-        partial = f"{path}.{os.getpid()}.partial"
-        try:
+        axes[0][0].legend(fontsize=6, loc="lower right")
+        with whole(path) as partial:
             figure.savefig(partial, format="png", dpi=130)
-            os.replace(partial, path)
-        finally:
-            plt.close(figure)
-            if os.path.exists(partial):
-                os.remove(partial)
+        plt.close(figure)
 
 
 def draw(axis, cells):
@@ -175,8 +171,8 @@ def draw(axis, cells):
         if not some:
             continue
         scores = [100 * one.figures.score for one in some]
-        low = [100 * (one.figures.score - one.figures.wilson[0]) for one in some]
-        high = [100 * (one.figures.wilson[1] - one.figures.score) for one in some]
+        low = [100 * max(0, one.figures.score - one.figures.wilson[0]) for one in some]
+        high = [100 * max(0, one.figures.wilson[1] - one.figures.score) for one in some]
         at = [one.bytes_per_token * (1 if rotated else 1.03) for one in some]  # side by side
         axis.errorbar(at, scores, yerr=[low, high], fmt=mark, color=colour, markersize=4,
                       elinewidth=0.8, label=label)
@@ -184,26 +180,3 @@ def draw(axis, cells):
     axis.set_ylim(-2, 102)
     axis.tick_params(labelsize=6)
     axis.minorticks_off()
-
-
-class Whole:
-    """A file that appears under its name when it is whole."""
-
-    def __init__(self, path, newline=None):
-        self.path, self.partial = path, f"{path}.{os.getpid()}.partial"
-        self.file = open(self.partial, "w", encoding="utf-8", newline=newline)
-
-    def __enter__(self):
-        return self.file
-
-    def __exit__(self, kind, error, trace):
-        self.file.close()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            os.remove(self.partial)
-
-
-def write_whole(path, text):
-    with Whole(path) as file:
-        file.write(text)

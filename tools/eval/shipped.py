@@ -9,6 +9,7 @@ import json
 
 from .draws import Draws, seed_of
 from .problems import Failed, task_of
+from .whole_file import whole
 
 NAMES = ("Anna Ben Clara David Emma Felix Grace Henry Ida Jonas Kate Leo Maria Noah Olga Paul Rosa "
          "Simon Tina Victor").split()
@@ -146,6 +147,6 @@ def made_task(words, count, seed):
 
 
 def write_task(words, count, seed, path):
-    with open(path, "w", encoding="ascii") as file:
+    with whole(path) as partial, open(partial, "w", encoding="ascii") as file:
         for line in lines_of_task(words, count, seed):
             file.write(json.dumps(line) + "\n")
