@@ -311,7 +311,9 @@ def plan(path, tasks, *more):
 def test_equal_caches_differ_in_no_answer_and_a_fault_is_the_floor(folder, path, tasks):
     stated = str(folder / "right.json")
     picture = ["--plot", stated + ".png"] if importlib.util.find_spec("matplotlib") else []
-    evaluate(*plan(path, tasks, "--json", stated, "--csv", stated + ".csv", *picture))
+    (folder / "text").write_text("the words of a text and the numbers 1 2 3 4 5\n" * 40)
+    said = evaluate(*plan(path, tasks, "--json", stated, "--csv", stated + ".csv", *picture,
+                          "--kld", str(folder / "text"), "--kld-chunks", "1"))
     assert not picture or os.path.getsize(picture[1]) > 10_000
     with open(stated + ".csv", encoding="utf-8") as file:
         assert len(file.readlines()) == 1 + 3 * 3
@@ -320,7 +322,11 @@ def test_equal_caches_differ_in_no_answer_and_a_fault_is_the_floor(folder, path,
     assert cells["all tasks", EXACT]["score"] == 1
     equal = cells["all tasks", "k=f32,v=f32,rot=off"]
     assert equal["changed"] == 0 and equal["difference"] == 0 and equal["p"] == 1
-    assert cells["all tasks", COARSE]["score"] < 1
+    coarse = cells["all tasks", COARSE]
+    assert coarse["score"] < 1 and coarse["attempts"] == 20
+    single = "  ".join(f"{100 * cells[name, COARSE]['score']:5.1f}" for name in ("one", "two"))
+    assert f"{COARSE}  {coarse['bytes_per_token']:>6}  {single}" in said
+    assert said.count("Kendall's tau") == 1
     wrong = random_models.write(str(folder), "smollm3", spoil, stem="wrong")
     evaluate(*plan(wrong, tasks, "--json", stated))
     with open(stated, encoding="utf-8") as file:
@@ -365,7 +371,8 @@ def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
 @pytest.mark.parametrize("more, says", [
     (["--samples", "2"], "at --temp 0"), (["--keep", "3"], "expected --shift"),
     (["--shift"], "expected -c"), (["--cache", "k=q9"], "k=q9"), (["--json", "/none/x"], "folder"),
-    (["--template-var", "x"], "KEY=VALUE"), (["-c", "3"], "problem 0: a prompt of"), (["--task", "none.jsonl"], "none.jsonl")])
+    (["--template-var", "x"], "KEY=VALUE"), (["-c", "3"], "problem 0: a prompt of"),
+    (["--task", "none.jsonl"], "none.jsonl")])
 def test_what_contradicts_itself_is_one_line(path, tasks, more, says):
     said = evaluate(*plan(path, tasks, *more), code=2)
     assert says in said and said.count("\n") == 1

@@ -63,8 +63,9 @@ class Report:
 
     # For people.
     def text(self):
-        return "\n".join(self.table(model, task) for model in self.models
-                         for task in self.tasks) + self.orders()
+        parts = [self.table(model, task) for model in self.models for task in self.tasks]
+        parts += [self.summary(model) for model in self.models] if len(self.tasks) > 1 else []
+        return "\n".join(parts + self.orders())
 
     def table(self, model, task):
         cells = self.of(model, task)
@@ -99,19 +100,42 @@ class Report:
                 "by_kld": [[one.cache, *one.kld] for one in by_kld],
                 "by_score": [[one.cache, one.figures.score] for one in by_score]}
 
+    def summary(self, model):
+        """A line a cache: the scores of every task, and the difference over all of them."""
+        names = [task.partition(":")[0][:12] for task in self.tasks[:-1]]
+        wide = max(len(cache) for cache in self.plan.caches)
+        lines = [f"{model}: scores, %", f"{'cache':{wide}}  {'bytes':>6}  " +
+                 "  ".join(f"{name:>{max(5, len(name))}}" for name in names) +
+                 f"  {'all':>5}  {'difference, interval':>24}  {'p':>6}  {'changed':>7}"]
+        for cache in self.plan.caches:
+            *single, whole_of_it = [one for one in self.cells
+                                    if (one.model, one.cache) == (model, cache)]
+            of = whole_of_it.figures
+            line = f"{cache:{wide}}  {whole_of_it.bytes_per_token:>6}  " + "  ".join(
+                f"{percent(one.figures.score):>{max(5, len(name))}}"
+                for one, name in zip(single, names)) + f"  {percent(of.score):>5}  "
+            if of.difference is not None:
+                line += (f"{100 * of.difference:>+7.1f}  "
+                         f"{signed_interval(of.difference_interval):>15}  {of.p:>6.3f}  "
+                         f"{of.changed:>7}")
+            lines.append(line.rstrip())
+        return "\n".join(lines) + "\n"
+
     def orders(self):
-        lines = []
+        """A table for each model of which KL divergences are known."""
+        tables = []
         for model in self.models:
             order = self.order(model)
             if order is None:
                 continue
-            lines.append(f"\n{model}, {self.tasks[-1]}: the order by KLD and the order by score, "
-                         f"Kendall's tau {order['tau']:+.2f} (p {order['p']:.3f})")
+            lines = [f"{model}, {self.tasks[-1]}: the order by KLD and the order by score, "
+                     f"Kendall's tau {order['tau']:+.2f} (p {order['p']:.3f})"]
             wide = max(len(one[0]) for one in order["by_kld"])
             for (cache, kld, error), (other, score) in zip(order["by_kld"], order["by_score"]):
                 lines.append(f"{cache:{wide}}  {kld:8.5f} +- {error:7.5f}   {other:{wide}}  "
                              f"{percent(score):>5}")
-        return "\n".join(lines) + "\n" if lines else ""
+            tables.append("\n".join(lines) + "\n")
+        return tables
 
     # For programs.
     def json(self, header):
@@ -178,5 +202,7 @@ def draw(axis, cells):
                       elinewidth=0.8, label=label)
     axis.set_xscale("log", base=2)
     axis.set_ylim(-2, 102)
-    axis.tick_params(labelsize=6)
     axis.minorticks_off()
+    sizes = sorted({one.bytes_per_token for one in cells})
+    axis.set_xticks(sizes, [f"{size}" for size in sizes], rotation=45)
+    axis.tick_params(labelsize=6)
