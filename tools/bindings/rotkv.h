@@ -40,7 +40,6 @@ typedef enum rotkv_status {
 
 ROTKV_API const char* rotkv_version(void); /* "0.1.0 (065aefcbdd12)": and the commit */
 ROTKV_API const char* rotkv_status_name(int status);
-
 /* Of the calling thread's latest call, "" if that was good; until its next call. */
 ROTKV_API const char* rotkv_last_error(void);
 
@@ -250,7 +249,6 @@ ROTKV_API rotkv_status rotkv_kld_of_logits(const float* a, const float* b, int64
 /* ---- caches ---------------------------------------------------------------------------------- */
 
 typedef struct rotkv_cache rotkv_cache;
-
 /* A cache of equal layers, its cells empty; or, below, one for a model. */
 typedef struct rotkv_cache_shape {
     size_t size;
@@ -303,7 +301,6 @@ ROTKV_API rotkv_status rotkv_cache_load(rotkv_cache* cache, const char* path);
 /* ---- models ---------------------------------------------------------------------------------- */
 
 typedef struct rotkv_model rotkv_model;
-
 /* A GGUF file with its vocabulary, its weights on the backend. */
 ROTKV_API rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path,
                                         rotkv_model** model);
@@ -315,6 +312,14 @@ typedef struct rotkv_model_figures {
     int32_t bos, eos; /* -1: none */
 } rotkv_model_figures;
 ROTKV_API rotkv_status rotkv_model_describe(rotkv_model* model, rotkv_model_figures* figures);
+
+/* The tokens behind which a text is over: EOS, "<|im_end|>" and their like. */
+ROTKV_API rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
+                                        int64_t* count);
+
+/* A text of the file's keys ("tokenizer.chat_template"). BAD_FILE where there is none. */
+ROTKV_API rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text,
+                                        size_t capacity, size_t* length);
 
 /* What was assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_notices(rotkv_model* model, char* text, size_t capacity,
