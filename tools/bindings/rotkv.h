@@ -44,7 +44,6 @@ ROTKV_API const char* rotkv_status_name(int status);
 ROTKV_API const char* rotkv_last_error(void);
 
 /* ---- types, formats, rotations --------------------------------------------------------------- */
-
 /* Element types: GGUF's numbers (ggml_type). Caches take the first nine; weights these and those
  * that rotkv_type_number() knows by name: q2_K .. q6_K, iq4_xs, mxfp4. */
 enum {
@@ -110,7 +109,6 @@ ROTKV_API rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_
                                     size_t capacity, size_t* length);
 
 /* ---- backends -------------------------------------------------------------------------------- */
-
 typedef struct rotkv_backend rotkv_backend;
 
 /* All that exist, built or not; NULL from the count on. */
@@ -144,7 +142,6 @@ ROTKV_API rotkv_status rotkv_case_run(rotkv_backend* backend, const char* name, 
                                       size_t* length);
 
 /* ---- operations on arrays -------------------------------------------------------------------- */
-
 /* A window on the caller's memory. All n 0: not there. Extents count elements, the last is the
  * innermost, missing leading ones are 1. Strides in bytes, never negative; all 0: packed; the last
  * is one element or one block. `bytes` is what may be read or written from data on. */
@@ -247,7 +244,6 @@ ROTKV_API rotkv_status rotkv_kld_of_logits(const float* a, const float* b, int64
                                            int64_t words, double* kld);
 
 /* ---- caches ---------------------------------------------------------------------------------- */
-
 typedef struct rotkv_cache rotkv_cache;
 /* A cache of equal layers, its cells empty; or, below, one for a model. */
 typedef struct rotkv_cache_shape {
@@ -299,7 +295,6 @@ ROTKV_API rotkv_status rotkv_cache_save(rotkv_cache* cache, const char* path);
 ROTKV_API rotkv_status rotkv_cache_load(rotkv_cache* cache, const char* path);
 
 /* ---- models ---------------------------------------------------------------------------------- */
-
 typedef struct rotkv_model rotkv_model;
 /* A GGUF file with its vocabulary, its weights on the backend. */
 ROTKV_API rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path,
