@@ -1,7 +1,7 @@
 #pragma once
-// What rows of keys and values are kept in without kernels: a format says how one row, or those of a
-// group of tokens, become bytes and how bytes become rows. A cache of such a type has f32 cells that
-// hold decode(encode(R x)), so that every backend reads it with the kernels it has
+// What rows of keys and values are kept in without kernels: a format says how one row, or those of
+// a group of tokens, become bytes and how bytes become rows. A cache of such a type has f32 cells
+// that hold decode(encode(R x)), so that every backend reads it with the kernels it has
 // (format_rows.cpp). The formats themselves, and how one is added, are the zoo's: ref/zoo/.
 // Docs: docs/20-zoo.md
 

@@ -3,8 +3,8 @@
 // Docs: docs/20-zoo.md
 #include "ref/context_shift.h"
 #include "ref/hadamard.h"
-#include "ref/key_bias.h"
 #include "ref/kernels.h"
+#include "ref/key_bias.h"
 #include "ref/zoo/zoo.h"
 #include "tests/laws.h"
 #include "tests/refused_call.h"
@@ -170,10 +170,10 @@ TEST_CASE("zoo law: pairs of RoPE lose a step of their radius, and the radius ti
     rope.n_rot = d;
     rope.base = 1e4;
     for (const RopePairs kind : {RopePairs::norm, RopePairs::neox}) {
-        const auto format = format_of(kind == RopePairs::norm ? "polar_pairs:norm"
-                                                              : "polar_pairs:neox");
-        const auto other = format_of(kind == RopePairs::norm ? "polar_pairs:neox"
-                                                             : "polar_pairs:norm");
+        const auto format =
+            format_of(kind == RopePairs::norm ? "polar_pairs:norm" : "polar_pairs:neox");
+        const auto other =
+            format_of(kind == RopePairs::norm ? "polar_pairs:neox" : "polar_pairs:norm");
         double expected = 0, found = 0, of_others = 0;
         for (uint64_t seed = 0; seed < 8; ++seed) {
             const std::vector<float> mean = normal_vector(d, seed + 90);

@@ -4,7 +4,7 @@
 Rows are a model's token embeddings, different ones, of length 1. Some are queries, the others are
 searched: exactly, and by what decode(encode(row)) left of them. A query stays as it is.
 
-Usage: tests/vector_search.py MODEL.gguf [--rows N] [--queries N] [--seed S] [--json FILE]
+Usage: tests/vector_search.py MODEL.gguf [--rows N] [--queries N] [--seed S] [--parts N,...] [--json FILE]
 Needs numpy, the package rotkv, and faiss-cpu for the lines of faiss, which are left out aloud without."""
 import argparse
 import json
@@ -21,7 +21,6 @@ TURNED = ["q8_0", "q4_0", "iq4_nl", "kivi:2-64", "sign",
           "tqmse4", "tqmse3", "tqmse2", "tqmse1", "tqmse4:lsq", "tqmse2:lsq",
           "tqprod4", "tqprod4:orthogonal", "tqprod3", "tqprod3:orthogonal", "tqprod2",
           "tqprod2:orthogonal", "qjl:1", "qjl:1-orthogonal", "qjl:2-orthogonal"]
-PARTS = [288, 192, 144, 72]  # of product quantization, a byte each
 NEAREST = 10
 
 
@@ -62,20 +61,20 @@ def by_format(name, base, queries):
     return codes.shape[1], nearest(queries @ kept.T)
 
 
-def faiss_indices(d):
+def faiss_indices(d, parts_of):
     """Name, index, bytes of what was learnt. Product quantization learns from the rows it keeps."""
     try:
         import faiss
     except ImportError as error:
         print(f"SKIPPED faiss: {error} (pip install faiss-cpu)", file=sys.stderr)
         return
-    for parts in PARTS:
+    for parts in parts_of:
         yield (f"PQ, {parts} x 8 bits", faiss.IndexPQ(d, parts, 8, faiss.METRIC_INNER_PRODUCT),
                256 * d * 4)
     yield "RaBitQ", faiss.IndexRaBitQ(d, faiss.METRIC_INNER_PRODUCT), 4 * d
 
 
-def lines(base, queries, truth, random):
+def lines(base, queries, truth, random, parts_of):
     d = base.shape[1]
     for name in PLAIN:
         size, found = by_format(name, base, queries)
@@ -85,7 +84,7 @@ def lines(base, queries, truth, random):
     for name in TURNED:
         size, found = by_format(name, turned, asked)
         yield "R, " + name, 8 * size / d, recall(found, truth)
-    for name, index, learnt in faiss_indices(d):
+    for name, index, learnt in faiss_indices(d, parts_of):
         rows, asking = (turned, asked) if name == "RaBitQ" else (base, queries)
         index.train(rows)
         index.add(rows)
@@ -100,6 +99,9 @@ def main():
     parser.add_argument("--rows", type=int, default=16384, help="that are searched")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--parts", type=lambda text: [int(part) for part in text.split(",")],
+                        default=[288, 192, 144, 72],
+                        help="of product quantization, a byte each (default 288,192,144,72)")
     parser.add_argument("--json", metavar="FILE")
     asked = parser.parse_args()
     random = np.random.default_rng(asked.seed)
@@ -112,7 +114,7 @@ def main():
           "; R: rotated\n")
     print("| kept as | bits per value | 1@1 | 1@10 | 10@10 |\n|---|---|---|---|---|")
     table = []
-    for name, bits, recalls in lines(base, queries, truth, random):
+    for name, bits, recalls in lines(base, queries, truth, random, asked.parts):
         print(f"| {name} | {bits:.3f} | " +
               " | ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in recalls) + " |", flush=True)
         table.append({"name": name, "bits": bits, "recall": [mean for mean, _ in recalls]})

@@ -144,9 +144,9 @@ std::vector<FormatFamily> format_polar_pairs() {
         const bool known = tokens == 32 || tokens == 64 || tokens == 128;
         const bool both = (radius == 0) == (angle == 0);
         if (pairs == 2 || !both || !known || !words.empty()) return nullptr;
-        return std::make_shared<PolarPairs>(
-            asked, pairs == 0 ? RopePairs::norm : RopePairs::neox, radius == 0 ? 4 : int(radius),
-            angle == 0 ? 4 : int(angle), tokens);
+        return std::make_shared<PolarPairs>(asked, pairs == 0 ? RopePairs::norm : RopePairs::neox,
+                                            radius == 0 ? 4 : int(radius),
+                                            angle == 0 ? 4 : int(angle), tokens);
     };
     return {{.name = "polar_pairs",
              .parameter = "norm or neox, the model's pairs of RoPE; bits of radius and angle, 1 to "

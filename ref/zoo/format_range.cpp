@@ -10,9 +10,8 @@
 //               value = d sc code - dmin mn, mn >= 0. Scales as plain as they can be: from the
 //               range, without q2_K's search.
 // Layout: kivi: f16 scale, f16 min, codes. kivi_keys: that of each channel, one after the other; a
-// token's share is 1 / G of a group, padded to a byte. q2row: f16 d, f16 dmin, a byte sc + 16 mn for each 16
-// values, then the codes.
-// Source: KIVI (arXiv 2402.02750); ggml's q2_K.
+// token's share is 1 / G of a group, padded to a byte. q2row: f16 d, f16 dmin, a byte sc + 16 mn
+// for each 16 values, then the codes. Source: KIVI (arXiv 2402.02750); ggml's q2_K.
 #include "ref/half.h"
 #include "ref/quant.h"
 #include "ref/zoo/zoo.h"
