@@ -116,7 +116,7 @@ def main():
     table = []
     for name, bits, recalls in lines(base, queries, truth, random, asked.parts):
         print(f"| {name} | {bits:.3f} | " +
-              " | ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in recalls) + " |", flush=True)
+              " | ".join(f"{mean:.3f} \u00b1 {error:.3f}" for mean, error in recalls) + " |", flush=True)
         table.append({"name": name, "bits": bits, "recall": [mean for mean, _ in recalls]})
     if asked.json:
         with open(asked.json, "w") as file:

@@ -77,9 +77,7 @@ ROTKV_API rotkv_status rotkv_bits_per_value(const char* cache_type, int64_t d, d
 
 /* Rows of any cache type by name. x [rows][d] f32, codes [rows][row bytes], positions [rows], or
  * NULL: 0, of the tokens that the rows belong to; layer, kv_head, side (0: K, 1: V) of them all:
- * some formats treat rows differently. Of formats that keep groups of tokens together, the rows of
- * one head in the order of their tokens, whole groups. decode(encode(x)) is what attention would
- * read. */
+ * formats may differ by them, or take groups of rows. decode(encode(x)) is what attention reads. */
 typedef struct rotkv_rows {
     size_t size;
     int64_t rows, d;
