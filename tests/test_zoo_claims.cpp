@@ -98,7 +98,7 @@ TEST_CASE("zoo claims: eight lopsided levels lose 3 % more than the best eight")
 
 TEST_CASE("zoo claims: a rest that is taken in another space is as large as the row, twice") {
     // A row is coded behind H, and the rest taken behind the transpose of a matrix that has nothing
-    // to do with it: |x - Q^T c|^2 = 1 + |c|^2 = 2 - D on the average, instead of D.
+    // to do with H: |x - Q^T c|^2 = 1 + |c|^2 = 2 - D on the average, instead of D.
     const auto format = format_of("tqmse3:raw");
     const double d = zoo::sphere_codebook(k_d, 8).distortion;
     const std::vector<double> q = zoo::orthogonal_matrix(k_d, 3);

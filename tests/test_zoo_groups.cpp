@@ -156,7 +156,7 @@ TEST_CASE("zoo law: kivi's keys lose (range / (2^b - 1))^2 / 12 of each channel"
                 expected += step * step / 12 * double(tokens - 2);
             }
         }
-        CHECK(std::fabs(found / expected - 1) < 0.03);
+        CHECK(std::fabs(found / expected - 1) < 0.05);
         // A channel's offset costs the others nothing, and itself what f16 makes of its minimum.
         if (bits == 4) CHECK(loud < 1.5 * found / double(d - 1));
     }
