@@ -172,9 +172,7 @@ TEST_CASE("zoo law: pairs of RoPE lose a step of their radius, and the radius ti
     for (const RopePairs kind : {RopePairs::norm, RopePairs::neox}) {
         const auto format =
             format_of(kind == RopePairs::norm ? "polar_pairs:norm" : "polar_pairs:neox");
-        const auto other =
-            format_of(kind == RopePairs::norm ? "polar_pairs:neox" : "polar_pairs:norm");
-        double expected = 0, found = 0, of_others = 0;
+        double expected = 0, found = 0;
         for (uint64_t seed = 0; seed < 8; ++seed) {
             const std::vector<float> mean = normal_vector(d, seed + 90);
             std::vector<float> x = normal_vector(tokens * d, seed);
@@ -202,14 +200,12 @@ TEST_CASE("zoo law: pairs of RoPE lose a step of their radius, and the radius ti
                 const double radius = (r_high - r_low) / 16, turn = (a_high - a_low) / 16;
                 expected += double(tokens) * radius * radius / 12 + squares * turn * turn / 12;
             }
-            const std::vector<float> y = through(*format, x), z = through(*other, x);
+            const std::vector<float> y = through(*format, x);
             for (size_t i = 0; i < x.size(); ++i) {
                 found += std::pow(double(y[i]) - double(x[i]), 2);
-                of_others += std::pow(double(z[i]) - double(x[i]), 2);
             }
         }
         CHECK(std::fabs(found / expected - 1) < 0.05);
-        CHECK(of_others > 1.5 * found);  // pairs that RoPE does not turn together
     }
 }
 

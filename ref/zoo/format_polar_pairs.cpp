@@ -6,7 +6,7 @@
 // RoPE turns a pair by an angle that grows with the position, in slow pairs by little: there the
 // angles of neighbours are close, and the radii always are what they were before RoPE.
 // Which channels are a pair is the model's affair, and asked for: norm (2i, 2i + 1) or neox
-// (i, i + d / 2). Where the model has the other kind, these are pairs of no meaning.
+// (i, i + d / 2). Where the model has the other kind, other pairs are kept, and nothing tells.
 // Layout of a group of one head: for each pair f16 scale and min of r, f16 scale and min of a, G
 // codes of r, G codes of a; a token's share is 1 / G of it, padded to a byte.
 // Source: "Leveraging Polar Transformation for Key Cache Quantization" (arXiv 2502.00527) and
