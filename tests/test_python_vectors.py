@@ -37,7 +37,7 @@ def test_recall_grows_with_bits(table):
     assert codes == sorted(codes)
     assert codes[0] < 0.5 < codes[3]
     # What is right on the average is worse to search by than a code of as many bits.
-    assert at_ten["R, tqprod4"] < at_ten["R, tqmse4"]
+    assert at_ten["R, tqprod4:orthogonal"] < at_ten["R, tqmse4:lsq"]
     assert table["R, tqmse4"]["bits"] == 4.25
     # Normal numbers are as normal unrotated.
     assert abs(at_ten["tqmse3"] - at_ten["R, tqmse3"]) < 0.05

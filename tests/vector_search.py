@@ -4,7 +4,8 @@
 Rows are a model's token embeddings, different ones, of length 1. Some are queries, the others are
 searched: exactly, and by what decode(encode(row)) left of them. A query stays as it is.
 
-Usage: tests/vector_search.py MODEL.gguf [--rows N] [--queries N] [--seed S] [--parts N,...] [--json FILE]
+Usage: tests/vector_search.py MODEL.gguf [--rows N] [--queries N] [--seed S] [--parts N,...] [--only WORD]
+           [--json FILE]
 Needs numpy, the package rotkv, and faiss-cpu for the lines of faiss, which are left out aloud without."""
 import argparse
 import json
@@ -19,8 +20,7 @@ TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_
 PLAIN = ["q8_0", "q4_0", "iq4_nl", "tqmse4", "tqmse3", "tqmse2", "tqmse1", "exl3:2"]
 TURNED = ["q8_0", "q4_0", "iq4_nl", "kivi:2-64", "sign",
           "tqmse4", "tqmse3", "tqmse2", "tqmse1", "tqmse4:lsq", "tqmse2:lsq",
-          "tqprod4", "tqprod4:orthogonal", "tqprod3", "tqprod3:orthogonal", "tqprod2",
-          "tqprod2:orthogonal", "qjl:1", "qjl:1-orthogonal", "qjl:2-orthogonal"]
+          "tqprod4:orthogonal", "tqprod2:orthogonal", "tqprod2", "qjl:1-orthogonal"]
 NEAREST = 10
 
 
@@ -71,26 +71,28 @@ def faiss_indices(d, parts_of):
     for parts in parts_of:
         yield (f"PQ, {parts} x 8 bits", faiss.IndexPQ(d, parts, 8, faiss.METRIC_INNER_PRODUCT),
                256 * d * 4)
-    yield "RaBitQ", faiss.IndexRaBitQ(d, faiss.METRIC_INNER_PRODUCT), 4 * d
+    yield "R, RaBitQ", faiss.IndexRaBitQ(d, faiss.METRIC_INNER_PRODUCT), 4 * d
 
 
-def lines(base, queries, truth, random, parts_of):
+def lines(base, queries, truth, random, parts_of, wanted):
     d = base.shape[1]
-    for name in PLAIN:
+    for name in filter(wanted, PLAIN):
         size, found = by_format(name, base, queries)
         yield name, 8 * size / d, recall(found, truth)
     turn = rotation(d, random)
     turned, asked = base @ turn.T, queries @ turn.T
-    for name in TURNED:
+    for name in [name for name in TURNED if wanted("R, " + name)]:
         size, found = by_format(name, turned, asked)
         yield "R, " + name, 8 * size / d, recall(found, truth)
     for name, index, learnt in faiss_indices(d, parts_of):
-        rows, asking = (turned, asked) if name == "RaBitQ" else (base, queries)
+        if not wanted(name):
+            continue
+        rows, asking = (turned, asked) if name == "R, RaBitQ" else (base, queries)
         index.train(rows)
         index.add(rows)
         found = index.search(asking, NEAREST)[1]
         size = index.sa_code_size() + learnt / len(base)
-        yield ("R, " if name == "RaBitQ" else "") + name, 8 * size / d, recall(found, truth)
+        yield name, 8 * size / d, recall(found, truth)
 
 
 def main():
@@ -102,6 +104,7 @@ def main():
     parser.add_argument("--parts", type=lambda text: [int(part) for part in text.split(",")],
                         default=[288, 192, 144, 72],
                         help="of product quantization, a byte each (default 288,192,144,72)")
+    parser.add_argument("--only", default="", metavar="WORD", help="lines whose name has it")
     parser.add_argument("--json", metavar="FILE")
     asked = parser.parse_args()
     random = np.random.default_rng(asked.seed)
@@ -114,7 +117,8 @@ def main():
           "; R: rotated\n")
     print("| kept as | bits per value | 1@1 | 1@10 | 10@10 |\n|---|---|---|---|---|")
     table = []
-    for name, bits, recalls in lines(base, queries, truth, random, asked.parts):
+    for name, bits, recalls in lines(base, queries, truth, random, asked.parts,
+                                     lambda name: asked.only in name):
         print(f"| {name} | {bits:.3f} | " +
               " | ".join(f"{mean:.3f} \u00b1 {error:.3f}" for mean, error in recalls) + " |", flush=True)
         table.append({"name": name, "bits": bits, "recall": [mean for mean, _ in recalls]})
