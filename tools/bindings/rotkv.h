@@ -72,7 +72,7 @@ ROTKV_API rotkv_status rotkv_bits_per_value(const char* cache_type, int64_t d, d
 
 /* Rows of any cache type by name. x [rows][d] f32, codes [rows][row bytes], positions [rows], or
  * NULL: 0, of the tokens that the rows belong to; layer, kv_head, side (0: K, 1: V) of them all:
- * some formats treat rows differently. decode(encode(x)) is what attention would read. */
+ * formats may differ by them, or take groups of rows. decode(encode(x)) is what attention reads. */
 typedef struct rotkv_rows {
     size_t size;
     int64_t rows, d;
