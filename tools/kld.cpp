@@ -38,10 +38,11 @@ struct Flags {
     void add_to(CLI::App& app) {
         model.add_to(app);
         app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
-        app.add_option("--variant", variants,
-                       "a cache: k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,first=N,"
-                       "recent=N,ends=TYPE:N,kbias=on, each as "
-                       "needed; a type that is not named is the base's; once per cache")
+        app.add_option(
+               "--variant", variants,
+               "a cache: k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,first=N,"
+               "recent=N,ends=TYPE:N,k:LAYERS=TYPE,v:LAYERS=TYPE,kbias=on, each as "
+               "needed, layers as 0-2+7; a type that is not named is the base's; once per cache")
             ->required()
             ->allow_extra_args(false)
             ->type_name("CACHE");

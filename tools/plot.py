@@ -8,9 +8,10 @@
   plot.py outliers DIR PREFIX BK BV    rotkv-outliers --npy: PREFIX-outliers.png; BK and BV are the
                                        blocks in which K and V are rotated, one a layer (64,128)
                                        where layers differ
+  plot.py search FILE.json FILE.png    rotkv-search --json (plot_search.py)
 
 Needs matplotlib and the numpy that comes with it. What goes wrong is one line and exit code 1.
-Docs: docs/12-sweeps.md, docs/20-zoo.md, docs/11-outliers.md"""
+Docs: docs/12-sweeps.md, docs/20-zoo.md, docs/11-outliers.md, docs/26-search.md"""
 import glob
 import json
 import math
@@ -378,6 +379,9 @@ def main(words):
     elif len(words) == 5 and words[0] == "outliers":
         blocks = [[int(block) for block in word.split(",")] for word in words[3:]]
         draw_outliers(words[1], f"{words[2]}-outliers.png", blocks)
+    elif len(words) == 3 and words[0] == "search":
+        import plot_search  # which imports this file
+        plot_search.draw(words[1], words[2])
     else:
         sys.exit(__doc__)
 

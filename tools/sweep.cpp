@@ -7,6 +7,7 @@
 #include "ref/files/model_fingerprint.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/layer_words.h"
+#include "tools/list_flags.h"
 #include "tools/notes.h"
 #include "tools/plot.h"
 #include "tools/rotation_of_both.h"
@@ -28,15 +29,6 @@ namespace rotkv::tools {
 namespace {
 
 constexpr const char* k_tool = "rotkv-sweep";
-
-// "f16,q8_0,...", as the flags have it.
-std::string usual_types() {
-    std::string list;
-    for (const DType type : usual_cache_types()) {
-        list += (list.empty() ? "" : ",") + std::string(type_info(type).name);
-    }
-    return list;
-}
 
 struct Flags {
     ModelFlags model;
@@ -129,7 +121,7 @@ struct Setup {
 
     explicit Setup(const Flags& flags)
         : types(parse_sweep_types(flags.types_k, flags.types_v, flags.formats)),
-          rotations(parse_rotations("--rot", flags.rot)),
+          rotations(rotations_of("--rot", flags.rot)),
           base(parse_variant("--base", flags.base, Variant{})),
           placement(flags.place.empty() ? Placement() : parse_placement("--place", flags.place)),
           text(read_text(flags.text)),

@@ -134,7 +134,7 @@ namespace {
 // Three digits, as many as a figure with an error of some per cent has.
 std::string three(double x) { return fmt::format("{:#.3g}", x); }
 
-std::string plus_minus(const Mean& mean) {
+std::string short_plus_minus(const Mean& mean) {
     return fmt::format("{} \u00B1 {}", three(mean.value),
                        unless_one_window(mean, fmt::format("{:#.2g}", mean.error)));
 }
@@ -210,7 +210,7 @@ void print_klds(std::FILE* out, const FormatTable& table) {
         out, "\n====== Mean KLD \u00B1 error by {} windows; K and V in the same format ======\n\n",
         table.result.windows);
     print_table(out, table, 0, [](std::size_t, const FormatCell& cell) {
-        const std::string kld = plus_minus(cell.kld);
+        const std::string kld = short_plus_minus(cell.kld);
         return is_number(cell.spread) ? fmt::format("{}; {:#.2g}", kld, cell.spread) : kld;
     });
     const std::vector<std::string> missing = formats_not_run(table.result);
@@ -227,7 +227,7 @@ void print_against_first(std::FILE* out, const FormatTable& table) {
         const FormatCell* plain = table.cell(format, 0);
         if (plain == nullptr) return "-";
         const Mean difference = paired_kld(cell, *plain);
-        return plus_minus(difference) + (p_of_pair(cell, *plain) < k_significant ? " *" : "");
+        return short_plus_minus(difference) + (p_of_pair(cell, *plain) < k_significant ? " *" : "");
     });
 }
 
@@ -244,7 +244,7 @@ void print_win(std::FILE* out, const FormatTable& table, const Win& win) {
                            cell.kld.value / best.kld.value);
     };
     fmt::print(out, "at most {:g} bits: {}, {:.4g} bits, KLD {}\n", win.most_bits, table.name(best),
-               best.bits, plus_minus(best.kld));
+               best.bits, short_plus_minus(best.kld));
     if (!win.not_told.empty()) {
         constexpr std::size_t k_named = 4;
         const auto fewest = std::ranges::min_element(
@@ -265,7 +265,7 @@ void print_win(std::FILE* out, const FormatTable& table, const Win& win) {
     const Mean difference = paired_kld(next, best);
     fmt::print(
         out, "    told apart: the next is {}, by {}, p {:.2g}{}\n", times(next),
-        plus_minus(difference), p_of_pair(next, best),
+        short_plus_minus(difference), p_of_pair(next, best),
         words_of_repeatability(difference.value / best.kld.value, spread_of_seeds(table.cells)));
 }
 

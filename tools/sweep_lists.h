@@ -3,7 +3,6 @@
 // Docs: docs/12-sweeps.md
 
 #include "ref/cache_type.h"
-#include "tools/rotation_flags.h"
 
 #include <string>
 #include <vector>
@@ -24,8 +23,5 @@ std::vector<std::string> all_cache_types();
 /// Throws: Error(usage) that names the flag, for no type and for one that stands there twice.
 SweepTypes parse_sweep_types(const std::string& k, const std::string& v,
                              const std::string& formats);
-
-/// Throws: as parse_asked_rotation(); Error(usage) for one that stands there twice.
-std::vector<AskedRotation> parse_rotations(const std::string& flag, const std::string& list);
 
 }  // namespace rotkv::tools

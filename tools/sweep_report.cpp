@@ -96,15 +96,6 @@ double bits_of(const SweepResult& result, const SweepRow& row) {
 
 namespace {
 
-// Six decimals as everywhere, but no figure that is not 0 as 0.
-std::string decimals(double x) {
-    return x != 0 && std::abs(x) < 1e-5 ? fmt::format("{:.1e}", x) : fmt::format("{:.6f}", x);
-}
-
-std::string plus_minus(const Mean& mean) {
-    return decimals(mean.value) + " \u00B1 " + unless_one_window(mean, decimals(mean.error));
-}
-
 // K down, V across, one figure of each cell.
 template <class Figure>
 void print_matrix(std::FILE* out, const SweepResult& result, std::size_t rot,

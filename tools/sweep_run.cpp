@@ -13,12 +13,11 @@
 
 namespace rotkv::tools {
 
-namespace {
-
-// Shape and rotation of the cell's cache, or why there is none.
-void try_cache(SweepPoint& cell, const Model& model, const WindowPlan& plan) {
+SweepPoint sweep_point(const Model& model, const WindowPlan& plan, const Variant& variant) {
+    SweepPoint cell;
+    cell.variant = variant;
     try {
-        const KvCache cache = make_cache(model, plan, cell.variant);
+        const KvCache cache = make_cache(model, plan, variant);
         cell.shape = cache.shape();
         cell.spec = cache.spec();
     } catch (const Error& error) {
@@ -27,13 +26,12 @@ void try_cache(SweepPoint& cell, const Model& model, const WindowPlan& plan) {
         if (!impossible) throw;
         cell.unsupported = error.what();
     }
+    return cell;
 }
 
 bool is_same(const SweepPoint& a, const SweepPoint& b) {
     return a.unsupported.empty() && b.unsupported.empty() && a.shape == b.shape && a.spec == b.spec;
 }
-
-}  // namespace
 
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
                                     const SweepTypes& types,
@@ -43,15 +41,11 @@ std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
     for (const CacheType& k : types.k) {
         for (const CacheType& v : types.same ? std::vector{k} : types.v) {
             for (const AskedRotation& asked : rotations) {
-                SweepPoint cell;
-                cell.variant = {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text),
-                                k,
-                                v,
-                                asked.request,
-                                placement,
-                                false};
+                SweepPoint cell =
+                    sweep_point(model, plan,
+                                {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text), k,
+                                 v, asked.request, placement, false});
                 cell.rot = asked.text;
-                try_cache(cell, model, plan);
                 const auto earlier =
                     std::find_if(cells.begin(), cells.end(),
                                  [&](const SweepPoint& other) { return is_same(cell, other); });

@@ -29,6 +29,12 @@ struct SweepPoint {
     bool to_compute() const { return unsupported.empty() && !same_as; }
 };
 
+/// The cell of a variant: its cache on this model, or why there is none.
+SweepPoint sweep_point(const Model& model, const WindowPlan& plan, const Variant& variant);
+
+/// Are both supported, with one shape and one rotation?
+bool is_same(const SweepPoint& a, const SweepPoint& b);
+
 /// The cells in their fixed order: K outermost, then V, then the rotations; all of one placement.
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
                                     const SweepTypes& types,
@@ -59,6 +65,7 @@ class SweepRun {
     void start();
 
     /// Compares one cell with the base over all windows; calls `done` after each group.
+    /// Precondition: the cell is supported.
     /// Throws Error(unsupported) where the backend lacks an operation for the cell's types.
     std::vector<TokenPair> measure(const SweepPoint& cell, const std::function<void()>& done);
 

@@ -168,6 +168,18 @@ void add_text(nb::class_<Model>& model) {
 }
 
 void add_figures(nb::class_<Model>& model) {
+    model.def(
+        "logits",
+        [](const Model& self, const Floats& hidden) {
+            const std::size_t words = std::size_t(self.figures().words);
+            const std::size_t rows = hidden.ndim() == 2 ? hidden.shape(0) : 0;
+            const NewArray<float> logits({rows, words});
+            const rotkv_array from = array_of(hidden), to = array_of(logits, rows * words);
+            must_without_gil([&] { return rotkv_model_logits(self.handle, &from, &to); });
+            return logits.array;
+        },
+        nb::arg("hidden"),
+        "Logits [T][V] f32 of what forward() gives, [T][E] f32; a final softcap is in them.");
     const auto ctx = nb::arg("ctx") = 0, batch = nb::arg("batch") = 0;
     const auto chunks = nb::arg("chunks") = 0;
     const auto progress = nb::arg("progress") = nb::none();
