@@ -23,7 +23,8 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 # A place is a folder, or "tools base": the files of tools/ on which programs and rooms are built.
 TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/ladder_backends",
               "tools/layer_words", "tools/llama_spellings", "tools/loaded_model", "tools/notes", "tools/number_flags", "tools/output_paths",
-              "tools/ranks", "tools/rotation_flags"}
+              "tools/ranks", "tools/rotation_flags",
+              "tools/rotation_of_both"}
 ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases", "ref/zoo"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
 BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT

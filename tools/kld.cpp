@@ -216,6 +216,17 @@ void add_single_sides(std::vector<Variant>& variants, const Variant& base, const
                                "types than the base");
 }
 
+// What is measured: every cache with its types and rotations, and why they are these.
+void print_header(const Flags& flags, const LoadedModel& loaded, const LockStep& run) {
+    fmt::print(stderr, "{} on {} ({})\nbase {}\n{}", flags.model.path, loaded.backend->name(),
+               loaded.backend->description(), run.base().variant.name, run.base().words);
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        const MeasuredCache& measured = run.variants()[i];
+        fmt::print(stderr, "{} {}\n{}", letter_of(i), measured.variant.name, measured.words);
+    }
+    fmt::print(stderr, "{}\n", describe_windows(run.plan()));
+}
+
 int run_kld_tool(const Flags& flags) {
     flags.check();
     const Variant base = parse_variant("--base", flags.base, Variant{});
@@ -234,11 +245,7 @@ int run_kld_tool(const Flags& flags) {
     require_same_everywhere(loaded, plan);
     loaded.note_windows(plan, flags.windows.chunks);
     LockStep run(loaded, flags.model, plan, base, variants, options_of(flags, shape));
-    if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{}\n", flags.model.path,
-                   loaded.backend->name(), loaded.backend->description(), base.name,
-                   run.base().words, describe_windows(plan));
-    }
+    if (!flags.quiet) print_header(flags, loaded, run);
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);
     if (!ranks().first()) return k_good;

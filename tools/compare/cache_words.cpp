@@ -4,6 +4,7 @@
 #include "ref/key_bias.h"
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
+#include "tools/rotation_of_both.h"
 
 #include <fmt/format.h>
 
@@ -146,7 +147,13 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
         wrong(flag, text, fmt::format("expected {}, found '{}'", rotation_choices(), value));
     };
     if (const auto rot = fields.find("rot"); rot != fields.end()) {
-        variant.rotation.k = variant.rotation.v = rotation(rot->second);
+        const auto both = find_rotation_of_both(flag, rot->second);
+        if (!both) {
+            wrong(flag, text,
+                  fmt::format("expected {}, found '{}'", rotation_choices_of_both(), rot->second));
+        }
+        variant.rotation.k = both->k;
+        variant.rotation.v = both->v;
     }
     for (const auto& [key, value] : fields) {
         if (key == "k") {
