@@ -46,7 +46,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
     "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
-                                 "tools/parity/parity.h"},
+                                 "tools/parity/parity.h", "tools/parity/mistaken_backend.h"},
     "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
     "tools": ALL_REF | ALL_TOOLS,
     "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},
@@ -337,6 +337,7 @@ def check_room_pages():
     if f"Files up to {MAX_LINES} lines" not in "\n".join(read(page)):
         fail(page, 1, f"another limit of lines, expected 'Files up to {MAX_LINES} lines'")
     built = re.search(r"set\(rotkv_programs ([^)]*)\)", "\n".join(read("CMakeLists.txt")))[1].split()
+    built += re.findall(r"^rotkv-([\w-]+) = ", "\n".join(read("pyproject.toml")), re.M)
     for page in ("README.md", "tools/README.md"):
         listed = re.findall(r"^\| `rotkv-([\w-]+)` \|", "\n".join(read(page)), re.M)
         for name in sorted(set(listed) ^ {name.replace("_", "-") for name in built}):
