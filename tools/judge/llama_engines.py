@@ -33,7 +33,8 @@ class XLlamaCpp(Http):
         flash = xllamacpp.llama_flash_attn_type
         params.flash_attn_type = (flash.LLAMA_FLASH_ATTN_TYPE_DISABLED if v == "f32" else
                                   flash.LLAMA_FLASH_ATTN_TYPE_ENABLED)
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
+        # Its threads spin where they wait for each other: on a busy machine each core more is slower.
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = (os.cpu_count() + 1) // 2
         params.slot_save_path, params.endpoint_slots = folder + os.sep, True
         self.server = xllamacpp.Server(params)
         self.address = self.server.listening_address
