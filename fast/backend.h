@@ -4,6 +4,7 @@
 // Docs: docs/08-backends.md
 
 #include "fast/joined.h"
+#include "fast/large_pages.h"
 #include "ref/backend.h"
 
 #include <functional>
@@ -13,9 +14,10 @@
 
 namespace rotkv {
 
-/// Memory is the process's own, aligned to 64 bytes; import() aliases. Products of one token wait
-/// for the next call, which may be joined to them; all else has finished when it returns. Results
-/// do not depend on who calls, nor, for exact operations, on the number of threads.
+/// Memory is the process's own, aligned to 64 bytes; import() aliases what it does not copy into
+/// large pages. Products of one token wait for the next call, which may be joined to them; all else
+/// has finished when it returns. Results do not depend on who calls, nor, for exact operations, on
+/// the number of threads.
 class FastBackend : public Backend {
   public:
     /// threads 0: as many as OpenMP takes by itself.
@@ -41,6 +43,7 @@ class FastBackend : public Backend {
     int threads_;
     fast::JoinedProducts products_;
     std::multiset<const std::byte*> imported_;
+    fast::LargePages copies_;
 };
 
 /// threads 0: all cores that this process may use.
