@@ -23,11 +23,14 @@ std::string FastBackend::description() const {
 }
 
 std::byte* FastBackend::allocate(std::size_t bytes) {
-    return static_cast<std::byte*>(::operator new(bytes, std::align_val_t(fast::k_alignment)));
+    void* const memory = ::operator new(bytes, std::align_val_t(fast::k_alignment));
+    fast::prefer_large_pages(memory, bytes);
+    return static_cast<std::byte*>(memory);
 }
 
 void FastBackend::free_memory(std::byte* memory) {
     synchronize();
+    if (copies_.forget(memory)) return;
     const auto imported = imported_.find(memory);
     if (imported != imported_.end()) {  // its owner frees it
         imported_.erase(imported);
@@ -37,6 +40,8 @@ void FastBackend::free_memory(std::byte* memory) {
 }
 
 std::byte* FastBackend::import(std::span<const std::byte> bytes) {
+    const fast::ThreadCount count(threads_);
+    if (std::byte* const copy = copies_.copy(bytes)) return copy;
     // Imported memory is only read; the view type has no read-only twin.
     std::byte* alias = const_cast<std::byte*>(bytes.data());
     imported_.insert(alias);
@@ -68,6 +73,11 @@ void FastBackend::synchronize() {
     if (products_.empty()) return;
     const fast::ThreadCount count(threads_);
     products_.run();
+}
+
+void FastBackend::on_host(int64_t tasks, const std::function<void(int64_t)>& task) {
+    const fast::ThreadCount count(threads_);
+    fast::share(tasks, task);
 }
 
 void FastBackend::execute(const Call& call) {

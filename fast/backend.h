@@ -4,17 +4,20 @@
 // Docs: docs/08-backends.md
 
 #include "fast/joined.h"
+#include "fast/large_pages.h"
 #include "ref/backend.h"
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
 
 namespace rotkv {
 
-/// Memory is the process's own, aligned to 64 bytes; import() aliases. Products of one token wait
-/// for the next call, which may be joined to them; all else has finished when it returns. Results
-/// do not depend on who calls, nor, for exact operations, on the number of threads.
+/// Memory is the process's own, aligned to 64 bytes; import() aliases what it does not copy into
+/// large pages. Products of one token wait for the next call, which may be joined to them; all else
+/// has finished when it returns. Results do not depend on who calls, nor, for exact operations, on
+/// the number of threads.
 class FastBackend : public Backend {
   public:
     /// threads 0: as many as OpenMP takes by itself.
@@ -30,6 +33,7 @@ class FastBackend : public Backend {
     void download(std::span<std::byte> dst, const std::byte* src) override;
     void synchronize() override;
     bool in_host_memory() const override { return true; }
+    void on_host(int64_t tasks, const std::function<void(int64_t)>& task) override;
 
   protected:
     Support answer(const Call& call) const override;
@@ -39,6 +43,7 @@ class FastBackend : public Backend {
     int threads_;
     fast::JoinedProducts products_;
     std::multiset<const std::byte*> imported_;
+    fast::LargePages copies_;
 };
 
 /// threads 0: all cores that this process may use.

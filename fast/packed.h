@@ -51,6 +51,14 @@ inline BlockNumbers scale_number(const void* row, int64_t i) {
     }
 }
 
+/// v = a * code, codes of a byte each
+inline void scaled_bytes(Vec* v, const int8_t* codes, float a) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < k_block_vectors; ++i) {
+        v[i] = to_float(widen(codes + i * k_lanes)) * Vec(a);
+    }
+}
+
 // ---- codes of four bits
 
 /// The codes of elements e .. e + k_lanes - 1 of a block whose byte j holds j and j + 16.
@@ -115,10 +123,7 @@ inline void leveled_nibbles(Vec* v, const uint8_t* qs, const int8_t* levels, flo
         int8_t picked[k_block];
         pick16(picked, levels, codes);
         pick16(picked + 16, levels, codes + 16);
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < k_block_vectors; ++i) {
-            v[i] = to_float(widen(picked + i * k_lanes)) * Vec(a);
-        }
+        scaled_bytes(v, picked, a);
     }
 }
 
@@ -144,24 +149,15 @@ struct Packed<DType::mxfp4> {
 
 // ---- codes of five bits: the fifth is worth 16
 
-/// v = a * (code + first) + b
-inline void linear_fives(Vec* v, const uint8_t* qs, const uint8_t* qh, float first,
-                         BlockNumbers n) {
-    uint8_t codes[k_block];
-    join_fives(codes, qs, qh);
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < k_block_vectors; ++i) {
-        v[i] = fma(to_float(widen(codes + i * k_lanes)) + Vec(first), Vec(n.a), Vec(n.b));
-    }
-}
-
 template <>
 struct Packed<DType::q5_0> {
     static constexpr auto number = scale_number<BlockQ5_0>;
     static constexpr auto place = block_place<BlockQ5_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_0& x = block_of<BlockQ5_0>(row, block);
-        linear_fives(v, x.qs, x.qh, -16.0f, n);
+        int8_t codes[k_block];
+        join_fives<16>(codes, x.qs, x.qh);
+        scaled_bytes(v, codes, n.a);
     }
 };
 
@@ -171,7 +167,12 @@ struct Packed<DType::q5_1> {
     static constexpr auto place = block_place<BlockQ5_1>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
         const BlockQ5_1& x = block_of<BlockQ5_1>(row, block);
-        linear_fives(v, x.qs, x.qh, 0.0f, n);
+        int8_t codes[k_block];
+        join_fives<0>(codes, x.qs, x.qh);
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < k_block_vectors; ++i) {
+            v[i] = fma(to_float(widen(codes + i * k_lanes)), Vec(n.a), Vec(n.b));
+        }
     }
 };
 
@@ -182,11 +183,7 @@ struct Packed<DType::q8_0> {
     static constexpr auto number = scale_number<BlockQ8_0>;
     static constexpr auto place = block_place<BlockQ8_0>;
     static void values(Vec* v, const void* row, int64_t block, BlockNumbers n) {
-        const int8_t* qs = block_of<BlockQ8_0>(row, block).qs;
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < k_block_vectors; ++i) {
-            v[i] = to_float(widen(qs + i * k_lanes)) * Vec(n.a);
-        }
+        scaled_bytes(v, block_of<BlockQ8_0>(row, block).qs, n.a);
     }
 };
 

@@ -263,33 +263,37 @@ inline Vec load_bf16(const uint16_t* x) {
 #endif
 }
 
-/// The 32 codes of five bits of a block whose byte j holds four bits of j and of j + 16, and bit j
-/// of whose qh is the fifth of j.
-inline void join_fives(uint8_t* y, const uint8_t* qs, const uint8_t* qh) {
+/// The 32 codes of five bits, less `zero` (0 or 16), of a block whose byte j holds four bits of j
+/// and of j + 16, and bit j of whose qh is the fifth of j.
+template <int zero>
+inline void join_fives(int8_t* y, const uint8_t* qs, const uint8_t* qh) {
+    static_assert(zero == 0 || zero == 16);
 #if defined(__AVX2__)
-    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(qs));
-    const __m256i halves =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(both), _mm_srli_epi16(both, 4), 1);
-    int32_t bits;
+    const __m256i both =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(qs)));
+    const __m256i halves = _mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4));
+    const __m256i four = _mm256_and_si256(halves, _mm256_set1_epi8(15));
+    uint32_t bits;
     std::memcpy(&bits, qh, sizeof bits);
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
-    const __m256i four = _mm256_and_si256(halves, _mm256_set1_epi8(15));
-    const __m256i codes = _mm256_mask_add_epi8(four, __mmask32(bits), four, _mm256_set1_epi8(16));
+    const __m256i sixteen = _mm256_set1_epi8(16);
+    const __m256i codes = zero == 0 ? _mm256_mask_add_epi8(four, bits, four, sixteen)
+                                    : _mm256_mask_sub_epi8(four, ~bits, four, sixteen);
 #else
     const __m256i part = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
                                             0x0303030303030303);          // byte j of it: j / 8
     const __m256i own = _mm256_set1_epi64x(int64_t(0x8040201008040201));  // 1 << j % 8
-    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), part);
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(int32_t(bits)), part);
     const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own), own);
-    const __m256i codes = _mm256_or_si256(_mm256_and_si256(halves, _mm256_set1_epi8(15)),
-                                          _mm256_and_si256(set, _mm256_set1_epi8(16)));
+    const __m256i joined = _mm256_or_si256(four, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+    const __m256i codes = _mm256_sub_epi8(joined, _mm256_set1_epi8(zero));
 #endif
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), codes);
 #else
 #pragma omp simd
     for (int64_t j = 0; j < 16; ++j) {
-        y[j] = uint8_t((qs[j] & 15) | ((qh[j / 8] >> (j % 8)) & 1) << 4);
-        y[j + 16] = uint8_t(qs[j] >> 4 | ((qh[2 + j / 8] >> (j % 8)) & 1) << 4);
+        y[j] = int8_t(((qs[j] & 15) | ((qh[j / 8] >> (j % 8)) & 1) << 4) - zero);
+        y[j + 16] = int8_t((qs[j] >> 4 | ((qh[2 + j / 8] >> (j % 8)) & 1) << 4) - zero);
     }
 #endif
 }

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -37,7 +38,7 @@ class Backend {
     virtual std::string description() const = 0;  ///< one line: instruction set, threads, device
 
     // Memory. import() makes existing bytes (a mapped file) readable for operations: host backends
-    // alias them, devices copy; they are released by free_memory().
+    // may alias them, devices copy; they are released by free_memory().
     virtual std::byte* allocate(std::size_t bytes) = 0;
     virtual void free_memory(std::byte* memory) = 0;
     virtual std::byte* import(std::span<const std::byte> bytes) = 0;
@@ -45,8 +46,12 @@ class Backend {
     virtual void download(std::span<std::byte> dst, const std::byte* src) = 0;
     virtual void synchronize() = 0;
 
-    /// Is its memory the host's, so that import() aliases?
+    /// Is its memory the host's, so that import() may alias?
     virtual bool in_host_memory() const = 0;
+
+    /// task(0) .. task(tasks - 1) on the host, each once, in any order and any of its threads: what
+    /// has no kernel. One after the other here. A task does not call this backend.
+    virtual void on_host(int64_t tasks, const std::function<void(int64_t)>& task);
 
     /// Can the call be run? Its data pointers may be null. Rows of a block type must be whole
     /// blocks everywhere; the rest is the backend's own answer.

@@ -129,6 +129,7 @@ TensorView FileWeights::import(const GgufTensor& tensor, const std::byte* data, 
     used_.insert(tensor.name);
     TensorView weight = tensor.view;
     weight.data = imported_.import({data, bytes});
+    if (weight.data != data) file_.release(tensor);
     return weight;
 }
 

@@ -182,6 +182,8 @@ class Calls:
             "rotkv_model_open": [backend, self.path, self.handle()],
             "rotkv_model_describe": [self.model, self.struct("rotkv_model_figures")],
             "rotkv_model_notices": [self.model, *text()],
+            "rotkv_model_ends": [self.model, one(), 64, one()],
+            "rotkv_model_text": [self.model, b"general.name", *text()],
             "rotkv_tokenize": [self.model, long_text, len(long_text), 1, 0, one(), 1024, one()],
             "rotkv_detokenize": [self.model, self.ints(ids), T, *text()],
             "rotkv_model_cache": [self.model, b"k=q8_0", 1, CELLS, self.handle()],

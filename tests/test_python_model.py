@@ -148,6 +148,14 @@ def test_generate_takes_the_likeliest(model):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_ends_and_texts_of_the_file(model):
+    assert model.eos in model.ends.tolist()
+    assert model.text("general.name") == "smollm3"
+    for key in "no.such.key", "smollm3.block_count":
+        with pytest.raises(rotkv.Error, match=key):
+            model.text(key)
+
+
 def test_capture_is_what_the_cache_holds(model):
     ids = model.tokenize(TEXT)[:20]
     rows = model.capture(ids)

@@ -170,6 +170,23 @@ TEST_CASE("search: what is not a number is never chosen") {
               ErrorCode::bad_file) == "the damage of some layers alone is not a number");
 }
 
+TEST_CASE("search: one position that flips does not make a group's share") {
+    const auto pairs = [](const std::vector<double>& klds) {
+        std::vector<TokenPair> all(klds.size());
+        for (size_t i = 0; i < klds.size(); ++i) all[i].kld = klds[i];
+        return all;
+    };
+    CHECK(typical_kld(pairs({0.04, 0.04, 0.04})) == Approx(0.04));
+    CHECK(typical_kld(pairs({0.01, 0.09, -1e-9, 0})) == Approx(0.01));
+    // A position of 4 nats among a hundred of 0.01: the mean is 0.05, the typical KLD not three
+    // times 0.01.
+    std::vector<double> flips(100, 0.01);
+    flips.back() = 4;
+    CHECK(mean_of(flips).value > 0.049);
+    CHECK(typical_kld(pairs(flips)) == Approx(0.119 * 0.119));
+    CHECK(std::isnan(typical_kld(pairs({0.1, k_nan}))));
+}
+
 TEST_CASE("search: shares are measured where damage is large and still adds up") {
     DamageModel model = planted();
     SideModel& side = model.sides[0];

@@ -51,6 +51,10 @@ Buffer ones(Backend& backend, int64_t rows, int64_t columns) {
     return buffer;
 }
 
+std::size_t host_bytes(double wanted) {
+    return std::size_t(std::clamp(wanted, k_least_bytes, k_most_bytes)) / 16 * 16;
+}
+
 }  // namespace
 
 Machine::Machine(Backend& backend, int threads, double bytes)
@@ -58,11 +62,13 @@ Machine::Machine(Backend& backend, int threads, double bytes)
       threads_(threads),
       on_device_(!backend.in_host_memory()),
       extent_(on_device_ ? k_device_extent : k_host_extent),
-      words_(on_device_ ? 0 : std::size_t(std::clamp(bytes, k_least_bytes, k_most_bytes)) / 16 * 2,
-             1),
+      memory_(on_device_ ? Buffer() : Buffer(backend, host_bytes(bytes))),
+      words_(reinterpret_cast<uint64_t*>(memory_.data()), memory_.bytes() / sizeof(uint64_t)),
       x_(ones(backend, extent_, extent_)),
       weight_(ones(backend, extent_, extent_)),
-      product_(ones(backend, extent_, extent_)) {}
+      product_(ones(backend, extent_, extent_)) {
+    std::ranges::fill(words_, uint64_t(1));
+}
 
 double Machine::read_seconds() const {
     std::atomic<uint64_t> sum = 0;  // somebody wants the result, so it is computed

@@ -7,7 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <span>
 
 namespace rotkv::tools {
 
@@ -29,7 +29,7 @@ class Machine {
 
     const Ceilings& best() const { return best_; }
     int64_t buffer_bytes() const {  ///< a device's: what is copied, and its copy
-        return on_device_ ? 2 * int64_t(x_.bytes()) : int64_t(words_.size() * sizeof(uint64_t));
+        return on_device_ ? 2 * int64_t(x_.bytes()) : int64_t(memory_.bytes());
     }
 
   private:
@@ -41,7 +41,8 @@ class Machine {
     int threads_;
     bool on_device_;
     int64_t extent_;
-    std::vector<uint64_t> words_;
+    Buffer memory_;  ///< a host backend's, in pages such as its weights have
+    std::span<uint64_t> words_;
     Buffer x_, weight_, product_;  ///< [extent][extent] f32
     Ceilings best_;
 };

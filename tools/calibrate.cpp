@@ -189,7 +189,10 @@ void write_matrices(const std::string& path, const std::vector<float>& all, int6
 
 CacheType type_for(const char* flag, const std::string& name, int64_t d) {
     const CacheType type = parse_cache_type(flag, name);
-    const std::string refusal = type.refusal(d);
+    std::string refusal = type.refusal(d);
+    if (type.group() > 1) {
+        refusal = fmt::format("keeps {} tokens together, no row by itself", type.group());
+    }
     if (refusal.empty()) return type;
     throw Error(ErrorCode::unsupported, fmt::format("{} {}: {}", flag, name, refusal));
 }

@@ -380,8 +380,8 @@ def main(words):
         blocks = [[int(block) for block in word.split(",")] for word in words[3:]]
         draw_outliers(words[1], f"{words[2]}-outliers.png", blocks)
     elif len(words) == 3 and words[0] == "search":
-        import plot_search  # which imports this file
-        plot_search.draw(words[1], words[2])
+        from plot_search import draw_search  # likewise
+        draw_search(words[1], words[2])
     else:
         sys.exit(__doc__)
 

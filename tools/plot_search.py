@@ -2,8 +2,9 @@
 import json
 import os
 
-import plot
-from plot import BLUE, ORANGE, plt
+from matplotlib import pyplot as plt
+
+from plot import BLUE, ORANGE, WIDTH, save, size_of
 
 
 def error_of(finalist):
@@ -11,14 +12,14 @@ def error_of(finalist):
     return finalist["kld_se"] or 0
 
 
-def draw(path, to):
+def draw_search(path, to):
     """Measured KLD against bits: pairs and mixes, the choice of each budget, what was predicted."""
     with open(path, encoding="utf-8") as file:
         found = json.load(file)
     finalists = [f for f in found["finalists"] if f["kld"] is not None and f["kld"] > 0]
     if not finalists:
         raise ValueError("no finalist has a KLD above 0")
-    figure, axes = plt.subplots(figsize=(plot.WIDTH, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 5), layout="constrained")
     for pair, marker, colour, name in ((True, "o", BLUE, "pair of types"),
                                        (False, "s", ORANGE, "mix of types")):
         kind = [f for f in finalists if f["pair"] == pair]
@@ -38,6 +39,6 @@ def draw(path, to):
     axes.grid(lw=0.3, color="#bbbbbb")
     title = (f"{os.path.basename(found['model'])}: {found['windows']['held_out']} windows of "
              f"{found['n_ctx']} tokens held out, errors by windows")
-    axes.set_title(title, loc="left", fontsize=plot.size_of(title))
+    axes.set_title(title, loc="left", fontsize=size_of(title))
     axes.legend()
-    plot.save(figure, to)
+    save(figure, to)

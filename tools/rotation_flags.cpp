@@ -88,7 +88,7 @@ static bool takes_signs(const RotationRequest::PerSide& side, const CacheType& t
         case Mode::off:
             return false;
         case Mode::automatic:
-            return type.quantized() && !type.rotates();
+            return type.quantized() && type.unrotated_because().empty();
         case Mode::on:
             return true;
         case Mode::matrix:

@@ -60,6 +60,14 @@ Probe probe_of(const SideModel& side) {
     throw Error(ErrorCode::bad_file, "no type of the list gives a number for one of the sides");
 }
 
+double typical_kld(std::span<const TokenPair> pairs) {
+    std::vector<double> roots = figures_of(pairs, &TokenPair::kld);
+    // The KLD of equals may come out a rounding below 0; what is not a number stays none.
+    for (double& kld : roots) kld = kld < 0 ? 0 : std::sqrt(kld);
+    const double root = mean_of(roots).value;
+    return root * root;
+}
+
 std::vector<double> shares_of(const std::vector<double>& damage) {
     const double sum = std::accumulate(damage.begin(), damage.end(), 0.0);
     if (!is_number(sum)) {

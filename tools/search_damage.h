@@ -2,7 +2,8 @@
 // What a cache is expected to cost, from what its parts cost alone:
 //   KLD = sum over sides and groups of layers  share(side, group) KLD(side, rotation, type)
 // KLD(side, rotation, type): the whole side in this type, the other exact; measured. share: the
-// group's part of its side's damage, measured in one type and taken for that of all.
+// group's part of the sum of its side's typical damages, measured in one type and taken for that of
+// all.
 // Docs: docs/26-search.md
 
 #include "ref/measure/metrics.h"
@@ -12,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -53,6 +55,12 @@ struct Probe {
     std::size_t rotation = 0, type = 0;
 };
 Probe probe_of(const SideModel& side);
+
+/// A KLD that one position cannot make: the square of the mean root. Of the few positions that a
+/// group of layers is run on, one that flips can have most of the mean. NaN where any is none.
+/// Math:   (sum sqrt(max(KLD, 0)) / n)^2, which is the mean where all are alike, and in proportion
+///         to it where the positions of two groups differ by a factor.
+double typical_kld(std::span<const TokenPair> pairs);
 
 /// The damages as parts of their sum; equal parts where there is none.
 /// Throws Error(bad_file) for one that is not a number.

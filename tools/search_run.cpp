@@ -80,18 +80,20 @@ SweepPoint ExactBeside::point(const Variant& variant) const {
     return sweep_point(model_, plan_, variant);
 }
 
-std::vector<double> ExactBeside::measure(const SweepPoint& cell) {
+std::vector<TokenPair> ExactBeside::compare(const SweepPoint& cell) {
     if (!started_) {
         run_.start();
         progress_.count_windows(plan_.windows);
         started_ = true;
     }
-    const std::vector<TokenPair> pairs = run_.measure(cell, [] {});
+    std::vector<TokenPair> pairs = run_.measure(cell, [] {});
     progress_.count_windows(plan_.windows);
-    std::vector<double> klds =
-        window_means(figures_of(pairs, &TokenPair::kld), plan_.scored_per_window());
-    progress_.done(cell.variant.name, mean_of(klds).value);
-    return klds;
+    progress_.done(cell.variant.name, mean_of(figures_of(pairs, &TokenPair::kld)).value);
+    return pairs;
+}
+
+std::vector<double> ExactBeside::measure(const SweepPoint& cell) {
+    return window_means(figures_of(compare(cell), &TokenPair::kld), plan_.scored_per_window());
 }
 
 std::vector<CacheType> fitting_types(const Model& model, const std::vector<CacheType>& types,
@@ -209,7 +211,7 @@ void measure_shares(DamageModel& damage, std::size_t s, ExactBeside& exact) {
     for (const std::vector<int64_t>& group : damage.groups) {
         const SweepPoint cell = exact.point(alone(damage, s, probe.rotation, probe.type, &group));
         require_supported(cell);
-        of_groups.push_back(mean_of(exact.measure(cell)).value);
+        of_groups.push_back(typical_kld(exact.compare(cell)));
     }
     side.share = shares_of(of_groups);
 }

@@ -47,8 +47,10 @@ class ExactBeside {
     ExactBeside(const ExactBeside&) = delete;  // its run looks at its own plan
     ExactBeside& operator=(const ExactBeside&) = delete;
 
-    /// The mean KLD of each window; NaN for what is not a number.
-    /// Throws: as SweepRun::measure().
+    /// Every scored position. Throws: as SweepRun::measure().
+    std::vector<TokenPair> compare(const SweepPoint& cell);
+
+    /// The mean KLD of each window; NaN for what is not a number. Throws likewise.
     std::vector<double> measure(const SweepPoint& cell);
 
     /// As sweep_point(), with room for these windows.

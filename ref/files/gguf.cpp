@@ -48,7 +48,18 @@ std::shared_ptr<const void> load(const std::string& path, size_t size) {
     return {bytes, [size](void* mapped) { ::munmap(mapped, size); }};
 }
 
+/// Gives back the pages that lie in a mapped file's bytes as a whole.
+void release_pages(std::span<const std::byte> bytes) {
+    const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+    const uintptr_t first = (begin + page - 1) / page * page;
+    const uintptr_t end = (begin + bytes.size()) / page * page;
+    if (first < end) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
+
 #else
+
+void release_pages(std::span<const std::byte>) {}
 
 /// The file's bytes, read into memory.
 std::shared_ptr<const void> load(const std::string& path, size_t size) {
@@ -149,6 +160,10 @@ GgufFile GgufFile::open(const std::string& path, GgufParts parts) {
     GgufFile file = parse({static_cast<const std::byte*>(storage.get()), size}, path, parts);
     file.storage_ = storage;
     return file;
+}
+
+void GgufFile::release(const GgufTensor& tensor) const {
+    if (storage_ != nullptr) release_pages(data(tensor));
 }
 
 const GgufValue* GgufFile::find(std::string_view key) const {

@@ -158,6 +158,10 @@ class GgufFile {
     /// The tensor's bytes in the file, of any type.
     std::span<const std::byte> data(const GgufTensor& tensor) const;
 
+    /// Of a mapped file, gives back the memory of a tensor's pages, which come from the file again
+    /// when they are read: for whoever has a copy.
+    void release(const GgufTensor& tensor) const;
+
     // The value under a key, in the type that the caller needs. get_u32 and get_i32s take every
     // integer type as long as the value fits, get_bools integers of 0 and 1; an empty array is one
     // of every type. Without the key the second form returns its `fallback`; the first throws

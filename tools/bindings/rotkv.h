@@ -40,12 +40,10 @@ typedef enum rotkv_status {
 
 ROTKV_API const char* rotkv_version(void); /* "0.1.0 (065aefcbdd12)": and the commit */
 ROTKV_API const char* rotkv_status_name(int status);
-
 /* Of the calling thread's latest call, "" if that was good; until its next call. */
 ROTKV_API const char* rotkv_last_error(void);
 
 /* ---- types, formats, rotations --------------------------------------------------------------- */
-
 /* Element types: GGUF's numbers (ggml_type). Caches take the first nine; weights these and those
  * that rotkv_type_number() knows by name: q2_K .. q6_K, iq4_xs, mxfp4. */
 enum {
@@ -74,7 +72,7 @@ ROTKV_API rotkv_status rotkv_bits_per_value(const char* cache_type, int64_t d, d
 
 /* Rows of any cache type by name. x [rows][d] f32, codes [rows][row bytes], positions [rows], or
  * NULL: 0, of the tokens that the rows belong to; layer, kv_head, side (0: K, 1: V) of them all:
- * some formats treat rows differently. decode(encode(x)) is what attention would read. */
+ * formats may differ by them, or take groups of rows. decode(encode(x)) is what attention reads. */
 typedef struct rotkv_rows {
     size_t size;
     int64_t rows, d;
@@ -111,7 +109,6 @@ ROTKV_API rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_
                                     size_t capacity, size_t* length);
 
 /* ---- backends -------------------------------------------------------------------------------- */
-
 typedef struct rotkv_backend rotkv_backend;
 
 /* All that exist, built or not; NULL from the count on. */
@@ -145,7 +142,6 @@ ROTKV_API rotkv_status rotkv_case_run(rotkv_backend* backend, const char* name, 
                                       size_t* length);
 
 /* ---- operations on arrays -------------------------------------------------------------------- */
-
 /* A window on the caller's memory. All n 0: not there. Extents count elements, the last is the
  * innermost, missing leading ones are 1. Strides in bytes, never negative; all 0: packed; the last
  * is one element or one block. `bytes` is what may be read or written from data on. */
@@ -248,9 +244,7 @@ ROTKV_API rotkv_status rotkv_kld_of_logits(const float* a, const float* b, int64
                                            int64_t words, double* kld);
 
 /* ---- caches ---------------------------------------------------------------------------------- */
-
 typedef struct rotkv_cache rotkv_cache;
-
 /* A cache of equal layers, its cells empty; or, below, one for a model. */
 typedef struct rotkv_cache_shape {
     size_t size;
@@ -301,9 +295,7 @@ ROTKV_API rotkv_status rotkv_cache_save(rotkv_cache* cache, const char* path);
 ROTKV_API rotkv_status rotkv_cache_load(rotkv_cache* cache, const char* path);
 
 /* ---- models ---------------------------------------------------------------------------------- */
-
 typedef struct rotkv_model rotkv_model;
-
 /* A GGUF file with its vocabulary, its weights on the backend. */
 ROTKV_API rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path,
                                         rotkv_model** model);
@@ -315,6 +307,14 @@ typedef struct rotkv_model_figures {
     int32_t bos, eos; /* -1: none */
 } rotkv_model_figures;
 ROTKV_API rotkv_status rotkv_model_describe(rotkv_model* model, rotkv_model_figures* figures);
+
+/* The tokens behind which a text is over: EOS, "<|im_end|>" and their like. */
+ROTKV_API rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
+                                        int64_t* count);
+
+/* A text of the file's keys ("tokenizer.chat_template"). BAD_FILE where there is none. */
+ROTKV_API rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text,
+                                        size_t capacity, size_t* length);
 
 /* What was assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_notices(rotkv_model* model, char* text, size_t capacity,
