@@ -270,6 +270,8 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
     switch (attention_path(args, workspace).kind) {
         case AttentionKind::split:
             return decode_2_split(args, workspace, stream);
+        case AttentionKind::cluster:
+            return decode_9_cluster(args, workspace, stream);
         case AttentionKind::tensor:
             if (decode_team_plan(args, workspace)) return decode_team(args, workspace, stream);
             return decode_7_bands(args, workspace, stream);

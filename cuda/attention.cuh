@@ -135,10 +135,10 @@ struct Place {
     }
 };
 
-__device__ inline Place place_of(const Task& task) {
+__device__ inline Place place_of(const Task& task, uint32_t of_column, uint32_t of_split) {
     Place at;
-    at.column = blockIdx.x;
-    at.split = blockIdx.y;
+    at.column = of_column;
+    at.split = of_split;
     at.t = at.column / task.columns;
     const uint32_t column = at.column - at.t * task.columns;
     at.kv = column / task.chunks;
@@ -147,6 +147,10 @@ __device__ inline Place place_of(const Task& task) {
     at.first_head = at.kv * task.group + first;
     at.load(task);
     return at;
+}
+
+__device__ inline Place place_of(const Task& task) {
+    return place_of(task, blockIdx.x, blockIdx.y);
 }
 
 /// The stream's positions.

@@ -33,6 +33,8 @@ KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLi
         case AttentionKind::tensor:
             if (const KernelPlan plan = decode_team_plan(args, device)) return plan;
             return decode_plan(args, 1, device);
+        case AttentionKind::cluster:
+            return decode_cluster_plan(args, device);
         case AttentionKind::terms:
             return decode_plan(args, 2, device);
         case AttentionKind::prefill:
@@ -51,9 +53,9 @@ KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLi
 // once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
 AttentionPath attention_path(const AttentionArgs& args, const DeviceLimits& device) {
     using Kind = AttentionKind;
-    static constexpr Kind few_f32[] = {Kind::terms, Kind::split};
+    static constexpr Kind few_f32[] = {Kind::cluster, Kind::terms, Kind::split};
     static constexpr Kind many_f32[] = {Kind::prefill_f32, Kind::terms, Kind::split};
-    static constexpr Kind few_f16[] = {Kind::tensor, Kind::prefill, Kind::split};
+    static constexpr Kind few_f16[] = {Kind::cluster, Kind::tensor, Kind::prefill, Kind::split};
     static constexpr Kind many_f16[] = {Kind::prefill, Kind::prefill_f32, Kind::tensor,
                                         Kind::split};
     const bool few = is_few(args, device);
@@ -76,9 +78,12 @@ std::string attention_refusal(const AttentionArgs& args, const DeviceLimits& dev
 
 namespace {
 
+constexpr int64_t k_usual_cells = 4096;
+
 // A call over memory that nobody looks at: rows lie as in a cache of `kv_heads`, on 16 bytes.
-AttentionArgs example(DType type, int64_t tokens, int64_t d_k, int64_t d_v, Precision precision) {
-    constexpr int64_t cells = 4096, kv_heads = 8, heads = 32;
+AttentionArgs example(DType type, int64_t tokens, int64_t cells, int64_t d_k, int64_t d_v,
+                      Precision precision) {
+    constexpr int64_t kv_heads = 8, heads = 32;
     std::byte* const somewhere = reinterpret_cast<std::byte*>(uintptr_t(1) << 20);
     const auto view = [&](DType of, std::initializer_list<int64_t> extents) {
         return rotkv::view(somewhere, of, extents);
@@ -102,11 +107,11 @@ std::string count_of(uint32_t n, const std::string& what) {
 }
 
 // Of caches of some types, those that take the same path together: "decode.cu, ... (f16, q8_0)".
-std::string paths_of(int64_t tokens, int64_t d_k, int64_t d_v, Precision precision,
+std::string paths_of(int64_t tokens, int64_t cells, int64_t d_k, int64_t d_v, Precision precision,
                      const DeviceLimits& device) {
     std::string text, last;
     for (const DType type : {DType::f16, DType::q8_0, DType::f32}) {
-        const AttentionArgs args = example(type, tokens, d_k, d_v, precision);
+        const AttentionArgs args = example(type, tokens, cells, d_k, d_v, precision);
         const std::string words = words_of(attention_path(args, device).plan);
         if (words == last) {
             text += std::string(", ") + type_info(type).name;
@@ -128,18 +133,22 @@ std::string words_of(const KernelPlan& plan) {
 
 std::vector<std::string> list_attention_paths(const DeviceLimits& device) {
     std::vector<std::string> lines;
+    const auto list = [&](int64_t d_k, int64_t d_v, uint32_t tokens, int64_t cells) {
+        const std::string heads =
+            std::to_string(d_k) + (d_k != d_v ? " / " + std::to_string(d_v) : "");
+        for (const Precision precision : {Precision::f16, Precision::f32}) {
+            lines.push_back("attention, heads of " + heads + ", " + count_of(tokens, "token") +
+                            (cells < k_usual_cells ? " over few cells" : "") +
+                            (precision == Precision::f16 ? ", f16: " : ", f32: ") +
+                            paths_of(tokens, cells, d_k, d_v, precision, device));
+        }
+    };
+    constexpr int64_t few_cells = 512;
     const std::pair<int64_t, int64_t> heads[] = {{64, 64},   {96, 96},   {128, 128},
                                                  {256, 256}, {512, 512}, {576, 512}};
     for (const auto& [d_k, d_v] : heads) {
-        for (const uint32_t tokens : {1u, 4u, 512u}) {
-            for (const Precision precision : {Precision::f16, Precision::f32}) {
-                lines.push_back("attention, heads of " + std::to_string(d_k) +
-                                (d_k != d_v ? " / " + std::to_string(d_v) : "") + ", " +
-                                count_of(tokens, "token") + ", " +
-                                (precision == Precision::f16 ? "f16: " : "f32: ") +
-                                paths_of(tokens, d_k, d_v, precision, device));
-            }
-        }
+        list(d_k, d_v, 1, few_cells);
+        for (const uint32_t tokens : {1u, 4u, 512u}) list(d_k, d_v, tokens, k_usual_cells);
     }
     return lines;
 }

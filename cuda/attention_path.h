@@ -39,6 +39,7 @@ struct KernelPlan {
 // What each file would launch, by its own arithmetic; null where it takes no such call.
 KernelPlan split_plan(const AttentionArgs& args);  // attention.cu
 KernelPlan decode_plan(const AttentionArgs& args, uint32_t terms, const DeviceLimits& device);
+KernelPlan decode_cluster_plan(const AttentionArgs& args, const DeviceLimits& device);
 KernelPlan prefill_plan(const AttentionArgs& args, const DeviceLimits& device);
 KernelPlan prefill_copied_plan(const AttentionArgs& args, const DeviceLimits& device);
 KernelPlan prefill_packed_plan(const AttentionArgs& args, const DeviceLimits& device);
@@ -55,6 +56,7 @@ std::string words_of(const KernelPlan& plan);
 /// f32, which is more exact than was asked for.
 enum class AttentionKind {
     split,       ///< f32, few tokens at a time: takes every call
+    cluster,     ///< f32, one token over few cells
     tensor,      ///< f16, few tokens, on tensor cores
     terms,       ///< f32, the same with two f16 for a number
     prefill,     ///< f16, many tokens, on tensor cores

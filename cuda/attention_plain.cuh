@@ -69,6 +69,7 @@ __device__ inline float* attend_row(const Task& task, uint32_t t, uint32_t h, ui
     for (uint32_t i = lane; i < task.d_k; i += k_warp) {
         q[i] = reinterpret_cast<const float*>(from)[i];
     }
+    __syncwarp();  // all channels are there, also where nothing is rotated
     rotate_row(q, task.k_cut, false);
     const float sink = task.sinks != nullptr ? task.sinks[h] : -INFINITY;
     float most = fmaxf(sink, -FLT_MAX), total = expf(sink - most);

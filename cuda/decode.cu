@@ -96,13 +96,7 @@ void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream
     const uint32_t by_registers = most_warps(D_k, Terms) / job.warps();
     const uint32_t by_memory = uint32_t(workspace.shared_bytes) / (job.bytes() + 1024);
     job.split(workspace, std::max(1u, std::min(by_registers, by_memory)));
-    const auto kernel = decode_kernel<D_k, D_v, Terms>;
-    require_success(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(job.bytes())),
-        "attention");
-    launch_dependent(kernel, dim3(job.blocks(), job.parts.splits), dim3(job.warps() * k_warp),
-                     job.bytes(), stream, job);
-    combine_parts(args, job.parts, stream);
+    decode::launch(decode_kernel<D_k, D_v, Terms>, job, args, stream);
 }
 
 struct Kernel {

@@ -4,6 +4,7 @@
 // Docs: docs/05-attention.md
 
 #include "cuda/attention.cuh"
+#include "cuda/dependent.cuh"
 #include "cuda/fragments.cuh"
 
 namespace rotkv::cuda::decode {
@@ -164,5 +165,16 @@ struct DecodeJob : Task {
         step = parts.splits * uint32_t(at_once);
     }
 };
+
+/// The kernel of a job that has been split, and the one that puts its parts together.
+inline void launch(void (*kernel)(DecodeJob), const DecodeJob& job, const AttentionArgs& args,
+                   Stream stream) {
+    require_success(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(job.bytes())),
+        "attention");
+    launch_dependent(kernel, dim3(job.blocks(), job.parts.splits), dim3(job.warps() * k_warp),
+                     job.bytes(), stream, job);
+    combine_parts(args, job.parts, stream);
+}
 
 }  // namespace rotkv::cuda::decode

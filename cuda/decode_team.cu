@@ -171,13 +171,7 @@ template <int D>
 void launch(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     DecodeJob job(args, k_team_warps, 1, k_team);
     job.split(workspace, 1);
-    const auto kernel = decode_team_kernel<D, D, k_team>;
-    require_success(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(job.bytes())),
-        "attention");
-    launch_dependent(kernel, dim3(job.blocks(), job.parts.splits), dim3(job.warps() * k_warp),
-                     job.bytes(), stream, job);
-    combine_parts(args, job.parts, stream);
+    decode::launch(decode_team_kernel<D, D, k_team>, job, args, stream);
 }
 
 // A warp takes whole blocks of a value: heads of 64 have two.

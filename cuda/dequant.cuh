@@ -6,6 +6,8 @@
 
 #include "cuda/codes.cuh"
 
+#include <type_traits>
+
 namespace rotkv::cuda {
 
 // Codes of elements j .. j + 3 of a block of 32, a byte each; j is a multiple of 4.
@@ -17,6 +19,13 @@ __device__ inline uint32_t fifth_bits(const uint8_t* qh, uint32_t j) {
     return (four & 1) << 4 | (four & 2) << 11 | (four & 4) << 18 | (four & 8) << 25;
 }
 
+// Byte j of four codes, less `zero`, as a float: the byte is the last of the number 2^23 + code.
+// The difference is exact, and four of these instructions take the time of one conversion.
+template <int zero>
+__device__ float value_of(uint32_t codes, unsigned j) {
+    return __uint_as_float(__byte_perm(codes, 0x4B000000u, 0x7540u | j)) - float((1 << 23) + zero);
+}
+
 // f of each of four codes.
 template <class F>
 __device__ float4 each(uint32_t codes, const F& f) {
@@ -24,31 +33,39 @@ __device__ float4 each(uint32_t codes, const F& f) {
             f(int(codes >> 24))};
 }
 
+// f of each of four codes less `zero`, as floats.
+template <int zero, class F>
+__device__ float4 each(uint32_t codes, const F& f) {
+    return {f(value_of<zero>(codes, 0)), f(value_of<zero>(codes, 1)), f(value_of<zero>(codes, 2)),
+            f(value_of<zero>(codes, 3))};
+}
+
 // d * (code - zero)
-__device__ inline float4 centered(uint32_t codes, float d, int zero) {
-    return each(codes, [&](int code) { return d * float(code - zero); });
+template <int zero>
+__device__ float4 centered(uint32_t codes, float d) {
+    return each<zero>(codes, [&](float code) { return d * code; });
 }
 // d * code + m; products are exact
 __device__ inline float4 above(uint32_t codes, float d, float m) {
-    return each(codes, [&](int code) { return d * float(code) + m; });
+    return each<0>(codes, [&](float code) { return d * code + m; });
 }
 
+// Signed codes: those plus 128 are bytes of another sign.
 __device__ inline float4 dequantize_block(const BlockQ8_0& x, uint32_t j) {
-    const float d = f16_to_f32(x.d);
     const uint32_t codes = load_bytes(reinterpret_cast<const uint8_t*>(x.qs) + j);
-    return each(codes, [&](int code) { return d * float(int8_t(code)); });
+    return centered<128>(codes ^ 0x80808080u, f16_to_f32(x.d));
 }
 __device__ inline float4 dequantize_block(const BlockQ5_1& x, uint32_t j) {
     return above(nibbles(x.qs, j) | fifth_bits(x.qh, j), f16_to_f32(x.d), f16_to_f32(x.m));
 }
 __device__ inline float4 dequantize_block(const BlockQ5_0& x, uint32_t j) {
-    return centered(nibbles(x.qs, j) | fifth_bits(x.qh, j), f16_to_f32(x.d), 16);
+    return centered<16>(nibbles(x.qs, j) | fifth_bits(x.qh, j), f16_to_f32(x.d));
 }
 __device__ inline float4 dequantize_block(const BlockQ4_1& x, uint32_t j) {
     return above(nibbles(x.qs, j), f16_to_f32(x.d), f16_to_f32(x.m));
 }
 __device__ inline float4 dequantize_block(const BlockQ4_0& x, uint32_t j) {
-    return centered(nibbles(x.qs, j), f16_to_f32(x.d), 8);
+    return centered<8>(nibbles(x.qs, j), f16_to_f32(x.d));
 }
 __device__ inline float4 dequantize_block(const BlockIq4Nl& x, uint32_t j) {
     const float d = f16_to_f32(x.d);
@@ -92,6 +109,27 @@ __device__ inline float4 dequantize4(DType type, const std::byte* row, uint32_t 
         case DType::f32: return load4(x, i, d, reinterpret_cast<uintptr_t>(x) % 16 == 0);
         case DType::f16: case DType::bf16:
             return halves(type, reinterpret_cast<const uint16_t*>(row), i, d);
+        case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
+        case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
+    }
+    // clang-format on
+    __builtin_unreachable();  // check() has refused every other type
+}
+
+/// Calls go with the cache type as a constant, for code that has one case of each kind.
+template <class Go>
+__device__ void with_type(DType type, const Go& go) {
+    // clang-format off
+    switch (type) {
+        case DType::f32: return go(std::integral_constant<DType, DType::f32>());
+        case DType::f16: return go(std::integral_constant<DType, DType::f16>());
+        case DType::bf16: return go(std::integral_constant<DType, DType::bf16>());
+        case DType::q8_0: return go(std::integral_constant<DType, DType::q8_0>());
+        case DType::q5_1: return go(std::integral_constant<DType, DType::q5_1>());
+        case DType::q5_0: return go(std::integral_constant<DType, DType::q5_0>());
+        case DType::q4_1: return go(std::integral_constant<DType, DType::q4_1>());
+        case DType::q4_0: return go(std::integral_constant<DType, DType::q4_0>());
+        case DType::iq4_nl: return go(std::integral_constant<DType, DType::iq4_nl>());
         case DType::q2_k: case DType::q3_k: case DType::q4_k: case DType::q5_k: case DType::q6_k:
         case DType::iq4_xs: case DType::mxfp4: case DType::i32: case DType::f64: break;
     }

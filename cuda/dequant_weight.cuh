@@ -37,7 +37,7 @@ __device__ inline uint32_t one_bit(const uint8_t* bits, uint32_t i) {
 
 // scale * code - min
 __device__ inline float4 below(uint32_t codes, float scale, float min) {
-    return each(codes, [&](int code) { return scale * float(code) - min; });
+    return each<0>(codes, [&](float code) { return scale * code - min; });
 }
 
 __device__ inline float4 dequantize_block(const BlockQ2_K& x, uint32_t i) {
@@ -47,7 +47,7 @@ __device__ inline float4 dequantize_block(const BlockQ2_K& x, uint32_t i) {
 }
 __device__ inline float4 dequantize_block(const BlockQ3_K& x, uint32_t i) {
     const float scale = f16_to_f32(x.d) * float(q3_scale(x.scales, i / 16) - 32);
-    return centered(two_bits(x.qs, i) | one_bit(x.hmask, i) << 2, scale, 4);
+    return centered<4>(two_bits(x.qs, i) | one_bit(x.hmask, i) << 2, scale);
 }
 __device__ inline float4 dequantize_block(const BlockQ4_K& x, uint32_t i) {
     const ScaleMin sub = scale_min(x.scales, i / 32);
@@ -63,7 +63,7 @@ __device__ inline float4 dequantize_block(const BlockQ6_K& x, uint32_t i) {
     const float scale = f16_to_f32(x.d) * float(x.scales[i / 16]);
     const uint32_t bytes = load_bytes(x.ql + i / 128 * 64 + i % 64);
     const uint32_t low = bytes >> (i / 64 % 2 * 4) & 0x0F0F0F0Fu;
-    return centered(low | two_bits(x.qh, i) << 4, scale, 32);
+    return centered<32>(low | two_bits(x.qh, i) << 4, scale);
 }
 __device__ inline float4 dequantize_block(const BlockIq4Xs& x, uint32_t i) {
     const uint32_t s = i / k_block;

@@ -56,13 +56,14 @@ struct Divisor {
     __device__ uint32_t of(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 };
 
-/// Does every row of the view begin on 16 bytes?
-inline bool rows_on_16_bytes(const TensorView& view) {
+/// Does every row of the view begin on so many bytes, a power of two?
+inline bool rows_on(const TensorView& view, uintptr_t bytes) {
     return (reinterpret_cast<uintptr_t>(view.data) | uintptr_t(view.stride[0]) |
             uintptr_t(view.stride[1]) | uintptr_t(view.stride[2])) %
-               16 ==
+               bytes ==
            0;
 }
+inline bool rows_on_16_bytes(const TensorView& view) { return rows_on(view, 16); }
 
 /// The rows of a view, counted as one extent. Where rows lie at equal distances (most views) the
 /// extents are folded together on the host, and the device divides nothing.

@@ -3,7 +3,11 @@
 //   ... and act_mul         of two such products, in place of the first: gate and up.
 //   turns side by side      by the same rows of one table: q and k.
 //   turns and kv_store      of the keys that were turned: q, k, and then k and v into the cache.
-//   a sum and its norm      residual + output, then the next rms_norm.
+//   a norm and products     of what it makes: a short row of one token, before q, k and v, or gate,
+//                           up and act_mul.
+//   a product and a sum     with what it makes: o or down, then residual + output.
+//   a sum and its norm      residual + output, then the next rms_norm: of rows that are longer, or
+//                           of more tokens.
 // Calls side by side run at the same time: none may write what another reads or writes.
 #include "cuda/fusion.h"
 
@@ -111,6 +115,16 @@ std::size_t side_by_side(Calls calls, std::size_t most) {
     return count;
 }
 
+// Those of the calls that are this operation.
+template <class Args>
+std::vector<Args> list_of(Calls calls) {
+    std::vector<Args> list;
+    for (const Call& call : calls) {
+        if (const Args* args = std::get_if<Args>(&call)) list.push_back(*args);
+    }
+    return list;
+}
+
 // Are the first two calls such products of equally many rows, and the third act_mul of them, over
 // the first? A block of threads then has a row of each.
 bool gated_products(Calls calls) {
@@ -133,6 +147,44 @@ bool sum_and_norm(Calls calls) {
            apart(norm->dst, sum->b) && apart(norm->weight, sum->dst);
 }
 
+// So many calls: products of one src, and act_mul of them where they are gate and up.
+std::size_t products_of_one(Calls calls) {
+    return gated_products(calls) ? 3 : side_by_side<MatmulArgs>(calls, k_most_products);
+}
+
+// So many calls: the norm of a row, and such products of what it makes; 0 if they are not that.
+// One block of threads makes and stores the norm, while others multiply what it is made of.
+std::size_t normed_products(Calls calls) {
+    const RmsNormArgs* norm = call_at<RmsNormArgs>(calls, 0);
+    if (norm == nullptr || norm->src.empty()) return 0;
+    const std::size_t count = products_of_one(calls.subspan(1));
+    if (count == 0 || std::get<MatmulArgs>(calls[1]).src != norm->dst) return 0;
+    const std::vector<MatmulArgs> products = list_of<MatmulArgs>(calls.subspan(1, count));
+    if (!matvec_takes(*norm, products)) return 0;
+    if (!apart(norm->dst, norm->src) || !apart(norm->dst, norm->weight)) return 0;
+    const auto joins = [&](const MatmulArgs& product) {
+        return apart(product.dst, norm->src) && apart(product.dst, norm->weight) &&
+               apart(product.weight, norm->dst);
+    };
+    return std::all_of(products.begin(), products.end(), joins) ? 1 + count : 0;
+}
+
+// Is the second call a sum with what the first, a product, makes? Who has a row's product adds.
+bool product_and_sum(Calls calls) {
+    const AddArgs* sum = call_at<AddArgs>(calls, 1);
+    if (sum == nullptr || side_by_side<MatmulArgs>(calls, 1) == 0) return false;
+    const MatmulArgs& product = std::get<MatmulArgs>(calls[0]);
+    const bool second = sum->b == product.dst;
+    const TensorView& other = second ? sum->a : sum->b;
+    if (!alike(product, product) || (!second && sum->a != product.dst)) return false;
+    if (sum->dst.n[3] != product.dst.n[3] || sum->dst.rows() != product.dst.rows()) return false;
+    const bool joins = in_place_or_apart(sum->dst, product.dst) && apart(other, product.dst) &&
+                       in_place_or_apart(sum->dst, other) && apart(sum->dst, product.src) &&
+                       apart(sum->dst, product.weight);
+    // A sum that its norm would be joined to gains nothing here, if the norm goes nowhere else.
+    return joins && (!sum_and_norm(calls.subspan(1)) || normed_products(calls.subspan(2)) != 0);
+}
+
 // So many calls: turns, the last of which is of keys, and kv_store of those; 0 if they are not
 // that. A block of threads turns rows of keys as it stores them, while others turn queries.
 std::size_t turned_and_stored(Calls calls) {
@@ -151,16 +203,6 @@ std::size_t turned_and_stored(Calls calls) {
     return join ? turns + 1 : 0;
 }
 
-// Those of the calls that are this operation.
-template <class Args>
-std::vector<Args> list_of(Calls calls) {
-    std::vector<Args> list;
-    for (const Call& call : calls) {
-        if (const Args* args = std::get_if<Args>(&call)) list.push_back(*args);
-    }
-    return list;
-}
-
 // One call, or those joined to it: its operation's function.
 struct Launch {
     Calls calls;
@@ -170,8 +212,15 @@ struct Launch {
 
     void operator()(const MatmulArgs& args) const {
         if (calls.size() == 1) return matmul(args, products);
-        const ActMulArgs* act = std::get_if<ActMulArgs>(&calls.back());
-        matvec(list_of<MatmulArgs>(calls), act, stream);
+        multiply();
+    }
+    void multiply() const {
+        const std::vector<MatmulArgs> list = list_of<MatmulArgs>(calls);
+        matvec({.products = list,
+                .act_mul = std::get_if<ActMulArgs>(&calls.back()),
+                .norm = std::get_if<RmsNormArgs>(&calls.front()),
+                .sum = std::get_if<AddArgs>(&calls.back())},
+               stream);
     }
     void operator()(const RopeArgs&) const {
         const KvStoreArgs* store = std::get_if<KvStoreArgs>(&calls.back());
@@ -186,7 +235,10 @@ struct Launch {
     void operator()(const HadamardArgs& args) const { hadamard(args, stream); }
     void operator()(const QuantizeArgs& args) const { quantize(args, stream); }
     void operator()(const DequantizeArgs& args) const { dequantize(args, stream); }
-    void operator()(const RmsNormArgs& args) const { rms_norm(args, stream); }
+    void operator()(const RmsNormArgs& args) const {
+        if (calls.size() == 1) return rms_norm(args, stream);
+        multiply();
+    }
     void operator()(const LayerNormArgs& args) const { layer_norm(args, stream); }
     void operator()(const ScaleArgs& args) const { scale(args, stream); }
     void operator()(const AttentionArgs& args) const { attention(args, workspace, stream); }
@@ -232,9 +284,8 @@ void launch_joined(Calls calls, const Workspace& workspace, Products& products) 
 }  // namespace
 
 std::size_t joined(Calls calls) {
-    if (sum_and_norm(calls)) return 2;
-    if (gated_products(calls)) return 3;
-    return std::max({turned_and_stored(calls), side_by_side<MatmulArgs>(calls, k_most_products),
+    if (sum_and_norm(calls) || product_and_sum(calls)) return 2;
+    return std::max({normed_products(calls), products_of_one(calls), turned_and_stored(calls),
                      side_by_side<RopeArgs>(calls, k_most_turns), std::size_t(1)});
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 // From calls to launches: neighbours that one kernel can do together become one launch, with the
-// results, to the bit, of one call after the other. For one token, when a kernel takes two
-// microseconds whatever it does, the number of launches is the time.
+// results, to the bit, of one call after the other; but for products of one token behind its norm,
+// which are multiplied by the norm's scale when they are summed and agree within the table's
+// rounding. For one token, when a kernel takes two microseconds whatever it does, the number of
+// launches is the time.
 // Docs: docs/08-backends.md
 
 #include "cuda/recorder.h"

@@ -95,9 +95,19 @@ inline constexpr std::size_t k_most_products = 3;
 inline constexpr std::size_t k_most_turns = 2;
 
 /// Products of one src for so many tokens, or fewer, read the weights packed, which are of one
-/// type: matvec.cu. Two of equally many rows may end in `then`, which is theirs and in place.
+/// type: matvec.cu. Two of equally many rows may end in act_mul, which is theirs and in place; one
+/// may end in a sum with what it makes. Before them a norm that matvec_takes, of one row of so many
+/// channels or fewer, may make src. Null: none.
 inline constexpr int64_t k_matvec_tokens = 8;
-void matvec(std::span<const MatmulArgs> calls, const ActMulArgs* then, Stream stream);
+inline constexpr int64_t k_normed_channels = 1024;
+struct JoinedProducts {
+    std::span<const MatmulArgs> products;
+    const ActMulArgs* act_mul = nullptr;
+    const RmsNormArgs* norm = nullptr;
+    const AddArgs* sum = nullptr;
+};
+void matvec(const JoinedProducts& calls, Stream stream);
+bool matvec_takes(const RmsNormArgs& norm, std::span<const MatmulArgs> products);
 
 /// turns, one or two alike, the last of which makes args.k, then kv_store; or kv_store alone.
 /// kv_store_turns: does it, of so few tokens, cut into such pieces? kv_cache.cu.

@@ -122,6 +122,8 @@ __global__ void __launch_bounds__(k_quant_threads)
     turn_and_store_kernel(const __grid_constant__ StoreArgs args,
                           const __grid_constant__ TurnArgs turn) {
     let_next_come();
+    fetch_arguments(args);
+    fetch_arguments(turn);
     const unsigned block = blockIdx.x - turn.blocks;
     if (blockIdx.x < turn.blocks) {
         wait_for_earlier();

@@ -35,6 +35,8 @@ void decode_6_codes(const AttentionArgs& args, const Workspace& workspace, Strea
 void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 /// In f32 precision, q and p as sums of two f16; where there is no such kernel, version 2.
 void decode_8_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+/// One token over few cells, in f32; without clusters, version 8.
+void decode_9_cluster(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 // Attention over many tokens: rows that share the tiles of a KV head.
 void prefill_1_rows(const AttentionArgs& args, const Workspace& workspace, Stream stream);
@@ -48,6 +50,7 @@ bool decode_4_takes(const AttentionArgs& args);
 bool decode_5_takes(const AttentionArgs& args);
 bool decode_6_takes(const AttentionArgs& args);
 bool decode_8_takes(const AttentionArgs& args);
+bool decode_9_takes(const AttentionArgs& args);
 bool prefill_1_takes(const AttentionArgs& args);
 bool prefill_2_takes(const AttentionArgs& args);
 bool prefill_3_takes(const AttentionArgs& args);
@@ -76,6 +79,7 @@ inline constexpr AttentionVersion k_decode_ladder[] = {
     {"6_codes", decode_6_codes, decode_6_takes},  // ... cells in blocks of codes
     {"7_bands", decode_7_bands, decode_7_takes},  // ... all processors, every type: the operation
     {"8_terms", decode_8_terms, decode_8_takes},  // ... and in f32: q and p as two f16
+    {"9_cluster", decode_9_cluster, decode_9_takes},  // few cells: one kernel, blocks that meet
 };
 
 inline constexpr AttentionVersion k_prefill_ladder[] = {

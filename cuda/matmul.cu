@@ -38,7 +38,9 @@ void matmul(const MatmulArgs& args, Products& products) {
     if (args.dst.empty()) return;
     const int64_t tokens = args.src.n[2], in = args.src.n[3], out = args.weight.n[2];
     // For few tokens the weight's bytes set the pace: rounding would win nothing.
-    if (tokens <= k_matvec_tokens) return matvec({&args, 1}, nullptr, products.stream());
+    if (tokens <= k_matvec_tokens) {
+        return matvec({.products = {&args, 1}}, products.stream());
+    }
     const DType type = type_of(args.precision);
     const int64_t panel = std::clamp(k_panel_elements / in, int64_t(1), out);
     std::byte* const room =

@@ -75,6 +75,11 @@ void FastBackend::synchronize() {
     products_.run();
 }
 
+void FastBackend::on_host(int64_t tasks, const std::function<void(int64_t)>& task) {
+    const fast::ThreadCount count(threads_);
+    fast::share(tasks, task);
+}
+
 void FastBackend::execute(const Call& call) {
     if (products_.keep(call)) return;
     synchronize();

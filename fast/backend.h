@@ -7,6 +7,7 @@
 #include "fast/large_pages.h"
 #include "ref/backend.h"
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -32,6 +33,7 @@ class FastBackend : public Backend {
     void download(std::span<std::byte> dst, const std::byte* src) override;
     void synchronize() override;
     bool in_host_memory() const override { return true; }
+    void on_host(int64_t tasks, const std::function<void(int64_t)>& task) override;
 
   protected:
     Support answer(const Call& call) const override;

@@ -8,7 +8,7 @@
 #include "metal/attention.msl"
 #include "metal/instance.msl"
 
-constant uint k_heads = 4;  // query heads of a threadgroup
+constant constexpr uint k_heads = 4;  // query heads of a threadgroup
 
 /// One simdgroup's cells, for one query head: its softmax and its sum of p v.
 template <uint R>

@@ -123,6 +123,12 @@ MTL::ComputePipelineState* Commands::pipeline(const std::string& kernel) {
                                                 std::to_string(state->threadExecutionWidth()) +
                                                 " lanes, expected 32");
     }
+    if (state->maxTotalThreadsPerThreadgroup() < k_simdgroups * k_lanes) {
+        throw Error(ErrorCode::unsupported,
+                    "Metal: kernel " + kernel + ": threadgroups of at most " +
+                        std::to_string(state->maxTotalThreadsPerThreadgroup()) +
+                        " threads, expected " + std::to_string(k_simdgroups * k_lanes));
+    }
     return state.get();
 }
 

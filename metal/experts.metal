@@ -7,6 +7,8 @@
 #include "metal/instance.msl"
 #include "metal/products.msl"
 
+constant uint k_part = 128;  // channels of a simdgroup in expert_sum
+
 // A thread an expert: the uses of those before it are counted, so that none has to wait.
 kernel void sort_uses(constant metal_args::SortUses& job [[buffer(0)]],
                       device uint* order [[buffer(1)]],
@@ -90,7 +92,8 @@ kernel void expert_sum(constant metal_args::ExpertSum& job [[buffer(0)]],
                        uint lane [[thread_index_in_simdgroup]]) {
     const uint i = group * k_simdgroups + simdgroup;
     if (i >= job.simdgroups) return;  // the whole simdgroup
-    const uint t = i / job.parts, first = i % job.parts * 128, end = min(first + 128, job.row);
+    const uint t = i / job.parts, first = i % job.parts * k_part;
+    const uint end = min(first + k_part, job.row);
     device const float* w = (device const float*)(weight + t * job.weight_stride);
     for (uint c = first + lane; c < end; c += k_lanes) {
         F64 sum = {0};

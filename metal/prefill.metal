@@ -7,7 +7,7 @@
 #include "metal/attention.msl"
 #include "metal/instance.msl"
 
-constant uint k_rows = 8;  // of a simdgroup
+constant constexpr uint k_rows = 8;  // of a simdgroup
 
 /// Threadgroup memory, by simdgroups where it is not shared.
 template <uint D, uint C>

@@ -9,8 +9,7 @@ constant uint k_threads = k_simdgroups * k_lanes;
 
 kernel void turn(constant metal_args::ByMatrix& job [[buffer(0)]], device uchar* dst [[buffer(1)]],
                  device const uchar* src [[buffer(2)]], device const uchar* matrix [[buffer(3)]],
-                 threadgroup float* x [[threadgroup(0)]],
-                 uint row [[threadgroup_position_in_grid]],
+                 threadgroup float* x [[threadgroup(0)]], uint row [[threadgroup_position_in_grid]],
                  uint thread_ [[thread_index_in_threadgroup]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]],
                  uint lane [[thread_index_in_simdgroup]]) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -47,6 +48,10 @@ class Backend {
 
     /// Is its memory the host's, so that import() may alias?
     virtual bool in_host_memory() const = 0;
+
+    /// task(0) .. task(tasks - 1) on the host, each once, in any order and any of its threads: what
+    /// has no kernel. One after the other here. A task does not call this backend.
+    virtual void on_host(int64_t tasks, const std::function<void(int64_t)>& task);
 
     /// Can the call be run? Its data pointers may be null. Rows of a block type must be whole
     /// blocks everywhere; the rest is the backend's own answer.

@@ -31,8 +31,13 @@ class CacheType {
     /// Few bits a value, which rotation helps: a block type, or a format.
     bool quantized() const { return format_ || is_block_type(cells_); }
 
-    /// Are rows turned inside the format already?
-    bool rotates() const { return format_ && format_->rotates(); }
+    /// Why the policy does not rotate a quantized side; empty: it does.
+    std::string unrotated_because() const {
+        return format_ ? format_->unrotated_because() : std::string();
+    }
+
+    /// How many tokens are kept together (Format::group).
+    int64_t group() const { return format_ ? format_->group() : 1; }
 
     /// Why heads of d channels cannot be kept; empty where they can.
     std::string refusal(int64_t d) const;

@@ -1,7 +1,8 @@
 // How rows pass through a format on their way into f32 cells: kv_store and kv_shift write the cells
 // as those of any f32 cache, and then, on the host, each row that they wrote becomes bytes, and
-// what the bytes stand for takes its place. Where cells are in a device's memory, they come and go
-// in one copy a stream.
+// what the bytes stand for takes its place. Rows of a format of groups do when the last token of
+// theirs is there (class KvCache sees to it that a group lies in order). Where cells are in a
+// device's memory, they come and go in one copy a stream.
 #include "ref/format_rows.h"
 
 #include <algorithm>
@@ -48,24 +49,66 @@ struct Written {
     int64_t cell, position;
 };
 
-void pass_stream(Backend& backend, const FormatRows& rows, int64_t stream,
-                 const std::vector<Written>& written) {
-    if (written.empty()) return;
-    const auto [first, last] = std::ranges::minmax_element(written, {}, &Written::cell);
-    const TensorView& cells = rows.cells;
-    const int64_t kv_heads = cells.n[2], bytes = rows.format->row_bytes(cells.n[3]);
-    HostCells host(backend, cells, stream, first->cell, last->cell + 1);
-    RowContext context{.layer = rows.layer, .side = rows.side};
-    for (const Written& one : written) {
-        context.position = one.position;
-        for (context.kv_head = 0; context.kv_head < kv_heads; ++context.kv_head) {
-            const std::span<std::byte> codes(rows.codes_of(stream, one.cell, context.kv_head),
-                                             size_t(bytes));
-            const std::span<float> row = host.row(cells, one.cell, context.kv_head);
-            rows.format->encode(codes, row, context);
-            rows.format->decode(row, codes, context);
+// G tokens of one head, in as many cells one behind the other, the first of them at `first`.
+class Group {
+  public:
+    Group(const FormatRows& rows, int64_t stream, const Written& first, int64_t kv_head)
+        : rows_(rows),
+          stream_(stream),
+          first_(first.cell),
+          context_{.layer = rows.layer,
+                   .kv_head = kv_head,
+                   .side = rows.side,
+                   .position = first.position} {}
+
+    /// To bytes and back.
+    void pass(HostCells& host) const {
+        const int64_t d = rows_.cells.n[3], bytes = rows_.format->row_bytes(d);
+        const int64_t tokens = rows_.format->group();
+        std::vector<float> values(size_t(tokens * d));
+        std::vector<std::byte> codes(size_t(tokens * bytes));
+        for (int64_t t = 0; t < tokens; ++t) {
+            std::ranges::copy(row(host, t), values.begin() + t * d);
+        }
+        rows_.format->encode(codes, values, context_);
+        rows_.format->decode(values, codes, context_);
+        for (int64_t t = 0; t < tokens; ++t) {
+            std::copy_n(values.begin() + t * d, d, row(host, t).begin());
+            std::copy_n(codes.begin() + t * bytes, bytes,
+                        rows_.codes_of(stream_, first_ + t, context_.kv_head));
         }
     }
+
+  private:
+    std::span<float> row(HostCells& host, int64_t token) const {
+        return host.row(rows_.cells, first_ + token, context_.kv_head);
+    }
+
+    const FormatRows& rows_;
+    int64_t stream_, first_;
+    RowContext context_;
+};
+
+// The first tokens of the groups whose last one is there.
+std::vector<Written> groups_ended_by(const std::vector<Written>& written, int64_t tokens) {
+    std::vector<Written> groups;
+    for (const Written& one : written) {
+        if ((one.position + 1) % tokens != 0) continue;
+        groups.push_back({one.cell - tokens + 1, one.position - tokens + 1});
+    }
+    return groups;
+}
+
+void pass_stream(Backend& backend, const FormatRows& rows, int64_t stream,
+                 const std::vector<Written>& written) {
+    const int64_t tokens = rows.format->group(), kv_heads = rows.cells.n[2];
+    const std::vector<Written> groups = groups_ended_by(written, tokens);
+    if (groups.empty()) return;
+    const auto [first, last] = std::ranges::minmax_element(groups, {}, &Written::cell);
+    HostCells host(backend, rows.cells, stream, first->cell, last->cell + tokens);
+    backend.on_host(std::ssize(groups) * kv_heads, [&](int64_t i) {
+        Group(rows, stream, groups[size_t(i / kv_heads)], i % kv_heads).pass(host);
+    });
     host.put_back();
 }
 

@@ -4,6 +4,7 @@
 
 #include "ref/backend.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,6 +28,9 @@ class ForwardingBackend : public Backend {
     }
     void synchronize() override { real_->synchronize(); }
     bool in_host_memory() const override { return real_->in_host_memory(); }
+    void on_host(int64_t tasks, const std::function<void(int64_t)>& task) override {
+        real_->on_host(tasks, task);
+    }
 
   protected:
     Support answer(const Call& call) const override { return real_->supports(call); }

@@ -26,34 +26,44 @@ class WithoutBias final : public Format {
 
     std::string refusal(int64_t d) const override { return type_.refusal(d); }
     int64_t row_bytes(int64_t d) const override { return rotkv::row_bytes(type_, d); }
-    bool rotates() const override { return type_.rotates(); }
+    int64_t group() const override { return type_.group(); }
+    std::string unrotated_because() const override { return type_.unrotated_because(); }
 
-    void encode(std::span<std::byte> codes, std::span<const float> row,
+    void encode(std::span<std::byte> codes, std::span<const float> rows,
                 const RowContext& context) const override {
-        std::vector<float> rest = bias_at(row.size(), context);
-        for (size_t i = 0; i < row.size(); ++i) rest[i] = row[i] - rest[i];
+        std::vector<float> rest = biases_at(rows.size(), context);
+        for (size_t i = 0; i < rows.size(); ++i) rest[i] = rows[i] - rest[i];
         if (type_.format() != nullptr) return type_.format()->encode(codes, rest, context);
         ref::quantize_row(type_.cells(), codes.data(), rest.data(), int64_t(rest.size()));
     }
 
-    void decode(std::span<float> row, std::span<const std::byte> codes,
+    void decode(std::span<float> rows, std::span<const std::byte> codes,
                 const RowContext& context) const override {
         if (type_.format() != nullptr) {
-            type_.format()->decode(row, codes, context);
+            type_.format()->decode(rows, codes, context);
         } else {
-            ref::dequantize_row(type_.cells(), row.data(), codes.data(), int64_t(row.size()));
+            ref::dequantize_row(type_.cells(), rows.data(), codes.data(), int64_t(rows.size()));
         }
-        const std::vector<float> bias = bias_at(row.size(), context);
-        for (size_t i = 0; i < row.size(); ++i) row[i] += bias[i];
+        const std::vector<float> bias = biases_at(rows.size(), context);
+        for (size_t i = 0; i < rows.size(); ++i) rows[i] += bias[i];
     }
 
   private:
-    // R t(b, p)
-    std::vector<float> bias_at(size_t d, const RowContext& context) const {
-        const auto begin = bias_.begin() + context.kv_head * int64_t(d);
+    // R t(b, p) of each token of a group
+    std::vector<float> biases_at(size_t values, const RowContext& context) const {
+        std::vector<float> all;
+        for (int64_t token = 0; token < group(); ++token) {
+            const std::vector<float> one = bias_at(values / size_t(group()), context.kv_head,
+                                                   int32_t(context.position + token));
+            all.insert(all.end(), one.begin(), one.end());
+        }
+        return all;
+    }
+    std::vector<float> bias_at(size_t d, int64_t kv_head, int32_t at) const {
+        const auto begin = bias_.begin() + kv_head * int64_t(d);
         std::vector<float> bias(begin, begin + int64_t(d));
         if (rope_.n_rot > 0) {
-            const int32_t position[] = {int32_t(context.position)};
+            const int32_t position[] = {at};
             const std::vector<float> table = rope_table(rope_, position);
             ref::rope_row(bias.data(), bias.data(), int64_t(d), table.data(), rope_.n_rot,
                           rope_.pairs);

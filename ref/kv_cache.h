@@ -85,7 +85,8 @@ class KvCache {
     /// Throws Error(unsupported) for a block type with D % 32 != 0, Error(bad_argument) for extents
     /// that are not positive, a spec whose block does not divide D or whose matrices are of another
     /// size, a V inside K that is not turned as K is or cuts a block of K's type or rotation, or a
-    /// layer that is not like the one whose rows it reads.
+    /// layer that is not like the one whose rows it reads; Error(unsupported) for a format of
+    /// groups of G tokens where fewer than G - 1 recent ones are read in f16.
     KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec);
 
     const KvShape& shape() const { return shape_; }
@@ -94,7 +95,8 @@ class KvCache {
     /// Gives every token a cell of its stream and writes the positions.
     /// Throws, and changes nothing: Error(bad_argument) for an unknown stream, a negative position
     /// or a full stream; where layers keep a state, Error(unsupported) for a position that is not
-    /// the next one of its stream.
+    /// the next one of its stream; where types keep groups, for one that is not the next of its
+    /// group, or begins one in a cell that does not.
     /// Cost: the batch, and what lies between its cells; not the cells in use.
     KvBatch place(std::span<const int32_t> streams, std::span<const int32_t> positions);
 
@@ -128,12 +130,14 @@ class KvCache {
     /// recent ones, whose rows in f16 a cache of that size no longer has;
     /// Error(bad_argument) for tokens that would get a negative
     /// position; Error(unsupported) naming a layer whose V would turn with its K, or a state that
-    /// holds other tokens too; what the backend refuses in one of the layers.
+    /// holds other tokens too, or where tokens would leave their group; what the backend refuses in
+    /// one of the layers.
     void shift(int64_t stream, int32_t from, int32_t to, int32_t difference,
                const std::function<RopeConfig(int64_t layer)>& rope);
 
     /// Empties the cells of `stream` at positions [from, to).
-    /// Throws, and changes nothing: Error(unsupported) for a state that holds other tokens too.
+    /// Throws, and changes nothing: Error(unsupported) for a state that holds other tokens too, for
+    /// a part of a full group, or one of another but its last tokens.
     void remove(int64_t stream, int32_t from, int32_t to);
 
     /// Empties every cell; the memory stays.
@@ -168,6 +172,9 @@ class KvCache {
     TensorView rows(int64_t layer, int64_t begin, const CacheType& type, int64_t d) const;
     TensorView v_inside(int64_t layer, const TensorView& k) const;
     void require_f16_rows(std::span<const int32_t> moved, int32_t difference) const;
+    void require_in_groups(std::span<const int32_t> streams, std::span<const int32_t> positions,
+                           std::span<const int32_t> cells) const;
+    void require_whole_groups(int64_t stream, std::span<const int32_t> after) const;
     void decode_cells(const FormatRows& rows, int64_t stream, int64_t cells) const;
     std::vector<int32_t> choose_cells(std::span<const int32_t> streams,
                                       std::span<const int32_t> positions,
@@ -185,6 +192,7 @@ class KvCache {
     Backend& backend_;
     KvShape shape_;
     RotationSpec spec_;
+    std::vector<int64_t> groups_;             ///< how many tokens types keep together, if several
     std::vector<int32_t> position_;           ///< [S][C], the host's copy
     std::vector<int32_t> used_;               ///< [S]: one past the last cell in use
     std::vector<int64_t> taken_;              ///< [S]: no cell before this one is empty

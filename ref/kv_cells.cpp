@@ -4,6 +4,7 @@
 #include "ref/rotation_words.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -40,10 +41,18 @@ RecurrentShape KvShape::recurrent() const {
 }
 
 static void check_side(const char* side, const CacheType& type, int64_t kv_heads, int64_t d,
-                       const Rotation& rotation, const MatrixPointer& matrix) {
+                       const Rotation& rotation, const MatrixPointer& matrix,
+                       const F16Tokens& in_f16) {
     const std::string what = std::string("cache ") + side + " of type " + type.name();
     const std::string refusal = type.refusal(d);
     if (!refusal.empty()) throw Error(ErrorCode::unsupported, what + ": " + refusal);
+    if (const int64_t raw = type.group() - 1; in_f16.recent < raw) {
+        throw Error(ErrorCode::unsupported,
+                    what + ": keeps " + std::to_string(type.group()) +
+                        " tokens together, and needs recent=" + std::to_string(raw) +
+                        " or more to read those of a group that is not full; found recent=" +
+                        std::to_string(in_f16.recent));
+    }
     if (!rotation.fits(d)) {
         throw Error(ErrorCode::bad_argument,
                     what + ": rotation block " + std::to_string(rotation.block) +
@@ -122,11 +131,21 @@ static void check_layer(const KvShape& shape, int64_t index, const RotationSpec&
     const Rotation &k = spec.at(index, Side::k), &v = spec.at(index, Side::v);
     const MatrixPointer &k_matrix = spec.matrix(index, Side::k),
                         &v_matrix = spec.matrix(index, Side::v);
-    check_side("K", layer.type_k, layer.kv_heads, layer.d_k, k, k_matrix);
-    check_side("V", layer.type_v, layer.kv_heads, layer.d_v, v, v_matrix);
+    check_side("K", layer.type_k, layer.kv_heads, layer.d_k, k, k_matrix, shape.f16_tokens);
+    check_side("V", layer.type_v, layer.kv_heads, layer.d_v, v, v_matrix, shape.f16_tokens);
     if (!layer.v_in_k) return;
     check_view(layer, k, v);
     check_view_matrix(layer, k_matrix, v_matrix);
+}
+
+// How many tokens types keep together, where it is more than one.
+static std::vector<int64_t> groups_of(const KvShape& shape) {
+    std::set<int64_t> groups;
+    for (const KvLayer& layer : shape.layers) {
+        if (layer.kv_heads > 0) groups.insert({layer.type_k.group(), layer.type_v.group()});
+    }
+    groups.erase(1);
+    return {groups.begin(), groups.end()};
 }
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spec)
@@ -144,6 +163,7 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, const RotationSpec& spe
         return begin;
     };
     codes_.resize(size_t(2 * shape.n_layers()));
+    groups_ = groups_of(shape);
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
         check_layer(shape, l, spec);
         const KvLayer& layer = shape.layers[size_t(l)];
@@ -217,6 +237,7 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
     if (state_) state_->require_next(streams, positions);
     std::vector<int64_t> next = taken_;
     const std::vector<int32_t> cells = choose_cells(streams, positions, next);
+    require_in_groups(streams, positions, cells);
 
     const int64_t tokens = int64_t(streams.size());
     std::vector<int32_t> packed(streams.begin(), streams.end());  // [3][T]: stream, cell, position
@@ -258,12 +279,13 @@ TensorView KvCache::used() const { return used_memory_.view(DType::i32, {shape_.
 void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     require(stream >= 0 && stream < shape_.streams, ErrorCode::bad_argument,
             "cache: removal from an unknown stream");
-    if (state_) state_->remove(stream, from, to);
     std::vector<int32_t> left = position_;
     int32_t* strip = left.data() + stream * shape_.cells;
     for (int64_t c = 0; c < shape_.cells; ++c) {
         if (strip[c] >= from && strip[c] < to) strip[c] = -1;
     }
+    require_whole_groups(stream, left);
+    if (state_) state_->remove(stream, from, to);
     set_positions(left);
 }
 

@@ -117,6 +117,7 @@ void KvCache::shift(int64_t stream, int32_t from, int32_t to, int32_t difference
         position = int32_t(target);
         row[size_t(c)] = 0;
     }
+    require_whole_groups(stream, moved);
     require_f16_rows(moved, difference);
     turn_keys(layers, row, moved, difference, rope);
     if (state_) state_->shift(stream, from, to, difference);

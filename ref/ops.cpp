@@ -88,6 +88,10 @@ void Backend::run(const Call& call) {
     execute(call);
 }
 
+void Backend::on_host(int64_t tasks, const std::function<void(int64_t)>& task) {
+    for (int64_t i = 0; i < tasks; ++i) task(i);
+}
+
 Precision precision_of_products(const Call& call) {
     if (const auto* matmul = std::get_if<MatmulArgs>(&call)) return matmul->precision;
     if (const auto* matmul = std::get_if<ExpertMatmulArgs>(&call)) return matmul->precision;

@@ -4,9 +4,11 @@
 // Docs: docs/20-zoo.md
 
 #include "ref/cache_type.h"
+#include "ref/rotation.h"
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace rotkv {
 
@@ -21,14 +23,25 @@ struct F16Tokens {
     bool operator==(const F16Tokens&) const = default;
 };
 
+/// One side of one layer in a type of its own; both sides where V lies in K.
+struct LayerType {
+    Side side = Side::k;
+    int64_t layer = 0;
+    CacheType type = DType::f32;
+
+    bool operator==(const LayerType&) const = default;
+};
+
 struct Placement {
     F16Tokens tokens{};
     int64_t end_layers = 0;           ///< so many at either end of those with rows of their own
     std::optional<CacheType> ends{};  ///< what these keep K and V in
+    std::vector<LayerType> layers{};  ///< these win over `ends`
 
-    bool any() const { return tokens.any() || end_layers > 0; }
+    bool any() const { return tokens.any() || end_layers > 0 || !layers.empty(); }
 
-    /// The shape with these tokens and layers. Throws Error(usage) where the two ends would meet.
+    /// The shape with these tokens and layers. Throws Error(usage) where the two ends would meet,
+    /// and for a layer that is not there or keeps no rows of its own.
     KvShape in(KvShape shape) const;
 };
 

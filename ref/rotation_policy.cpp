@@ -68,8 +68,8 @@ Decision decide_side(const PerSide& asked, std::optional<uint64_t> signs, const 
         case Mode::automatic:
             if (!type.quantized())
                 return {Rotation{}, "policy: " + type_name + " is not quantized"};
-            if (type.rotates())
-                return {Rotation{}, "policy: " + type_name + " rotates rows itself"};
+            if (const std::string why = type.unrotated_because(); !why.empty())
+                return {Rotation{}, "policy: " + type_name + " " + why};
             if (d % 64 != 0) return {Rotation{}, "policy: " + head + " is no multiple of 64"};
             return rotate(by_policy, "policy: " + type_name + " is quantized, " + head);
         case Mode::matrix:

@@ -28,9 +28,9 @@ kernel void neighbours(device float* y [[buffer(0)]], device const float* x [[bu
 }
 
 kernel void barrier_of_one_simdgroup(device float* y [[buffer(0)]],
-                                     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-    if (simdgroup == 0) threadgroup_barrier(mem_flags::mem_none);
-    y[simdgroup] = 1;
+                                     uint i [[thread_index_in_threadgroup]]) {
+    if (i < 32) threadgroup_barrier(mem_flags::mem_none);
+    y[i] = 1;
 }
 
 kernel void barriers_apart(device float* y [[buffer(0)]],

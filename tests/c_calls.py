@@ -80,6 +80,11 @@ class Calls:
         self.must("rotkv_model_cache", self.model, b"k=q8_0", 1, CELLS,
                   c.addressof(self.model_cache))
 
+    def words_of_model(self):
+        figures = self.struct("rotkv_model_figures")
+        self.must("rotkv_model_describe", self.model, figures)
+        return figures.words
+
     def shape(self):
         return self.struct("rotkv_cache_shape", streams=1, cells=CELLS, layers=2, kv_heads=1,
                            d_k=D, d_v=D)
@@ -146,6 +151,8 @@ class Calls:
             "rotkv_policy": [b"k=q8_0", D, D, self.rotation(), self.rotation(), *text()],
             "rotkv_backends_in_words": text(),
             "rotkv_backend_open": [b"fast", 1, self.handle()],
+            "rotkv_mistakes_in_words": text(),
+            "rotkv_backend_open_mistaken": [b"fast", 1, b"v-not-back", self.handle()],
             "rotkv_backend_in_words": [backend, *text()],
             "rotkv_case_run": [backend, b"hadamard/rot=64", one(), one(), *text()],
             "rotkv_hadamard": [backend, self.rotation(), 0, y, x],
@@ -175,11 +182,15 @@ class Calls:
             "rotkv_model_open": [backend, self.path, self.handle()],
             "rotkv_model_describe": [self.model, self.struct("rotkv_model_figures")],
             "rotkv_model_notices": [self.model, *text()],
+            "rotkv_model_ends": [self.model, one(), 64, one()],
+            "rotkv_model_text": [self.model, b"general.name", *text()],
             "rotkv_tokenize": [self.model, long_text, len(long_text), 1, 0, one(), 1024, one()],
             "rotkv_detokenize": [self.model, self.ints(ids), T, *text()],
             "rotkv_model_cache": [self.model, b"k=q8_0", 1, CELLS, self.handle()],
             "rotkv_model_forward": [self.model_cache, self.ints(ids), None, self.ints(range(T)), T,
                                     self.array(self.floats(T, D))],
+            "rotkv_model_logits": [self.model, self.array(self.floats(T, D)),
+                                   self.array(self.floats(T, self.words_of_model()))],
             "rotkv_logprobs": [self.model, b"k=q4_0", self.ints(ids), T, one(), one()],
             "rotkv_perplexity": [self.model, long_text, len(long_text), b"k=q8_0", windows,
                                  *progress, self.struct("rotkv_perplexity_figures")],

@@ -23,7 +23,8 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 # A place is a folder, or "tools base": the files of tools/ on which programs and rooms are built.
 TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/ladder_backends",
               "tools/layer_words", "tools/llama_spellings", "tools/loaded_model", "tools/notes", "tools/number_flags", "tools/output_paths",
-              "tools/ranks", "tools/rotation_flags"}
+              "tools/ranks", "tools/rotation_flags",
+              "tools/rotation_of_both"}
 ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases", "ref/zoo"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
 BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT
@@ -45,7 +46,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
     "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
-                                 "tools/parity/parity.h"},
+                                 "tools/parity/parity.h", "tools/parity/mistaken_backend.h"},
     "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
     "tools": ALL_REF | ALL_TOOLS,
     "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},
@@ -336,6 +337,7 @@ def check_room_pages():
     if f"Files up to {MAX_LINES} lines" not in "\n".join(read(page)):
         fail(page, 1, f"another limit of lines, expected 'Files up to {MAX_LINES} lines'")
     built = re.search(r"set\(rotkv_programs ([^)]*)\)", "\n".join(read("CMakeLists.txt")))[1].split()
+    built += re.findall(r"^rotkv-([\w-]+) = ", "\n".join(read("pyproject.toml")), re.M)
     for page in ("README.md", "tools/README.md"):
         listed = re.findall(r"^\| `rotkv-([\w-]+)` \|", "\n".join(read(page)), re.M)
         for name in sorted(set(listed) ^ {name.replace("_", "-") for name in built}):

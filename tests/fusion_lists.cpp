@@ -85,6 +85,82 @@ std::vector<List> around_stores(const Memory& m) {
     };
 }
 
+// A norm before products of its row, and what must not be joined to it.
+std::vector<List> normed(const Memory& m, int64_t d) {
+    const TensorView x = m.view(k_x, {1, d}), y = m.view(k_x + 2000, {1, d}), g = m.view(k_w, {d});
+    const TensorView two = m.view(k_x, {2, d}), of_two = m.view(k_x + 4000, {2, d});
+    const TensorView w = m.view(k_w + 2000, {97, d}), other = m.view(k_v, {97, d});
+    const TensorView gate = m.view(k_y, {1, 97}), up = m.view(k_y + 97, {1, 97});
+    const TensorView third = m.view(k_z, {1, 97}), of_x = m.view(k_x + d - 1, {1, 97});
+    const TensorView of_g = m.view(k_w + d - 97, {1, 97}), of_y = m.view(k_x + 2000, {97, d});
+    const size_t all = d <= 1024 && d % 4 == 0 ? 1 : 0;  // or none
+    const auto launches = [&](size_t products) {
+        return all == 1 ? std::vector<size_t>{1 + products} : std::vector<size_t>{1, products};
+    };
+    std::vector<List> all_lists = {
+        {"norm, one product", {norm(y, x, g), product(gate, w, y)}, launches(1)},
+        {"norm, three products",
+         {norm(y, x, g), product(gate, w, y), product(up, other, y), product(third, w, y)},
+         launches(3)},
+        {"norm, gate, up and silu",
+         {norm(y, x, g), product(gate, w, y), product(up, other, y),
+          ActMulArgs{.dst = gate, .gate = gate, .up = up}},
+         launches(3)},
+        {"norm without a weight, one product", {norm(y, x, {}), product(gate, w, y)}, launches(1)},
+        {"norm of two tokens",
+         {norm(of_two, two, g), product(m.view(k_y, {2, 97}), w, of_two)},
+         {1, 1}},
+        {"norm in place", {norm(x, x, g), product(gate, w, x)}, {1, 1}},
+        {"norm, product of something else", {norm(y, x, g), product(gate, w, x)}, {1, 1}},
+        {"norm, product over what was normed", {norm(y, x, g), product(of_x, w, y)}, {1, 1}},
+        {"norm, product over its weight", {norm(y, x, g), product(of_g, w, y)}, {1, 1}},
+        {"norm of what is its weight",
+         {norm(y, x, m.view(k_x + 2000, {d})), product(gate, w, y)},
+         {1, 1}},
+        {"norm, product with what it makes",
+         {norm(y, x, g), product(m.view(k_v + 200000, {1, 97}), of_y, y)},
+         {1, 1}},
+    };
+    for (List& list : all_lists) list.is_exact = list.launches[0] == 1;
+    return all_lists;
+}
+
+// A product before a sum with what it makes, of `tokens`, and what must not be joined to it.
+std::vector<List> summed(const Memory& m, int64_t tokens) {
+    const int64_t d = 576, in = 99;
+    const TensorView x = m.view(k_x, {tokens, in}), y = m.view(k_y, {tokens, d});
+    const TensorView residual = m.view(k_z, {tokens, d}), w = m.view(k_w, {d, in});
+    const TensorView z = m.view(k_z + 10000, {tokens, d}), g = m.view(k_v, {d});
+    const TensorView of_x = m.view(k_x, {tokens, d}), of_w = m.view(k_w + d * in - 1, {tokens, d});
+    const TensorView w_z = m.view(k_v + 10000, {5, d});
+    const TensorView result = m.view(k_y + 10000, {tokens, 5});
+    TensorView bias = m.view(k_v, {tokens, d});
+    bias.stride[2] = 0;
+    const MatmulArgs to_y = product(y, w, x);
+    const size_t both = tokens <= 8 ? 2 : 0;
+    const std::vector<size_t> joined =
+        both == 2 ? std::vector<size_t>{2} : std::vector<size_t>{1, 1};
+    std::vector<size_t> with_norm{1, 2, 1};
+    if (tokens == 1) with_norm = {2, 2};
+    return {
+        {"product, residual", {to_y, sum(residual, residual, y)}, joined},
+        {"product, residual second", {to_y, sum(residual, y, residual)}, joined},
+        {"product, a new sum", {to_y, sum(z, residual, y)}, joined},
+        {"product, bias in place", {to_y, sum(y, y, bias)}, joined},
+        {"product, twice it", {to_y, sum(z, y, y)}, {1, 1}},
+        {"product, a sum of others", {to_y, sum(z, z, residual)}, {1, 1}},
+        {"product, a sum over what it multiplied", {to_y, sum(of_x, residual, y)}, {1, 1}},
+        {"product, a sum over its weight", {to_y, sum(of_w, residual, y)}, {1, 1}},
+        {"product, residual, norm",
+         {to_y, sum(residual, residual, y), norm(z, residual, g)},
+         {1, 2}},
+        {"product, residual, norm, product",
+         {to_y, sum(residual, residual, y), norm(z, residual, g), product(result, w_z, z)},
+         with_norm,
+         tokens > 1},
+    };
+}
+
 }  // namespace
 
 std::vector<List> store_lists(const Memory& memory) {
@@ -94,6 +170,22 @@ std::vector<List> store_lists(const Memory& memory) {
          {turned_and_stored(memory, DType::q8_0, {}), turned_and_stored(memory, DType::f16, turned),
           turned_and_stored(memory, DType::iq4_nl, turned), around_stores(memory)}) {
         result.insert(result.end(), part.begin(), part.end());
+    }
+    return result;
+}
+
+std::vector<List> norm_lists(const Memory& memory) {
+    std::vector<List> result;
+    for (const int64_t channels : {96, 577, 1024, 1025}) {
+        for (const List& list : normed(memory, channels)) result.push_back(list);
+    }
+    return result;
+}
+
+std::vector<List> sum_lists(const Memory& memory) {
+    std::vector<List> result;
+    for (const int64_t tokens : {1, 3, 8, 9}) {
+        for (const List& list : summed(memory, tokens)) result.push_back(list);
     }
     return result;
 }

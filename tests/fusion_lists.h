@@ -74,6 +74,7 @@ struct List {
     const char* name;
     std::vector<Call> calls;
     std::vector<size_t> launches;  // how many calls each does
+    bool is_exact = true;          // else products of what a norm makes round otherwise
 };
 
 // Where tensors lie, in floats: the activation, what is computed, weights, more weights.
@@ -81,5 +82,11 @@ constexpr int64_t k_x = 0, k_y = 20000, k_z = 60000, k_w = 100000, k_v = 300000;
 
 /// Turns and kv_store.
 std::vector<List> store_lists(const Memory& memory);
+
+/// Norms before products of one token, which may be one launch for at most 1024 channels.
+std::vector<List> norm_lists(const Memory& memory);
+
+/// Products before sums, which may be one launch for at most eight tokens.
+std::vector<List> sum_lists(const Memory& memory);
 
 }  // namespace rotkv::test

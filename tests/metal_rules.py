@@ -14,7 +14,7 @@ FORBIDDEN = [  # pattern, what it is
     (r"\bnoexcept\b", "noexcept, which Metal has not"),
     (r"\b(dynamic_cast|typeid)\b", "types at run time, which Metal has not"),
     (r"\b(thread_local|register)\b", "a storage class that Metal has not"),
-    (r"\(\s*\*\s*\w+\s*\)\s*\(", "a function pointer, which no kernel here needs"),
+    (r"\(\s*[*&]\s*\w*\s*\)\s*\(", "a function pointer, which no kernel here needs"),
     (r"\[[&=]?\]\s*\(", "a lambda, which Metal has not before 3.2"),
     (r"\bthreadgroup\s+[\w:<>]+\s+\w+\s*\[\s*\]", "an array of threadgroup memory without a size"),
     (r"\bthreadgroup\s+[\w:<>]+\s+\w+\s*(?:\[\s*\w|;|=)",
@@ -22,12 +22,17 @@ FORBIDDEN = [  # pattern, what it is
     (r"(?<![\w:.])(?:fast\s*::\s*)?(exp|exp2|log|log2|sqrt|rsqrt|tanh|sin|cos|pow)\s*\(",
      "a function of the library that is not precise::, expected functions.msl"),
     (r"\b0x[0-9a-fA-F.]*p[-+]?\d", "a hexadecimal float, which C++14 has not"),
+    (r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=e[-+]?\d))(?:e[-+]?\d+)?(?![\w.])",
+     "a literal that is double in C++ and float in Metal, expected f at its end"),
 ]
 TYPES = r"(?:float|half|bool|u?int|u?short|u?char|u?long|u?int\d+_t|[A-Z]\w*|metal_args::\w+)"
 POINTER = re.compile(r"(?:^|[(,;{}])\s*((?:\w+\s+)*?)(" + TYPES + r"(?:<[^<>;]*>)?(?:::\w+)?)"
                      r"\s*[*&]\s*\w+\s*(?=[,)=\[;])", re.M)
+CAST = re.compile(r"\(\s*((?:\w+\s+)*?)(" + TYPES + r")\s*\*+\s*\)")
 SPACES = {"device", "constant", "threadgroup", "thread"}
 FUNCTION = re.compile(r"(?<![\w:.])(\w+)\s*\(([^;{}]*)\)\s*\{")
+CPP_WORDS = {"if", "for", "while", "switch", "return", "sizeof", "decltype", "static_assert", "int",
+             "char", "short", "long", "maybe_unused"}
 NO_FUNCTION = {"if", "for", "while", "switch"}
 
 
@@ -68,6 +73,18 @@ def recursions(text):
             yield lines[name], f"{name} calls itself, for which Metal has no stack before 2.4"
 
 
+def words_of_the_library(texts):
+    """What kernels call or write in [[...]] and do not define: functions, types, attributes."""
+    code = ";\n".join(without_comments(text) for text in texts)
+    called = set(re.findall(r"(?<![\w.:])((?:[a-z]\w*::)?[a-z]\w*)\s*(?:<[\w\s,]*>)?\s*\(", code))
+    attributes = set(re.findall(r"\[\[(\w+)", code))
+    defined = {name for name, _, _ in bodies(code)} | set(re.findall(r"\bvoid (\w+)\(", code))
+    types = set(re.findall(r"\b(u?(?:char|short|int|long)\d?|u?int\d+_t|half\d?|float\d?|"
+                           r"simdgroup_\w+\dx\d)\b", code))
+    return {word for word in called | attributes | types
+            if word not in defined | CPP_WORDS and not word.startswith("emul::")}
+
+
 def findings(text):
     """[(line, what)] of a kernel's text."""
     code = without_comments(text)
@@ -79,7 +96,7 @@ def findings(text):
     for pattern, what in FORBIDDEN:
         found += [(code.count("\n", 0, one.start()) + 1, what)
                   for one in re.finditer(pattern, code)]
-    for one in POINTER.finditer(code):
+    for one in (*POINTER.finditer(code), *CAST.finditer(code)):
         if not SPACES & set(one[1].split()):
             found.append((code.count("\n", 0, one.start(2)) + 1,
                           f"a pointer or reference to {one[2]} without an address space"))

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MUTANTS = ROOT / "tests" / "mutants"
 WORK = ROOT / "build" / "mutate"
 SOURCES = WORK / "source"
+PACKAGES = ROOT / "build" / "python_packages"  # ./dev puts nanobind and pytest there
 ROOMS = ["ref", "fast", "cuda", "metal", "tools", "tests", "docs"]
 # Files and text take long and see only mutants of their own rooms.
 SLOW_TESTS = "~tokenizer*~pretokenizer*~gguf*"
@@ -73,7 +74,7 @@ class Host:
     """Mutants that the tests of a build without CUDA must kill."""
     patches = MUTANTS
     build_dir = WORK / "build"
-    flags = ["-DROTKV_CUDA=OFF"]
+    flags = ["-DROTKV_CUDA=OFF", f"-DROTKV_PYTHON_PACKAGES={PACKAGES}"]
 
     def build(self, target):
         return run(["cmake", "--build", str(self.build_dir), "--target", target, "--parallel"])
@@ -96,11 +97,21 @@ class Host:
         for test in sorted((SOURCES / "tests").glob("test_*.py")):
             if test.name in ("test_docs.py", "test_mpi.py"):  # of pages, and of the same programs
                 continue
+            if test.name.startswith("test_python_"):  # pytest's, below
+                continue
             done = run([sys.executable, str(test), str(self.build_dir)], cwd=SOURCES)
             failed = re.search(r"^(?:FAIL|ERROR): (\w+)", done.stdout, re.M)
             if done.returncode != 0 and "AssertionError" in done.stdout:
                 return f"{test.name}: {failed[1]}" if failed else test.name, ""
-        return None, "survived"
+        return self.test_package()
+
+    def test_package(self):
+        """The same for the Python package, where it is built."""
+        done = run([sys.executable, str(SOURCES / "tests/run_python_tests.py"), str(self.build_dir),
+                    "ON", str(PACKAGES)], cwd=SOURCES)
+        failed = re.search(r"^FAILED tests/test_python_\w+\.py::(.*?) - (assert|AssertionError)",
+                           done.stdout, re.M)
+        return (f"test_python: {failed[1]}", "") if failed else (None, "survived")
 
     def judge(self, patch):
         if self.build("rotkv-tests").returncode != 0:

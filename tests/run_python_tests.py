@@ -22,7 +22,7 @@ def main():
         return 77
     paths = [os.path.join(folder, "python"), packages, os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider",
          *sorted(glob.glob(os.path.join(HERE, "test_python_*.py")))],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
              "ROTKV_PROGRAMS": folder, "PYTHONDONTWRITEBYTECODE": "1"}).returncode

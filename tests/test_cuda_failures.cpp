@@ -5,6 +5,8 @@
 #include "tests/cuda_device.h"
 #include "tests/parity.h"
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 
 using namespace rotkv;
@@ -227,6 +229,13 @@ TEST_CASE("cuda: every launch may be refused") {
     });
 }
 
+// Products of one token that are joined to the norm before them round otherwise (fusion.h), and a
+// cache may round what comes of that the other way.
+static bool are_near(const std::vector<float>& a, const std::vector<float>& b) {
+    const auto near = [](float x, float y) { return std::fabs(x - y) <= 2e-3f * (1 + std::fabs(y)); };
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), near);
+}
+
 TEST_CASE("cuda: ROTKV_CUDA_SYNC runs operations one by one and names them") {
     if (device_or_skip() == nullptr) return;
     const TinyFile tiny(TinyModel::make("llama"));
@@ -235,7 +244,7 @@ TEST_CASE("cuda: ROTKV_CUDA_SYNC runs operations one by one and names them") {
     {
         const Environment one("1");
         const std::unique_ptr<Backend> device = make_cuda_backend(0);
-        CHECK(floats_equal(run_model(*device, tiny.gguf(), tokens), expected));
+        CHECK(are_near(run_model(*device, tiny.gguf(), tokens), expected));
         const Sums sums(*device);
         const TensorView x = sums.x.view(DType::f32, {k_width});
         cuda::refused().launch = 1;

@@ -144,6 +144,38 @@ TEST_CASE("cuda paths: few tokens are read by tensor cores on every card") {
     });
 }
 
+TEST_CASE("cuda paths: one token over few cells is one kernel where blocks can meet") {
+    const auto kind = [](const Card& card, int64_t cells, const AttentionArgs& like) {
+        AttentionArgs args = like;
+        for (TensorView* cache : {&args.k_cache, &args.v_cache}) cache->n[1] = cells;
+        args.position.n[3] = cells;
+        return attention_path(args, card.limits).kind;
+    };
+    for (const DType type : cache_types()) {
+        for (const Precision precision : {Precision::f16, Precision::f32}) {
+            INFO(type_info(type).name);
+            const AttentionArgs of_64 = call(type, 1, 64, 64, precision, 9, 3);
+            const AttentionArgs of_128 = call(type, 1, 128, 128, precision);
+            for (const Card& card : k_cards) {
+                const bool meets = card.limits.has_wgmma;
+                CHECK((kind(card, 1, of_64) == AttentionKind::cluster) == meets);
+                CHECK((kind(card, 1024, of_64) == AttentionKind::cluster) == meets);
+                CHECK((kind(card, 512, of_128) == AttentionKind::cluster) == meets);
+            }
+            const Card& card = k_cards[2];
+            CHECK(kind(card, 1025, of_64) != AttentionKind::cluster);
+            CHECK(kind(card, 513, of_128) != AttentionKind::cluster);
+            const AttentionArgs two = call(type, 2, 64, 64, precision, 9, 3);
+            CHECK(kind(card, 128, two) != AttentionKind::cluster);
+            const AttentionArgs of_96 = call(type, 1, 96, 96, precision);
+            CHECK(kind(card, 128, of_96) != AttentionKind::cluster);
+            const AttentionArgs many_heads = call(type, 1, 64, 64, precision, 32, 32);
+            CHECK(kind(card, 32, many_heads) == AttentionKind::cluster);   // 32 clusters of 2
+            CHECK(kind(card, 128, many_heads) != AttentionKind::cluster);  // ... of 8
+        }
+    }
+}
+
 // Where there is room for 4 KV heads' 16 queries and two slices' tiles of 32 cells, two each.
 TEST_CASE("cuda paths: 9 to 16 rows of blocks of codes are read once, by teams of warps") {
     const cuda::DeviceLimits card = k_cards[2].limits;

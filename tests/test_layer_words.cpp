@@ -16,6 +16,8 @@ TEST_CASE("layer words: neighbours are a range, long lists have dots") {
     CHECK(words_of_layers(odd) == "layers 1 3 5 7 9 11 13 15 17 19 21 23");
     odd.push_back(25);
     CHECK(words_of_layers(odd) == "layers 1 3 5 7 ... 25");
+    CHECK(list_of_layers(odd) == "1+3+5+7+9+11+13+15+17+19+21+23+25");
+    CHECK(list_of_layers(List{0, 1, 2, 5, 7, 8}) == "0-2+5+7+8");
 }
 
 TEST_CASE("layer words: states, and rows that other layers read") {

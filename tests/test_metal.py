@@ -6,6 +6,7 @@ folder that ROTKV_METAL_CPP names).
 Usage: tests/test_metal.py [FOLDER_WITH_THE_PROGRAMS] [unittest arguments]"""
 import glob
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ BROKEN = [
     ("static float f(float x) { double y = x; return y; }", "double"),
     ("static float f(float x) { return std::abs(x); }", "std::"),
     ("static void f() { throw 1; }", "exceptions"),
+    ("static void f() { try { g(); } catch (int) {} }", "exceptions"),
     ("static void f(thread float* x) { x = new float; }", "heap"),
     ("static void f() { goto end; }", "goto"),
     ("struct S { virtual void f(); };", "virtual"),
@@ -29,17 +31,23 @@ BROKEN = [
     ("static bool f(int x) { return typeid(x) == typeid(int); }", "run time"),
     ("static thread_local int x;", "storage class"),
     ("static void f(void (*g)(int)) { g(1); }", "function pointer"),
+    ("using F = void (*)(int);", "function pointer"),
+    ("static void f(void (&g)(int)) { g(1); }", "function pointer"),
     ("static void f() { auto g = [](int x) { return x; }; }", "lambda"),
     ("static void f() { threadgroup float x[]; }", "without a size"),
     ("static void f() { threadgroup float x[32]; }", "expected an argument"),
     ("static float f(float x) { return exp(x); }", "not precise"),
     ("static float f(float x) { return fast::sqrt(x); }", "not precise"),
     ("constant float x = 0x1p-24f;", "hexadecimal"),
+    ("static float f(float x) { return 0.5 * x; }", "double in C++"),
+    ("constant float x = 1e-15;", "double in C++"),
     ("static int f(int x) { return x > 0 ? f(x - 1) : 0; }", "calls itself"),
     ("static int g(int x) { return f(x); }\nstatic int f(int x) { return g(x); }", "calls itself"),
     ("static float f(float* x) { return *x; }", "address space"),
     ("static float f(const float& x) { return x; }", "address space"),
     ("static void f(device float* x) { float* y = x; }", "address space"),
+    ("static float f(device uchar* x) { return *(float*)x; }", "address space"),
+    ("struct S { float* x; };", "address space"),
     ("#include <cmath>", "include"),
     ('#include "ref/quant.h"', "include"),
 ]
@@ -73,6 +81,53 @@ STUBS = {
     "IOSurface/IOSurfaceRef.h": "typedef struct __IOSurface* IOSurfaceRef;",
     "TargetConditionals.h": "",
 }
+
+# Every function of metal-cpp that the host calls, and its type, in Apple's words.
+CALLS = [
+    ("NS::AutoreleasePool::alloc", "NS::AutoreleasePool* (*)()"),
+    ("NS::AutoreleasePool::init", "NS::AutoreleasePool* (NS::AutoreleasePool::*)()"),
+    ("NS::Error::localizedDescription", "NS::String* (NS::Error::*)() const"),
+    ("NS::RetainPtr", "NS::SharedPtr<MTL::Buffer> (*)(MTL::Buffer*)"),
+    ("NS::SharedPtr<MTL::Buffer>::get", "MTL::Buffer* (NS::SharedPtr<MTL::Buffer>::*)() const"),
+    ("NS::String::string", "NS::String* (*)(const char*, NS::StringEncoding)"),
+    ("NS::String::utf8String", "const char* (NS::String::*)() const"),
+    ("NS::TransferPtr", "NS::SharedPtr<MTL::Buffer> (*)(MTL::Buffer*)"),
+    ("MTL::Buffer::contents", "void* (MTL::Buffer::*)()"),
+    ("MTL::Buffer::length", "NS::UInteger (MTL::Buffer::*)() const"),
+    ("MTL::CommandBuffer::commit", "void (MTL::CommandBuffer::*)()"),
+    ("MTL::CommandBuffer::computeCommandEncoder",
+     "MTL::ComputeCommandEncoder* (MTL::CommandBuffer::*)()"),
+    ("MTL::CommandBuffer::error", "NS::Error* (MTL::CommandBuffer::*)() const"),
+    ("MTL::CommandBuffer::status", "MTL::CommandBufferStatus (MTL::CommandBuffer::*)() const"),
+    ("MTL::CommandBuffer::waitUntilCompleted", "void (MTL::CommandBuffer::*)()"),
+    ("MTL::CommandQueue::commandBuffer", "MTL::CommandBuffer* (MTL::CommandQueue::*)()"),
+    ("MTL::ComputeCommandEncoder::dispatchThreadgroups",
+     "void (MTL::ComputeCommandEncoder::*)(MTL::Size, MTL::Size)"),
+    ("MTL::ComputeCommandEncoder::endEncoding", "void (MTL::ComputeCommandEncoder::*)()"),
+    ("MTL::ComputeCommandEncoder::setBuffer", "void (MTL::ComputeCommandEncoder::*)"
+     "(const MTL::Buffer*, NS::UInteger, NS::UInteger)"),
+    ("MTL::ComputeCommandEncoder::setBytes", "void (MTL::ComputeCommandEncoder::*)"
+     "(const void*, NS::UInteger, NS::UInteger)"),
+    ("MTL::ComputeCommandEncoder::setComputePipelineState",
+     "void (MTL::ComputeCommandEncoder::*)(const MTL::ComputePipelineState*)"),
+    ("MTL::ComputeCommandEncoder::setThreadgroupMemoryLength",
+     "void (MTL::ComputeCommandEncoder::*)(NS::UInteger, NS::UInteger)"),
+    ("MTL::ComputePipelineState::maxTotalThreadsPerThreadgroup",
+     "NS::UInteger (MTL::ComputePipelineState::*)() const"),
+    ("MTL::ComputePipelineState::threadExecutionWidth",
+     "NS::UInteger (MTL::ComputePipelineState::*)() const"),
+    ("MTL::CreateSystemDefaultDevice", "MTL::Device* (*)()"),
+    ("MTL::Device::name", "NS::String* (MTL::Device::*)() const"),
+    ("MTL::Device::newBuffer",
+     "MTL::Buffer* (MTL::Device::*)(NS::UInteger, MTL::ResourceOptions)"),
+    ("MTL::Device::newBuffer", "MTL::Buffer* (MTL::Device::*)"
+     "(const void*, NS::UInteger, MTL::ResourceOptions, BLOCK)"),
+    ("MTL::Device::newCommandQueue", "MTL::CommandQueue* (MTL::Device::*)()"),
+    ("MTL::Device::newComputePipelineState",
+     "MTL::ComputePipelineState* (MTL::Device::*)(const MTL::Function*, NS::Error**)"),
+    ("MTL::Device::newLibrary", "MTL::Library* (MTL::Device::*)(const NS::String*, NS::Error**)"),
+    ("MTL::Library::newFunction", "MTL::Function* (MTL::Library::*)(const NS::String*)"),
+]
 
 
 RUNS_ONE_KERNEL = r"""
@@ -126,6 +181,25 @@ def clang(*arguments):
     return done.stderr if done.returncode else ""
 
 
+def calls_of_the_host():
+    """The names in CALLS and in the emulation's header that files of the host call."""
+    host = ""
+    for path in glob.glob("metal/*.cpp") + glob.glob("metal/*.h"):
+        with open(path, encoding="utf-8") as file:
+            host += metal_rules.without_comments(file.read())
+    with open("metal/emul/metal_cpp.h", encoding="utf-8") as file:
+        declared = set(re.findall(r"\b(\w+)\(", metal_rules.without_comments(file.read())))
+    called = set(re.findall(r"(?:->|\.|::)(\w+)\(", host)) & declared
+    return called - {"c_str", "move", "Size"}  # the standard library's; no function
+
+
+def typed_calls(block):
+    """C++ that compiles where every function of CALLS has its type."""
+    return '#include "metal/metal_cpp.h"\n' + "".join(
+        f"[[maybe_unused]] constexpr auto call_{i} = static_cast<{of}>(&{name});\n"
+        for i, (name, of) in enumerate(CALLS)).replace("BLOCK", block)
+
+
 class Rules(unittest.TestCase):
     def test_kernels_keep_them(self):
         for path, text in texts():
@@ -136,6 +210,15 @@ class Rules(unittest.TestCase):
         for text, word in BROKEN:
             with self.subTest(text=text):
                 self.assertIn(word, " ".join(what for _, what in metal_rules.findings(text)))
+
+    def test_every_word_of_the_library_has_its_section(self):
+        used = metal_rules.words_of_the_library([text for _, text in texts()])
+        self.assertIn("simd_shuffle_xor", used)
+        with open("docs/22-metal.md", encoding="utf-8") as file:
+            page = file.read()
+        table = page[page.index("| word | section |"):].split("\n\n")[0]
+        listed = set(re.findall(r"[\w:]+", " ".join(re.findall(r"`([^`]+)`", table))))
+        self.assertEqual(sorted(used - listed), [])
 
     def test_comments_are_no_code(self):
         self.assertEqual(metal_rules.findings("// a double, std::exp(x)\n/* throw */"), [])
@@ -225,6 +308,22 @@ class Races(unittest.TestCase):
         self.assertIn("has returned", self.said("barrier_of_one_simdgroup"))
 
 
+class Calls(unittest.TestCase):
+    """What the host asks of metal-cpp: a list, which both headers must fit."""
+
+    def test_they_are_listed(self):
+        self.assertEqual({name.rpartition("::")[2] for name, _ in CALLS}, calls_of_the_host())
+        with open("metal/README.md", encoding="utf-8") as file:
+            self.assertIn(f"calls {len(CALLS)} functions of theirs", " ".join(file.read().split()))
+
+    @unittest.skipUnless(shutil.which("clang++"), "no clang++")
+    def test_the_emulation_declares_them_alike(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".cpp") as file:
+            file.write(typed_calls("void (*)(void*, NS::UInteger)"))
+            file.flush()
+            self.assertEqual(clang("-Wall", "-Wextra", "-Werror", file.name), "")
+
+
 @unittest.skipUnless(shutil.which("clang++"), "no clang++")
 @unittest.skipIf(sys.platform == "darwin", "the build itself uses them here")
 @unittest.skipUnless(os.environ.get("ROTKV_METAL_CPP"),
@@ -246,6 +345,12 @@ class AppleHeaders(unittest.TestCase):
     def test_the_host_compiles_against_them(self):
         for path in sorted(glob.glob("metal/*.cpp")):
             self.assertEqual(self.check(path), "", path)
+
+    def test_every_call_has_the_type_that_they_declare(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".cpp") as file:
+            file.write(typed_calls("void (^)(void*, NS::UInteger)"))
+            file.flush()
+            self.assertEqual(self.check(file.name), "")
 
     def test_a_call_that_they_have_not_is_found(self):
         with tempfile.NamedTemporaryFile("w", suffix=".cpp") as file:

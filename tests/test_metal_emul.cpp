@@ -52,6 +52,9 @@ TEST_CASE("metal: lanes exchange values and wait for each other") {
 }
 
 TEST_CASE("metal: without a barrier a lane reads what nobody has written yet") {
+    if (emul::kind_of_lanes() == std::string("threads")) {
+        return rotkv::test::skip("ThreadSanitizer reports it, which tests/test_metal.py asks for");
+    }
     Bench bench("reversed_without_barrier");
     bench.run(64);
     int unwritten = 0;

@@ -4,6 +4,7 @@
 #include "tools/backends.h"
 #include "tools/parity/parity.h"
 
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -20,7 +21,7 @@ bool has_threads_for_lanes(const Backend& backend) {
 
 // ctest shows the line of each operation; ./dev test adds them up.
 void run_table(const std::string& op) {
-    std::vector<Column> on = columns("");
+    std::vector<Column> on = columns("", {}, std::getenv("ROTKV_FULL") == nullptr);
     std::erase_if(on, [](const Column& column) {
         return column.backend != nullptr && has_threads_for_lanes(*column.backend);
     });
@@ -71,6 +72,29 @@ TEST_CASE("parity: embed") { run_table("embed"); }
 TEST_CASE("parity: nll") { run_table("nll"); }
 TEST_CASE("parity: kld") { run_table("kld"); }
 TEST_CASE("parity: logits") { run_table("logits"); }
+
+TEST_CASE("parity: a quick run leaves out what takes an emulated device longest, and no more") {
+    const std::vector<Column> on = columns("", {}, true);
+    int64_t all = 0, left_out = 0;
+    for (const Column& column : on) {
+        if (column.backend == nullptr) continue;
+        INFO(column.name);
+        CHECK((column.most_flops < INFINITY) == (column.name == "metal-emul"));
+        if (column.name != "metal-emul") continue;
+        for (const std::string& name : case_names()) {
+            const std::unique_ptr<Case> one = make_case(name);
+            if (!one->supports(*column.backend).yes) continue;
+            ++all;
+            left_out += one->work().flops > column.most_flops ? 1 : 0;
+        }
+        CHECK(left_out * 30 > all * 29 / 30);
+        CHECK(left_out > 0);
+        CHECK(left_out * 20 < all);
+        const auto longest = make_case("nll/type=q8_0/T=37/V=9000/E=384");
+        const std::vector<CaseResult> cells = run_case(*longest, columns(column.name, {}, true));
+        CHECK(cells.at(0).outcome == Outcome::left_out);
+    }
+}
 
 namespace {
 
@@ -133,14 +157,23 @@ TEST_CASE("metal: small rows, also where every lane is a thread") {
                              "rope/T=1/H=1",
                              "rms_norm/rows=2",
                              "layer_norm/rows=2",
+                             "scale/default",
                              "act_mul/default",
                              "add/default",
+                             "turn/T=2/H=2/D=96",
+                             "turn/T=2/H=2/D=96/inverse=1",
+                             "merge/T=2",
                              "kv_store/k=q4_0/v=q4_0/T=1/K=1/rot-k=64/rot-v=64",
                              "kv_shift/k=q8_0/C=4/K=1/rot-k=64",
                              "matmul/type=q8_0/T=2/in=64/out=8",
+                             "logits/type=f16/T=2/V=9/E=32",
                              "embed/type=q4_0/T=2/V=3/E=64",
                              "attention/k=q8_0/v=q4_0/T=1/C=8/H=2/K=1/rot-k=64/rot-v=64",
+                             "attention/k=q8_0/v=q4_0/T=1/C=513/H=1/K=1/fill=dense/sees=last/lse=1",
                              "attention/k=q8_0/v=f16/T=5/C=41/K=1/precision=f16/lse=1",
+                             "attention/k=f16/v=f16/T=8/H=1/K=1/D=128/precision=f16/lse=1",
+                             "attention/k=q4_0/v=q4_0/T=8/C=17/H=1/K=1/D=256/rot-k=256/rot-v=64/"
+                             "precision=f16",
                              "attention/k=f32/v=f32/T=8/H=2/K=1/precision=f16/values=far-queries",
                              "conv_step/T=3/channels=5",
                              "delta_step/T=3/Hk=1/Hv=2/D=33",

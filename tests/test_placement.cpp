@@ -197,6 +197,39 @@ TEST_CASE("placement: what has no rows in f16 cannot become first or recent") {
     CHECK(refusal([&] { load_cache(cache, 1, path); }, ErrorCode::unsupported) == words);
 }
 
+TEST_CASE("placement: a side of a layer has its own type, whatever the ends have") {
+    const KvLayer layer{
+        .kv_heads = 2, .d_k = 64, .d_v = 64, .type_k = DType::q4_0, .type_v = DType::q8_0};
+    KvShape shape{.layers = std::vector<KvLayer>(5, layer)};
+    shape.layers[2].source = 1;
+    shape.layers[3].kv_heads = 0;
+    Placement placement{.end_layers = 1, .ends = DType::q5_0};
+    placement.layers = {{Side::k, 0, DType::f16}, {Side::v, 1, DType::q4_1}};
+    CHECK(placement.any());
+    const KvShape with = placement.in(shape);
+    const std::vector<std::pair<CacheType, CacheType>> types = {{DType::f16, DType::q5_0},
+                                                                {DType::q4_0, DType::q4_1},
+                                                                {DType::q4_0, DType::q4_1},
+                                                                {DType::q4_0, DType::q8_0},
+                                                                {DType::q5_0, DType::q5_0}};
+    for (size_t l = 0; l < types.size(); ++l) {
+        CAPTURE(l);
+        CHECK(with.layers[l].type_k == types[l].first);
+        CHECK(with.layers[l].type_v == types[l].second);
+    }
+    const auto refused = [&](const LayerType& one) {
+        return refusal([&] { Placement{.layers = {one}}.in(shape); }, ErrorCode::usage);
+    };
+    CHECK(refused({Side::k, 5, DType::f16}) == "k:5: expected layers 0 to 4");
+    CHECK(refused({Side::v, 2, DType::f16}) ==
+          "v:2: this layer keeps no keys and values of its own");
+    CHECK(refused({Side::v, 3, DType::f16}) ==
+          "v:3: this layer keeps no keys and values of its own");
+    for (KvLayer& one : shape.layers) one.v_in_k = true;
+    const KvShape latent = Placement{.layers = {{Side::k, 1, DType::q5_0}}}.in(shape);
+    CHECK(latent.layers[1].type_v == CacheType(DType::q5_0));
+}
+
 TEST_CASE("placement: bytes are those of the type, and of so many tokens in f16") {
     const KvLayer layer{
         .kv_heads = 2, .d_k = 64, .d_v = 64, .type_k = DType::q4_0, .type_v = DType::q8_0};

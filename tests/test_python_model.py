@@ -56,6 +56,47 @@ def test_logprobs_are_the_perplexitys(model, path):
     assert abs(ppl / stated["ppl"] - 1) < 1e-6
 
 
+def test_logits_are_those_of_the_logprobs(tmp_path):
+    """Of a model with a final softcap; more rows than a backend takes at once."""
+    path = random_models.write(str(tmp_path), "gemma4-moe")
+    model = rotkv.Model(path, rotkv.Backend("fast", threads=2))
+    ids = model.tokenize(TEXT)[:150]
+    cache = model.cache("k=q8_0,v=q8_0", cells=150)
+    logits = model.logits(model.forward(cache, ids, np.arange(150, dtype=np.int32)))
+    assert logits.shape == (150, model.n_vocab) and np.abs(logits).max() < 30
+    rows = logits.astype(np.float64)
+    rows -= np.log(np.exp(rows).sum(-1, keepdims=True))
+    found = rows[np.arange(149), ids[1:]]
+    np.testing.assert_allclose(found, model.logprobs(ids, "k=q8_0,v=q8_0"), atol=2e-5)
+    for bad in (np.zeros((2, model.width + 1), np.float32), np.zeros(model.width, np.float32)):
+        with pytest.raises(rotkv.Error, match="expected packed f32"):
+            model.logits(bad)
+
+
+def test_a_backend_makes_the_mistake_it_is_asked_for(path):
+    """Each of the model's mistakes moves its predictions; those it cannot make change no bit."""
+    plain, moved = rotkv.Model(path, rotkv.Backend("fast", threads=1)), set()
+    ids = plain.tokenize(TEXT)[:20]
+    base = plain.logprobs(ids, "k=q4_0,v=q4_0")
+    for name, words in rotkv.mistakes().items():
+        backend = rotkv.Backend("fast", threads=1, mistake=name)
+        assert words in str(backend)
+        found = rotkv.Model(path, backend).logprobs(ids, "k=q4_0,v=q4_0")
+        if np.abs(found - base).max() > 0.02:
+            moved.add(name)
+        else:
+            np.testing.assert_allclose(found, base, atol=1e-3)
+    assert moved == {"k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "not-normalized",
+                     "row-sign", "strided-blocks", "scale-twice", "self-unseen"}
+    cells = [rotkv.Model(path, rotkv.Backend("fast", threads=1, mistake=name)).cache("k=q4_0,v=q4_0", 20)
+             for name in ("", "signs-dropped")]
+    for at in range(len(ids)):  # a token at a time, whose products wait for each other
+        rows = [plain.forward(cache, ids[at:at + 1], np.array([at], np.int32)) for cache in cells]
+        np.testing.assert_allclose(rows[0], rows[1], atol=1e-3)
+    with pytest.raises(rotkv.Error, match="expected one of k-not-rotated, "):
+        rotkv.Backend("ref", mistake="none")
+
+
 def test_words_of_a_cache_mean_what_they_mean_in_programs(model, path):
     stated = program("rotkv-perplexity", path, "-ctk", "q4_0", "-ctv", "q4_0", "--place",
                      "first=4,recent=8,ends=q8_0:1")
@@ -105,6 +146,14 @@ def test_generate_takes_the_likeliest(model):
         alone = np.append(alone, token)
     drawn = [model.generate(ids, 8, temperature=2.0, seed=seed).tolist() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_ends_and_texts_of_the_file(model):
+    assert model.eos in model.ends.tolist()
+    assert model.text("general.name") == "smollm3"
+    for key in "no.such.key", "smollm3.block_count":
+        with pytest.raises(rotkv.Error, match=key):
+            model.text(key)
 
 
 def test_capture_is_what_the_cache_holds(model):

@@ -202,8 +202,8 @@ TEST_CASE("sweep: cells are one where types and rotations are", "[sweep]") {
     for (const char* text : {"off", "auto", "16"}) {  // auto leaves what is not quantized alone
         rotations.push_back({text, RotationRequest::both(*parse_request(text, "test"))});
     }
-    const std::vector<SweepPoint> cells = sweep_cells(model, plan, {DType::f32, DType::bf16},
-                                                      {DType::f32, DType::q8_0}, rotations, {});
+    const std::vector<SweepPoint> cells = sweep_cells(
+        model, plan, {{DType::f32, DType::bf16}, {DType::f32, DType::q8_0}}, rotations, {});
     REQUIRE(cells.size() == 12);
     for (std::size_t i = 0; i < cells.size(); ++i) {
         INFO(cells[i].variant.name);
@@ -212,6 +212,11 @@ TEST_CASE("sweep: cells are one where types and rotations are", "[sweep]") {
         CHECK(cells[i].same_as.has_value() == (fits && cells[i].rot == "auto"));
         if (cells[i].same_as) CHECK(*cells[i].same_as == i - 1);
     }
+    const std::vector<CacheType> types = {DType::f32, DType::bf16};
+    const std::vector<SweepPoint> equal =
+        sweep_cells(model, plan, {types, types, true}, rotations, {});
+    REQUIRE(equal.size() == 6);
+    for (const SweepPoint& cell : equal) CHECK(cell.variant.type_k == cell.variant.type_v);
 }
 
 TEST_CASE("sweep: a row of a sweep survives its line", "[sweep]") {

@@ -45,8 +45,9 @@ def byte_tokens():
     return [chr(byte) if byte in plain else next(others) for byte in range(256)]
 
 
-def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1)):
-    """A llama of two layers with random weights: 2 query heads, 1 KV head, byte tokens."""
+def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1), silent=()):
+    """A llama of two layers with random weights: 2 query heads, 1 KV head, byte tokens. What
+    silent layers attend to is multiplied by 0."""
     rng = random.Random(seed)
     width, hidden = 2 * head, 96
     metadata = {
@@ -73,7 +74,8 @@ def write_model(path, head=64, words=256, seed=1, extra=None, kv_heads=(1, 1)):
         infos.append(gguf_string(name) + struct.pack("<I", len(e)) +
                      struct.pack(f"<{len(e)}Q", *reversed(e)) + struct.pack("<IQ", 0, offset))
         center = 1.0 if len(e) == 1 else 0.0
-        data.append(array.array("f", (rng.gauss(center, 0.2) for _ in range(count))).tobytes())
+        spread = 0.0 if name in [f"blk.{s}.attn_output.weight" for s in silent] else 0.2
+        data.append(array.array("f", (rng.gauss(center, spread) for _ in range(count))).tobytes())
         offset += len(data[-1])
         assert offset % 32 == 0
     head_bytes = struct.pack("<4sIQQ", b"GGUF", 3, len(infos), len(metadata))

@@ -58,9 +58,31 @@ TEST_CASE("zoo: a name that no family has is none, a parameter that it has not i
     CHECK(refusal_of("") == "unknown");
     CHECK(refusal_of("exl3:4") == "known");
     CHECK(refusal_of("tqmse3:lsq-128") == "known");
-    for (const char* bad : {"exl3", "exl3:", "exl3:9", "exl3:4-4", "exl3:4x", "sign:1", "sign:",
-                            "tqmse3:wild", "tqmse3:64", "tqprod3:-1", "qjl", "qjl:9", "qjl:2-seed",
-                            "kivi:2-33", "fp8_e4m3:16", "q6_0:1", "mxfp4:up", "polar:4"}) {
+    for (const char* bad : {"exl3",
+                            "exl3:",
+                            "exl3:9",
+                            "exl3:4-4",
+                            "exl3:4x",
+                            "sign:1",
+                            "sign:",
+                            "tqmse3:wild",
+                            "tqmse3:64",
+                            "tqprod3:-1",
+                            "qjl",
+                            "qjl:9",
+                            "qjl:2-seed",
+                            "kivi:2-33",
+                            "fp8_e4m3:16",
+                            "q6_0:1",
+                            "mxfp4:up",
+                            "polar:4",
+                            "kivi_keys",
+                            "kivi_keys:2-33",
+                            "polar_pairs",
+                            "polar_pairs:4-4",
+                            "polar_pairs:norm-4",
+                            "polar_pairs:norm-4-9",
+                            "polar_pairs:neox-48"}) {
         CAPTURE(bad);
         CHECK(refusal_of(bad).find("expected") != std::string::npos);
     }
@@ -79,22 +101,43 @@ TEST_CASE("zoo: bits per value are those of the layouts, all metadata included")
         const char* name;
         double bits_64, bits_128;
     } expected[] = {
-        {"fp8_e4m3", 8, 8},          {"fp8_e5m2:head", 8.5, 8.25},
-        {"fp8_e4m3:32", 9, 9},       {"mxfp4", 4.25, 4.25},
-        {"nvfp4", 4.5, 4.5},         {"q4_0fit", 4.5, 4.5},
-        {"q6_0", 6.5, 6.5},          {"exl3:2", 2.5, 2.5},
-        {"exl3:3", 3.5, 3.5},        {"exl3:8", 8.5, 8.5},
-        {"sign", 1.5, 1.5},          {"tqmse1", 1.25, 1.125},
-        {"tqmse3:lsq", 3.25, 3.125}, {"tqmse4:128", 0, 4.125},
-        {"tqprod2", 2.5, 2.25},      {"tqprod4:orthogonal", 4.5, 4.25},
-        {"qjl:1", 1.25, 1.125},      {"qjl:2-orthogonal", 2.25, 2.125},
-        {"polar", 3.875, 3.875},     {"kivi:2", 3, 3},
-        {"kivi:2-64", 2.5, 2.5},     {"kivi:2-128", 0, 2.25},
-        {"q2row", 3, 2.75},          {"turbo2", 0, 2.125},
-        {"turbo3", 0, 3.125},        {"turbo4", 0, 4.25},
-        {"tq3_0", 3.5, 3.5},         {"q8_kv", 9, 8.5},
-        {"pq3_0", 3.25, 3.125},      {"pq4_0", 4.25, 4.125},
-        {"tbq3_0", 4.5, 4.25},       {"tbq4_0", 5.5, 5.25},
+        {"fp8_e4m3", 8, 8},
+        {"fp8_e5m2:head", 8.5, 8.25},
+        {"fp8_e4m3:32", 9, 9},
+        {"mxfp4", 4.25, 4.25},
+        {"nvfp4", 4.5, 4.5},
+        {"q4_0fit", 4.5, 4.5},
+        {"q6_0", 6.5, 6.5},
+        {"exl3:2", 2.5, 2.5},
+        {"exl3:3", 3.5, 3.5},
+        {"exl3:8", 8.5, 8.5},
+        {"sign", 1.5, 1.5},
+        {"tqmse1", 1.25, 1.125},
+        {"tqmse3:lsq", 3.25, 3.125},
+        {"tqmse4:128", 0, 4.125},
+        {"tqprod2", 2.5, 2.25},
+        {"tqprod4:orthogonal", 4.5, 4.25},
+        {"qjl:1", 1.25, 1.125},
+        {"qjl:2-orthogonal", 2.25, 2.125},
+        {"polar", 3.875, 3.875},
+        {"kivi:2", 3, 3},
+        {"kivi:2-64", 2.5, 2.5},
+        {"kivi:2-128", 0, 2.25},
+        {"q2row", 3, 2.75},
+        {"turbo2", 0, 2.125},
+        {"turbo3", 0, 3.125},
+        {"turbo4", 0, 4.25},
+        {"tq3_0", 3.5, 3.5},
+        {"q8_kv", 9, 8.5},
+        {"pq3_0", 3.25, 3.125},
+        {"pq4_0", 4.25, 4.125},
+        {"tbq3_0", 4.5, 4.25},
+        {"tbq4_0", 5.5, 5.25},
+        {"kivi_keys:2", 3, 3},
+        {"kivi_keys:2-128", 2.25, 2.25},
+        {"kivi_keys:4", 5, 5},
+        {"polar_pairs:norm", 4.25, 4.25},
+        {"polar_pairs:norm-3-3-32", 4, 4},
     };
     for (const auto& row : expected) {
         CAPTURE(row.name);
@@ -118,8 +161,8 @@ TEST_CASE("zoo: a row is its bytes and nothing else") {
             CAPTURE(name, d);
             const auto format = format_of(name);
             if (!format->refusal(d).empty()) continue;
-            const std::vector<float> row = normal_vector(d, 3);
-            const size_t bytes = size_t(format->row_bytes(d));
+            const std::vector<float> row = normal_vector(format->group() * d, 3);
+            const size_t bytes = bytes_together(*format, d);
             // Whatever lay there before, and whatever lies behind, is not read and not written.
             std::vector<std::byte> clean(bytes + 8), dirty(bytes + 8, std::byte{0xFF});
             format->encode(std::span(clean).first(bytes), row, {});
@@ -139,8 +182,10 @@ TEST_CASE("zoo: no byte of a row is dead weight") {
     for (const std::string& name : names_of_formats()) {
         CAPTURE(name);
         const auto format = format_of(name);
-        const int64_t d = format->refusal(64).empty() ? 64 : 128;
-        const std::vector<std::byte> codes = encoded(*format, normal_vector(d, 4));
+        const bool alone = format->group() == 1;  // groups have as many bytes in fewer channels
+        const int64_t d = !alone ? 32 : format->refusal(64).empty() ? 64 : 128;
+        const std::vector<std::byte> codes =
+            encoded(*format, normal_vector(format->group() * d, 4));
         const std::vector<float> plain = decoded(*format, codes, d);
         for (size_t i = 0; i < codes.size(); ++i) {
             bool matters = false;
@@ -165,12 +210,12 @@ TEST_CASE("zoo: zeros are kept, and what is no number shows") {
         CAPTURE(name);
         const auto format = format_of(name);
         const int64_t d = format->refusal(64).empty() ? 64 : 128;
-        const std::vector<float> zeros(static_cast<size_t>(d));
+        const std::vector<float> zeros(static_cast<size_t>(format->group() * d));
         if (name != "tq3_0") {  // which does as its forks do: tests/test_zoo_forks.cpp
             CHECK(through(*format, zeros) == zeros);  // -0 is 0 too
         }
         for (const float bad : {NAN, inf, -inf}) {
-            std::vector<float> row = normal_vector(2 * d, 5);
+            std::vector<float> row = normal_vector(format->group() * 2 * d, 5);
             row[size_t(2 * d) - 3] = bad;
             const std::vector<float> kept = through(*format, row);
             CHECK(!std::isfinite(kept[size_t(2 * d) - 3]));
@@ -181,7 +226,7 @@ TEST_CASE("zoo: zeros are kept, and what is no number shows") {
         // Magnitudes at both ends of f32: any answer is one, but a number, a NaN or an infinity
         // must come of it, and the same one each time.
         for (const float magnitude : {1e-45f, 1e-38f, 1e-10f, 1e10f, 3e38f}) {
-            std::vector<float> row = normal_vector(d, 6);
+            std::vector<float> row = normal_vector(format->group() * d, 6);
             for (float& value : row) value = std::copysign(magnitude, value);
             CHECK(encoded(*format, row) == encoded(*format, row));
         }
@@ -194,7 +239,7 @@ TEST_CASE("zoo: any bytes stand for some row") {
         CAPTURE(name);
         const auto format = format_of(name);
         for (int turn = 0; turn < 20; ++turn) {
-            std::vector<std::byte> codes(size_t(format->row_bytes(128)));
+            std::vector<std::byte> codes(bytes_together(*format, 128));
             for (std::byte& byte : codes) byte = std::byte(random.below(256));
             const std::vector<float> row = decoded(*format, codes, 128);
             CHECK(std::count(row.begin(), row.end(), -12345.0f) == 0);  // all of it written

@@ -112,16 +112,16 @@ TEST_CASE("zoo forks: a block of 128 is refused on heads of 64") {
         CHECK(format_of(name)->refusal(64) ==
               "needs a head size that is a multiple of 128, found 64");
         CHECK(format_of(name)->refusal(192) != "");
-        CHECK(format_of(name)->rotates());
+        CHECK(!format_of(name)->unrotated_because().empty());
     }
     CHECK(format_of("pq3_0")->refusal(64) == "");
     CHECK(format_of("pq3_0")->refusal(192) ==
           "needs a head size of 64 or a multiple of 128, found 192");
     CHECK(format_of("q8_kv")->refusal(80) ==
           "needs a head size that is a multiple of 32, found 80");
-    CHECK(format_of("tq3_0")->rotates());
-    CHECK(!format_of("tbq4_0")->rotates());
-    CHECK(!format_of("q8_kv")->rotates());
+    CHECK(!format_of("tq3_0")->unrotated_because().empty());
+    CHECK(format_of("tbq4_0")->unrotated_because().empty());
+    CHECK(format_of("q8_kv")->unrotated_because().empty());
 }
 
 TEST_CASE("zoo forks: the error is that of the levels, and what other levels would give") {

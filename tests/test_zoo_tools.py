@@ -170,9 +170,30 @@ class Zoo(Tools):
         self.bad(2, "kld", *on, "--variant", "k=polar,recent=3", "--explain",
                  says="--explain and --by-layer: not for caches with first or recent tokens")
         self.bad(2, "perplexity", *on, "-ctk", "polar", "--place", "last=3",
-                 says="expected first, recent or ends, found 'last'")
+                 says="expected first, recent, ends, k:LAYERS or v:LAYERS, found 'last'")
         self.bad(1, "kld", *on, "--variant", "k=polar,first=9", "--shift", "1",
                  says="the first 9 tokens are kept in f16")
+
+    def test_layers_with_types_of_their_own(self):
+        """The same cache in two spellings; and a layer's own type makes bytes and a difference."""
+        plain, ends, layers, one = self.kld(
+            "--variant", "k=q4_0,v=q4_0", "--variant", "k=q4_0,v=q4_0,ends=q8_0:1",
+            "--variant", "k=q4_0,v=q4_0,k:0-1=q8_0,v:1+0=q8_0", "--variant",
+            "k=q4_0,v=q4_0,k:1=q8_0")["variants"]
+        self.assertEqual(ends["kld"], layers["kld"])
+        self.assertEqual(layers["bytes_per_token"], ROWS * 2 * 68)
+        self.assertEqual(one["bytes_per_token"], ROWS * 2 * 36 + 32)
+        self.assertLess(layers["kld"]["mean"], one["kld"]["mean"])
+        self.assertLess(one["kld"]["mean"], plain["kld"]["mean"])
+        self.good("generate", "-m", self.model, "-p", "3 times 3", "-n", "8", "-t", "1", "-ctk",
+                  "q4_0", "--place", "k:0=q8_0", stdout=subprocess.DEVNULL)
+        on = ("-m", self.model, "-f", self.text, "-c", "32")
+        for words, says in (
+                ("k=q4_0,k:2=q8_0", "k:2: expected layers 0 to 1"),
+                ("k=q4_0,k:0=q8_0,k:0-1=q8_0", "k:0-1: layer 0 stands there twice"),
+                ("k=q4_0,v:1-0=q8_0", "v:1-0: expected"), ("k=q4_0,v:=q8_0", "v:: expected"),
+                ("k=q4_0,v:0+=q8_0", "v:0+: expected"), ("k=q4_0,k:0=q9", "k:0: expected")):
+            self.bad(2, "kld", *on, "--variant", words, says=says)
 
     def test_help_lists_them(self):
         for name in ("perplexity", "kld", "sweep", "outliers", "bench", "generate", "gguf"):

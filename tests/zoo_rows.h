@@ -20,25 +20,32 @@ inline std::shared_ptr<const Format> format_of(const std::string& name) {
     return format;
 }
 
-/// The bytes of a row, in memory of exactly their size.
-inline std::vector<std::byte> encoded(const Format& format, const std::vector<float>& row,
+/// Bytes of the rows that a format takes together: one, or those of a group.
+inline size_t bytes_together(const Format& format, int64_t d) {
+    return size_t(format.group() * format.row_bytes(d));
+}
+
+/// The bytes of a row, of a group its rows [G][d], in memory of exactly their size.
+inline std::vector<std::byte> encoded(const Format& format, const std::vector<float>& rows,
                                       const RowContext& context = {}) {
-    std::vector<std::byte> codes(size_t(format.row_bytes(int64_t(row.size()))), std::byte{0xA5});
-    format.encode(codes, row, context);
+    const int64_t d = int64_t(rows.size()) / format.group();
+    std::vector<std::byte> codes(bytes_together(format, d), std::byte{0xA5});
+    format.encode(codes, rows, context);
     return codes;
 }
 
 inline std::vector<float> decoded(const Format& format, const std::vector<std::byte>& codes,
                                   int64_t d, const RowContext& context = {}) {
-    std::vector<float> row(size_t(d), -12345.0f);
-    format.decode(row, codes, context);
-    return row;
+    std::vector<float> rows(size_t(format.group() * d), -12345.0f);
+    format.decode(rows, codes, context);
+    return rows;
 }
 
-/// decode(encode(row))
-inline std::vector<float> through(const Format& format, const std::vector<float>& row,
+/// decode(encode(rows))
+inline std::vector<float> through(const Format& format, const std::vector<float>& rows,
                                   const RowContext& context = {}) {
-    return decoded(format, encoded(format, row, context), int64_t(row.size()), context);
+    const int64_t d = int64_t(rows.size()) / format.group();
+    return decoded(format, encoded(format, rows, context), d, context);
 }
 
 /// Rows of d independent normal numbers.
@@ -70,9 +77,11 @@ inline Moments moments_of(const Format& format, const std::vector<std::vector<fl
     return sum;
 }
 
-/// The relative square error of a format on normal rows.
+/// The relative square error of a format on normal rows, or groups of them.
 inline double error_of(const std::string& name, int64_t d, int64_t rows = 400, uint64_t seed = 5) {
-    return moments_of(*format_of(name), normal_rows(rows, d, seed)).relative();
+    const auto format = format_of(name);
+    const int64_t group = format->group();
+    return moments_of(*format, normal_rows((rows + group - 1) / group, group * d, seed)).relative();
 }
 
 }  // namespace rotkv::test

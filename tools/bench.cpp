@@ -12,6 +12,7 @@
 #include "tools/cache_mark.h"
 #include "tools/layer_words.h"
 #include "tools/loaded_model.h"
+#include "tools/rotation_of_both.h"
 
 #include <fmt/format.h>
 
@@ -95,7 +96,8 @@ void Flags::add_to(CLI::App& app) {
              "(-ctk) types of K in the cache (f16)", "TYPE,...");
     add_list("--cache-type-v", "-ctv", types_v, parse_type_of,
              "(-ctv) types of V in the cache (f16)", "TYPE,...");
-    const std::string what = fmt::format("rotation of K and V: {} (auto)", rotation_choices());
+    const std::string what =
+        fmt::format("rotation of K and V: {} (auto)", rotation_choices_of_both());
     add_list("--rot", "--rot", rotations, parse_asked, what.c_str(), "WHAT,...");
     add_whole(app, "-b,--batch-size", batch, 1, k_most_tokens,
               "tokens of a prompt at once, llama.cpp's -ub");

@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace rotkv::tools {
@@ -61,12 +62,19 @@ struct Flags {
     }
 };
 
+struct TextRun {
+    WindowPlan plan;
+    int64_t in_text = 0;  ///< windows that the text has
+};
+
 // Runs the text with an exact cache; the last windows are held out.
-WindowPlan run_text(const Flags& flags, LoadedModel& loaded, Calibration& seen) {
+TextRun run_text(const Flags& flags, LoadedModel& loaded, Calibration& seen) {
     Model model =
         observed(loaded.model, capture([&](const CapturedRows& rows) { seen.add(rows); }));
-    const WindowPlan plan = plan_windows(tokens_of_text(loaded, read_text(flags.text)), flags.ctx,
-                                         flags.ctx, flags.chunks, loaded.bos_of_windows());
+    std::vector<int32_t> tokens = tokens_of_text(loaded, read_text(flags.text));
+    const int64_t in_text = int64_t(tokens.size()) / flags.ctx;
+    const WindowPlan plan = plan_windows(std::move(tokens), flags.ctx, flags.ctx, flags.chunks,
+                                         loaded.bos_of_windows());
     loaded.note_windows(plan, flags.chunks);
     if (plan.windows <= flags.held_out) {
         throw Error(ErrorCode::usage,
@@ -83,7 +91,7 @@ WindowPlan run_text(const Flags& flags, LoadedModel& loaded, Calibration& seen) 
         if (done == plan.windows - flags.held_out) seen.begin(Part::held_out);
         if (!flags.quiet) fmt::print(stderr, "{}: window {} of {}\n", k_tool, done, plan.windows);
     });
-    return plan;
+    return {plan, in_text};
 }
 
 /// How far a side is off under one rotation: geometric means over layers and heads.
@@ -181,7 +189,10 @@ void write_matrices(const std::string& path, const std::vector<float>& all, int6
 
 CacheType type_for(const char* flag, const std::string& name, int64_t d) {
     const CacheType type = parse_cache_type(flag, name);
-    const std::string refusal = type.refusal(d);
+    std::string refusal = type.refusal(d);
+    if (type.group() > 1) {
+        refusal = fmt::format("keeps {} tokens together, no row by itself", type.group());
+    }
     if (refusal.empty()) return type;
     throw Error(ErrorCode::unsupported, fmt::format("{} {}: {}", flag, name, refusal));
 }
@@ -195,16 +206,17 @@ int run_calibrate(const Flags& flags) {
     Calibration seen(config.cache_shape(1, 1, DType::f32, DType::f32), flags.rows);
     const CacheType types[] = {type_for("-ctk", flags.type_k, seen.d(Side::k)),
                                type_for("-ctv", flags.type_v, seen.d(Side::v))};
-    const WindowPlan plan = run_text(flags, loaded, seen);
+    const auto [plan, in_text] = run_text(flags, loaded, seen);
     std::FILE* out = flags.json == "-" ? stderr : stdout;
-    fmt::print(out, "{}: {} windows of {} tokens to learn from, {} held out\n", flags.kind,
-               plan.windows - flags.held_out, plan.ctx, flags.held_out);
-    nlohmann::ordered_json json = {{"model", flags.model.path},
-                                   {"notices", loaded.notices},
-                                   {"kind", flags.kind},
-                                   {"n_ctx", plan.ctx},
-                                   {"learnt", plan.windows - flags.held_out},
-                                   {"held_out", flags.held_out}};
+    fmt::print(out, "{}: {} windows of {} tokens to learn from, {} held out; {} of {} in the text",
+               flags.kind, plan.windows - flags.held_out, plan.ctx, flags.held_out, plan.windows,
+               in_text);
+    fmt::print(out, "{}\n", plan.windows < in_text ? ", the rest is not read (--chunks)" : "");
+    nlohmann::ordered_json json = {
+        {"model", flags.model.path},  {"notices", loaded.notices},
+        {"kind", flags.kind},         {"n_ctx", plan.ctx},
+        {"windows_of_text", in_text}, {"learnt", plan.windows - flags.held_out},
+        {"held_out", flags.held_out}};
     for (const Side side : {Side::k, Side::v}) {
         const CacheType& type = types[side == Side::v];
         const std::vector<float> matrices =

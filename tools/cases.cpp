@@ -22,7 +22,7 @@ struct Flags {
     std::vector<std::string> names;
     std::string pattern, backend, folder, json, guard;
     std::optional<std::string> refused_by;
-    bool quiet = false, exact = false;
+    bool quiet = false, exact = false, quick = false;
 
     /// Where the text goes: standard output takes one of text and JSON.
     std::FILE* results() const { return json == "-" ? stderr : stdout; }
@@ -139,7 +139,7 @@ int run_guarded(const Flags& flags, const std::vector<std::string>& names) {
         while (end < names.size() && op_of(names[end]) == op_of(names[first])) ++end;
         const ApartRun apart = run_apart(
             std::span(names).subspan(first, end - first),
-            [&] { return columns(backend_asked(flags), guard); }, alignment);
+            [&] { return columns(backend_asked(flags), guard, flags.quick); }, alignment);
         if (apart.columns.empty()) throw Error(ErrorCode::io, apart.death);
         if (!findings) findings.emplace(flags, apart.columns, names.size() == 1);
         for (const ApartRun::Row& row : apart.rows) findings->add(row.name, row.cells);
@@ -154,7 +154,7 @@ int run(const Flags& flags) {
     const std::vector<std::string> names = asked(flags);
     check_paths({}, {{"--json", flags.json}});
     if (!flags.guard.empty()) return run_guarded(flags, names);
-    const std::vector<Column> on = columns(backend_asked(flags));
+    const std::vector<Column> on = columns(backend_asked(flags), {}, flags.quick);
     Findings findings(flags, on, names.size() == 1);
     for (const std::string& name : names) findings.add(name, run_case(*make_case(name), on));
     return findings.end();
@@ -247,6 +247,8 @@ int main(int argc, char** argv) {
                      "every tensor lies flush against memory that is not there: behind its last "
                      "byte (back) or before its first (front)")
         ->check(CLI::IsMember({"back", "front"}));
+    run_command->add_flag("--quick", flags.quick,
+                          "a device that a CPU plays leaves out the cases that take it longest");
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =
         app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");

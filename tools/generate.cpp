@@ -73,7 +73,8 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--against", against,
                    "another cache beside the first, until their choices differ: "
                    "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,first=N,recent=N,"
-                   "ends=TYPE:N,kbias=on; once per cache")
+                   "ends=TYPE:N,k:LAYERS=TYPE,v:LAYERS=TYPE,kbias=on, layers as 0-2+7; once per "
+                   "cache")
         ->allow_extra_args(false)
         ->type_name("CACHE");
     add_whole(app, "--after", after, 0, k_most_tokens, "tokens that each says alone from there")

@@ -38,10 +38,11 @@ struct Flags {
     void add_to(CLI::App& app) {
         model.add_to(app);
         app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
-        app.add_option("--variant", variants,
-                       "a cache: k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,first=N,"
-                       "recent=N,ends=TYPE:N,kbias=on, each as "
-                       "needed; a type that is not named is the base's; once per cache")
+        app.add_option(
+               "--variant", variants,
+               "a cache: k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,first=N,"
+               "recent=N,ends=TYPE:N,k:LAYERS=TYPE,v:LAYERS=TYPE,kbias=on, each as "
+               "needed, layers as 0-2+7; a type that is not named is the base's; once per cache")
             ->required()
             ->allow_extra_args(false)
             ->type_name("CACHE");
@@ -215,6 +216,17 @@ void add_single_sides(std::vector<Variant>& variants, const Variant& base, const
                                "types than the base");
 }
 
+// What is measured: every cache with its types and rotations, and why they are these.
+void print_header(const Flags& flags, const LoadedModel& loaded, const LockStep& run) {
+    fmt::print(stderr, "{} on {} ({})\nbase {}\n{}", flags.model.path, loaded.backend->name(),
+               loaded.backend->description(), run.base().variant.name, run.base().words);
+    for (std::size_t i = 0; i < run.variants().size(); ++i) {
+        const MeasuredCache& measured = run.variants()[i];
+        fmt::print(stderr, "{} {}\n{}", letter_of(i), measured.variant.name, measured.words);
+    }
+    fmt::print(stderr, "{}\n", describe_windows(run.plan()));
+}
+
 int run_kld_tool(const Flags& flags) {
     flags.check();
     const Variant base = parse_variant("--base", flags.base, Variant{});
@@ -233,11 +245,7 @@ int run_kld_tool(const Flags& flags) {
     require_same_everywhere(loaded, plan);
     loaded.note_windows(plan, flags.windows.chunks);
     LockStep run(loaded, flags.model, plan, base, variants, options_of(flags, shape));
-    if (!flags.quiet) {
-        fmt::print(stderr, "{} on {} ({})\nbase {}\n{}{}\n", flags.model.path,
-                   loaded.backend->name(), loaded.backend->description(), base.name,
-                   run.base().words, describe_windows(plan));
-    }
+    if (!flags.quiet) print_header(flags, loaded, run);
     const Time start = std::chrono::steady_clock::now();
     const std::optional<StopResult> stop = measure(run, flags, start);
     if (!ranks().first()) return k_good;

@@ -10,8 +10,8 @@
 
 namespace rotkv::tools {
 
-std::string words_of_layers(std::span<const int64_t> layers) {
-    constexpr std::size_t k_most = 12, k_first = 4;
+// "0-2", "5": three and more neighbours as a range.
+static std::vector<std::string> ranges_of(std::span<const int64_t> layers) {
     std::vector<std::string> parts;
     for (std::size_t first = 0; first < layers.size();) {
         std::size_t end = first + 1;
@@ -22,6 +22,16 @@ std::string words_of_layers(std::span<const int64_t> layers) {
                         (several ? fmt::format("-{}", layers[end - 1]) : ""));
         first = end;
     }
+    return parts;
+}
+
+std::string list_of_layers(std::span<const int64_t> layers) {
+    return fmt::format("{}", fmt::join(ranges_of(layers), "+"));
+}
+
+std::string words_of_layers(std::span<const int64_t> layers) {
+    constexpr std::size_t k_most = 12, k_first = 4;
+    std::vector<std::string> parts = ranges_of(layers);
     if (parts.size() > k_most) {
         parts.erase(parts.begin() + k_first, parts.end() - 1);
         parts.insert(parts.end() - 1, "...");

@@ -3,12 +3,15 @@
 
   plot.py sweep FILE.jsonl PREFIX      rotkv-sweep --out: PREFIX-ppl.png, PREFIX-kld.png,
                                        PREFIX-pareto.png
+  plot.py formats FILE.jsonl... PICTURE.png
+                                       rotkv-sweep --formats --out: a column for each file
   plot.py outliers DIR PREFIX BK BV    rotkv-outliers --npy: PREFIX-outliers.png; BK and BV are the
                                        blocks in which K and V are rotated, one a layer (64,128)
                                        where layers differ
+  plot.py search FILE.json FILE.png    rotkv-search --json (plot_search.py)
 
 Needs matplotlib and the numpy that comes with it. What goes wrong is one line and exit code 1.
-Docs: docs/12-sweeps.md, docs/11-outliers.md"""
+Docs: docs/12-sweeps.md, docs/20-zoo.md, docs/11-outliers.md, docs/26-search.md"""
 import glob
 import json
 import math
@@ -62,6 +65,8 @@ class Sweep:
         self.k, self.v, self.rot = (self.header[key] for key in ("k", "v", "rot"))
         self.cell = {(row["k"], row["v"], row["rot"]): row for row in rows
                      if row.get("kld") is not None}
+        self.reason = {(row["k"], row["v"], row["rot"]): row["unsupported"] for row in rows
+                       if "unsupported" in row}
         if not self.cell:
             raise ValueError("no cell is measured")
 
@@ -368,9 +373,15 @@ def main(words):
         sweep = Sweep(words[1])
         for name, draw in (("ppl", draw_ppl), ("kld", draw_kld), ("pareto", draw_pareto)):
             draw(sweep, f"{words[2]}-{name}.png")
+    elif len(words) > 2 and words[0] == "formats":
+        from plot_formats import draw_formats  # which draws with what stands above
+        draw_formats(words[1:-1], words[-1])
     elif len(words) == 5 and words[0] == "outliers":
         blocks = [[int(block) for block in word.split(",")] for word in words[3:]]
         draw_outliers(words[1], f"{words[2]}-outliers.png", blocks)
+    elif len(words) == 3 and words[0] == "search":
+        from plot_search import draw_search  # likewise
+        draw_search(words[1], words[2])
     else:
         sys.exit(__doc__)
 

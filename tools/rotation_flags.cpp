@@ -3,6 +3,7 @@
 #include "ref/error.h"
 #include "ref/rotation_words.h"
 #include "tools/notes.h"
+#include "tools/rotation_of_both.h"
 
 #include <fmt/format.h>
 
@@ -41,7 +42,9 @@ std::string rotation_choices() {
 }
 
 AskedRotation parse_asked_rotation(const std::string& flag, const std::string& text) {
-    return {.text = text, .request = RotationRequest::both(parse_rotation_flag(flag, text))};
+    if (const auto request = find_rotation_of_both(flag, text)) return {text, *request};
+    throw Error(ErrorCode::usage,
+                flag + ": expected " + rotation_choices_of_both() + ", found '" + text + "'");
 }
 
 RotationRequest rotation_from_environment() {
@@ -85,7 +88,7 @@ static bool takes_signs(const RotationRequest::PerSide& side, const CacheType& t
         case Mode::off:
             return false;
         case Mode::automatic:
-            return type.quantized() && !type.rotates();
+            return type.quantized() && type.unrotated_because().empty();
         case Mode::on:
             return true;
         case Mode::matrix:

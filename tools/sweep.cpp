@@ -5,12 +5,14 @@
 #include "ref/error.h"
 #include "ref/files/fnv1a.h"
 #include "ref/files/model_fingerprint.h"
-#include "ref/rotation_words.h"
 #include "tools/compare/precision_floor.h"
 #include "tools/layer_words.h"
+#include "tools/list_flags.h"
 #include "tools/notes.h"
 #include "tools/plot.h"
+#include "tools/rotation_of_both.h"
 #include "tools/sweep_file.h"
+#include "tools/sweep_lists.h"
 #include "tools/sweep_progress.h"
 #include "tools/sweep_report.h"
 #include "tools/sweep_run.h"
@@ -28,23 +30,14 @@ namespace {
 
 constexpr const char* k_tool = "rotkv-sweep";
 
-// "f16,q8_0,...", as the flags have it.
-std::string usual_types() {
-    std::string list;
-    for (const DType type : usual_cache_types()) {
-        list += (list.empty() ? "" : ",") + std::string(type_info(type).name);
-    }
-    return list;
-}
-
 struct Flags {
     ModelFlags model;
     WindowFlags windows;
     std::string text, base = "k=f32,v=f32", types_k = usual_types(), types_v = types_k;
-    std::string rot = "off,auto", place;
+    std::string formats, rot = "off,auto", place;
     std::string out, plot, json, csv;
     int64_t base_memory = 1024;
-    bool quiet = false;
+    bool so_far = false, quiet = false;
 
     void add_to(CLI::App& app);
 
@@ -59,10 +52,12 @@ struct Flags {
 void Flags::check() const {
     static_cast<void>(results());
     std::vector<NamedPath> outputs{{"--out", out}, {"--json", json}, {"--csv", csv}};
-    if (!plot.empty()) {
+    if (!plot.empty() && formats.empty()) {
         for (const char* end : {"-ppl.png", "-kld.png", "-pareto.png"}) {
             outputs.push_back({"--plot", plot + end});
         }
+    } else if (!plot.empty()) {
+        outputs.push_back({"--plot", plot + "-formats.png"});
     }
     check_paths({{"-m", model.path}, {"-f", text}}, outputs);
 }
@@ -77,7 +72,15 @@ void Flags::add_to(CLI::App& app) {
     app.add_option("--cache-type-v", types_v, "(-ctv) types of V")
         ->capture_default_str()
         ->type_name("TYPES");
-    app.add_option("--rot", rot, std::string("rotations of both sides: ") + rotation_choices())
+    app.add_option(
+           "--formats", formats,
+           "types and formats that K and V have at once, for a table of formats; all: every "
+           "type and every format")
+        ->excludes("--cache-type-k")
+        ->excludes("--cache-type-v")
+        ->type_name("TYPES");
+    app.add_option("--rot", rot,
+                   std::string("rotations of both sides: ") + rotation_choices_of_both())
         ->capture_default_str()
         ->type_name("LIST");
     app.add_option("--base", base, "the cache they are compared with, as in rotkv-kld")
@@ -95,48 +98,20 @@ void Flags::add_outputs(CLI::App& app) {
     app.add_option("--out", out, "the sweep's file, begun or continued: one line a cell")
         ->required()
         ->type_name("FILE");
-    app.add_option("--plot", plot, "draw PREFIX-ppl.png, PREFIX-kld.png and PREFIX-pareto.png")
+    app.add_option("--plot", plot,
+                   "draw PREFIX-ppl.png, PREFIX-kld.png and PREFIX-pareto.png; of --formats "
+                   "PREFIX-formats.png")
         ->type_name("PREFIX");
+    app.add_flag("--so-far", so_far, "compute nothing: what the file has, the rest is not run");
     add_json_flag(app, json);
     app.add_option("--csv", csv, "also write the cells as a table; - is standard output")
         ->type_name("FILE");
     app.add_flag("--quiet", quiet, "no progress");
 }
 
-// The parts of "a,b,c", each of them once.
-std::vector<std::string> parts_of(const char* flag, const std::string& list) {
-    std::vector<std::string> parts;
-    for (std::size_t begin = 0; begin <= list.size();) {
-        const std::size_t end = std::min(list.find(',', begin), list.size());
-        parts.push_back(list.substr(begin, end - begin));
-        if (std::count(parts.begin(), parts.end(), parts.back()) > 1) {
-            throw Error(ErrorCode::usage,
-                        fmt::format("{} {}: '{}' stands there twice", flag, list, parts.back()));
-        }
-        begin = end + 1;
-    }
-    return parts;
-}
-
-std::vector<CacheType> types_of(const char* flag, const std::string& list) {
-    std::vector<CacheType> types;
-    for (const std::string& name : parts_of(flag, list)) {
-        types.push_back(parse_cache_type(flag, name));
-    }
-    return types;
-}
-
-std::vector<AskedRotation> rotations_of(const std::string& list) {
-    std::vector<AskedRotation> rotations;
-    for (const std::string& text : parts_of("--rot", list)) {
-        rotations.push_back(parse_asked_rotation("--rot", text));
-    }
-    return rotations;
-}
-
 /// A model, a text and a matrix of caches.
 struct Setup {
-    std::vector<CacheType> types_k, types_v;
+    SweepTypes types;
     std::vector<AskedRotation> rotations;
     Variant base;
     Placement placement;
@@ -145,9 +120,8 @@ struct Setup {
     WindowPlan plan;
 
     explicit Setup(const Flags& flags)
-        : types_k(types_of("-ctk", flags.types_k)),
-          types_v(types_of("-ctv", flags.types_v)),
-          rotations(rotations_of(flags.rot)),
+        : types(parse_sweep_types(flags.types_k, flags.types_v, flags.formats)),
+          rotations(rotations_of("--rot", flags.rot)),
           base(parse_variant("--base", flags.base, Variant{})),
           placement(flags.place.empty() ? Placement() : parse_placement("--place", flags.place)),
           text(read_text(flags.text)),
@@ -159,21 +133,9 @@ struct Setup {
     }
 };
 
-// "k=sylvester/64 v=none"; where layers with rows differ, once for each that begins another
-// rotation.
-std::string words_of(const RotationSpec& spec, const KvShape& shape) {
-    std::string words, last;
-    for (const int64_t l : layers_with_rows(shape)) {
-        const std::string here = saved_words(spec, l);
-        if (here != last)
-            words += words.empty() ? here : fmt::format(", from layer {} {}", l, here);
-        last = here;
-    }
-    return words;
-}
-
 // Everything that a figure depends on: rows under another first line are another sweep's.
-nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const SweepRun& run) {
+nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const SweepRun& run,
+                                 const std::vector<SweepPoint>& cells) {
     const auto file_name = [](const std::string& path) {
         return std::filesystem::path(path).filename().string();
     };
@@ -206,14 +168,17 @@ nlohmann::ordered_json header_of(const Flags& flags, const Setup& setup, const S
     json["precision"] = json_of(setup.loaded.model.options().precision);
     json["base"] = {{"k", setup.base.type_k.name()},
                     {"v", setup.base.type_v.name()},
-                    {"rotation", words_of(run.base_spec(), run.base_shape())}};
+                    {"rotation", rotations_in_words(run.base_spec(), run.base_shape())}};
     if (setup.base.placement.any()) json["base"]["words"] = setup.base.name;
     if (setup.placement.any()) json["place"] = flags.place;
     json["values_per_token"] = values_per_token(run.base_shape());
-    json["k"] = names(setup.types_k);
-    json["v"] = names(setup.types_v);
+    if (setup.types.same) json["same"] = true;
+    json["k"] = names(setup.types.k);
+    json["v"] = names(setup.types.v);
     json["rot"] = nlohmann::ordered_json::array();
     for (const AskedRotation& asked : setup.rotations) json["rot"].push_back(asked.text);
+    const auto matrices = hashes_of_matrices(setup.rotations, cells);
+    if (!matrices.empty()) json["matrices"] = matrices;
     return json;
 }
 
@@ -228,7 +193,7 @@ SweepRow empty_row(const SweepPoint& cell) {
 
 void describe_cache_of(SweepRow& row, const SweepPoint& cell) {
     if (!row.found) return;
-    row.rotation = words_of(cell.spec, cell.shape);
+    row.rotation = rotations_in_words(cell.spec, cell.shape);
     row.bytes_per_token = int64_t(std::ceil(mean_bytes_per_token(cell.shape)));
 }
 
@@ -310,6 +275,16 @@ void compute(SweepFile* file, const std::vector<SweepPoint>& cells, SweepRun& ru
     if (file != nullptr) append_others_until(cells.size());
 }
 
+// What the file has; a cell that it does not have is a row that says so.
+std::vector<SweepRow> rows_so_far(const SweepFile& file, const std::vector<SweepPoint>& cells) {
+    std::vector<SweepRow> rows = file.rows();
+    while (rows.size() < cells.size()) {
+        rows.push_back(empty_row(cells[rows.size()]));
+        if (rows.back().unsupported.empty()) rows.back().unsupported = k_not_run;
+    }
+    return rows;
+}
+
 void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& run,
                       const SweepFile& file, std::size_t cells) {
     if (file.torn_bytes() > 0) {
@@ -327,7 +302,7 @@ void say_what_happens(const Flags& flags, const Setup& setup, const SweepRun& ru
     if (!file.rows().empty()) {
         fmt::print(stderr, "{}: {} of {} cells are there\n", flags.out, file.rows().size(), cells);
     }
-    if (file.rows().size() < cells) fmt::print(stderr, "the base comes first\n");
+    if (file.rows().size() < cells && !flags.so_far) fmt::print(stderr, "the base comes first\n");
 }
 
 int run_sweep(const Flags& flags) {
@@ -338,23 +313,23 @@ int run_sweep(const Flags& flags) {
     require_same_everywhere(setup.loaded, setup.plan);
     SweepRun run(setup.loaded.model, setup.plan, setup.base, flags.base_memory << 20);
     const std::vector<SweepPoint> cells =
-        sweep_cells(setup.loaded.model, setup.plan, setup.types_k, setup.types_v, setup.rotations,
-                    setup.placement);
+        sweep_cells(setup.loaded.model, setup.plan, setup.types, setup.rotations, setup.placement);
     std::vector<std::string> names;
     for (const SweepPoint& cell : cells) names.push_back(cell.variant.name);
-    const nlohmann::ordered_json header = header_of(flags, setup, run);
+    const nlohmann::ordered_json header = header_of(flags, setup, run, cells);
     std::optional<SweepFile> file;
     if (ranks().first()) {
         file.emplace(flags.out, header, names);
         say_what_happens(flags, setup, run, *file, cells.size());
     }
     SweepProgress progress(flags.quiet, cells.size(), groups_of(setup.plan));
-    compute(file ? &*file : nullptr, cells, run, setup, progress);
+    if (!flags.so_far) compute(file ? &*file : nullptr, cells, run, setup, progress);
     if (!file) return k_good;
 
     const SweepResult result{header["k"],        header["v"],
                              header["rot"],      header["values_per_token"],
-                             setup.plan.windows, file->rows()};
+                             setup.plan.windows, rows_so_far(*file, cells),
+                             setup.types.same};
     print_sweep(flags.results(), result);
     nlohmann::ordered_json json = header;
     json.update(json_of(result));
@@ -363,7 +338,11 @@ int run_sweep(const Flags& flags) {
     const std::vector<std::string> lines = not_number_lines(result.rows);
     // Where nothing is a number there is nothing to draw, and that is what should be said.
     const bool nothing = !lines.empty() && std::ranges::none_of(result.rows, &SweepRow::is_number);
-    if (plotter && !nothing) plotter->draw({"sweep", flags.out, flags.plot});
+    if (plotter && !nothing && result.same) {
+        plotter->draw({"formats", flags.out, flags.plot + "-formats.png"});
+    } else if (plotter && !nothing) {
+        plotter->draw({"sweep", flags.out, flags.plot});
+    }
     end_without_numbers(lines);
     return k_good;
 }
@@ -371,7 +350,9 @@ int run_sweep(const Flags& flags) {
 constexpr const char* k_examples =
     "  rotkv-sweep -m model.gguf -f wiki.test.raw --chunks 4 --out sweep.jsonl --plot sweep\n"
     "  rotkv-sweep -m model.gguf -f wiki.test.raw -ctk q8_0,q4_0 -ctv q8_0,q4_0 --rot off,auto,32 "
-    "--out small.jsonl\n";
+    "--out small.jsonl\n"
+    "  rotkv-sweep -m model.gguf -f wiki.test.raw -c 256 --chunks 8 --formats all --rot "
+    "off,64,signed:1,signed:2 --out formats.jsonl --plot zoo\n";
 
 }  // namespace
 }  // namespace rotkv::tools

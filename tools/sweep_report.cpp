@@ -3,6 +3,7 @@
 #include "ref/files/output_file.h"
 #include "tools/compare/kld_words.h"
 #include "tools/compare/paired.h"
+#include "tools/sweep_formats.h"
 
 #include <fmt/format.h>
 
@@ -89,20 +90,11 @@ std::vector<std::string> not_number_lines(std::span<const SweepRow> rows) {
     return lines;
 }
 
-namespace {
-
 double bits_of(const SweepResult& result, const SweepRow& row) {
     return 8 * double(row.bytes_per_token) / double(result.values_per_token);
 }
 
-// Six decimals as everywhere, but no figure that is not 0 as 0.
-std::string decimals(double x) {
-    return x != 0 && std::abs(x) < 1e-5 ? fmt::format("{:.1e}", x) : fmt::format("{:.6f}", x);
-}
-
-std::string plus_minus(const Mean& mean) {
-    return decimals(mean.value) + " \u00B1 " + decimals(mean.error);
-}
+namespace {
 
 // K down, V across, one figure of each cell.
 template <class Figure>
@@ -137,8 +129,12 @@ void print_notes(std::FILE* out, const SweepResult& result) {
     }
     fmt::print(out, "\n");
     for (const auto& [reason, cells] : reasons) {
-        fmt::print(out, "{} unsupported ({}{}): {}\n", cells.size(), cells[0],
-                   cells.size() > 1 ? ", ..." : "", reason);
+        const std::string which = cells[0] + (cells.size() > 1 ? ", ..." : "");
+        if (reason == k_not_run) {
+            fmt::print(out, "{} not run ({})\n", cells.size(), which);
+        } else {
+            fmt::print(out, "{} unsupported ({}): {}\n", cells.size(), which, reason);
+        }
     }
     for (const std::string& line : not_number_lines(result.rows)) fmt::print(out, "{}\n", line);
 }
@@ -152,7 +148,7 @@ void print_front(std::FILE* out, const SweepResult& result) {
     for (std::size_t i = 0; i < front.size(); ++i) {
         const SweepRow& row = result.rows[front[i]];
         std::string p;
-        if (i > 0) {
+        if (i > 0 && result.windows > 1) {
             p = fmt::format("{:.2g}", p_of(row, paired_kld(result.rows[front[i - 1]], row)));
         }
         fmt::print(out, "{:>11}  {:>5.2f}  {:<22}  {:>8}  {}\n", row.bytes_per_token,
@@ -160,6 +156,7 @@ void print_front(std::FILE* out, const SweepResult& result) {
                    plus_minus({row.found->kld.value, row.found->kld_se_window}), p, row.name());
     }
     fmt::print(out, "p: of the difference from the line above, paired by windows\n");
+    if (result.windows < 2) fmt::print(out, "by window: {}\n", k_one_window);
     const auto none = [](const SweepRow& row) { return row.found && !row.is_number(); };
     const int64_t left_out = std::count_if(result.rows.begin(), result.rows.end(), none);
     if (left_out == 0) return;
@@ -234,7 +231,7 @@ void print_changes(std::FILE* out, const SweepResult& result) {
                larger - hurts);
     print_without_numbers(out, result, changes);
     if (result.windows < 2) {
-        fmt::print(out, "one window has no error: nothing can be certain\n");
+        fmt::print(out, "{}: nothing can be certain\n", k_one_window);
         return;
     }
     for (const RotationChange& change : changes) {
@@ -250,7 +247,7 @@ void print_changes(std::FILE* out, const SweepResult& result) {
 
 }  // namespace
 
-void print_sweep(std::FILE* out, const SweepResult& result) {
+static void print_matrices(std::FILE* out, const SweepResult& result) {
     for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
         print_matrix(out, result, rot, "PPL / PPL of the base", [](const SweepFigures& found) {
             return fmt::format("{:.4f}", number_or_nan(std::exp(found.log_ratio.value)));
@@ -259,6 +256,14 @@ void print_sweep(std::FILE* out, const SweepResult& result) {
     for (std::size_t rot = 0; rot < result.rot.size(); ++rot) {
         print_matrix(out, result, rot, "Mean KLD",
                      [](const SweepFigures& found) { return decimals(found.kld.value); });
+    }
+}
+
+void print_sweep(std::FILE* out, const SweepResult& result) {
+    if (result.same) {
+        print_formats(out, result);
+    } else {
+        print_matrices(out, result);
     }
     print_notes(out, result);
     print_front(out, result);
@@ -292,6 +297,7 @@ Json json_of(const SweepResult& result) {
                                     {"p", change.p},
                                     {"kind", name_of(change.kind)}});
     }
+    if (result.same) json["formats"] = json_of_formats(result);
     return json;
 }
 

@@ -19,7 +19,14 @@ struct SweepResult {
     int64_t values_per_token = 0;  ///< numbers in the cache for one token, K and V, all layers
     int64_t windows = 0;
     std::vector<SweepRow> rows;  ///< [k][v][rot]
+    bool same = false;           ///< K and V of one type: [k][rot], and a table of formats
 };
+
+/// The reason of a row that nobody has computed yet.
+inline constexpr const char* k_not_run = "not run";
+
+/// Of the row's cache, per value, all metadata counted.
+double bits_of(const SweepResult& result, const SweepRow& row);
 
 /// The rows that no other row beats, by ascending bytes: none has as few bytes and a smaller KLD,
 /// or fewer bytes and as small a KLD. Of equals the first; rows without a figure, or one that is

@@ -1,20 +1,23 @@
 #include "tools/sweep_run.h"
 
 #include "ref/error.h"
+#include "ref/files/fnv1a.h"
+#include "ref/rotation_words.h"
 #include "tools/compare/kld_run.h"
+#include "tools/layer_words.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 
 namespace rotkv::tools {
 
-namespace {
-
-// Shape and rotation of the cell's cache, or why there is none.
-void try_cache(SweepPoint& cell, const Model& model, const WindowPlan& plan) {
+SweepPoint sweep_point(const Model& model, const WindowPlan& plan, const Variant& variant) {
+    SweepPoint cell;
+    cell.variant = variant;
     try {
-        const KvCache cache = make_cache(model, plan, cell.variant);
+        const KvCache cache = make_cache(model, plan, variant);
         cell.shape = cache.shape();
         cell.spec = cache.spec();
     } catch (const Error& error) {
@@ -23,32 +26,26 @@ void try_cache(SweepPoint& cell, const Model& model, const WindowPlan& plan) {
         if (!impossible) throw;
         cell.unsupported = error.what();
     }
+    return cell;
 }
 
 bool is_same(const SweepPoint& a, const SweepPoint& b) {
     return a.unsupported.empty() && b.unsupported.empty() && a.shape == b.shape && a.spec == b.spec;
 }
 
-}  // namespace
-
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
-                                    const std::vector<CacheType>& types_k,
-                                    const std::vector<CacheType>& types_v,
+                                    const SweepTypes& types,
                                     const std::vector<AskedRotation>& rotations,
                                     const Placement& placement) {
     std::vector<SweepPoint> cells;
-    for (const CacheType& k : types_k) {
-        for (const CacheType& v : types_v) {
+    for (const CacheType& k : types.k) {
+        for (const CacheType& v : types.same ? std::vector{k} : types.v) {
             for (const AskedRotation& asked : rotations) {
-                SweepPoint cell;
-                cell.variant = {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text),
-                                k,
-                                v,
-                                asked.request,
-                                placement,
-                                false};
+                SweepPoint cell =
+                    sweep_point(model, plan,
+                                {fmt::format("k={},v={},rot={}", k.name(), v.name(), asked.text), k,
+                                 v, asked.request, placement, false});
                 cell.rot = asked.text;
-                try_cache(cell, model, plan);
                 const auto earlier =
                     std::find_if(cells.begin(), cells.end(),
                                  [&](const SweepPoint& other) { return is_same(cell, other); });
@@ -58,6 +55,34 @@ std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
         }
     }
     return cells;
+}
+
+std::string rotations_in_words(const RotationSpec& spec, const KvShape& shape) {
+    std::string words, last;
+    for (const int64_t l : layers_with_rows(shape)) {
+        const std::string here = saved_words(spec, l);
+        if (here != last)
+            words += words.empty() ? here : fmt::format(", from layer {} {}", l, here);
+        last = here;
+    }
+    return words;
+}
+
+std::map<std::string, std::string> hashes_of_matrices(const std::vector<AskedRotation>& rotations,
+                                                      const std::vector<SweepPoint>& cells) {
+    std::map<std::string, std::string> hashes;
+    for (const AskedRotation& asked : rotations) {
+        if (asked.request.k.mode != RotationRequest::Mode::matrix) continue;
+        const auto cell = std::ranges::find_if(cells, [&](const SweepPoint& one) {
+            return one.rot == asked.text && one.unsupported.empty();
+        });
+        if (cell == cells.end()) continue;
+        const std::string words = rotations_in_words(cell->spec, cell->shape);
+        Fnv1a hash;
+        hash.add(std::as_bytes(std::span(words)));
+        hashes[asked.text] = fmt::format("{:016x}", hash.sum());
+    }
+    return hashes;
 }
 
 SweepRun::SweepRun(Model& model, const WindowPlan& plan, const Variant& base, int64_t base_bytes)

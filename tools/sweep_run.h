@@ -5,10 +5,12 @@
 
 #include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
+#include "tools/sweep_lists.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,12 +29,25 @@ struct SweepPoint {
     bool to_compute() const { return unsupported.empty() && !same_as; }
 };
 
+/// The cell of a variant: its cache on this model, or why there is none.
+SweepPoint sweep_point(const Model& model, const WindowPlan& plan, const Variant& variant);
+
+/// Are both supported, with one shape and one rotation?
+bool is_same(const SweepPoint& a, const SweepPoint& b);
+
 /// The cells in their fixed order: K outermost, then V, then the rotations; all of one placement.
 std::vector<SweepPoint> sweep_cells(const Model& model, const WindowPlan& plan,
-                                    const std::vector<CacheType>& types_k,
-                                    const std::vector<CacheType>& types_v,
+                                    const SweepTypes& types,
                                     const std::vector<AskedRotation>& rotations,
                                     const Placement& placement);
+
+/// "k=sylvester/64 v=none"; where layers with rows differ, once for each that begins another
+/// rotation.
+std::string rotations_in_words(const RotationSpec& spec, const KvShape& shape);
+
+/// Of each rotation by matrices the hash of them all: a file may hold others tomorrow.
+std::map<std::string, std::string> hashes_of_matrices(const std::vector<AskedRotation>& rotations,
+                                                      const std::vector<SweepPoint>& cells);
 
 /// Memory: one cache, the hidden states of one group of windows, and those of the base's scored
 /// positions, windows * scored * E * 4 bytes, where that is not more than `base_bytes`. Where it
@@ -50,6 +65,7 @@ class SweepRun {
     void start();
 
     /// Compares one cell with the base over all windows; calls `done` after each group.
+    /// Precondition: the cell is supported.
     /// Throws Error(unsupported) where the backend lacks an operation for the cell's types.
     std::vector<TokenPair> measure(const SweepPoint& cell, const std::function<void()>& done);
 

@@ -1,6 +1,11 @@
 #include "metal/emul/fiber.h"
 
+#include "metal/emul/lanes.h"
+
+#include <algorithm>
 #include <cstdint>
+
+#ifndef ROTKV_EMUL_THREADS  // threads need no fibers
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ROTKV_TELLS_ASAN
@@ -14,12 +19,13 @@
 #endif
 
 // What a called function must keep is pushed, the stack changed, and what was pushed there popped.
-#if defined(__x86_64__) && !defined(ROTKV_EMUL_UCONTEXT)
+#if (defined(__x86_64__) || defined(__aarch64__)) && !defined(ROTKV_EMUL_UCONTEXT)
 #define ROTKV_EMUL_ASSEMBLER
+extern "C" void rotkv_emul_change(void** from, void* to) asm("rotkv_emul_change");  // this file's
+#ifdef __x86_64__
+constexpr int k_kept = 6, k_return = 6;  // words: registers that are pushed, where the address lies
 asm(R"(
     .text
-    .globl rotkv_emul_change
-    .type rotkv_emul_change, @function
 rotkv_emul_change:
     pushq %rbp
     pushq %rbx
@@ -36,9 +42,41 @@ rotkv_emul_change:
     popq %rbx
     popq %rbp
     ret
-    .size rotkv_emul_change, .-rotkv_emul_change
 )");
-extern "C" void rotkv_emul_change(void** from, void* to);
+#else
+constexpr int k_kept = 20, k_return = 11;  // x19 to x30, d8 to d15; x30 is the address
+asm(R"(
+    .text
+    .p2align 2
+rotkv_emul_change:
+    sub sp, sp, #160
+    stp x19, x20, [sp]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+)");
+#endif
 #else
 #include <ucontext.h>
 
@@ -53,12 +91,11 @@ namespace rotkv::metal::emul {
 void Fiber::prepare(std::byte* stack, std::size_t bytes, void (*entry)()) {
     stack_ = stack;
     bytes_ = bytes;
-    // Six registers, the address that `ret` takes, and one that entry() would return to: at its
-    // first instruction the stack is 8 bytes off a multiple of 16, as after a call.
-    uintptr_t* top = reinterpret_cast<uintptr_t*>(stack + bytes);
-    *--top = 0;
-    *--top = reinterpret_cast<uintptr_t>(entry);
-    for (int i = 0; i < 6; ++i) *--top = 0;
+    // What would have been pushed, and two words more: x86-64's `ret` takes the address from the
+    // first of them, and leaves the stack 8 bytes off a multiple of 16, as a call does.
+    uintptr_t* top = reinterpret_cast<uintptr_t*>(stack + bytes) - 2 - k_kept;
+    std::fill_n(top, k_kept + 2, uintptr_t(0));
+    top[k_return] = reinterpret_cast<uintptr_t>(entry);
     stack_pointer_ = top;
 }
 
@@ -125,3 +162,5 @@ void Fiber::begun() {}
 #endif
 
 }  // namespace rotkv::metal::emul
+
+#endif

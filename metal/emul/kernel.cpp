@@ -14,7 +14,6 @@ const std::map<std::string, Source> k_sources = {
     {"buffer", Source::buffer},
     {"threadgroup", Source::threadgroup},
     {"threadgroup_position_in_grid", Source::threadgroup_position_in_grid},
-    {"thread_position_in_threadgroup", Source::thread_position_in_threadgroup},
     {"thread_index_in_threadgroup", Source::thread_index_in_threadgroup},
     {"thread_index_in_simdgroup", Source::thread_index_in_simdgroup},
     {"simdgroup_index_in_threadgroup", Source::simdgroup_index_in_threadgroup},
@@ -137,13 +136,9 @@ const std::vector<Kernel>& all_kernels() {
 }
 
 Extent place_of(Source source, const Arguments& arguments, const Lane& lane) {
-    const Extent& threads = arguments.threads;
     switch (source) {
         case Source::threadgroup_position_in_grid:
             return lane.threadgroup;
-        case Source::thread_position_in_threadgroup:
-            return {lane.index % threads.x, lane.index / threads.x % threads.y,
-                    lane.index / threads.x / threads.y};
         case Source::thread_index_in_threadgroup:
             return {lane.index, 0, 0};
         case Source::thread_index_in_simdgroup:
@@ -151,7 +146,7 @@ Extent place_of(Source source, const Arguments& arguments, const Lane& lane) {
         case Source::simdgroup_index_in_threadgroup:
             return {lane.simdgroup(), 0, 0};
         case Source::threads_per_threadgroup:
-            return threads;
+            return arguments.threads;
         case Source::buffer:
         case Source::threadgroup:
             break;

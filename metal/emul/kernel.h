@@ -18,7 +18,6 @@ enum class Source {
     buffer,       ///< [[buffer(n)]]
     threadgroup,  ///< [[threadgroup(n)]]
     threadgroup_position_in_grid,
-    thread_position_in_threadgroup,
     thread_index_in_threadgroup,
     thread_index_in_simdgroup,
     simdgroup_index_in_threadgroup,

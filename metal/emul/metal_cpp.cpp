@@ -108,6 +108,9 @@ Function* Library::newFunction(const NS::String* name) {
     return nullptr;
 }
 
+NS::UInteger ComputePipelineState::maxTotalThreadsPerThreadgroup() const {
+    return emul::k_most_threads;
+}
 NS::UInteger ComputePipelineState::threadExecutionWidth() const { return emul::k_lanes; }
 
 CommandBuffer* CommandQueue::commandBuffer() { return autoreleased(new CommandBuffer); }

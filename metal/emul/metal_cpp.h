@@ -184,6 +184,7 @@ class Library : public NS::Object {
 
 class ComputePipelineState : public NS::Object {
   public:
+    NS::UInteger maxTotalThreadsPerThreadgroup() const;
     NS::UInteger threadExecutionWidth() const;
 
   private:

@@ -10,10 +10,15 @@ foreach(one ${plain})
 endforeach()
 file(WRITE ${OUT} "// Written from ${FILE}
 #include \"metal/emul/kernel.h\"
+#include \"metal/emul/metal_stdlib\"
 
-static std::vector<rotkv::metal::emul::Kernel> k_kernels;
+namespace {  // each file by itself, as it is for Metal
+
+std::vector<rotkv::metal::emul::Kernel> k_kernels;
 
 #include \"${FILE}\"
+
+}  // namespace
 
 namespace rotkv::metal::emul {
 

@@ -211,6 +211,11 @@ TypeErrors::TypeErrors(const CacheType& type, int64_t d, const RowContext& of)
     ref::check_quantize_row(type.cells(), d);
     const std::string refusal = type.refusal(d);
     if (!refusal.empty()) throw Error(ErrorCode::unsupported, type.name() + ": " + refusal);
+    if (type.group() > 1) {
+        throw Error(ErrorCode::unsupported, type.name() + ": keeps " +
+                                                std::to_string(type.group()) +
+                                                " tokens together, no row by itself");
+    }
     packed_.resize(std::size_t(row_bytes(type, d)));
 }
 

@@ -24,7 +24,7 @@ class Exl3 final : public BlockFormat {
   public:
     Exl3(const std::string& name, int bits) : BlockFormat(name, k_group), bits_(bits) {}
 
-    bool rotates() const override { return true; }
+    std::string unrotated_because() const override { return "rotates rows itself"; }
 
   protected:
     int64_t block_bytes(int64_t n) const override { return 2 + packed_bytes(n, bits_); }

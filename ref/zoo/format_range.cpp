@@ -1,14 +1,17 @@
 // Steps across a block's range, as KIVI takes them along a token, with few bits.
 //   kivi:BITS   scale = (max - min) / (2^b - 1), code = round((x - min) / scale), both f16, for 32
 //               values, or 64 or 128: "kivi:2-128". value = scale code + min. This is what KIVI
-//               does with values; its keys in groups of tokens are no matter of a row.
+//               does with values.
+//   kivi_keys:BITS
+//               the same for 32 tokens of one channel, or 64 or 128: what KIVI does with keys, a
+//               few channels of which are loud in every token.
 //   q2row       2 bits like ggml's q2_K, whose 256 values would not fit a head: 16 values have a
 //               scale and a minimum of 4 bits each, in units of two f16 of the whole head,
 //               value = d sc code - dmin mn, mn >= 0. Scales as plain as they can be: from the
 //               range, without q2_K's search.
-// Layout: kivi: f16 scale, f16 min, codes. q2row: f16 d, f16 dmin, a byte sc + 16 mn for each 16
-// values, then the codes.
-// Source: KIVI (arXiv 2402.02750); ggml's q2_K.
+// Layout: kivi: f16 scale, f16 min, codes. kivi_keys: that of each channel, one after the other; a
+// token's share is 1 / G of a group, padded to a byte. q2row: f16 d, f16 dmin, a byte sc + 16 mn
+// for each 16 values, then the codes. Source: KIVI (arXiv 2402.02750); ggml's q2_K.
 #include "ref/half.h"
 #include "ref/quant.h"
 #include "ref/zoo/zoo.h"
@@ -65,6 +68,45 @@ class Kivi final : public BlockFormat {
 
   private:
     int bits_;
+};
+
+// Channels in place of rows: [G][D] as [D][G], a block for each channel.
+class KiviKeys final : public Format {
+  public:
+    KiviKeys(const std::string& name, int bits, int64_t tokens)
+        : Format(name), channel_(name, bits, tokens), tokens_(tokens) {}
+
+    std::string refusal(int64_t) const override { return {}; }
+    int64_t group() const override { return tokens_; }
+    int64_t row_bytes(int64_t d) const override {
+        return (channel_.row_bytes(d * tokens_) + tokens_ - 1) / tokens_;
+    }
+    std::string unrotated_because() const override { return "has a range for each channel"; }
+
+    void encode(std::span<std::byte> codes, std::span<const float> rows,
+                const RowContext& context) const override {
+        const int64_t d = std::ssize(rows) / tokens_;
+        std::vector<float> channels(rows.size());
+        for (size_t i = 0; i < rows.size(); ++i) channels[in_channels(i, d)] = rows[i];
+        channel_.encode(codes, channels, context);
+    }
+
+    void decode(std::span<float> rows, std::span<const std::byte> codes,
+                const RowContext& context) const override {
+        const int64_t d = std::ssize(rows) / tokens_;
+        std::vector<float> channels(rows.size());
+        channel_.decode(channels, codes, context);
+        for (size_t i = 0; i < rows.size(); ++i) rows[i] = channels[in_channels(i, d)];
+    }
+
+  private:
+    // Where value i of [G][D] is in [D][G].
+    size_t in_channels(size_t i, int64_t d) const {
+        return i % size_t(d) * size_t(tokens_) + i / size_t(d);
+    }
+
+    Kivi channel_;
+    int64_t tokens_;
 };
 
 class Q2Row final : public BlockFormat {
@@ -131,17 +173,19 @@ class Q2Row final : public BlockFormat {
     }
 };
 
+// kivi or kivi_keys, which take the same words.
+template <class Made>
+std::shared_ptr<const Format> make_kivi(const std::string& asked, const std::string& parameter) {
+    Parameters words(parameter);
+    const int64_t bits = words.number(2, 8, 0), values = words.number(32, 128, 32);
+    const bool known = values == 32 || values == 64 || values == 128;
+    if (bits == 0 || !known || !words.empty()) return nullptr;
+    return std::make_shared<Made>(asked, int(bits), values);
+}
+
 }  // namespace
 
 std::vector<FormatFamily> format_range() {
-    const auto kivi = [](const std::string& asked,
-                         const std::string& parameter) -> std::shared_ptr<const Format> {
-        Parameters words(parameter);
-        const int64_t bits = words.number(2, 8, 0), group = words.number(32, 128, 32);
-        const bool known = group == 32 || group == 64 || group == 128;
-        if (bits == 0 || !known || !words.empty()) return nullptr;
-        return std::make_shared<Kivi>(asked, int(bits), group);
-    };
     const auto q2 = [](const std::string& asked, const std::string& parameter) {
         return parameter.empty() ? std::make_shared<Q2Row>(asked) : nullptr;
     };
@@ -150,7 +194,13 @@ std::vector<FormatFamily> format_range() {
                           "with a dash",
              .what = "even steps from a minimum, f16 scale and minimum along a token",
              .members = {"kivi:2", "kivi:2-64", "kivi:4"},
-             .make = kivi},
+             .make = make_kivi<Kivi>},
+            {.name = "kivi_keys",
+             .parameter = "BITS, 2 to 8, and 32 (default), 64 or 128 tokens that share a range, "
+                          "with a dash",
+             .what = "keys: the same along a channel, over groups of tokens",
+             .members = {"kivi_keys:2", "kivi_keys:2-128", "kivi_keys:4"},
+             .make = make_kivi<KiviKeys>},
             {.name = "q2row",
              .parameter = "",
              .what = "2 bits like q2_K: 4-bit scales and minimums of 16 values",

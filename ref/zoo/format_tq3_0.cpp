@@ -33,7 +33,7 @@ class Tq3 final : public BlockFormat {
         for (const double border : book.borders) borders_.push_back(four_digits(border));
     }
 
-    bool rotates() const override { return true; }
+    std::string unrotated_because() const override { return "rotates rows itself"; }
 
   protected:
     int64_t block_bytes(int64_t n) const override { return 2 + packed_bytes(n, 3); }

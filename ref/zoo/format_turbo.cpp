@@ -70,7 +70,7 @@ class Turbo final : public BlockFormat {
     Turbo(const std::string& name, int bits)
         : BlockFormat(name, k_turbo_block), bits_(bits), table_(table_of(bits)) {}
 
-    bool rotates() const override { return true; }
+    std::string unrotated_because() const override { return "rotates rows itself"; }
 
   protected:
     int64_t block_bytes(int64_t n) const override { return begin() + packed_bytes(n, bits_); }

@@ -2,6 +2,7 @@
 #include "tools/backends.h"
 #include "tools/bindings/border.h"
 #include "tools/cli.h"
+#include "tools/parity/mistaken_backend.h"
 #include "tools/parity/parity.h"
 
 using namespace rotkv;
@@ -36,6 +37,27 @@ rotkv_status rotkv_backend_in_words(rotkv_backend* backend, char* text, size_t c
     return at_border([&] {
         const Backend& one = *backend_of(backend)->backend;
         give_text(one.name() + ": " + one.description(), text, capacity, length);
+    });
+}
+
+rotkv_status rotkv_mistakes_in_words(char* text, size_t capacity, size_t* length) {
+    return at_border([&] {
+        std::string lines;
+        for (const MistakeInfo& one : mistakes()) {
+            lines += std::string(one.name) + "   " + one.sentence + "\n";
+        }
+        give_text(lines, text, capacity, length);
+    });
+}
+
+rotkv_status rotkv_backend_open_mistaken(const char* name, int32_t threads, const char* mistake,
+                                         rotkv_backend** backend) {
+    return at_border([&] {
+        needed(backend, "backend") = nullptr;
+        const MistakeInfo& made = tools::mistake_of_name(text_at(mistake, "mistake"));
+        std::shared_ptr<OpenBackend> open = open_backend(name, threads);
+        open->backend = std::make_unique<tools::MistakenBackend>(std::move(open->backend), made);
+        *backend = new rotkv_backend{std::move(open)};
     });
 }
 

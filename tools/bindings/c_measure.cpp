@@ -35,6 +35,41 @@ rotkv_status rotkv_logprobs(rotkv_model* model, const char* cache_words, const i
     });
 }
 
+rotkv_status rotkv_model_logits(rotkv_model* model, const rotkv_array* hidden,
+                                const rotkv_array* logits) {
+    return at_border([&] {
+        OpenModel& open = *needed(model, "model").open;
+        const ModelConfig& config = open.model.config();
+        const TensorView from = view_of(needed(hidden, "hidden"), "hidden");
+        const TensorView to = view_of(needed(logits, "logits"), "logits");
+        const auto require_packed = [&](const char* name, const TensorView& found, int64_t width) {
+            if (found == rotkv::view(found.data, DType::f32, {from.n[2], width})) return;
+            refuse(name,
+                   "packed f32 [" + std::to_string(from.n[2]) + "][" + std::to_string(width) + "]",
+                   describe(found));
+        };
+        require_packed("hidden", from, config.width);
+        require_packed("logits", to, config.words);
+        const Turn turn(*open.open);
+        constexpr int64_t most = 64;  // rows that a backend takes at once
+        for (int64_t first = 0; first < from.n[2]; first += most) {
+            const int64_t rows = std::min(most, from.n[2] - first);
+            const auto part = [&](const TensorView& all, int64_t width) {
+                return rotkv::view(all.data + first * all.stride[2], DType::f32, {rows, width});
+            };
+            const TensorView x = part(from, config.width), y = part(to, config.words);
+            const Buffer in(turn.backend(), std::size_t(span_bytes(x)));
+            const Buffer out(turn.backend(), std::size_t(span_bytes(y)));
+            in.upload({x.data, in.bytes()});
+            open.model.run(LogitsArgs{.dst = out.view(DType::f32, {rows, config.words}),
+                                      .hidden = in.view(DType::f32, {rows, config.width}),
+                                      .weight = open.model.weights().output,
+                                      .softcap = config.final_softcap});
+            out.download({y.data, out.bytes()});
+        }
+    });
+}
+
 namespace {
 
 // A text, cut as rotkv-perplexity cuts it.

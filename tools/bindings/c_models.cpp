@@ -52,6 +52,23 @@ rotkv_status rotkv_model_notices(rotkv_model* model, char* text, size_t capacity
     });
 }
 
+rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
+                              int64_t* count) {
+    return at_border([&] {
+        const std::set<int32_t>& ends = open_of(model).tokenizer.vocab().ends;
+        const std::vector<int32_t> all(ends.begin(), ends.end());
+        give_list(std::span<const int32_t>(all), tokens, capacity, count, "tokens");
+    });
+}
+
+rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text, size_t capacity,
+                              size_t* length) {
+    return at_border([&] {
+        const std::string name = text_at(key, "key");
+        give_text(std::string(open_of(model).file.get_string(name)), text, capacity, length);
+    });
+}
+
 rotkv_status rotkv_tokenize(rotkv_model* model, const char* text, size_t bytes, int32_t add_special,
                             int32_t parse_special, int32_t* tokens, int64_t capacity,
                             int64_t* count) {

@@ -71,6 +71,12 @@ struct Coding {
           rows(known_part(given, "rows")),
           bytes(bytes_of(type, rows.d)) {
         require_number("rows.rows", rows.rows, 0, (int64_t(1) << 40) / rows.d);
+        if (rows.rows % type.group() != 0) {
+            refuse("rows.rows",
+                   "a multiple of " + std::to_string(type.group()) + " tokens, which " +
+                       type.name() + " keeps together",
+                   std::to_string(rows.rows));
+        }
         require_number("rows.side", rows.side, 0, 1);
         require_number("rows.layer", rows.layer, 0, 1 << 30);
         require_number("rows.kv_head", rows.kv_head, 0, 1 << 30);
@@ -100,8 +106,10 @@ rotkv_status rotkv_encode(const char* cache_type, const rotkv_rows* rows, const 
                           void* codes, size_t codes_bytes) {
     return at_border([&] {
         const Coding coding(cache_type, rows, codes, codes_bytes, x);
-        const std::size_t d = std::size_t(coding.rows.d), bytes = std::size_t(coding.bytes);
-        for (int64_t r = 0; r < coding.rows.rows; ++r) {
+        const int64_t group = coding.type.group();
+        const std::size_t d = std::size_t(group * coding.rows.d);
+        const std::size_t bytes = std::size_t(group * coding.bytes);
+        for (int64_t r = 0; r < coding.rows.rows; r += group) {
             const std::span<const float> row(x + r * coding.rows.d, d);
             const std::span<std::byte> to(static_cast<std::byte*>(codes) + r * coding.bytes, bytes);
             if (coding.type.format() != nullptr) {
@@ -121,8 +129,10 @@ rotkv_status rotkv_decode(const char* cache_type, const rotkv_rows* rows, const 
                           size_t codes_bytes, float* x) {
     return at_border([&] {
         const Coding coding(cache_type, rows, codes, codes_bytes, x);
-        const std::size_t d = std::size_t(coding.rows.d), bytes = std::size_t(coding.bytes);
-        for (int64_t r = 0; r < coding.rows.rows; ++r) {
+        const int64_t group = coding.type.group();
+        const std::size_t d = std::size_t(group * coding.rows.d);
+        const std::size_t bytes = std::size_t(group * coding.bytes);
+        for (int64_t r = 0; r < coding.rows.rows; r += group) {
             const std::span<float> row(x + r * coding.rows.d, d);
             const std::span<const std::byte> from(
                 static_cast<const std::byte*>(codes) + r * coding.bytes, bytes);

@@ -23,9 +23,10 @@ tools::Variant cache_of_words(const char* words, DType type) {
 
 void require_no_placement(const tools::Variant& variant, const char* words) {
     if (!variant.placement.any() && !variant.key_bias) return;
-    throw Error(ErrorCode::usage, "cache_words: expected no first, recent, ends or kbias, which "
-                                  "need a model, found '" +
-                                      std::string(words) + "'");
+    throw Error(ErrorCode::usage,
+                "cache_words: expected no first, recent, ends, k:LAYERS, "
+                "v:LAYERS or kbias, which need a model, found '" +
+                    std::string(words) + "'");
 }
 
 void require_rows_of_kernels(const KvShape& shape, const RotationSpec& spec) {

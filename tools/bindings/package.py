@@ -7,9 +7,10 @@
 help(rotkv.attention) and its like say shapes and units; docs/25-bindings.md has examples that run."""
 from ._rotkv import (Backend, Cache, Error, Model, Rope, Rotation, __version__, attention, backends,
                      cases, decode, dequantize, encode, formats, hadamard, kld, kld_of_logits,
-                     kv_shift, kv_store, nll, nll_of_logits, policy, quantize, rope, run_case)
+                     kv_shift, kv_store, mistakes, nll, nll_of_logits, policy, quantize, rope,
+                     run_case)
 
 __all__ = ["Backend", "Cache", "Error", "Model", "Rope", "Rotation", "__version__", "attention",
            "backends", "cases", "decode", "dequantize", "encode", "formats", "hadamard", "kld",
-           "kld_of_logits", "kv_shift", "kv_store", "nll", "nll_of_logits", "policy", "quantize",
-           "rope", "run_case"]
+           "kld_of_logits", "kv_shift", "kv_store", "mistakes", "nll", "nll_of_logits", "policy",
+           "quantize", "rope", "run_case"]

@@ -37,6 +37,22 @@ configure_file(tools/bindings/package.py ${folder}/__init__.py COPYONLY)
 file(TOUCH ${folder}/py.typed)
 nanobind_add_stub(rotkv-stub MODULE _rotkv OUTPUT ${folder}/_rotkv.pyi PYTHON_PATH ${folder}
                   DEPENDS _rotkv)
+# rotkv.eval, rotkv.judge, and each as a program beside the others, which finds its package from where
+# it lies.
+foreach(program ${rotkv_python_programs})
+    file(GLOB files RELATIVE ${PROJECT_SOURCE_DIR}/tools/${program} CONFIGURE_DEPENDS
+         tools/${program}/*.py)
+    foreach(file ${files})
+        configure_file(tools/${program}/${file} ${folder}/${program}/${file} COPYONLY)
+    endforeach()
+    file(CONFIGURE OUTPUT rotkv-${program} @ONLY CONTENT [[#!/bin/sh
+PYTHONPATH="$(dirname "$0")/python${PYTHONPATH:+:$PYTHONPATH}" exec "${ROTKV_PYTHON:-@Python_EXECUTABLE@}" -m rotkv.@program@ "$@"
+]])
+    file(CHMOD ${PROJECT_BINARY_DIR}/rotkv-${program} PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE
+         GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+    install(DIRECTORY ${folder}/${program} DESTINATION rotkv COMPONENT python EXCLUDE_FROM_ALL
+            FILES_MATCHING PATTERN "*.py")
+endforeach()
 install(TARGETS _rotkv LIBRARY DESTINATION rotkv COMPONENT python EXCLUDE_FROM_ALL)
 install(FILES ${folder}/__init__.py ${folder}/_rotkv.pyi ${folder}/py.typed DESTINATION rotkv
         COMPONENT python EXCLUDE_FROM_ALL)

@@ -272,7 +272,7 @@ void add_rows(nb::module_& module) {
     module.def("encode", encode, nb::arg("x"), nb::arg("type"), layer, kv_head, side, positions,
                "Rows in any cache type or format of the zoo, by name. x [...][D] f32; result "
                "[...][row bytes] u8. Some formats treat rows differently by layer, head, side and "
-               "position. Source: docs/20-zoo.md");
+               "position, some take rows in groups of tokens. Source: docs/20-zoo.md");
     module.def("decode", decode, nb::arg("codes"), nb::arg("type"), nb::arg("d"), layer, kv_head,
                side, positions, "The rows [...][d] f32 that encode() made codes of.");
     module.def("rope", rope, nb::arg("x"), nb::arg("positions"), nb::arg("config"), backend,

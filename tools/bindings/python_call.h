@@ -133,8 +133,10 @@ class Progress {
 /// A backend of Python's; null where none was given.
 struct BackendHandle {
     rotkv_backend* handle = nullptr;
-    BackendHandle(const std::string& name, int32_t threads) {
-        must(rotkv_backend_open(name.c_str(), threads, &handle));
+    BackendHandle(const std::string& name, int32_t threads, const std::string& mistake = "") {
+        must(mistake.empty()
+                 ? rotkv_backend_open(name.c_str(), threads, &handle)
+                 : rotkv_backend_open_mistaken(name.c_str(), threads, mistake.c_str(), &handle));
     }
     ~BackendHandle() { rotkv_backend_close(handle); }
     BackendHandle(const BackendHandle&) = delete;

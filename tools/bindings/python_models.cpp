@@ -32,6 +32,14 @@ nb::object tokenize(const Model& self, const std::string& text, bool add_special
     return tokens.array;
 }
 
+nb::object ends(const Model& self) {
+    int64_t count = 0;
+    must(rotkv_model_ends(self.handle, nullptr, 0, &count));
+    const NewArray<int32_t> tokens({std::size_t(count)});
+    must(rotkv_model_ends(self.handle, tokens.data, count, &count));
+    return tokens.array;
+}
+
 std::string bytes_of(const Model& self, const int32_t* tokens, std::size_t count) {
     return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
         return rotkv_detokenize(self.handle, tokens, int64_t(count), text, capacity, length);
@@ -168,6 +176,18 @@ void add_text(nb::class_<Model>& model) {
 }
 
 void add_figures(nb::class_<Model>& model) {
+    model.def(
+        "logits",
+        [](const Model& self, const Floats& hidden) {
+            const std::size_t words = std::size_t(self.figures().words);
+            const std::size_t rows = hidden.ndim() == 2 ? hidden.shape(0) : 0;
+            const NewArray<float> logits({rows, words});
+            const rotkv_array from = array_of(hidden), to = array_of(logits, rows * words);
+            must_without_gil([&] { return rotkv_model_logits(self.handle, &from, &to); });
+            return logits.array;
+        },
+        nb::arg("hidden"),
+        "Logits [T][V] f32 of what forward() gives, [T][E] f32; a final softcap is in them.");
     const auto ctx = nb::arg("ctx") = 0, batch = nb::arg("batch") = 0;
     const auto chunks = nb::arg("chunks") = 0;
     const auto progress = nb::arg("progress") = nb::none();
@@ -237,6 +257,15 @@ void add_models(nb::module_& module) {
     model.def_prop_ro("n_layers", [](const Model& self) { return self.figures().layers; });
     model.def_prop_ro("bos", [](const Model& self) { return self.figures().bos; });
     model.def_prop_ro("eos", [](const Model& self) { return self.figures().eos; });
+    model.def_prop_ro("ends", ends, "Tokens behind which a text is over, EOS among them.");
+    model.def(
+        "text",
+        [](const Model& self, const std::string& key) {
+            return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
+                return rotkv_model_text(self.handle, key.c_str(), text, capacity, length);
+            });
+        },
+        nb::arg("key"), "A text of the file's keys: 'tokenizer.chat_template'.");
     model.def_prop_ro(
         "notices",
         [](const Model& self) {

@@ -5,6 +5,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 
+#include <sstream>
+
 namespace rotkv::python {
 
 rotkv_array array_of(const void* data, std::size_t bytes, int32_t type,
@@ -136,8 +138,10 @@ void add_backends(nb::module_& module) {
     nb::class_<BackendHandle>(module, "Backend",
                               "What computes: 'ref', the specification, 'fast', 'cuda', ... "
                               "Calls on one take turns. Source: docs/08-backends.md")
-        .def(nb::init<const std::string&, int32_t>(), nb::arg("name") = "", nb::arg("threads") = 0,
-             "'': ROTKV_BACKEND or fast; 0 threads: all cores")
+        .def(nb::init<const std::string&, int32_t, const std::string&>(), nb::arg("name") = "",
+             nb::arg("threads") = 0, nb::arg("mistake") = "",
+             "'': ROTKV_BACKEND or fast; 0 threads: all cores. mistake: one of mistakes(), which "
+             "this backend then makes")
         .def("__str__", [](const BackendHandle& self) {
             return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
                 return rotkv_backend_in_words(self.handle, text, capacity, length);
@@ -160,6 +164,20 @@ void add_backends(nb::module_& module) {
         },
         nb::sig("def backends() -> dict[str, str]"),
         "What this build can compute on, by name: what it is, or why it is not there.");
+    module.def(
+        "mistakes",
+        [] {
+            nb::dict all;
+            std::istringstream lines(text_of(rotkv_mistakes_in_words));
+            for (std::string line; std::getline(lines, line);) {
+                const std::size_t gap = line.find("   ");
+                all[line.substr(0, gap).c_str()] = line.substr(gap + 3);
+            }
+            return all;
+        },
+        nb::sig("def mistakes() -> dict[str, str]"),
+        "What engines are known to have done wrong, by name, in words: Backend(mistake=name) does "
+        "it. Source: docs/29-judge.md");
 }
 
 void add_cases(nb::module_& module) {

@@ -16,8 +16,7 @@
  *   bytes hold it; `length` is set to its length without the 0 in any case. With `text` NULL and
  *   `capacity` 0 the length is asked for. One of `text` and `length` may be NULL.
  * Structs that begin with `size` want sizeof of themselves there: later versions may add fields.
- * A processor that flushes denormal numbers to zero is set to IEEE's rules during each call, and
- *   set back.
+ * Denormal numbers are IEEE's during a call, whatever the processor was set to; it is set back.
  * Docs: docs/25-bindings.md */
 #include <stddef.h>
 #include <stdint.h>
@@ -41,13 +40,10 @@ typedef enum rotkv_status {
 
 ROTKV_API const char* rotkv_version(void); /* "0.1.0 (065aefcbdd12)": and the commit */
 ROTKV_API const char* rotkv_status_name(int status);
-
 /* Of the calling thread's latest call, "" if that was good; until its next call. */
 ROTKV_API const char* rotkv_last_error(void);
 
-/* ---- types, formats, rotations ----------------------------------------------------------------
- */
-
+/* ---- types, formats, rotations --------------------------------------------------------------- */
 /* Element types: GGUF's numbers (ggml_type). Caches take the first nine; weights these and those
  * that rotkv_type_number() knows by name: q2_K .. q6_K, iq4_xs, mxfp4. */
 enum {
@@ -70,14 +66,13 @@ ROTKV_API rotkv_status rotkv_type_number(const char* name, int32_t* type);
 ROTKV_API size_t rotkv_cache_type_count(void);
 ROTKV_API const char* rotkv_cache_type_name(size_t index);
 
-/* Bytes of a row of d values with all scales, and 8 bytes / d. UNSUPPORTED where no such row can be
- * kept. */
+/* Bytes of a row of d values with all scales, and 8 bytes / d. UNSUPPORTED: no such row. */
 ROTKV_API rotkv_status rotkv_row_bytes(const char* cache_type, int64_t d, int64_t* bytes);
 ROTKV_API rotkv_status rotkv_bits_per_value(const char* cache_type, int64_t d, double* bits);
 
 /* Rows of any cache type by name. x [rows][d] f32, codes [rows][row bytes], positions [rows], or
  * NULL: 0, of the tokens that the rows belong to; layer, kv_head, side (0: K, 1: V) of them all:
- * some formats treat rows differently. decode(encode(x)) is what attention would read. */
+ * formats may differ by them, or take groups of rows. decode(encode(x)) is what attention reads. */
 typedef struct rotkv_rows {
     size_t size;
     int64_t rows, d;
@@ -113,9 +108,7 @@ ROTKV_API rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_
                                     rotkv_rotation* k, rotkv_rotation* v, char* text,
                                     size_t capacity, size_t* length);
 
-/* ---- backends ---------------------------------------------------------------------------------
- */
-
+/* ---- backends -------------------------------------------------------------------------------- */
 typedef struct rotkv_backend rotkv_backend;
 
 /* All that exist, built or not; NULL from the count on. */
@@ -133,19 +126,22 @@ ROTKV_API void rotkv_backend_close(rotkv_backend* backend);
 ROTKV_API rotkv_status rotkv_backend_in_words(rotkv_backend* backend, char* text, size_t capacity,
                                               size_t* length);
 
-/* The table of cases: names, and one case by its name, in the table or not, judged against "ref".
- * Outcomes: 0 ok, 1 failed, 2 refused by the backend, 3 no device. bound_used, if not NULL: the
- * largest |error| / bound. The text is a reason, or what is wrong. Docs:
- * docs/10-testing-your-engine.md */
+/* Known mistakes of engines, a line each: "v-not-back   the output is not rotated back". A backend
+ * of the host's makes one in every kv_store, kv_shift and attention. Docs: docs/29-judge.md */
+ROTKV_API rotkv_status rotkv_mistakes_in_words(char* text, size_t capacity, size_t* length);
+ROTKV_API rotkv_status rotkv_backend_open_mistaken(const char* name, int32_t threads,
+                                                   const char* mistake, rotkv_backend** backend);
+
+/* The table of cases, and one by its name, in the table or not, judged against "ref". Outcomes:
+ * 0 ok, 1 failed, 2 refused by the backend, 3 no device. bound_used, if not NULL: the largest
+ * |error| / bound. The text is a reason, or what is wrong. Docs: docs/10-testing-your-engine.md */
 ROTKV_API size_t rotkv_case_count(void);
 ROTKV_API const char* rotkv_case_name(size_t index);
 ROTKV_API rotkv_status rotkv_case_run(rotkv_backend* backend, const char* name, int32_t* outcome,
                                       double* bound_used, char* text, size_t capacity,
                                       size_t* length);
 
-/* ---- operations on arrays ---------------------------------------------------------------------
- */
-
+/* ---- operations on arrays -------------------------------------------------------------------- */
 /* A window on the caller's memory. All n 0: not there. Extents count elements, the last is the
  * innermost, missing leading ones are 1. Strides in bytes, never negative; all 0: packed; the last
  * is one element or one block. `bytes` is what may be read or written from data on. */
@@ -247,11 +243,8 @@ ROTKV_API rotkv_status rotkv_nll_of_logits(const float* logits, int64_t rows, in
 ROTKV_API rotkv_status rotkv_kld_of_logits(const float* a, const float* b, int64_t rows,
                                            int64_t words, double* kld);
 
-/* ---- caches -----------------------------------------------------------------------------------
- */
-
+/* ---- caches ---------------------------------------------------------------------------------- */
 typedef struct rotkv_cache rotkv_cache;
-
 /* A cache of equal layers, its cells empty; or, below, one for a model. */
 typedef struct rotkv_cache_shape {
     size_t size;
@@ -266,8 +259,7 @@ ROTKV_API void rotkv_cache_close(rotkv_cache* cache);
 ROTKV_API rotkv_status rotkv_cache_in_words(rotkv_cache* cache, char* text, size_t capacity,
                                             size_t* length);
 
-/* Gives T tokens their cells: the batch of the calls to store and attend that follow. streams NULL:
- * 0. positions 0 or more. */
+/* Gives T tokens their cells: the batch of the next calls to store and attend. streams NULL: 0. */
 ROTKV_API rotkv_status rotkv_cache_place(rotkv_cache* cache, const int32_t* streams,
                                          const int32_t* positions, int64_t tokens);
 
@@ -302,11 +294,8 @@ ROTKV_API rotkv_status rotkv_cache_bytes(rotkv_cache* cache, int64_t layer, int6
 ROTKV_API rotkv_status rotkv_cache_save(rotkv_cache* cache, const char* path);
 ROTKV_API rotkv_status rotkv_cache_load(rotkv_cache* cache, const char* path);
 
-/* ---- models -----------------------------------------------------------------------------------
- */
-
+/* ---- models ---------------------------------------------------------------------------------- */
 typedef struct rotkv_model rotkv_model;
-
 /* A GGUF file with its vocabulary, its weights on the backend. */
 ROTKV_API rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path,
                                         rotkv_model** model);
@@ -318,6 +307,14 @@ typedef struct rotkv_model_figures {
     int32_t bos, eos; /* -1: none */
 } rotkv_model_figures;
 ROTKV_API rotkv_status rotkv_model_describe(rotkv_model* model, rotkv_model_figures* figures);
+
+/* The tokens behind which a text is over: EOS, "<|im_end|>" and their like. */
+ROTKV_API rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
+                                        int64_t* count);
+
+/* A text of the file's keys ("tokenizer.chat_template"). BAD_FILE where there is none. */
+ROTKV_API rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text,
+                                        size_t capacity, size_t* length);
 
 /* What was assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_notices(rotkv_model* model, char* text, size_t capacity,
@@ -340,6 +337,10 @@ ROTKV_API rotkv_status rotkv_model_forward(rotkv_cache* cache, const int32_t* to
                                            const int32_t* streams, const int32_t* positions,
                                            int64_t count, const rotkv_array* hidden);
 
+/* logits [T][V] f32 of hidden [T][E] f32, the final softcap included. Both packed. */
+ROTKV_API rotkv_status rotkv_model_logits(rotkv_model* model, const rotkv_array* hidden,
+                                          const rotkv_array* logits);
+
 /* log p(token[i + 1] | token[0 .. i]) in nats for i = 0 .. count - 2, with such a cache; top, or
  * NULL: the likeliest word at each of these places. */
 ROTKV_API rotkv_status rotkv_logprobs(rotkv_model* model, const char* cache_words,
@@ -349,8 +350,7 @@ ROTKV_API rotkv_status rotkv_logprobs(rotkv_model* model, const char* cache_word
 /* Not 0: stop, with ROTKV_CANCELLED. Asked after each group of windows, or each token. */
 typedef int32_t (*rotkv_progress)(void* user, int64_t done, int64_t all);
 
-/* How a text is cut, as rotkv-perplexity does it: -c, -b, --chunks. 0: 512, 2048 in whole windows,
- * all. */
+/* How rotkv-perplexity cuts a text: -c, -b, --chunks. 0: 512, 2048 in whole windows, all. */
 typedef struct rotkv_windows {
     size_t size;
     int64_t ctx, batch, chunks;

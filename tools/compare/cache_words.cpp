@@ -4,6 +4,7 @@
 #include "ref/key_bias.h"
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
+#include "tools/rotation_of_both.h"
 
 #include <fmt/format.h>
 
@@ -48,6 +49,29 @@ int64_t whole(const std::string& flag, const std::string& key, const std::string
     return parse_whole(fmt::format("{}: {}", flag, key), value, least, int64_t(1) << 20);
 }
 
+// "0-2+7": the layers, ascending or not; each is added to `places`.
+void read_layers(std::vector<LayerType>& places, const std::string& flag, const std::string& key,
+                 const CacheType& type) {
+    const Side side = key[0] == 'k' ? Side::k : Side::v;
+    for (std::size_t begin = 2; begin <= key.size();) {
+        const std::size_t end = std::min(key.find('+', begin), key.size());
+        const std::string part = key.substr(begin, end - begin);
+        const std::size_t dash = part.find('-');
+        const int64_t first = whole(flag, key, part.substr(0, dash), 0);
+        const int64_t last =
+            dash == std::string::npos ? first : whole(flag, key, part.substr(dash + 1), first);
+        for (int64_t layer = first; layer <= last; ++layer) {
+            for (const LayerType& place : places) {
+                if (place.side != side || place.layer != layer) continue;
+                throw Error(ErrorCode::usage,
+                            fmt::format("{}: {}: layer {} stands there twice", flag, key, layer));
+            }
+            places.push_back({side, layer, type});
+        }
+        begin = end + 1;
+    }
+}
+
 // A field of a placement; false for any other.
 bool read_placement(Placement& placement, const std::string& flag, const std::string& key,
                     const std::string& value) {
@@ -63,6 +87,8 @@ bool read_placement(Placement& placement, const std::string& flag, const std::st
         }
         placement.ends = parse_cache_type(flag + ": ends", value.substr(0, colon));
         placement.end_layers = whole(flag, key, value.substr(colon + 1), 1);
+    } else if (key.starts_with("k:") || key.starts_with("v:")) {
+        read_layers(placement.layers, flag, key, parse_cache_type(flag + ": " + key, value));
     } else {
         return false;
     }
@@ -73,7 +99,9 @@ bool read_placement(Placement& placement, const std::string& flag, const std::st
 void require_use_of_tokens(const std::string& who, const Placement& placement, const CacheType& k,
                            const CacheType& v) {
     const bool any =
-        k.quantized() || v.quantized() || (placement.ends && placement.ends->quantized());
+        k.quantized() || v.quantized() || (placement.ends && placement.ends->quantized()) ||
+        std::ranges::any_of(placement.layers,
+                            [](const LayerType& place) { return place.type.quantized(); });
     if (any || !placement.tokens.any()) return;
     throw Error(ErrorCode::usage,
                 who + ": first and recent change nothing, neither side is of few bits");
@@ -90,7 +118,8 @@ Placement parse_placement(const std::string& flag, const std::string& text) {
     Placement placement;
     for (const auto& [key, value] : fields_of(flag, text)) {
         if (read_placement(placement, flag, key, value)) continue;
-        wrong(flag, text, fmt::format("expected first, recent or ends, found '{}'", key));
+        wrong(flag, text,
+              fmt::format("expected first, recent, ends, k:LAYERS or v:LAYERS, found '{}'", key));
     }
     return placement;
 }
@@ -104,7 +133,8 @@ Placement placement_of(const CacheFlags& flags) {
 
 void add_place_flag(CLI::App& app, std::string& place) {
     app.add_option("--place", place,
-                   "tokens in f16 and layers of another type: first=N,recent=N,ends=TYPE:N")
+                   "tokens in f16 and layers of another type: "
+                   "first=N,recent=N,ends=TYPE:N,k:LAYERS=TYPE,v:LAYERS=TYPE, layers as 0-2+7")
         ->type_name("FIELDS");
 }
 
@@ -117,7 +147,13 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
         wrong(flag, text, fmt::format("expected {}, found '{}'", rotation_choices(), value));
     };
     if (const auto rot = fields.find("rot"); rot != fields.end()) {
-        variant.rotation.k = variant.rotation.v = rotation(rot->second);
+        const auto both = find_rotation_of_both(flag, rot->second);
+        if (!both) {
+            wrong(flag, text,
+                  fmt::format("expected {}, found '{}'", rotation_choices_of_both(), rot->second));
+        }
+        variant.rotation.k = both->k;
+        variant.rotation.v = both->v;
     }
     for (const auto& [key, value] : fields) {
         if (key == "k") {
@@ -137,8 +173,8 @@ Variant parse_variant(const std::string& flag, const std::string& text, const Va
             variant.key_bias = value == "on";
         } else if (key != "rot" && !read_placement(variant.placement, flag, key, value)) {
             wrong(flag, text,
-                  fmt::format("expected k, v, rot, rot-k, rot-v, signs, first, recent, ends or "
-                              "kbias, found '{}'",
+                  fmt::format("expected k, v, rot, rot-k, rot-v, signs, first, recent, ends, "
+                              "k:LAYERS, v:LAYERS or kbias, found '{}'",
                               key));
         }
     }
@@ -153,7 +189,8 @@ std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, con
     std::vector<Variant> all = variants;
     for (const Variant& variant : variants) {
         if (variant.type_k == base.type_k || variant.type_v == base.type_v) continue;
-        if (variant.placement.ends) continue;  // both sides' type
+        // What layers have for themselves is not split.
+        if (variant.placement.ends || !variant.placement.layers.empty()) continue;
         Variant only_k = variant, only_v = variant;
         only_k.name += " [K only]";
         only_k.type_v = base.type_v;

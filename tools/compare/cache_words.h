@@ -26,12 +26,14 @@ struct Variant {
 ///   signs          seed of random signs
 ///   first, recent  tokens whose rows are read in f16
 ///   ends           TYPE:N, the N first and the N last layers keep K and V in this type
+///   k:LAYERS       K of these layers, as 0-2+7, in a type of its own; v:LAYERS likewise; they win
+///                  over ends
 ///   kbias          on or off: keys are kept without their layer's bias
 /// What is not said about rotation is as the environment and the policy have it.
 /// Throws Error(usage) that names the flag, the field and what was expected.
 Variant parse_variant(const std::string& flag, const std::string& text, const Variant& otherwise);
 
-/// The fields first, recent and ends alone.
+/// The fields of places alone: first, recent, ends, k:LAYERS and v:LAYERS.
 Placement parse_placement(const std::string& flag, const std::string& text);
 
 /// What --place asks for.

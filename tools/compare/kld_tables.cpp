@@ -58,7 +58,8 @@ std::string letter_of(std::size_t index) {
 namespace {
 
 std::string plus_minus(const Mean& mean, int digits) {
-    return fmt::format("{:.{}f} \u00B1 {:.{}f}", mean.value, digits, mean.error, digits);
+    return fmt::format("{:.{}f} \u00B1 {}", mean.value, digits,
+                       unless_one_window(mean, fmt::format("{:.{}f}", mean.error, digits)));
 }
 
 double largest(const std::vector<double>& x) { return quantile(x, 1); }
@@ -89,8 +90,9 @@ void print_overview(std::FILE* out, const LockStep& run) {
                           const std::string& cache) {
         const KldMeans means = summarize_means(pairs);
         const Mean windows = mean_by_windows(figures_of(pairs, &TokenPair::kld), per_window);
-        fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9.6f}  {:>6.2f} %  {}\n", name,
-                   means.ppl_b.value, plus_minus(means.kld, 6), windows.error,
+        fmt::print(out, "{:<5} {:>10.4f}  {:<22} {:>9}  {:>6.2f} %  {}\n", name, means.ppl_b.value,
+                   plus_minus(means.kld, 6),
+                   unless_one_window(windows, fmt::format("{:.6f}", windows.error)),
                    100 * means.same_top.value, cache);
     };
     const double ppl = perplexity(figures_of(run.floor().pairs, &TokenPair::nll_a)).value;
@@ -101,6 +103,7 @@ void print_overview(std::FILE* out, const LockStep& run) {
         line(letter_of(i), measured.pairs, measured.variant.name + words_of_bits(measured.shape));
     }
     print_floor(out, run.floor(), run.precision() == ModelPrecision{});
+    if (run.windows() == 1) fmt::print(out, "by window: {}\n", k_one_window);
 }
 
 void print_differences(std::FILE* out, const LockStep& run) {
@@ -240,7 +243,7 @@ static void print_layers(std::FILE* out, const LockStep& run) {
         for (const LayerShares& column : columns) {
             const Mean& kld = column.kld[l];
             const double share = percent_of(kld.value, column.sum);
-            fmt::print(out, "  {:.6f} \u00B1 {:.6f} {:>7.1f} %", kld.value, kld.error, share);
+            fmt::print(out, "  {} {:>7.1f} %", plus_minus(kld, 6), share);
         }
         fmt::print(out, "\n");
     }

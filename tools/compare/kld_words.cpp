@@ -10,11 +10,25 @@
 
 namespace rotkv::tools {
 
+// \u00B1 is plus-minus: the source itself stays ASCII.
+
 std::string percent(double share) {
     const double value = 100 * share;
     if (value >= 9.95) return fmt::format("{:.0f} %", value);
     const bool one_digit = value < 0.095 && value >= 0.0005;  // less is 0.0
     return one_digit ? fmt::format("{:.1g} %", value) : fmt::format("{:.1f} %", value);
+}
+
+std::string unless_one_window(const Mean& mean, const std::string& shown) {
+    return is_number(mean.value) && std::isnan(mean.error) ? "-" : shown;
+}
+
+std::string decimals(double x) {
+    return x != 0 && std::abs(x) < 1e-5 ? fmt::format("{:.1e}", x) : fmt::format("{:.6f}", x);
+}
+
+std::string plus_minus(const Mean& mean) {
+    return decimals(mean.value) + " \u00B1 " + unless_one_window(mean, decimals(mean.error));
 }
 
 // Below it a KLD is this run's own arithmetic.

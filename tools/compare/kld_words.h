@@ -15,6 +15,16 @@ namespace rotkv::tools {
 /// "12 %", "0.5 %", "0.02 %" of a share.
 std::string percent(double share);
 
+/// How an error is printed: as `shown`, or "-" of a mean that is a number and whose error is none,
+/// which one window gives.
+std::string unless_one_window(const Mean& mean, const std::string& shown);
+inline constexpr const char* k_one_window = "no error from one window";
+
+/// A mean KLD with six decimals, but none that is not 0 as 0; "0.012000 +- 0.001000" with its
+/// error.
+std::string decimals(double x);
+std::string plus_minus(const Mean& mean);
+
 /// A mean KLD as a verdict: four steps, a factor of ten apart, and "rounding" where it is no more
 /// than ten times `floor`, the KLD of the base from itself. The steps are a rule of thumb
 /// (docs/14-generate.md shows texts).

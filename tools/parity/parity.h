@@ -5,6 +5,7 @@
 #include "ref/cases/case.h"
 #include "ref/guarded_memory.h"
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,9 +19,10 @@ enum class Outcome {
     ok,
     fail,
     unsupported,  ///< the backend says so, with a reason
-    no_device     ///< built, but what it runs on is not here
+    no_device,    ///< built, but what it runs on is not here
+    left_out      ///< more work than the column takes
 };
-inline constexpr int k_outcomes = 4;
+inline constexpr int k_outcomes = 5;
 const char* outcome_name(Outcome outcome);
 
 struct CaseResult {
@@ -87,7 +89,7 @@ Verdict judge(const Case& one, const Expected& expected, size_t tensor,
 /// Runs the case on the backend.
 /// Memory is laid out with sentinels before and behind every tensor and in every gap. ok means: the
 /// results agree, the sentinels and the inputs are as they were, and a second run gives the same
-/// bits. The backend supports the case.
+/// bits (at the border of guarded memory there is no second one). The backend supports the case.
 CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
                   Alignment alignment = Alignment::element);
 
@@ -96,12 +98,15 @@ struct Column {
     std::string name;                  ///< "fast, 1 thread"
     std::unique_ptr<Backend> backend;  ///< null: no device
     std::string missing;               ///< why, if so
+    double most_flops = INFINITY;      ///< of a case that it takes
 };
 
 /// ref, then every other backend that is built, those of the host with one thread and with many.
-/// A `backend` that is not empty selects; with a guard their memory is guarded.
+/// A `backend` that is not empty selects; with a guard their memory is guarded; `quick`: where a
+/// CPU plays the device, it leaves out the cases that would take it longest, one in thirty.
 /// Throws Error(usage) for an unknown one.
-std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard = {});
+std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard = {},
+                            bool quick = false);
 
 /// The case on every column; `begun` hears of each that runs it. The reference's results are
 /// computed once, if anybody needs them.
@@ -122,7 +127,7 @@ class Tally {
 
     /// One line per operation and column: cases, outcomes, how much of the bounds was used.
     std::string table() const;
-    /// "4211 cells: 4100 ok, 0 FAIL, 111 unsupported, 0 no device"
+    /// "4211 cells: 4100 ok, 0 FAIL, 111 unsupported, 0 no device, 0 left out"
     std::string line() const;
 
   private:

@@ -1,0 +1,23 @@
+# ./dev docs: the words of dev, which reads this file, are known here.
+# Docs: docs/CONTRIBUTING.md
+
+docs() {  # [--browser [FOLDER FOR PICTURES]]
+    local packages=$root/build/site_packages python
+    need_pip
+    need doxygen=doxygen
+    python=$(python_with pip)
+    if ! cmp -s docs/site/requirements.txt "$packages/requirements.txt"; then
+        rm -rf "$packages"
+        $python -m pip --disable-pip-version-check install --quiet --target "$packages" \
+            -r docs/site/requirements.txt
+        cp docs/site/requirements.txt "$packages"
+    fi
+    configure release ON  # with the Python package, whose stubs are a part of the reference
+    cmake --build build/release --target rotkv-stub >&2
+    mkdir -p build/site_source
+    PYTHONPATH=$packages NO_MKDOCS_2_WARNING=1 $python -m mkdocs build -q -f docs/site/mkdocs.yml
+    say "build/site/index.html"
+    [ "${1:-}" = --browser ] || return 0
+    ! command -v apt-get > /dev/null || need chromium=chromium
+    PYTHONPATH=$packages $python docs/site/test_site.py build/site "${@:2}" || [ $? = 77 ]
+}

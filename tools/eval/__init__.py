@@ -1,0 +1,1 @@
+"""Tasks under several caches: rotkv-eval, docs/31-tasks.md."""

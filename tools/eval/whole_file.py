@@ -1,0 +1,19 @@
+"""Files that appear under their names when they are whole.
+
+Docs: docs/31-tasks.md"""
+import contextlib
+import os
+
+
+@contextlib.contextmanager
+def whole(path):
+    """A name to write under, which becomes `path` unless something is raised; a link stands for
+    what it leads to."""
+    path = os.path.realpath(path)
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)

@@ -1,0 +1,178 @@
+"""rotkv-judge: an engine with a rotated cache, held against rotkv end to end. Docs: docs/29-judge.md"""
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+
+import rotkv
+
+from . import report
+from .engine import BUILT_IN, Program, adapter_command
+from .http_engine import Http, Server
+from .ours import Ours
+from .trials import Judge
+from .verdict import Config
+
+EXAMPLES = """examples:
+  rotkv-judge -m model.gguf --engine xllamacpp
+  rotkv-judge -m model.gguf --program './my_engine --serve' --caches q8_0,q4_0:f16 --json found.json
+  rotkv-judge -m model.gguf --server 'llama-server -m {model} -ctk {k} -ctv {v} -fa {flash} -c {context}
+      --port {port} --slot-save-path {folder}/ --context-shift --swa-full -np 1'
+  rotkv-judge -m model.gguf --url http://127.0.0.1:8080 --caches q4_0 --rotation on
+
+exit status: 0 all that was judged is right, 1 something is wrong or nothing was judged, 2 usage"""
+
+
+def usage(words):
+    print(f"rotkv-judge: error: {words}", file=sys.stderr)
+    sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        usage(message)
+
+
+def flags():
+    parser = Parser(prog="rotkv-judge", description=__doc__.split(" Docs:")[0], epilog=EXAMPLES,
+                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("-m", "--model", required=True, metavar="GGUF", help="what both run")
+    parser.add_argument("--engine-model", metavar="PATH",
+                        help="the same weights as the engine reads them, where that is no GGUF")
+    engine = parser.add_mutually_exclusive_group(required=True)
+    engine.add_argument("--engine", metavar="NAME",
+                        help=f"{', '.join(BUILT_IN)}, module:Class or file.py:Class")
+    parser.add_argument("--python", default=sys.executable, metavar="PATH",
+                        help="of --engine, where it is installed elsewhere; with numpy")
+    engine.add_argument("--program", metavar="COMMAND", help="asks in lines of JSON")
+    engine.add_argument("--server", metavar="COMMAND",
+                        help="a llama-server, started for each cache; {model} {k} {v} {context} "
+                             "{port} {folder} {flash} {signs} are filled in")
+    engine.add_argument("--url", metavar="URL", help="a llama-server that runs with one cache: "
+                        "--caches and --rotation say which")
+    parser.add_argument("--caches", default="q8_0,q4_0,q4_0:f16,f16:q4_0", metavar="TYPES",
+                        help="K and V, or K:V; f16 comes before them (%(default)s)")
+    parser.add_argument("--rotation", default="both", choices=["both", "on", "off"])
+    parser.add_argument("--signs", type=int, metavar="SEED",
+                        help="of random signs before H, where the engine has them")
+    parser.add_argument("--trials", default="", metavar="LIST",
+                        help="tokens, predictions, one by one, shift, restore, switch (all)")
+    parser.add_argument("--tokens", type=int, default=80, help="of the text that is read (%(default)s)")
+    parser.add_argument("--positions", type=int, default=20, help="of them judged (%(default)s)")
+    parser.add_argument("-c", "--context", type=int, default=256, help="cells (%(default)s)")
+    parser.add_argument("-t", "--threads", type=int, default=0, help="of ours (all cores)")
+    parser.add_argument("--seconds", type=float, default=600, help="for one answer (%(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="all figures; - for standard output, alone")
+    parser.add_argument("--version", action="version", version=f"rotkv-judge {rotkv.__version__}")
+    return parser.parse_args()
+
+
+def configs_of(given):
+    """The caches, f16 first: its predictions are the floor."""
+    known = rotkv.formats(128)
+    rotations = {"both": [True, False], "on": [True], "off": [False]}[given.rotation]
+    all = [] if given.url else [Config("f16", "f16", None, None)]
+    for words in given.caches.split(","):
+        k, _, v = words.partition(":")
+        for kind in (k, v or k):
+            if kind not in known:
+                usage(f"--caches: expected types such as q8_0, found '{kind}'")
+        one = Config(k, v or k, True, given.signs)
+        if not one.quantized():
+            all.append(Config(k, v or k, None, None))
+            continue
+        all += [Config(k, v or k, rotation, given.signs) for rotation in rotations]
+    return list({(one.k, one.v, one.rotation): one for one in all}.values())
+
+
+def engine_of(given, configs):
+    if given.engine:
+        return Program(adapter_command(given.engine, given.python), given.seconds)
+    if given.program:
+        return Program(shlex.split(given.program), given.seconds)
+    if given.server:
+        return Server(shlex.split(given.server), given.seconds)
+    if len(configs) != 1:
+        usage("--url: expected one cache of --caches, and --rotation on or off")
+    one = configs[0]
+    return Http(given.url, {"k": one.k, "v": one.v, "rotation": one.rotation}, given.seconds)
+
+
+def check_numbers(given):
+    for name, least, most in (("tokens", 4, given.context - 1), ("positions", 2, given.tokens),
+                              ("context", 16, 1 << 20), ("threads", 0, 1024)):
+        value = getattr(given, name)
+        if not least <= value <= most:
+            usage(f"--{name}: expected {least} to {most}, found {value}")
+
+
+def check_output(given):
+    """Before anything runs for minutes: that what was found can be written, and over no input."""
+    if given.json in (None, "-"):
+        return
+    folder = os.path.dirname(os.path.abspath(given.json))
+    if os.path.isdir(given.json) or not os.access(folder, os.W_OK):
+        usage(f"--json {given.json}: expected a file that can be written")
+    if os.path.realpath(given.json) == os.path.realpath(given.model):
+        usage(f"--json {given.json}: is the model")
+
+
+def checksum(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
+            hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+
+
+def main():
+    given = flags()
+    check_numbers(given)
+    check_output(given)
+    configs = configs_of(given)
+    engine = engine_of(given, configs)
+    try:
+        ours = Ours(given.model, given.context, threads=given.threads)
+    except rotkv.Error as error:
+        print(f"rotkv-judge: error: {error}", file=sys.stderr)
+        sys.exit(2 if error.code == "usage" else 1)
+
+    def progress(result):
+        words = " ".join(filter(None, [result.trial, result.k, result.v, result.rotation]))
+        print(f"{words}: {result.verdict}", file=sys.stderr, flush=True)
+
+    judge = Judge(engine, ours, rotkv.mistakes(), given.tokens, given.positions, progress,
+                  given.engine_model)
+    trials = [name.strip() for name in given.trials.split(",") if name.strip()]
+    if set(trials) - set(Judge.TRIALS):
+        usage(f"--trials: expected some of {', '.join(Judge.TRIALS)}, found '{given.trials}'")
+    try:
+        results = judge.run(configs, trials)
+    except rotkv.Error as error:
+        print(f"rotkv-judge: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("rotkv-judge: error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        engine.close()
+    versions = {"judge": f"rotkv {rotkv.__version__}", "machine": report.machine(),
+                "model": f"SHA-256 {checksum(given.model)}"}
+    name = os.path.basename(given.model)
+    if given.json:
+        words = json.dumps(report.as_json(judge.identity, versions, name, results, judge.blind()),
+                           indent=1)
+        if given.json == "-":
+            print(words)
+        else:
+            with open(given.json + ".partial", "w", encoding="utf-8") as file:
+                file.write(words + "\n")
+            os.replace(given.json + ".partial", given.json)
+    if given.json != "-":
+        print(report.markdown(judge.identity, versions, name, results, judge.blind(),
+                              rotkv.mistakes()))
+    sys.exit(report.status(results))
+
+
+if __name__ == "__main__":
+    main()
