@@ -232,7 +232,9 @@ TEST_CASE("cuda: every launch may be refused") {
 // Products of one token that are joined to the norm before them round otherwise (fusion.h), and a
 // cache may round what comes of that the other way.
 static bool are_near(const std::vector<float>& a, const std::vector<float>& b) {
-    const auto near = [](float x, float y) { return std::fabs(x - y) <= 2e-3f * (1 + std::fabs(y)); };
+    const auto near = [](float x, float y) {
+        return std::fabs(x - y) <= 2e-3f * (1 + std::fabs(y));
+    };
     return std::equal(a.begin(), a.end(), b.begin(), b.end(), near);
 }
 

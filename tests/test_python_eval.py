@@ -17,7 +17,8 @@ import rotkv
 
 pytest.importorskip("jinja2")
 stats = pytest.importorskip("scipy.stats")
-from rotkv.eval import figures, known_files, problems, program, published, shipped  # noqa: E402
+from rotkv.eval import __main__ as program  # noqa: E402
+from rotkv.eval import figures, known_files, problems, published, shipped  # noqa: E402
 from rotkv.eval.chat import ChatTemplate, prompt_tokens, with_bos  # noqa: E402
 from rotkv.eval.draws import Draws, seed_of  # noqa: E402
 from rotkv.eval.streams import Request, Streams, choose  # noqa: E402
@@ -328,9 +329,8 @@ def test_equal_caches_differ_in_no_answer_and_a_fault_is_the_floor(folder, path,
     assert f"{COARSE}  {coarse['bytes_per_token']:>6}  {single}" in said
     assert said.count("Kendall's tau") == 1
     wrong = random_models.write(str(folder), "smollm3", spoil, stem="wrong")
-    evaluate(*plan(wrong, tasks, "--json", stated))
-    with open(stated, encoding="utf-8") as file:
-        assert all(cell["score"] < 0.1 for cell in json.load(file)["cells"])
+    cells = json.loads(evaluate(*plan(wrong, tasks, "--json", "-")))["cells"]
+    assert all(cell["score"] < 0.1 for cell in cells)
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
@@ -359,8 +359,8 @@ def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
     start_from(b"somebody's notes\nand more\n")
     assert "something else" in evaluate(*drawn, code=2) and written().startswith(b"somebody's")
     os.remove(out)
-    with subprocess.Popen([sys.executable, EVAL, *drawn], stderr=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL) as killed:
+    with subprocess.Popen([EVAL, *drawn], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          env={**os.environ, "ROTKV_PYTHON": sys.executable}) as killed:
         while killed.poll() is None and not (os.path.exists(out) and written().count(b"\n") > 3):
             time.sleep(0.002)
         killed.send_signal(signal.SIGKILL)

@@ -72,10 +72,9 @@ TEST_CASE("zoo claims: bias and variance of scores at four, three and two bits, 
             return one.name + (one.seed == nullptr ? "" : one.seed + std::to_string(seed));
         });
         CAPTURE(one.name, one.bias, one.variance, found.bias, found.variance);
-        // 1600 keys: four standard errors of a mean, and what eight queries of a key leave of
-        // chance in a variance.
+        // 1600 keys: four standard errors of a mean, three of a variance.
         CHECK(std::fabs(found.bias - one.bias) < 4 * std::sqrt(one.variance / k_d / 1600) + 5e-4);
-        CHECK(std::fabs(found.variance / one.variance - 1) < 0.06);
+        CHECK(std::fabs(found.variance / one.variance - 1) < 0.1);
     }
 }
 
@@ -124,7 +123,7 @@ TEST_CASE("zoo claims: a rest that is taken in another space is as large as the 
 TEST_CASE("zoo claims: dense rotations are not 71 to 281 % worse on Gaussian rows, but equal") {
     const auto format = format_of("tqmse4:raw");
     const std::vector<double> q = zoo::orthogonal_matrix(k_d, 7);
-    const int rows = 1000;
+    const int rows = 6000;
     double dense = 0, fast = 0, apart = 0;
     for (uint64_t row = 0; row < rows; ++row) {
         const std::vector<float> x = normal_vector(k_d, row);

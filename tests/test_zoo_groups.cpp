@@ -319,8 +319,13 @@ TEST_CASE("zoo groups: the last tokens of a group that is not full may go and co
     const std::vector<int32_t> rest(c.positions.begin() + 70, c.positions.end());
     const KvBatch batch = again.place(std::vector<int32_t>(30, 0), rest);
     c.store_rows(*ref, again, batch, 70, 30);
-    CHECK(floats_equal(download_f32(*ref, straight.k(0)), download_f32(*ref, again.k(0))));
-    CHECK(floats_equal(download_f32(*ref, straight.v(0)), download_f32(*ref, again.v(0))));
+    const auto kept = [&](const TensorView& cells) {
+        std::vector<float> all = download_f32(*ref, cells);
+        all.resize(100 * 2 * 64);
+        return all;
+    };
+    CHECK(floats_equal(kept(straight.k(0)), kept(again.k(0))));
+    CHECK(floats_equal(kept(straight.v(0)), kept(again.v(0))));
 }
 
 TEST_CASE("zoo groups: what would part a group is refused by name") {

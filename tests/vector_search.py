@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Vector search in formats of the zoo, beside faiss: recall against bits, for docs/27-vector-search.md.
+"""Vector search in formats of the zoo, beside faiss: recall against bits (docs/27-vector-search.md).
 
 Rows are a model's token embeddings, different ones, of length 1. Some are queries, the others are
 searched: exactly, and by what decode(encode(row)) left of them. A query stays as it is.
 
-Usage: tests/vector_search.py MODEL.gguf [--rows N] [--queries N] [--seed S] [--parts N,...] [--only WORD]
-           [--json FILE]
-Needs numpy, the package rotkv, and faiss-cpu for the lines of faiss, which are left out aloud without."""
+Usage: tests/vector_search.py MODEL.gguf [--rows N] [--queries N] [--seed S] [--parts N,...]
+           [--only WORD] [--json FILE]
+Needs numpy, the package rotkv, and for the lines of faiss faiss-cpu; without, they are left out
+aloud."""
 import argparse
 import json
 import sys
@@ -19,7 +20,7 @@ TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_
          13: "q5_k", 14: "q6_k", 20: "iq4_nl", 30: "bf16"}
 PLAIN = ["q8_0", "q4_0", "iq4_nl", "tqmse4", "tqmse3", "tqmse2", "tqmse1", "exl3:2"]
 TURNED = ["q8_0", "q4_0", "iq4_nl", "kivi:2-64", "sign",
-          "tqmse4", "tqmse3", "tqmse2", "tqmse1", "tqmse4:lsq", "tqmse2:lsq",
+          "tqmse4", "tqmse3", "tqmse2", "tqmse1", "tqmse4:lsq", "tqmse2:lsq", "tqmse1:unbiased",
           "tqprod4:orthogonal", "tqprod2:orthogonal", "tqprod2", "qjl:1-orthogonal"]
 NEAREST = 10
 
@@ -119,8 +120,8 @@ def main():
     table = []
     for name, bits, recalls in lines(base, queries, truth, random, asked.parts,
                                      lambda name: asked.only in name):
-        print(f"| {name} | {bits:.3f} | " +
-              " | ".join(f"{mean:.3f} \u00b1 {error:.3f}" for mean, error in recalls) + " |", flush=True)
+        figures = " | ".join(f"{mean:.3f} \u00b1 {error:.3f}" for mean, error in recalls)
+        print(f"| {name} | {bits:.3f} | {figures} |", flush=True)
         table.append({"name": name, "bits": bits, "recall": [mean for mean, _ in recalls]})
     if asked.json:
         with open(asked.json, "w") as file:

@@ -2,6 +2,8 @@
 
 #include "tools/list_flags.h"
 
+#include <fmt/ranges.h>
+
 namespace rotkv::tools {
 
 std::vector<std::string> all_cache_types() {
@@ -14,12 +16,10 @@ std::vector<std::string> all_cache_types() {
 
 SweepTypes parse_sweep_types(const std::string& k, const std::string& v,
                              const std::string& formats) {
-    if (formats.empty())
-        return {types_of("-ctk", parts_of("-ctk", k)), types_of("-ctv", parts_of("-ctv", v)),
-                false};
-    const char* flag = "--formats";
+    if (formats.empty()) return {types_of("-ctk", k), types_of("-ctv", v), false};
     const std::vector<CacheType> types =
-        types_of(flag, formats == "all" ? all_cache_types() : parts_of(flag, formats));
+        types_of("--formats",
+                 formats == "all" ? fmt::format("{}", fmt::join(all_cache_types(), ",")) : formats);
     return {types, types, true};
 }
 

@@ -23,7 +23,7 @@ def rows(tokens, d, row):
     t = t * (row != 3)
     x = ((t * t * 29 + i * i * 37 + t * i * 5 + i * 11 + t * 17 + 3 * row) % 509 - 254) / 64.0
     x[:, 1] += 100 * (row == 1)
-    return F(x * (row != 2))
+    return F(x if row != 2 else np.zeros(x.shape))
 
 
 def half(x):

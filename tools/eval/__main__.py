@@ -94,7 +94,7 @@ def add_run(commands):
     add("--out", metavar="FILE", help="answers, as JSON lines; a run that ended goes on there")
     add("--kld", metavar="TEXT", help="measure KL divergences too, on this text")
     add("--kld-chunks", type=whole(1), default=8, metavar="N", help="windows of 512 tokens of it")
-    add("--json", metavar="FILE")
+    add("--json", metavar="FILE", help="-: standard output, and nothing else there")
     add("--csv", metavar="FILE")
     add("--plot", metavar="FILE", help="a PNG: scores with intervals by bytes per token")
     add("--quiet", action="store_true", help="no word of progress")
@@ -178,7 +178,8 @@ def check(asked):
     if not asked.cache and not asked.print_prompt:
         raise Failed("--cache: expected at least one beside the base")
     inputs = [*asked.model, *(one for one in asked.task if one.endswith(".jsonl")), asked.kld]
-    outputs = [path for path in (asked.out, asked.json, asked.csv, asked.plot) if path]
+    outputs = [path for path in (asked.out, asked.json, asked.csv, asked.plot)
+               if path not in (None, "-")]
     paths = [os.path.realpath(path) for path in [*filter(None, inputs), *outputs]]
     if any(paths.count(os.path.realpath(path)) > 1 for path in outputs):
         raise Failed("a file that is written is named twice, or is one that is read")
@@ -210,10 +211,11 @@ def run(asked):
         print_prompts(asked, tasks, backend)
         return
     plan = Plan(asked, tasks)
-    sizes = {}
+    sizes, notices = {}, {}
     for number, path in enumerate(asked.model):
-        found = ModelRun(plan, path, backend).check()
-        sizes.update({(number, cache): size for cache, size in found.items()})
+        one = ModelRun(plan, path, backend)
+        sizes.update({(number, cache): size for cache, size in one.check().items()})
+        notices[os.path.basename(path)] = one.model.notices.splitlines()
     header = plan.header(backend)
     file = AnswersFile(asked.out, header)
     if file.torn:
@@ -222,9 +224,9 @@ def run(asked):
     klds = divergences(plan, file, backend) if asked.kld else {}
     file.close()
     report = Report(plan, rows, sizes, klds)
-    print(report.text(), end="")
-    if asked.json:
-        report.write_json(header, asked.json)
+    print(report.json(header, notices) if asked.json == "-" else report.text(), end="")
+    if asked.json not in (None, "-"):
+        report.write_json(header, notices, asked.json)
     if asked.csv:
         report.write_csv(asked.csv)
     if asked.plot:

@@ -138,10 +138,12 @@ class Report:
         return tables
 
     # For programs.
-    def json(self, header):
-        return {**header, "level": LEVEL, "resamples": RESAMPLES,
-                "cells": [self.record(one) for one in self.cells],
-                "orders": {model: self.order(model) for model in self.models} if self.klds else {}}
+    def json(self, header, notices):
+        """notices: {model: what was assumed of the file}."""
+        orders = {model: self.order(model) for model in self.models} if self.klds else {}
+        return json.dumps({**header, "notices": notices, "level": LEVEL, "resamples": RESAMPLES,
+                           "cells": [self.record(one) for one in self.cells], "orders": orders},
+                          indent=1) + "\n"
 
     @staticmethod
     def record(cell):
@@ -150,9 +152,9 @@ class Report:
                 "kld": cell.kld and cell.kld[0], "kld_error": cell.kld and cell.kld[1],
                 **dataclasses.asdict(cell.figures)}
 
-    def write_json(self, header, path):
+    def write_json(self, header, notices, path):
         with whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            file.write(json.dumps(self.json(header), indent=1) + "\n")
+            file.write(self.json(header, notices))
 
     def write_csv(self, path):
         records = []

@@ -103,8 +103,7 @@ class Http(Engine):
                                n_keep=keep - self.kept, n_discard=drop, cache_prompt=False)
         rows = self.rows(answer)
         if len(rows) != tail + len(next) + 1:
-            raise Failed(f"it ended after {len(rows)} of {tail + len(next) + 1} words, in a context "
-                         f"of {self.context}")
+            raise Unsupported(f"it ends when {self.context} cells are full, and does not shift")
         return rows[tail + 1:]
 
     def save(self, tokens, file):
