@@ -76,9 +76,14 @@ class Cache(Tools):
                                                      "channel")], [1, "V", 0, 23, 63])
         self.assertAlmostEqual(changed["most"], 1, places=6)
         self.compare(a, b, "--most-steps", "1.01")
-        table = self.run_tool("cache", "compare", a, b).stdout
+        text = self.run_tool("cache", "compare", a, b).stdout
+        self.assertIn("K: 0 of 3072 elements differ, in 0 of 2 heads\n"
+                      "V: 1 of 3072 elements differ, in 1 of 2 heads, from layer 1 on\n"
+                      "  by 1 steps at most: layer 1, head 0, stream 0, "
+                      "position 23, channel 63\nNot equal.\n", text)
+        table = self.run_tool("cache", "compare", a, b, "--layers").stdout
         self.assertIn("| 1 | V | 0 | q4_0 | 1536 | 1 |", table)
-        self.assertIn("1 of 6144 elements differ, in 1 of 4 heads.", table)
+        self.assertIn("| 0 | K | 0 | q8_0 | 1536 | 0 | 0 steps | 0 steps | - |", table)
 
     def test_another_text_differs(self):
         other = self.path("other.txt")

@@ -54,6 +54,7 @@ def test_hadamard_by_default(random):
     ({"block": 64.0}, TypeError, "^block: expected an int, found float$"),
     ({"block": rotkv.Rotation("64")}, TypeError, "^block: expected an int, found .*Rotation$"),
     ({"block": True}, TypeError, "^block: expected an int, found bool$"),
+    ({"block": None}, TypeError, "^block: expected an int, found NoneType$"),
     ({"block": -64}, rotkv.Error, r"^block: expected 0 .. 2\^64 - 1, found -64$"),
     ({"block": 48}, rotkv.Error, "^hadamard: expected rotation block"),
     ({"block": 2 ** 63}, rotkv.Error, "^hadamard: expected rotation block"),
@@ -68,7 +69,7 @@ def test_hadamard_refuses_in_words(random, arguments, kind, words):
 @pytest.mark.parametrize("given,kind,words", [
     (64, TypeError, "expected a Rotation or its words, such as '64:7', found int$"),
     (None, TypeError, "expected a Rotation or its words, such as '64:7', found NoneType$"),
-    ("48", rotkv.Error, "expected none, a block size or BLOCK:SEED, found '48'$"),
+    ("on", rotkv.Error, "expected none, a block size or BLOCK:SEED, found 'on'$"),
     ("64:", rotkv.Error, "expected none, a block size or BLOCK:SEED, found '64:'$")])
 def test_wrong_rotations_are_refused_in_words(random, given, kind, words):
     at, rows = np.arange(2, dtype=np.int32), floats(random, 2, 2, 64)

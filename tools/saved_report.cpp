@@ -101,6 +101,42 @@ std::string amount(const HeadBeside& head, double x) {
     return fmt::format("{:.3g} {}", x, head.in_steps ? "steps" : "of the row");
 }
 
+void print_heads(std::FILE* out, const SavedBeside& beside) {
+    fmt::print(out,
+               "| layer | side | head | type | elements | differ | rms | at most | where "
+               "|\n|---|---|---|---|---|---|---|---|---|\n");
+    for (const HeadBeside& head : beside.heads) {
+        fmt::print(out, "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", head.layer,
+                   letter(head.side), head.head, head.type, head.apart.elements,
+                   head.apart.differ(), amount(head, head.apart.rms), amount(head, head.apart.most),
+                   place_of(head));
+    }
+}
+
+// All heads of a side: how many differ, where that begins; and where it is worst, in steps and,
+// of formats, in shares of a row.
+void print_side(std::FILE* out, const SavedBeside& beside, Side side) {
+    int64_t heads = 0, other = 0, elements = 0, differ = 0, first = -1;
+    const HeadBeside* worst[2] = {nullptr, nullptr};
+    for (const HeadBeside& head : beside.heads) {
+        if (head.side != side) continue;
+        ++heads, elements += head.apart.elements, differ += head.apart.differ();
+        if (head.apart.differ() == 0) continue;
+        ++other;
+        if (first < 0) first = head.layer;
+        const HeadBeside*& most = worst[head.in_steps];
+        if (most == nullptr || head.apart.most > most->apart.most) most = &head;
+    }
+    if (heads == 0) return;
+    fmt::print(out, "{}: {} of {} elements differ, in {} of {} heads{}\n", letter(side), differ,
+               elements, other, heads, first < 0 ? "" : fmt::format(", from layer {} on", first));
+    for (const HeadBeside* most : worst) {
+        if (most == nullptr) continue;
+        fmt::print(out, "  by {} at most: layer {}, head {}, {}\n", amount(*most, most->apart.most),
+                   most->layer, most->head, place_of(*most));
+    }
+}
+
 }  // namespace
 
 nlohmann::ordered_json describe(const SavedCache& saved, std::FILE* out) {
@@ -129,30 +165,17 @@ nlohmann::ordered_json describe(const SavedCache& saved, std::FILE* out) {
             {"layers", layers}};
 }
 
-void print_beside(std::FILE* out, const SavedBeside& beside, bool all) {
-    bool begun = false;
-    for (const HeadBeside& head : beside.heads) {
-        if (!all && head.apart.differ() == 0) continue;
-        if (!begun) {
-            fmt::print(out,
-                       "| layer | side | head | type | elements | differ | rms | at most | where "
-                       "|\n|---|---|---|---|---|---|---|---|---|\n");
-        }
-        begun = true;
-        fmt::print(out, "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", head.layer,
-                   letter(head.side), head.head, head.type, head.apart.elements,
-                   head.apart.differ(), amount(head, head.apart.rms), amount(head, head.apart.most),
-                   place_of(head));
-    }
+void print_beside(std::FILE* out, const SavedBeside& beside, bool heads) {
+    if (heads) print_heads(out, beside);
+    for (const Side side : {Side::k, Side::v}) print_side(out, beside, side);
     if (beside.states.elements > 0) {
         fmt::print(out, "states: {} of {} elements differ, by {:.3g} steps of f32 at most\n",
                    beside.states.differ(), beside.states.elements, beside.states.most);
     }
-    const int64_t heads = std::ranges::count_if(
-        beside.heads, [](const HeadBeside& head) { return head.apart.differ() > 0; });
-    fmt::print(out, "{} of {} elements differ, in {} of {} heads{}.\n", beside.differ(),
-               beside.elements(), heads, beside.heads.size(),
-               beside.elements() == 0 ? ": there is nothing to compare" : "");
+    fmt::print(out, "{}\n",
+               beside.elements() == 0 ? "There is nothing to compare."
+               : beside.differ() == 0 ? "Equal."
+                                      : "Not equal.");
 }
 
 nlohmann::ordered_json json_of(const SavedBeside& beside) {

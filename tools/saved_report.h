@@ -15,8 +15,9 @@ namespace rotkv::tools {
 /// Throws as shape_of().
 nlohmann::ordered_json describe(const SavedCache& saved, std::FILE* out);
 
-/// A table of the heads that differ, or of all, and a sentence on all of it.
-void print_beside(std::FILE* out, const SavedBeside& beside, bool all);
+/// Of each side how much differs, from which layer on and by how much; `heads`: a table of them
+/// all.
+void print_beside(std::FILE* out, const SavedBeside& beside, bool heads);
 
 nlohmann::ordered_json json_of(const SavedBeside& beside);
 

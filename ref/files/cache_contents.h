@@ -1,7 +1,7 @@
 #pragma once
 // What a saved cache holds by the file alone, without the model that it is of: the one reader of
-// the layout in cache_file.h. What it means for a cache at hand is load_cache()'s to say. Docs:
-// docs/24-saved-caches.md
+// the layout in cache_file.h. What it means for a cache at hand is load_cache()'s to say.
+// Docs: docs/24-saved-caches.md
 
 #include "ref/kv_cache.h"
 

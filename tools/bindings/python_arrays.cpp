@@ -266,8 +266,8 @@ void add_rope(nb::module_& module) {
 void add_rows(nb::module_& module) {
     const auto backend = nb::arg("backend") = nb::none();
     module.def(
-        "hadamard", hadamard, nb::arg("x"), nb::arg("block") = 64, nb::arg("signs") = nb::none(),
-        nb::arg("inverse") = false, backend,
+        "hadamard", hadamard, nb::arg("x"), nb::arg("block").none() = 64,
+        nb::arg("signs") = nb::none(), nb::arg("inverse") = false, backend,
         "y = H S x on blocks of so many channels of each row, or x = S H y with `inverse`: H "
         "the normalized Hadamard matrix, S the signs of the seed `signs`, None: no signs. x "
         "[...][D] f32; block: a power of two that divides D, or 0: y = x. Exact: the same "
@@ -297,14 +297,14 @@ void add_cells(nb::module_& module) {
     const auto backend = nb::arg("backend") = nb::none();
     module.def("kv_store", kv_store, nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("k"),
                nb::arg("v"), nb::arg("cell"), nb::arg("k_type"), nb::arg("v_type"),
-               nb::arg("k_rotation") = "none", nb::arg("v_rotation") = "none",
+               nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
                nb::arg("stream") = nb::none(), backend,
                "Rotates, quantizes and scatters k, v [T][K][D] f32 into caches [S][C][K][row "
                "bytes] u8, in place. cell, stream [T]; cell -1: not stored. Exact. Source: "
                "docs/04-kv-cache.md");
     module.def("attention", attention, nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
                nb::arg("position"), nb::arg("q_position"), nb::arg("k_type"), nb::arg("v_type"),
-               nb::arg("k_rotation") = "none", nb::arg("v_rotation") = "none",
+               nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
                nb::arg("scale") = nb::none(), nb::arg("softcap") = 0.0F, nb::arg("window") = 0,
                nb::arg("chunked") = false, nb::arg("sinks") = nb::none(),
                nb::arg("q_stream") = nb::none(), nb::arg("lse") = false, backend,
@@ -314,7 +314,8 @@ void add_cells(nb::module_& module) {
                "scale None: 1 / sqrt(D). Result [T][H][Dv] f32, with `lse` also [T][H]: the log of "
                "what softmax divides by. Source: docs/05-attention.md");
     module.def("kv_shift", kv_shift, nb::arg("k_cache"), nb::arg("k_type"), nb::arg("d"),
-               nb::arg("difference"), nb::arg("config"), nb::arg("rotation") = "none", backend,
+               nb::arg("difference"), nb::arg("config"), nb::arg("rotation").none() = "none",
+               backend,
                "Moves cached keys [S][C][K][row bytes] u8 by difference [S][C] positions, in "
                "place. Exact. Source: docs/04-kv-cache.md");
 }

@@ -131,17 +131,21 @@ struct Rope {
 };
 
 /// A Python callable(done, all): what it raises, Ctrl-C too, ends the work and is raised again;
-/// what it returns, if true, ends it with rotkv.Error.
+/// what it returns, if true, ends it with rotkv.Error. True: a bar of tqdm's. Throws ImportError
+/// where that is not installed.
 class Progress {
   public:
-    explicit Progress(nb::object call) : call_(std::move(call)) {}
+    explicit Progress(const nb::object& given);
     static int32_t ask(void* self, int64_t done, int64_t all) noexcept;
 
     /// Runs a function that takes rotkv_progress and its user.
     void run(const std::function<rotkv_status(rotkv_progress, void*)>& function);
 
   private:
-    nb::object call_;
+    void draw(int64_t done, int64_t all);
+
+    nb::object call_;        ///< None: nobody is told
+    nb::object tqdm_, bar_;  ///< the class, and one from the first step on; or nothing
     std::exception_ptr raised_;
 };
 

@@ -74,11 +74,23 @@ int64_t elements_of_row(const std::string& type, std::size_t bytes) {
     return int64_t(bytes) * 32 / of_32;
 }
 
+Progress::Progress(const nb::object& given) : call_(given) {
+    if (!PyBool_Check(given.ptr())) return;
+    call_ = nb::none();
+    if (given.ptr() == Py_True) tqdm_ = nb::module_::import_("tqdm").attr("tqdm");
+}
+
+void Progress::draw(int64_t done, int64_t all) {
+    if (!bar_.is_valid()) bar_ = tqdm_(nb::arg("total") = all);
+    bar_.attr("update")(done - nb::cast<int64_t>(bar_.attr("n")));
+}
+
 int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
     const nb::gil_scoped_acquire held;
     Progress& progress = *static_cast<Progress*>(self);
     try {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        if (progress.tqdm_.is_valid()) progress.draw(done, all);
         return !progress.call_.is_none() && nb::cast<bool>(nb::bool_(progress.call_(done, all)));
     } catch (...) {
         progress.raised_ = std::current_exception();
@@ -87,12 +99,17 @@ int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
 }
 
 void Progress::run(const std::function<rotkv_status(rotkv_progress, void*)>& function) {
+    const auto close = [this] {
+        if (bar_.is_valid()) bar_.attr("close")();
+    };
     try {
         must_without_gil([&] { return function(ask, this); });
     } catch (const Failure&) {
+        close();
         if (raised_) std::rethrow_exception(raised_);
         throw;
     }
+    close();
 }
 
 namespace {
@@ -134,7 +151,7 @@ void add_rotation(nb::module_& module) {
             [](rotkv_rotation* self, const GivenRotation& words) {
                 new (self) rotkv_rotation(rotation_of(words, "words"));
             },
-            nb::arg("words"))
+            nb::arg("words").none())
         .def_ro("block", &rotkv_rotation::block, "channels of a block; 0: not rotated")
         .def_prop_ro(
             "seed",
