@@ -204,7 +204,8 @@ void add_compare(CLI::App& app, Flags& flags) {
             "of ours: exit with 1 if an element differs by more")
         ->default_str("0")
         ->type_name("STEPS");
-    command.add_flag("--layers", flags.layers, "a line for each layer and side, of ours for each head");
+    command.add_flag("--layers", flags.layers,
+                     "a line for each layer and side, of ours for each head");
     add_json_flag(command, flags.json);
 }
 
