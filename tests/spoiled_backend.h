@@ -3,10 +3,10 @@
 // Docs: docs/10-testing-your-engine.md
 
 #include "ref/cases/case_of.h"
+#include "ref/forwarding_backend.h"
 #include "ref/hadamard.h"
 #include "ref/half.h"
 #include "ref/kernels.h"
-#include "ref/forwarding_backend.h"
 
 #include <cmath>
 #include <cstring>

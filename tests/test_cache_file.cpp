@@ -256,7 +256,8 @@ TEST_CASE("cache_file: numbers that lie under a checksum that is right") {
         CHECK(says(head + raw(n) + rest, "number of used cells " + number));
         // The layers, an extent and a length: layers at 44, kv_heads at 52, type of K at 100.
         CHECK(says(std::string(head).replace(44, 8, raw(n)) + rest, "layers: "));
-        CHECK(says(std::string(head).replace(52, 8, raw(n)) + rest, "layer 0: kv_heads: "));
+        CHECK(says(std::string(head).replace(52, 8, raw(n)) + small_positions() + small_data(),
+                   "layer 0: kv_heads: "));
         CHECK(says(std::string(head).replace(100, 8, raw(n)) + rest, "string length " + number));
     }
     const std::string none = raw(uint64_t(0)), whole = head + small_positions() + small_data();
@@ -266,7 +267,8 @@ TEST_CASE("cache_file: numbers that lie under a checksum that is right") {
     CHECK(says(whole + "x", "found 49"));
     CHECK(says(whole.substr(0, whole.size() - 1), "found 47"));
     // What a file says is printed on one line, whatever it is.
-    CHECK(says(std::string(head).replace(108, 2, "\n\x1b") + rest, "layer 0: type of K: "));
+    CHECK(says(std::string(head).replace(108, 2, "\n\x1b") + small_positions() + small_data(),
+               "layer 0: type of K: "));
 }
 
 TEST_CASE("cache_file: a full disk is one clear line") {

@@ -2,8 +2,8 @@
 // of a text that go on like this.
 #include "ref/context_shift.h"
 #include "ref/files/cache_file.h"
-#include "ref/measure/evaluate.h"
 #include "ref/forwarding_backend.h"
+#include "ref/measure/evaluate.h"
 #include "tests/refused_call.h"
 #include "tests/rotation_of.h"
 #include "tests/temporary_folder.h"

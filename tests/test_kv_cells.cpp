@@ -2,10 +2,10 @@
 // where, against a plain model of it, with no more uploads than there is news.
 #include "ref/error.h"
 #include "ref/files/cache_file.h"
+#include "ref/forwarding_backend.h"
 #include "ref/kernels.h"
 #include "tests/cache_contents.h"
 #include "tests/catch.h"
-#include "ref/forwarding_backend.h"
 #include "tests/parity.h"
 #include "tests/temporary_folder.h"
 

@@ -160,8 +160,8 @@ TEST_CASE("llama state: the rotation that rows hold is found, said or not") {
             CHECK(side.as_said() == asked.as_said);
             CHECK(side.off < 2e-3);
             CHECK(side.off_otherwise > 0.8);
-            CHECK(side.equal == side.elements);
-            CHECK(side.most_steps == 0);
+            CHECK(side.steps.equal == side.steps.elements);
+            CHECK(side.steps.most == 0);
         }
     }
 }
@@ -210,11 +210,11 @@ TEST_CASE("llama state: an element that is off is found, and by how much") {
     const StateBeside found = tiny.beside(saved(cache, tiny.tokens, k_all, {.version = 3}));
     for (const SideBeside& side : found.sides) {
         const bool changed = side.layer == 1 && side.side == Side::v;
-        CHECK(side.elements - side.equal == changed);
+        CHECK(side.steps.elements - side.steps.equal == changed);
         if (!changed) continue;
-        CHECK(side.most_steps >= 1.5);
-        CHECK(side.most_steps <= 6);  // a step may double where the exponent does
-        CHECK((side.cell == 7 && side.head == 1 && side.channel == 5));
+        CHECK(side.steps.most >= 1.5);
+        CHECK(side.steps.most <= 6);  // a step may double where the exponent does
+        CHECK((side.cell == 7 && side.head == 1 && side.steps.channel == 5));
     }
 }
 
@@ -230,7 +230,7 @@ TEST_CASE("llama state: layers with a window are in a cache of their own") {
     CHECK(found.sides.size() == 8);
     for (const SideBeside& side : found.sides) {
         CHECK(side.rotation == k_turned);
-        CHECK(side.equal == side.elements);
+        CHECK(side.steps.equal == side.steps.elements);
     }
 }
 
@@ -243,7 +243,7 @@ TEST_CASE("llama state: where V lies in K, K is all there is") {
     for (const SideBeside& side : found.sides) {
         CHECK(side.side == Side::k);
         CHECK(!side.rotation.on());
-        CHECK(side.equal == side.elements);
+        CHECK(side.steps.equal == side.steps.elements);
     }
 }
 

@@ -1,6 +1,6 @@
 // Every architecture's forward pass against the same model written down in f64.
-#include "tests/catch.h"
 #include "ref/forwarding_backend.h"
+#include "tests/catch.h"
 #include "tests/laws.h"
 #include "tests/rotation_of.h"
 #include "tests/tiny_run.h"

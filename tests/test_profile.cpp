@@ -1,8 +1,8 @@
 // How the time of a run divides among operations, on a backend that moves the clock.
+#include "ref/forwarding_backend.h"
 #include "ref/kernels.h"
 #include "tests/cached_attention.h"
 #include "tests/catch.h"
-#include "ref/forwarding_backend.h"
 #include "tools/watch/profile.h"
 
 #include <sstream>

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -178,6 +179,35 @@ def test_progress_ends_the_work(model):
 
     with pytest.raises(KeyError, match="mine"):
         model.perplexity(TEXT, ctx=64, batch=64, progress=fail)
+
+
+def test_progress_is_a_bar_where_tqdm_is(model, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total):
+            self.total, self.n, self.steps, self.closed = total, 0, 0, False
+            bars.append(self)
+
+        def update(self, n):
+            self.n, self.steps = self.n + n, self.steps + 1
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
+    found = model.perplexity(TEXT, ctx=64, batch=64, progress=True)
+    bar, = bars
+    assert bar.closed and bar.n == bar.total == bar.steps > 1
+    assert found == model.perplexity(TEXT, ctx=64, batch=64, progress=False)
+    assert found == model.perplexity(TEXT, ctx=64, batch=64) and len(bars) == 1
+    monkeypatch.setattr(Bar, "update", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.perplexity(TEXT, ctx=64, batch=64, progress=True)
+    assert bars[1].closed
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match="tqdm"):
+        model.perplexity(TEXT, ctx=64, batch=64, progress=True)
 
 
 def test_threads_share_a_model(model):

@@ -264,7 +264,9 @@ TEST_CASE("zoo groups: a batch reads what single tokens would, wherever groups e
                 lost = std::max(lost, std::fabs(double(found[i]) - double(exact[i])));
                 size = std::max(size, std::fabs(double(exact[i])));
             }
-            CHECK(apart < 1e-4 * size);
+            // Sums of one token and of many round apart, and a code at a border then falls the
+            // other way.
+            CHECK(apart < 1e-3 * size);
             // The query at 31 is the first that reads a key of the group that its own token fills.
             CHECK(lost_before < 1e-3 * size);
             CHECK(lost_after > 1e-2 * size);

@@ -1,211 +1,133 @@
-// rotkv-cache: saved caches, ours and llama.cpp's: what is in them, and what they hold beside a
-// cache that is computed again from their tokens. Docs: docs/24-saved-caches.md
+// rotkv-cache: saved caches, ours and llama.cpp's: makes one, says what is in one, and what it
+// holds beside another one or beside what is computed again from its tokens. Docs:
+// docs/24-saved-caches.md
 
 #include "ref/error.h"
-#include "ref/rotation_words.h"
+#include "ref/files/cache_file.h"
+#include "ref/files/model_fingerprint.h"
+#include "ref/files/whole_file.h"
+#include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
 #include "tools/notes.h"
+#include "tools/number_flags.h"
 #include "tools/output_paths.h"
-#include "tools/state_beside.h"
+#include "tools/saved_report.h"
+#include "tools/state_report.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <map>
-#include <optional>
 
 namespace rotkv::tools {
 namespace {
 
+constexpr int64_t k_most_tokens = int64_t(1) << 20;
+constexpr const char* k_magic = "rotkv-kv";
+
 struct Flags {
     ModelFlags model;
-    std::string file, json;
+    std::string file, other, text, cache, json;
+    int64_t tokens = 512;
+    double most_steps = 0;
     bool layers = false;
 };
 
-// "30 layers, K q8_0 of 204 bytes a cell, V q8_0 of 204"
-std::string rows_in_words(const LlamaStream& stream) {
-    std::map<std::string, int64_t> kinds;
-    for (size_t l = 0; l < stream.k.size(); ++l) {
-        std::string kind = fmt::format("K {} of {} bytes a cell", type_info(stream.k[l].type).name,
-                                       stream.k[l].row_bytes);
-        if (l < stream.v.size()) {
-            kind += fmt::format(", V {} of {}", type_info(stream.v[l].type).name,
-                                stream.v[l].row_bytes);
-        }
-        ++kinds[kind];
-    }
-    std::string text;
-    for (const auto& [kind, n] : kinds) {
-        text += fmt::format("{}{} layers, {}", text.empty() ? "" : "; ", n, kind);
-    }
-    return text;
-}
-
-nlohmann::ordered_json said(const std::optional<int64_t>& block) {
-    return block ? nlohmann::ordered_json(*block) : nlohmann::ordered_json();
-}
-
-std::string said_words(const LlamaStream& stream) {
-    if (!stream.k_block) return "it does not say; compare finds it out";
-    const auto words = [](int64_t n) {
-        return n == 0 ? std::string("none") : fmt::format("blocks of {}", n);
-    };
-    return fmt::format("K {}, V {}", words(*stream.k_block), words(*stream.v_block));
-}
-
-nlohmann::ordered_json describe(const LlamaState& state, std::FILE* out) {
-    fmt::print(out, "{}: llama.cpp's, of a {}, version {}; {} tokens{}\n", state.path,
-               state.is_session ? "session" : "sequence", state.version, state.tokens.size(),
-               state.architecture.empty() ? "" : ", architecture " + printable(state.architecture));
-    nlohmann::ordered_json caches = nlohmann::ordered_json::array();
-    for (size_t c = 0; c < state.caches.size(); ++c) {
-        for (size_t s = 0; s < state.caches[c].size(); ++s) {
-            const LlamaStream& stream = state.caches[c][s];
-            if (stream.position.empty()) continue;
-            const auto [low, high] =
-                std::minmax_element(stream.position.begin(), stream.position.end());
-            fmt::print(out, "  cache {}, stream {}: {} cells at positions {} .. {}; {}\n", c, s,
-                       stream.position.size(), *low, *high, rows_in_words(stream));
-            fmt::print(out, "  rotation, by the file: {}\n", said_words(stream));
-            if (stream.sequences > 1) fmt::print(out, "  of {} sequences\n", stream.sequences);
-            caches.push_back({{"cache", c},
-                              {"stream", s},
-                              {"cells", stream.position.size()},
-                              {"sequences", stream.sequences},
-                              {"k_block", said(stream.k_block)},
-                              {"v_block", said(stream.v_block)},
-                              {"layers", stream.k.size()}});
-        }
-    }
-    return {{"file", state.path},
-            {"session", state.is_session},
-            {"architecture", state.architecture},
-            {"tokens", state.tokens.size()},
-            {"caches", caches}};
+bool is_ours(const std::string& path) {
+    const std::vector<std::byte> begin = whole_file(path, 8);
+    return std::string(reinterpret_cast<const char*>(begin.data()), begin.size()) == k_magic;
 }
 
 int inspect(const Flags& flags) {
     check_paths({{"FILE", flags.file}}, {{"--json", flags.json}});
-    const LlamaState state = read_llama_state(flags.file);
-    write_json(flags.json, describe(state, results_beside(flags.json, "")));
+    std::FILE* const out = results_beside(flags.json, "");
+    write_json(flags.json, is_ours(flags.file) ? describe(read_saved_cache(flags.file), out)
+                                               : describe(read_llama_state(flags.file), out));
     return k_good;
 }
 
-const char* letter(Side side) { return side == Side::k ? "K" : "V"; }
-
-std::string words_of(const Rotation& rotation) {
-    return rotation.on() ? fmt::format("rotated in blocks of {}", rotation.block) : "not rotated";
+// The first tokens of the text in a cache of these words.
+KvCache run_text(LoadedModel& loaded, const Flags& flags, int64_t count) {
+    const Variant variant = parse_variant("--cache", flags.cache, {"", DType::f16, DType::f16, {}});
+    const std::vector<int32_t> tokens = tokens_of_text(loaded, read_text(flags.text));
+    if (int64_t(tokens.size()) < count) {
+        throw Error(ErrorCode::usage, fmt::format("{}: expected at least {} tokens, found {}",
+                                                  flags.text, count, tokens.size()));
+    }
+    const PlannedCache planned = plan_cache(loaded.model, variant, 1, count);
+    KvCache(loaded.model.backend(), planned.shape, planned.spec).require_one_kind_of_rows();
+    return filled_cache(loaded.model, planned.shape, planned.spec,
+                        std::span(tokens).first(size_t(count)));
 }
 
-// All layers of a side that are alike, in one line each.
-void print_side(std::FILE* out, const StateBeside& beside, Side side) {
-    struct Alike {
-        int64_t layers = 0, elements = 0, equal = 0, one_step = 0, strange = 0;
-        double off = 0, otherwise = INFINITY, squares = 0, most = 0;
-    };
-    std::map<std::string, Alike> kinds;
-    for (const SideBeside& one : beside.sides) {
-        if (one.side != side) continue;
-        const std::string words = one.explained() ? words_of(one.rotation)
-                                                  : std::string("rows that no rotation explains");
-        Alike& all = kinds[fmt::format("{}, {}", type_info(one.type).name, words)];
-        ++all.layers;
-        all.elements += one.elements, all.equal += one.equal, all.one_step += one.one_step;
-        all.strange += one.strange_cells;
-        all.off = std::max(all.off, one.off);
-        all.otherwise = std::min(all.otherwise, one.off_otherwise);
-        all.squares += one.rms_steps * one.rms_steps * double(one.elements);
-        all.most = std::max(all.most, one.most_steps);
-    }
-    for (const auto& [words, all] : kinds) {
-        const double n = double(all.elements);
-        fmt::print(out, "{} of {} layers: {}\n", letter(side), all.layers, words);
-        fmt::print(out,
-                   "  turned back, at most {:.3g} of their length from ours in f32; by any other "
-                   "rotation at least {:.3g}\n",
-                   all.off, all.otherwise);
-        fmt::print(out,
-                   "  beside ours in this type: {:.2f} % equal, {:.2f} % within 1.5 steps, rms "
-                   "{:.3g} steps, at most {:.3g}\n",
-                   100 * double(all.equal) / n, 100 * double(all.one_step) / n,
-                   std::sqrt(all.squares / n), all.most);
-        if (all.strange > 0) {
-            fmt::print(out, "  cells that it does not explain, over all these layers: {}\n",
-                       all.strange);
-        }
-    }
+int save(const Flags& flags) {
+    check_paths({{"--model", flags.model.path}, {"--file", flags.text}},
+                {{"FILE", flags.file}, {"--json", flags.json}});
+    replaces({"FILE", flags.file}, k_magic, "a saved cache");
+    LoadedModel loaded(flags.model, flags.tokens);
+    loaded.note_length(flags.tokens);
+    save_cache(run_text(loaded, flags, flags.tokens), model_fingerprint(loaded.file), flags.file);
+    nlohmann::ordered_json document =
+        describe(read_saved_cache(flags.file), results_beside(flags.json, ""));
+    document["notices"] = loaded.notices;
+    write_json(flags.json, document);
+    return k_good;
 }
 
-void print_layers(std::FILE* out, const StateBeside& beside) {
-    fmt::print(
-        out,
-        "| layer | side | type | rotation | off from f32 | by another | equal | <= 1.5 steps | rms "
-        "steps | most steps | where |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
-    for (const SideBeside& one : beside.sides) {
-        const double n = double(one.elements);
-        fmt::print(out,
-                   "| {} | {} | {} | {} | {:.4f} | {:.4f} | {:.4f} | {:.4f} | {:.3f} | {:.2f} | "
-                   "cell {}, head {}, channel {} |\n",
-                   one.layer, letter(one.side), type_info(one.type).name,
-                   one.explained() ? rotation_name(one.rotation) : "?", one.off, one.off_otherwise,
-                   double(one.equal) / n, double(one.one_step) / n, one.rms_steps, one.most_steps,
-                   one.cell, one.head, one.channel);
+// The same tokens in the cache that was asked for, as the file that it would be saved to.
+SavedCache run_anew(LoadedModel& loaded, const Flags& flags, const SavedCache& saved) {
+    const uint64_t fingerprint = model_fingerprint(loaded.file);
+    if (saved.fingerprint != fingerprint) {
+        throw Error(ErrorCode::bad_file,
+                    fmt::format("{}: model: expected {}, found {}", saved.path,
+                                hexadecimal(fingerprint), hexadecimal(saved.fingerprint)));
     }
+    if (saved.streams.size() != 1 || saved.tokens() == 0) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("{}: expected one stream with tokens, which are those of a text",
+                                saved.path));
+    }
+    return parse_saved_cache(saved_bytes(run_text(loaded, flags, saved.tokens()), fingerprint),
+                             "anew");
 }
 
-nlohmann::ordered_json json_of(const StateBeside& beside) {
-    nlohmann::ordered_json sides = nlohmann::ordered_json::array();
-    for (const SideBeside& one : beside.sides) {
-        sides.push_back({{"layer", one.layer},
-                         {"side", letter(one.side)},
-                         {"type", type_info(one.type).name},
-                         {"explained", one.explained()},
-                         {"cells", one.cells},
-                         {"strange_cells", one.strange_cells},
-                         {"rotation", rotation_name(one.rotation)},
-                         {"off", one.off},
-                         {"off_otherwise", one.off_otherwise},
-                         {"elements", one.elements},
-                         {"equal", one.equal},
-                         {"one_step", one.one_step},
-                         {"rms_steps", one.rms_steps},
-                         {"most_steps", one.most_steps},
-                         {"cell", one.cell},
-                         {"head", one.head},
-                         {"channel", one.channel}});
+int compare_ours(const Flags& flags) {
+    const bool anew = flags.other.empty();
+    if (anew && (flags.model.path.empty() || flags.text.empty() || flags.cache.empty())) {
+        throw Error(ErrorCode::usage,
+                    "compare: expected another FILE, or -m MODEL, -f TEXT and "
+                    "--cache CACHE to run the same tokens anew");
     }
-    return sides;
+    if (!anew && !(flags.model.path + flags.text + flags.cache).empty()) {
+        throw Error(ErrorCode::usage, "compare: -m, -f and --cache are for one FILE, found two");
+    }
+    std::vector<NamedPath> inputs = {{"FILE", flags.file}};
+    if (!anew) inputs.push_back({"FILE", flags.other});
+    if (anew) inputs.push_back({"--model", flags.model.path}), inputs.push_back({"-f", flags.text});
+    check_paths(inputs, {{"--json", flags.json}});
+    const SavedCache saved = read_saved_cache(flags.file);
+    std::FILE* const out = results_beside(flags.json, "");
+    nlohmann::ordered_json document = describe(saved, out);
+    SavedCache other;
+    if (anew) {
+        LoadedModel loaded(flags.model, std::clamp<int64_t>(saved.tokens(), 1, k_most_tokens));
+        other = run_anew(loaded, flags, saved);
+        document["notices"] = loaded.notices;
+    } else {
+        other = read_saved_cache(flags.other);
+    }
+    const SavedBeside beside = hold_beside(saved, other);
+    print_beside(out, beside, flags.layers);
+    document["beside"] = json_of(beside);
+    write_json(flags.json, document);
+    return beside.elements() > 0 && within(beside, flags.most_steps) ? k_good : k_failed;
 }
 
-// One sentence on all of it.
-std::string verdict(const StateBeside& beside) {
-    for (const SideBeside& one : beside.sides) {
-        if (!one.explained()) {
-            return fmt::format(
-                "Not a cache of these tokens and this model, or not rotated alike: {} of "
-                "layer {}, {} of {} cells{}.",
-                letter(one.side), one.layer, one.strange_cells, one.cells,
-                one.strange_cells == 0
-                    ? ""
-                    : fmt::format(", the first at position {}", one.first_strange));
-        }
+int compare_llama(const Flags& flags) {
+    if (flags.model.path.empty() || !(flags.other + flags.text + flags.cache).empty()) {
+        throw Error(ErrorCode::usage,
+                    flags.file + ": of llama.cpp: compare expects -m MODEL alone beside it");
     }
-    if (!beside.explained()) return "The file says another rotation than its bytes hold.";
-    if (beside.as_policy()) {
-        return beside.never_rotated()
-                   ? "As llama.cpp has it with these types: not rotated, whatever is set."
-                   : "As llama.cpp rotates these types: load it with LLAMA_ATTN_ROT_DISABLE unset.";
-    }
-    if (beside.never_rotated()) {
-        return "Not rotated, where llama.cpp would: load it with LLAMA_ATTN_ROT_DISABLE=1.";
-    }
-    return "No setting of llama.cpp's rotates these types so, in these layers.";
-}
-
-int compare(const Flags& flags) {
     check_paths({{"FILE", flags.file}, {"--model", flags.model.path}}, {{"--json", flags.json}});
     const LlamaState state = read_llama_state(flags.file);
     std::FILE* const out = results_beside(flags.json, "");
@@ -218,46 +140,92 @@ int compare(const Flags& flags) {
                                 architecture, printable(state.architecture)));
     }
     const StateBeside beside = hold_beside(loaded.model, state);
-    print_side(out, beside, Side::k);
-    print_side(out, beside, Side::v);
-    if (flags.layers) print_layers(out, beside);
-    fmt::print(out, "{}\n", verdict(beside));
+    print_beside(out, beside, flags.layers);
     document["beside"] = json_of(beside);
     document["notices"] = loaded.notices;
     write_json(flags.json, document);
     return beside.explained() && (beside.as_policy() || beside.never_rotated()) ? k_good : k_failed;
 }
 
+int compare(const Flags& flags) {
+    return is_ours(flags.file) ? compare_ours(flags) : compare_llama(flags);
+}
+
 constexpr const char* k_examples =
-    "  rotkv-cache inspect state.bin\n"
-    "  rotkv-cache compare state.bin -m model.gguf            (which rotation do its bytes hold?)\n"
-    "  rotkv-cache compare state.bin -m model.gguf --layers\n";
+    "  rotkv-cache save a.rkv -m model.gguf -f text.txt -n 256 --cache k=q8_0,v=q4_0\n"
+    "  rotkv-cache inspect a.rkv\n"
+    "  rotkv-cache compare a.rkv b.rkv                  (which elements are stored otherwise?)\n"
+    "  rotkv-cache compare a.rkv -m model.gguf -f text.txt --cache k=q8_0,v=q4_0\n"
+    "  rotkv-cache compare state.bin -m model.gguf      (llama.cpp's: which rotation is it?)\n";
+
+void add_run_flags(CLI::App& command, Flags& flags) {
+    flags.model.add_to(command);
+    command.add_option("-f,--file", flags.text, "the text")->type_name("TEXT");
+    command
+        .add_option("--cache", flags.cache,
+                    "k=TYPE,v=TYPE,rot=WHAT,rot-k=WHAT,rot-v=WHAT,signs=SEED,ends=TYPE:N,"
+                    "k:LAYERS=TYPE,v:LAYERS=TYPE,kbias=on; a side that is not named is f16")
+        ->type_name("CACHE");
+}
+
+void add_save(CLI::App& app, Flags& flags) {
+    CLI::App& command = *app.add_subcommand("save", "run a text's first tokens, save their cache");
+    command.add_option("FILE", flags.file, "the file to write")->required();
+    add_run_flags(command, flags);
+    command.get_option("--file")->required();
+    command.get_option("--cache")->required();
+    add_whole(command, "-n,--tokens", flags.tokens, 1, k_most_tokens,
+              "tokens, with a BOS that the vocabulary adds");
+    add_json_flag(command, flags.json);
+}
+
+void add_inspect(CLI::App& app, Flags& flags) {
+    CLI::App& command = *app.add_subcommand("inspect", "print what a file says");
+    command.add_option("FILE", flags.file, "a saved cache, ours or llama.cpp's")->required();
+    add_json_flag(command, flags.json);
+}
+
+void add_compare(CLI::App& app, Flags& flags) {
+    CLI::App& command = *app.add_subcommand(
+        "compare", "hold a saved cache beside another one, or beside its tokens run again");
+    command
+        .add_option("FILE", flags.file,
+                    "ours, or of llama_state_seq_save_file or llama_state_save_file")
+        ->required();
+    command.add_option("OTHER", flags.other, "another one of ours");
+    add_run_flags(command, flags);
+    command.get_option("--model")->required(false);
+    command
+        .add_option_function<std::string>(
+            "--most-steps",
+            [&flags](const std::string& text) {
+                flags.most_steps = parse_real("--most-steps", text, 0, 1e30);
+            },
+            "of ours: exit with 1 if an element differs by more")
+        ->default_str("0")
+        ->type_name("STEPS");
+    command.add_flag("--layers", flags.layers,
+                     "a line for each layer and side, of ours for each head");
+    add_json_flag(command, flags.json);
+}
 
 }  // namespace
 }  // namespace rotkv::tools
 
 int main(int argc, char** argv) {
     using namespace rotkv::tools;
-    CLI::App app("Caches that llama.cpp saved: what is in them, beside what ours would be.",
+    CLI::App app("Saved caches, ours and llama.cpp's: what they hold, and beside what they should.",
                  "rotkv-cache");
     Flags flags;
-    flags.model.tool = "rotkv-cache";
     app.require_subcommand(0, 1);
-    CLI::App* inspect_command = app.add_subcommand("inspect", "print what the file says");
-    CLI::App* compare_command = app.add_subcommand(
-        "compare", "compute the cache of its tokens again and hold both together");
-    for (CLI::App* command : {inspect_command, compare_command}) {
-        command
-            ->add_option("FILE", flags.file,
-                         "of llama_state_seq_save_file or llama_state_save_file")
-            ->required();
-        add_json_flag(*command, flags.json);
-    }
-    flags.model.add_to(*compare_command);
-    compare_command->add_flag("--layers", flags.layers, "a line for each layer and side");
+    add_save(app, flags);
+    add_inspect(app, flags);
+    add_compare(app, flags);
+    flags.model.tool = "rotkv-cache";
     return run_tool(app, argc, argv, k_examples, [&]() {
-        if (*inspect_command) return inspect(flags);
-        if (*compare_command) return compare(flags);
-        throw rotkv::Error(rotkv::ErrorCode::usage, "expected inspect or compare");
+        if (app.got_subcommand("save")) return save(flags);
+        if (app.got_subcommand("inspect")) return inspect(flags);
+        if (app.got_subcommand("compare")) return compare(flags);
+        throw rotkv::Error(rotkv::ErrorCode::usage, "expected save, inspect or compare");
     });
 }

@@ -1,8 +1,9 @@
-"""The picture of a sweep of formats: above, KLD against true bits per value; below, a line for each
-format, with the gaps of those that a model's heads cannot have. A column for each file.
+"""The picture of a sweep of formats: KLD against true bits per value, a panel for each file, and in its
+corner the formats that have no point.
 
 Docs: docs/20-zoo.md"""
 import statistics
+import textwrap
 
 from matplotlib import pyplot as plt
 
@@ -69,26 +70,24 @@ class Formats(Sweep):
         return best
 
 
-def draw_point(axes, point, at, look, upright):
+def draw_point(axes, point, bits, look):
     """One marker with its error; seeds as a pale bar from the best to the worst."""
     marker, colour = look
     lower = min(point.error, 0.9 * point.kld)  # a logarithm has no zero
-    x, y = (at, point.kld) if upright else (point.kld, at)
-    error = {"yerr" if upright else "xerr": [[lower], [point.error]]}
-    axes.errorbar(x, y, fmt=marker, ms=3.6, mfc="none", mec=colour, ecolor=colour, elinewidth=0.6,
-                  mew=0.8, zorder=3, **error)
+    axes.errorbar(bits, point.kld, yerr=[[lower], [point.error]], fmt=marker, ms=3.6, mfc="none",
+                  mec=colour, ecolor=colour, elinewidth=0.6, mew=0.8, zorder=3)
     if point.seeds:
-        draw = axes.vlines if upright else axes.hlines
-        draw(at, *point.seeds, color=colour, alpha=0.3, lw=4, zorder=2)
+        axes.vlines(bits, *point.seeds, color=colour, alpha=0.3, lw=4, zorder=2)
 
 
 def draw_against_bits(axes, sweep):
-    for (_, column), point in sweep.points.items():
+    for (name, column), point in sweep.points.items():
+        if name == "f32":
+            continue  # the base, or rounding alone
         look = list(sweep.columns).index(column)
         # Those of equal bits stand beside each other.
-        draw_point(axes, point, point.bits * (1 + 0.008 * (look - 1.5)), LOOKS[look % len(LOOKS)],
-                   upright=True)
-    front = sweep.front()
+        draw_point(axes, point, point.bits * (1 + 0.008 * (look - 1.5)), LOOKS[look % len(LOOKS)])
+    front = [key for key in sweep.front() if key[0] != "f32"]
     axes.step([sweep.points[key].bits for key in front], [sweep.points[key].kld for key in front],
               where="post", color="black", lw=0.7, zorder=1)
     axes.set(xscale="log", yscale="log", xlabel="bits per value, all metadata counted",
@@ -100,47 +99,47 @@ def draw_against_bits(axes, sweep):
     axes.grid(lw=0.3, color="#bbbbbb")
 
 
-def draw_by_name(axes, sweep, names):
-    for line, name in enumerate(names):
-        bits = sweep.bits_of(name)
-        if bits is None:
-            axes.axhspan(line - 0.5, line + 0.5, color="#eeeeee", zorder=0)
-            axes.text(0.5, line, sweep.gap(name), transform=axes.get_yaxis_transform(),
-                      ha="center", va="center", fontsize=6, color="#555555")
+def name_the_best(axes, sweep):
+    """The staircase's formats by name: what a reader looks for first."""
+    for key in sweep.front():
+        if key[0] == "f32":
             continue
-        for look, column in enumerate(sweep.columns):
-            if (name, column) in sweep.points:
-                draw_point(axes, sweep.points[name, column], line + 0.14 * (look - 1.5),
-                           LOOKS[look % len(LOOKS)], upright=False)
-    words = [f"{name}  {bits:.4g}" if (bits := sweep.bits_of(name)) else name for name in names]
-    axes.set_yticks(range(len(names)), words, fontsize=7)
-    axes.set(xscale="log", xlabel="mean KLD from an f32 cache, nats",
-             ylim=(-0.7, len(names) - 0.3))
-    axes.grid(axis="x", lw=0.3, color="#bbbbbb")
-    axes.tick_params(axis="y", length=0)
+        point = sweep.points[key]
+        axes.annotate(key[0], (point.bits, point.kld), xytext=(-4, -7),
+                      textcoords="offset points", ha="right", fontsize=6, color="#333333")
+
+
+def list_gaps(axes, sweep):
+    """What has no point, and why, in the empty corner of few bits and little damage."""
+    gaps = {}
+    for name in sweep.k:
+        if sweep.bits_of(name) is None:
+            gaps.setdefault(sweep.gap(name).split("; ")[-1].split(", and ")[0], []).append(name)
+    lines = []
+    for why, names in gaps.items():
+        lines += textwrap.wrap(f"no point, {why}: " + ", ".join(names), 42)
+    axes.text(0.02, 0.02, "\n".join(lines), transform=axes.transAxes, fontsize=6, va="bottom",
+              color="#555555", bbox={"facecolor": "#eeeeee", "edgecolor": "none"})
 
 
 def draw_formats(paths, picture):
     sweeps = [Formats(path) for path in paths]
-    names = sorted(dict.fromkeys(name for sweep in sweeps for name in sweep.k),
-                   key=lambda n: min(s.bits_of(n) or 99 for s in sweeps))
-    heights = [0.4, 4, 0.6 + 0.2 * len(names)]
-    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(3, len(sweeps), height_ratios=heights)
+    figure = plt.figure(figsize=(WIDTH, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, len(sweeps), height_ratios=[0.4, 5.2])
     legend = figure.add_subplot(grid[0, :])
-    panels = [[figure.add_subplot(grid[row, i]) for i in range(len(sweeps))] for row in (1, 2)]
-    for sweep, above, below in zip(sweeps, *panels):
+    for i, sweep in enumerate(sweeps):
+        axes = figure.add_subplot(grid[1, i])
         title = f"{sweep.header['model']}\n{sweep.header['windows']} windows of " \
                 f"{sweep.header['n_ctx']} tokens of {sweep.header['text']}"
-        above.set_title(title, loc="left", fontsize=min(8, size_of(title)))
-        draw_against_bits(above, sweep)
-        draw_by_name(below, sweep, names)
+        axes.set_title(title, loc="left", fontsize=min(8, size_of(title)))
+        draw_against_bits(axes, sweep)
+        name_the_best(axes, sweep)
+        list_gaps(axes, sweep)
     columns = max((sweep.columns for sweep in sweeps), key=len)
     marks = [plt.Line2D([], [], marker=marker, color=colour, mfc="none", lw=0)
-             for marker, colour in LOOKS]
+             for (marker, colour), _ in zip(LOOKS, columns)]
     legend.axis("off")
     legend.legend(marks, [f"rotation {c}" + (f", {len(s)} seeds: mean, bar from best to worst"
                                              if len(s) > 1 else "") for c, s in columns.items()],
                   loc="center", ncols=2, fontsize=7)
-    panels[1][0].set_ylabel("format, bits per value; K and V in the same")
     save(figure, picture)

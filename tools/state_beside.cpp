@@ -3,7 +3,6 @@
 #include "ref/cases/stored_rows.h"
 #include "ref/error.h"
 #include "ref/hadamard.h"
-#include "ref/half.h"
 #include "ref/quant.h"
 #include "ref/rotation_policy.h"
 
@@ -11,7 +10,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 namespace rotkv::tools {
@@ -90,31 +88,6 @@ void check(const LlamaState& state, std::span<const Part> parts, int64_t words,
             check_rows(state, part.stream.v[i], part.layers[i], "V", layer.kv_heads * layer.d_v);
         }
     }
-}
-
-// Our cache after the tokens.
-KvCache filled(Model& model, const KvShape& shape, const RotationSpec& spec,
-               std::span<const int32_t> tokens) {
-    KvCache cache(model.backend(), shape, spec);
-    constexpr size_t at_once = 512;
-    for (size_t first = 0; first < tokens.size(); first += at_once) {
-        const std::span<const int32_t> batch =
-            tokens.subspan(first, std::min(at_once, tokens.size() - first));
-        std::vector<int32_t> stream(batch.size(), 0), position(batch.size());
-        std::iota(position.begin(), position.end(), int32_t(first));
-        model.forward(cache, batch, stream, position);
-    }
-    return cache;
-}
-
-std::vector<float> values_of(DType type, std::span<const std::byte> rows, int64_t d) {
-    const int64_t bytes = row_bytes(type, d);
-    std::vector<float> values(rows.size() / size_t(bytes) * size_t(d));
-    for (size_t r = 0; r * size_t(bytes) < rows.size(); ++r) {
-        ref::dequantize_row(type, values.data() + int64_t(r) * d, rows.data() + int64_t(r) * bytes,
-                            d);
-    }
-    return values;
 }
 
 // Our rows at the positions of the file's cells, as bytes.
@@ -204,46 +177,6 @@ void find_rotation(SideBeside& side, std::span<const float> theirs, std::span<co
     }
 }
 
-// The distance of neighbours of a stored value.
-double step_at(DType type, const std::byte* row, int64_t j, float value) {
-    if (is_block_type(type)) {
-        uint16_t scale = 0;
-        std::memcpy(&scale, row + block_offset(type, j / k_block * k_block), sizeof scale);
-        const double d = std::fabs(double(f16_to_f32(scale)));
-        return type == DType::iq4_nl ? 16 * d : d;
-    }
-    const int bits = type == DType::f32 ? 23 : type == DType::f16 ? 10 : 7;
-    const int least = type == DType::f16 ? -14 : -126;  // exponent of the smallest normal number
-    const int exponent = value == 0 || !std::isfinite(value) ? least : std::ilogb(value);
-    return std::ldexp(1.0, std::max(exponent, least) - bits);
-}
-
-// Infinite where one is a number and the other is none.
-double steps_apart(float theirs, float ours, double step) {
-    if (theirs == ours || (std::isnan(theirs) && std::isnan(ours))) return 0;
-    const double apart = std::fabs(double(theirs) - double(ours));
-    return std::isfinite(apart) && step > 0 ? apart / step : INFINITY;
-}
-
-void count_steps(SideBeside& side, std::span<const std::byte> theirs,
-                 std::span<const std::byte> ours, int64_t d, int64_t heads) {
-    const std::vector<float> a = values_of(side.type, theirs, d), b = values_of(side.type, ours, d);
-    double squares = 0;
-    for (int64_t i = 0; i < int64_t(a.size()); ++i) {
-        const std::byte* const row = ours.data() + i / d * row_bytes(side.type, d);
-        const double steps =
-            steps_apart(a[size_t(i)], b[size_t(i)], step_at(side.type, row, i % d, b[size_t(i)]));
-        side.equal += steps == 0;
-        side.one_step += steps <= 1.5;
-        squares += steps * steps;
-        if (steps <= side.most_steps) continue;
-        side.most_steps = steps;
-        side.cell = i / d / heads, side.head = i / d % heads, side.channel = i % d;
-    }
-    side.elements = int64_t(a.size());
-    side.rms_steps = std::sqrt(squares / double(side.elements));
-}
-
 // Calls visit(stream, its rows, layer, side, head size) for all of them.
 template <class Visit>
 void each_side(std::span<const Part> parts, const KvShape& shape, const Visit& visit) {
@@ -258,6 +191,20 @@ void each_side(std::span<const Part> parts, const KvShape& shape, const Visit& v
 }
 
 }  // namespace
+
+KvCache filled_cache(Model& model, const KvShape& shape, const RotationSpec& spec,
+                     std::span<const int32_t> tokens) {
+    KvCache cache(model.backend(), shape, spec);
+    constexpr size_t at_once = 512;
+    for (size_t first = 0; first < tokens.size(); first += at_once) {
+        const std::span<const int32_t> batch =
+            tokens.subspan(first, std::min(at_once, tokens.size() - first));
+        std::vector<int32_t> stream(batch.size(), 0), position(batch.size());
+        std::iota(position.begin(), position.end(), int32_t(first));
+        model.forward(cache, batch, stream, position);
+    }
+    return cache;
+}
 
 bool StateBeside::explained() const {
     return std::all_of(sides.begin(), sides.end(),
@@ -299,7 +246,7 @@ StateBeside hold_beside(Model& model, const LlamaState& state) {
     StateBeside result;
     KvShape typed = shape;
     std::vector<RotationSpec::Layer> rotations(shape.layers.size());
-    const KvCache plain = filled(model, shape, {}, tokens);
+    const KvCache plain = filled_cache(model, shape, {}, tokens);
     each_side(
         parts, shape,
         [&](const LlamaStream& stream, const LlamaRows& rows, int64_t l, Side side, int64_t d) {
@@ -322,14 +269,16 @@ StateBeside hold_beside(Model& model, const LlamaState& state) {
             result.sides.push_back(one);
         });
     result.policy = decide_rotation({}, typed);
-    const KvCache twin = filled(model, typed, RotationSpec(rotations), tokens);
+    const KvCache twin = filled_cache(model, typed, RotationSpec(rotations), tokens);
     auto one = result.sides.begin();
     each_side(
         parts, shape,
         [&](const LlamaStream& stream, const LlamaRows& rows, int64_t l, Side side, int64_t d) {
             const int64_t heads = shape.layers[size_t(l)].kv_heads;
-            count_steps(*one++, rows.rows, ours_at(twin, l, side, rows.row_bytes, stream.position),
-                        d, heads);
+            one->steps = steps_apart(rows.type, rows.rows,
+                                     ours_at(twin, l, side, rows.row_bytes, stream.position), d);
+            one->cell = one->steps.row / heads, one->head = one->steps.row % heads;
+            ++one;
         });
     return result;
 }

@@ -5,8 +5,10 @@
 
 #include "ref/files/llama_state.h"
 #include "ref/model.h"
+#include "tools/steps_apart.h"
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,13 +19,11 @@ struct SideBeside {
     int64_t layer = 0;
     Side side = Side::k;
     DType type = DType::f32;
-    Rotation rotation;         ///< that explains the rows best
-    double off = 0;            ///< |R^T theirs - ours| / |ours|, ours in f32, never rounded
-    double off_otherwise = 0;  ///< the same by the next best rotation; inf: there is no other
-    // Beside ours in the same type and rotation, of the same tokens:
-    int64_t elements = 0, equal = 0, one_step = 0;  ///< the same; at most 1.5 steps off
-    double rms_steps = 0, most_steps = 0;
-    int64_t cell = 0, head = 0, channel = 0;  ///< where it is furthest off
+    Rotation rotation;           ///< that explains the rows best
+    double off = 0;              ///< |R^T theirs - ours| / |ours|, ours in f32, never rounded
+    double off_otherwise = 0;    ///< the same by the next best rotation; inf: there is no other
+    StepsApart steps;            ///< beside ours in the same type and rotation, of the same tokens
+    int64_t cell = 0, head = 0;  ///< where it is furthest off
 
     std::optional<int64_t> said;  ///< the block that the file names, 0: none
 
@@ -50,17 +50,20 @@ struct StateBeside {
     bool never_rotated() const;
 };
 
+/// A cache of one stream after these tokens, at positions 0, 1, ...: 512 of them at a time.
+KvCache filled_cache(Model& model, const KvShape& shape, const RotationSpec& spec,
+                     std::span<const int32_t> tokens);
+
 /// How many of the file's tokens have to be run: up to the last cell's position.
 int64_t tokens_needed(const LlamaState& state);
 
 /// Runs the file's tokens through the model twice: into an f32 cache without rotation, and into one
 /// of the file's types with the rotations that were found.
 /// Rotations tried: none, and Sylvester's in every block size from 16 on that divides the head.
-/// A step: the block's scale (iq4_nl: 16 of them, the mean distance of its levels); f16, bf16, f32:
-/// the distance of neighbours at that magnitude. Throws: Error(bad_file) for a file of other layers
-/// or row sizes than the model's, a token outside of its
-///         vocabulary, cells at positions that its tokens do not have (a shifted cache), more than
-///         one sequence; Error(unsupported) for layers that keep a state.
+/// Throws: Error(bad_file) for a file of other layers or row sizes than the model's, a token
+/// outside
+///         of its vocabulary, cells at positions that its tokens do not have (a shifted cache),
+///         more than one sequence; Error(unsupported) for layers that keep a state.
 StateBeside hold_beside(Model& model, const LlamaState& state);
 
 }  // namespace rotkv::tools

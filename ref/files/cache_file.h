@@ -36,14 +36,19 @@
 
 #include "ref/kv_cache.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rotkv {
 
 /// Writes the tokens of `cache` to a file that appears under its name when it is whole.
 /// Throws: Error(io).
 void save_cache(const KvCache& cache, uint64_t fingerprint, const std::string& path);
+
+/// The same bytes in memory, for what is read again at once (cache_contents.h).
+std::vector<std::byte> saved_bytes(const KvCache& cache, uint64_t fingerprint);
 
 /// Replaces what `cache` holds by what was saved, in the same cells; empty cells between them
 /// become zeros. States, and which tokens they hold, are replaced too; a file without states

@@ -2,6 +2,7 @@
 // What was loaded can be saved and loaded again. Each input is tried as it is and once more with
 // the file's size and the checksum set right, because few changes survive those two.
 #include "ref/error.h"
+#include "ref/files/cache_contents.h"
 #include "ref/files/cache_file.h"
 #include "ref/kernels.h"
 #include "tests/cache_contents.h"
@@ -80,6 +81,19 @@ std::unique_ptr<KvCache> make_cache(Backend& backend, const Kind& kind) {
     return cache;
 }
 
+// By the file alone: refused, or with rows for all of its bytes.
+void read(const Bytes& bytes) {
+    try {
+        const std::span<const std::byte> all = std::as_bytes(std::span(bytes));
+        const SavedCache saved = parse_saved_cache({all.begin(), all.end()}, "input");
+        const KvShape shape = shape_of(saved);
+        size_t held = states_of(saved, shape).size();
+        for (const SavedRows& rows : rows_of(saved, shape)) held += rows.bytes.size();
+        if (held != saved.data_bytes) throw std::logic_error("bytes that are no rows and no state");
+    } catch (const Error&) {
+    }
+}
+
 void load(const Kind& kind, const std::string& path, const TemporaryPath& again) {
     static const std::unique_ptr<Backend> backend = make_ref_backend();
     const std::unique_ptr<KvCache> cache = make_cache(*backend, kind);
@@ -106,6 +120,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     static const TemporaryPath file, again;
     const Bytes input(data, data + size);
     for (const Bytes& bytes : {input, with_right_sums(input)}) {
+        read(bytes);
         file.write(bytes);
         for (const Kind& kind : all) load(kind, file.path, again);
     }

@@ -1,5 +1,5 @@
-// Any bytes as a cache that llama.cpp saved: read, or refused with an Error; what was read has a row
-// for every cell.
+// Any bytes as a cache that llama.cpp saved: read, or refused with an Error; what was read has a
+// row for every cell.
 #include "ref/error.h"
 #include "ref/files/llama_state.h"
 

@@ -102,11 +102,7 @@ rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_words, int6
         require_number("bytes of a cache", planned.shape.bytes_per_token() * streams, 0,
                        (int64_t(1) << 40) / cells);
         *cache = new rotkv_cache{
-            of->open,
-            of,
-            std::move(run),
-            KvCache(turn.backend(), planned.shape, planned.spec),
-            {}};
+            of->open, of, std::move(run), KvCache(turn.backend(), planned.shape, planned.spec), {}};
     });
 }
 

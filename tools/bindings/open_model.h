@@ -36,8 +36,8 @@ void in_turn(const std::shared_ptr<OpenBackend>& open, const std::function<void(
 /// A cache in words; sides that are not named are of `type`. Null: no words.
 tools::Variant cache_of_words(const char* words, DType type = DType::f16);
 
-/// Throws Error(usage) for words that say which tokens, layers or biases are kept otherwise: whoever
-/// has no model cannot do it.
+/// Throws Error(usage) for words that say which tokens, layers or biases are kept otherwise:
+/// whoever has no model cannot do it.
 void require_no_placement(const tools::Variant& variant, const char* words);
 
 /// Throws Error(unsupported) for a cache whose rows operations on it do not make by themselves: a

@@ -1,7 +1,7 @@
 """rotkv: rotated, quantized KV caches, their operations on arrays, and models measured under them.
 
     import numpy as np, rotkv
-    rotkv.hadamard(np.eye(64, dtype=np.float32), "64")     # the matrix itself
+    rotkv.hadamard(np.eye(64, dtype=np.float32), block=64)     # the matrix itself
     rotkv.Model("model.gguf").perplexity(text, cache="k=q4_0,v=q4_0")
 
 help(rotkv.attention) and its like say shapes and units; docs/25-bindings.md has examples that run."""

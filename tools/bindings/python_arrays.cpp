@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace rotkv::python {
@@ -23,8 +24,17 @@ std::size_t row_bytes_of(const std::string& type, std::size_t d) {
     return std::size_t(bytes);
 }
 
-nb::object hadamard(const Floats& x, const rotkv_rotation& rotation, bool inverse,
-                    Backend backend) {
+nb::object hadamard(const Floats& x, const GivenInteger& block,
+                    const std::optional<GivenInteger>& signs, bool inverse, Backend backend) {
+    const uint64_t channels = number_of(block, "block");
+    rotkv_rotation rotation{ROTKV_NOT_ROTATED, int64_t(std::min<uint64_t>(channels, INT64_MAX)), 0,
+                            0};
+    if (channels > 0) rotation.kind = ROTKV_SYLVESTER;
+    if (signs) {
+        if (channels == 0) refuse("signs: expected a block that they are of, found block 0");
+        rotation.kind = ROTKV_SIGNS;
+        rotation.seed = number_of(*signs, "signs");
+    }
     const NewArray<float> y(shape_of(x));
     const rotkv_array src = array_of(x), dst = array_of(y, x.size());
     must_without_gil(
@@ -106,9 +116,8 @@ nb::object rope(const Floats& x, const Ints& positions, const Rope& config, Back
 
 void kv_store(const WritableBytes& k_cache, const WritableBytes& v_cache, const Floats& k,
               const Floats& v, const Ints& cell, const std::string& k_type,
-              const std::string& v_type, const rotkv_rotation& k_rotation,
-              const rotkv_rotation& v_rotation, const std::optional<Ints>& stream,
-              Backend backend) {
+              const std::string& v_type, const GivenRotation& k_rotation,
+              const GivenRotation& v_rotation, const std::optional<Ints>& stream, Backend backend) {
     if (k.ndim() != 3 || v.ndim() != 3) refuse("k, v: expected [T][K][D]");
     const std::size_t tokens = k.shape(0);
     rotkv_kv_store_args args{};
@@ -121,15 +130,15 @@ void kv_store(const WritableBytes& k_cache, const WritableBytes& v_cache, const 
     args.v = array_of(v);
     args.cell = ints_of(cell, tokens, "cell");
     args.stream = stream ? ints_of(*stream, tokens, "stream") : nullptr;
-    args.k_rotation = k_rotation;
-    args.v_rotation = v_rotation;
+    args.k_rotation = rotation_of(k_rotation, "k_rotation");
+    args.v_rotation = rotation_of(v_rotation, "v_rotation");
     must_without_gil([&] { return rotkv_kv_store(handle_of(backend), &args); });
 }
 
 nb::object attention(const Floats& q, const Bytes& k_cache, const Bytes& v_cache,
                      const Ints& position, const Ints& q_position, const std::string& k_type,
-                     const std::string& v_type, const rotkv_rotation& k_rotation,
-                     const rotkv_rotation& v_rotation, std::optional<float> scale, float softcap,
+                     const std::string& v_type, const GivenRotation& k_rotation,
+                     const GivenRotation& v_rotation, std::optional<float> scale, float softcap,
                      int64_t window, bool chunked, const std::optional<Floats>& sinks,
                      const std::optional<Ints>& q_stream, bool lse, Backend backend) {
     if (q.ndim() != 3 || k_cache.ndim() != 4 || v_cache.ndim() != 4) {
@@ -155,16 +164,17 @@ nb::object attention(const Floats& q, const Bytes& k_cache, const Bytes& v_cache
     args.softcap = softcap;
     args.window = window;
     args.chunked = chunked;
-    args.k_rotation = k_rotation;
-    args.v_rotation = v_rotation;
+    args.k_rotation = rotation_of(k_rotation, "k_rotation");
+    args.v_rotation = rotation_of(v_rotation, "v_rotation");
     must_without_gil([&] { return rotkv_attention(handle_of(backend), &args); });
     return lse ? nb::object(nb::make_tuple(output.array, sums.array)) : output.array;
 }
 
 void kv_shift(const WritableBytes& k_cache, const std::string& k_type, int64_t d,
-              const Ints& difference, const Rope& config, const rotkv_rotation& rotation,
+              const Ints& difference, const Rope& config, const GivenRotation& given,
               Backend backend) {
     if (k_cache.ndim() != 4) refuse("k_cache: expected [S][C][K][row bytes]");
+    const rotkv_rotation rotation = rotation_of(given, "rotation");
     const rotkv_array keys =
         array_of(k_cache.data(), k_cache.nbytes(), type_number(k_type), shape_of(k_cache), d);
     const int32_t* moves = ints_of(difference, k_cache.shape(0) * k_cache.shape(1), "difference");
@@ -255,10 +265,13 @@ void add_rope(nb::module_& module) {
 
 void add_rows(nb::module_& module) {
     const auto backend = nb::arg("backend") = nb::none();
-    module.def("hadamard", hadamard, nb::arg("x"), nb::arg("rotation"), nb::arg("inverse") = false,
-               backend,
-               "y = H S x on the blocks of each row, or x = S H y with `inverse`. x [...][D] f32; "
-               "exact: the same bits on every backend. Source: docs/02-hadamard.md");
+    module.def(
+        "hadamard", hadamard, nb::arg("x"), nb::arg("block").none() = 64,
+        nb::arg("signs") = nb::none(), nb::arg("inverse") = false, backend,
+        "y = H S x on blocks of so many channels of each row, or x = S H y with `inverse`: H "
+        "the normalized Hadamard matrix, S the signs of the seed `signs`, None: no signs. x "
+        "[...][D] f32; block: a power of two that divides D, or 0: y = x. Exact: the same "
+        "bits on every backend. Source: docs/02-hadamard.md");
     module.def("quantize", quantize, nb::arg("x"), nb::arg("type"), backend,
                "Rows as ggml's bytes. x [...][D] f32, one of nine cache types; result [...][row "
                "bytes] u8. Exact. Source: docs/03-quantization.md");
@@ -284,14 +297,14 @@ void add_cells(nb::module_& module) {
     const auto backend = nb::arg("backend") = nb::none();
     module.def("kv_store", kv_store, nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("k"),
                nb::arg("v"), nb::arg("cell"), nb::arg("k_type"), nb::arg("v_type"),
-               nb::arg("k_rotation") = "none", nb::arg("v_rotation") = "none",
+               nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
                nb::arg("stream") = nb::none(), backend,
                "Rotates, quantizes and scatters k, v [T][K][D] f32 into caches [S][C][K][row "
                "bytes] u8, in place. cell, stream [T]; cell -1: not stored. Exact. Source: "
                "docs/04-kv-cache.md");
     module.def("attention", attention, nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
                nb::arg("position"), nb::arg("q_position"), nb::arg("k_type"), nb::arg("v_type"),
-               nb::arg("k_rotation") = "none", nb::arg("v_rotation") = "none",
+               nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
                nb::arg("scale") = nb::none(), nb::arg("softcap") = 0.0F, nb::arg("window") = 0,
                nb::arg("chunked") = false, nb::arg("sinks") = nb::none(),
                nb::arg("q_stream") = nb::none(), nb::arg("lse") = false, backend,
@@ -301,7 +314,8 @@ void add_cells(nb::module_& module) {
                "scale None: 1 / sqrt(D). Result [T][H][Dv] f32, with `lse` also [T][H]: the log of "
                "what softmax divides by. Source: docs/05-attention.md");
     module.def("kv_shift", kv_shift, nb::arg("k_cache"), nb::arg("k_type"), nb::arg("d"),
-               nb::arg("difference"), nb::arg("config"), nb::arg("rotation") = "none", backend,
+               nb::arg("difference"), nb::arg("config"), nb::arg("rotation").none() = "none",
+               backend,
                "Moves cached keys [S][C][K][row bytes] u8 by difference [S][C] positions, in "
                "place. Exact. Source: docs/04-kv-cache.md");
 }

@@ -17,6 +17,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace rotkv::python {
@@ -107,6 +108,20 @@ const int32_t* ints_of(const Ints& ints, std::size_t count, const char* name);
 /// The number of a type that has kernels or that weights may have.
 int32_t type_number(const std::string& name);
 
+/// An argument that any object is taken for, so that what does not fit is refused in our words.
+template <class T>
+struct Given {
+    nb::object object;
+};
+using GivenRotation = Given<rotkv_rotation>;
+using GivenInteger = Given<int64_t>;
+
+/// A Rotation, or its words. TypeError for another type, Error for other words.
+rotkv_rotation rotation_of(const GivenRotation& given, const char* name);
+
+/// A whole number from 0 on. TypeError for another type, Error for another number.
+uint64_t number_of(const GivenInteger& given, const char* name);
+
 /// Elements of a row of a type, from its bytes.
 int64_t elements_of_row(const std::string& type, std::size_t bytes);
 
@@ -116,17 +131,21 @@ struct Rope {
 };
 
 /// A Python callable(done, all): what it raises, Ctrl-C too, ends the work and is raised again;
-/// what it returns, if true, ends it with rotkv.Error.
+/// what it returns, if true, ends it with rotkv.Error. True: a bar of tqdm's. Throws ImportError
+/// where that is not installed.
 class Progress {
   public:
-    explicit Progress(nb::object call) : call_(std::move(call)) {}
+    explicit Progress(const nb::object& given);
     static int32_t ask(void* self, int64_t done, int64_t all) noexcept;
 
     /// Runs a function that takes rotkv_progress and its user.
     void run(const std::function<rotkv_status(rotkv_progress, void*)>& function);
 
   private:
-    nb::object call_;
+    void draw(int64_t done, int64_t all);
+
+    nb::object call_;        ///< None: nobody is told
+    nb::object tqdm_, bar_;  ///< the class, and one from the first step on; or nothing
     std::exception_ptr raised_;
 };
 
@@ -151,3 +170,26 @@ void add_caches(nb::module_& module);
 void add_models(nb::module_& module);
 
 }  // namespace rotkv::python
+
+namespace nanobind::detail {
+
+template <class T>
+struct type_caster<rotkv::python::Given<T>> {
+    static constexpr bool is_rotation = std::is_same_v<T, rotkv_rotation>;
+    static constexpr auto name() {
+        if constexpr (is_rotation) {
+            return make_caster<T>::Name + const_name(" | str");
+        } else {
+            return const_name("int");
+        }
+    }
+    NB_TYPE_CASTER(rotkv::python::Given<T>, name())
+
+    template <class Flags>
+    bool from_python(handle given, Flags, cleanup_list*) noexcept {
+        value.object = borrow(given);
+        return true;
+    }
+};
+
+}  // namespace nanobind::detail

@@ -199,7 +199,8 @@ void add_figures(nb::class_<Model>& model) {
         chunks, progress,
         "{ppl, ppl_error, scored, windows, not_numbers} as rotkv-perplexity measures it: "
         "windows of ctx tokens (0: 512), their second halves scored, at most `chunks` of them "
-        "(0: all). progress(done, all) may return True to stop. Source: "
+        "(0: all). progress(done, all) may return True to stop; progress=True: a bar of tqdm's. "
+        "Source: "
         "docs/07-measuring.md");
     model.def("kld", kld, nb::arg("text"), nb::arg("caches"), nb::arg("base") = "k=f32,v=f32", ctx,
               batch, chunks, progress,

@@ -36,10 +36,53 @@ int32_t type_number(const std::string& name) {
     return type;
 }
 
+// "k_rotation: expected a Rotation or its words, found int"
+[[noreturn]] static void refuse_type(const char* name, const char* expected,
+                                     const nb::object& found) {
+    throw nb::type_error((std::string(name) + ": expected " + expected + ", found " +
+                          nb::type_name(found.type()).c_str())
+                             .c_str());
+}
+
+rotkv_rotation rotation_of(const GivenRotation& given, const char* name) {
+    rotkv_rotation rotation{};
+    if (nb::try_cast(given.object, rotation, false)) return rotation;
+    if (!nb::isinstance<nb::str>(given.object)) {
+        refuse_type(name, "a Rotation or its words, such as '64:7'", given.object);
+    }
+    must(rotkv_rotation_of_words(nb::cast<std::string>(given.object).c_str(), &rotation));
+    return rotation;
+}
+
+uint64_t number_of(const GivenInteger& given, const char* name) {
+    // Texts are numbers to PyNumber_Long, not to us; numpy's integers have an index.
+    if (!PyIndex_Check(given.object.ptr()) || PyBool_Check(given.object.ptr())) {
+        refuse_type(name, "an int", given.object);
+    }
+    const nb::object index = nb::steal(PyNumber_Index(given.object.ptr()));
+    uint64_t number = 0;
+    if (!index.is_valid()) throw nb::python_error();
+    if (!nb::try_cast(index, number)) {
+        refuse(std::string(name) + ": expected 0 .. 2^64 - 1, found " + nb::str(index).c_str());
+    }
+    return number;
+}
+
 int64_t elements_of_row(const std::string& type, std::size_t bytes) {
     int64_t of_32 = 0;
     must(rotkv_row_bytes(type.c_str(), 32, &of_32));
     return int64_t(bytes) * 32 / of_32;
+}
+
+Progress::Progress(const nb::object& given) : call_(given) {
+    if (!PyBool_Check(given.ptr())) return;
+    call_ = nb::none();
+    if (given.ptr() == Py_True) tqdm_ = nb::module_::import_("tqdm").attr("tqdm");
+}
+
+void Progress::draw(int64_t done, int64_t all) {
+    if (!bar_.is_valid()) bar_ = tqdm_(nb::arg("total") = all);
+    bar_.attr("update")(done - nb::cast<int64_t>(bar_.attr("n")));
 }
 
 int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
@@ -47,6 +90,7 @@ int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
     Progress& progress = *static_cast<Progress*>(self);
     try {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        if (progress.tqdm_.is_valid()) progress.draw(done, all);
         return !progress.call_.is_none() && nb::cast<bool>(nb::bool_(progress.call_(done, all)));
     } catch (...) {
         progress.raised_ = std::current_exception();
@@ -55,12 +99,17 @@ int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
 }
 
 void Progress::run(const std::function<rotkv_status(rotkv_progress, void*)>& function) {
+    const auto close = [this] {
+        if (bar_.is_valid()) bar_.attr("close")();
+    };
     try {
         must_without_gil([&] { return function(ask, this); });
     } catch (const Failure&) {
+        close();
         if (raised_) std::rethrow_exception(raised_);
         throw;
     }
+    close();
 }
 
 namespace {
@@ -99,11 +148,10 @@ void add_rotation(nb::module_& module) {
                                "Source: docs/04-kv-cache.md")
         .def(
             "__init__",
-            [](rotkv_rotation* self, const std::string& words) {
-                new (self) rotkv_rotation{};
-                must(rotkv_rotation_of_words(words.c_str(), self));
+            [](rotkv_rotation* self, const GivenRotation& words) {
+                new (self) rotkv_rotation(rotation_of(words, "words"));
             },
-            nb::arg("words"))
+            nb::arg("words").none())
         .def_ro("block", &rotkv_rotation::block, "channels of a block; 0: not rotated")
         .def_prop_ro(
             "seed",
@@ -114,10 +162,12 @@ void add_rotation(nb::module_& module) {
         .def("__str__", words_of)
         .def("__repr__",
              [](const rotkv_rotation& self) { return "Rotation('" + words_of(self) + "')"; })
-        .def("__eq__", [](const rotkv_rotation& self, const rotkv_rotation& other) {
-            return words_of(self) == words_of(other);
-        });
-    nb::implicitly_convertible<std::string, rotkv_rotation>();
+        .def(
+            "__eq__",
+            [](const rotkv_rotation& self, const rotkv_rotation& other) {
+                return words_of(self) == words_of(other);
+            },
+            nb::is_operator());
     module.def(
         "policy",
         [](const std::string& cache, int64_t d_k, std::optional<int64_t> d_v) {
