@@ -181,8 +181,8 @@ class Zoo(Tools):
             "--variant", "k=q4_0,v=q4_0,k:0-1=q8_0,v:1+0=q8_0", "--variant",
             "k=q4_0,v=q4_0,k:1=q8_0")["variants"]
         self.assertEqual(ends["kld"], layers["kld"])
-        self.assertEqual(layers["bytes_per_token"], ROWS * 2 * 68)
-        self.assertEqual(one["bytes_per_token"], ROWS * 2 * 36 + 32)
+        self.assertEqual(layers["cache"]["bytes_per_token"], ROWS * 2 * 68)
+        self.assertEqual(one["cache"]["bytes_per_token"], ROWS * 2 * 36 + 32)
         self.assertLess(layers["kld"]["mean"], one["kld"]["mean"])
         self.assertLess(one["kld"]["mean"], plain["kld"]["mean"])
         self.good("generate", "-m", self.model, "-p", "3 times 3", "-n", "8", "-t", "1", "-ctk",
