@@ -18,7 +18,7 @@ import rotkv
 pytest.importorskip("jinja2")
 stats = pytest.importorskip("scipy.stats")
 from rotkv.eval import __main__ as program  # noqa: E402
-from rotkv.eval import figures, known_files, problems, published, shipped  # noqa: E402
+from rotkv.eval import figures, known_files, problems, published, shipped, whole_file  # noqa: E402
 from rotkv.eval.chat import ChatTemplate, prompt_tokens, with_bos  # noqa: E402
 from rotkv.eval.draws import Draws, seed_of  # noqa: E402
 from rotkv.eval.streams import Request, Streams, choose  # noqa: E402
@@ -161,6 +161,12 @@ def test_a_file_without_a_template_needs_a_prompt(folder):
     ("number", "42", "42.0", True), ("number", "42", "41 or 42 or 43", False),
     ("number", "-3", "x = -3.", True), ("number", "42", "none", False),
     ("choice", "B", "The answer is (B), not C.", True), ("choice", "B", "B) because A", True),
+    ("choice", "A", "The answer is a bit hard: B", False), ("choice", "C", r"\boxed{\text{C}}", True),
+    ("choice", "A", "A man walks", False),
+    ("number", ".5", "The answer is 5", False), ("number", "0.5", ".5", True),
+    ("number", "1000", "1e3", True), ("number", "-5", "\u22125", True), ("number", "5", "\u22125", False),
+    ("number", "4", "3-4", True), ("number", "2", r"\boxed{\frac{1}{2}}", False),
+    ("number", "16", r"\boxed{2^{16}}", False), ("number", "65536", r"\boxed{65536}", True),
     ("choice", "B", r"A? \boxed{B}", True), ("choice", "B", "I do not know", False),
     ("choice", "B", "the answer: C", False)])
 def test_judges(check, answer, text, right):
@@ -376,3 +382,12 @@ def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
 def test_what_contradicts_itself_is_one_line(path, tasks, more, says):
     said = evaluate(*plan(path, tasks, *more), code=2)
     assert says in said and said.count("\n") == 1
+
+
+def test_what_is_no_file_is_written_as_it_is(tmp_path):
+    device = os.stat("/dev/null").st_rdev
+    for path in "/dev/null", str(tmp_path / "new"):
+        with whole_file.whole(path) as name, open(name, "w") as file:
+            file.write("x")
+    assert os.stat("/dev/null").st_rdev == device != 0
+    assert os.listdir(tmp_path) == ["new"]

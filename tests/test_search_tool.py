@@ -110,6 +110,7 @@ class Search(Tools):
                 (("--bytes", "143"), "--bytes 143: expected at least the 144 bytes"),
                 (("--bits", "5", "--bytes", "200"), "--bits and --bytes: expected one of them"),
                 (("--bits", "5,x"), "--bits: expected"), (("--bits", "5,5"), "stands there twice"),
+                (("--bytes", ""), "--bytes: expected a list, found ''"),
                 (("--types", "q8_0,q9"), "--types: expected"),
                 (("--rot", "48"), "--rot: expected"),
                 (("--chunks", "2000"), "windows of 32 tokens, expected 2000: 1994 to choose by and 6"),

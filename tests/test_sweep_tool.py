@@ -81,9 +81,9 @@ class Usage(Sweep):
                 (("-ctk", "q9_0"), "q9_0"), (("-ctv", "q8_0,q6_K"), "q6_K"),
                 (("-ctk", "q8_0,,q4_0"), "-ctk"), (("-ctv", "q8_0,q4_0,q8_0"), "twice"),
                 (("--rot", "sideways"), "sideways"), (("--rot", "off,off"), "twice"),
-                (("--base", "k=q9_0"), "--base"), (("-b", "0"), "0"),
-                (("--base-memory", "-1"), "--base-memory"),
-                (("--json", "-", "--csv", "-"), "--csv")]:
+                (("--base", "k=q9_0"), "--base"), (("-b", "0"), "0"), (("--so-far",), "--so-far: expected"),
+                (("--base-memory", "-1"), "--base-memory"), (("--formats", ""), "expected a list"),
+                (("--json", "-", "--csv", "-"), "--csv"), (("--place", "k:9=q8_0"), "expected layers")]:
             self.assertEqual(self.bad(2, "sweep", *files, "--out", out, *arguments,
                                       says=says).stdout, "")
         self.assertFalse(os.path.exists(out))

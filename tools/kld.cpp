@@ -8,6 +8,7 @@
 #include "tools/compare/kld_not_numbers.h"
 #include "tools/compare/kld_tables.h"
 #include "tools/compare/precision_floor.h"
+#include "tools/list_flags.h"
 #include "tools/notes.h"
 
 #include <fmt/format.h>
@@ -62,6 +63,7 @@ struct Flags {
         app.add_flag("--by-layer", by_layer,
                      "each variant also in one layer alone, the others as in the base");
         app.add_option("--layers", layers, "of --by-layer: which, as 0,5-9 (default: all)")
+            ->check(refuse_empty)
             ->type_name("LIST");
         app.add_flag("--explain", explain,
                      "split the error of attention outputs: keys, values, temperature");

@@ -22,6 +22,10 @@ std::vector<std::string> parts_of(const char* flag, const std::string& list) {
     return parts;
 }
 
+std::string refuse_empty(const std::string& list) {
+    return list.empty() ? "expected a list, found ''" : "";
+}
+
 std::vector<CacheType> types_of(const char* flag, const std::string& list) {
     std::vector<CacheType> types;
     for (const std::string& name : parts_of(flag, list)) {

@@ -14,6 +14,9 @@ namespace rotkv::tools {
 /// twice.
 std::vector<std::string> parts_of(const char* flag, const std::string& list);
 
+/// Of an option that was given: what is wrong with an empty list (CLI11's check()).
+std::string refuse_empty(const std::string& list);
+
 /// As parse_cache_type() reads each.
 std::vector<CacheType> types_of(const char* flag, const std::string& list);
 

@@ -39,8 +39,10 @@ void Flags::add_to(CLI::App& app) {
     model.add_to(app);
     app.add_option("-f,--file", text, "the text")->required()->type_name("FILE");
     app.add_option("--bits", bits, "budgets in bits per value, separated by commas (default: 5)")
+        ->check(refuse_empty)
         ->type_name("LIST");
     app.add_option("--bytes", bytes, "budgets in bytes per token, in place of --bits")
+        ->check(refuse_empty)
         ->type_name("LIST");
     app.add_option("--types", types, "what K and V may be kept in")
         ->capture_default_str()

@@ -60,6 +60,9 @@ void Flags::check() const {
         outputs.push_back({"--plot", plot + "-formats.png"});
     }
     check_paths({{"-m", model.path}, {"-f", text}}, outputs);
+    if (so_far && !std::filesystem::exists(out)) {
+        throw Error(ErrorCode::usage, fmt::format("--so-far: expected a file at --out {}", out));
+    }
 }
 
 void Flags::add_to(CLI::App& app) {
@@ -76,6 +79,7 @@ void Flags::add_to(CLI::App& app) {
            "--formats", formats,
            "types and formats that K and V have at once, for a table of formats; all: every "
            "type and every format")
+        ->check(refuse_empty)
         ->excludes("--cache-type-k")
         ->excludes("--cache-type-v")
         ->type_name("TYPES");
@@ -130,6 +134,10 @@ struct Setup {
                             flags.windows.batch(flags.windows.ctx()), flags.windows.chunks,
                             loaded.bos_of_windows())) {
         loaded.note_windows(plan, flags.windows.chunks);
+        Placement of_layers;  // a layer that the model does not have fits no cell
+        of_layers.layers = placement.layers;
+        static_cast<void>(
+            of_layers.in(loaded.model.config().cache_shape(1, plan.ctx, DType::f32, DType::f32)));
     }
 };
 

@@ -55,6 +55,9 @@ nb::object quantize(const Floats& x, const std::string& type, Backend backend) {
 
 nb::object dequantize(const Bytes& codes, const std::string& type, int64_t d, Backend backend) {
     const std::vector<std::size_t> shape = shape_of(codes);
+    if (d < 1 || d > (1 << 20)) {
+        refuse("d: expected 1 to 1048576 channels, found " + std::to_string(d));
+    }
     const NewArray<float> x(with_last(shape, std::size_t(d)));
     const std::size_t rows = shape.back() == 0 ? 0 : codes.size() / shape.back();
     const rotkv_array src = array_of(codes.data(), codes.nbytes(), type_number(type), shape, d);

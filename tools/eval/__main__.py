@@ -183,6 +183,12 @@ def check(asked):
     paths = [os.path.realpath(path) for path in [*filter(None, inputs), *outputs]]
     if any(paths.count(os.path.realpath(path)) > 1 for path in outputs):
         raise Failed("a file that is written is named twice, or is one that is read")
+    for flag, path in (("--kld", asked.kld), ("--out", asked.out), ("--json", asked.json),
+                       ("--csv", asked.csv), ("--plot", asked.plot)):
+        if path == "":
+            raise Failed(f"{flag}: expected a file, found ''")
+    if asked.kld and not os.path.exists(asked.kld):
+        raise Failed(f"--kld {asked.kld}: no such file")
     for path in outputs:
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise Failed(f"{path}: no such folder")

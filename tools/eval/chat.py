@@ -28,7 +28,10 @@ class ChatTemplate:
                          "python3-jinja2") from missing
         self.errors = jinja2.exceptions.TemplateError
         self.model, self.variables = model, variables or {}
-        day = datetime.date.fromisoformat(today)
+        try:
+            day = datetime.date.fromisoformat(today)
+        except ValueError as error:
+            raise Failed(f"--today {today}: {error}") from error
         world = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         world.globals.update(raise_exception=self.refuse, strftime_now=day.strftime)

@@ -14,6 +14,8 @@ import os
 import re
 
 CHECKS = ("exact", "number", "choice", "regex", "contains")
+# A sign belongs to a number that nothing stands before: 3-4 ends in 4.
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?")
 FIELDS = {"id", "prompt", "messages", "answer", "check", "stop", "most"}
 
 
@@ -54,16 +56,25 @@ class Task:
 
 
 def boxed(text):
-    r"""What stands in the last \boxed{...}, or nothing."""
-    found = re.findall(r"\\boxed\s*\{([^{}]*)\}", text)
-    return found[-1] if found else None
+    r"""What stands in the last \boxed{...}, braces in it balanced, or nothing."""
+    begin = text.rfind("\\boxed{")
+    if begin < 0:
+        return None
+    begin, depth = begin + len("\\boxed{"), 1
+    for end in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return re.sub(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", r"\1", text[begin:end])
+    return None
 
 
 def number_in(text):
-    """The number that an answer comes to: the one in its last box, else its last one."""
+    """The number that an answer comes to: the only one in its last box, else its last one."""
     inside = boxed(text)
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text if inside is None else inside)
-    return decimal.Decimal(found[-1].replace(",", "")) if found else None
+    found = NUMBER.findall((text if inside is None else inside).replace("\u2212", "-"))
+    if not found or (inside is not None and len(found) > 1):
+        return None
+    return decimal.Decimal(found[-1].replace(",", ""))
 
 
 def choice_in(text):
@@ -73,9 +84,9 @@ def choice_in(text):
     if inside is not None:
         found = re.fullmatch(r"\W*([A-J])\W*", inside)
         return found[1] if found else None
-    behind = re.findall(r"answer(?:\s+is)?\W{0,5}\b([A-J])\b", text, re.I)
-    begins = re.match(r"\W*([A-J])\b", text)
-    return behind[-1].upper() if behind else begins[1] if begins else None
+    behind = re.findall(r"(?:[Aa]nswer|ANSWER)(?:\s+is)?\W{0,5}\b([A-J])\b", text)
+    begins = re.match(r"\W*([A-J])(?=[).:,\n]|\W*$)", text)
+    return behind[-1] if behind else begins[1] if begins else None
 
 
 def judge(check, answer, text):
@@ -113,7 +124,8 @@ def problem_of(task, line, where):
     answer = line.get("answer")
     require(isinstance(answer, (str, int)) and not isinstance(answer, bool), "an answer")
     answer = str(answer)
-    require(check != "number" or number_in(answer) is not None, "a number as the answer")
+    require(check != "number" or NUMBER.fullmatch(answer.strip().replace("\u2212", "-")),
+            "a number as the answer")
     require(check != "choice" or re.fullmatch("[A-J]", answer.strip()), "a letter A .. J")
     require(answer.strip(), "an answer that is not empty")
     if check == "regex":

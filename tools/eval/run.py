@@ -172,7 +172,7 @@ def divergences(plan, file, backend):
         others = [cache for cache in plan.caches if cache != plan.asked.base]
         key = (number, "kld", plan.asked.kld_chunks, fingerprint(plan.asked.kld)[1])
         if key not in file.groups:
-            with open(plan.asked.kld, encoding="utf-8") as text:
+            with open(plan.asked.kld, encoding="utf-8", errors="surrogateescape") as text:
                 figures = rotkv.Model(path, backend).kld(
                     text.read(), others, base=plan.asked.base, chunks=plan.asked.kld_chunks)
             file.add(key, {cache: [one["kld"], one["kld_error"]]

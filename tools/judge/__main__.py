@@ -87,13 +87,24 @@ def configs_of(given):
     return list({(one.k, one.v, one.rotation): one for one in all}.values())
 
 
+def words_of(flag, command):
+    """The parts of a command line."""
+    try:
+        parts = shlex.split(command)
+    except ValueError as error:
+        usage(f"{flag} {command}: {error}")
+    if not parts:
+        usage(f"{flag}: expected a command, found '{command}'")
+    return parts
+
+
 def engine_of(given, configs):
     if given.engine:
         return Program(adapter_command(given.engine, given.python), given.seconds)
-    if given.program:
-        return Program(shlex.split(given.program), given.seconds)
-    if given.server:
-        return Server(shlex.split(given.server), given.seconds)
+    if given.program is not None:
+        return Program(words_of("--program", given.program), given.seconds)
+    if given.server is not None:
+        return Server(words_of("--server", given.server), given.seconds)
     if len(configs) != 1:
         usage("--url: expected one cache of --caches, and --rotation on or off")
     one = configs[0]

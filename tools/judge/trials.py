@@ -196,7 +196,7 @@ class Judge:
             tokens = self.tokens[:n]
             try:
                 row = self.rows(self.engine.predict(tokens, [n - 1], False), 1)
-            except (Failed, Unsupported, ValueError):
+            except (Failed, Unsupported, ValueError, TypeError, KeyError):
                 return {"tokens": tokens}
             ours = self.ours.predict(words, tokens, [n - 1])
             found = kld(ours, row)
@@ -246,7 +246,7 @@ class Judge:
             asked = self.shifted_input(cells)
             try:
                 found = self.shifted(asked)
-            except (Failed, Unsupported, ValueError):
+            except (Failed, Unsupported, ValueError, TypeError, KeyError):
                 break
             ours = self.ours.shift(config.words(config.rotation), *asked.values())
             if kld(ours, found) > max(result.limit, result.kld / 2):
@@ -304,6 +304,9 @@ class Judge:
             return self.done(result)
         except (Unsupported, ValueError) as why:
             result.why = str(why)
+            return self.done(result)
+        except (TypeError, KeyError) as error:
+            result.verdict, result.why = WRONG, f"no answer to the question: {error}"
             return self.done(result)
         all, scale = self.of_restored(config), self.scale(config)
         either = [judged(self.result("", config), found, {ASKED: all[name]}, scale).verdict
