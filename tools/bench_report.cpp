@@ -49,7 +49,7 @@ std::string rotated_sides(const RotationSpec& spec, int64_t layer) {
     std::string words;
     for (const Side side : {Side::k, Side::v}) {
         if (!spec.turns(layer, side)) continue;
-        words += fmt::format("{}{} {}", words.empty() ? "" : ", ", side == Side::k ? "K" : "V",
+        words += fmt::format("{}{} {}", words.empty() ? "" : ", ", letter(side),
                              rotation_name(spec, layer, side));
     }
     return words.empty() ? "off" : words;

@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "ref/files/output_file.h"
 #include "tools/calibrated_rotation.h"
+#include "tools/layer_words.h"
 #include "tools/loaded_model.h"
 #include "tools/number_flags.h"
 #include "tools/output_paths.h"
@@ -155,8 +156,7 @@ SideReport judge(const Calibration& seen, Side side, const CacheType& type, int6
 }
 
 void print_side(std::FILE* out, const SideReport& report, Side side, const CacheType& type) {
-    fmt::print(out, "\n{} in {}, {} heads: {}\n", side == Side::k ? "K" : "V", type.name(),
-               report.heads,
+    fmt::print(out, "\n{} in {}, {} heads: {}\n", letter(side), type.name(), report.heads,
                side == Side::k ? "mean square of q.e over that of q.k"
                                : "mean square of the error over that of the value");
     fmt::print(out, "  {:<12} {:>12} {:>12} {:>14}\n", "rotation", "expected", "held out",

@@ -108,8 +108,8 @@ void print_class(std::FILE* out, const LayerClass& one, const KvLayer& kept,
     const int64_t first = one.layers[0];
     for (const Side side : {Side::k, Side::v}) {
         const int64_t d = side == Side::k ? kept.d_k : kept.d_v;
-        fmt::print(out, "  {} {}: rotation {}\n", side == Side::k ? "K" : "V",
-                   kept.type(side).words(d), describe(spec, first, side));
+        fmt::print(out, "  {} {}: rotation {}\n", letter(side), kept.type(side).words(d),
+                   describe(spec, first, side));
     }
     const std::optional<int64_t> bytes = row_bytes_of(kept);
     if (bytes) {

@@ -39,6 +39,8 @@ std::string words_of_layers(std::span<const int64_t> layers) {
     return fmt::format("{} {}", layers.size() == 1 ? "layer" : "layers", fmt::join(parts, " "));
 }
 
+const char* letter(Side side) { return side == Side::k ? "K" : "V"; }
+
 std::vector<int64_t> layers_with_rows(const KvShape& shape) {
     std::vector<int64_t> layers;
     for (int64_t l = 0; l < shape.n_layers(); ++l) {

@@ -18,6 +18,9 @@ std::string words_of_layers(std::span<const int64_t> layers);
 /// "0-2+5" of the same, nothing left out: as LAYERS in the words of a cache (cache_words.h).
 std::string list_of_layers(std::span<const int64_t> layers);
 
+/// "K" or "V".
+const char* letter(Side side);
+
 /// Those with keys and values of their own.
 std::vector<int64_t> layers_with_rows(const KvShape& shape);
 

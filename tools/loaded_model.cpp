@@ -147,7 +147,7 @@ std::string describe_side(const KvShape& shape, const RotationSpec& spec, Side s
         const KvLayer& layer = shape.layers[std::size_t(l)];
         if (layer.kv_heads == 0) continue;
         const std::string words =
-            fmt::format("{} {}: rotation {}", side == Side::k ? "K" : "V",
+            fmt::format("{} {}: rotation {}", letter(side),
                         layer.type(side).words(side == Side::k ? layer.d_k : layer.d_v),
                         describe(spec, l, side));
         auto way = std::ranges::find(ways, words, [](const auto& known) { return known.first; });

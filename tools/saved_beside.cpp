@@ -83,7 +83,6 @@ StepsApart shares_apart(const Format& format, const HeadBeside& of, int64_t d,
     const size_t bytes = size_t(format.row_bytes(d));
     std::vector<float> a(static_cast<size_t>(d)), b(static_cast<size_t>(d));
     StepsApart result;
-    double squares = 0;
     for (size_t r = 0; r < positions.size(); ++r) {
         const RowContext context{
             .layer = of.layer, .kv_head = of.head, .side = of.side, .position = positions[r]};
@@ -96,26 +95,10 @@ StepsApart shares_apart(const Format& format, const HeadBeside& of, int64_t d,
             const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]));
             const double apart = std::fabs(double(a[i]) - double(b[i])) / unit;
             const double share = same ? 0 : std::isfinite(apart) ? apart : INFINITY;
-            result.equal += same;
-            squares += share * share;
-            if (share <= result.most) continue;
-            result.most = share, result.row = int64_t(r), result.channel = int64_t(i);
+            result.take(share, int64_t(r), int64_t(i));
         }
     }
-    result.elements = int64_t(positions.size()) * d;
-    if (result.elements > 0) result.rms = std::sqrt(squares / double(result.elements));
     return result;
-}
-
-// Adds what another stream has; says whether the furthest element is in there.
-bool add(StepsApart& all, const StepsApart& more) {
-    const double squares =
-        all.rms * all.rms * double(all.elements) + more.rms * more.rms * double(more.elements);
-    all.elements += more.elements, all.equal += more.equal, all.one_step += more.one_step;
-    if (all.elements > 0) all.rms = std::sqrt(squares / double(all.elements));
-    if (more.most <= all.most) return false;
-    all.most = more.most, all.row = more.row, all.channel = more.channel;
-    return true;
 }
 
 std::vector<HeadBeside> heads_of(const KvLayer& layer, const SavedRows& rows) {
@@ -148,7 +131,7 @@ void add_stream(std::vector<HeadBeside>& heads, const KvLayer& layer, const Rows
         const StepsApart more = head.in_steps
                                     ? steps_apart(type.cells(), a, b, d)
                                     : shares_apart(*type.format(), head, d, positions, a, b);
-        if (!add(head.apart, more)) continue;
+        if (!head.apart.add(more)) continue;
         head.stream = theirs.rows.stream, head.position = positions[size_t(more.row)];
     }
 }

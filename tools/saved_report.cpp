@@ -11,8 +11,6 @@
 namespace rotkv::tools {
 namespace {
 
-const char* letter(Side side) { return side == Side::k ? "K" : "V"; }
-
 // A field of a layer as text; "" where this version has none of that name.
 std::string text_of(const SavedCache& saved, int64_t layer, const std::string& name) {
     for (const SavedField& field : saved.layer(layer)) {
@@ -108,8 +106,8 @@ void print_heads(std::FILE* out, const SavedBeside& beside) {
     for (const HeadBeside& head : beside.heads) {
         fmt::print(out, "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", head.layer,
                    letter(head.side), head.head, head.type, head.apart.elements,
-                   head.apart.differ(), amount(head, head.apart.rms), amount(head, head.apart.most),
-                   place_of(head));
+                   head.apart.differ(), amount(head, head.apart.rms()),
+                   amount(head, head.apart.most), place_of(head));
     }
 }
 
@@ -188,7 +186,7 @@ nlohmann::ordered_json json_of(const SavedBeside& beside) {
                          {"elements", head.apart.elements},
                          {"differ", head.apart.differ()},
                          {"unit", head.in_steps ? "steps" : "rms of the row"},
-                         {"rms", head.apart.rms},
+                         {"rms", head.apart.rms()},
                          {"most", head.apart.most},
                          {"stream", head.stream},
                          {"position", head.position},

@@ -1,6 +1,7 @@
 #include "tools/state_report.h"
 
 #include "ref/rotation_words.h"
+#include "tools/layer_words.h"
 #include "tools/notes.h"
 
 #include <fmt/format.h>
@@ -45,8 +46,6 @@ std::string said_words(const LlamaStream& stream) {
     return fmt::format("K {}, V {}", words(*stream.k_block), words(*stream.v_block));
 }
 
-const char* letter(Side side) { return side == Side::k ? "K" : "V"; }
-
 std::string words_of(const Rotation& rotation) {
     return rotation.on() ? fmt::format("rotated in blocks of {}", rotation.block) : "not rotated";
 }
@@ -54,8 +53,9 @@ std::string words_of(const Rotation& rotation) {
 // All layers of a side that are alike, in one line each.
 void print_side(std::FILE* out, const StateBeside& beside, Side side) {
     struct Alike {
-        int64_t layers = 0, elements = 0, equal = 0, one_step = 0, strange = 0;
-        double off = 0, otherwise = INFINITY, squares = 0, most = 0;
+        int64_t layers = 0, strange = 0;
+        double off = 0, otherwise = INFINITY;
+        StepsApart steps;
     };
     std::map<std::string, Alike> kinds;
     for (const SideBeside& one : beside.sides) {
@@ -64,16 +64,13 @@ void print_side(std::FILE* out, const StateBeside& beside, Side side) {
                                                   : std::string("rows that no rotation explains");
         Alike& all = kinds[fmt::format("{}, {}", type_info(one.type).name, words)];
         ++all.layers;
-        all.elements += one.steps.elements, all.equal += one.steps.equal;
-        all.one_step += one.steps.one_step;
+        all.steps.add(one.steps);
         all.strange += one.strange_cells;
         all.off = std::max(all.off, one.off);
         all.otherwise = std::min(all.otherwise, one.off_otherwise);
-        all.squares += one.steps.rms * one.steps.rms * double(one.steps.elements);
-        all.most = std::max(all.most, one.steps.most);
     }
     for (const auto& [words, all] : kinds) {
-        const double n = double(all.elements);
+        const double n = double(all.steps.elements);
         fmt::print(out, "{} of {} layers: {}\n", letter(side), all.layers, words);
         fmt::print(out,
                    "  turned back, at most {:.3g} of their length from ours in f32; by any other "
@@ -82,8 +79,8 @@ void print_side(std::FILE* out, const StateBeside& beside, Side side) {
         fmt::print(out,
                    "  beside ours in this type: {:.2f} % equal, {:.2f} % within 1.5 steps, rms "
                    "{:.3g} steps, at most {:.3g}\n",
-                   100 * double(all.equal) / n, 100 * double(all.one_step) / n,
-                   std::sqrt(all.squares / n), all.most);
+                   100 * double(all.steps.equal) / n, 100 * double(all.steps.one_step) / n,
+                   all.steps.rms(), all.steps.most);
         if (all.strange > 0) {
             fmt::print(out, "  cells that it does not explain, over all these layers: {}\n",
                        all.strange);
@@ -103,7 +100,7 @@ void print_layers(std::FILE* out, const StateBeside& beside) {
                    "cell {}, head {}, channel {} |\n",
                    one.layer, letter(one.side), type_info(one.type).name,
                    one.explained() ? rotation_name(one.rotation) : "?", one.off, one.off_otherwise,
-                   double(one.steps.equal) / n, double(one.steps.one_step) / n, one.steps.rms,
+                   double(one.steps.equal) / n, double(one.steps.one_step) / n, one.steps.rms(),
                    one.steps.most, one.cell, one.head, one.steps.channel);
     }
 }
@@ -188,7 +185,7 @@ nlohmann::ordered_json json_of(const StateBeside& beside) {
                          {"elements", one.steps.elements},
                          {"equal", one.steps.equal},
                          {"one_step", one.steps.one_step},
-                         {"rms_steps", one.steps.rms},
+                         {"rms_steps", one.steps.rms()},
                          {"most_steps", one.steps.most},
                          {"cell", one.cell},
                          {"head", one.head},

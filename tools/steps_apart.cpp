@@ -45,20 +45,11 @@ StepsApart steps_apart(DType type, std::span<const std::byte> theirs,
                        std::span<const std::byte> ours, int64_t d) {
     StepsApart result;
     const std::vector<float> a = values_of(type, theirs, d), b = values_of(type, ours, d);
-    double squares = 0;
     for (int64_t i = 0; i < int64_t(a.size()); ++i) {
         const std::byte* const row = ours.data() + i / d * row_bytes(type, d);
-        const double steps =
-            steps_between(a[size_t(i)], b[size_t(i)], step_at(type, row, i % d, b[size_t(i)]));
-        result.equal += steps == 0;
-        result.one_step += steps <= 1.5;
-        squares += steps * steps;
-        if (steps <= result.most) continue;
-        result.most = steps;
-        result.row = i / d, result.channel = i % d;
+        const double step = step_at(type, row, i % d, b[size_t(i)]);
+        result.take(steps_between(a[size_t(i)], b[size_t(i)], step), i / d, i % d);
     }
-    result.elements = int64_t(a.size());
-    if (!a.empty()) result.rms = std::sqrt(squares / double(result.elements));
     return result;
 }
 
