@@ -67,7 +67,6 @@ std::vector<FormatCell> format_cells(const SweepResult& result,
         cell.kld = mean_by_windows(cell.kld_windows, 1);
         const Mean seed = mean_of(means);
         cell.spread = seed.error * std::sqrt(double(means.size()));
-        if (means.size() < 2) cell.spread = std::numeric_limits<double>::quiet_NaN();
         cells.push_back(cell);
     }
     return cells;
