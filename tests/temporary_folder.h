@@ -5,6 +5,7 @@
 #include "tests/catch.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -40,6 +41,17 @@ inline std::string read_all(const std::string& path) {
 
 inline void write_all(const std::string& path, const std::string& bytes) {
     std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
+}
+
+/// What a function writes into the file that it is given.
+template <class Print>
+std::string printed_by(const Print& print) {
+    const TemporaryFolder folder;
+    std::FILE* file = std::fopen(folder.file("printed").c_str(), "w");
+    REQUIRE(file != nullptr);
+    print(file);
+    std::fclose(file);
+    return read_all(folder.file("printed"));
 }
 
 }  // namespace rotkv::test

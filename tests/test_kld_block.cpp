@@ -55,20 +55,11 @@ KldSummary summary() {
     return s;
 }
 
-template <class Print>
-std::string printed(const Print& print) {
-    const TemporaryFolder folder;
-    std::FILE* file = std::fopen(folder.file("block.txt").c_str(), "w");
-    REQUIRE(file != nullptr);
-    print(file);
-    std::fclose(file);
-    return read_all(folder.file("block.txt"));
-}
-
 }  // namespace
 
 TEST_CASE("kld block: each line of the summary has its own figure") {
-    const std::string text = printed([](std::FILE* file) { print_kld_summary(file, summary()); });
+    const std::string text =
+        printed_by([](std::FILE* file) { print_kld_summary(file, summary()); });
     const char* const expected[] = {
         "Mean PPL(Q)                   :   5.500000 \u00B1   0.550000\n",
         "Mean PPL(base)                :   4.500000 \u00B1   0.450000\n",
@@ -111,7 +102,8 @@ TEST_CASE("kld block: each line of the summary has its own figure") {
 }
 
 TEST_CASE("kld block: the line of a window has the figures of its columns") {
-    const std::string line = printed([](std::FILE* file) { print_kld_line(file, 7, summary()); });
+    const std::string line =
+        printed_by([](std::FILE* file) { print_kld_line(file, 7, summary()); });
     CHECK(line ==
           "   7        5.5000 \u00B1    0.5500       6.50000 \u00B1    0.65000       1.50000 "
           "\u00B1    "

@@ -56,12 +56,7 @@ SweepResult six_pairs() {
 }
 
 std::string printed(const SweepResult& result) {
-    const rotkv::test::TemporaryFolder folder;
-    std::FILE* file = std::fopen(folder.file("sweep.txt").c_str(), "w");
-    REQUIRE(file != nullptr);
-    print_sweep(file, result);
-    std::fclose(file);
-    return rotkv::test::read_all(folder.file("sweep.txt"));
+    return rotkv::test::printed_by([&](std::FILE* file) { print_sweep(file, result); });
 }
 
 // The words of the lines below a title, as many lines as are asked for.

@@ -64,12 +64,7 @@ SweepResult three_formats() {
 }
 
 std::string printed(const SweepResult& result) {
-    const rotkv::test::TemporaryFolder folder;
-    std::FILE* file = std::fopen(folder.file("formats.txt").c_str(), "w");
-    REQUIRE(file != nullptr);
-    print_formats(file, result);
-    std::fclose(file);
-    return rotkv::test::read_all(folder.file("formats.txt"));
+    return rotkv::test::printed_by([&](std::FILE* file) { print_formats(file, result); });
 }
 
 bool near(double a, double b) { return std::abs(a - b) < 1e-9; }

@@ -27,14 +27,6 @@ std::vector<float> fork_row(int64_t d, int row) {
     return x;
 }
 
-std::vector<std::byte> bytes_of_hex(const std::string& hex) {
-    std::vector<std::byte> bytes;
-    for (size_t i = 0; i < hex.size(); i += 2) {
-        bytes.push_back(std::byte(std::stoi(hex.substr(i, 2), nullptr, 16)));
-    }
-    return bytes;
-}
-
 double near(double value, double expected) { return std::fabs(value / expected - 1); }
 
 // The mean square error of levels, x to the nearest one, for a coordinate of a random direction in

@@ -35,14 +35,6 @@ std::vector<float> group_rows(int64_t tokens, int64_t d, int row) {
     return x;
 }
 
-std::vector<std::byte> bytes_of_hex(const std::string& hex) {
-    std::vector<std::byte> bytes;
-    for (size_t i = 0; i < hex.size(); i += 2) {
-        bytes.push_back(std::byte(std::stoi(hex.substr(i, 2), nullptr, 16)));
-    }
-    return bytes;
-}
-
 // Keys in groups of 32, values in groups of 64: two heads of 64 channels in each stream.
 struct GroupCase : CachedAttention {
     std::shared_ptr<const Format> keys = format_of("kivi_keys:2");

@@ -7,6 +7,7 @@
 #include "tests/random.h"
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <memory>
 #include <string>
@@ -18,6 +19,15 @@ inline std::shared_ptr<const Format> format_of(const std::string& name) {
     std::shared_ptr<const Format> format = find_format(name);
     REQUIRE(format != nullptr);
     return format;
+}
+
+/// Bytes of a file of rows that numpy made, two digits each.
+inline std::vector<std::byte> bytes_of_hex(const std::string& hex) {
+    std::vector<std::byte> bytes;
+    for (size_t i = 0; i < hex.size(); i += 2) {
+        bytes.push_back(std::byte(std::stoi(hex.substr(i, 2), nullptr, 16)));
+    }
+    return bytes;
 }
 
 /// Bytes of the rows that a format takes together: one, or those of a group.
