@@ -9,15 +9,15 @@ import subprocess
 import sys
 import unittest
 
+from fetched_models import MODELS
+
 PROGRAMS = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release")
-MODELS = os.path.abspath(os.environ.get("ROTKV_CACHE") or os.path.join(
-    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rotkv"))
 SMOLLM2, GEMMA = "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"
 
 
 class Claims(unittest.TestCase):
     def klds(self, model, *caches):
-        """Mean KLD and perplexity of each cache (a type for K and V, "/off" where it is not rotated)
+        """The mean KLD of each cache (a type for K and V, "/off" where it is not rotated)
         over four windows of 256 tokens."""
         files = [os.path.join(MODELS, name) for name in (model, "wiki.test.raw")]
         for path in files:

@@ -17,10 +17,10 @@ import sys
 import tempfile
 import unittest
 
+from fetched_models import MODELS
+
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PROGRAMS = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release")
-MODELS = os.path.abspath(os.environ.get("ROTKV_CACHE") or os.path.join(
-    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rotkv"))
 PACKAGE = os.path.join(PROGRAMS, "python", "rotkv")
 BESIDE = ("tools/demo.txt", "tests/gguf_file.py")
 NOISE = re.compile(r"\b(0e\+00|\de-1[4-9])\b")  # what is left of a difference that should be 0
