@@ -95,11 +95,12 @@ nb::object decode(const Bytes& codes, const std::string& type, int64_t d, int64_
                   int64_t kv_head, const std::string& side, const std::optional<Ints>& positions) {
     const std::vector<std::size_t> shape = shape_of(codes);
     const std::size_t bytes = row_bytes_of(type, std::size_t(d));
-    const NewArray<float> x(with_last(shape, std::size_t(d)));
+    const std::vector<std::size_t> of_values = with_last(shape, std::size_t(d));
     if (shape.back() != bytes) {
         refuse("codes: expected rows of " + std::to_string(bytes) + " bytes, found " +
                std::to_string(shape.back()));
     }
+    const NewArray<float> x(of_values);
     const rotkv_rows rows =
         rows_of(codes.size() / bytes, std::size_t(d), layer, kv_head, side, positions);
     must_without_gil(
