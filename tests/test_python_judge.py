@@ -12,7 +12,8 @@ import pytest
 import rotkv
 from rotkv.judge import engine as engines
 from rotkv.judge import http_engine, report, trials, verdict
-from rotkv.judge.ours import Ours, kld, rows_of
+from rotkv.judge.ours import Ours
+from rotkv.judge.rows import kld, rows_of
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)

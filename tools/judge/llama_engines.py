@@ -8,13 +8,7 @@ import numpy as np
 
 from .engine import Engine, Failed
 from .http_engine import Http
-
-
-def log_softmax(logits):
-    """Rows of ln p of rows of logits."""
-    logits = np.asarray(logits, np.float64)
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+from .rows import log_softmax
 
 
 class XLlamaCpp(Http):

@@ -5,7 +5,7 @@ import importlib.metadata
 import numpy as np
 
 from .engine import Engine, Unsupported
-from .llama_engines import log_softmax
+from .rows import log_softmax
 
 
 class MlxLm(Engine):

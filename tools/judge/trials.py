@@ -5,7 +5,8 @@ import tempfile
 import numpy as np
 
 from .engine import Failed, Unsupported
-from .ours import ASKED, NOT_QUANTIZED, OF_SHIFTS, OTHER, kld, rows_of
+from .ours import ASKED, NOT_QUANTIZED, OF_SHIFTS, OTHER
+from .rows import kld, rows_of
 from .verdict import NOT_ASKED, RIGHT, WRONG, Result, Scale, judged
 
 TEXT = """ The rain in Spain stays mainly in the plain, they said; 12345 drops of it, then 67 more.
@@ -13,6 +14,7 @@ TEXT = """ The rain in Spain stays mainly in the plain, they said; 12345 drops o
 dog slept. All happy families are alike; each unhappy family is unhappy in its own way."""
 TEXTS = ["Hello", " Hello  world\n", "I'll say it's 1234567.89!", "na\u00efve caf\u00e9 \u6f22\u5b57",
          "\n\n \n", "<s> no token </s> but text", TEXT]
+NO_ANSWER = (ValueError, TypeError, KeyError)  # as it is read
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 
 
@@ -65,7 +67,7 @@ class Judge:
             result.verdict, result.why = NOT_ASKED, str(why)
         except Failed as why:
             result.verdict, result.why = WRONG, str(why)
-        except (ValueError, TypeError, KeyError) as error:
+        except NO_ANSWER as error:
             result.verdict, result.why = WRONG, f"no answer to the question: {error}"
         return self.done(result)
 
@@ -196,7 +198,7 @@ class Judge:
             tokens = self.tokens[:n]
             try:
                 row = self.rows(self.engine.predict(tokens, [n - 1], False), 1)
-            except (Failed, Unsupported, ValueError, TypeError, KeyError):
+            except (Failed, Unsupported, *NO_ANSWER):
                 return {"tokens": tokens}
             ours = self.ours.predict(words, tokens, [n - 1])
             found = kld(ours, row)
@@ -246,7 +248,7 @@ class Judge:
             asked = self.shifted_input(cells)
             try:
                 found = self.shifted(asked)
-            except (Failed, Unsupported, ValueError, TypeError, KeyError):
+            except (Failed, Unsupported, *NO_ANSWER):
                 break
             ours = self.ours.shift(config.words(config.rotation), *asked.values())
             if kld(ours, found) > max(result.limit, result.kld / 2):

@@ -2,7 +2,8 @@
 every known mistake. Docs: docs/29-judge.md"""
 import dataclasses
 
-from .ours import ASKED, NOT_QUANTIZED, cache_words, kld
+from .ours import ASKED, NOT_QUANTIZED, cache_words
+from .rows import kld
 
 RIGHT, WRONG, UNTOLD, NOT_ASKED = "right", "WRONG", "cannot tell", "not asked"
 FLOOR_LIMIT = 0.02  # nats: beyond it f16 predictions are another model's
