@@ -13,15 +13,7 @@ from .chat import ChatTemplate, prompt_tokens
 from .draws import seed_of
 from .problems import Failed
 from .streams import Request, Streams
-
-
-def fingerprint(path):
-    """Size and SHA-256 of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 24):
-            found.update(part)
-    return [os.path.getsize(path), found.hexdigest()]
+from .whole_file import fingerprint
 
 
 def say(line):

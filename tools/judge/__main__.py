@@ -1,12 +1,12 @@
 """rotkv-judge: an engine with a rotated cache, held against rotkv end to end. Docs: docs/29-judge.md"""
 import argparse
-import hashlib
 import json
 import os
 import shlex
 import sys
 
 import rotkv
+from rotkv.eval.whole_file import fingerprint, whole
 
 from . import report
 from .engine import BUILT_IN, Program, adapter_command
@@ -130,12 +130,6 @@ def check_output(given):
         usage(f"--json {given.json}: is the model")
 
 
-def checksum(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
-
-
 def main():
     given = flags()
     check_numbers(given)
@@ -168,7 +162,7 @@ def main():
     finally:
         engine.close()
     versions = {"judge": f"rotkv {rotkv.__version__}", "machine": report.machine(),
-                "model": f"SHA-256 {checksum(given.model)}"}
+                "model": f"SHA-256 {fingerprint(given.model)[1]}"}
     name = os.path.basename(given.model)
     if given.json:
         words = json.dumps(report.as_json(judge.identity, versions, name, results, judge.blind()),
@@ -176,9 +170,8 @@ def main():
         if given.json == "-":
             print(words)
         else:
-            with open(given.json + ".partial", "w", encoding="utf-8") as file:
+            with whole(given.json) as partial, open(partial, "w", encoding="utf-8") as file:
                 file.write(words + "\n")
-            os.replace(given.json + ".partial", given.json)
     if given.json != "-":
         print(report.markdown(judge.identity, versions, name, results, judge.blind(),
                               rotkv.mistakes()))
