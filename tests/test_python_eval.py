@@ -384,6 +384,12 @@ def test_what_contradicts_itself_is_one_line(path, tasks, more, says):
     assert says in said and said.count("\n") == 1
 
 
+def test_a_text_that_is_no_utf_8_is_refused_before_anything_runs(path, tasks, tmp_path):
+    (tmp_path / "latin1").write_bytes(b"caf\xe9 au lait " * 500)
+    said = evaluate(*plan(path, tasks, "--kld", str(tmp_path / "latin1")), code=2)
+    assert "expected UTF-8, found byte 0xe9 at 3" in said and said.count("\n") == 1
+
+
 def test_what_is_no_file_is_written_as_it_is(tmp_path):
     device = os.stat("/dev/null").st_rdev
     for path in "/dev/null", str(tmp_path / "new"):

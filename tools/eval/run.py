@@ -46,12 +46,24 @@ class Progress:
         return f"{self.done} of {self.all} answers, {left / 60:.1f} minutes left: {what}"
 
 
+def read_kld_text(path):
+    """The text that KL divergences are measured on, and its SHA-256."""
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return data.decode(), hashlib.sha256(data).hexdigest()
+    except UnicodeDecodeError as error:
+        raise Failed(f"--kld {path}: expected UTF-8, found byte {data[error.start]:#04x} at "
+                     f"{error.start}") from None
+
+
 class Plan:
     """What is asked: the settings of a run, as the command line gave them."""
 
     def __init__(self, asked, tasks):
         self.asked, self.tasks = asked, tasks
         self.caches = list(dict.fromkeys([asked.base, *asked.cache]))
+        self.kld_text, self.kld_sha256 = read_kld_text(asked.kld) if asked.kld else (None, None)
 
     def header(self, backend):
         """All that answers depend on."""
@@ -160,13 +172,12 @@ def run_all(plan, file, backend):
 def divergences(plan, file, backend):
     """{(model's number, cache): KLD from the base in nats, and its error}, of the text of --kld."""
     found = {}
+    others = [cache for cache in plan.caches if cache != plan.asked.base]
     for number, path in enumerate(plan.asked.model):
-        others = [cache for cache in plan.caches if cache != plan.asked.base]
-        key = (number, "kld", plan.asked.kld_chunks, fingerprint(plan.asked.kld)[1])
+        key = (number, "kld", plan.asked.kld_chunks, plan.kld_sha256)
         if key not in file.groups:
-            with open(plan.asked.kld, encoding="utf-8", errors="surrogateescape") as text:
-                figures = rotkv.Model(path, backend).kld(
-                    text.read(), others, base=plan.asked.base, chunks=plan.asked.kld_chunks)
+            figures = rotkv.Model(path, backend).kld(plan.kld_text, others, base=plan.asked.base,
+                                                     chunks=plan.asked.kld_chunks)
             file.add(key, {cache: [one["kld"], one["kld_error"]]
                            for cache, one in figures.items()})
         found.update({(number, cache): tuple(pair) for cache, pair in file.groups[key].items()})
