@@ -2,6 +2,7 @@
 #include "cuda/attention_path.h"
 
 #include "cuda/decode_team.h"
+#include "cuda/decode_warpgroup.h"
 #include "cuda/kernels.h"
 
 #include <algorithm>
@@ -25,12 +26,14 @@ bool is_few(const AttentionArgs& args, const DeviceLimits& device) {
     const int64_t tokens = (args.q.n[1] + streams - 1) / streams;
     const int64_t rows = tokens * args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
     const bool is_f16 = args.precision == Precision::f16;
-    return tokens <= 1 || rows <= k_most_heads || (is_f16 && decode_team_plan(args, device));
+    return tokens <= 1 || rows <= k_most_heads || 
+           (is_f16 && (decode_team_plan(args, device) || decode_warpgroup_plan(args, device)));
 }
 
 KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLimits& device) {
     switch (kind) {
         case AttentionKind::tensor:
+            if (const KernelPlan plan = decode_warpgroup_plan(args, device)) return plan;
             if (const KernelPlan plan = decode_team_plan(args, device)) return plan;
             return decode_plan(args, 1, device);
         case AttentionKind::cluster:

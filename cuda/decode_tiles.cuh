@@ -42,7 +42,7 @@ struct DecodePlace : Place {
         const uint32_t column = blockIdx.x - t * job.by_rows.d;
         const uint32_t of_band = job.by_chunks.of(column);
         split = blockIdx.y;
-        const uint32_t team = warp >> (job.team - 1);  // its warps run on different schedulers
+        const uint32_t team = warp >> job.team / 2;  // its warps run on different schedulers
         member = warp & (job.team - 1);
         slice = job.by_band.of(team);
         head_of_band = team - slice * job.band;
