@@ -20,12 +20,14 @@ __device__ inline void copy_box(const PhaseBarrier& full, uint32_t to, const Row
         : "memory");
 }
 
-/// Bytes of a row of codes in shared memory.
-inline uint32_t slot_of(const TensorView& cache, uint32_t row_bytes) {
-    const uint64_t all = reinterpret_cast<uintptr_t>(cache.data) | uint64_t(cache.stride[0]) |
-                         uint64_t(cache.stride[1]) | uint64_t(cache.stride[2]) | 16;
-    const uint32_t most_skew = 16 - uint32_t(all & (~all + 1));
-    return (row_bytes + most_skew + 15) / 16 * 16 | 16;
+/// The same rows into L2 only, where every write to them meets them: allowed at any time.
+__device__ inline void prefetch_box(const RowMap& map, uint32_t head, int32_t cell,
+                                    int32_t stream) {
+    asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];"
+                 :
+                 : "l"(&map.map), "r"((map.units_before + head * map.units_of_head) & ~7u),
+                   "r"(head * map.rows_of_head), "r"(cell), "r"(stream)
+                 : "memory");
 }
 
 }  // namespace rotkv::cuda::prefill

@@ -161,8 +161,7 @@ __device__ void score_for_team(float (&s)[Team][4], const TeamQueries<D_k>& q,
     for (int b = 0; b < D_k / 32; ++b) {
         const Block &x = reinterpret_cast<const Block*>(rows.x)[b],
                     &y = reinterpret_cast<const Block*>(rows.y)[b];
-        const Codes of_x = numbers_of(x, i, x, i + 2),
-                    of_y = numbers_of(y, i, y, i + 2);
+        const Codes of_x = numbers_of(x, i, x, i + 2), of_y = numbers_of(y, i, y, i + 2);
         const float d[2] = {f16_to_f32(x.d), f16_to_f32(y.d)};
 #pragma unroll
         for (int c = 0; c < Team; ++c) {
@@ -198,8 +197,7 @@ __device__ void add_for_team(TeamState<D_v, Team>& state, const uint2 (&p)[Team]
     for (int b = 0; b < D_v / 32 / Team; ++b) {
         const Block &x = block(rows.x, b), &y = block(rows.y, b), &z = block(rows.z, b),
                     &w = block(rows.w, b);
-        const Codes xy = numbers_of(x, i, y, i),
-                    zw = numbers_of(z, i, w, i);
+        const Codes xy = numbers_of(x, i, y, i), zw = numbers_of(z, i, w, i);
         const uint32_t d[2] = {both(x.d, y.d), both(z.d, w.d)};
 #pragma unroll
         for (int c = 0; c < Team; ++c) {

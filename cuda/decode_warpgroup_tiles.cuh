@@ -23,7 +23,7 @@ class GroupTiles {
           first_((p.split * j.slices + p.slice) * k_group_cells),
           own_(p.member * k_cells),
           limits_(reinterpret_cast<const Seen*>(memory + j.rest_offset() + j.limits_offset())) {
-        const uint32_t barriers = j.slices * 2 * k_group_stages;
+        const uint32_t barriers = k_groups * 2 * k_group_stages;
         if (threadIdx.x < barriers) {
             CopyBarrier(reinterpret_cast<uint64_t*>(memory + j.full_offset()) + threadIdx.x)
                 .create(1);
@@ -37,7 +37,9 @@ class GroupTiles {
         some_ = seen_of_lane(0);
         each_ = seen_of_lane(k_warp / 2);
 #pragma unroll
-        for (int i = 0; i < 3; ++i) coming_[i] = positions_in(i);
+        for (int i = 0; i < k_known; ++i) first_positions_[i] = positions_in(i);
+        prefetch(0);
+        prefetch(1);
     }
     __device__ void start() {
         for (uint32_t i = 0; i < k_group_stages; ++i) {
@@ -46,15 +48,20 @@ class GroupTiles {
         }
     }
     __device__ void find_rows() {
-        look(0, coming_[0]);
-        look(1, coming_[1]);
+        look(0, first_positions_[0]);
+        look(1, first_positions_[1]);
+        coming_ = first_positions_[2];
         skew_[0] = skew_of(job.k);
         skew_[1] = skew_of(job.v);
     }
 
     __device__ bool is_more() const { return first_ < at.used; }
-    // Of the tile after the next one: what is seen.
-    __device__ void look_ahead() { look(2, coming_[2]); }
+    // What is seen of the tile after the next one; the positions of the one behind it are asked for
+    // a tile before they are looked at.
+    __device__ void look_ahead() {
+        look(2, coming_);
+        coming_ = positions_in(3);
+    }
     __device__ void wait(uint32_t side) const {
         CopyBarrier(full_ + side * k_group_stages + stage_).wait(parity_);
     }
@@ -69,7 +76,6 @@ class GroupTiles {
         seen_[1] = seen_[2];
         uses_ >>= 1;
         first_ += job.step;
-        coming_[2] = positions_in(2);
         stage_ ^= 1;
         if (stage_ == 0) parity_ ^= 1;
     }
@@ -101,6 +107,8 @@ class GroupTiles {
     }
 
   private:
+    static constexpr int k_known = 3;  // this tile, the next one, the one after
+
     __device__ std::byte* tile_at(uint32_t side, uint32_t stage) const {
         return ring_ + side * k_group_stages * job.tile_bytes(0) + stage * job.tile_bytes(side);
     }
@@ -136,6 +144,11 @@ class GroupTiles {
         uses_ |= uint32_t((some[0] | some[1]) != 0) << i;
     }
 
+    // The first tile comes into L2 while earlier kernels still run.
+    __device__ void prefetch(uint32_t side) const {
+        if (threadIdx.x % k_group_threads != 0 || !is_more()) return;
+        prefill::prefetch_box(job.map[side], at.kv, int32_t(first_), int32_t(at.stream));
+    }
     // By one thread.
     __device__ void ask(uint32_t side, uint32_t stage, uint32_t i, bool is_wanted) const {
         const uint32_t cell = first_ + i * job.step;
@@ -154,8 +167,8 @@ class GroupTiles {
     const Seen* limits_;
     const int32_t* position_ = nullptr;
     Seen some_, each_;
-    int2 coming_[3];
-    uint32_t seen_[3] = {}, uses_ = 0;  // of this tile, the next one, the one after
+    int2 first_positions_[k_known], coming_;
+    uint32_t seen_[k_known] = {}, uses_ = 0;  // of this tile, the next one, the one after
     uint32_t skew_[2] = {};
     uint32_t stage_ = 0, parity_ = 0;
     bool is_first_ = true;

@@ -138,7 +138,8 @@ __device__ inline uint32_t fifth_of(const uint8_t* qh, uint32_t i) {
 template <class Block>
 __device__ Words five_bits_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
     const uint32_t n = nibbles_of(x, i, y, j), a = fifth_of(x.qh, i), b = fifth_of(y.qh, j);
-    return {n & 0x0F0F0F0Fu | both(a & 0xFFFFu, b), n >> 4 & 0x0F0F0F0Fu | a >> 16 | b & 0xFFFF0000u};
+    return {n & 0x0F0F0F0Fu | both(a & 0xFFFFu, b),
+            n >> 4 & 0x0F0F0F0Fu | a >> 16 | b & 0xFFFF0000u};
 }
 __device__ inline Words words_of(const BlockQ5_0& x, uint32_t i, const BlockQ5_0& y, uint32_t j) {
     return five_bits_of(x, i, y, j);

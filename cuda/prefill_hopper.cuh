@@ -103,15 +103,6 @@ __global__ void __launch_bounds__(k_block_threads<D_k, source>, 1)
 // from code for another architecture, there is only the trap.
 constexpr int k_least_registers = 64;
 
-/// Of a row in a raw slot, which begins at most so many bytes behind 16 as the cache's strides
-/// allow: an odd number of 16-byte pieces.
-inline uint32_t slot_of(const TensorView& cache, uint32_t row_bytes) {
-    const uint64_t all = reinterpret_cast<uintptr_t>(cache.data) | uint64_t(cache.stride[0]) |
-                         uint64_t(cache.stride[1]) | uint64_t(cache.stride[2]) | 16;
-    const uint32_t most_skew = 16 - uint32_t(all & (~all + 1));
-    return (row_bytes + most_skew + 15) / 16 * 16 | 16;
-}
-
 /// Rows that travel by way of raw slots: blocks of codes, f32, and plain rows that lie anyhow.
 inline Side expanded_side(const TensorView& cache) {
     Side side(cache, 1);

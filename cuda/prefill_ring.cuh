@@ -9,8 +9,7 @@
 //   the rest  RingState: barriers, and what is said of tiles
 // Docs: docs/05-attention.md
 
-#include "cuda/phase_barrier.cuh"
-#include "cuda/prefill_map.h"
+#include "cuda/copy_box.cuh"
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda::prefill {
@@ -72,19 +71,6 @@ struct RingJob : Job {
     uint32_t block_rows;
     uint32_t raw_cells, raw_bytes, slots;
 };
-
-/// The engine copies a box of a map, whose bytes `full` expects, to shared memory: from this unit
-/// of the head's rows on, or from the multiple of 16 bytes before it, and from this cell on.
-__device__ inline void copy_box(const PhaseBarrier& full, uint32_t to, const RowMap& map,
-                                uint32_t unit, uint32_t head, int32_t cell, int32_t stream) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%2, %3, %4, %5}], [%6];"
-        :
-        : "r"(to), "l"(&map.map), "r"((map.units_before + unit + head * map.units_of_head) & ~7u),
-          "r"(head * map.rows_of_head), "r"(cell), "r"(stream), "r"(full.address())
-        : "memory");
-}
 
 /// All threads of the block: the tokens by their streams, those of a stream in the order in which
 /// they come. A token's place is how many come before it.
