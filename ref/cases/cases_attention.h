@@ -122,7 +122,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@block/v=@same/T=8/C=700/H=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
     "attention/k=q5_1/v=q8_0/T=7/C=600/H=12/K=3/D=128/rot-v=64/window=100/softcap=20/sinks=1/precision=f16/lse=1",
     "attention/k=@rough/v=@same/T=6/C=1500/H=16/K=4/D=128/rot-k=128/window=300/loud=8/precision=f16/from=4/lse=1",
-    "attention/k=q4_0/v=q8_0/T=17/C=700/H=132/K=132/D=128/window=100/precision=f16/lse=1",
+    "attention/k=q4_0/v=q8_0/T=17/C=700/H=132/K=132/D=128/window=100/fill=dense/sees=last/precision=f16/lse=1",
     "attention/k=@rough/v=@same/T=1/C=700/H=29/K=1/D=128/sinks=1/precision=f16",
     "attention/k=@rough/v=@same/S=3/C=300/H=20/K=1/D=128/rot-k=128/rot-v=64/window=200/sees=last/precision=f16/lse=1",
     "attention/k=@rough/v=@same/T=8/C=113/H=6/D=128/rot-k=32:3/rot-v=32:3/precision=f16/layout=padded",
