@@ -63,7 +63,7 @@ inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
 // row sees, sums of queries where K has codes, what teams exchange, then a ring of tiles for each
 // slice, K's cells and then V's; in the end the warps' states take the rings' place.
 struct DecodeJob : Task {
-    uint32_t team;     // warps for a KV head: 1, 2 or 4
+    uint32_t team;     // warps for a KV head: 1, 2, or 4 (decode_warpgroup.cu)
     uint32_t columns;  // rows of a block, at most
     uint32_t kv_heads, band, bands, slices;
     uint32_t rows;  // that blocks share out in chunks: of one token, or of all where they can share
@@ -76,8 +76,7 @@ struct DecodeJob : Task {
     uint32_t query_pitch;  // bytes from a query to the next
     uint32_t sums;         // of q over blocks: a KV head's, or with two terms a warp's
 
-    // `terms`: numbers of f16 for a q or a p. Of more columns than a team has products for, a band
-    // is one head.
+    // `terms`: numbers of f16 for a q or a p.
     DecodeJob(const AttentionArgs& a, uint32_t most_warps, uint32_t terms, uint32_t of_team = 1)
         : DecodeJob(a, most_warps, terms, of_team, k_most_heads * of_team,
                     std::min(most_warps / of_team, k_most_band)) {}

@@ -11,7 +11,7 @@
 //
 // Up to 16 rows are those of a TEAM of two warps (decode_team.cu), which attend for one KV head
 // together: a slice has a team for each head of the band, and its tiles have 16 cells for each
-// member.
+// member. A team of four is a warpgroup, and has tiles of its own (decode_warpgroup_tiles.cuh).
 //
 // Docs: docs/05-attention.md
 
