@@ -5,6 +5,7 @@
 #include "ref/measure/evaluate.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
+#include "tools/model_precision.h"
 #include "tools/notes.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <new>
+#include <span>
 #include <thread>
 
 #ifndef ROTKV_VERSION
@@ -24,57 +26,16 @@
 
 namespace rotkv::tools {
 
-namespace {
-
-using Precisions = std::vector<Precision>;
-const Precisions k_of_products = {Precision::f32, Precision::f16, Precision::bf16};
-const Precisions k_of_attention = {Precision::f32, Precision::f16};
-
-Precision parse_precision(const std::string& flag, const std::string& name,
-                          const Precisions& choices) {
-    std::string known;
-    for (const Precision choice : choices) {
-        if (name == precision_name(choice)) return choice;
-        known += (known.empty() ? "" : ", ") + std::string(precision_name(choice));
-    }
-    throw Error(ErrorCode::usage, flag + ": expected one of " + known + ", found '" + name + "'");
-}
-
-void add_precision(CLI::App& app, const char* flag, Precision& precision, const char* what,
-                   const Precisions& choices) {
+// One of `choices`; the first is the default.
+static void add_precision(CLI::App& app, const char* flag, Precision& precision, const char* what,
+                          std::span<const Precision> choices) {
     app.add_option_function<std::string>(
            flag,
-           [flag, &precision, &choices](const std::string& name) {
+           [flag, choices, &precision](const std::string& name) {
                precision = parse_precision(flag, name, choices);
            },
            what)
         ->type_name("WHAT");
-}
-
-}  // namespace
-
-ModelPrecision parse_model_precision(const std::string& origin, const std::string& words) {
-    ModelPrecision precision;
-    std::string seen;
-    for (std::size_t begin = 0; begin < words.size();) {
-        const std::size_t end = std::min(words.find(',', begin), words.size());
-        const std::string field = words.substr(begin, end - begin);
-        const std::size_t at = std::min(field.find('='), field.size());
-        const std::string key = field.substr(0, at),
-                          value = field.substr(std::min(at + 1, field.size()));
-        if ((key != "gemm" && key != "attention") || seen == key) {
-            throw Error(ErrorCode::usage,
-                        origin + ": expected gemm=WHAT,attention=WHAT, found '" + words + "'");
-        }
-        if (key == "gemm") {
-            precision.products = parse_precision(origin + ": gemm", value, k_of_products);
-        } else {
-            precision.attention = parse_precision(origin + ": attention", value, k_of_attention);
-        }
-        seen = key;
-        begin = end + 1;
-    }
-    return precision;
 }
 
 void ModelFlags::add_to(CLI::App& app) {
@@ -88,9 +49,9 @@ void ModelFlags::add_to(CLI::App& app) {
     add_precision(app, "--gemm", precision.products,
                   "what factors of products with weights are rounded to: f32 (default: they are "
                   "not), f16 or bf16",
-                  k_of_products);
+                  k_precisions_of_products);
     add_precision(app, "--attention", precision.attention,
-                  "precision of attention: f32 (default) or f16", k_of_attention);
+                  "precision of attention: f32 (default) or f16", k_precisions_of_attention);
     app.add_flag("--phi3-window", phi3_window,
                  "phi3: use the sliding window that the file names (llama.cpp does not)");
 }

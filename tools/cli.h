@@ -44,10 +44,6 @@ struct ModelFlags {
     void add_profile_to(CLI::App& app);  ///< --profile, for tools that print it
 };
 
-/// Precisions in words: "gemm=bf16,attention=f16", each as its flag, each at most once; what is not
-/// named is f32. Throws Error(usage) that begins with `origin`.
-ModelPrecision parse_model_precision(const std::string& origin, const std::string& words);
-
 /// A cache type by name: one that caches have kernels for, or a format of the zoo. The one place
 /// where all tools read such a word.
 /// Throws Error(usage) naming `flag` and listing the types, or what the format expects.

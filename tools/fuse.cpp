@@ -3,6 +3,7 @@
 // Docs: docs/21-rotation-in-the-weights.md
 
 #include "ref/fused_rotation.h"
+#include "tools/backends.h"
 #include "tools/beside_program.h"
 #include "tools/fuse_run.h"
 #include "tools/output_paths.h"
@@ -62,6 +63,7 @@ int run_program(const Flags& flags) {
         model.path = path;
         return std::make_unique<LoadedModel>(model, context);
     };
+    static_cast<void>(make_backend(flags.model.backend, flags.model.threads));  // is there one?
     std::optional<std::string> text;
     if (flags.options.verify) text = read_text(text_or_demo(flags.text));
     const FuseRun run =

@@ -7,6 +7,7 @@
 #include "tools/backends.h"
 #include "tools/layer_words.h"
 #include "tools/notes.h"
+#include "tools/unread_cells.h"
 
 #include <fmt/format.h>
 
@@ -128,6 +129,7 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& 
                    const Placement& placement) {
     const KvShape shape =
         placement.in(model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v));
+    require_quantized_reads(model.config(), shape, plan);
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 

@@ -55,7 +55,7 @@ Json sweep(const Flags& flags, const std::string& text, const ProgramCall& call)
     const std::unique_ptr<LoadedModel> loaded = call.open(options.windows.ctx());
     const SweepAnswer answer = run_sweep(*loaded, {"", text}, options, asked, true, call.watch, {});
     const std::string why = answer.nothing_measured();
-    require(why.empty(), ErrorCode::unsupported, "no cell could be measured: " + why);
+    if (!why.empty()) throw Error(ErrorCode::unsupported, "no cell could be measured: " + why);
     return json_of(answer);
 }
 

@@ -110,7 +110,7 @@ int run_program(const Flags& flags) {
     }
     end_without_numbers(answer.not_numbers);
     const std::string why = answer.nothing_measured();
-    require(why.empty(), ErrorCode::unsupported, "no cell could be measured: " + why);
+    if (!why.empty()) throw Error(ErrorCode::unsupported, "no cell could be measured: " + why);
     return k_good;
 }
 

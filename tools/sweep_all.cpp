@@ -256,6 +256,7 @@ SweepAnswer run_sweep(LoadedModel& loaded, const NamedText& text, const SweepOpt
     SweepRun run(loaded.model, setup.plan, asked.base, options.base_memory << 20);
     const std::vector<SweepPoint> cells =
         sweep_cells(loaded.model, setup.plan, asked.types, asked.rotations, asked.placement);
+    require_some_supported(cells);
     std::vector<std::string> names;
     for (const SweepPoint& cell : cells) names.push_back(cell.variant.name);
     SweepAnswer answer{

@@ -2,6 +2,7 @@
 #include "ref/files/model_fingerprint.h"
 #include "tools/bindings/open_model.h"
 #include "tools/generation.h"
+#include "tools/model_precision.h"
 #include "tools/watch/capture.h"
 
 using namespace rotkv;

@@ -109,6 +109,7 @@ Progress::Progress(const nb::object& given) : call_(given) {
 
 void Progress::draw(int64_t done, int64_t all) {
     if (!bar_.is_valid()) bar_ = tqdm_(nb::arg("total") = all);
+    bar_.attr("total") = all;  // a search learns what is to come
     bar_.attr("update")(done - nb::cast<int64_t>(bar_.attr("n")));
 }
 
