@@ -34,12 +34,13 @@ std::pair<std::string, nb::dict> run_program(const Model& self, const std::strin
     std::vector<const char*> words;
     for (const std::string& flag : flags) words.push_back(c_words(flag, "flags"));
     const char* const name = c_words(program, "program");
+    const char* const data = text.c_str();
+    const std::size_t bytes = text.size();
     Matrices matrices;
     rotkv_document* document = nullptr;
     Progress(progress).run([&](rotkv_progress ask, void* user) {
-        return rotkv_program_run(self.handle, name, words.data(), int64_t(words.size()),
-                                 text.c_str(), text.size(), ask, user, Matrices::show, &matrices,
-                                 &document);
+        return rotkv_program_run(self.handle, name, words.data(), int64_t(words.size()), data,
+                                 bytes, ask, user, Matrices::show, &matrices, &document);
     });
     const std::unique_ptr<rotkv_document, void (*)(rotkv_document*)> owner(document,
                                                                            rotkv_document_close);
