@@ -93,8 +93,9 @@ def search(model: Model, text: str | bytes, *, bits: float | Sequence[float] | s
     types: what K and V may be kept in; rot: rotations of either side; ctx: tokens of a window
     (None: 256); chunks: windows in all (None: 8), of which the last held_out (None: 6) judge
     finalists and the first layer_chunks (None: 1) layers; groups: of layers, at most (None: 16).
-    Result: {budgets: [{choice, ...}], finalists: [{cache, bytes, kld, ...}], sides, layers,
-    not_numbers, ...}; KLD in nats. Source: docs/26-search.md"""
+    Result: {budgets: [{choice, ...}], finalists: [{cache, bytes_per_token, kld, ...}], sides,
+    layers, not_numbers, ...}; choice: a number of finalists, or None; KLD in nats.
+    Source: docs/26-search.md"""
     def listed(budget: Any) -> Any:
         return budget if np.ndim(budget) == 0 else ",".join(str(one) for one in budget)
     return _run(model, "search", text, progress, bits=listed(bits), bytes=listed(bytes),
