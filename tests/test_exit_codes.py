@@ -104,6 +104,11 @@ MISTAKES = {
 }
 
 
+# Python starts slowly: of what its parser of flags says by itself, one mistake is enough.
+OF_THE_PARSER = {"a number out of range", "an unknown flag", "no call", "a folder for a model",
+                 "an unknown rotation", "a folder for an output"}
+
+
 class ExitCodes(Tools):
     @classmethod
     def setUpClass(cls):
@@ -112,7 +117,8 @@ class ExitCodes(Tools):
         os.chdir(cls.temporary.name)
         for name, data in (("broken.gguf", b"GGUF" + bytes(60)), ("short.txt", b"3"),
                            ("broken.jsonl", b"{"),
-                           ("task.jsonl", b'{"id": "1", "prompt": "3 times", "answer": "9"}\n')):
+                           ("task.jsonl", b'{"id": "1", "prompt": "3 times", "answer": "9", '
+                                          b'"check": "contains"}\n')):
             with open(name, "wb") as file:
                 file.write(data)
         cls.built = {os.path.basename(path).removeprefix("rotkv-")
@@ -150,14 +156,14 @@ class ExitCodes(Tools):
         for mistake, (status, wrong) in MISTAKES.items():
             for name in sorted(self.built):
                 words = wrong(name, CALLS[name])
-                if words is None:
+                if words is None or mistake in OF_THE_PARSER and name in ("eval", "judge"):
                     continue
                 with self.subTest(f"{mistake}: rotkv-{name} {' '.join(words)}"):
                     done = self.call(name, words)
                     self.assertEqual(done.returncode, status, done.stderr)
                     self.assertRegex(done.stderr.splitlines()[-1], rf"^rotkv-{name}( \w+)?: error: .")
                     made += 1
-        self.assertGreater(made, 200)
+        self.assertGreater(made, 180)
 
 
 class WithoutHonestResult(Tools):
