@@ -25,9 +25,13 @@ EXAMPLES = """examples:
 exit status: 0 all that was judged is right, 1 something is wrong or nothing was judged, 2 usage"""
 
 
-def usage(words):
+def end(status, words):
     print(f"rotkv-judge: error: {words}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
+
+
+def usage(words):
+    end(2, words)
 
 
 class Parser(argparse.ArgumentParser):
@@ -125,7 +129,7 @@ def check_output(given):
         return
     folder = os.path.dirname(os.path.abspath(given.json))
     if os.path.isdir(given.json) or not os.access(folder, os.W_OK):
-        usage(f"--json {given.json}: expected a file that can be written")
+        end(1, f"--json {given.json}: expected a file that can be written")
     if os.path.realpath(given.json) == os.path.realpath(given.model):
         usage(f"--json {given.json}: is the model")
 
@@ -139,8 +143,7 @@ def main():
     try:
         ours = Ours(given.model, given.context, threads=given.threads)
     except rotkv.Error as error:
-        print(f"rotkv-judge: error: {error}", file=sys.stderr)
-        sys.exit(2 if error.code == "usage" else 1)
+        end(2 if error.code == "usage" else 1, error)
 
     def progress(result):
         words = " ".join(filter(None, [result.trial, result.k, result.v, result.rotation]))
@@ -154,11 +157,9 @@ def main():
     try:
         results = judge.run(configs, trials)
     except rotkv.Error as error:
-        print(f"rotkv-judge: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        end(1, error)
     except KeyboardInterrupt:
-        print("rotkv-judge: error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        end(130, "interrupted")
     finally:
         engine.close()
     versions = {"judge": f"rotkv {rotkv.__version__}", "machine": report.machine(),
