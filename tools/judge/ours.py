@@ -32,7 +32,7 @@ class Ours:
         for name in ROTATES:  # the caches are said in words
             os.environ.pop(name, None)
         self.path, self.context, self.backend, self.threads = path, context, backend, threads
-        self.models, self.heavy = {}, False
+        self.models, self.heavy, self.known = {}, False, {}
         self.plain = self.model("")
         self.heavy = os.path.getsize(path) > HEAVY
         self.rounded_keys = "k=q8_0,v=f32,rot=off"
@@ -61,9 +61,13 @@ class Ours:
         return model.forward(cache, np.array(tokens, np.int32), at)
 
     def predict(self, words, tokens, at, mistake=""):
-        model = self.model(mistake)
-        hidden = self.read(model, model.cache(words, self.context), tokens[:at[-1] + 1], 0)
-        return log_softmax(model.logits(hidden[np.array(at)]))
+        """Rows of ln p behind tokens[i], for each i of `at`. A text is read once; what is kept of it
+        are hidden rows, which are shorter than those of a vocabulary."""
+        asked = (words, tuple(tokens), mistake)
+        if asked not in self.known:
+            model = self.model(mistake)
+            self.known[asked] = self.read(model, model.cache(words, self.context), tokens, 0)
+        return log_softmax(self.plain.logits(self.known[asked][np.array(at)]))
 
     def shift(self, words, tokens, keep, drop, next, mistake=""):
         model = self.model(mistake)
