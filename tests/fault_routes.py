@@ -47,8 +47,9 @@ ROUTES = {
 
 def set_environment(environment, fault=""):
     """What the fake engine's processes read."""
-    environment["PYTHONPATH"] = os.pathsep.join(
-        dict.fromkeys([HERE, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]))
+    paths = [HERE, os.path.dirname(os.path.dirname(rotkv.__file__)),
+             *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     environment.update(FAKE_FAULT=fault, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 

@@ -14,13 +14,14 @@ import pytest
 import rotkv
 from rotkv.judge import engine as engines
 from rotkv.judge import report, survey, trials, verdict
-from rotkv.judge.ours import OF_SHIFTS, Ours
+from rotkv.judge.ours import ASKED, OF_SHIFTS, Ours
 from rotkv.judge.rows import kld, rows_of
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import fake_engine  # noqa: E402
 import fault_routes  # noqa: E402
+import random_models  # noqa: E402
 from fault_routes import CELLS, F16, FLOOR, JUDGED, POSITIONS, Q4, ROUTES, TOKENS, Kit  # noqa: E402
 
 PROGRAMS = os.environ["ROTKV_PROGRAMS"]
@@ -154,6 +155,21 @@ def test_the_smallest_input_is_smallest(ours, monkeypatch):
     assert 16 < length < 24  # of windows of 16
 
 
+@pytest.mark.parametrize("off, expected", [(0.03, verdict.RIGHT), (0.08, verdict.UNTOLD),
+                                           (0.16, verdict.WRONG)])
+def test_what_other_rounding_may_be_is_not_called_wrong(off, expected):
+    """A cache that costs 0.01 nats: right up to a quarter of it, wrong beyond twice as much."""
+    rows = np.log([[0.5 + off, 0.5 - off]])  # 2 off^2 nats and a little from even odds
+    found = verdict.judged(verdict.Result("predictions"), rows, {ASKED: np.log([[0.5, 0.5]])},
+                           verdict.Scale(floor=1e-6, cost=0.01))
+    assert found.verdict == expected and found.limit == pytest.approx(0.0025, rel=0.01)
+    # A known mistake that is a third as far is named all the same.
+    found = verdict.judged(verdict.Result("predictions"), rows, {
+        ASKED: np.log([[0.5, 0.5]]), "v-not-back": np.log([[0.55, 0.45]])},
+        verdict.Scale(floor=1e-6, cost=0.01))
+    assert (found.verdict == verdict.WRONG) == (off > 0.07)
+
+
 def test_rows_that_are_none(ours):
     good = np.log(np.full(4, 0.25))
     np.testing.assert_array_equal(rows_of([good.tolist()], 4), [good])
@@ -165,6 +181,17 @@ def test_rows_that_are_none(ours):
     for bad in [[good.tolist()[:3]], [[float("nan")] * 4], [[0.0] * 4], [{"0": 0.5}]]:
         with pytest.raises(ValueError):
             rows_of(bad, 4)
+
+
+def test_what_ours_does_not_shift_is_not_judged(ours, monkeypatch, tmp_path):
+    """States of recurrent layers: an engine may answer, but nothing stands beside it."""
+    hybrid = Ours(random_models.write(str(tmp_path), "qwen3next"), CELLS, threads=1)
+    tokens = hybrid.tokenize("a text")
+    with pytest.raises(engines.Unsupported, match="rotkv does not shift this model: recurrent state"):
+        hybrid.shift("k=f16,v=f16", tokens, 1, 2, tokens[:1])
+    monkeypatch.setattr(ours, "shift", hybrid.shift)
+    _, results = fault_routes.judged(ours, "Python", [Q4], ["shift"])
+    assert [(one.verdict, one.why[:14]) for one in results] == [(verdict.NOT_ASKED, "rotkv does not")]
 
 
 def test_several_models_are_one_table():

@@ -6,6 +6,7 @@ import numpy as np
 
 import rotkv
 
+from .engine import Unsupported
 from .rows import log_softmax
 
 ROTATES = ("LLAMA_ATTN_ROT_DISABLE", "LLAMA_ATTN_ROT_K_OVERRIDE", "LLAMA_ATTN_ROT_V_OVERRIDE")
@@ -70,11 +71,16 @@ class Ours:
         return log_softmax(self.plain.logits(self.known[asked][np.array(at)]))
 
     def shift(self, words, tokens, keep, drop, next, mistake=""):
+        """Rows of ln p behind each token of `next`, as Engine.shift. Throws: Unsupported where a model
+        keeps what no token can be taken out of."""
         model = self.model(mistake)
         cache = model.cache(words, self.context)
         self.read(model, cache, tokens, 0)
-        cache.remove(keep, keep + drop)
-        cache.shift(keep + drop, len(tokens), -drop)
+        try:
+            cache.remove(keep, keep + drop)
+            cache.shift(keep + drop, len(tokens), -drop)
+        except rotkv.Error as error:
+            raise Unsupported(f"rotkv does not shift this model: {error}") from None
         hidden = [self.read(model, cache, [token], len(tokens) - drop + i)
                   for i, token in enumerate(next)]
         return log_softmax(model.logits(np.concatenate(hidden)))

@@ -7,7 +7,7 @@ import numpy as np
 from .engine import Failed, Refused, Unsupported
 from .ours import ASKED, NOT_QUANTIZED, OF_SHIFTS, OTHER
 from .rows import kld, rows_of
-from .verdict import NOT_ASKED, RIGHT, WRONG, Result, Scale, judged
+from .verdict import NOT_ASKED, RIGHT, UNTOLD, WRONG, Result, Scale, judged
 
 TEXT = """ The rain in Spain stays mainly in the plain, they said; 12345 drops of it, then 67 more.
 "What's that?" asked the old man  (twice, with two spaces).\tNobody knew: it was 10 o'clock, and the
@@ -235,7 +235,9 @@ class Judge:
             result.smallest = asked if result.verdict == WRONG else None
             return
         names = [*OF_SHIFTS, *self.likely]  # which may be what predictions showed already
-        self.explained(config, "shift", names, *asked.values())(result, found)
+        judge = self.explained(config, "shift", names, *asked.values())
+        if self.attempt(result, judge, result, found) is None:
+            return
         if result.verdict == WRONG:
             result.smallest = self.smallest_shift(config, result, asked)
         self.done(result)
@@ -315,6 +317,8 @@ class Judge:
         judged(result, found, all, scale)
         if RIGHT in either:
             result.verdict, result.why = RIGHT, ""
+        elif UNTOLD in either:
+            result.verdict, result.why = UNTOLD, "either rotation may be rounded otherwise by so much"
         else:
             result.verdict, result.nearest, result.nearest_kld = WRONG, "", None
             result.why = ("neither a refusal nor predictions of either rotation: rows of one are read "
