@@ -206,6 +206,8 @@ def test_several_models_are_one_table():
     assert survey.outcome(results) == (
         "f16: right; q4_0 q8_0 rotated: WRONG: v-not-back (KLD 0.0200 .. 0.5000); "
         "q4_0 not rotated: SIGABRT: ops.cpp:321: not implemented; q8_0 not rotated: SIGSEGV")
+    unexplained = made(verdict.WRONG, "on", kld=0.3, nearest="v-not-back", why="beyond 0.1, by none")
+    assert survey.outcome([unexplained]) == "WRONG (KLD 0.3000)"
     assert survey.outcome(results[:1]) == "right" and survey.outcome([]) == "-"
     untold = [made(verdict.UNTOLD, "on", why="x"), made(verdict.NOT_ASKED, "off", why="no | way")]
     table = survey.markdown([report.Report({"name": "a"}, {"model": "x"}, "one.gguf", results, set()),

@@ -40,8 +40,8 @@ def kind(one):
     if one.verdict == WRONG and one.kld is None:
         how, _, why = one.why.removeprefix("the engine died ").partition(": ")
         return how.strip("()") + ("" if why == "without a word" else f": {why}")
-    if one.verdict == WRONG:
-        return WRONG + (f": {one.nearest}" if one.nearest not in ("", ASKED) else "")
+    if one.verdict == WRONG:  # what says why is not explained by what is nearest
+        return WRONG if one.why or one.nearest == ASKED else f"{WRONG}: {one.nearest}"
     return f"{one.verdict}: {one.why}" if one.verdict == NOT_ASKED and one.why else one.verdict
 
 
