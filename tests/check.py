@@ -45,6 +45,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools base": ALL_REF | BACKENDS | {"tools/watch"},
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
+    "tools/playground": ALL_REF,
     "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
                                  "tools/parity/parity.h", "tools/parity/mistaken_backend.h"},
     "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
