@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-SOURCES = (".h", ".c", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".py")
+SOURCES = (".h", ".c", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".js", ".py")
 MAX_LINES = 400
 MAX_PAGE = {"docs/CONTRIBUTING.md": 80}  # pages that must stay short, and their lines
 PAGES_WITHOUT_CODE_LINE = ["docs/CONTRIBUTING.md"]
@@ -50,7 +50,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
                                  "tools/parity/parity.h", "tools/parity/mistaken_backend.h"},
     "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
     "tools": ALL_REF | ALL_TOOLS,
-    "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},
+    "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings", "tools/playground"},
 }
 MAY_ALSO = {  # what single files may include beyond that, and why
     "ref/model_load.cpp": {"ref/files"},  # a model comes from a GGUF file

@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* k_names[] = {"normal", "one loud channel", "a few loud", "real-like"};
 
-// Mean 0, variance 1: twelve uniform numbers, whose sum is exact in f64.
+// Mean 0, variance 1: twelve uniform numbers, added in this order.
 float normal(Random& random) {
     double sum = -6;
     for (int i = 0; i < 12; ++i) sum += random.uniform();
