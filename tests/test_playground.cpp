@@ -2,6 +2,7 @@
 #include "ref/error.h"
 #include "ref/kernels.h"
 #include "ref/kv_cache.h"
+#include "ref/quant.h"
 #include "tests/catch.h"
 #include "tools/playground/example_keys.h"
 #include "tools/playground/exports.h"
@@ -39,15 +40,16 @@ std::vector<std::byte> kept(const Cache& cache, const std::vector<float>& keys, 
     std::vector<int32_t> positions;
     for (int32_t i = 0; i < k_count; ++i) positions.push_back(int32_t(k_first) + i);
     const KvBatch batch = all.place(std::vector<int32_t>(k_count, 0), positions);
-    ref->run(KvStoreArgs{.k = view(keys.data(), DType::f32, {k_count, 1, k_d}),
-                         .v = view(keys.data(), DType::f32, {k_count, 1, k_d}),
-                         .k_cache = all.k(0),
-                         .v_cache = all.v(0),
-                         .stream = batch.stream,
-                         .cell = batch.cell,
-                         .position = batch.position,
-                         .k_rotation = cache.rotation,
-                         .k_format = all.format_rows(0, Side::k)});
+    KvStoreArgs args;
+    args.k = args.v = view(keys.data(), DType::f32, {k_count, 1, k_d});
+    args.k_cache = all.k(0);
+    args.v_cache = all.v(0);
+    args.stream = batch.stream;
+    args.cell = batch.cell;
+    args.position = batch.position;
+    args.k_rotation = cache.rotation;
+    args.k_format = all.format_rows(0, Side::k);
+    ref->run(args);
     if (difference != 0) {
         RopeConfig rope;
         rope.pairs = pairs;

@@ -212,7 +212,10 @@ Change change(const Attended& from, const Attended& to) {
     Change sum{0, 0};
     for (size_t c = 0; c < from.score.size(); ++c) {
         const double score = std::abs(to.score[c] - from.score[c]);
-        if (!(score <= sum.largest_score)) sum.largest_score = score;  // and stays NaN once it is
+        // what is not a number stays the answer
+        if (!std::isnan(sum.largest_score) && !(score <= sum.largest_score)) {
+            sum.largest_score = score;
+        }
         sum.probability += std::abs(double(to.weight[c]) - double(from.weight[c])) / 2;
     }
     return sum;
