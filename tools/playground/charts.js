@@ -1,7 +1,7 @@
 // Pictures in SVG: bars, dashes, marks. Where things stand on the screen is all that is computed.
 // Docs: docs/34-playground.md
 
-const LEFT = 34, TOP = 8, BOTTOM = 20;
+const LEFT = 42, TOP = 8, BOTTOM = 20;
 
 /** A number of this page: four digits; what is not a number says so. */
 export function figure(x) {

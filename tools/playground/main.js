@@ -93,7 +93,7 @@ function draw() {
   if (given.refusal) throw new Error(`${given.name} cannot keep heads of ${size()}: ${given.refusal}.`);
   const plain = specification.store(state.row, given.name, "none", state.seed);
   const rotated = specification.store(state.row, given.name, words, state.seed);
-  if (!slider.held || !state.range) state.range = Math.ceil(peak(4, state.row, rotated.rotated));
+  if (!slider.held || !state.range) state.range = Math.ceil(1.02 * peak(4, state.row, rotated.rotated));
   drawKey(state.range);
   channels(at("rotated"), { values: rotated.rotated, dashes: rotated.cells, range: state.range, colour: "var(--rotated)" });
   pairs(at("errors"), plain.error, rotated.error, 1.1 * peak(1e-6, plain.error, rotated.error));

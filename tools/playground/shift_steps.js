@@ -33,7 +33,7 @@ export class ShiftSteps {
     at("step").setAttribute("aria-valuetext", `${steps[chosen].name}, relative error ${figure(steps[chosen].error)}`);
     channels(at("shifted"), {
       values: steps[chosen].row, dashes: steps[chosen].exact,
-      range: Math.ceil(peak(4, ...steps.map((step) => step.row), ...steps.map((step) => step.exact))),
+      range: Math.ceil(1.02 * peak(4, ...steps.flatMap((step) => [step.row, step.exact]))),
       colour: wrong ? "var(--plain)" : "var(--rotated)",
     });
   }
