@@ -9,7 +9,8 @@ namespace rotkv::playground {
 
 namespace {
 
-constexpr const char* k_names[] = {"normal", "one loud channel", "a few loud", "real-like"};
+constexpr const char* k_names[] = {"normal", "one loud channel", "a few loud", "real-like",
+                                   "an offset"};
 
 // Mean 0, variance 1: twelve uniform numbers, added in this order.
 float normal(Random& random) {
@@ -46,19 +47,19 @@ std::span<const char* const> example_names() { return k_names; }
 
 std::vector<float> example_row(const std::string& name, int64_t d, uint64_t seed) {
     const auto found = std::find(std::begin(k_names), std::end(k_names), name);
-    switch (found - std::begin(k_names)) {
-        case 3:
-            return real_like(d, seed);
-        case 4:
-            throw Error(ErrorCode::usage, "example: unknown name '" + name + "'");
-        default:
-            break;
+    if (found == std::end(k_names)) {
+        throw Error(ErrorCode::usage, "example: unknown name '" + name + "'");
     }
+    const auto which = found - std::begin(k_names);
+    if (which == 3) return real_like(d, seed);
     std::vector<float> row = normals(d, seed);
-    if (found != std::begin(k_names)) row[size_t(d / 8 + 1)] = 12.0f;
-    if (found == std::begin(k_names) + 2) {
+    if (which == 1 || which == 2) row[size_t(d / 8 + 1)] = 12.0f;
+    if (which == 2) {
         row[size_t(d / 2 - 2)] = -8.0f;
         row[size_t(d - d / 8)] = 6.0f;
+    }
+    if (which == 4) {
+        for (float& x : row) x += 3.0f;
     }
     return row;
 }
