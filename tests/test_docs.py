@@ -155,6 +155,19 @@ class Docs(unittest.TestCase):
                   for op in re.findall(r"`(\w+)`", names)}
         self.assertEqual(stated, held)
 
+    def test_the_posters_figures_are_those_of_the_pages(self):
+        """Every figure of a table stands on the page that the first link below the table names."""
+        number, found = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])"), 0
+        tables = re.findall(r"((?:^\|.*\n)+)\n[^\[|]*\[[^\]]*\]\(([^)#]*)", read("docs/poster.md"), re.M)
+        for table, page in tables:
+            known = set(number.findall(read(os.path.normpath(os.path.join("docs", page)))))
+            cells = [cell for row in table.splitlines()[2:] for cell in row.strip("|").split("|")[1:]]
+            figures = [figure for cell in cells for figure in number.findall(cell)]
+            found += len(figures)
+            with self.subTest(page):
+                self.assertEqual([figure for figure in figures if figure not in known], [])
+        self.assertGreater(found, 30)
+
     def test_commands_select_tests(self):
         asked = {(page, name) for page in pages()
                  for name in re.findall(r"\./dev test -R ([^\s`]+)", read(page))}

@@ -16,8 +16,9 @@ docs() {  # [--browser [FOLDER FOR PICTURES]]
     cmake --build build/release --target rotkv-stub >&2
     mkdir -p build/site_source
     PYTHONPATH=$packages NO_MKDOCS_2_WARNING=1 $python -m mkdocs build -q -f docs/site/mkdocs.yml
+    [ "${1:-}" != --browser ] || ! command -v apt-get > /dev/null || need chromium=chromium
+    PYTHONPATH=$packages $python docs/site/poster.py build/site || [ $? = 77 ]
     say "build/site/index.html"
     [ "${1:-}" = --browser ] || return 0
-    ! command -v apt-get > /dev/null || need chromium=chromium
     PYTHONPATH=$packages $python docs/site/test_site.py build/site "${@:2}" || [ $? = 77 ]
 }
