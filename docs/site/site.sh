@@ -15,7 +15,8 @@ docs() {  # [--browser [FOLDER FOR PICTURES]]
     configure release ON  # with the Python package, whose stubs are a part of the reference
     cmake --build build/release --target rotkv-stub >&2
     mkdir -p build/site_source
-    PYTHONPATH=$packages NO_MKDOCS_2_WARNING=1 $python -m mkdocs build -q -f docs/site/mkdocs.yml
+    # Not --quiet: to that, a link that leads nowhere is no error.
+    PYTHONPATH=$packages NO_MKDOCS_2_WARNING=1 $python -m mkdocs build -f docs/site/mkdocs.yml >&2
     [ "${1:-}" != --browser ] || ! command -v apt-get > /dev/null || need chromium=chromium
     PYTHONPATH=$packages $python docs/site/poster.py build/site || [ $? = 77 ]
     say "build/site/index.html"
