@@ -112,7 +112,7 @@ def relink(text, page, tree):
     parts = FENCE.split(text)  # odd ones are code and stay as they are
     for n in range(0, len(parts), 2):
         part = LINK.sub(link, parts[n])
-        part = re.sub(r"^Code: (.*)$", code_line, part, flags=re.MULTILINE)
+        part = re.sub(r"^Code: (\S+(?: \u00b7 \S+)*)$", code_line, part, flags=re.MULTILINE)
         parts[n] = CODE_PATH.sub(code_path, part)
     for n in range(1, len(parts), 2):
         parts[n] = QUOTED.sub(r'``` {.\1 title="\2"}', parts[n])
