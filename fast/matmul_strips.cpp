@@ -37,7 +37,7 @@ void expand_strip(float* strip, const TensorView& weight, int64_t first, int64_t
         };
         const Vec zeros[k_block_vectors] = {};
         if (r < rows) {
-            for_each_block<type>(weight.row<const std::byte>(first + r), n, k_ahead, take);
+            for_each_block<type>(weight.row<const std::byte>(first + r), n, 0, blocks, k_ahead, take);
         } else {
             for (int64_t block = 0; block < blocks; ++block) take(block, zeros);
         }

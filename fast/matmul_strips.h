@@ -13,3 +13,4 @@ namespace rotkv::fast {
 void matmul_strips(std::span<const RowsProduct> products);
 
 }  // namespace rotkv::fast
+namespace rotkv::fast { bool has_amx(); void matmul_amx(const RowsProduct& product); }

@@ -38,24 +38,26 @@ requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
     void values(Vec* v, int64_t i) const { unpacked_values<type>(v, unpacked, i); }
 };
 
-/// take(block, v) for all blocks of a row of n values. The last one of plain types may be short:
-/// zeros fill it.
+/// take(block, v) for blocks first .. end - 1 of a row of n values; first is a multiple of
+/// k_super_blocks. The last block of plain types may be short: zeros fill it.
 template <DType type, class Take>
-inline void for_each_block(const std::byte* row, int64_t n, int64_t ahead, const Take& take) {
-    const int64_t whole = n / k_block;
+inline void for_each_block(const std::byte* row, int64_t n, int64_t first, int64_t end,
+                           int64_t ahead, const Take& take) {
+    const int64_t whole = std::min(end, n / k_block);
     Blocks<type> blocks;
-    for (int64_t first = 0; first < whole; first += k_super_blocks) {
-        blocks.open(row, first, ahead);
-        const int64_t count = std::min(k_super_blocks, whole - first);
+    for (int64_t at = first; at < whole; at += k_super_blocks) {
+        blocks.open(row, at, ahead);
+        const int64_t count = std::min(k_super_blocks, whole - at);
         for (int64_t i = 0; i < count; ++i) {
             Vec v[k_block_vectors];
             blocks.values(v, i);
-            take(first + i, v);
+            take(at + i, v);
         }
     }
-    if (whole * k_block == n) return;
+    if (whole == end) return;
+    const int64_t rest = n - whole * k_block;
     float values[k_block] = {};
-    dequantize_row(type, values, row + block_offset(type, whole * k_block), n - whole * k_block);
+    dequantize_row(type, values, row + block_offset(type, whole * k_block), rest);
     Vec v[k_block_vectors];
     for (int64_t j = 0; j < k_block_vectors; ++j) v[j] = load(values + j * k_lanes);
     take(whole, v);
