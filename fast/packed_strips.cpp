@@ -5,7 +5,7 @@
 //   strip [vectors of k_lanes columns][k_rows]     one pass over the packed rows
 //   sum [k_tokens][k_rows] vectors, in registers   + strip[i][r] x[t][i], for k_tokens tokens
 //   y[t][first .. first + k_rows]                  the sum of each vector's lanes
-#include "fast/matmul_strips.h"
+#include "fast/packed_products.h"
 
 #include "fast/row_blocks.h"
 #include "fast/row_strips.h"
@@ -100,19 +100,49 @@ void multiply_strip(const RowsProduct& product, const float* strip, int64_t firs
 
 }  // namespace
 
-void matmul_strips(std::span<const RowsProduct> products) {
+void multiply_expanded(const RowsProduct& product, int64_t first, int64_t end) {
+    const int64_t blocks = (product.weight.n[3] + k_block - 1) / k_block;
+    thread_local Workspace space;
+    float* const strip = space.reserve(blocks * k_block * k_rows);
+    for (int64_t o = first; o < end; o += k_rows) {
+        const int64_t rows = std::min(k_rows, end - o);
+        with_weight(product.weight.type,
+                    [&]<DType type>() { expand_strip<type>(strip, product.weight, o, rows); });
+        multiply_strip(product, strip, o, rows);
+    }
+}
+
+void multiply_strips(std::span<const RowsProduct> products) {
     for_each_strip(products, k_rows, [&](size_t i, int64_t first, int64_t end) {
-        const RowsProduct& product = products[i];
-        const int64_t blocks = (product.weight.n[3] + k_block - 1) / k_block;
-        thread_local Workspace space;
-        float* const strip = space.reserve(blocks * k_block * k_rows);
-        for (int64_t o = first; o < end; o += k_rows) {
-            const int64_t rows = std::min(k_rows, end - o);
-            with_weight(product.weight.type,
-                        [&]<DType type>() { expand_strip<type>(strip, product.weight, o, rows); });
-            multiply_strip(product, strip, o, rows);
-        }
+        multiply_expanded(products[i], first, end);
     });
+}
+
+bool team_multiplies(int64_t tokens) { return tokens <= k_strip_tokens || has_tiles(); }
+
+void multiply_packed(std::span<const RowsProduct> products) {
+    std::vector<RowsProduct> few, some, many;
+    for (const RowsProduct& product : products) {
+        const int64_t tokens = int64_t(product.x.size());
+        (tokens <= k_matvec_tokens                  ? few
+         : has_tiles() && tokens > k_few_tokens ? many
+                                                    : some)
+            .push_back(product);
+    }
+    if (!few.empty()) matvec(few);
+    if (!some.empty()) multiply_strips(some);
+    if (!many.empty()) multiply_tiles(many);
+}
+
+void multiply_packed(const MatmulArgs& args) {
+    std::vector<const float*> x;
+    std::vector<float*> y;
+    for (int64_t t = 0; t < args.src.n[2]; ++t) {
+        x.push_back(args.src.row<const float>(t));
+        y.push_back(args.dst.row<float>(t));
+    }
+    const RowsProduct product{args.weight, x, y};
+    multiply_packed({&product, 1});
 }
 
 }  // namespace rotkv::fast
