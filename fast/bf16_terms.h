@@ -17,8 +17,8 @@ namespace rotkv::fast {
 inline constexpr int64_t k_terms = 3;
 
 /// The 32 values of two vectors, in pairs (a_0, b_0), (a_1, b_1) ...: term i of all is a vector of
-/// 32 bf16, and their sum is the value, exactly: 8 bits each, cut off, of 24. (Of a value below 2^-110 bits are lost; infinities become
-/// NaN.)
+/// 32 bf16, and their sum is the value, exactly: 8 bits each, cut off, of 24. (Of a value below
+/// 2^-110 bits are lost; infinities become NaN.)
 struct Terms {
     __m512i of[k_terms];
 };

@@ -139,11 +139,12 @@ void expert_matmul(const ExpertMatmulArgs& args) {
         TensorView weight = args.weight;
         weight.data += e * weight.stride[1];
         weight.n[1] = 1;
-        const bool is_packed = int64_t(count) <= k_few_tokens ||
-                               (args.precision == Precision::f32 && team_multiplies(int64_t(count)));
-        (is_packed ? small : large).push_back(
-                {weight, std::span(uses.x).subspan(first, count),
-                 std::span(uses.y).subspan(first, count)});
+        const bool is_packed =
+            int64_t(count) <= k_few_tokens ||
+            (args.precision == Precision::f32 && team_multiplies(int64_t(count)));
+        (is_packed ? small : large)
+            .push_back({weight, std::span(uses.x).subspan(first, count),
+                        std::span(uses.y).subspan(first, count)});
     }
     const bool rounded = args.precision != Precision::f32;
     if (!large.empty() && !rounded) multiply_panels(large);

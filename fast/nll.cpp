@@ -1,7 +1,8 @@
 // From the residual stream to likelihoods. Beside ref, the walk over the vocabulary goes in panels
 // of words and tiles of tokens: dnnl_sgemm makes a tile of logits that stays in the L2 cache, and
 // one thread per row folds its part of the row into the running sums. Where it is faster
-// (packed_products.h) the tile is made from packed words. Logits and their exponentials are f32; every sum over words is f64.
+// (packed_products.h) the tile is made from packed words. Logits and their exponentials are f32;
+// every sum over words is f64.
 #include "fast/kernels.h"
 #include "fast/packed_products.h"
 #include "fast/panel.h"

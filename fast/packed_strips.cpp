@@ -6,7 +6,6 @@
 //   sum [k_tokens][k_rows] vectors, in registers   + strip[i][r] x[t][i], for k_tokens tokens
 //   y[t][first .. first + k_rows]                  the sum of each vector's lanes
 #include "fast/packed_products.h"
-
 #include "fast/row_blocks.h"
 #include "fast/row_strips.h"
 #include "fast/workspace.h"
@@ -37,7 +36,8 @@ void expand_strip(float* strip, const TensorView& weight, int64_t first, int64_t
         };
         const Vec zeros[k_block_vectors] = {};
         if (r < rows) {
-            for_each_block<type>(weight.row<const std::byte>(first + r), n, 0, blocks, k_ahead, take);
+            for_each_block<type>(weight.row<const std::byte>(first + r), n, 0, blocks, k_ahead,
+                                 take);
         } else {
             for (int64_t block = 0; block < blocks; ++block) take(block, zeros);
         }
@@ -116,33 +116,6 @@ void multiply_strips(std::span<const RowsProduct> products) {
     for_each_strip(products, k_rows, [&](size_t i, int64_t first, int64_t end) {
         multiply_expanded(products[i], first, end);
     });
-}
-
-bool team_multiplies(int64_t tokens) { return tokens <= k_strip_tokens || has_tiles(); }
-
-void multiply_packed(std::span<const RowsProduct> products) {
-    std::vector<RowsProduct> few, some, many;
-    for (const RowsProduct& product : products) {
-        const int64_t tokens = int64_t(product.x.size());
-        (tokens <= k_matvec_tokens                  ? few
-         : has_tiles() && tokens > k_few_tokens ? many
-                                                    : some)
-            .push_back(product);
-    }
-    if (!few.empty()) matvec(few);
-    if (!some.empty()) multiply_strips(some);
-    if (!many.empty()) multiply_tiles(many);
-}
-
-void multiply_packed(const MatmulArgs& args) {
-    std::vector<const float*> x;
-    std::vector<float*> y;
-    for (int64_t t = 0; t < args.src.n[2]; ++t) {
-        x.push_back(args.src.row<const float>(t));
-        y.push_back(args.dst.row<float>(t));
-    }
-    const RowsProduct product{args.weight, x, y};
-    multiply_packed({&product, 1});
 }
 
 }  // namespace rotkv::fast

@@ -8,10 +8,10 @@
 // a time. What lies outside f32's normal numbers they take for 0. So tokens with values that terms
 // would not hold go to matmul_strips, and so does what an element that is no number, or a weight
 // too small, has touched.
-#include "fast/bf16_terms.h"
 #include "fast/packed_products.h"
 #include "fast/row_blocks.h"
 #include "fast/row_strips.h"
+#include "fast/tiles.h"
 #include "fast/workspace.h"
 
 #include <algorithm>
@@ -27,12 +27,7 @@
 namespace rotkv::fast {
 namespace {
 
-constexpr int64_t k_tile = 16;                          // rows, or tokens, of a tile
-constexpr int64_t k_tile_terms = k_tile * k_block;      // bf16 of a tile: 1 KB
-constexpr int64_t k_block_terms = k_terms * k_tile_terms;
-constexpr int64_t k_tile_sums = k_tile * k_tile;        // f32 of a tile of sums
-constexpr int64_t k_most_groups = 4;                    // of 16 tokens, at a time
-constexpr int64_t k_ahead = 2048;                       // bytes
+constexpr int64_t k_ahead = 2048;  // bytes
 
 // Of x and w that are not 0: a product of terms is then either a normal number or less than
 // u / 8 of |w x|. Types with scales in f16 have no smaller values than 2^-24.
@@ -40,12 +35,6 @@ constexpr float k_least_x = 0x1p-60f, k_most_x = 0x1p60f, k_least_w = 0x1p-38f;
 constexpr bool has_tiny_values(DType type) {
     return type == DType::f32 || type == DType::bf16 || type == DType::mxfp4;
 }
-
-struct alignas(64) TileShapes {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes_of_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 uint16_t* reserve_terms(Workspace& space, int64_t count) {
     return reinterpret_cast<uint16_t*>(space.reserve((count + 1) / 2));
@@ -102,116 +91,6 @@ void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int6
     }
 }
 
-// A block of 32 columns with so many groups of 16 tokens, of_group terms apart, is added to tiles
-// 0 .. 3: sums of [groups][tiles of rows]. One or two groups meet two tiles of rows, 4 and 5, and
-// are 6 and 7; three or four meet one, whose terms are 4, 5 and 6, and come through 7.
-using MultiplyBlock = void (*)(const uint16_t* w, const uint16_t* x, int64_t of_group);
-
-constexpr int64_t height_for(int64_t groups) { return groups > 2 ? 1 : 2; }
-
-void load_two(const uint16_t* w) {
-    _tile_loadd(4, w, 64);
-    _tile_loadd(5, w + k_tile_terms, 64);
-}
-// Sums 2 and 3 are of the same products as 0 and 1: so none waits for the one before.
-void multiply_1(const uint16_t* w, const uint16_t* x, int64_t) {
-    constexpr int64_t term = 2 * k_tile_terms;
-    load_two(w + 2 * term);
-    _tile_loadd(6, x, 64);
-    _tile_dpbf16ps(0, 4, 6);  // low, high
-    _tile_dpbf16ps(1, 5, 6);
-    load_two(w + term);
-    _tile_loadd(7, x + k_tile_terms, 64);
-    _tile_dpbf16ps(2, 4, 7);  // middle, middle
-    _tile_dpbf16ps(3, 5, 7);
-    _tile_dpbf16ps(0, 4, 6);  // middle, high
-    _tile_dpbf16ps(1, 5, 6);
-    load_two(w);
-    _tile_dpbf16ps(2, 4, 7);  // high, middle
-    _tile_dpbf16ps(3, 5, 7);
-    _tile_loadd(7, x + 2 * k_tile_terms, 64);
-    _tile_dpbf16ps(0, 4, 6);  // high, high
-    _tile_dpbf16ps(1, 5, 6);
-    _tile_dpbf16ps(2, 4, 7);  // high, low
-    _tile_dpbf16ps(3, 5, 7);
-}
-void multiply_2(const uint16_t* w, const uint16_t* x, int64_t of_group) {
-    constexpr int64_t term = 2 * k_tile_terms;
-    const auto load_x = [&](int64_t i) {
-        _tile_loadd(6, x + i * k_tile_terms, 64);
-        _tile_loadd(7, x + of_group + i * k_tile_terms, 64);
-    };
-    const auto multiply = [] {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    };
-    load_two(w + 2 * term);
-    load_x(0);
-    multiply();
-    load_two(w + term);
-    multiply();
-    load_x(1);
-    multiply();
-    load_two(w);
-    multiply();
-    load_x(2);
-    multiply();
-    load_x(0);
-    multiply();
-}
-#define ROTKV_MULTIPLY_GROUP(sums, x)           \
-    _tile_loadd(7, (x) + 2 * k_tile_terms, 64); \
-    _tile_dpbf16ps(sums, 4, 7);                 \
-    _tile_loadd(7, (x) + k_tile_terms, 64);     \
-    _tile_dpbf16ps(sums, 5, 7);                 \
-    _tile_dpbf16ps(sums, 4, 7);                 \
-    _tile_loadd(7, x, 64);                      \
-    _tile_dpbf16ps(sums, 6, 7);                 \
-    _tile_dpbf16ps(sums, 5, 7);                 \
-    _tile_dpbf16ps(sums, 4, 7)
-
-void load_terms(const uint16_t* w) {
-    _tile_loadd(4, w, 64);
-    _tile_loadd(5, w + k_tile_terms, 64);
-    _tile_loadd(6, w + 2 * k_tile_terms, 64);
-}
-void multiply_3(const uint16_t* w, const uint16_t* x, int64_t of_group) {
-    load_terms(w);
-    ROTKV_MULTIPLY_GROUP(0, x);
-    ROTKV_MULTIPLY_GROUP(1, x + of_group);
-    ROTKV_MULTIPLY_GROUP(2, x + 2 * of_group);
-}
-void multiply_4(const uint16_t* w, const uint16_t* x, int64_t of_group) {
-    load_terms(w);
-    ROTKV_MULTIPLY_GROUP(0, x);
-    ROTKV_MULTIPLY_GROUP(1, x + of_group);
-    ROTKV_MULTIPLY_GROUP(2, x + 2 * of_group);
-    ROTKV_MULTIPLY_GROUP(3, x + 3 * of_group);
-}
-#undef ROTKV_MULTIPLY_GROUP
-
-constexpr MultiplyBlock k_multiply[] = {multiply_1, multiply_2, multiply_3, multiply_4};
-
-void zero_sums() {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-
-// [groups][tiles of rows][rows][tokens]; the tiles are 0 again.
-void take_sums(float* sums, int64_t groups) {
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + k_tile_sums, 64);
-    _tile_stored(2, sums + 2 * k_tile_sums, 64);
-    _tile_stored(3, sums + 3 * k_tile_sums, 64);
-    zero_sums();
-    if (groups > 1) return;
-    for (int64_t i = 0; i < 2 * k_tile_sums; ++i) sums[i] += sums[i + 2 * k_tile_sums];
-}
-
 // Up to k_most_groups groups of tokens.
 struct Tokens {
     const uint16_t* x;  // [groups][blocks][terms][pairs of columns][k_tile][2]
@@ -231,9 +110,9 @@ void put(std::span<float* const> y, const float* sums, int64_t row, int64_t rows
     }
 }
 
-// Rows first .. end - 1 of the weight with some tokens. Terms of the next blocks are made while tiles
-// of those before are multiplied: two units of the processor, which take turns in the program so
-// that it sees work for both. A step is k_count blocks of `height` tiles of rows.
+// Rows first .. end - 1 of the weight with some tokens. Terms of the next blocks are made while
+// tiles of those before are multiplied: two units of the processor, which take turns in the program
+// so that it sees work for both. A step is k_count blocks of `height` tiles of rows.
 template <DType type, int64_t height>
 class Strip {
   public:
@@ -322,8 +201,8 @@ struct Pass {
         for (const RowsProduct& product : all) {
             if (product.x.size() <= from) continue;
             const size_t tokens = std::min(most, product.x.size() - from);
-            products.push_back({product.weight, product.x.subspan(from, tokens),
-                                product.y.subspan(from, tokens)});
+            products.push_back(
+                {product.weight, product.x.subspan(from, tokens), product.y.subspan(from, tokens)});
         }
         split();
     }
@@ -352,7 +231,8 @@ struct Pass {
         uint16_t* to = reserve_terms(space, floats);
         for_each_task([&](size_t i, int64_t t, int64_t blocks) {
             if (t == 0) x.push_back(to);
-            for (int64_t b = 0; b < blocks; ++b, to += k_block_terms) tasks.push_back({i, t, b, to});
+            for (int64_t b = 0; b < blocks; ++b, to += k_block_terms)
+                tasks.push_back({i, t, b, to});
         });
         share(int64_t(tasks.size()), [&](int64_t i) {
             const Task& task = tasks[size_t(i)];
@@ -376,9 +256,8 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
         const size_t count = size_t(std::min(most, tokens - t));
         const Tokens some{x + t / k_tile * of_group, of_group, product.y.subspan(size_t(t), count)};
         right &= with_weight(product.weight.type, [&]<DType type>() {
-            return some.groups() > 2
-                       ? Strip<type, 1>(product.weight, some, first, end).multiply()
-                       : Strip<type, 2>(product.weight, some, first, end).multiply();
+            return some.groups() > 2 ? Strip<type, 1>(product.weight, some, first, end).multiply()
+                                     : Strip<type, 2>(product.weight, some, first, end).multiply();
         });
     }
     _tile_release();
@@ -423,7 +302,7 @@ struct Sorted {
 
 }  // namespace
 
-bool has_tiles() {
+bool tiles_are_allowed() {
     constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     static const bool allowed = syscall(SYS_arch_prctl, request, tile_data) == 0;
     return allowed;
@@ -453,8 +332,8 @@ void multiply_tiles(std::span<const RowsProduct> products) {
 
 namespace rotkv::fast {
 
-bool has_tiles() { return false; }
-void multiply_tiles(std::span<const RowsProduct> products) { multiply_strips(products); }
+bool tiles_are_allowed() { return false; }
+void multiply_tiles(std::span<const RowsProduct>) {}  // never entered: has_tiles() is asked first
 
 }  // namespace rotkv::fast
 
