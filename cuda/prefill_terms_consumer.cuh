@@ -83,28 +83,61 @@ class TermsConsumer : Group<TermsRing<D>, D, TermSums<D>> {
                                 terms_.k_offsets ? sums : nullptr);
     }
 
-    // 4 sum the values. Where some p are too small for one pass, or V's scales or halves are what
-    // only passes take, warps multiply for themselves.
+    // 4 sum the values, in passes (prefill_terms_wgmma.cuh): nearly always one. Tiles with halves or
+    // scales that f16 has no room for beside the others are taken by each warp for itself.
     __device__ void add_values(const TermScores& p, const float (&down)[2]) {
         const uint32_t v = shared_address(memory_.tile(1, v_stage_));
-        const Scales scales = memory_.scales(1, v_stage_);
-        BlockScales<D> of_blocks;
-        if (terms_.v_blocks) of_blocks.find(scales);
-        const bool is_large = !terms_.v_blocks && memory_.is_large(v_stage_) != 0;
-        const bool is_careful = is_large || of_blocks.least < 0x1p-14f ||  // subnormal in f16
-                                least_of(p) * fminf(of_blocks.least, 1) < k_least_term;
-        const bool careful = of_some(k_alone + group_, k_warpgroup, is_careful);
-        if (terms_.v_offsets) sums_.offsets.add(p, scales, down);
-        if (terms_.v_blocks) {
-            careful ? add_terms<D, true, true>(sums_, p, v, scales, of_blocks, down, 1)
-                    : add_codes_on_wgmma<D>(sums_, p, v, scales, of_blocks, down);
+        if (terms_.v_offsets) sums_.offsets.add(p, memory_.scales(1, v_stage_), down);
+        terms_.v_blocks ? add_codes(p, v, down) : add_halves(p, v, down);
+    }
+
+    __device__ void add_halves(const TermScores& p, uint32_t v, const float (&down)[2]) {
+        const float largest = memory_.largest(v_stage_);
+        if (!(largest < k_large)) {
+            add_terms<D, false, true>(sums_, p, v, {}, {}, down, 2);
             return;
         }
-        const float times = is_large ? 1 : 1 / k_v_times;
-        const float of_rows[2] = {down[0] * times, down[1] * times};
-        careful ? add_terms<D, false, true>(sums_, p, v, scales, of_blocks, of_rows,
-                                            is_large ? 2 : 1)
-                : add_halves_on_wgmma<D>(sums_, p, v, of_rows);
+        const bool has_small = __any_sync(k_all_lanes, least_of(p) < k_least_term);
+        const float lost = k_term_cells * k_lost_of_p * k_v_times * largest * k_enough;
+        float of_rows[2] = {down[0] / k_v_times, down[1] / k_v_times};
+#pragma unroll 1
+        for (int pass = 0;; ++pass) {
+            add_halves_on_wgmma<D>(sums_, p, v, of_rows, pass);
+            if (pass == k_passes - 1) break;
+            const bool is_lost =
+                has_small && is_some_smaller<D / 8>(sums_, 0, {lost * of_rows[0], lost * of_rows[1]});
+            if (!of_some(k_alone + group_, k_warpgroup, is_lost)) break;
+            for (float& x : of_rows) x /= k_next;
+        }
+    }
+
+    __device__ void add_codes(const TermScores& p, uint32_t v, const float (&down)[2]) {
+        const Scales scales = memory_.scales(1, v_stage_);
+        BlockScales<D> of_blocks;
+        of_blocks.find(scales);
+        if (of_blocks.least < 0x1p-14f) {  // subnormal in f16
+            add_terms<D, true, true>(sums_, p, v, scales, of_blocks, down, 1);
+            return;
+        }
+        const bool has_small =
+            __any_sync(k_all_lanes, least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
+        const float lost = k_term_cells * k_lost_of_pd * terms_.most_code * k_enough;
+        float of_rows[2] = {down[0], down[1]};
+#pragma unroll 1
+        for (int pass = 0;; ++pass) {
+            add_codes_on_wgmma<D>(sums_, p, v, scales, of_blocks, of_rows, pass);
+            if (pass == k_passes - 1) break;
+            bool is_lost = false;
+#pragma unroll
+            for (int b = 0; b < D / 32 && has_small; ++b) {
+                const float of_block = lost * of_blocks.down[b];
+                is_lost = is_lost ||
+                          is_some_smaller<4>(sums_, 32 * b,
+                                             {of_block * of_rows[0], of_block * of_rows[1]});
+            }
+            if (!of_some(k_alone + group_, k_warpgroup, is_lost)) break;
+            for (float& x : of_rows) x /= k_next;
+        }
     }
 
     __device__ void store_parts() {

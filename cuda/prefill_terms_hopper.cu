@@ -75,13 +75,20 @@ bool fit_terms(TermsRingJob& job, int64_t most_bytes) {
     return true;
 }
 
+// Of a code, counted from a center.
+float most_code(DType type) {
+    const bool is_bytes = type == DType::q8_0 || type == DType::iq4_nl;
+    return is_bytes ? 128 : type == DType::q4_0 || type == DType::q4_1 ? 16 : 32;
+}
+
 TermsRingJob terms_job_of(const AttentionArgs& args) {
     const TermsJob terms(args);
     const int64_t streams = args.k_cache.n[0];
     const bool is_ordered =
         streams > 1 && streams <= k_most_ordered_streams && args.q.n[1] <= k_most_ordered;
     return {{terms, {}, false, is_ordered, block_rows_of(args), 0, 0, 0},
-            terms.k_blocks, terms.v_blocks, terms.k_offsets, terms.v_offsets};
+            terms.k_blocks, terms.v_blocks, terms.k_offsets, terms.v_offsets,
+            most_code(args.v_cache.type)};
 }
 
 template <int D>

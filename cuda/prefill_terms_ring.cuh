@@ -29,7 +29,7 @@ struct TermsShape {
 };
 
 /// What lies behind the tiles: d and offsets of each tile's blocks; of each row what its scores are
-/// to be multiplied by, and sums of q~ over blocks; of each tile of V, has it kept its halves?
+/// to be multiplied by, and sums of q~ over blocks; of each tile of V of halves, the largest.
 template <int D>
 struct TermsRing : Ring<TermsShape<D>> {
     using S = TermsShape<D>;
@@ -42,9 +42,7 @@ struct TermsRing : Ring<TermsShape<D>> {
     }
     __device__ float* units() const { return floats(S::rows_end); }
     __device__ float* sums_of_q() const { return units() + 2 * k_tile_rows; }
-    __device__ uint32_t& is_large(uint32_t stage) const {
-        return reinterpret_cast<uint32_t*>(units() + S::row_floats)[stage];
-    }
+    __device__ float& largest(uint32_t stage) const { return (units() + S::row_floats)[stage]; }
     /// Copies of V in this stage, of which nobody has made a tile yet.
     __device__ PhaseBarrier copied(uint32_t stage) const {
         return this->raw_full(k_most_slots / 2 + stage);
@@ -58,6 +56,7 @@ struct TermsRing : Ring<TermsShape<D>> {
 
 struct TermsRingJob : RingJob {
     bool k_blocks, v_blocks, k_offsets, v_offsets;
+    float most_code;  // of V, from a center: |code| is at most that
 };
 
 /// By one thread, before anybody waits.
@@ -122,6 +121,11 @@ __device__ void store_block(const CodesRow& to, uint32_t b, Codes x, bool is_the
 
 // ---- Halves of V ----
 
+/// The largest halves of two pairs, without signs.
+__device__ inline uint32_t larger_of(uint32_t x, uint32_t y) {
+    return decode::bits(__hmax2_nan(decode::halves(x), __habs2(decode::halves(y))));
+}
+
 /// Of all `threads` that come to this barrier: is it so for some?
 __device__ inline bool of_some(uint32_t barrier, uint32_t threads, bool x) {
     uint32_t some;
@@ -147,16 +151,15 @@ struct OwnPieces {
     __device__ OwnPieces(std::byte* tile)
         : first(reinterpret_cast<uint4*>(tile) + threadIdx.x % k_copiers) {}
 
-    // Bits 15 and 31 where |half| is 64 or more, 0x5400.
-    static __device__ uint32_t above(uint32_t two) { return (two & 0x7FFF7FFFu) + 0x2C002C00u; }
-    __device__ bool is_some_large() const {
-        uint32_t found = 0;
+    // The bits of the warp's largest |half|: they count as it does, a NaN most of all.
+    __device__ uint32_t largest() const {
+        uint32_t most = 0;
 #pragma unroll k_at_once
         for (uint32_t n = 0; n < k_own; ++n) {
             const uint4 x = first[n * k_copiers];
-            found |= above(x.x) | above(x.y) | above(x.z) | above(x.w);
+            most = larger_of(larger_of(larger_of(larger_of(most, x.x), x.y), x.z), x.w);
         }
-        return (found & 0x80008000u) != 0;
+        return __reduce_max_sync(k_all_lanes, max(most & 0xFFFFu, most >> 16));
     }
     __device__ void multiply(uint32_t by) const {
 #pragma unroll k_at_once
@@ -167,6 +170,8 @@ struct OwnPieces {
         }
     }
 };
+
+constexpr float k_large = 64;  // 1024 times less f16 holds
 
 /// Tiles of V of halves: 1024 times themselves, unless one is 64 or more.
 template <int D>
@@ -197,9 +202,14 @@ __device__ void produce_values(const TermsRingJob& job, const Place& at,
         is_there = cursor.next();
         memory.copied(stage.place).wait(stage.parity);
         const OwnPieces<D> own(memory.tile(1, stage.place));
-        const bool is_large = of_some(k_producers + 1, k_copiers, own.is_some_large());
-        if (!is_large) own.multiply(0x64006400);  // 1024
-        if (threadIdx.x % k_copiers == 0) memory.is_large(stage.place) = is_large;
+        // Two warps: the one says what it has found, the other one the larger.
+        uint32_t* const found = memory.state.found[1][0][6 + stage.place];  // of no warp
+        const uint32_t mine = own.largest(), warp = threadIdx.x / k_warp % 2;
+        if (lane_of_warp() == 0) found[warp] = mine;
+        wait_for_group(k_producers + 1, k_copiers);
+        const float largest = f16_to_f32(uint16_t(max(found[0], found[1])));
+        if (largest < k_large) own.multiply(0x64006400);  // 1024
+        if (threadIdx.x % k_copiers == 0) memory.largest(stage.place) = largest;
         publish_stores();
         __syncwarp();
         if (lane_of_warp() == 0) memory.full(1, stage.place).arrive();

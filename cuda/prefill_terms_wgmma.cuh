@@ -121,14 +121,70 @@ __device__ void start_values(float (&c)[N][4], const TermFragment (&p)[4], uint3
     end_products();
 }
 
-/// sums += `down` p V over halves, where all of p is taken.
+// ---- Passes ----
+//
+// Two terms hold a number x of p or of p d to 2^-24 of itself down to 2^-12, and what is less to
+// k_lost of 1: their low terms end there. Beside sums that are large enough nobody sees that. Where
+// one is not, since V has zeros where p is large, another pass takes what has been lost of small x,
+// k_next times; a third one takes what there is at all (p ends at 2^-126).
+
+constexpr int k_passes = 3;
+constexpr float k_next = 0x1p48f;
+constexpr float k_lost_of_p = 0x1p-36f;   // half a step of 2^-11 times a subnormal f16
+constexpr float k_lost_of_pd = 0x1p-34f;  // high terms are off by more, and low ones larger
+// A sum that one tile has made is large enough if it is so many times what the tile may have lost:
+// half a unit of 2^-24 a tile, that is 32 u of 4096 cells were every tile on the brink.
+constexpr float k_enough = 0x1p25f;
+
+// What the next pass takes of two numbers.
+__device__ inline float2 rest_of(float x, float y, const decode::TwoTerms& taken) {
+    const float2 high = __half22float2(decode::halves(taken.high)),
+                 low = __half22float2(decode::halves(taken.low));
+    const auto rest = [](float of, float high_term, float low_term) {
+        if (!(fabsf(of) < k_least_term)) return 0.0f;
+        return k_next * fmaf(-1 / decode::k_low, low_term, of - high_term);
+    };
+    return {rest(x, high.x, low.x), rest(y, high.y, low.y)};
+}
+// Terms of two numbers in pass number `pass`, those of the first given.
+__device__ inline decode::TwoTerms terms_in_pass(int pass, float x, float y,
+                                                 decode::TwoTerms terms) {
+#pragma unroll 1
+    for (; pass > 0; --pass) {
+        const float2 rest = rest_of(x, y, terms);
+        x = rest.x;
+        y = rest.y;
+        terms = decode::two_terms(x, y, decode::k_low);
+    }
+    return terms;
+}
+
+// Is a sum of the lane's two rows, of 8 N channels, smaller than `least`?
+template <int N, int D>
+__device__ bool is_some_smaller(const Sums<D>& sums, int channel, const float (&least)[2]) {
+    float found[2] = {INFINITY, INFINITY};
+#pragma unroll
+    for (int i = 0; i < 4 * N; ++i) {
+        const float o = fabsf(sums.o[channel / 8 + i / 4][i % 4]);
+        found[i / 2 % 2] = fminf(found[i / 2 % 2], o);
+    }
+    return found[0] < least[0] || found[1] < least[1];
+}
+
+/// sums += `down` p V over halves, in one pass.
 template <int D>
 __device__ void add_halves_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t v,
-                                    const float (&down)[2]) {
+                                    const float (&down)[2], int pass) {
     constexpr int k_groups = 3 * D / 64;  // of 64 channels: high terms of 32 cells, twice; low ones
     TermFragment of_p[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) of_p[i] = fragment_of(&p[2 * i]);
+    for (int i = 0; i < 16; ++i) {
+        const float* const x = &p[i / 2][i % 2 * 2];
+        const decode::TwoTerms terms = terms_in_pass(
+            pass, x[0], x[1], decode::two_terms(x[0], x[1], decode::k_low));
+        of_p[i / 4].high[i % 4] = terms.high;
+        of_p[i / 4].low[i % 4] = terms.low;
+    }
     float sum[3][8][4];
     const auto start = [&](int i) {
         const int channel = i / 3 * 64;
@@ -150,11 +206,11 @@ __device__ void add_halves_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t
     }
 }
 
-/// The same over blocks.
+/// The same over blocks; `down` without what scales were brought to 1 .. 2 by.
 template <int D>
 __device__ void add_codes_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t v,
                                    const Scales& scales, const BlockScales<D>& of_blocks,
-                                   const float (&down)[2]) {
+                                   const float (&down)[2], int pass) {
     Fragment halves_of_p[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) to_halves(halves_of_p[i], &p[2 * i]);
@@ -169,6 +225,16 @@ __device__ void add_codes_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t 
                 float d[4];
                 scales_of(scales, b, step, of_blocks.up[b] * decode::k_low, d);
                 of_pd[step] = fragment_of(&p[2 * step], halves_of_p[step], d);
+#pragma unroll
+                for (int i = 0; i < 4 && pass > 0; ++i) {
+                    const float* const x = &p[2 * step + i / 2][i % 2 * 2];
+                    const float times = 1 / decode::k_low;
+                    const decode::TwoTerms terms = terms_in_pass(
+                        pass, x[0] * (d[i / 2 * 2] * times), x[1] * (d[i / 2 * 2 + 1] * times),
+                        {of_pd[step].high[i], of_pd[step].low[i]});
+                    of_pd[step].high[i] = terms.high;
+                    of_pd[step].low[i] = terms.low;
+                }
             }
             start_values<true>(small, of_pd, v, 32 * b, 2 * half, 2 * half + 2, half != 0);
             start_values<false>(sum[half], of_pd, v, 32 * b, 2 * half, 2 * half + 2, false);
