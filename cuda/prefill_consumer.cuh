@@ -78,9 +78,9 @@ class Consumer : Group<RingMemory<D_k, D_v>, D_v, Sums<D_v>> {
 
   private:
     using Base::at_, Base::group_, Base::has_rows_, Base::hide_cells, Base::job_, Base::k_parity_,
-        Base::k_stage_, Base::memory_, Base::pass_turn, Base::release, Base::row_, Base::store_outputs,
-        Base::store_parts, Base::sums_, Base::take_turn, Base::takes_turns_, Base::v_stage_,
-        Base::wait_for_k, Base::wait_for_v, Base::warp_row_;
+        Base::k_stage_, Base::memory_, Base::pass_turn, Base::release, Base::row_,
+        Base::store_outputs, Base::store_parts, Base::sums_, Base::take_turn, Base::takes_turns_,
+        Base::v_stage_, Base::wait_for_k, Base::wait_for_v, Base::warp_row_;
 
     // 1 rotate the query: a warp its own rows.
     __device__ void load() const {

@@ -1,6 +1,6 @@
 #pragma once
-// Prefill on 9.0: a group of four warps that multiplies, whatever its products are. It owns 64 rows,
-// a warp 16 of them, waits for tiles and releases them, and stores what it has summed.
+// Prefill on 9.0: a group of four warps that multiplies, whatever its products are. It owns 64
+// rows, a warp 16 of them, waits for tiles and releases them, and stores what it has summed.
 // Docs: docs/05-attention.md
 
 #include "cuda/dependent.cuh"

@@ -35,8 +35,8 @@ __device__ void load_terms(const TermsJob& job, const Place& at, const TermsMemo
 #pragma unroll
         for (uint32_t i = 0; i < U; ++i) {
             const uint32_t row = first + i;
-            store_two_terms<D>(memory.q, TermsMemory<D>::k_query, row,
-                               scaled(x[i][0], job.q_scale), memory.units + row,
+            store_two_terms<D>(memory.q, TermsMemory<D>::k_query, row, scaled(x[i][0], job.q_scale),
+                               memory.units + row,
                                job.k_offsets ? memory.sums_of_q + row * (D / 32) : nullptr);
         }
     }
@@ -64,7 +64,7 @@ __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint
     if (job.v_blocks) of_blocks.find(scales);
     const bool careful =
         __any_sync(k_all_lanes, is_large || of_blocks.least < 0x1p-14f ||  // subnormal in f16
-                              least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
+                                    least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
     if (job.v_offsets) sums.offsets.add(p, scales, down);
     if (job.v_blocks) {
         careful ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, down, 1)
@@ -162,7 +162,8 @@ __device__ void finish_terms(const TermsJob& job, const Place& at, const Memory<
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             const float(&o)[4] = sums.o[n];
-            *reinterpret_cast<float2*>(to + n * 8) = {o[2 * j] * end.factor, o[2 * j + 1] * end.factor};
+            *reinterpret_cast<float2*>(to + n * 8) = {o[2 * j] * end.factor,
+                                                      o[2 * j + 1] * end.factor};
         }
     }
     __syncthreads();

@@ -1,7 +1,7 @@
 #pragma once
 // Prefill in f32 precision on 9.0: a group of four warps that multiplies (prefill_group.cuh), tile
-// after tile: scores, softmax, values. While one group empties its accumulators the other's products
-// are under way.
+// after tile: scores, softmax, values. While one group empties its accumulators the other's
+// products are under way.
 // Docs: docs/05-attention.md
 
 #include "cuda/prefill_group.cuh"
@@ -83,8 +83,8 @@ class TermsConsumer : Group<TermsRing<D>, D, TermSums<D>> {
                                 terms_.k_offsets ? sums : nullptr);
     }
 
-    // 4 sum the values, in passes (prefill_terms_wgmma.cuh): nearly always one. Tiles with halves or
-    // scales that f16 has no room for beside the others are taken by each warp for itself.
+    // 4 sum the values, in passes (prefill_terms_wgmma.cuh): nearly always one. Tiles with halves
+    // or scales that f16 has no room for beside the others are taken by each warp for itself.
     __device__ void add_values(const TermScores& p, const float (&down)[2]) {
         const uint32_t v = shared_address(memory_.tile(1, v_stage_));
         if (terms_.v_offsets) sums_.offsets.add(p, memory_.scales(1, v_stage_), down);
@@ -104,8 +104,8 @@ class TermsConsumer : Group<TermsRing<D>, D, TermSums<D>> {
         for (int pass = 0;; ++pass) {
             add_halves_on_wgmma<D>(sums_, p, v, of_rows, pass);
             if (pass == k_passes - 1) break;
-            const bool is_lost =
-                has_small && is_some_smaller<D / 8>(sums_, 0, {lost * of_rows[0], lost * of_rows[1]});
+            const bool is_lost = has_small && is_some_smaller<D / 8>(
+                                                  sums_, 0, {lost * of_rows[0], lost * of_rows[1]});
             if (!of_some(k_alone + group_, k_warpgroup, is_lost)) break;
             for (float& x : of_rows) x /= k_next;
         }
@@ -131,9 +131,9 @@ class TermsConsumer : Group<TermsRing<D>, D, TermSums<D>> {
 #pragma unroll
             for (int b = 0; b < D / 32 && has_small; ++b) {
                 const float of_block = lost * of_blocks.down[b];
-                is_lost = is_lost ||
-                          is_some_smaller<4>(sums_, 32 * b,
-                                             {of_block * of_rows[0], of_block * of_rows[1]});
+                is_lost =
+                    is_lost || is_some_smaller<4>(sums_, 32 * b,
+                                                  {of_block * of_rows[0], of_block * of_rows[1]});
             }
             if (!of_some(k_alone + group_, k_warpgroup, is_lost)) break;
             for (float& x : of_rows) x /= k_next;

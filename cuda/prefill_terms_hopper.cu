@@ -1,6 +1,6 @@
 // Attention of many tokens in f32 precision on 9.0, over halves and blocks that the copy engine can
-// take; prefill_terms.cu says what is computed. A block of threads owns up to 128 rows, and its warps
-// have roles as in prefill_hopper.cuh:
+// take; prefill_terms.cu says what is computed. A block of threads owns up to 128 rows, and its
+// warps have roles as in prefill_hopper.cuh:
 //
 //   4 warps   make tiles of 64 cells ready (prefill_terms_ring.cuh)
 //   4 warps   multiply, rows 0 .. 63 (prefill_terms_consumer.cuh)
@@ -87,7 +87,10 @@ TermsRingJob terms_job_of(const AttentionArgs& args) {
     const bool is_ordered =
         streams > 1 && streams <= k_most_ordered_streams && args.q.n[1] <= k_most_ordered;
     return {{terms, {}, false, is_ordered, block_rows_of(args), 0, 0, 0},
-            terms.k_blocks, terms.v_blocks, terms.k_offsets, terms.v_offsets,
+            terms.k_blocks,
+            terms.v_blocks,
+            terms.k_offsets,
+            terms.v_offsets,
             most_code(args.v_cache.type)};
 }
 

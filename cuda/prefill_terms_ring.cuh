@@ -22,7 +22,7 @@ struct TermsShape {
     static constexpr uint32_t q_bytes = 2 * q_low;
     static constexpr uint32_t k_bytes = cells * D * 2, v_bytes = k_bytes;
     static constexpr uint32_t tiles_end = 2 * q_bytes + k_stages * (k_bytes + v_bytes);
-    static constexpr uint32_t scales = D / 32 * cells;                      // of a tile
+    static constexpr uint32_t scales = D / 32 * cells;  // of a tile
     static constexpr uint32_t rows_end = tiles_end + 2 * k_stages * 2 * 4 * scales;
     static constexpr uint32_t row_floats = 2 * k_tile_rows * (1 + D / 32);  // units, sums of q~
     static constexpr uint32_t fixed_bytes = rows_end + 4 * row_floats + 128;
@@ -36,8 +36,7 @@ struct TermsRing : Ring<TermsShape<D>> {
     using Ring<S>::Ring;
 
     __device__ Scales scales(uint32_t side, uint32_t stage) const {
-        float* const d =
-            floats(S::tiles_end) + (side * k_stages + stage) * 2 * S::scales;
+        float* const d = floats(S::tiles_end) + (side * k_stages + stage) * 2 * S::scales;
         return {d, d + S::scales};
     }
     __device__ float* units() const { return floats(S::rows_end); }

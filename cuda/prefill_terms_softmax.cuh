@@ -1,6 +1,6 @@
 #pragma once
-// What surrounds the products of prefill in f32 precision: queries as two f16 terms, scores of blocks
-// put together, and the softmax as it runs.
+// What surrounds the products of prefill in f32 precision: queries as two f16 terms, scores of
+// blocks put together, and the softmax as it runs.
 //
 // A tile has a scale of its own for each row: p = 2^(s - m + 14), m the largest score rounded up,
 // so that p fills f16 whatever other tiles hold. Sums are kept beside 2^top, top the largest m:
@@ -27,8 +27,9 @@ struct RowScale {
     }
 };
 
-// The lane's channels of a row of q~ as two terms, in two tiles of D channels, `low` bytes apart; of
-// the row, what scores are to be multiplied by; and where sums are asked for, those of its blocks.
+// The lane's channels of a row of q~ as two terms, in two tiles of D channels, `low` bytes apart;
+// of the row, what scores are to be multiplied by; and where sums are asked for, those of its
+// blocks.
 template <int D>
 __device__ void store_two_terms(std::byte* tile, uint32_t low, uint32_t row, const float4& x,
                                 float* unit, float* sums) {
@@ -130,8 +131,8 @@ __device__ void softmax_terms(TermScores& s, const float (&units)[2], TermSums<D
 }
 
 // What makes outputs of a lane's sums of row j, whose total four lanes have put together: NaN where
-// nothing was seen, so that the row is computed once more (attention_plain.cuh). The sink is counted
-// here.
+// nothing was seen, so that the row is computed once more (attention_plain.cuh). The sink is
+// counted here.
 struct RowEnd {
     float factor, most, all;
 

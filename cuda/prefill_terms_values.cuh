@@ -14,12 +14,14 @@
 //   high terms of 32 cells, two instructions                                    21 u M
 //   low terms of 64 cells, four instructions of 3 * 2^-11 M                    0.1 u M
 //   sums in f32, to nearest: a half tile each                      walk(cells / 32) u M
+//   on 9.0, what is lost of small p beside sums that are large enough
+//     for nobody to see it, were every tile on the brink           cells / 128 u M
 //
 // walk(n) = 4/3 sqrt(n) + 2. The table allows (2 walk(cells) + 12) u M and what scores may be off
-// by: more than all of this from 260 cells on. Of fewer cells it is what comes together in the
-// mean, half of it and of both signs, that is less. Nothing stays in an accumulator for longer than
-// 32 cells (64, of low terms): what it is cut off by always points to 0, and would add up.
-// Docs: docs/05-attention.md
+// by: more than all of this from 330 to 80000 cells. Of fewer cells it is what comes together in
+// the mean, half of it and of both signs, that is less; of more, tiles are not all on the brink.
+// Nothing stays in an accumulator for longer than 32 cells (64, of low terms): what it is cut off
+// by always points to 0, and would add up. Docs: docs/05-attention.md
 
 #include "cuda/prefill_terms_tile.cuh"
 

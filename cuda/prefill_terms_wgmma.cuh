@@ -1,7 +1,7 @@
 #pragma once
-// The products of prefill in f32 precision on the tensor cores of compute capability 9.0, which read
-// tiles from shared memory themselves (prefill_wgmma.cuh). What tensor cores add up they cut off
-// (prefill_terms_values.cuh): so products are groups of 32 channels, or of 32 cells, with
+// The products of prefill in f32 precision on the tensor cores of compute capability 9.0, which
+// read tiles from shared memory themselves (prefill_wgmma.cuh). What tensor cores add up they cut
+// off (prefill_terms_values.cuh): so products are groups of 32 channels, or of 32 cells, with
 // accumulators of their own. Three sets of them take turns: while two are under way, the third is
 // emptied into sums in f32, which are rounded.
 // Docs: docs/05-attention.md
@@ -108,8 +108,8 @@ __device__ void score_codes_on_wgmma(TermScores& s, uint32_t q, uint32_t low, ui
 
 /// Begins C = A B, or C += A B, for cells of steps `from` .. `to` - 1 of 16 and 8 N channels.
 template <bool Low, int N>
-__device__ void start_values(float (&c)[N][4], const TermFragment (&p)[4], uint32_t v,
-                             int channel, int from, int to, bool add) {
+__device__ void start_values(float (&c)[N][4], const TermFragment (&p)[4], uint32_t v, int channel,
+                             int from, int to, bool add) {
     const Operand b(v, k_term_cells * 128);
     hold(c);
     begin_products();
@@ -180,8 +180,8 @@ __device__ void add_halves_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
         const float* const x = &p[i / 2][i % 2 * 2];
-        const decode::TwoTerms terms = terms_in_pass(
-            pass, x[0], x[1], decode::two_terms(x[0], x[1], decode::k_low));
+        const decode::TwoTerms terms =
+            terms_in_pass(pass, x[0], x[1], decode::two_terms(x[0], x[1], decode::k_low));
         of_p[i / 4].high[i % 4] = terms.high;
         of_p[i / 4].low[i % 4] = terms.low;
     }
