@@ -1,9 +1,10 @@
 #pragma once
 // The products of prefill in f32 precision on the tensor cores of compute capability 9.0, which
 // read tiles from shared memory themselves (prefill_wgmma.cuh). What tensor cores add up they cut
-// off (prefill_terms_values.cuh): so products are groups of 32 channels, or of 32 cells, with
-// accumulators of their own. Three sets of them take turns: while two are under way, the third is
-// emptied into sums in f32, which are rounded.
+// off (prefill_terms_values.cuh): so products are groups of 32 channels, or of 32 cells, whose
+// accumulators are emptied into sums in f32, which are rounded. There are few accumulators: beside
+// the sums of 128 channels, what has no register waits for memory, since tiles leave no room for a
+// cache of it.
 // Docs: docs/05-attention.md
 
 #include "cuda/prefill_terms_softmax.cuh"
@@ -59,23 +60,20 @@ __device__ inline void start_scores(TermScores& sum, uint32_t q, uint32_t k, int
 /// of all channels: they are cut off by 2^-11 of what the others are.
 template <int D>
 __device__ void score_halves_on_wgmma(TermScores& s, uint32_t q, uint32_t low, uint32_t k) {
-    constexpr int k_parts = D / 32;
-    TermScores small, sum[2];  // the first part's are s itself
+    TermScores small, sum;  // the first part's sums are s itself
     start_scores(small, q + low, k, 0, D);
     start_scores(s, q, k, 0, 32);
-    start_scores(sum[1], q, k, 32, 64);
-    if (k_parts > 2) start_scores(sum[0], q, k, 64, 96);
 #pragma unroll
-    for (int i = 1; i < k_parts; ++i) {
-        i + 1 < k_parts ? wait_for_products<1>() : wait_for_products<0>();
-        if (i == 1) {
+    for (int d = 32; d < D; d += 32) {
+        start_scores(sum, q, k, d, d + 32);
+        wait_for_products<0>();
+        if (d == 32) {
             hold(small);
             hold(s);
         }
-        hold(sum[i % 2]);
+        hold(sum);
 #pragma unroll
-        for (int n = 0; n < 8; ++n) decode::add_scaled(s[n], 1, sum[i % 2][n]);
-        if (i + 2 < k_parts) start_scores(sum[i % 2], q, k, 32 * i + 64, 32 * i + 96);
+        for (int n = 0; n < 8; ++n) decode::add_scaled(s[n], 1, sum[n]);
     }
 #pragma unroll
     for (int n = 0; n < 8; ++n) decode::add_scaled(s[n], 1 / decode::k_low, small[n]);
@@ -85,24 +83,16 @@ __device__ void score_halves_on_wgmma(TermScores& s, uint32_t q, uint32_t low, u
 template <int D>
 __device__ void score_codes_on_wgmma(TermScores& s, uint32_t q, uint32_t low, uint32_t k,
                                      const Scales& scales, const float* sums_of_q) {
-    constexpr int k_blocks = D / 32;
-    TermScores sum[3];
-    const auto start = [&](int i) {  // of block i / 2: high terms, then low ones
-        start_scores(sum[i % 3], q + (i % 2 != 0 ? low : 0), k, i / 2 * 32, i / 2 * 32 + 32);
-    };
-    start(0);
-    start(1);
-    start(2);
+    clear(s);
 #pragma unroll
-    for (int b = 0; b < k_blocks; ++b) {
-        b + 1 < k_blocks ? wait_for_products<1>() : wait_for_products<0>();
-        TermScores &high = sum[2 * b % 3], &small = sum[(2 * b + 1) % 3];
+    for (int d = 0; d < D; d += 32) {
+        TermScores high, small;
+        start_scores(high, q, k, d, d + 32);
+        start_scores(small, q + low, k, d, d + 32);
+        wait_for_products<0>();
         hold(high);
         hold(small);
-        if (b == 0) clear(s);
-        add_block_scores<D>(s, high, small, scales, b, sums_of_q);
-        if (b + 1 < k_blocks) start(2 * b + 3);
-        if (b + 2 < k_blocks) start(2 * b + 4);
+        add_block_scores<D>(s, high, small, scales, d / 32, sums_of_q);
     }
 }
 
@@ -185,24 +175,21 @@ __device__ void add_halves_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t
         of_p[i / 4].high[i % 4] = terms.high;
         of_p[i / 4].low[i % 4] = terms.low;
     }
-    float sum[3][8][4];
+    float sum[2][8][4];
     const auto start = [&](int i) {
         const int channel = i / 3 * 64;
-        if (i % 3 == 2) return start_values<true>(sum[2], of_p, v, channel, 0, 4, false);
-        start_values<false>(sum[i % 3], of_p, v, channel, i % 3 * 2, i % 3 * 2 + 2, false);
+        if (i % 3 == 2) return start_values<true>(sum[i % 2], of_p, v, channel, 0, 4, false);
+        start_values<false>(sum[i % 2], of_p, v, channel, i % 3 * 2, i % 3 * 2 + 2, false);
     };
     start(0);
     start(1);
-    start(2);
     const float of_low[2] = {down[0] / decode::k_low, down[1] / decode::k_low};
 #pragma unroll
     for (int i = 0; i < k_groups; ++i) {
-        if (i + 2 < k_groups) wait_for_products<2>();
-        if (i + 2 == k_groups) wait_for_products<1>();
-        if (i + 1 == k_groups) wait_for_products<0>();
-        hold(sum[i % 3]);
-        empty<D>(sums, i / 3 * 64, sum[i % 3], i % 3 == 2 ? of_low : down);
-        if (i + 3 < k_groups) start(i + 3);
+        i + 1 < k_groups ? wait_for_products<1>() : wait_for_products<0>();
+        hold(sum[i % 2]);
+        empty<D>(sums, i / 3 * 64, sum[i % 2], i % 3 == 2 ? of_low : down);
+        if (i + 2 < k_groups) start(i + 2);
     }
 }
 
@@ -211,9 +198,6 @@ template <int D>
 __device__ void add_codes_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t v,
                                    const Scales& scales, const BlockScales<D>& of_blocks,
                                    const float (&down)[2], int pass) {
-    Fragment halves_of_p[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to_halves(halves_of_p[i], &p[2 * i]);
 #pragma unroll
     for (int b = 0; b < D / 32; ++b) {
         float sum[2][4][4], small[4][4];
@@ -224,7 +208,9 @@ __device__ void add_codes_on_wgmma(Sums<D>& sums, const TermScores& p, uint32_t 
             for (int step = 2 * half; step < 2 * half + 2; ++step) {
                 float d[4];
                 scales_of(scales, b, step, of_blocks.up[b] * decode::k_low, d);
-                of_pd[step] = fragment_of(&p[2 * step], halves_of_p[step], d);
+                Fragment halves_of_p;  // made anew: there are no registers to keep them
+                to_halves(halves_of_p, &p[2 * step]);
+                of_pd[step] = fragment_of(&p[2 * step], halves_of_p, d);
 #pragma unroll
                 for (int i = 0; i < 4 && pass > 0; ++i) {
                     const float* const x = &p[2 * step + i / 2][i % 2 * 2];
