@@ -4,13 +4,11 @@
 // A block of threads owns 64 rows, four warps 16 each, and walks over tiles of 64 cells, which all
 // of its threads make ready: halves are copied into one of two tiles in turn, blocks to a stage,
 // from which they are expanded. Two blocks share a processor: one expands while the other
-// multiplies.
+// multiplies. On 9.0 it is left with few rows over blocks, and with rows that the copy engine
+// cannot take: all others are prefill_terms_hopper.cu's.
 //
-// A tile has a scale of its own for each row: p = 2^(s - m + 14), m the largest score rounded up,
-// so that p fills f16 whatever other tiles hold. Sums are kept beside 2^top, top the largest m:
-// all factors are powers of two. Rows that are not finite are computed once more
-// (attention_plain.cuh). Where rows are few, blocks share out the cells, and combine_kernel makes
-// outputs of their parts (attention_combine.cu).
+// Rows that are not finite are computed once more (attention_plain.cuh). Where rows are few, blocks
+// share out the cells, and combine_kernel makes outputs of their parts (attention_combine.cu).
 #include "cuda/prefill_terms.cuh"
 #include "cuda/prefill_terms.h"
 #include "cuda/prefill_terms_values.cuh"
@@ -54,6 +52,29 @@ __device__ void score_tile(const TermsJob& job, const TermsMemory<D>& memory, ui
     score_codes<D>(s, q, k, memory.k_scale, job.k_offsets ? sums : nullptr);
 }
 
+// Is it so for some of those that multiply together?
+__device__ bool of_some_that_multiply(bool x) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    return __syncthreads_or(x);
+#else
+    return __any_sync(k_all_lanes, x);
+#endif
+}
+
+// Where all p and p d are large enough, or 0.
+template <int D>
+__device__ void add_at_once(const TermsJob& job, TermSums<D>& sums, const TermScores& p, uint32_t v,
+                            const Scales& scales, const BlockScales<D>& of_blocks,
+                            const float (&down)[2]) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    job.v_blocks ? add_codes_on_wgmma<D>(sums, p, v, scales, of_blocks, down, 0)
+                 : add_halves_on_wgmma<D>(sums, p, v, down, 0);
+#else
+    job.v_blocks ? add_terms<D, true, false>(sums, p, v, scales, of_blocks, down, 1)
+                 : add_terms<D, false, false>(sums, p, v, scales, of_blocks, down, 1);
+#endif
+}
+
 template <int D>
 __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint32_t turn,
                          bool is_large, const TermScores& p, const float (&down)[2],
@@ -63,18 +84,15 @@ __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint
     BlockScales<D> of_blocks;
     if (job.v_blocks) of_blocks.find(scales);
     const bool careful =
-        __any_sync(k_all_lanes, is_large || of_blocks.least < 0x1p-14f ||  // subnormal in f16
-                                    least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
+        of_some_that_multiply(is_large || of_blocks.least < 0x1p-14f ||  // subnormal in f16
+                              least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
     if (job.v_offsets) sums.offsets.add(p, scales, down);
-    if (job.v_blocks) {
-        careful ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, down, 1)
-                : add_terms<D, true, false>(sums, p, v, scales, of_blocks, down, 1);
-        return;
-    }
-    const float times = is_large ? 1 : 1 / k_v_times;
+    const float times = job.v_blocks || is_large ? 1 : 1 / k_v_times;
     const float of_rows[2] = {down[0] * times, down[1] * times};
-    careful ? add_terms<D, false, true>(sums, p, v, scales, of_blocks, of_rows, is_large ? 2 : 1)
-            : add_terms<D, false, false>(sums, p, v, scales, of_blocks, of_rows, 1);
+    if (!careful) return add_at_once(job, sums, p, v, scales, of_blocks, of_rows);
+    job.v_blocks
+        ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, of_rows, 1)
+        : add_terms<D, false, true>(sums, p, v, scales, of_blocks, of_rows, is_large ? 2 : 1);
 }
 
 template <int D>

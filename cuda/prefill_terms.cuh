@@ -6,7 +6,7 @@
 // which are rounded.
 // Docs: docs/05-attention.md
 
-#include "cuda/prefill_terms_softmax.cuh"
+#include "cuda/prefill_terms_wgmma.cuh"
 
 namespace rotkv::cuda::prefill {
 
@@ -51,6 +51,9 @@ __device__ void score_channels(TermScores& sum, TermScores& small, uint32_t q, u
 /// Over halves.
 template <int D>
 __device__ void score_halves(TermScores& s, uint32_t q, uint32_t k) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    score_halves_on_wgmma<D>(s, q, k_term_rows * D * 2, k);
+#else
     TermScores sum, small;  // small: of all channels, cut off by 2^-11 of what sum is
     clear(s);
 #pragma unroll
@@ -61,6 +64,7 @@ __device__ void score_halves(TermScores& s, uint32_t q, uint32_t k) {
     }
 #pragma unroll
     for (int n = 0; n < 8; ++n) decode::add_scaled(s[n], 1.0f / decode::k_low, small[n]);
+#endif
 }
 
 /// Over blocks. sums_of_q: of the lane's first row, [row][block], and of what is 8 rows on; null
@@ -68,6 +72,9 @@ __device__ void score_halves(TermScores& s, uint32_t q, uint32_t k) {
 template <int D>
 __device__ void score_codes(TermScores& s, uint32_t q, uint32_t k, const Scales& scales,
                             const float* sums_of_q) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    score_codes_on_wgmma<D>(s, q, k_term_rows * D * 2, k, scales, sums_of_q);
+#else
     TermScores sum, small;
     clear(s);
 #pragma unroll
@@ -75,6 +82,7 @@ __device__ void score_codes(TermScores& s, uint32_t q, uint32_t k, const Scales&
         score_channels<D>(sum, small, q, k, 32 * b, true);
         add_block_scores<D>(s, sum, small, scales, b, sums_of_q);
     }
+#endif
 }
 
 }  // namespace rotkv::cuda::prefill

@@ -47,6 +47,12 @@ __global__ void __launch_bounds__(k_terms_block, 1)
 #endif
 }
 
+// Would the second group have nothing to do, and the warps that expand blocks wait for the first?
+// Two blocks of threads of prefill_terms.cu share a processor, and are faster then.
+bool are_too_few(const TermsRingJob& job) {
+    return (job.k_blocks || job.v_blocks) && std::min(job.rows, job.block_rows) <= k_tile_rows;
+}
+
 // Can the engine take a side's rows?
 bool map_side(Side& side, RowMap& map, const TensorView& cache) {
     if (!is_block_type(side.type)) {
@@ -60,7 +66,7 @@ bool map_side(Side& side, RowMap& map, const TensorView& cache) {
 /// With maps and raw slots; false where they cannot be.
 template <int D>
 bool fit_terms(TermsRingJob& job, int64_t most_bytes) {
-    job.has_maps = map_side(job.k, job.map[0], job.args.k_cache) &&
+    job.has_maps = !are_too_few(job) && map_side(job.k, job.map[0], job.args.k_cache) &&
                    map_side(job.v, job.map[1], job.args.v_cache);
     if (!job.has_maps) return false;
     if (!job.k_blocks) job.k.slot = 0;
