@@ -50,9 +50,9 @@ __device__ void produce(const RingJob& job, const Place& at, const RingMemory<D_
     } else if constexpr (source == Source::others) {
         produce_expanded(job, at, memory);
     } else if (uniform(threadIdx.x / k_copiers) == 0) {
-        produce_copies<D_k, D_v, 0>(job, at, memory);
+        produce_copies<D_k, 0>(job, at, memory);
     } else {
-        produce_copies<D_k, D_v, 1>(job, at, memory);
+        produce_copies<D_v, 1>(job, at, memory);
     }
 }
 

@@ -37,6 +37,7 @@ constexpr uint32_t k_alone = 1, k_turn = 3, k_producers = 5;  // two each
 /// Sizes for heads of exactly D_k and D_v channels.
 template <int D_k, int D_v>
 struct RingShape {
+    static constexpr int d_k = D_k;
     static constexpr uint32_t cells = D_k <= 128 ? 128 : 64;  // of a tile
     static constexpr uint32_t k_panels = (D_k + 63) / 64, v_panels = (D_v + 63) / 64;
     static constexpr uint32_t q_bytes = k_tile_rows * 128 * k_panels;
@@ -94,13 +95,13 @@ __device__ inline void order_tokens(const Job& job, uint32_t tokens, RingState& 
 }
 
 /// Shared memory of a block.
-template <int D_k, int D_v>
-struct RingMemory {
-    using S = RingShape<D_k, D_v>;
+template <class Shape>
+struct Ring {
+    using S = Shape;
     std::byte* base;
     RingState& state;
 
-    __device__ RingMemory(std::byte* memory, const RingJob& job)
+    __device__ Ring(std::byte* memory, const RingJob& job)
         : base(memory),
           state(
               *reinterpret_cast<RingState*>(memory + S::fixed_bytes + job.slots * job.raw_bytes)) {}
@@ -146,5 +147,8 @@ struct RingMemory {
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
 };
+
+template <int D_k, int D_v>
+using RingMemory = Ring<RingShape<D_k, D_v>>;
 
 }  // namespace rotkv::cuda::prefill
