@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-SOURCES = (".h", ".c", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".py")
+SOURCES = (".h", ".c", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".js", ".py")
 MAX_LINES = 400
 MAX_PAGE = {"docs/CONTRIBUTING.md": 80}  # pages that must stay short, and their lines
 PAGES_WITHOUT_CODE_LINE = ["docs/CONTRIBUTING.md"]
@@ -46,13 +46,14 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools base": ALL_REF | BACKENDS | {"tools/watch"},
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
+    "tools/playground": ALL_REF,
     "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
                                  "tools/programs.h", "tools/parity/parity.h",
                                  "tools/parity/mistaken_backend.h"},
     # What means anything is behind these.
     "tools/bindings python": {"tools/bindings/rotkv.h", "tools/bindings/rotkv_programs.h"},
     "tools": ALL_REF | ALL_TOOLS,
-    "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings"},
+    "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings", "tools/playground"},
 }
 MAY_ALSO = {  # what single files may include beyond that, and why
     "ref/model_load.cpp": {"ref/files"},  # a model comes from a GGUF file

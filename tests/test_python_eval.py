@@ -18,7 +18,8 @@ import rotkv
 pytest.importorskip("jinja2")
 stats = pytest.importorskip("scipy.stats")
 from rotkv.eval import __main__ as program  # noqa: E402
-from rotkv.eval import figures, known_files, problems, published, shipped, whole_file  # noqa: E402
+from rotkv import whole_file  # noqa: E402
+from rotkv.eval import figures, known_files, problems, published, shipped  # noqa: E402
 from rotkv.eval.chat import ChatTemplate, prompt_tokens, with_bos  # noqa: E402
 from rotkv.eval.draws import Draws, seed_of  # noqa: E402
 from rotkv.eval.streams import Request, Streams, choose  # noqa: E402

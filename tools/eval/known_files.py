@@ -12,7 +12,7 @@ import re
 
 from .draws import Draws, seed_of
 from .problems import BadFile
-from .whole_file import whole
+from ..whole_file import whole
 
 BOXED = "Put your final answer within \\boxed{}."
 

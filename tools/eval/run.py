@@ -13,7 +13,7 @@ from .chat import ChatTemplate, prompt_tokens
 from .draws import seed_of
 from .problems import BadFile, Failed
 from .streams import Request, Streams
-from .whole_file import fingerprint
+from ..whole_file import fingerprint
 
 
 def say(line):
