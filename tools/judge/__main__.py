@@ -26,9 +26,13 @@ EXAMPLES = """examples:
 exit status: 0 all that was judged is right, 1 something is wrong or nothing was judged, 2 usage"""
 
 
-def usage(words):
+def end(status, words):
     print(f"rotkv-judge: error: {words}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
+
+
+def usage(words):
+    end(2, words)
 
 
 class Parser(argparse.ArgumentParser):
@@ -130,7 +134,7 @@ def check_output(given):
         return
     folder = os.path.dirname(os.path.abspath(given.json))
     if os.path.isdir(given.json) or not os.access(folder, os.W_OK):
-        usage(f"--json {given.json}: expected a file that can be written")
+        end(1, f"--json {given.json}: expected a file that can be written")
     if os.path.realpath(given.json) in map(os.path.realpath, given.model):
         usage(f"--json {given.json}: is the model")
 
@@ -185,11 +189,9 @@ def main():
             if given.json not in (None, "-"):
                 write(given, reports)
     except rotkv.Error as error:
-        print(f"rotkv-judge: error: {error}", file=sys.stderr)
-        sys.exit(2 if error.code == "usage" else 1)
+        end(2 if error.code == "usage" else 1, error)
     except KeyboardInterrupt:
-        print("rotkv-judge: error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        end(130, "interrupted")
     if given.json == "-":
         write(given, reports)
     elif len(reports) == 1:
