@@ -8,6 +8,7 @@ list of its files for a folder that has none. Links to sources and folders are t
 a path in code font or after "Code:" becomes a link. Formulas become MathML, which browsers set
 without a script."""
 import base64
+import glob
 import json
 import logging
 import os
@@ -22,7 +23,9 @@ from latex2mathml.converter import convert
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 LANGUAGES = {".h": "cpp", ".cpp": "cpp", ".c": "c", ".cu": "cuda", ".cuh": "cuda", ".metal": "cpp",
              ".msl": "cpp", ".py": "python", ".cmake": "cmake", ".txt": "text", ".json": "json",
-             ".yml": "yaml", ".toml": "toml", ".patch": "diff"}
+             ".yml": "yaml", ".toml": "toml", ".patch": "diff", ".js": "javascript", ".css": "css",
+             ".sh": "bash"}
+PLAYGROUND = "tools/playground/"  # its page is one of the site's own: playground/index.html
 PICTURES = (".png", ".svg")
 FENCE = re.compile(r"^(```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\])\(([^)\s#]*)(#[^)\s]*)?\)")  # what it says may be a picture, a link of its own
@@ -71,6 +74,8 @@ class Tree:
 
     def page_of(self, path):
         """The page that shows `path`, or None: what a link to it has to name."""
+        if path == PLAYGROUND + "index.html":
+            return "playground/index.html"
         if path in self.pages or path in self.pictures:
             return path
         if path in self.sources or path in self.notebooks:
@@ -195,9 +200,19 @@ def assemble(target, tree):
             write(target, f"{folder}/README.md", f"# {folder}/\n\n{listing(folder, tree)}")
     write(target, "api/README.md", REFERENCE)
     write(target, "api/python.md", "# The Python package\n\n::: rotkv\n")
+    copy_playground(os.path.join(target, "playground"))
     for picture in tree.pictures:
         os.makedirs(os.path.join(target, posixpath.dirname(picture)), exist_ok=True)
         shutil.copyfile(os.path.join(ROOT, picture), os.path.join(target, picture))
+
+
+def copy_playground(target):
+    """The page with its modules and, where tools/playground/wasm.sh has made it, its program."""
+    os.makedirs(target)
+    for path in (glob.glob(os.path.join(ROOT, PLAYGROUND, "*.*"))
+                 + glob.glob(os.path.join(ROOT, "build/playground/rotkv.*"))):
+        if path.endswith((".html", ".css", ".js", ".wasm")):
+            shutil.copy(path, target)
 
 
 def title(page):
@@ -211,6 +226,7 @@ def navigation(tree):
     rooms = [page for page in tree.pages if page.count("/") == 1 and page.endswith("/README.md")]
     return [{"rotkv": "README.md"},
             {"Chapters": [{title(page): page} for page in chapters]},
+            {"Playground": "playground/index.html"},
             {"Reference": ["api/README.md", "api/python.md"]},
             {"To look up": [{title(page): page} for page in in_docs if page not in chapters]},
             {"Rooms": [{title(page): page} for page in rooms]},

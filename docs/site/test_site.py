@@ -30,7 +30,9 @@ class Silent(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-class Site(unittest.TestCase):
+class Browser(unittest.TestCase):
+    """The site behind a server of its own, and a browser."""
+
     @classmethod
     def setUpClass(cls):
         cls.server = http.server.ThreadingHTTPServer(
@@ -62,6 +64,8 @@ class Site(unittest.TestCase):
         page.wait_for_load_state("load")
         return page
 
+
+class Site(Browser):
     def test_pages_open_without_a_complaint_and_fetch_nothing_from_elsewhere(self):
         for name, path in PAGES.items():
             page = self.open(path, viewport={"width": 1280, "height": 900})
