@@ -132,7 +132,7 @@ class Zoo(Tools):
         self.assertIn("K polar, 3.875 bits per value: rotation", text)
 
     def test_placements(self):
-        words = ("k=polar,v=polar", "k=polar,v=polar,first=2,recent=4", "k=polar,v=polar,recent=32",
+        words = ("k=polar,v=polar", "k=polar,v=polar,first=2,recent=4", "k=polar,v=polar,recent=30",
                  "k=f16,v=f16", "k=polar,v=polar,ends=f16:1")
         variants = [part for word in words for part in ("--variant", word)]
         plain, some, all_recent, f16, ends = (

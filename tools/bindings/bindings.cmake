@@ -11,10 +11,14 @@ set_target_properties(rotkv-bindings PROPERTIES POSITION_INDEPENDENT_CODE ON
                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 target_link_libraries(rotkv-bindings PUBLIC rotkv::tools)
 
-# What is exported is what rotkv.h declares, each function on the line of its ROTKV_API.
-set(header tools/bindings/rotkv.h)
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${header})
-file(STRINGS ${header} lines REGEX "^ROTKV_API ")
+# What is exported is what the headers declare, each function on the line of its ROTKV_API.
+set(headers tools/bindings/rotkv.h tools/bindings/rotkv_programs.h)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${headers})
+set(lines "")
+foreach(header ${headers})
+    file(STRINGS ${header} more REGEX "^ROTKV_API ")
+    list(APPEND lines ${more})
+endforeach()
 foreach(line ${lines})
     string(REGEX MATCH "rotkv_[a-z0-9_]+[(]" name "${line}")
     string(REPLACE "(" "" name "${name}")
@@ -48,7 +52,7 @@ target_compile_options(rotkv-example PRIVATE -Wall -Wextra -pedantic -Werror)
 target_link_libraries(rotkv-example PRIVATE rotkv-shared $<$<NOT:$<BOOL:${WIN32}>>:m>)
 
 install(TARGETS rotkv-shared EXPORT rotkv-targets COMPONENT rotkv)
-install(FILES tools/bindings/rotkv.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT rotkv)
+install(FILES ${headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT rotkv)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/rotkv)
 install(EXPORT rotkv-targets NAMESPACE rotkv:: FILE rotkv-config.cmake DESTINATION ${package}
         COMPONENT rotkv)

@@ -218,6 +218,7 @@ typedef struct rotkv_attention_args {
     int64_t position_from, position_to; /* bounds from <= pos_c < to; to 0: no end */
     int64_t distance_from, distance_to; /* and of pos_q - pos_c */
     rotkv_rotation k_rotation, v_rotation;
+    int32_t f16; /* 1: in f16 where the backend can, else UNSUPPORTED; 0: in f32 */
 } rotkv_attention_args;
 ROTKV_API rotkv_status rotkv_attention(rotkv_backend* backend, const rotkv_attention_args* args);
 
@@ -280,7 +281,6 @@ ROTKV_API rotkv_status rotkv_cache_shift(rotkv_cache* cache, int64_t stream, int
 ROTKV_API rotkv_status rotkv_cache_remove(rotkv_cache* cache, int64_t stream, int32_t from,
                                           int32_t to);
 ROTKV_API rotkv_status rotkv_cache_clear(rotkv_cache* cache);
-
 /* Positions of a stream's cells, up to the last one in use; -1: empty. */
 ROTKV_API rotkv_status rotkv_cache_positions(rotkv_cache* cache, int64_t stream, int32_t* positions,
                                              int64_t capacity, int64_t* count);
@@ -296,9 +296,12 @@ ROTKV_API rotkv_status rotkv_cache_load(rotkv_cache* cache, const char* path);
 
 /* ---- models ---------------------------------------------------------------------------------- */
 typedef struct rotkv_model rotkv_model;
-/* A GGUF file with its vocabulary, its weights on the backend. */
+/* A GGUF file with its vocabulary, its weights on the backend. Then the same in a precision, as
+ * "gemm=bf16,attention=f16": what products with weights are rounded to, and attention; else f32. */
 ROTKV_API rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path,
                                         rotkv_model** model);
+ROTKV_API rotkv_status rotkv_model_open_in(rotkv_backend* backend, const char* path,
+                                           const char* precision, rotkv_model** model);
 ROTKV_API void rotkv_model_close(rotkv_model* model);
 
 typedef struct rotkv_model_figures {
@@ -311,11 +314,9 @@ ROTKV_API rotkv_status rotkv_model_describe(rotkv_model* model, rotkv_model_figu
 /* The tokens behind which a text is over: EOS, "<|im_end|>" and their like. */
 ROTKV_API rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
                                         int64_t* count);
-
 /* A text of the file's keys ("tokenizer.chat_template"). BAD_FILE where there is none. */
 ROTKV_API rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text,
                                         size_t capacity, size_t* length);
-
 /* What was assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_notices(rotkv_model* model, char* text, size_t capacity,
                                            size_t* length);
@@ -327,7 +328,6 @@ ROTKV_API rotkv_status rotkv_tokenize(rotkv_model* model, const char* text, size
                                       int64_t capacity, int64_t* count);
 ROTKV_API rotkv_status rotkv_detokenize(rotkv_model* model, const int32_t* tokens, int64_t count,
                                         char* text, size_t capacity, size_t* length);
-
 ROTKV_API rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_words,
                                          int64_t streams, int64_t cells, rotkv_cache** cache);
 
