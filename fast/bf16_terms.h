@@ -1,6 +1,6 @@
 #pragma once
 // f32 as a sum of three bf16, and sixteen rows of 32 bits turned into columns: what a product needs
-// whose factors are tiles of bf16 (matmul_amx.cpp). Docs: docs/performance.md
+// whose factors are tiles of bf16 (packed_tiles.cpp). Docs: docs/performance.md
 
 #include "fast/simd.h"
 

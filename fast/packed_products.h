@@ -1,7 +1,7 @@
 #pragma once
 // Products with weights that stay packed in memory: each row is expanded on its way into the
 // caches, and meets its tokens there. Which way is the fastest depends on how many they are.
-// Docs: docs/08-backends.md
+// Docs: docs/performance.md
 
 #include "fast/matvec.h"
 
@@ -30,8 +30,8 @@ class WithoutTiles {
 
 /// y[t][o] = sum_i w[o, i] x[t][i], in whichever way is the fastest for a product's tokens. The
 /// number of threads changes no bit.
-/// Cost: expands a weight once for 64 tokens. Error: below (4/3 sqrt(in) + 6) 2^-24 sum_i |w_i
-/// x_i|.
+/// Cost: expands a weight once for 64 tokens. Error: the table's bound for matmul, (4/3 sqrt(in) +
+/// 4) 2^-24 sum_i |w_i x_i|.
 void multiply_packed(std::span<const RowsProduct> products);
 void multiply_packed(const MatmulArgs& args);
 

@@ -4,10 +4,11 @@
 //
 //   w x ~ low high + middle middle + high low + middle high + high middle + high high
 //
-// The other three are below 2^-22 |w x| together: 4 u. Tiles add in f32, to nearest, 16 products at
-// a time. What lies outside f32's normal numbers they take for 0. So tokens with values that terms
-// would not hold go to matmul_strips, and so does what an element that is no number, or a weight
-// too small, has touched.
+// The other three are below 2^-21 |w x| together, 8 u, and 2 u on average: bits are cut off, so
+// that they have the sign of w x. Tiles add in f32, to nearest, 16 products at a time. What lies
+// outside f32's normal numbers they take for 0. So tokens with values that terms would not hold go
+// to multiply_strips(), and so does what an element that is no number, or a weight too small, has
+// touched.
 #include "fast/packed_products.h"
 #include "fast/row_blocks.h"
 #include "fast/row_strips.h"

@@ -138,7 +138,7 @@ TEST_CASE("packed products: a processor without tiles is held to the table") {
         for (const char* rest : {"/T=37/in=512/out=40", "/T=113/out=40"}) {
             names.push_back("matmul" + of + rest);
         }
-        names.push_back("expert_matmul" + of + "/T=131/X=2/A=1/in=8192/out=70");
+        names.push_back("expert_matmul" + of + "/T=200/X=2/A=1/in=8192/out=70");
         names.push_back("nll" + of + "/T=37/V=1100/E=512");
         names.push_back("nll" + of + "/T=70/V=1100/E=512");
         names.push_back("kld" + of + "/T=70/V=1100/E=512");
