@@ -73,18 +73,17 @@ TEST_CASE("model: a shifted cache answers as one that was filled at the new posi
         const char* rotation = "k=16 v=none";
         bool legacy = false;
     };
-    for (const auto& [name, rotation, legacy] :
-         {Asked{"llama"}, Asked{"gemma3"}, Asked{"smollm3"}, Asked{"cohere2"}, Asked{"glm4"},
-          Asked{"deepseek2", "k=4 v=none", true}}) {
-        Opened opened(TinyModel::make(name, legacy));
+    for (const Asked& asked : {Asked{"llama"}, Asked{"gemma3"}, Asked{"smollm3"}, Asked{"cohere2"},
+                               Asked{"glm4"}, Asked{"deepseek2", "k=4 v=none", true}}) {
+        Opened opened(TinyModel::make(asked.name, asked.legacy));
         Model model(opened.gguf, *opened.ref, {.context = 64});
         const auto answer = [&](int32_t first, int32_t difference) {
-            KvCache cache = opened.cache(model, spec_of(rotation));
+            KvCache cache = opened.cache(model, spec_of(asked.rotation));
             run(model, cache, std::span(tokens).first(11), first);
             cache.shift(0, 0, 64, difference, [&](int64_t layer) { return model.rope(layer); });
             return run(model, cache, std::span(tokens).last(1), first + 11 + difference);
         };
-        INFO(name << (legacy ? ", keys of every head" : ""));
+        INFO(asked.name << (asked.legacy ? ", keys of every head" : ""));
         CHECK(distance(answer(20, -13), answer(7, 0)) < 1e-5);
     }
 }
