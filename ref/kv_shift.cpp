@@ -23,13 +23,14 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
     return layers;
 }
 
-// One row for kv_shift. Where channels stand still before those that turn, they are pairs that turn by
-// nothing: neighbours are pairs there.
+// One row for kv_shift. Where channels stand still before those that turn, they are pairs that turn
+// by nothing: neighbours are pairs there.
 static std::vector<float> shift_table(const RopeConfig& rope, int32_t difference) {
-    require(rope.first == 0 || (rope.pairs == RopePairs::norm && rope.first % 2 == 0),
-            ErrorCode::unsupported,
-            "cache: keys cannot be shifted whose pairs begin behind channels that stand still, unless "
-            "they are pairs of neighbours");
+    require(
+        rope.first == 0 || (rope.pairs == RopePairs::norm && rope.first % 2 == 0),
+        ErrorCode::unsupported,
+        "cache: keys cannot be shifted whose pairs begin behind channels that stand still, unless "
+        "they are pairs of neighbours");
     std::vector<float> table;
     for (int64_t i = 0; i < rope.first / 2; ++i) table.insert(table.end(), {1.0f, 0.0f});
     const std::vector<float> turning = rope_shift_table(rope, std::span(&difference, 1));

@@ -11,8 +11,8 @@ namespace rotkv {
 namespace {
 
 constexpr uint32_t k_sequence_magic = 0x67677371, k_session_magic = 0x6767736e;  // "ggsq", "ggsn"
-constexpr uint64_t k_most_streams = 256;    // llama.cpp's LLAMA_MAX_SEQ
-// From these versions on a file says how rows are rotated; of both kinds the one before is read too.
+constexpr uint64_t k_most_streams = 256;  // llama.cpp's LLAMA_MAX_SEQ
+// Of these versions a file says how rows are rotated; the ones before are read too.
 constexpr uint32_t k_sequence_version = 4, k_session_version = 11;
 
 DType type_of(ByteCursor& cursor) {

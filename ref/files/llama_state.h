@@ -52,7 +52,7 @@ struct LlamaState {
     bool is_session = false;
     int64_t version = 0;
     bool says_rotation = false;  ///< how rows are rotated, of each stream that has cells
-    std::string architecture;  ///< "": the file does not say
+    std::string architecture;    ///< "": the file does not say
     std::vector<int32_t> tokens;
     std::vector<std::vector<LlamaStream>> caches;  ///< [cache][stream]
 };
