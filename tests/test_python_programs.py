@@ -261,9 +261,10 @@ def test_no_text_is_cut_at_a_zero(model, tmp_path):
         assert words <= set(good), f"{name}: expected a call with {words}"
         for parameter in words:
             for bad in zero, "\0", good[parameter] + "\0" + good[parameter]:
-                given = [bad] if parameter in ("caches", "flags") else bad
+                given = {key: [value] if key in ("caches", "flags") else value
+                         for key, value in {**good, parameter: bad}.items()}
                 with pytest.raises(rotkv.Error) as caught:
-                    function(**{**others, **good, parameter: given})
+                    function(**others, **given)
                 assert "expected" in str(caught.value), (name, parameter)
                 assert caught.value.code == "bad argument", (name, parameter, caught.value)
     for function in (rotkv.outliers, rotkv.calibrate):

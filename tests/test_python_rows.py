@@ -378,7 +378,8 @@ def test_stubs_and_docstrings():
     for name in rotkv.__all__:
         thing = getattr(rotkv, name)
         if callable(thing) and name != "Error":  # a limit of the stub
-            assert f"def {name}(" in stub or f"class {name}" in stub, name
+            assert f"def {name}(" in stub or f"class {name}" in stub or (
+                thing.__module__ == "rotkv.programs" and "return" in thing.__annotations__), name
             assert thing.__doc__, name
 
 
