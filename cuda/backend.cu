@@ -11,7 +11,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 namespace rotkv {
 
@@ -303,6 +306,22 @@ void CudaBackend::synchronize() {
         flush();
         wait();
     });
+}
+
+// No more threads are started than find a task left.
+void CudaBackend::on_host(int64_t tasks, const std::function<void(int64_t)>& task) {
+    std::atomic<int64_t> next = 0;
+    const auto take_tasks = [&] {
+        for (int64_t i = next++; i < tasks; i = next++) task(i);
+    };
+    std::vector<std::jthread> others;
+    try {
+        while (next + 1 < tasks && others.size() + 1 < std::thread::hardware_concurrency()) {
+            others.emplace_back(take_tasks);
+        }
+    } catch (const std::system_error&) {  // no more to be had: those there are do the rest
+    }
+    take_tasks();
 }
 
 void CudaBackend::wait() {

@@ -7,7 +7,9 @@
 #include "cuda/recorder.h"
 
 #include <atomic>
+#include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,6 +61,9 @@ class CudaBackend final : public Backend {
     void synchronize() override;
 
     bool in_host_memory() const override { return false; }
+
+    /// By as many threads as the host has processors, started for the call.
+    void on_host(int64_t tasks, const std::function<void(int64_t)>& task) override;
 
   protected:
     Support answer(const Call& call) const override;

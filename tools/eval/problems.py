@@ -24,11 +24,6 @@ class Failed(Exception):
     code = 2
 
 
-class NotNumbers(Failed):
-    """A model's logits."""
-    code = 1
-
-
 @dataclasses.dataclass(frozen=True)
 class Problem:
     task: str
