@@ -9,8 +9,8 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -62,8 +62,12 @@ class CudaBackend final : public Backend {
 
     bool in_host_memory() const override { return false; }
 
-    /// By as many threads as the host has processors, started for the call.
-    void on_host(int64_t tasks, const std::function<void(int64_t)>& task) override;
+    /// Beyond the interface: words from rows of logits [n][V] f32, where they lie, as choose_word()
+    /// of tools/sampling.h has it, but that sums of several words are added up side by side. words
+    /// [n], at most k_max_logit_rows; -1 where a logit is not finite. u [n], or none at temperature
+    /// 0. Throws as download().
+    void choose_words(const TensorView& logits, double temperature, std::span<const double> u,
+                      std::span<int32_t> words);
 
   protected:
     Support answer(const Call& call) const override;

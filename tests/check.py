@@ -21,7 +21,8 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 
 # Who may include whom: quoted includes are paths from the root, angle brackets are libraries.
 # A place is a folder, or "tools base": the files of tools/ on which programs and rooms are built.
-TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/ladder_backends",
+TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/choose_words", "tools/cli",
+              "tools/ladder_backends", "tools/sampling",
               "tools/layer_words", "tools/llama_spellings", "tools/loaded_model", "tools/notes", "tools/number_flags", "tools/output_paths",
               "tools/ranks", "tools/rotation_flags",
               "tools/rotation_of_both"}
@@ -45,7 +46,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools base": ALL_REF | BACKENDS | {"tools/watch"},
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
-    "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
+    "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch",
                                  "tools/parity/parity.h", "tools/parity/mistaken_backend.h"},
     "tools/bindings python": {"tools/bindings/rotkv.h"},  # what means anything is behind it
     "tools": ALL_REF | ALL_TOOLS,

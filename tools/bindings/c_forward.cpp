@@ -1,7 +1,7 @@
 // rotkv.h: batches of tokens through a model, and the words that come behind them.
 #include "ref/activations.h"
 #include "tools/bindings/open_model.h"
-#include "tools/sampling.h"
+#include "tools/choose_words.h"
 
 using namespace rotkv;
 using namespace rotkv::bindings;
@@ -56,27 +56,19 @@ TensorView rows_of(rotkv_cache& cache, const TensorView& x, std::span<const int3
     return to;
 }
 
-// Logits [n][V] on the host, of at most k_max_logit_rows rows.
-std::span<const float> logits_of(rotkv_cache& cache, const TensorView& hidden) {
+// Logits [n][V] of at most k_max_logit_rows rows, in the backend's memory.
+TensorView logits_of(rotkv_cache& cache, const TensorView& hidden) {
     Model& model = *cache.model;
-    rotkv_next_tokens& next = cache.next;
     const int64_t words = model.config().words;
-    const std::size_t count = std::size_t(hidden.n[2] * words);
-    if (next.logits.bytes() < count * sizeof(float)) {
-        next.logits = Buffer(model.backend(), count * sizeof(float));
-    }
-    model.run(LogitsArgs{.dst = next.logits.view(DType::f32, {hidden.n[2], words}),
+    Buffer& memory = cache.next.logits;
+    const std::size_t bytes = std::size_t(hidden.n[2] * words) * sizeof(float);
+    if (memory.bytes() < bytes) memory = Buffer(model.backend(), bytes);
+    const TensorView to = memory.view(DType::f32, {hidden.n[2], words});
+    model.run(LogitsArgs{.dst = to,
                          .hidden = hidden,
                          .weight = model.weights().output,
                          .softcap = model.config().final_softcap});
-    if (model.backend().in_host_memory()) {
-        model.backend().synchronize();
-        return {reinterpret_cast<const float*>(next.logits.data()), count};
-    }
-    next.copied.resize(std::max(count, next.copied.size()));
-    const std::span<float> copy = std::span(next.copied).first(count);
-    next.logits.download(std::as_writable_bytes(copy));
-    return copy;
+    return to;
 }
 
 }  // namespace
@@ -116,17 +108,11 @@ rotkv_status rotkv_model_next_tokens(rotkv_cache* cache, const int32_t* tokens,
         const std::span<int32_t> to = elements(chosen, n_behind, "chosen");
         const Turn turn(*cache->open);
         const TensorView hidden = batch.read_into(*cache);
-        const std::size_t words = std::size_t(cache->of->model.config().words);
         for (std::size_t first = 0; first < rows.size(); first += k_max_logit_rows) {
             const std::size_t some = std::min(rows.size() - first, std::size_t(k_max_logit_rows));
-            const std::span<const float> logits =
-                logits_of(*cache, rows_of(*cache, hidden, rows.subspan(first, some)));
-            turn.backend().on_host(int64_t(some), [&](int64_t i) {
-                const std::size_t at = first + std::size_t(i);
-                to[at] = tools::choose_word(logits.subspan(std::size_t(i) * words, words),
-                                            temperature, u.empty() ? 0 : u[at])
-                             .value_or(-1);
-            });
+            const TensorView wanted = rows_of(*cache, hidden, rows.subspan(first, some));
+            tools::choose_words(turn.backend(), logits_of(*cache, wanted), temperature,
+                                u.empty() ? u : u.subspan(first, some), to.subspan(first, some));
         }
         const auto strange = std::ranges::find(to, -1);
         if (strange == to.end()) return;

@@ -1,7 +1,7 @@
 // rotkv.h: models, their vocabularies, text from them, what their layers see.
 #include "ref/files/model_fingerprint.h"
 #include "tools/bindings/open_model.h"
-#include "tools/generation.h"
+#include "tools/sampling.h"
 #include "tools/watch/capture.h"
 
 using namespace rotkv;

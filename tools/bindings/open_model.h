@@ -85,9 +85,8 @@ struct rotkv_model {
 
 /// What next tokens are chosen from, kept from call to call, so that a device meets the same calls.
 struct rotkv_next_tokens {
-    rotkv::Buffer hidden;       ///< [n][E], where rows do not lie beside each other
-    rotkv::Buffer logits;       ///< [n][V] of at most k_max_logit_rows
-    std::vector<float> copied;  ///< of logits, where those are on a device
+    rotkv::Buffer hidden;  ///< [n][E], where rows do not lie beside each other
+    rotkv::Buffer logits;  ///< [n][V] of at most k_max_logit_rows
 };
 
 struct rotkv_cache {
