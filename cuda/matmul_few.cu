@@ -11,7 +11,6 @@
 //   Cost: the weight's bytes for each 16 tokens; the activations once for four rows, from L1.
 #include "cuda/dependent.cuh"
 #include "cuda/matmul_few.h"
-#include "cuda/matvec_fetched.cuh"
 #include "cuda/matvec_job.cuh"
 
 #include <algorithm>
@@ -52,11 +51,9 @@ __device__ __forceinline__ void add_products(float (&sum)[k_rows * most], const 
                                              const Place& place) {
     const uint32_t step = 4 * k_warp * place.parts;
     for (uint32_t i = 4 * (place.part * k_warp + threadIdx.x); i < job.in; i += step) {
-        const Fetched<type> fetched[k_rows] = {
-            {w[0], i, job.in}, {w[1], i, job.in}, {w[2], i, job.in}, {w[3], i, job.in}};
         float4 four[k_rows];
 #pragma unroll
-        for (uint32_t r = 0; r < k_rows; ++r) four[r] = fetched[r].value();
+        for (uint32_t r = 0; r < k_rows; ++r) four[r] = weight4(type, w[r], i, job.in);
 #pragma unroll
         for (uint32_t t = 0; t < most; ++t) {  // one that is not there repeats the last
             const std::byte* row = src + min(t, tokens - 1) * job.src.stride[2];
@@ -152,8 +149,7 @@ unsigned place_rows(Job& job, std::span<const MatmulArgs> calls) {
 
 bool few_takes(const MatmulArgs& args) {
     const int64_t tokens = args.src.n[2];
-    const bool on_words = args.weight.type != DType::q4_1 || rows_on(args.weight, sizeof(uint32_t));
-    return tokens > 1 && tokens <= k_few_tokens && rows_on_16_bytes(args.src) && on_words &&
+    return tokens > 1 && tokens <= k_few_tokens && rows_on_16_bytes(args.src) &&
            (tokens <= k_matvec_tokens || args.precision == Precision::f32);
 }
 
