@@ -22,6 +22,7 @@
 // table's rounding.
 #include "cuda/attention_parts.cuh"
 #include "cuda/decode_team.h"
+#include "cuda/decode_warpgroup.h"
 #include "cuda/dequant.cuh"
 #include "cuda/ladder.h"
 
@@ -273,6 +274,9 @@ void attention(const AttentionArgs& args, const Workspace& workspace, Stream str
         case AttentionKind::cluster:
             return decode_9_cluster(args, workspace, stream);
         case AttentionKind::tensor:
+            if (decode_warpgroup_plan(args, workspace)) {
+                return decode_warpgroup(args, workspace, stream);
+            }
             if (decode_team_plan(args, workspace)) return decode_team(args, workspace, stream);
             return decode_7_bands(args, workspace, stream);
         case AttentionKind::terms:

@@ -2,6 +2,7 @@
 #include "cuda/attention_path.h"
 
 #include "cuda/decode_team.h"
+#include "cuda/decode_warpgroup.h"
 #include "cuda/kernels.h"
 
 #include <algorithm>
@@ -16,22 +17,28 @@ namespace {
 // Shared memory that a kernel gets without asking, less what it declares itself.
 constexpr int64_t k_most_unasked = k_shared_bytes - 64;
 
+// More rows than a product of decode.cu has columns, over blocks of codes.
+KernelPlan some_rows_plan(const AttentionArgs& args, const DeviceLimits& device) {
+    if (const KernelPlan plan = decode_warpgroup_plan(args, device)) return plan;
+    return decode_team_plan(args, device);
+}
+
 // Tokens that share a stream can share a read of its cells, as rows of one tile. How many do, only
 // the device knows; the host takes them for shared out evenly. Where a tile would have no more rows
 // than a product of decode has columns, or tokens have streams of their own, each part of the cache
-// is read at the speed of memory. So it is of some more rows over blocks of codes (decode_team.cu).
+// is read at the speed of memory. So it is of some more rows over blocks of codes.
 bool is_few(const AttentionArgs& args, const DeviceLimits& device) {
     const int64_t streams = std::max<int64_t>(1, args.k_cache.n[0]);
     const int64_t tokens = (args.q.n[1] + streams - 1) / streams;
     const int64_t rows = tokens * args.q.n[2] / std::max<int64_t>(1, args.k_cache.n[2]);
     const bool is_f16 = args.precision == Precision::f16;
-    return tokens <= 1 || rows <= k_most_heads || (is_f16 && decode_team_plan(args, device));
+    return tokens <= 1 || rows <= k_most_heads || (is_f16 && some_rows_plan(args, device));
 }
 
 KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLimits& device) {
     switch (kind) {
         case AttentionKind::tensor:
-            if (const KernelPlan plan = decode_team_plan(args, device)) return plan;
+            if (const KernelPlan plan = some_rows_plan(args, device)) return plan;
             return decode_plan(args, 1, device);
         case AttentionKind::cluster:
             return decode_cluster_plan(args, device);
@@ -49,8 +56,8 @@ KernelPlan plan_of(AttentionKind kind, const AttentionArgs& args, const DeviceLi
 
 }  // namespace
 
-// Few tokens are decode's (decode.cu, decode_team.cu); of more, tiles of the cache are expanded
-// once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
+// Few tokens are decode's (decode.cu, decode_team.cu, decode_warpgroup.cu); of more, tiles of the
+// cache are expanded once for the rows of a block of threads (prefill.cu, prefill_f32.cu).
 AttentionPath attention_path(const AttentionArgs& args, const DeviceLimits& device) {
     using Kind = AttentionKind;
     static constexpr Kind few_f32[] = {Kind::cluster, Kind::terms, Kind::split};

@@ -63,7 +63,8 @@ inline uint32_t band_of(const AttentionArgs& a, uint32_t most) {
 // row sees, sums of queries where K has codes, what teams exchange, then a ring of tiles for each
 // slice, K's cells and then V's; in the end the warps' states take the rings' place.
 struct DecodeJob : Task {
-    uint32_t team;  // warps for a KV head: 1 or 2
+    uint32_t team;     // warps for a KV head: 1, 2, or 4 (decode_warpgroup.cu)
+    uint32_t columns;  // rows of a block, at most
     uint32_t kv_heads, band, bands, slices;
     uint32_t rows;  // that blocks share out in chunks: of one token, or of all where they can share
     Divisor by_band, by_rows, by_chunks, by_heads, by_group;  // see DecodePlace, QueryPieces
@@ -77,10 +78,15 @@ struct DecodeJob : Task {
 
     // `terms`: numbers of f16 for a q or a p.
     DecodeJob(const AttentionArgs& a, uint32_t most_warps, uint32_t terms, uint32_t of_team = 1)
+        : DecodeJob(a, most_warps, terms, of_team, k_most_heads * of_team,
+                    std::min(most_warps / of_team, k_most_band)) {}
+    DecodeJob(const AttentionArgs& a, uint32_t most_warps, uint32_t terms, uint32_t of_team,
+              uint32_t of_block, uint32_t most_band)
         : Task(a),
           team(of_team),
+          columns(of_block),
           kv_heads(uint32_t(a.k_cache.n[2])),
-          band(band_of(a, std::min(most_warps / team, k_most_band))),
+          band(band_of(a, most_band)),
           bands((kv_heads + band - 1) / band),
           slices(most_warps / (band * team)),
           rows(uint32_t(rows_of(a))),
@@ -120,7 +126,7 @@ struct DecodeJob : Task {
     }
 
     __host__ __device__ uint32_t warps() const { return band * slices * team; }
-    __host__ __device__ uint32_t most_rows() const { return k_most_heads * team; }
+    __host__ __device__ uint32_t most_rows() const { return columns; }
     __host__ __device__ uint32_t stages() const {
         return team == 1 ? k_stages_of<1> : k_stages_of<2>;
     }

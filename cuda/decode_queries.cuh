@@ -32,6 +32,13 @@ struct QueryRows {
     __device__ float4* four_f32(uint32_t kv, uint32_t g, uint32_t channel) const {
         return reinterpret_cast<float4*>(data + (kv * heads + g) * pitch + channel * 4);
     }
+    // Rounded to f16, with the sums that are asked for.
+    __device__ void store(const DecodeJob& job, const float4& x, bool is_there, uint32_t kv,
+                          uint32_t g, uint32_t channel) const {
+        const uint2 halves = {halves_of(x.x, x.z), halves_of(x.y, x.w)};
+        if (is_there) *four(kv, g, channel) = halves;
+        if (job.has_sums()) store_sum(halves, is_there, kv, g, channel);
+    }
     // By 8 neighbouring lanes, which hold a block of 32 channels (hadamard.cuh).
     __device__ void store_sum(const uint2& x, bool is_there, uint32_t kv, uint32_t g,
                               uint32_t channel) const {
@@ -93,8 +100,8 @@ struct QueryPieces {
     }
 
     // 1 rotate the queries.
-    template <int Terms>
-    __device__ void store(const DecodeJob& job, const QueryRows& rows) {
+    template <int Terms, class Rows>
+    __device__ void store(const DecodeJob& job, const Rows& rows) {
         rotate(v, job.k_cut, begin, false);
 #pragma unroll
         for (int u = 0; u < U; ++u) {
@@ -105,11 +112,9 @@ struct QueryPieces {
                 const float4& x = v[u][j];
                 if constexpr (Terms == 2) {
                     if (is_on) *rows.four_f32(kv[u], head[u], channel) = x;
-                    continue;
+                } else {
+                    rows.store(job, x, is_on, kv[u], head[u], channel);
                 }
-                const uint2 four = {halves_of(x.x, x.z), halves_of(x.y, x.w)};
-                if (is_on) *rows.four(kv[u], head[u], channel) = four;
-                if (job.has_sums()) rows.store_sum(four, is_on, kv[u], head[u], channel);
             }
         }
     }
@@ -117,9 +122,9 @@ struct QueryPieces {
 
 // Which cells there are is known before earlier kernels have ended; then everything is asked for at
 // once, queries first. In the end their rows lie in shared memory, and what each of them sees.
-template <int U, int R, int Terms, class Tiles>
-__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory) {
-    const QueryRows rows(job, memory);
+template <int U, int R, int Terms, class Tiles, class Rows>
+__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory,
+                      const Rows& rows) {
     QueryPieces<U, R> pieces(job, at, 0);
     at.load(job);
     tiles.find_cells();
@@ -138,6 +143,11 @@ __device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::
         more.template store<Terms>(job, rows);
     }
     __syncthreads();
+}
+
+template <int U, int R, int Terms, class Tiles>
+__device__ void begin(const DecodeJob& job, DecodePlace& at, Tiles& tiles, std::byte* memory) {
+    begin<U, R, Terms>(job, at, tiles, memory, QueryRows(job, memory));
 }
 
 // The lane's four channels of every 16, of head g; heads that are none are 0.

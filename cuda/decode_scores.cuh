@@ -7,15 +7,16 @@
 
 namespace rotkv::cuda::decode {
 
-// Scores in units of log 2, so that p is a power of two. One that is infinite says that f16 does
-// not hold q~ or a key, and becomes a NaN, which stays in the sums: p would be 0, or that of a
-// capped score.
+// Scores in units of log 2, so that p is a power of two.
 __device__ inline void scale_scores(const DecodeJob& job, const float (&unit)[2], float (&s)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        s[i] *= job.to_power * unit[i % 2];
-        s[i] = fmaf(s[i], 0.0f, s[i]);
-    }
+    for (int i = 0; i < 4; ++i) s[i] *= job.to_power * unit[i % 2];
+}
+// One that is infinite says that f16 does not hold q~ or a key, and becomes a NaN, which stays in
+// the sums: p would be 0, or that of a capped score.
+__device__ inline void mark_infinite(float (&s)[4]) {
+#pragma unroll
+    for (float& x : s) x = fmaf(x, 0.0f, x);
 }
 __device__ inline void cap_scores(const DecodeJob& job, float (&s)[4]) {
 #pragma unroll
@@ -36,12 +37,12 @@ __device__ void hide_scores(const Tiles& tiles, uint32_t first_column, float (&s
     }
 }
 
-// All of that, of 8 rows each.
+// All of that, of 8 rows each; here of scores that are scaled.
 template <int Columns, class Tiles>
-__device__ void finish_scores(const Tiles& tiles, const float (&unit)[2], float (&s)[Columns][4]) {
+__device__ void finish_scores(const Tiles& tiles, float (&s)[Columns][4]) {
     const DecodeJob& job = tiles.job;
 #pragma unroll
-    for (int c = 0; c < Columns; ++c) scale_scores(job, unit, s[c]);
+    for (int c = 0; c < Columns; ++c) mark_infinite(s[c]);
     if (job.softcap > 0) {
 #pragma unroll
         for (int c = 0; c < Columns; ++c) cap_scores(job, s[c]);
@@ -49,6 +50,13 @@ __device__ void finish_scores(const Tiles& tiles, const float (&unit)[2], float 
     if (tiles.seen_by_each() == 0xFFFFu) return;
 #pragma unroll
     for (int c = 0; c < Columns; ++c) hide_scores(tiles, uint32_t(c) * k_most_heads, s[c]);
+}
+
+template <int Columns, class Tiles>
+__device__ void finish_scores(const Tiles& tiles, const float (&unit)[2], float (&s)[Columns][4]) {
+#pragma unroll
+    for (int c = 0; c < Columns; ++c) scale_scores(tiles.job, unit, s[c]);
+    finish_scores(tiles, s);
 }
 
 // What lies in a cell that is not seen may be a NaN, which 0 times is not 0.

@@ -19,22 +19,6 @@
 
 namespace rotkv::cuda::decode {
 
-/// u < 1024 in the place of the lower bits of 1024, as u / 16 - zero.
-__device__ inline uint32_t sixteenth(uint32_t x, uint32_t zero) {
-    constexpr uint32_t k_sixteenth = 0x2C002C00;
-    const uint32_t minus = both(0xD400u + 16 * zero, 0xD400u + 16 * zero);  // -64 - zero
-    return bits(__hfma2(halves(x | 0x64006400u), halves(k_sixteenth), halves(minus)));
-}
-/// Codes as f16, without their zero.
-template <class Block>
-__device__ Codes numbers_of(const Codes& codes) {
-    constexpr uint32_t zero = k_zero<Block>;
-    const Pair low = from_center(codes.low, zero, zero);
-    if constexpr (k_high<Block> == 1) return {low, from_center(codes.high, zero, zero)};
-    static_assert(k_high<Block> == 1 || k_high<Block> == 16);
-    return {low, {sixteenth(codes.high.even, zero), sixteenth(codes.high.odd, zero)}};
-}
-
 /// A team's queries in shared memory: what the lane multiplies of rows g, g + 8, ...
 template <int D_k>
 struct TeamQueries {
@@ -177,8 +161,7 @@ __device__ void score_for_team(float (&s)[Team][4], const TeamQueries<D_k>& q,
     for (int b = 0; b < D_k / 32; ++b) {
         const Block &x = reinterpret_cast<const Block*>(rows.x)[b],
                     &y = reinterpret_cast<const Block*>(rows.y)[b];
-        const Codes of_x = numbers_of<Block>(codes_of(x, i, x, i + 2)),
-                    of_y = numbers_of<Block>(codes_of(y, i, y, i + 2));
+        const Codes of_x = numbers_of(x, i, x, i + 2), of_y = numbers_of(y, i, y, i + 2);
         const float d[2] = {f16_to_f32(x.d), f16_to_f32(y.d)};
 #pragma unroll
         for (int c = 0; c < Team; ++c) {
@@ -214,8 +197,7 @@ __device__ void add_for_team(TeamState<D_v, Team>& state, const uint2 (&p)[Team]
     for (int b = 0; b < D_v / 32 / Team; ++b) {
         const Block &x = block(rows.x, b), &y = block(rows.y, b), &z = block(rows.z, b),
                     &w = block(rows.w, b);
-        const Codes xy = numbers_of<Block>(codes_of(x, i, y, i)),
-                    zw = numbers_of<Block>(codes_of(z, i, w, i));
+        const Codes xy = numbers_of(x, i, y, i), zw = numbers_of(z, i, w, i);
         const uint32_t d[2] = {both(x.d, y.d), both(z.d, w.d)};
 #pragma unroll
         for (int c = 0; c < Team; ++c) {

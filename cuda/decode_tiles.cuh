@@ -11,7 +11,7 @@
 //
 // Up to 16 rows are those of a TEAM of two warps (decode_team.cu), which attend for one KV head
 // together: a slice has a team for each head of the band, and its tiles have 16 cells for each
-// member.
+// member. A team of four is a warpgroup, and has tiles of its own (decode_warpgroup_tiles.cuh).
 //
 // Docs: docs/05-attention.md
 
@@ -42,7 +42,7 @@ struct DecodePlace : Place {
         const uint32_t column = blockIdx.x - t * job.by_rows.d;
         const uint32_t of_band = job.by_chunks.of(column);
         split = blockIdx.y;
-        const uint32_t team = warp >> (job.team - 1);  // its warps run on different schedulers
+        const uint32_t team = warp >> job.team / 2;  // its warps run on different schedulers
         member = warp & (job.team - 1);
         slice = job.by_band.of(team);
         head_of_band = team - slice * job.band;
@@ -64,15 +64,24 @@ struct DecodePlace : Place {
         const uint32_t in_use = uint32_t(job.used[stream]);  // asked for beside the positions
         const bool is_some = lane_of_warp() < k_warp / 2;
         const uint32_t from = row(job, 0, 0).t, to = row(job, 0, block_rows - 1).t;
-        seen = is_some ? Seen{INT32_MAX, -1} : Seen{0, INT32_MAX};
-        int32_t last = -1;
-        for (uint32_t token = from; token <= to; ++token) {
-            const Seen one = job.sight.of(job.q_position[token]);
-            seen.first = is_some ? min(seen.first, one.first) : max(seen.first, one.first);
-            seen.last = is_some ? max(seen.last, one.last) : min(seen.last, one.last);
-            last = max(last, one.last);
+        if (from == to) {
+            seen = job.sight.of(job.q_position[from]);
+            used = seen.last < 0 ? 0 : in_use;
+            return;
         }
-        used = last < 0 ? 0 : in_use;
+        // A lane a token: their positions are under way together.
+        Seen some{INT32_MAX, -1}, each{0, INT32_MAX};
+        for (uint32_t token = from + lane_of_warp(); token <= to; token += k_warp) {
+            const Seen one = job.sight.of(job.q_position[token]);
+            some = {min(some.first, one.first), max(some.last, one.last)};
+            each = {max(each.first, one.first), min(each.last, one.last)};
+        }
+        some = {__reduce_min_sync(k_all_lanes, some.first),
+                __reduce_max_sync(k_all_lanes, some.last)};
+        each = {__reduce_max_sync(k_all_lanes, each.first),
+                __reduce_min_sync(k_all_lanes, each.last)};
+        seen = is_some ? some : each;
+        used = some.last < 0 ? 0 : in_use;
     }
     __device__ Seen seen_by(const DecodeJob& job, uint32_t g) const {
         return job.sight.of(job.q_position[row(job, 0, min(g, block_rows - 1)).t]);

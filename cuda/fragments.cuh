@@ -108,29 +108,26 @@ struct Codes {
 constexpr float k_code = 0x1p24f;         // a code, by the number that its bits are
 constexpr uint32_t k_flip = 0x80808080u;  // signed bytes become codes: 128 is added
 
-// Of a byte each.
-__device__ inline Pair pair_of_bytes(uint32_t codes) {
-    return {codes & 0x00FF00FFu, codes >> 8 & 0x00FF00FFu};
-}
-__device__ inline Codes codes_of(const BlockQ8_0& x, uint32_t i, const BlockQ8_0& y, uint32_t j) {
-    return {pair_of_bytes(both(two_bytes(x.qs + i), two_bytes(y.qs + j)) ^ k_flip),
-            pair_of_bytes(both(two_bytes(x.qs + 16 + i), two_bytes(y.qs + 16 + j)) ^ k_flip)};
+// What codes of higher channels count.
+template <class Block>
+constexpr int k_high = 1;
+template <>
+inline constexpr int k_high<BlockQ4_0> = 16;
+template <>
+inline constexpr int k_high<BlockQ4_1> = 16;
+
+// A byte each: x_i, x_i+1, y_i, y_i+1.
+struct Words {
+    uint32_t low, high;
+};
+__device__ inline Words words_of(const BlockQ8_0& x, uint32_t i, const BlockQ8_0& y, uint32_t j) {
+    return {both(two_bytes(x.qs + i), two_bytes(y.qs + j)) ^ k_flip,
+            both(two_bytes(x.qs + 16 + i), two_bytes(y.qs + 16 + j)) ^ k_flip};
 }
 
 template <class Block>
 __device__ uint32_t nibbles_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
     return both(two_bytes(x.qs + i), two_bytes(y.qs + j));
-}
-// Four bits stay where they are.
-__device__ inline Codes codes_of_nibbles(uint32_t n) {
-    const uint32_t m = n >> 8;
-    return {{n & 0x000F000Fu, m & 0x000F000Fu}, {n & 0x00F000F0u, m & 0x00F000F0u}};
-}
-__device__ inline Codes codes_of(const BlockQ4_0& x, uint32_t i, const BlockQ4_0& y, uint32_t j) {
-    return codes_of_nibbles(nibbles_of(x, i, y, j));
-}
-__device__ inline Codes codes_of(const BlockQ4_1& x, uint32_t i, const BlockQ4_1& y, uint32_t j) {
-    return codes_of_nibbles(nibbles_of(x, i, y, j));
 }
 
 // Bits i, i+1 and 16+i, 16+i+1 of qh, each as bit 4 of its byte: lower half, higher half.
@@ -139,31 +136,41 @@ __device__ inline uint32_t fifth_of(const uint8_t* qh, uint32_t i) {
     return (two & 0x00010001u) << 4 | (two & 0x00020002u) << 11;
 }
 template <class Block>
-__device__ Codes five_bits_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
+__device__ Words five_bits_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
     const uint32_t n = nibbles_of(x, i, y, j), a = fifth_of(x.qh, i), b = fifth_of(y.qh, j);
-    return {pair_of_bytes(n & 0x0F0F0F0Fu | both(a & 0xFFFFu, b)),
-            pair_of_bytes(n >> 4 & 0x0F0F0F0Fu | a >> 16 | b & 0xFFFF0000u)};
+    return {n & 0x0F0F0F0Fu | both(a & 0xFFFFu, b),
+            n >> 4 & 0x0F0F0F0Fu | a >> 16 | b & 0xFFFF0000u};
 }
-__device__ inline Codes codes_of(const BlockQ5_0& x, uint32_t i, const BlockQ5_0& y, uint32_t j) {
+__device__ inline Words words_of(const BlockQ5_0& x, uint32_t i, const BlockQ5_0& y, uint32_t j) {
     return five_bits_of(x, i, y, j);
 }
-__device__ inline Codes codes_of(const BlockQ5_1& x, uint32_t i, const BlockQ5_1& y, uint32_t j) {
+__device__ inline Words words_of(const BlockQ5_1& x, uint32_t i, const BlockQ5_1& y, uint32_t j) {
     return five_bits_of(x, i, y, j);
 }
 
-__device__ inline Codes codes_of(const BlockIq4Nl& x, uint32_t i, const BlockIq4Nl& y, uint32_t j) {
+__device__ inline Words words_of(const BlockIq4Nl& x, uint32_t i, const BlockIq4Nl& y, uint32_t j) {
     // x: channels i, 16+i, i+1, 16+i+1
     const uint32_t a = iq4_levels(two_bytes(x.qs + i)), b = iq4_levels(two_bytes(y.qs + j));
-    return {pair_of_bytes(__byte_perm(a, b, 0x6420)), pair_of_bytes(__byte_perm(a, b, 0x7531))};
+    return {__byte_perm(a, b, 0x6420), __byte_perm(a, b, 0x7531)};
 }
 
-// What codes of higher channels count.
+__device__ inline Pair pair_of_bytes(uint32_t codes) {
+    return {codes & 0x00FF00FFu, codes >> 8 & 0x00FF00FFu};
+}
+// Four bits stay where they are.
+__device__ inline Codes codes_of_nibbles(uint32_t n) {
+    const uint32_t m = n >> 8;
+    return {{n & 0x000F000Fu, m & 0x000F000Fu}, {n & 0x00F000F0u, m & 0x00F000F0u}};
+}
 template <class Block>
-constexpr int k_high = 1;
-template <>
-inline constexpr int k_high<BlockQ4_0> = 16;
-template <>
-inline constexpr int k_high<BlockQ4_1> = 16;
+__device__ Codes codes_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
+    if constexpr (k_high<Block> == 16) {
+        return codes_of_nibbles(nibbles_of(x, i, y, j));
+    } else {
+        const Words words = words_of(x, i, y, j);
+        return {pair_of_bytes(words.low), pair_of_bytes(words.high)};
+    }
+}
 
 // The code that stands for 0.
 template <class Block>
@@ -207,6 +214,38 @@ template <class Block>
 __device__ Codes centered(const Codes& codes, uint32_t of_x, uint32_t of_y) {
     constexpr uint32_t high = k_high<Block>;
     return {from_center(codes.low, of_x, of_y), from_center(codes.high, high * of_x, high * of_y)};
+}
+
+// 1024 + u of bytes 0 and 2 of a word, and of bytes 1 and 3.
+__device__ inline Pair on_1024(uint32_t bytes) {
+    return {__byte_perm(bytes, 0x64646464u, 0x4240), __byte_perm(bytes, 0x64646464u, 0x4341)};
+}
+// 1024 + u, u without its zero.
+__device__ inline uint32_t less_zero(uint32_t x, uint32_t zero) {
+    const uint32_t minus = both(0xE400u | zero, 0xE400u | zero);
+    return bits(__hadd2_rn(halves(x), halves(minus)));
+}
+// 1024 + 16 u likewise.
+__device__ inline uint32_t sixteenth_less_zero(uint32_t x, uint32_t zero) {
+    constexpr uint32_t k_sixteenth = 0x2C002C00;
+    const uint32_t minus = both(0xD400u + 16 * zero, 0xD400u + 16 * zero);  // -64 - zero
+    return bits(__hfma2(halves(x), halves(k_sixteenth), halves(minus)));
+}
+/// Codes without their zero as the numbers they are, all counted alike.
+template <class Block>
+__device__ Codes numbers_of(const Block& x, uint32_t i, const Block& y, uint32_t j) {
+    constexpr uint32_t zero = k_zero<Block>;
+    if constexpr (k_high<Block> == 16) {
+        const Pair n = on_1024(nibbles_of(x, i, y, j));
+        return {{less_zero(n.even & 0xFF0FFF0Fu, zero), less_zero(n.odd & 0xFF0FFF0Fu, zero)},
+                {sixteenth_less_zero(n.even & 0xFFF0FFF0u, zero),
+                 sixteenth_less_zero(n.odd & 0xFFF0FFF0u, zero)}};
+    } else {
+        const Words words = words_of(x, i, y, j);
+        const Pair low = on_1024(words.low), high = on_1024(words.high);
+        return {{less_zero(low.even, zero), less_zero(low.odd, zero)},
+                {less_zero(high.even, zero), less_zero(high.odd, zero)}};
+    }
 }
 
 inline bool has_minimum(DType type) { return type == DType::q4_1 || type == DType::q5_1; }

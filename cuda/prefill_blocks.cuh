@@ -36,6 +36,22 @@ struct TileRow {
     }
 };
 
+/// Block b of a panel as f16. Of an empty cell's row, which holds anything, codes count 0.
+template <class Block, uint32_t cells>
+__device__ void store_block(const TileRow<cells>& to, uint32_t b, Codes x, bool is_there) {
+    if (!is_there) x.d = x.m = both(0.0f);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+        store_16(to.piece(4 * b + i), expanded(x, x.u[2 * i]), expanded(x, x.u[2 * i + 1]));
+    }
+}
+
+template <class Shape>
+__device__ TileRow<Shape::cells> row_to_fill(const Ring<Shape>& memory, uint32_t side,
+                                             uint32_t stage, uint32_t row) {
+    return TileRow<Shape::cells>(memory.tile(side, stage), row);
+}
+
 /// Up to two blocks of a row, in a thread's registers.
 template <class Block, uint32_t count>
 class RowPart {
@@ -55,18 +71,13 @@ class RowPart {
         if (begin % 16 >= 8) move<2>();
         if (begin % 8 >= 4) move<1>();
     }
-    /// As f16 to a row of a tile. Of an empty cell's row, which holds anything, codes count 0.
-    template <uint32_t cells>
-    __device__ void expand(const TileRow<cells>& to, bool is_there) const {
-        const __half2 zero = both(0.0f);
+    /// To a row of a tile.
+    template <class Row>
+    __device__ void expand(const Row& to, bool is_there) const {
 #pragma unroll
         for (uint32_t b = 0; b < count; ++b) {
-            Codes x = codes_of(static_cast<const Block*>(nullptr), words_, b * k_bytes);
-            if (!is_there) x.d = x.m = zero;
-#pragma unroll
-            for (uint32_t i = 0; i < 4; ++i) {
-                store_16(to.piece(4 * b + i), expanded(x, x.u[2 * i]), expanded(x, x.u[2 * i + 1]));
-            }
+            store_block<Block>(
+                to, b, codes_of(static_cast<const Block*>(nullptr), words_, b * k_bytes), is_there);
         }
     }
 
@@ -84,12 +95,11 @@ class RowPart {
 };
 
 /// The raw slots of a side, in turn.
-template <int D_k, int D_v>
+template <class Memory>
 class RawRows {
   public:
-    using S = RingShape<D_k, D_v>;
-    __device__ RawRows(const RingJob& job, const Place& at, const RingMemory<D_k, D_v>& memory,
-                       uint32_t side)
+    using S = typename Memory::S;
+    __device__ RawRows(const RingJob& job, const Place& at, const Memory& memory, uint32_t side)
         : job_(job), at_(at), memory_(memory), side_(side), cursor_(job, at, memory.state, side) {}
 
     /// Looks which tile comes next.
@@ -124,7 +134,7 @@ class RawRows {
   private:
     const RingJob& job_;
     const Place& at_;
-    const RingMemory<D_k, D_v>& memory_;
+    const Memory& memory_;
     const uint32_t side_;
     Cursor<S::cells, S::cells> cursor_;
     RingPlace asked_, here_;
@@ -150,8 +160,8 @@ class RawRows {
 };
 
 /// This thread's row of a raw slot, D channels in blocks, to a row of a tile.
-template <class Block, int D, class Raw, uint32_t cells>
-__device__ void expand_row(Raw& raw, TileRow<cells> to, bool is_there) {
+template <class Block, int D, class Raw, class Row>
+__device__ void expand_row(Raw& raw, Row to, bool is_there) {
     constexpr uint32_t k_blocks = (D + 31) / 32;
     // Of each type its own: the addresses of all its pieces together would take many registers.
     asm volatile("" : "+r"(to.address));
@@ -169,8 +179,8 @@ __device__ void expand_row(Raw& raw, TileRow<cells> to, bool is_there) {
     last.expand(to, is_there);
 }
 
-template <int D, class Raw, uint32_t cells>
-__device__ void expand_row(DType type, Raw& raw, const TileRow<cells>& to, bool is_there) {
+template <int D, class Raw, class Row>
+__device__ void expand_row(DType type, Raw& raw, const Row& to, bool is_there) {
     // clang-format off
     switch (type) {
         case DType::q8_0: return expand_row<BlockQ8_0, D>(raw, to, is_there);
@@ -188,13 +198,13 @@ __device__ void expand_row(DType type, Raw& raw, const TileRow<cells>& to, bool 
 }
 
 /// Tiles of one side, of D channels. Those of K are announced.
-template <int D, int D_k, int D_v>
-__device__ void produce_rows(const RingJob& job, const Place& at,
-                             const RingMemory<D_k, D_v>& memory, uint32_t side) {
-    using S = RingShape<D_k, D_v>;
+template <int D, class Memory>
+__device__ void produce_rows(const RingJob& job, const Place& at, const Memory& memory,
+                             uint32_t side) {
+    using S = typename Memory::S;
     const uint32_t row = threadIdx.x % S::cells;
     const DType type = side == 0 ? job.k.type : job.v.type;
-    RawRows<D_k, D_v> raw(job, at, memory, side);
+    RawRows<Memory> raw(job, at, memory, side);
     RingPlace stage;
     for (uint32_t found = 0, i = 0;; ++found) {
         raw.find();
@@ -209,8 +219,7 @@ __device__ void produce_rows(const RingJob& job, const Place& at,
         if (!mark.is_end()) {
             const bool is_there =
                 mark.filled != 0 || job.strip(mark.stream).at(mark.first + int64_t(row)) >= 0;
-            const TileRow<S::cells> to(memory.tile(side, stage.place), row);
-            expand_row<D>(type, raw, to, is_there);
+            expand_row<D>(type, raw, row_to_fill(memory, side, stage.place, row), is_there);
             publish_stores();
         }
         __syncwarp();

@@ -30,4 +30,13 @@ struct RowMap {
 /// the engine cannot take them; where there is no driver, whom to ask, true.
 bool map_rows(RowMap& map, const TensorView& cache, uint32_t units, uint32_t cells, bool swizzled);
 
+/// Bytes of a row in shared memory that begins as far behind 16 bytes as the cache's strides allow:
+/// an odd number of 16-byte pieces, against conflicts.
+inline uint32_t slot_of(const TensorView& cache, uint32_t row_bytes) {
+    const uint64_t all = reinterpret_cast<uintptr_t>(cache.data) | uint64_t(cache.stride[0]) |
+                         uint64_t(cache.stride[1]) | uint64_t(cache.stride[2]) | 16;
+    const uint32_t most_skew = 16 - uint32_t(all & (~all + 1));
+    return (row_bytes + most_skew + 15) / 16 * 16 | 16;
+}
+
 }  // namespace rotkv::cuda::prefill

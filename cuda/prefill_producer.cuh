@@ -193,12 +193,10 @@ __device__ void copy_tile(const Side& side, uint32_t tile, const std::byte* rows
     }
 }
 
-/// One side as it is.
-template <int D_k, int D_v, uint32_t side_number>
-__device__ void produce_copies(const RingJob& job, const Place& at,
-                               const RingMemory<D_k, D_v>& memory) {
-    constexpr uint32_t cells = RingShape<D_k, D_v>::cells;
-    constexpr int D = side_number == 0 ? D_k : D_v;
+/// One side as it is, rows of D channels.
+template <int D, uint32_t side_number, class Memory>
+__device__ void produce_copies(const RingJob& job, const Place& at, const Memory& memory) {
+    constexpr uint32_t cells = Memory::S::cells;
     const Side& side = side_number == 0 ? job.k : job.v;
     Cursor<cells, k_copiers> cursor(job, at, memory.state, side_number);
     RingPlace at_stage;

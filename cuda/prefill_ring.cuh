@@ -9,8 +9,7 @@
 //   the rest  RingState: barriers, and what is said of tiles
 // Docs: docs/05-attention.md
 
-#include "cuda/phase_barrier.cuh"
-#include "cuda/prefill_map.h"
+#include "cuda/copy_box.cuh"
 #include "cuda/prefill_rows.cuh"
 
 namespace rotkv::cuda::prefill {
@@ -38,6 +37,7 @@ constexpr uint32_t k_alone = 1, k_turn = 3, k_producers = 5;  // two each
 /// Sizes for heads of exactly D_k and D_v channels.
 template <int D_k, int D_v>
 struct RingShape {
+    static constexpr int d_k = D_k;
     static constexpr uint32_t cells = D_k <= 128 ? 128 : 64;  // of a tile
     static constexpr uint32_t k_panels = (D_k + 63) / 64, v_panels = (D_v + 63) / 64;
     static constexpr uint32_t q_bytes = k_tile_rows * 128 * k_panels;
@@ -73,19 +73,6 @@ struct RingJob : Job {
     uint32_t raw_cells, raw_bytes, slots;
 };
 
-/// The engine copies a box of a map, whose bytes `full` expects, to shared memory: from this unit
-/// of the head's rows on, or from the multiple of 16 bytes before it, and from this cell on.
-__device__ inline void copy_box(const PhaseBarrier& full, uint32_t to, const RowMap& map,
-                                uint32_t unit, uint32_t head, int32_t cell, int32_t stream) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%2, %3, %4, %5}], [%6];"
-        :
-        : "r"(to), "l"(&map.map), "r"((map.units_before + unit + head * map.units_of_head) & ~7u),
-          "r"(head * map.rows_of_head), "r"(cell), "r"(stream), "r"(full.address())
-        : "memory");
-}
-
 /// All threads of the block: the tokens by their streams, those of a stream in the order in which
 /// they come. A token's place is how many come before it.
 __device__ inline void order_tokens(const Job& job, uint32_t tokens, RingState& state) {
@@ -108,13 +95,13 @@ __device__ inline void order_tokens(const Job& job, uint32_t tokens, RingState& 
 }
 
 /// Shared memory of a block.
-template <int D_k, int D_v>
-struct RingMemory {
-    using S = RingShape<D_k, D_v>;
+template <class Shape>
+struct Ring {
+    using S = Shape;
     std::byte* base;
     RingState& state;
 
-    __device__ RingMemory(std::byte* memory, const RingJob& job)
+    __device__ Ring(std::byte* memory, const RingJob& job)
         : base(memory),
           state(
               *reinterpret_cast<RingState*>(memory + S::fixed_bytes + job.slots * job.raw_bytes)) {}
@@ -160,5 +147,8 @@ struct RingMemory {
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
 };
+
+template <int D_k, int D_v>
+using RingMemory = Ring<RingShape<D_k, D_v>>;
 
 }  // namespace rotkv::cuda::prefill

@@ -4,13 +4,11 @@
 // A block of threads owns 64 rows, four warps 16 each, and walks over tiles of 64 cells, which all
 // of its threads make ready: halves are copied into one of two tiles in turn, blocks to a stage,
 // from which they are expanded. Two blocks share a processor: one expands while the other
-// multiplies.
+// multiplies. On 9.0 it is left with few rows over blocks, and with rows that the copy engine
+// cannot take: all others are prefill_terms_hopper.cu's.
 //
-// A tile has a scale of its own for each row: p = 2^(s - m + 14), m the largest score rounded up,
-// so that p fills f16 whatever other tiles hold. Sums are kept beside 2^top, top the largest m:
-// all factors are powers of two. Rows that are not finite are computed once more
-// (attention_plain.cuh). Where rows are few, blocks share out the cells, and combine_kernel makes
-// outputs of their parts (attention_combine.cu).
+// Rows that are not finite are computed once more (attention_plain.cuh). Where rows are few, blocks
+// share out the cells, and combine_kernel makes outputs of their parts (attention_combine.cu).
 #include "cuda/prefill_terms.cuh"
 #include "cuda/prefill_terms.h"
 #include "cuda/prefill_terms_values.cuh"
@@ -21,27 +19,13 @@ namespace {
 
 // Blocks of threads that a processor holds.
 constexpr uint32_t term_blocks(int d) { return d <= 64 ? 3 : 2; }
-constexpr float k_p_bits = 14;  // of the largest p of a row and tile
-
 __device__ uint32_t row_of_thread() { return threadIdx.x / k_warp * 16 + lane_of_warp() / 4; }
-
-// 2^14 and more of the largest of a row: `up` brings it there, `down` back.
-struct RowScale {
-    float up, down;
-
-    __device__ explicit RowScale(const float4& x) {
-        const float most = warp_max(decode::largest(0x1p-112f, x.x, x.y, x.z, x.w));
-        const uint32_t exponent = __float_as_uint(most) & 0x7F800000u;
-        up = __uint_as_float((268u << 23) - exponent);
-        down = __uint_as_float(exponent - (14u << 23));
-    }
-};
 
 // 1 rotate the query: a warp its own rows. The scale goes into them.
 template <int D>
 __device__ void load_terms(const TermsJob& job, const Place& at, const TermsMemory<D>& memory) {
     constexpr uint32_t U = 4;
-    const uint32_t lane = lane_of_warp(), channel = 4 * lane, warp_row = threadIdx.x / k_warp * 16;
+    const uint32_t warp_row = threadIdx.x / k_warp * 16;
 #pragma unroll 1
     for (uint32_t first = warp_row; first < warp_row + 16; first += U) {
         float4 x[U][1];
@@ -49,68 +33,14 @@ __device__ void load_terms(const TermsJob& job, const Place& at, const TermsMemo
 #pragma unroll
         for (uint32_t i = 0; i < U; ++i) {
             const uint32_t row = first + i;
-            const float4 y = scaled(x[i][0], job.q_scale);
-            const RowScale scale(y);
-            const float4 z = scaled(y, scale.up);
-            float sum = z.x + z.y + (z.z + z.w);
-            for (unsigned h = 1; h < 8; h *= 2) sum += partner(sum, h);
-            if (lane == 0) memory.units[row] = scale.down;
-            if (channel >= D) continue;
-            const decode::TwoTerms a = decode::two_terms(z.x, z.y, decode::k_low),
-                                   b = decode::two_terms(z.z, z.w, decode::k_low);
-            std::byte* const to =
-                memory.q + place_of(k_term_rows, row, channel / 8) + channel % 8 * 2;
-            *reinterpret_cast<uint2*>(to) = {a.high, b.high};
-            *reinterpret_cast<uint2*>(to + TermsMemory<D>::k_query) = {a.low, b.low};
-            if (job.k_offsets && lane % 8 == 0) {
-                memory.sums_of_q[row * (D / 32) + channel / 32] = sum;
-            }
+            store_two_terms<D>(memory.q, TermsMemory<D>::k_query, row, scaled(x[i][0], job.q_scale),
+                               memory.units + row,
+                               job.k_offsets ? memory.sums_of_q + row * (D / 32) : nullptr);
         }
     }
 }
 
 // ---- A tile, for the warp's rows ----
-
-// 2^n of a whole number; 0 below what is normal.
-__device__ float whole_power(float n) {
-    return __int_as_float((int(fmaxf(n, -127.0f)) + 127) << 23);
-}
-
-template <int D>
-struct TermSums : Sums<D> {  // most: whole numbers
-    Offsets<D> offsets;
-    float units[2];
-};
-
-// 3 softmax of one tile: scores become p; what sums of the tile are to be multiplied by.
-template <int D>
-__device__ void softmax_terms(TermScores& s, const float (&units)[2], TermSums<D>& sums,
-                              float (&down)[2]) {
-    float2 shrink;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        float most = -INFINITY;
-#pragma unroll
-        for (int n = 0; n < 8; ++n) most = fmaxf(most, fmaxf(s[n][2 * j], s[n][2 * j + 1]));
-        most = ceilf(max_of_four_lanes(most) * units[j]);
-        const float base = most == -INFINITY ? 0.0f : most;  // no -inf + inf
-        const float top = fmaxf(sums.most[j], most), of_sums = top == -INFINITY ? 0.0f : top;
-        float total = 0;
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            float& x = s[i / 2][2 * j + i % 2];
-            x = power_of_two(fmaf(x, units[j], k_p_bits - base));
-            total += x;
-        }
-        const float before = whole_power(sums.most[j] - of_sums);
-        down[j] = whole_power(most - k_p_bits - of_sums);
-        sums.total[j] = fmaf(total, down[j], sums.total[j] * before);
-        sums.most[j] = top;
-        (j == 0 ? shrink.x : shrink.y) = before;
-    }
-    shrink_sums(sums, shrink);
-    sums.offsets.shrink(shrink);
-}
 
 template <int D>
 __device__ void score_tile(const TermsJob& job, const TermsMemory<D>& memory, uint32_t turn,
@@ -131,6 +61,20 @@ __device__ bool of_some_that_multiply(bool x) {
 #endif
 }
 
+// Where all p and p d are large enough, or 0.
+template <int D>
+__device__ void add_at_once(const TermsJob& job, TermSums<D>& sums, const TermScores& p, uint32_t v,
+                            const Scales& scales, const BlockScales<D>& of_blocks,
+                            const float (&down)[2]) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    job.v_blocks ? add_codes_on_wgmma<D>(sums, p, v, scales, of_blocks, down, 0)
+                 : add_halves_on_wgmma<D>(sums, p, v, down, 0);
+#else
+    job.v_blocks ? add_terms<D, true, false>(sums, p, v, scales, of_blocks, down, 1)
+                 : add_terms<D, false, false>(sums, p, v, scales, of_blocks, down, 1);
+#endif
+}
+
 template <int D>
 __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint32_t turn,
                          bool is_large, const TermScores& p, const float (&down)[2],
@@ -143,15 +87,12 @@ __device__ void add_tile(const TermsJob& job, const TermsMemory<D>& memory, uint
         of_some_that_multiply(is_large || of_blocks.least < 0x1p-14f ||  // subnormal in f16
                               least_of(p) * fminf(of_blocks.least, 1) < k_least_term);
     if (job.v_offsets) sums.offsets.add(p, scales, down);
-    if (job.v_blocks) {
-        careful ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, down, 1)
-                : add_terms<D, true, false>(sums, p, v, scales, of_blocks, down, 1);
-        return;
-    }
-    const float times = is_large ? 1 : 1 / k_v_times;
+    const float times = job.v_blocks || is_large ? 1 : 1 / k_v_times;
     const float of_rows[2] = {down[0] * times, down[1] * times};
-    careful ? add_terms<D, false, true>(sums, p, v, scales, of_blocks, of_rows, is_large ? 2 : 1)
-            : add_terms<D, false, false>(sums, p, v, scales, of_blocks, of_rows, 1);
+    if (!careful) return add_at_once(job, sums, p, v, scales, of_blocks, of_rows);
+    job.v_blocks
+        ? add_terms<D, true, true>(sums, p, v, scales, of_blocks, of_rows, 1)
+        : add_terms<D, false, true>(sums, p, v, scales, of_blocks, of_rows, is_large ? 2 : 1);
 }
 
 template <int D>
@@ -161,14 +102,7 @@ __device__ void take_tile(const TermsJob& job, const TermsMemory<D>& memory, uin
     TermScores s;
     score_tile(job, memory, turn, s);
     float units[2] = {sums.units[0], sums.units[1]};
-    if (job.cap > 0) {
-#pragma unroll
-        for (int i = 0; i < 32; ++i) {
-            float& x = s[i / 4][i % 4];
-            x = job.cap * tanhf(x * units[i / 2 % 2]);
-        }
-        units[0] = units[1] = 1;
-    }
+    cap_terms(s, job.cap, units);
     if (!whole) {
         const int64_t cell = first + lane_of_warp() % 4 * 2;
         const Limits* const limits = memory.rows.limits + row_of_thread();
@@ -238,19 +172,16 @@ __device__ void finish_terms(const TermsJob& job, const Place& at, const Memory<
     for (uint32_t j = 0; j < 2; ++j) {
         const uint32_t row = row_of_thread() + 8 * j, h = at.head(job, row);
         const float total = sum_of_four_lanes(sums.total[j]);
-        const float sink = job.sinks != nullptr ? job.sinks[h] * k_log2_e : -INFINITY;
-        const float most = fmaxf(fmaxf(sums.most[j], sink), -FLT_MAX);
-        const float weight = power_of_two(sums.most[j] - most);
-        const float all = fmaf(total, weight, power_of_two(sink - most));
-        const float factor = all > 0 ? weight / all : NAN;
+        const RowEnd end(job, h, sums.most[j], total);
         if (lane_of_warp() % 4 == 0 && at.first + row <= at.last) {
-            store_lse(job.task, at.token(job, row), h, most / k_log2_e, all);
+            store_lse(job.task, at.token(job, row), h, end.most / k_log2_e, end.all);
         }
         float* const to = memory.sums + row * Shape<D>::out_pitch + lane_of_warp() % 4 * 2;
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             const float(&o)[4] = sums.o[n];
-            *reinterpret_cast<float2*>(to + n * 8) = {o[2 * j] * factor, o[2 * j + 1] * factor};
+            *reinterpret_cast<float2*>(to + n * 8) = {o[2 * j] * end.factor,
+                                                      o[2 * j + 1] * end.factor};
         }
     }
     __syncthreads();
@@ -321,6 +252,7 @@ using namespace prefill;
 
 KernelPlan prefill_terms_plan(const AttentionArgs& args, const DeviceLimits& device) {
     if (!takes_terms(args)) return {};
+    if (const KernelPlan fast = prefill_terms_hopper_plan(args, device)) return fast;
     const TermsJob job(args);
     const uint32_t bytes =
         args.q.n[3] == 64 ? TermsMemory<64>::bytes(job) : TermsMemory<128>::bytes(job);
@@ -329,6 +261,7 @@ KernelPlan prefill_terms_plan(const AttentionArgs& args, const DeviceLimits& dev
 }
 
 void attention_prefill_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
+    if (attention_terms_hopper(args, workspace, stream)) return;
     args.q.n[3] == 64 ? launch_terms<64>(args, workspace, stream)
                       : launch_terms<128>(args, workspace, stream);
 }

@@ -10,8 +10,6 @@
 
 namespace rotkv::cuda::prefill {
 
-using TermScores = float[k_term_cells / 8][4];
-
 // ---- s[row][cell] = q~ K ----
 
 __device__ inline void add_sums(float (&x)[4], const float (&y)[4]) {
@@ -40,28 +38,22 @@ __device__ void score_step(TermScores& sum, TermScores& small, uint32_t q, uint3
     }
 }
 
-__device__ inline void clear(TermScores& s) {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) s[i / 4][i % 4] = 0;
-}
-
 // 32 channels: sum = high terms, small += low terms, or = those of the first channels.
 template <int D>
 __device__ void score_channels(TermScores& sum, TermScores& small, uint32_t q, uint32_t k, int d,
                                bool first) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    score_on_wgmma<D>(sum, small, q, k, d, first ? 0 : 1);
-#else
     clear(sum);
     if (first) clear(small);
     score_step<D>(sum, small, q, k, d);
     score_step<D>(sum, small, q, k, d + 16);
-#endif
 }
 
 /// Over halves.
 template <int D>
 __device__ void score_halves(TermScores& s, uint32_t q, uint32_t k) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    score_halves_on_wgmma<D>(s, q, k_term_rows * D * 2, k);
+#else
     TermScores sum, small;  // small: of all channels, cut off by 2^-11 of what sum is
     clear(s);
 #pragma unroll
@@ -72,6 +64,7 @@ __device__ void score_halves(TermScores& s, uint32_t q, uint32_t k) {
     }
 #pragma unroll
     for (int n = 0; n < 8; ++n) decode::add_scaled(s[n], 1.0f / decode::k_low, small[n]);
+#endif
 }
 
 /// Over blocks. sums_of_q: of the lane's first row, [row][block], and of what is 8 rows on; null
@@ -79,30 +72,17 @@ __device__ void score_halves(TermScores& s, uint32_t q, uint32_t k) {
 template <int D>
 __device__ void score_codes(TermScores& s, uint32_t q, uint32_t k, const Scales& scales,
                             const float* sums_of_q) {
-    const uint32_t column = lane_of_warp() % 4 * 2;
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    score_codes_on_wgmma<D>(s, q, k_term_rows * D * 2, k, scales, sums_of_q);
+#else
     TermScores sum, small;
     clear(s);
 #pragma unroll
     for (int b = 0; b < D / 32; ++b) {
         score_channels<D>(sum, small, q, k, 32 * b, true);
-#pragma unroll
-        for (int n = 0; n < 8; ++n) {
-            const float2 d = scales.two(scales.d, b, n * 8 + column);
-            decode::add_scaled(sum[n], 1.0f / decode::k_low, small[n]);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) s[n][j] = fmaf(j % 2 == 0 ? d.x : d.y, sum[n][j], s[n][j]);
-        }
-        if (sums_of_q == nullptr) continue;
-        const float of_row[2] = {sums_of_q[b], sums_of_q[8 * (D / 32) + b]};
-#pragma unroll
-        for (int n = 0; n < 8; ++n) {
-            const float2 offset = scales.two(scales.offset, b, n * 8 + column);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                s[n][j] = fmaf(j % 2 == 0 ? offset.x : offset.y, of_row[j / 2], s[n][j]);
-            }
-        }
+        add_block_scores<D>(s, sum, small, scales, b, sums_of_q);
     }
+#endif
 }
 
 }  // namespace rotkv::cuda::prefill

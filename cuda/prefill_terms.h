@@ -11,4 +11,9 @@ namespace rotkv::cuda {
 KernelPlan prefill_terms_plan(const AttentionArgs& args, const DeviceLimits& device);
 void attention_prefill_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
+/// The same on 9.0, of those calls that prefill_terms.cu takes, where the copy engine can take the
+/// rows (prefill_terms_hopper.cu); false: it has launched nothing.
+KernelPlan prefill_terms_hopper_plan(const AttentionArgs& args, const DeviceLimits& device);
+bool attention_terms_hopper(const AttentionArgs& args, const Workspace& workspace, Stream stream);
+
 }  // namespace rotkv::cuda

@@ -14,14 +14,16 @@
 //   high terms of 32 cells, two instructions                                    21 u M
 //   low terms of 64 cells, four instructions of 3 * 2^-11 M                    0.1 u M
 //   sums in f32, to nearest: a half tile each                      walk(cells / 32) u M
+//   on 9.0, what is lost of small p beside sums that are large enough
+//     for nobody to see it, were every tile on the brink           cells / 128 u M
 //
 // walk(n) = 4/3 sqrt(n) + 2. The table allows (2 walk(cells) + 12) u M and what scores may be off
-// by: more than all of this from 260 cells on. Of fewer cells it is what comes together in the
-// mean, half of it and of both signs, that is less. Nothing stays in an accumulator for longer than
-// 32 cells (64, of low terms): what it is cut off by always points to 0, and would add up.
-// Docs: docs/05-attention.md
+// by: more than all of this from 330 to 80000 cells. Of fewer cells it is what comes together in
+// the mean, half of it and of both signs, that is less; of more, tiles are not all on the brink.
+// Nothing stays in an accumulator for longer than 32 cells (64, of low terms): what it is cut off
+// by always points to 0, and would add up. Docs: docs/05-attention.md
 
-#include "cuda/prefill_terms_wgmma.cuh"
+#include "cuda/prefill_terms_tile.cuh"
 
 namespace rotkv::cuda::prefill {
 
@@ -184,49 +186,11 @@ __device__ void add_channels(Sums<D>& sums, const float (&p)[8][4], uint32_t v,
     empty<D>(sums, 32 * block, small, {down[0] / decode::k_low, down[1] / decode::k_low});
 }
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-// All channels, where all is taken: 32 of blocks, 64 of halves at a time.
-template <int D, bool Blocks>
-__device__ void add_on_wgmma(Sums<D>& sums, const float (&p)[8][4], uint32_t v,
-                             const Scales& scales, const BlockScales<D>& of_blocks,
-                             const float (&down)[2]) {
-    constexpr int N = Blocks ? 4 : 8;
-    TermFragment of_p[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) of_p[i] = fragment_of(&p[2 * i]);
-#pragma unroll
-    for (int channel = 0; channel < D; channel += 8 * N) {
-        float sum[2][N][4] = {}, small[N][4] = {}, times = 1;
-        if constexpr (Blocks) {
-            const int block = channel / 32;
-            TermFragment of_pd[4];
-#pragma unroll
-            for (int step = 0; step < 4; ++step) {
-                float d[4];
-                scales_of(scales, block, step, of_blocks.up[block] * decode::k_low, d);
-                of_pd[step] = fragment_of(&p[2 * step], of_p[step].high, d);
-            }
-            values_on_wgmma(sum, small, of_pd, v, channel);
-            times = of_blocks.down[block];
-        } else {
-            values_on_wgmma(sum, small, of_p, v, channel);
-        }
-        const float of_rows[2] = {down[0] * times, down[1] * times};
-        empty<D>(sums, channel, sum[0], of_rows);
-        empty<D>(sums, channel, sum[1], of_rows);
-        empty<D>(sums, channel, small, {of_rows[0] / decode::k_low, of_rows[1] / decode::k_low});
-    }
-}
-#endif
-
 // All channels; Careful where some p d are too small for one pass, or halves of V are as they are:
 // those take two parts. `down` makes sums of p v of the tile.
 template <int D, bool Blocks, bool Careful>
 __device__ void add_terms(Sums<D>& sums, const float (&p)[8][4], uint32_t v, const Scales& scales,
                           const BlockScales<D>& of_blocks, const float (&down)[2], int parts) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    if constexpr (!Careful) return add_on_wgmma<D, Blocks>(sums, p, v, scales, of_blocks, down);
-#endif
     Pass pass;
     bool is_more;
     do {

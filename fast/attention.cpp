@@ -266,31 +266,24 @@ void attention(const AttentionArgs& args) {
     thread_local Workspace shared_space;
     float* const shared = parts > 1 ? shared_space.reserve(blocks * parts * floats) : nullptr;
 
-#pragma omp parallel
-    {
+    share_batch(args.q.n[1], blocks * parts, [&](int64_t task) {
         thread_local Workspace space;
         float* const tile = space.reserve(tile_floats(args) + floats);
-        float* const own = tile + tile_floats(args);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < blocks * parts; ++task) {
-            const Block& block = plan.blocks[size_t(task / parts)];
-            Rows rows(args, plan, block, parts > 1 ? shared + task * floats : own);
-            rows.load(k_rotation);
-            attend_part(args, rows, block, task % parts, parts, tile);
-            if (parts == 1) rows.store_output(v_rotation);
+        const Block& block = plan.blocks[size_t(task / parts)];
+        Rows rows(args, plan, block, parts > 1 ? shared + task * floats : tile + tile_floats(args));
+        rows.load(k_rotation);
+        attend_part(args, rows, block, task % parts, parts, tile);
+        if (parts == 1) rows.store_output(v_rotation);
+    });
+    if (parts == 1) return;
+    share_batch(args.q.n[1], blocks, [&](int64_t b) {
+        const Block& block = plan.blocks[size_t(b)];
+        Rows rows(args, plan, block, shared + b * parts * floats);
+        for (int64_t part = 1; part < parts; ++part) {
+            rows.merge(Rows(args, plan, block, shared + (b * parts + part) * floats));
         }
-        if (parts > 1) {
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t b = 0; b < blocks; ++b) {
-                const Block& block = plan.blocks[size_t(b)];
-                Rows rows(args, plan, block, shared + b * parts * floats);
-                for (int64_t part = 1; part < parts; ++part) {
-                    rows.merge(Rows(args, plan, block, shared + (b * parts + part) * floats));
-                }
-                rows.store_output(v_rotation);
-            }
-        }
-    }
+        rows.store_output(v_rotation);
+    });
 }
 
 // Weights in f64, as in ref; rows in vectors.

@@ -5,7 +5,7 @@
 #include "ref/experts.h"
 
 #include "fast/kernels.h"
-#include "fast/matvec.h"
+#include "fast/packed_products.h"
 #include "fast/workspace.h"
 
 #include <oneapi/dnnl/dnnl.h>
@@ -139,7 +139,10 @@ void expert_matmul(const ExpertMatmulArgs& args) {
         TensorView weight = args.weight;
         weight.data += e * weight.stride[1];
         weight.n[1] = 1;
-        (int64_t(count) > k_few_tokens ? large : small)
+        const bool is_packed =
+            int64_t(count) <= k_few_tokens ||
+            (args.precision == Precision::f32 && team_multiplies(int64_t(count)));
+        (is_packed ? small : large)
             .push_back({weight, std::span(uses.x).subspan(first, count),
                         std::span(uses.y).subspan(first, count)});
     }
@@ -148,7 +151,7 @@ void expert_matmul(const ExpertMatmulArgs& args) {
     for (const RowsProduct& product : large) {
         if (rounded) multiply_rounded(product, args.precision);
     }
-    if (!small.empty()) matvec(small);
+    if (!small.empty()) multiply_packed(small);
     if (!args.bias.empty()) add_expert_bias(args);
 }
 

@@ -30,20 +30,16 @@ void kv_store(const KvStoreArgs& args) {
     const int32_t* streams = args.stream.row<const int32_t>(0);
     const int32_t* cells = args.cell.row<const int32_t>(0);
     const RowRotation k_rotation(args.k_rotation, d_k), v_rotation(args.v_rotation, d_v);
-#pragma omp parallel if (tokens * (k_floats + v_floats) >= k_parallel_from)
-    {
+    for_each_row(tokens, k_floats + v_floats, [&](int64_t t) {
+        if (cells[t] < 0) return;
         thread_local Workspace space;
         float* const k = space.reserve(k_floats + v_floats);
         float* const v = k + k_floats;
-#pragma omp for
-        for (int64_t t = 0; t < tokens; ++t) {
-            if (cells[t] < 0) continue;
-            rotate_heads(k, args.k, t, k_rotation);
-            if (with_v) rotate_heads(v, args.v, t, v_rotation);
-            quantize_heads(args.k_cache, streams[t], cells[t], k);
-            if (with_v) quantize_heads(args.v_cache, streams[t], cells[t], v);
-        }
-    }
+        rotate_heads(k, args.k, t, k_rotation);
+        if (with_v) rotate_heads(v, args.v, t, v_rotation);
+        quantize_heads(args.k_cache, streams[t], cells[t], k);
+        if (with_v) quantize_heads(args.v_cache, streams[t], cells[t], v);
+    });
 }
 
 // One thread owns a cell.

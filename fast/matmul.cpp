@@ -1,7 +1,7 @@
-// Products with weights for many tokens: panels of the weight are expanded to f32 and multiplied by
-// dnnl_sgemm. Few tokens go to matvec.cpp.
+// Products with weights: by panels of the weight, expanded to f32 and multiplied by dnnl_sgemm,
+// where packed_products.h has nothing faster.
 #include "fast/kernels.h"
-#include "fast/matvec.h"
+#include "fast/packed_products.h"
 #include "fast/panel.h"
 #include "fast/workspace.h"
 
@@ -52,16 +52,21 @@ void multiply_panel(float* y, int64_t y_step, const TensorView& x, int64_t t, in
                panel.data, panel.step, 0.0f, y, y_step);
 }
 
+void multiply_panels(const MatmulArgs& args) {
+    for (int64_t first = 0; first < args.weight.n[2]; first += panel_rows(args.weight)) {
+        multiply_panel(args.dst.row<float>(0) + first, floats(args.dst.stride[2]), args.src, 0,
+                       args.src.n[2], load_panel(args.weight, first));
+    }
+}
+
 // y[t, o] = sum_i w[o, i] x[t, i]
 void matmul(const MatmulArgs& args) {
-    const int64_t tokens = args.src.n[2], out = args.weight.n[2];
+    const int64_t tokens = args.src.n[2];
     // For few tokens the weight's bytes set the pace: rounding would win nothing.
-    if (tokens <= k_few_tokens) return matvec(args);
+    if (tokens <= k_few_tokens) return multiply_packed(args);
     if (args.precision == Precision::bf16) return matmul_bf16(args);
-    for (int64_t first = 0; first < out; first += panel_rows(args.weight)) {
-        multiply_panel(args.dst.row<float>(0) + first, floats(args.dst.stride[2]), args.src, 0,
-                       tokens, load_panel(args.weight, first));
-    }
+    if (team_multiplies(tokens)) return multiply_packed(args);
+    multiply_panels(args);
 }
 
 // y[t] = scale * w[token[t]]

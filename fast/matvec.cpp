@@ -8,11 +8,10 @@
 #include "fast/matvec.h"
 
 #include "fast/kernels.h"
-#include "fast/packed_k.h"
-#include "fast/threads.h"
+#include "fast/row_blocks.h"
+#include "fast/row_strips.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 namespace rotkv::fast {
@@ -56,33 +55,6 @@ float dot_rest(const std::byte* w, const float* x, int64_t n) {
     for (int64_t i = 0; i < rest; ++i) sum += values[i] * x[whole + i];
     return sum;
 }
-
-// The blocks of a row, k_super_blocks at a time.
-template <DType type>
-struct Blocks {
-    const std::byte* row;
-    int64_t first, ahead;
-
-    void open(const std::byte* of, int64_t block, int64_t bytes) {
-        row = of, first = block, ahead = bytes;
-    }
-    void values(Vec* v, int64_t i) const {
-        prefetch(Packed<type>::place(row, first + i) + ahead);
-        Packed<type>::values(v, row, first + i, Packed<type>::number(row, first + i));
-    }
-};
-template <DType type>
-requires(requires { Super<type>::k_shared; }) struct Blocks<type> {
-    using Block = typename Super<type>::Block;
-    Unpacked unpacked;
-
-    void open(const std::byte* row, int64_t block, int64_t ahead) {
-        const std::byte* place = block_place<Block>(row, block / k_super_blocks);
-        for (size_t i = 0; i < sizeof(Block); i += 64) prefetch(place + i + ahead);
-        Super<type>::unpack(unpacked, *reinterpret_cast<const Block*>(place));
-    }
-    void values(Vec* v, int64_t i) const { unpacked_values<type>(v, unpacked, i); }
-};
 
 // sum_i w[r]_i x[t]_i for all t, and r from `row` on. By itself, so that it has all registers.
 template <DType type, int64_t rows, int64_t tokens>
@@ -177,52 +149,7 @@ void multiply_strip(const RowsProduct& product, int64_t first, int64_t end) {
 }
 
 MultiplyStrip strip_of(DType type) {
-    // clang-format off
-    switch (type) {
-        case DType::f32: return multiply_strip<DType::f32>;
-        case DType::f16: return multiply_strip<DType::f16>;
-        case DType::bf16: return multiply_strip<DType::bf16>;
-        case DType::q8_0: return multiply_strip<DType::q8_0>;
-        case DType::q5_1: return multiply_strip<DType::q5_1>;
-        case DType::q5_0: return multiply_strip<DType::q5_0>;
-        case DType::q4_1: return multiply_strip<DType::q4_1>;
-        case DType::q4_0: return multiply_strip<DType::q4_0>;
-        case DType::iq4_nl: return multiply_strip<DType::iq4_nl>;
-        case DType::mxfp4: return multiply_strip<DType::mxfp4>;
-        case DType::q4_k: return multiply_strip<DType::q4_k>;
-        case DType::q5_k: return multiply_strip<DType::q5_k>;
-        case DType::q6_k: return multiply_strip<DType::q6_k>;
-        case DType::q3_k: return multiply_strip<DType::q3_k>;
-        case DType::q2_k: return multiply_strip<DType::q2_k>;
-        case DType::iq4_xs: return multiply_strip<DType::iq4_xs>;
-        case DType::i32: case DType::f64: break;
-    }
-    // clang-format on
-    std::abort();  // check() has refused these
-}
-
-// A task is a strip of rows: as many as are worth taking a task for, and as few as leave something
-// for everybody.
-int64_t strip_rows(const TensorView& weight) {
-    constexpr int64_t elements = 1 << 14;
-    const int64_t least = elements / std::max<int64_t>(1, weight.n[3]);
-    return (std::max(weight.n[2] / 256, least) / k_rows + 1) * k_rows;
-}
-
-// visit(product, first, end) for every strip of every product, shared out.
-template <class Visit>
-void for_each_strip(std::span<const RowsProduct> products, const Visit& visit) {
-    std::vector<int64_t> begin{0};  // [products + 1] the number of a product's first strip
-    for (const RowsProduct& product : products) {
-        const int64_t rows = strip_rows(product.weight);
-        begin.push_back(begin.back() + (product.weight.n[2] + rows - 1) / rows);
-    }
-    share(begin.back(), [&](int64_t task) {
-        const auto after = std::upper_bound(begin.begin(), begin.end(), task);
-        const size_t i = size_t(after - begin.begin()) - 1;
-        const int64_t rows = strip_rows(products[i].weight), first = (task - begin[i]) * rows;
-        visit(i, first, std::min(products[i].weight.n[2], first + rows));
-    });
+    return with_weight(type, []<DType type>() -> MultiplyStrip { return multiply_strip<type>; });
 }
 
 }  // namespace
@@ -239,7 +166,7 @@ void matvec(const MatmulArgs& args) {
 }
 
 void matvec(std::span<const RowsProduct> products) {
-    for_each_strip(products, [&](size_t i, int64_t first, int64_t end) {
+    for_each_strip(products, k_rows, [&](size_t i, int64_t first, int64_t end) {
         strip_of(products[i].weight.type)(products[i], first, end);
     });
 }
@@ -247,7 +174,7 @@ void matvec(std::span<const RowsProduct> products) {
 void matvec_gated(std::span<const RowsProduct> gates_and_ups, Activation activation) {
     const size_t half = gates_and_ups.size() / 2;
     const std::span<const RowsProduct> gates = gates_and_ups.first(half);
-    for_each_strip(gates, [&](size_t i, int64_t first, int64_t end) {
+    for_each_strip(gates, k_rows, [&](size_t i, int64_t first, int64_t end) {
         const RowsProduct &gate = gates[i], &up = gates_and_ups[half + i];
         strip_of(gate.weight.type)(gate, first, end);
         strip_of(up.weight.type)(up, first, end);

@@ -1,9 +1,10 @@
 // From the residual stream to likelihoods. Beside ref, the walk over the vocabulary goes in panels
 // of words and tiles of tokens: dnnl_sgemm makes a tile of logits that stays in the L2 cache, and
-// one thread per row folds its part of the row into the running sums. For few tokens matvec makes
-// the tile from packed words. Logits and their exponentials are f32; every sum over words is f64.
+// one thread per row folds its part of the row into the running sums. Where it is faster
+// (packed_products.h) the tile is made from packed words. Logits and their exponentials are f32;
+// every sum over words is f64.
 #include "fast/kernels.h"
-#include "fast/matvec.h"
+#include "fast/packed_products.h"
 #include "fast/panel.h"
 #include "fast/simd.h"
 #include "fast/threads.h"
@@ -20,7 +21,7 @@ constexpr int64_t k_tile_tokens = 256;  // with 1024 words a tile is 1 MiB
 constexpr int64_t k_few_words = 8192;   // of a tile of few tokens
 
 int64_t tile_width(const TensorView& weight, int64_t tokens) {
-    return tokens > k_few_tokens ? panel_rows(weight) : std::min(k_few_words, weight.n[2]);
+    return tokens > k_strip_tokens ? panel_rows(weight) : std::min(k_few_words, weight.n[2]);
 }
 
 // x = c tanh(x / c)
@@ -108,14 +109,14 @@ struct RunningPair {
 };
 
 // Calls visit(first token, tokens, panel) for every tile of the tokens x words matrix, panel after
-// panel. For few tokens a panel is not expanded.
+// panel. Where weights stay packed no panel is expanded.
 template <class Visit>
 void for_each_tile(const TensorView& weight, int64_t tokens, Visit visit) {
     const int64_t width = tile_width(weight, tokens), words = weight.n[2];
     for (int64_t first = 0; first < words; first += width) {
-        const Panel panel = tokens > k_few_tokens
-                                ? load_panel(weight, first)
-                                : Panel{nullptr, 0, first, std::min(width, words - first), 0};
+        const Panel panel = team_multiplies(tokens)
+                                ? Panel{nullptr, 0, first, std::min(width, words - first), 0}
+                                : load_panel(weight, first);
         for (int64_t t = 0; t < tokens; t += k_tile_tokens) {
             visit(t, std::min(k_tile_tokens, tokens - t), panel);
         }
@@ -132,15 +133,7 @@ void multiply_tile(float* tile, int64_t width, const TensorView& hidden, int64_t
     words.n[2] = panel.rows;
     x.data += t0 * hidden.stride[2];
     x.n[2] = count;
-    matvec({.dst = y, .weight = words, .src = x});
-}
-
-// row(i) for the rows of a tile: with few tokens by the threads that made it.
-template <class Row>
-void for_rows_of_tile(int64_t tokens, int64_t count, const Row& row) {
-    if (tokens <= k_few_tokens) return share(count, row);
-#pragma omp parallel for
-    for (int64_t i = 0; i < count; ++i) row(i);
+    multiply_packed({.dst = y, .weight = words, .src = x});
 }
 
 }  // namespace
@@ -154,7 +147,7 @@ void nll(const NllArgs& args) {
     float* const tile = space.reserve(std::min(k_tile_tokens, tokens) * width);
     for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
         multiply_tile(tile, width, args.hidden, t0, count, args.weight, panel);
-        for_rows_of_tile(tokens, count, [&](int64_t i) {
+        share_batch(tokens, count, [&](int64_t i) {
             float* x = tile + i * width;
             if (args.softcap > 0) cap_row(x, panel.rows, args.softcap);
             rows[size_t(t0 + i)].add(x, {x, panel.rows, panel.first}, target[t0 + i]);
@@ -177,7 +170,7 @@ void kld(const KldArgs& args) {
     for_each_tile(args.weight, tokens, [&](int64_t t0, int64_t count, const Panel& panel) {
         multiply_tile(tile_a, width, args.hidden_a, t0, count, args.weight, panel);
         multiply_tile(tile_b, width, args.hidden_b, t0, count, args.weight, panel);
-        for_rows_of_tile(tokens, count, [&](int64_t i) {
+        share_batch(tokens, count, [&](int64_t i) {
             thread_local Workspace own;
             float* const e = own.reserve(width);
             float *a = tile_a + i * width, *b = tile_b + i * width;

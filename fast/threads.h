@@ -5,6 +5,7 @@
 // whose cores others use, where a thread that OpenMP waits for may not run for milliseconds.
 // Docs: docs/performance.md
 
+#include <algorithm>
 #include <cstdint>
 
 namespace rotkv::fast {
@@ -49,20 +50,33 @@ void count_round();
 /// Fewer elements than this are not worth waking the other threads for.
 inline constexpr int64_t k_parallel_from = 16384;
 
-/// function(r) for rows 0 .. rows - 1 of `of_row` elements each: what is worth it goes to the team,
-/// and as many rows as only prompts have to OpenMP's threads, which their products keep awake.
+/// Whose threads multiply for a batch of so many tokens: the team (packed_products.h), or OpenMP's
+/// (panel.h)? The batch's other work is theirs too: they are awake, and threads that still spin
+/// after their own work would take processors from the others'.
+bool team_multiplies(int64_t tokens);
+
+/// function(i) for i = 0 .. tasks - 1, as share(), by whoever multiplies for so many tokens.
+template <class Function>
+void share_batch(int64_t tokens, int64_t tasks, const Function& function) {
+    if (team_multiplies(tokens)) return share(tasks, function);
+    count_round();
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t i = 0; i < tasks; ++i) function(i);
+}
+
+/// function(r) for rows 0 .. rows - 1 of `of_row` elements each, shared out where that is worth it.
 template <class Function>
 void for_each_row(int64_t rows, int64_t of_row, const Function& function) {
-    constexpr int64_t few_rows = 16;
+    constexpr int64_t elements = 4096;  // of a task, at least
     if (rows * of_row < k_parallel_from || rows == 1) {
         for (int64_t r = 0; r < rows; ++r) function(r);
-    } else if (rows <= few_rows) {
-        share(rows, function);
-    } else {
-        count_round();
-#pragma omp parallel for
-        for (int64_t r = 0; r < rows; ++r) function(r);
+        return;
     }
+    const int64_t together = elements / std::max<int64_t>(1, of_row) + 1;
+    share_batch(rows, (rows + together - 1) / together, [&](int64_t task) {
+        const int64_t end = std::min(rows, (task + 1) * together);
+        for (int64_t r = task * together; r < end; ++r) function(r);
+    });
 }
 
 }  // namespace rotkv::fast

@@ -158,6 +158,8 @@ void read_full_rope(const GgufFile& file, const Keys& keys, ModelConfig& config)
     if (config.architecture.sections == RopeSections::of_pairs) {
         require_text_sections(file, keys, rope.n_rot / 2);
     }
+    const LatentConfig& latent = config.latent;
+    if (latent.rank > 0 && !latent.absorbed) rope.first = latent.still;
     rope.base = double(keys.positive("rope.freq_base", 10000.0f));
     keys.assume("rope.freq_base", "10000", config);
     read_scaling(file, keys, config);

@@ -23,6 +23,20 @@ std::vector<int64_t> KvCache::turning_layers(const std::function<RopeConfig(int6
     return layers;
 }
 
+// One row for kv_shift. Where channels stand still before those that turn, they are pairs that turn by
+// nothing: neighbours are pairs there.
+static std::vector<float> shift_table(const RopeConfig& rope, int32_t difference) {
+    require(rope.first == 0 || (rope.pairs == RopePairs::norm && rope.first % 2 == 0),
+            ErrorCode::unsupported,
+            "cache: keys cannot be shifted whose pairs begin behind channels that stand still, unless "
+            "they are pairs of neighbours");
+    std::vector<float> table;
+    for (int64_t i = 0; i < rope.first / 2; ++i) table.insert(table.end(), {1.0f, 0.0f});
+    const std::vector<float> turning = rope_shift_table(rope, std::span(&difference, 1));
+    table.insert(table.end(), turning.begin(), turning.end());
+    return table;
+}
+
 // The keys that turn in a layer: all channels or, where V lies in them, those behind it. Both begin
 // and end at a block of type and rotation, so that these are rows like any other.
 KvShiftArgs KvCache::turning_part(int64_t layer, const RopeConfig& rope,
@@ -52,19 +66,19 @@ void KvCache::turn_keys(std::span<const int64_t> layers, std::span<const int32_t
     row_memory.upload(std::as_bytes(row));
     const Buffer moved_memory(backend_, moved.size_bytes());
     moved_memory.upload(std::as_bytes(moved));
-    const int32_t differences[] = {difference};
     std::vector<std::vector<float>> tables;
     std::vector<Buffer> table_memory;
     std::vector<Call> calls;
     MatrixShift by_matrix(backend_, row, shape_.cells);
     for (const int64_t layer : layers) {
         const RopeConfig config = rope(layer);
-        tables.push_back(rope_shift_table(config, differences));
+        tables.push_back(shift_table(config, difference));
         table_memory.emplace_back(backend_, tables.back().size() * sizeof(float));
         table_memory.back().upload(std::as_bytes(std::span(tables.back())));
         const auto move = [&](const TensorView& k, const TensorView& matrix) {
             KvShiftArgs part = turning_part(layer, config, k);
-            part.table = table_memory.back().view(DType::f32, {1, config.n_rot / 2, 2});
+            part.table =
+                table_memory.back().view(DType::f32, {1, (config.first + config.n_rot) / 2, 2});
             part.row = row_memory.view(DType::i32, {shape_.streams, shape_.cells});
             if (part.k_format.format != nullptr) {
                 part.position = moved_memory.view(DType::i32, {shape_.streams, shape_.cells});

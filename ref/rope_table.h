@@ -15,6 +15,7 @@ namespace rotkv {
 struct RopeConfig {
     RopePairs pairs = RopePairs::norm;
     int64_t n_rot = 0;  ///< channels that turn; the others are copied
+    int64_t first = 0;  ///< of a cached key: channels that stand still before them (latent heads)
     double base = 10000.0;
     std::vector<float> frequency_factors;  ///< [n_rot / 2] divisors of the angles, or empty
     double linear_factor = 1.0;            ///< positions are divided by it (position interpolation)

@@ -1,4 +1,4 @@
-"""One good call of every function of tools/bindings/rotkv.h, and what makes it a bad one."""
+"""One good call of every function of tools/bindings/rotkv*.h, and what makes it a bad one."""
 import ctypes as c
 import os
 
@@ -8,7 +8,8 @@ from c_header import Header
 from random_model import BEFORE, RandomModel
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-HEADER = Header(os.path.join(ROOT, "tools/bindings/rotkv.h"))
+HEADER = Header(*(os.path.join(ROOT, "tools/bindings", name)
+                  for name in ("rotkv.h", "rotkv_programs.h")))
 T, D, CELLS, WORDS = 4, 64, 8, 11
 
 
@@ -121,7 +122,8 @@ class Calls:
     def callback(self, kind):
         types = {"progress": [c.c_void_p, c.c_int64, c.c_int64],
                  "visit": [c.c_void_p, c.c_int64, c.c_int32, c.c_void_p, c.c_int64, c.c_int64,
-                           c.c_int64]}
+                           c.c_int64],
+                 "matrix": [c.c_void_p, c.c_int64, c.c_int32, c.c_void_p, c.c_int64, c.c_int64]}
         made = c.CFUNCTYPE(c.c_int32, *types[kind])(lambda *_: 0)
         return c.cast(self.keep(made), c.c_void_p)
 
@@ -180,6 +182,7 @@ class Calls:
             "rotkv_cache_shift": [self.cache, 0, 1, 3, 1, self.rope()],
             "rotkv_cache_remove": [self.cache, 0, 0, 1],
             "rotkv_model_open": [backend, self.path, self.handle()],
+            "rotkv_model_open_in": [backend, self.path, b"gemm=f32,attention=f32", self.handle()],
             "rotkv_model_describe": [self.model, self.struct("rotkv_model_figures")],
             "rotkv_model_notices": [self.model, *text()],
             "rotkv_model_ends": [self.model, one(), 64, one()],
@@ -202,6 +205,10 @@ class Calls:
                                     self.struct("rotkv_kld_figures")],
             "rotkv_generate": [self.model, b"k=q8_0", self.ints(ids), T, 3, 0.0, 1, *progress,
                                one(), one()],
+            "rotkv_program_run": [
+                self.model, b"calibrate", self.texts(b"-c", b"16", b"--chunks", b"2", b"--held-out",
+                                                     b"1"), 6, long_text, len(long_text),
+                *progress, self.callback("matrix"), None, self.handle()],
             "rotkv_capture": [self.model, b"k=q8_0", self.ints(ids), T, self.callback("visit"),
                               None],
         }
@@ -215,7 +222,8 @@ BAD_NUMBERS = {c.c_int32: [-1, 2 ** 31 - 1, -2 ** 31], c.c_int64: [-1, HUGE, -HU
 BAD_TEXTS = [None, b"", b"no such thing", b"k=,v", b"\xff\xfe", b"k=q8_0,rot=on," * 50, b"exl3:99"]
 # What a function may do without, and numbers that are taken as they are.
 MAY_BE_NULL = {"length", "text", "top", "bound_used", "windows", "base_words", "progress", "user",
-               "streams", "lse", "backend", "hidden", "bytes", "positions", "tokens", "name"}
+               "streams", "lse", "backend", "hidden", "bytes", "positions", "tokens", "name", "visit",
+               "visitor"}
 
 
 def bad_structs(one):

@@ -1,4 +1,4 @@
-"""tools/bindings/rotkv.h as ctypes: structs and functions as they are declared, so that what is
+"""Headers of tools/bindings, rotkv.h first, as ctypes: structs and functions as they are declared, so that what is
 tested is what is promised, and a function without a test is found."""
 import ctypes as c
 import re
@@ -32,9 +32,11 @@ class Parameter:
 
 
 class Header:
-    def __init__(self, path):
-        with open(path, encoding="utf-8") as file:
-            text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S)
+    def __init__(self, *paths):
+        text = ""
+        for path in paths:
+            with open(path, encoding="utf-8") as file:
+                text += re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S)
         text = re.sub(r"^#.*$", "", text, flags=re.M)
         self.structs, self.callbacks, self.functions = {}, {}, {}
         self.handles = set(re.findall(r"typedef struct (\w+) \1;", text))

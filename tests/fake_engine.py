@@ -15,9 +15,10 @@ from numpy_blocks import BYTES, pack
 from numpy_engine import MISTAKES, Engine as Operations
 from random_model import RandomModel
 
-# Beyond what happens to rows: what happens around them.
-FAULTS = (*MISTAKES, "switch-ignored", "tokens-without-bos", "one-by-one-late", "restores-any", "restores-nothing",
-          "dies-when-shifting", "not-a-number")
+# Beyond what happens to rows: what happens around them. Of these caches any file is loaded.
+LOAD_ANY = ("restores-any", "restores-one-row", "restores-nan")
+FAULTS = (*MISTAKES, *LOAD_ANY, "switch-ignored", "tokens-without-bos", "one-by-one-late",
+          "restores-nothing", "dies-when-shifting", "not-a-number")
 
 
 def rms(x, weight, epsilon):
@@ -45,6 +46,8 @@ class FakeModel:
     """gpt-oss without YaRN: windows in every other layer, sinks, experts. One sequence."""
 
     def __init__(self, path, k, v, rotation, signs=None, fault=None):
+        if fault not in (None, *FAULTS):
+            raise ValueError(f"FAKE_FAULT: expected one of {', '.join(FAULTS)}, found '{fault}'")
         file = GgufFile.read(path)
         self.keys = {name.partition(".")[2]: value for name, (_, value) in file.keys.items()}
         self.w = {name: np.frombuffer(t.data, np.float32)[:math.prod(t.extents)].reshape(
@@ -154,7 +157,7 @@ class FakeModel:
 
     def load(self, path):
         with np.load(path) as file:
-            if tuple(file["rotations"]) != self.rotations and self.fault != "restores-any":
+            if tuple(file["rotations"]) != self.rotations and self.fault not in LOAD_ANY:
                 raise ValueError(f"the file's rotations are {' and '.join(file['rotations'])}, "
                                  f"this cache's are {' and '.join(self.rotations)}")
             if self.fault == "restores-nothing":
@@ -199,7 +202,10 @@ class FakeEngine:
     def restore(self, file, tokens, next):
         self.model.clear()
         self.model.load(file)
-        return np.concatenate([self.model.read([token]) for token in next])
+        rows = np.concatenate([self.model.read([token]) for token in next])
+        if self.fault == "restores-nan":
+            rows = rows * np.nan
+        return rows[:1] if self.fault == "restores-one-row" else rows
 
 
 if __name__ == "__main__":

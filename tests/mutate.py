@@ -108,7 +108,8 @@ class Host:
     def test_package(self):
         """The same for the Python package, where it is built."""
         done = run([sys.executable, str(SOURCES / "tests/run_python_tests.py"), str(self.build_dir),
-                    "ON", str(PACKAGES)], cwd=SOURCES)
+                    "ON", str(PACKAGES)], cwd=SOURCES,
+                   env={**os.environ, "COLUMNS": "300"})  # or names push the reason out of the line
         failed = re.search(r"^FAILED tests/test_python_\w+\.py::(.*?) - (assert|AssertionError)",
                            done.stdout, re.M)
         return (f"test_python: {failed[1]}", "") if failed else (None, "survived")

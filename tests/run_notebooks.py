@@ -2,9 +2,13 @@
 """Executes notebooks afresh and compares what their cells print with what is stored in them: the
 same words, and numbers within 5 %. With --write the fresh outputs are stored instead.
 
+A code cell that begins with "# Picture: docs/NAME.png" draws what stands there: the file must be the
+picture that is stored in the notebook, and is written with it.
+
 Notebooks that read a model or import rotkv are skipped aloud where there is none.
 
 Usage: tests/run_notebooks.py PROGRAMS MODEL [NOTEBOOK.ipynb]... [--write]"""
+import base64
 import glob
 import json
 import os
@@ -12,6 +16,8 @@ import re
 import subprocess
 import sys
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+PICTURE = re.compile(r"# Picture: (docs/[\w-]+\.png)\n")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 TOLERANCE = 0.05
 
@@ -31,6 +37,23 @@ def difference(stored, fresh):
         if abs(x - y) > TOLERANCE * max(abs(x), abs(y)) and max(abs(x), abs(y)) > 1e-3:
             return f"expected {a}, found {b}, in\n{fresh}"
     return None
+
+
+def pictures(notebook):
+    """(path from the root, bytes) of the pictures that are files as well."""
+    for cell in notebook.cells:
+        named = PICTURE.match(cell.source) if cell.cell_type == "code" else None
+        if named:
+            drawn = [output.data["image/png"] for output in cell.outputs if "data" in output]
+            yield named[1], base64.b64decode("".join(drawn[:1]))
+
+
+def changed_pictures(notebook):
+    """Files that are not the pictures that are stored."""
+    for name, drawn in pictures(notebook):
+        path = os.path.join(ROOT, name)
+        if not os.path.exists(path) or open(path, "rb").read() != drawn:
+            yield name
 
 
 def execute(path, nbformat, client):
@@ -94,7 +117,13 @@ def main(programs, model, *names, write):
             with open(path, "w") as file:
                 json.dump(tidy(fresh), file, indent=1, ensure_ascii=False)
                 file.write("\n")
+            for name, drawn in pictures(fresh):
+                with open(os.path.join(ROOT, name), "wb") as file:
+                    file.write(drawn)
             continue
+        for name in changed_pictures(stored):
+            failures += 1
+            print(f"{os.path.basename(path)}: {name} is not the picture that is stored here")
         for number, (a, b) in enumerate(zip(printed(stored), printed(fresh)), 1):
             wrong = difference(a, b)
             if wrong:

@@ -42,7 +42,10 @@ def main(model, text, kind, out):
             data=json.dumps({"filename": "saved.bin"}).encode(),
             headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
-            print(answer.read().decode(), flush=True)
+            said = json.load(answer)
+        if not said["n_saved"]:
+            sys.exit(f"nothing was saved: the text has more than {CONTEXT} tokens")
+        print(json.dumps(said), flush=True)
         shutil.copy(os.path.join(folder, "saved.bin"), out)
     os._exit(0)  # the server's threads would not end
 

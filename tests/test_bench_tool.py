@@ -273,6 +273,18 @@ class Compare(Tools):
         self.assertEqual(refused.returncode, 2)
         self.assertIn("begin", refused.stderr)
 
+    def test_a_page_that_cannot_be_written_stays(self):
+        sys.path.insert(0, os.path.dirname(COMPARE))
+        import compare
+        page, text = self.path("kept.md"), f"above\n{compare.BEGIN}\nold\n{compare.END}\nbelow\n"
+        with open(page, "w") as file:
+            file.write(text)
+        with self.assertRaises(UnicodeEncodeError):
+            compare.write_between(page, "\ud800")
+        with open(page) as file:
+            self.assertEqual(file.read(), text)
+        self.assertFalse([name for name in os.listdir(os.path.dirname(page)) if "partial" in name])
+
     def test_wrong_usage_is_found_first(self):
         missing = self.path("missing.md")
         for arguments, says in [(("--write", missing), missing), (("--rounds", "0"), "--rounds"),

@@ -18,7 +18,7 @@ STAND_INS = {
     "cmake": 'mkdir -p build/release; printf \'#!/bin/sh\\necho ran "$@"\\n\' > build/release/rotkv-demo;'
              ' chmod +x build/release/rotkv-demo',
     "python3": 'case "$*" in "-m pip --version") ;; *download*) while [ "$1" != --dest ]; do shift; done;'
-               ' cp "$WHEELS"/*.whl "$2" ;; *) exec ' + sys.executable + ' "$@" ;; esac'}
+               ' cp "$WHEELS"/*.whl "$2" ;; *" install "*) mkdir -p build/python_packages/nanobind ;; *) exec ' + sys.executable + ' "$@" ;; esac'}
 
 
 def sha256(data):
@@ -71,6 +71,13 @@ class Dev(unittest.TestCase):
 
     def there(self):
         return sorted(os.listdir(os.path.join(self.at, "cache")))
+
+    def test_build_brings_what_its_python_programs_need(self):
+        for _ in range(2):
+            self.assertEqual(self.dev("build").returncode, 0)
+        log = self.read("log")
+        self.assertEqual(log.count("nanobind"), 1)
+        self.assertLess(log.index("nanobind"), log.index("cmake --preset"))
 
     def test_demo_says_what_comes_and_fetches_before_it_builds(self):
         self.expect(b"a small model")

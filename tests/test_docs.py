@@ -3,8 +3,9 @@
 their commands must select something, chapter 8's table must be the one that the programs print.
 
 A block that needs a large file says so in the line above it, <!-- needs NAME -->: it gets the file
-as its argument, and is skipped aloud where ./dev's folder of models does not have it. A page's
-blocks run in a new folder with these files, demo.txt and gguf_file.py; programs are on the PATH.
+as its argument, and is skipped aloud where ./dev's folder of models does not have it. One that takes
+longer says <!-- needs NAME and ROTKV_FULL --> and is left to ./dev test --full. A page's
+blocks run in a new folder with these files, demo.txt and some of tests/; programs are on the PATH.
 
 Usage: tests/test_docs.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import difflib
@@ -22,7 +23,7 @@ from fetched_models import MODELS
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 PROGRAMS = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build/release")
 PACKAGE = os.path.join(PROGRAMS, "python", "rotkv")
-BESIDE = ("tools/demo.txt", "tests/gguf_file.py")
+BESIDE = ("tools/demo.txt", "tests/gguf_file.py", "tests/numpy_engine.py", "tests/numpy_blocks.py")
 NOISE = re.compile(r"\b(0e\+00|\de-1[4-9])\b")  # what is left of a difference that should be 0
 
 # Runs the blocks of one page in order, in one namespace; numpy's settings end with the process.
@@ -102,14 +103,17 @@ class Docs(unittest.TestCase):
         """Runs what can be run here; gives the pairs (program, what it printed)."""
         ready = []
         for program in programs:
-            needs = re.fullmatch(r"<!-- needs (\S+) -->", program["above"])
+            needs = re.fullmatch(r"<!-- needs (\S+)( and ROTKV_FULL)? -->", program["above"])
+            if needs and needs[2] and not os.environ.get("ROTKV_FULL"):
+                print(f"\nSKIPPED {page}:{program['line']}: left to ROTKV_FULL=1", flush=True)
+                continue
             path = needs and os.path.join(MODELS, needs[1])
             if path and not os.path.exists(path):
                 print(f"\nSKIPPED {page}:{program['line']}: needs {path}", flush=True)
                 continue
             if "import rotkv\n" in program["text"] and not os.path.exists(PACKAGE):
                 print(f"\nSKIPPED {page}: the Python package was not built", flush=True)
-                return []
+                break  # what follows may stand on it
             ready.append({**program, "arguments": [path] if path else []})
         with tempfile.TemporaryDirectory() as folder:
             needed = {path for program in ready for path in program["arguments"]}
@@ -154,6 +158,19 @@ class Docs(unittest.TestCase):
                   re.findall(r"^\| (`[^|]*`) \|.*\| (\w+) \|$", table, re.M)
                   for op in re.findall(r"`(\w+)`", names)}
         self.assertEqual(stated, held)
+
+    def test_the_posters_figures_are_those_of_the_pages(self):
+        """Every figure of a table stands on the page that the first link below the table names."""
+        number, found = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])"), 0
+        tables = re.findall(r"((?:^\|.*\n)+)\n[^\[|]*\[[^\]]*\]\(([^)#]*)", read("docs/poster.md"), re.M)
+        for table, page in tables:
+            known = set(number.findall(read(os.path.normpath(os.path.join("docs", page)))))
+            cells = [cell for row in table.splitlines()[2:] for cell in row.strip("|").split("|")[1:]]
+            figures = [figure for cell in cells for figure in number.findall(cell)]
+            found += len(figures)
+            with self.subTest(page):
+                self.assertEqual([figure for figure in figures if figure not in known], [])
+        self.assertGreater(found, 30)
 
     def test_commands_select_tests(self):
         asked = {(page, name) for page in pages()

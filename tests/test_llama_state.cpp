@@ -44,7 +44,7 @@ void put_cache(Writer& out, const KvCache& cache, const std::vector<int64_t>& la
         out.put(int32_t(c)), out.put(uint32_t(1)), out.put(int32_t(0));
     }
     out.put(uint32_t(how.transposed)), out.put(uint32_t(layers.size()));
-    if (how.version == 4 && !how.session) out.put(how.k_block), out.put(how.v_block);
+    if (how.version == (how.session ? 11 : 4)) out.put(how.k_block), out.put(how.v_block);
     for (const Side side : {Side::k, Side::v}) {
         for (const int64_t l : layers) {
             const KvLayer& layer = cache.shape().layers[size_t(l)];
@@ -76,7 +76,7 @@ std::vector<std::byte> saved(const KvCache& cache, const std::vector<int32_t>& t
                              const std::vector<std::vector<int64_t>>& caches, const Saved& how) {
     Writer out;
     out.put(how.session ? uint32_t(0x6767736e) : uint32_t(0x67677371));
-    out.put(how.session ? uint32_t(10) : how.version);
+    out.put(how.version);
     std::vector<int32_t> list = tokens;
     if (how.packed_tokens) {
         list.insert(list.begin(), {-1, 1, int32_t(tokens.size())});
@@ -121,15 +121,16 @@ const std::vector<std::vector<int64_t>> k_all = {{0, 1, 2, 3}};
 TEST_CASE("llama state: what it holds comes back, whichever way it was written") {
     Tiny tiny("llama");
     const KvCache cache = tiny.filled(DType::f16, {}, {});
-    for (const Saved& how : {Saved{}, Saved{.version = 3}, Saved{.session = true},
-                             Saved{.transposed = true}, Saved{.packed_tokens = true}}) {
+    for (const Saved& how : {Saved{}, Saved{.version = 3}, Saved{.version = 10, .session = true},
+                             Saved{.version = 11, .session = true}, Saved{.transposed = true},
+                             Saved{.packed_tokens = true}}) {
         const std::vector<std::byte> bytes = saved(cache, tiny.tokens, k_all, how);
         const LlamaState state = parse_llama_state(bytes, "state.bin");
         CHECK(state.tokens == tiny.tokens);
         CHECK(state.architecture == (how.session ? "llama" : ""));
         REQUIRE(state.caches.size() == 1);
         const LlamaStream& stream = state.caches[0][0];
-        CHECK(stream.k_block.has_value() == (how.version == 4 && !how.session));
+        CHECK(stream.k_block.has_value() == (how.version == 4 || how.version == 11));
         for (const Side side : {Side::k, Side::v}) {
             const LlamaRows& rows = (side == Side::k ? stream.k : stream.v)[2];
             std::vector<std::byte> ours(rows.rows.size());
@@ -150,6 +151,7 @@ TEST_CASE("llama state: the rotation that rows hold is found, said or not") {
          {Asked{k_turned, {}, {.version = 3}, true}, Asked{{}, k_turned, {.version = 3}, true},
           Asked{k_turned, k_turned, {.k_block = 16, .v_block = 16}, true},
           Asked{k_turned, {}, {.transposed = true, .k_block = 16}, true},
+          Asked{{}, k_turned, {.version = 11, .session = true, .k_block = 16}, false},
           Asked{{}, {}, {.k_block = 16, .v_block = 16, .skipped = 3}, false}}) {
         const KvCache cache = tiny.filled(DType::f16, asked.k, asked.v);
         const StateBeside found = tiny.beside(saved(cache, tiny.tokens, k_all, asked.how));

@@ -66,9 +66,17 @@ TEST_CASE("model: another run on the same weights is as one that loads them") {
 
 TEST_CASE("model: a shifted cache answers as one that was filled at the new positions") {
     const std::vector<int32_t> tokens = some_tokens(12);
-    // One RoPE for all layers, two, and layers that do not turn.
-    for (const char* name : {"llama", "gemma3", "smollm3", "cohere2", "glm4"}) {
-        Opened opened(TinyModel::make(name));
+    // One RoPE for all layers, two, layers that do not turn; channels that stand still behind those
+    // that turn, before them, and behind V in one row for all heads.
+    for (const auto& [name, legacy] :
+         std::vector<std::pair<const char*, bool>>{{"llama", false},
+                                                   {"gemma3", false},
+                                                   {"smollm3", false},
+                                                   {"cohere2", false},
+                                                   {"glm4", false},
+                                                   {"deepseek2", true},
+                                                   {"deepseek2", false}}) {
+        Opened opened(TinyModel::make(name, legacy));
         Model model(opened.gguf, *opened.ref, {.context = 64});
         const auto answer = [&](int32_t first, int32_t difference) {
             KvCache cache = opened.cache(model, spec_of("k=16 v=none"));
@@ -76,7 +84,7 @@ TEST_CASE("model: a shifted cache answers as one that was filled at the new posi
             cache.shift(0, 0, 64, difference, [&](int64_t layer) { return model.rope(layer); });
             return run(model, cache, std::span(tokens).last(1), first + 11 + difference);
         };
-        INFO(name);
+        INFO(name << (legacy ? ", keys of every head" : ""));
         CHECK(distance(answer(20, -13), answer(7, 0)) < 1e-5);
     }
 }

@@ -1,7 +1,9 @@
 """rotkv-judge on a fake engine: right without a fault, and each planted fault found and named by a
-Python adapter, by lines of JSON and by llama-server's HTTP. All routes are timed together."""
+Python adapter, by lines of JSON and by llama-server's HTTP, as docs/29-judge.md says. All routes are
+timed together."""
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,75 +13,48 @@ import pytest
 
 import rotkv
 from rotkv.judge import engine as engines
-from rotkv.judge import http_engine, report, trials, verdict
-from rotkv.judge.ours import Ours
+from rotkv.judge import report, survey, trials, verdict
+from rotkv.judge.ours import ASKED, OF_SHIFTS, Ours
 from rotkv.judge.rows import kld, rows_of
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import fake_engine  # noqa: E402
+import fault_routes  # noqa: E402
+import random_models  # noqa: E402
+from fault_routes import CELLS, F16, FLOOR, JUDGED, POSITIONS, Q4, ROUTES, TOKENS, Kit  # noqa: E402
 
 PROGRAMS = os.environ["ROTKV_PROGRAMS"]
-JUDGE = os.path.dirname(trials.__file__)
-CELLS, TOKENS, POSITIONS = 40, 28, 6
-FLOOR = 1e-8
 FULL = bool(os.environ.get("ROTKV_FULL"))
-F16 = verdict.Config("f16", "f16", None, None)
-Q4 = verdict.Config("q4_0", "q4_0", True, None)
 PLAIN = verdict.Config("q4_0", "q4_0", False, None)
-SIGNED = verdict.Config("q4_0", "q4_0", True, 3)
-SERVER = ("{python} {here}/fake_server.py -m {{model}} -ctk {{k}} -ctv {{v}} -c {{context}} "
-          "--port {{port}} --slot-save-path {{folder}} --signs {{signs}}").format(
-              python=sys.executable, here=HERE).split()
-ROUTES = {"adapter": lambda: engines.Program(engines.adapter_command("fake_engine:FakeEngine")),
-          "lines": lambda: engines.Program([sys.executable, JUDGE + "/example_adapter.py"]),
-          "http": lambda: http_engine.Server(SERVER)}
-# Each fault: the trial that must name it.
-PREDICTED = ("k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "not-normalized",
-             "row-sign", "strided-blocks", "signs-restarted", "signs-dropped", "scale-twice",
-             "heads-modulo", "window-longer", "window-shorter", "self-unseen", "sinks-dropped")
-SHIFTED = ("shift-rotated", "shift-dropped", "shift-backwards")
-QUICK = {"adapter": PREDICTED[:4] + PREDICTED[7:8] + PREDICTED[9:10] + PREDICTED[11:12] + SHIFTED[:1],
-         "lines": ("signs-restarted", "shift-rotated"), "http": ("k-not-rotated", "shift-rotated")}
-SEEN_WITH_F16 = ("scale-twice", "heads-modulo", "window-longer", "window-shorter", "self-unseen",
-                 "sinks-dropped")
+QUICK = {"Python": ("k-not-rotated", "q-not-rotated", "v-not-back", "v-back-by-k", "signs-restarted",
+                    "scale-twice", "window-longer", "shift-rotated"),
+         "lines of JSON": ("signs-restarted", "shift-rotated"),
+         "HTTP": ("k-not-rotated", "shift-rotated"), "kit's files": ("v-back-by-k", "window-shorter")}
+with open(os.path.join(HERE, "../docs/29-judge.md"), encoding="utf-8") as file:
+    PAGE = file.read()
 
 
-class Remembered(Ours):
-    """What was computed for one fault is not computed again for the next."""
-    known = {}
-
-    def predict(self, *question, **mistake):
-        key = repr((question, mistake))
-        if key not in self.known:
-            self.known[key] = super().predict(*question, **mistake)
-        return self.known[key]
+def stated(fault):
+    """{route: cell} of the page's table."""
+    head, *rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+                   for line in re.findall(r"^\| .*\|$", PAGE.split("## Every fault")[1], re.M)]
+    return dict(zip(head, dict((row[0], row) for row in rows)[fault]))
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("judged") / "judged.gguf")
     fake_engine.write_model(path)
-    return Remembered(path, CELLS, threads=1)
+    return Ours(path, CELLS, threads=1)
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, ours):
-    paths = [HERE, os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.delenv("FAKE_FAULT", raising=False)
-    for name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
-        monkeypatch.setenv(name, "1")
-
-
-def judge(ours, route, configs, only):
-    one = trials.Judge(ROUTES[route](), ours, rotkv.mistakes(), TOKENS, POSITIONS)
-    if configs[0] is not F16:
-        one.floor = FLOOR  # of this engine: it is not asked again for each fault
-    try:
-        return one, one.run(configs, only)
-    finally:
-        one.engine.close()
+    whole = dict(os.environ)
+    fault_routes.set_environment(whole)
+    for name, value in whole.items():
+        monkeypatch.setenv(name, value)
 
 
 def told(results, verdict):
@@ -89,12 +64,12 @@ def told(results, verdict):
 @pytest.mark.parametrize("route", ROUTES)
 def test_an_engine_without_a_fault_is_right(ours, route):
     began = time.monotonic()
-    one, results = judge(ours, route, [F16, Q4], ())
+    one, results = fault_routes.judged(ours, route, [F16, Q4], ())
     assert not told(results, verdict.WRONG), results
     assert not told(results, verdict.UNTOLD), results
     expected = {"tokens", "predictions", "one by one", "shift", "save and restore",
                 "restore, switch flipped"}
-    if route == "lines":  # the example is asked for less
+    if route == "lines of JSON":  # the example is asked for less
         expected = {"predictions", "shift"}
     assert {result.trial for result in told(results, verdict.RIGHT)} == expected
     assert one.floor < FLOOR and report.status(results) == 0
@@ -102,23 +77,40 @@ def test_an_engine_without_a_fault_is_right(ours, route):
     assert time.monotonic() - began < 300, "from the build to a verdict in five minutes"
 
 
-def faults(route):
-    return PREDICTED + SHIFTED if FULL else QUICK[route]
+def planted(routes):
+    return [(route, fault) for route in routes for fault in (JUDGED if FULL else QUICK[route])]
 
 
-@pytest.mark.parametrize("route, fault", [(r, f) for r in ROUTES for f in faults(r)])
+@pytest.mark.parametrize("route, fault", planted(ROUTES))
 def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", fault)
-    config = F16 if fault in SEEN_WITH_F16 else SIGNED if fault.startswith("signs") else Q4
-    trial = "shift" if fault in SHIFTED else "predictions"
-    one, results = judge(ours, route, [config], [trial])
+    one, results = fault_routes.judged_with(ours, route, fault)
     assert report.status(results) == 1
     wrong = told(results, verdict.WRONG)
     assert [result.nearest for result in wrong] == [fault]
-    assert {result.trial for result in wrong} == {trial}
-    words = report.markdown(one.identity, {}, "m", results, one.blind(), rotkv.mistakes())
+    assert [result.trial for result in wrong] == ["shift" if fault in OF_SHIFTS else "predictions"]
+    assert fault_routes.cell_of_judge(results, fault) == stated(fault)[route]
+    words = report.Report(one.identity, {}, "m", results, one.blind()).markdown(rotkv.mistakes())
     assert rotkv.mistakes()[fault] in words and report.FIXES[fault] in words
     assert wrong[0].smallest["tokens"] and "Smallest input" in words
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory):
+    return Kit(PROGRAMS, str(tmp_path_factory.mktemp("kit") / "cases"))
+
+
+@pytest.mark.parametrize("route, fault", planted(["kit's files"]))
+def test_the_kit_names_it_too(kit, route, fault):
+    found = Kit.cell(kit.checked(fault), fault)
+    assert re.match(r"(\d+) of the \1\b", found) and found == stated(fault)[route]
+
+
+def test_nobody_names_what_is_right(kit):
+    said = kit.checked()
+    assert " 0 FAIL, 0 without results" in said
+    assert Kit.cell(said, "v-not-back") == "NOT NAMED"
+    assert fault_routes.cell_of_judge([verdict.Result("predictions", verdict=verdict.RIGHT)], "") == "NOT NAMED"
 
 
 @pytest.mark.parametrize("fault, trial, words", [
@@ -128,21 +120,54 @@ def test_a_planted_fault_is_found_and_named(ours, route, fault, monkeypatch):
     ("restores-nothing", "save and restore", "nothing was restored"),
     ("restores-any", "restore, switch flipped", "rows of one are read"),
     ("dies-when-shifting", "shift", "SIGABRT"),
-    ("not-a-number", "predictions", "not a number")])
+    ("not-a-number", "predictions", "not a number"),
+    ("restores-one-row", "restore, switch flipped", "1 rows, expected 8"),
+    ("restores-nan", "restore, switch flipped", "not a number")])
 def test_faults_around_the_cache(ours, fault, trial, words, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", fault)
     only = [trial.replace("save and ", "").replace("restore, switch flipped", "switch"), "predictions"]
-    _, results = judge(ours, "adapter", [PLAIN if fault == "switch-ignored" else Q4], only)
+    _, results = fault_routes.judged(ours, "Python", [PLAIN if fault == "switch-ignored" else Q4], only)
     wrong = told(results, verdict.WRONG)
     assert wrong and {result.trial for result in wrong} == {trial}
     assert all(words in result.why + result.nearest for result in wrong)
 
 
+def test_what_is_no_refusal(ours, monkeypatch):
+    """Restored under the other switch, an engine's own words are a refusal; what is no answer is not."""
+    for raised, expected in ((engines.Refused("of another rotation"), verdict.RIGHT),
+                             (engines.Failed("expected a JSON object"), verdict.WRONG),
+                             (engines.Unsupported("reads it again"), verdict.NOT_ASKED)):
+        one = trials.Judge(ROUTES["Python"](), ours, {}, TOKENS, POSITIONS)
+        one.floor = FLOOR
+
+        def restore(*_):
+            raise raised
+
+        monkeypatch.setattr(one.engine, "restore", restore)
+        result, = one.run([Q4], ["switch"])
+        assert (result.verdict, str(raised) in result.why) == (expected, True), result
+
+
 def test_the_smallest_input_is_smallest(ours, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", "window-longer")
-    _, results = judge(ours, "adapter", [F16], ["predictions"])
+    _, results = fault_routes.judged(ours, "Python", [F16], ["predictions"])
     length = len(told(results, verdict.WRONG)[0].smallest["tokens"])
     assert 16 < length < 24  # of windows of 16
+
+
+@pytest.mark.parametrize("off, expected", [(0.03, verdict.RIGHT), (0.08, verdict.UNTOLD),
+                                           (0.16, verdict.WRONG)])
+def test_what_other_rounding_may_be_is_not_called_wrong(off, expected):
+    """A cache that costs 0.01 nats: right up to a quarter of it, wrong beyond twice as much."""
+    rows = np.log([[0.5 + off, 0.5 - off]])  # 2 off^2 nats and a little from even odds
+    found = verdict.judged(verdict.Result("predictions"), rows, {ASKED: np.log([[0.5, 0.5]])},
+                           verdict.Scale(floor=1e-6, cost=0.01))
+    assert found.verdict == expected and found.limit == pytest.approx(0.0025, rel=0.01)
+    # A known mistake that is a third as far is named all the same.
+    found = verdict.judged(verdict.Result("predictions"), rows, {
+        ASKED: np.log([[0.5, 0.5]]), "v-not-back": np.log([[0.55, 0.45]])},
+        verdict.Scale(floor=1e-6, cost=0.01))
+    assert (found.verdict == verdict.WRONG) == (off > 0.07)
 
 
 def test_rows_that_are_none(ours):
@@ -156,6 +181,39 @@ def test_rows_that_are_none(ours):
     for bad in [[good.tolist()[:3]], [[float("nan")] * 4], [[0.0] * 4], [{"0": 0.5}]]:
         with pytest.raises(ValueError):
             rows_of(bad, 4)
+
+
+def test_what_ours_does_not_shift_is_not_judged(ours, monkeypatch, tmp_path):
+    """States of recurrent layers: an engine may answer, but nothing stands beside it."""
+    hybrid = Ours(random_models.write(str(tmp_path), "qwen3next"), CELLS, threads=1)
+    tokens = hybrid.tokenize("a text")
+    with pytest.raises(engines.Unsupported, match="rotkv does not shift this model: recurrent state"):
+        hybrid.shift("k=f16,v=f16", tokens, 1, 2, tokens[:1])
+    monkeypatch.setattr(ours, "shift", hybrid.shift)
+    _, results = fault_routes.judged(ours, "Python", [Q4], ["shift"])
+    assert [(one.verdict, one.why[:14]) for one in results] == [(verdict.NOT_ASKED, "rotkv does not")]
+
+
+def test_several_models_are_one_table():
+    """Caches stand together where the same came of them; what a cell says is what the report says."""
+    def made(found, rotation, kind="q4_0", **more):
+        return verdict.Result("shift", kind, kind, rotation, found, **more)
+
+    results = [made(verdict.RIGHT, "-", "f16"), made(verdict.WRONG, "on", kld=0.5, nearest="v-not-back"),
+               made(verdict.WRONG, "on", "q8_0", kld=0.02, nearest="v-not-back"),
+               made(verdict.WRONG, "off", why="the engine died (SIGABRT): ops.cpp:321: not implemented"),
+               made(verdict.WRONG, "off", "q8_0", why="the engine died (SIGSEGV): without a word")]
+    assert survey.outcome(results) == (
+        "f16: right; q4_0 q8_0 rotated: WRONG: v-not-back (KLD 0.0200 .. 0.5000); "
+        "q4_0 not rotated: SIGABRT: ops.cpp:321: not implemented; q8_0 not rotated: SIGSEGV")
+    unexplained = made(verdict.WRONG, "on", kld=0.3, nearest="v-not-back", why="beyond 0.1, by none")
+    assert survey.outcome([unexplained]) == "WRONG (KLD 0.3000)"
+    assert survey.outcome(results[:1]) == "right" and survey.outcome([]) == "-"
+    untold = [made(verdict.UNTOLD, "on", why="x"), made(verdict.NOT_ASKED, "off", why="no | way")]
+    table = survey.markdown([report.Report({"name": "a"}, {"model": "x"}, "one.gguf", results, set()),
+                             report.Report({"name": "a"}, {"model": "y"}, "two.gguf", untold, set())])
+    assert "| one | f16: right; " in table and "not asked: no \\| way |" in table
+    assert "2 models: 1 right, 4 wrong, 1 that cannot be told, 1 not asked" in table
 
 
 def run_judge(*flags):
@@ -176,7 +234,12 @@ def test_the_program(ours, tmp_path, monkeypatch):
     found = json.loads(out)
     assert (code, found["status"]) == (1, 1)
     assert [one["nearest"] for one in found["results"]] == ["as asked", "v-not-back"]
-    for bad in ["--caches", "q3_9"], ["--trials", "none"], ["--tokens", "999"], ["--json", ours.path], []:
+    code, out, err = run_judge("-m", ours.path, *flags[1:], "--json", str(tmp_path / "both.json"))
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert code == 1 and [one["results"] for one in both] == [found["results"]] * 2
+    assert out.count("| judged | f16: right; q4_0 rotated: WRONG: v-not-back") == 2, out
+    for bad in ["--caches", "q3_9"], ["--trials", "none"], ["--tokens", "999"], ["--json", ours.path], [
+            "--engine-model", "a", "-m", ours.path, ours.path], []:
         code, out, err = run_judge(*(flags + bad if bad else flags[:2]))
         assert code == 2 and err.startswith("rotkv-judge: error: ") and err.count("\n") == 1, err
     code, out, err = run_judge(*["-m", str(tmp_path / "none.gguf"), *flags[2:]])

@@ -98,6 +98,22 @@ def test_a_backend_makes_the_mistake_it_is_asked_for(path):
         rotkv.Backend("ref", mistake="none")
 
 
+def test_a_model_in_a_precision(model, path):
+    """What cannot be is refused by the operation that cannot; f32 is what nobody asked for."""
+    backend = rotkv.Backend("ref", threads=1)
+    ids = model.tokenize(TEXT)[:8]
+    base = rotkv.Model(path, backend).logprobs(ids)
+    same = rotkv.Model(path, backend, precision="gemm=f32,attention=f32").logprobs(ids)
+    np.testing.assert_array_equal(same, base)
+    with pytest.raises(rotkv.Error) as caught:
+        rotkv.Model(path, backend, precision="attention=f16").logprobs(ids)
+    assert caught.value.code == "unsupported" and "f16" in str(caught.value)
+    for words in "attention=bf16", "gemm=f64", "f16", "gemm=f32,gemm=f32", "gemm=f32 ":
+        with pytest.raises(rotkv.Error) as caught:
+            rotkv.Model(path, backend, precision=words)
+        assert caught.value.code == "usage" and "expected" in str(caught.value)
+
+
 def test_words_of_a_cache_mean_what_they_mean_in_programs(model, path):
     stated = program("rotkv-perplexity", path, "-ctk", "q4_0", "-ctv", "q4_0", "--place",
                      "first=4,recent=8,ends=q8_0:1")

@@ -277,6 +277,54 @@ def test_torch_tensors_without_a_copy(random):
     np.testing.assert_array_equal(rotkv.hadamard(x, 64), rotkv.hadamard(x.numpy(), 64))
 
 
+class OnDevice:
+    """A tensor as torch has it on a device: DLPack says where it is, cpu() copies it."""
+
+    def __init__(self, array):
+        self.array, self.copies = array, 0
+
+    def __dlpack_device__(self):
+        return 2, 0  # CUDA's number
+
+    def __dlpack__(self, *_, **__):
+        raise BufferError("memory of a device")
+
+    def cpu(self):
+        self.copies += 1
+        return self.array
+
+
+def test_tensors_of_a_device_are_copied_to_the_host(random):
+    x, ids = floats(random, 4, 1, 64), np.arange(4, dtype=np.int32)
+    held = OnDevice(x)
+    np.testing.assert_array_equal(rotkv.hadamard(held, 64), rotkv.hadamard(x, 64))
+    assert held.copies == 1
+    codes = rotkv.quantize(x, "q8_0")
+    np.testing.assert_array_equal(rotkv.dequantize(OnDevice(codes), "q8_0", 64),
+                                  rotkv.dequantize(codes, "q8_0", 64))
+    rope = rotkv.Rope(64)
+    np.testing.assert_array_equal(rotkv.rope(x, OnDevice(ids), rope), rotkv.rope(x, ids, rope))
+    cells = np.zeros((1, 4, 1, 256), np.uint8)
+    with pytest.raises(TypeError):  # a copy would be written, and lost
+        rotkv.kv_store(OnDevice(cells), cells.copy(), x, x, ids, "f32", "f32")
+    with pytest.raises(TypeError):
+        rotkv.hadamard(OnDevice("no array"), 64)
+
+
+def test_attention_in_f16_where_the_backend_has_it(random, backend):
+    q, ids = floats(random, 2, 1, 64), np.arange(2, dtype=np.int32)
+    cells = rotkv.quantize(q[None], "f16").reshape(1, 2, 1, 128)
+    how = {"k_type": "f16", "v_type": "f16", "backend": backend}
+    given = (q, cells, cells, ids, ids)
+    np.testing.assert_array_equal(rotkv.attention(*given, **how, precision="f32"),
+                                  rotkv.attention(*given, **how))
+    with pytest.raises(rotkv.Error) as caught:
+        rotkv.attention(*given, **how, precision="f16")
+    assert caught.value.code == "unsupported" and "f16" in str(caught.value)
+    with pytest.raises(rotkv.Error, match="expected f32 or f16, found 'f64'"):
+        rotkv.attention(*given, **how, precision="f64")
+
+
 def test_backends_and_cases():
     assert set(rotkv.backends()) >= {"ref", "fast", "cuda"}
     assert all(rotkv.backends().values())
@@ -330,7 +378,8 @@ def test_stubs_and_docstrings():
     for name in rotkv.__all__:
         thing = getattr(rotkv, name)
         if callable(thing) and name != "Error":  # a limit of the stub
-            assert f"def {name}(" in stub or f"class {name}" in stub, name
+            assert f"def {name}(" in stub or f"class {name}" in stub or (
+                thing.__module__ == "rotkv.programs" and "return" in thing.__annotations__), name
             assert thing.__doc__, name
 
 

@@ -224,6 +224,13 @@ inline constexpr LadderCase k_host_ladder_cases[] = {
     {"matvec", "matmul/type=q4_0/T=1/in=1536/out=4096"},
     {"matvec", "matmul/type=q4_1/T=1/in=1536/out=4096"},
     {"matvec", "matmul/type=q4_1/T=1/in=1536/out=4096/values=outliers-zero-weight"},
+    {"products", "matmul/type=q4_1/T=4/in=576/out=1536"},
+    {"products", "matmul/type=q4_1/T=8/in=576/out=1536"},
+    {"products", "matmul/type=q4_1/T=16/in=576/out=1536"},
+    {"products", "matmul/type=q4_1/T=64/in=576/out=1536"},
+    {"products", "matmul/type=q4_1/T=512/in=576/out=1536"},
+    {"products", "matmul/type=q4_K/T=16/in=768/out=1536"},
+    {"products", "matmul/type=q4_K/T=64/in=768/out=1536"},
 };
 // clang-format on
 

@@ -11,6 +11,7 @@
 #include "tools/bench_cases.h"
 #include "tools/bench_copy.h"
 #include "tools/bench_machine.h"
+#include "tools/case_names.h"
 #include "tools/cli.h"
 #include "tools/ladder_backends.h"
 #include "tools/parity/parity.h"
@@ -318,12 +319,12 @@ int run(const Flags& flags) {
     check_paths({}, {{"--json", flags.json}});
     std::vector<std::string> names;
     for (const Timing& timing : timings) {
+        require_case(timing.case_name);  // before any is timed
         if (names.empty() || names.back() != timing.case_name) names.push_back(timing.case_name);
     }
     Expectations expectations(names, against, on_device, threads);
     std::unique_ptr<TimedCase> timed;  // one at a time: they are large
     for (const Timing& timing : timings) {
-        make_case(timing.case_name);  // a name that is none is wrong usage, before any is timed
         auto* one =
             benchmark::RegisterBenchmark(timing.name.c_str(), [&, timing](benchmark::State& state) {
                 if (timed == nullptr || timed->name() != timing.name) {

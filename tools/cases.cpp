@@ -1,6 +1,7 @@
 // rotkv-cases: the table of cases as a program, for our backends and for other engines.
 #include "ref/error.h"
 #include "tools/backends.h"
+#include "tools/case_names.h"
 #include "tools/cli.h"
 #include "tools/notes.h"
 #include "tools/parity/case_files.h"
@@ -63,11 +64,7 @@ std::vector<std::string> asked(const Flags& flags) {
     if (!flags.pattern.empty()) {
         throw Error(ErrorCode::usage, "CASE and --case: expected one of them");
     }
-    try {
-        for (const std::string& name : flags.names) make_case(name);
-    } catch (const Error& error) {
-        throw Error(ErrorCode::usage, error.what());
-    }
+    for (const std::string& name : flags.names) require_case(name);
     return flags.names;
 }
 

@@ -5,6 +5,7 @@
 #include "ref/measure/evaluate.h"
 #include "ref/rotation_words.h"
 #include "tools/backends.h"
+#include "tools/model_precision.h"
 #include "tools/notes.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <new>
+#include <span>
 #include <thread>
 
 #ifndef ROTKV_VERSION
@@ -26,20 +28,11 @@ namespace rotkv::tools {
 
 // One of `choices`; the first is the default.
 static void add_precision(CLI::App& app, const char* flag, Precision& precision, const char* what,
-                          const std::vector<Precision>& choices) {
+                          std::span<const Precision> choices) {
     app.add_option_function<std::string>(
            flag,
-           [=, &precision](const std::string& name) {
-               std::string known;
-               for (const Precision choice : choices) {
-                   if (name == precision_name(choice)) {
-                       precision = choice;
-                       return;
-                   }
-                   known += (known.empty() ? "" : ", ") + std::string(precision_name(choice));
-               }
-               throw Error(ErrorCode::usage, std::string(flag) + ": expected one of " + known +
-                                                 ", found '" + name + "'");
+           [flag, choices, &precision](const std::string& name) {
+               precision = parse_precision(flag, name, choices);
            },
            what)
         ->type_name("WHAT");
@@ -56,9 +49,9 @@ void ModelFlags::add_to(CLI::App& app) {
     add_precision(app, "--gemm", precision.products,
                   "what factors of products with weights are rounded to: f32 (default: they are "
                   "not), f16 or bf16",
-                  {Precision::f32, Precision::f16, Precision::bf16});
+                  k_precisions_of_products);
     add_precision(app, "--attention", precision.attention,
-                  "precision of attention: f32 (default) or f16", {Precision::f32, Precision::f16});
+                  "precision of attention: f32 (default) or f16", k_precisions_of_attention);
     app.add_flag("--phi3-window", phi3_window,
                  "phi3: use the sliding window that the file names (llama.cpp does not)");
 }

@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+from whole_file import whole
+
 BEGIN, END = "<!-- compare.py: begin -->", "<!-- compare.py: end -->"
 ALONE = ("Rows about rotation, depth and our own f16 need no other program: nothing in llama.cpp "
          "stands beside them.")
@@ -327,12 +329,8 @@ def write_between(path, text):
     """Replaces what stands between the two markers; the page is whole at every moment."""
     with open(path) as file:
         before, rest = file.read().split(BEGIN)
-    whole = before + BEGIN + "\n" + text + END + rest.split(END)[1]
-    path = os.path.realpath(path)  # or a link would become a page of its own
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "w") as file:
-        file.write(whole)
-    os.replace(partial, path)
+    with whole(path) as partial, open(partial, "w") as file:
+        file.write(before + BEGIN + "\n" + text + END + rest.split(END)[1])
 
 
 def depths_of(text):

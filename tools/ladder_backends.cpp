@@ -3,6 +3,7 @@
 #include "fast/decode.h"
 #include "fast/ladder.h"
 #include "fast/matvec.h"
+#include "fast/packed_products.h"
 #include "fast/threads.h"
 #include "ref/forwarding_backend.h"
 #include "tools/backends.h"
@@ -67,6 +68,11 @@ std::vector<LadderVersion> fast_ladder_versions(int threads) {
     for (const fast::MatvecVersion& version : fast::k_matvec_ladder) {
         all.push_back(
             {"matvec", version.name,
+             std::make_unique<OneOfFast<MatmulArgs>>(threads, version.takes, version.run)});
+    }
+    for (const fast::MatvecVersion& version : fast::k_products_ladder) {
+        all.push_back(
+            {"products", version.name,
              std::make_unique<OneOfFast<MatmulArgs>>(threads, version.takes, version.run)});
     }
     return all;

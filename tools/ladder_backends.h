@@ -1,5 +1,6 @@
 #pragma once
-// The ladders of kernels (fast/ladder.h, fast/decode.h, fast/matvec.h; cuda/ladder.h) as backends:
+// The ladders of kernels (fast/ladder.h, fast/decode.h, fast/matvec.h,
+// fast/packed_products.h; cuda/ladder.h) as backends:
 // each is the backend fast or cuda, of which one operation is one version. So whatever judges or
 // times a backend judges and times a version.
 // Docs: docs/05-attention.md
@@ -14,7 +15,7 @@ namespace rotkv::tools {
 
 /// One version of one ladder.
 struct LadderVersion {
-    std::string ladder;  ///< "hadamard", "decode", "prefill", "matvec"
+    std::string ladder;  ///< "hadamard", "decode", "prefill", "matvec", "products"
     std::string name;    ///< "3_warp"
     std::unique_ptr<Backend> backend;
 };

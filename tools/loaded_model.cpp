@@ -7,6 +7,7 @@
 #include "tools/backends.h"
 #include "tools/layer_words.h"
 #include "tools/notes.h"
+#include "tools/unread_cells.h"
 
 #include <fmt/format.h>
 
@@ -17,18 +18,38 @@
 
 namespace rotkv::tools {
 
+static ModelParts parts_of(const ModelFlags& flags) {
+    auto file = std::make_shared<const GgufFile>(GgufFile::open(flags.path));
+    auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::from_gguf(*file));
+    return {std::move(file), std::move(tokenizer), make_backend(flags.backend, flags.threads)};
+}
+
 LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
-    : file(GgufFile::open(flags.path)),
-      tokenizer(Tokenizer::from_gguf(file)),
-      backend(make_backend(flags.backend, flags.threads)),
+    : parts(parts_of(flags)),
       profile(flags.profile ? std::make_unique<Profile>() : nullptr),
       model(file, *backend,
             {.context = context,
              .precision = flags.precision,
              .phi3_window = flags.phi3_window,
              .observer = profile != nullptr ? profile->observer() : Observer()}),
-      tool(flags.tool),
-      notices(tokenizer.vocab().notices) {
+      tool(flags.tool) {
+    keep_notices();
+    say_notices(flags.tool, flags.path, notices);
+}
+
+static ModelOptions for_context(const Model& weights, int64_t context) {
+    ModelOptions options = weights.options();
+    options.context = context;
+    return options;
+}
+
+LoadedModel::LoadedModel(ModelParts open, const Model& weights, int64_t context)
+    : parts(std::move(open)), model(weights, for_context(weights, context)) {
+    keep_notices();
+}
+
+void LoadedModel::keep_notices() {
+    notices = tokenizer.vocab().notices;
     if (tokenizer.vocab().add_eos) {
         notices.push_back(
             fmt::format("the vocabulary ends texts with EOS {}, here none is added: a text or "
@@ -37,11 +58,10 @@ LoadedModel::LoadedModel(const ModelFlags& flags, int64_t context)
     }
     const std::vector<std::string>& of_model = model.config().notices;
     notices.insert(notices.end(), of_model.begin(), of_model.end());
-    say_notices(flags.tool, flags.path, notices);
 }
 
 void LoadedModel::note(const std::string& notice) {
-    say_note(tool, notice);
+    if (!tool.empty()) say_note(tool, notice);
     notices.push_back(notice);
 }
 
@@ -109,6 +129,7 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& 
                    const Placement& placement) {
     const KvShape shape =
         placement.in(model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v));
+    require_quantized_reads(model.config(), shape, plan);
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 

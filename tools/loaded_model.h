@@ -13,19 +13,30 @@
 
 namespace rotkv::tools {
 
+/// What a model is made of, and who owns it.
+struct ModelParts {
+    std::shared_ptr<const GgufFile> file;
+    std::shared_ptr<const Tokenizer> tokenizer;
+    std::shared_ptr<Backend> backend;
+};
+
 /// The parts refer to each other, so they stay where they are.
 struct LoadedModel {
-    GgufFile file;
-    Tokenizer tokenizer;
-    std::unique_ptr<Backend> backend;
+    ModelParts parts;
+    const GgufFile& file = *parts.file;
+    const Tokenizer& tokenizer = *parts.tokenizer;
+    Backend* const backend = parts.backend.get();
     std::unique_ptr<Profile> profile;  ///< null unless the flags ask for one
     Model model;
-    std::string tool;                  ///< whose notes these are
+    std::string tool;                  ///< whose notes these are; empty: only kept, not said
     std::vector<std::string> notices;  ///< of the vocabulary, of the model, of this run; for JSON
 
     /// `context`: the longest sequence that will be run. Says every notice on stderr, under --quiet
     /// too: a figure that rests on an assumption is not read without it.
     LoadedModel(const ModelFlags& flags, int64_t context);
+
+    /// The weights of a model that is open already, for a run of its own that says nothing.
+    LoadedModel(ModelParts open, const Model& weights, int64_t context);
     LoadedModel(const LoadedModel&) = delete;
     LoadedModel& operator=(const LoadedModel&) = delete;
 
@@ -43,6 +54,9 @@ struct LoadedModel {
 
     /// BOS where the vocabulary starts a text with it, else -1.
     int32_t bos_of_windows() const { return tokenizer.adds_bos() ? tokenizer.bos() : -1; }
+
+  private:
+    void keep_notices();
 };
 
 /// The same weights, with an observer on every call. Throws Error(usage) if one looks on already.

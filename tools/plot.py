@@ -28,6 +28,8 @@ except ImportError:
     sys.exit("matplotlib is missing: apt install python3-matplotlib, or python3 -m pip install "
              "matplotlib")
 
+from whole_file import whole
+
 # Made to be read at 800 pixels across, with pixels to spare. Blue and orange differ for every eye.
 WIDTH, DPI = 8, 130
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -41,15 +43,9 @@ def size_of(title):
 
 
 def save(figure, path):
-    """The picture appears under its name when it is whole; a link stands for what it leads to."""
-    path = os.path.realpath(path)
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
+    """The picture appears under its name when it is whole."""
+    with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=DPI, pil_kwargs={"optimize": True})
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
     plt.close(figure)
 
 

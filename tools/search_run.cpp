@@ -53,12 +53,15 @@ void SearchProgress::begin(const std::string& what, int64_t caches) {
     what_ = what;
     done_ = 0;
     all_ = caches;
+    all_in_all_ += caches;
     began_ = Clock::now();
     if (!quiet_) fmt::print(stderr, "{}: {} caches\n", what, caches);
 }
 
 void SearchProgress::done(const std::string& cache, double kld) {
     ++done_;
+    ++done_in_all_;
+    if (step_) step_(done_in_all_, all_in_all_);
     if (quiet_) return;
     const std::chrono::duration<double> so_far = Clock::now() - began_;
     const double left = so_far.count() / double(done_) * double(all_ - done_);

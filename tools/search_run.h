@@ -21,7 +21,9 @@ WindowPlan windows_of(const WindowPlan& plan, int64_t first, int64_t count);
 /// What has been done and what it took; a line on stderr for each cache.
 class SearchProgress {
   public:
-    explicit SearchProgress(bool quiet) : quiet_(quiet) {}
+    /// `step` hears how many caches are done, and how many are known to come.
+    explicit SearchProgress(bool quiet, std::function<void(int64_t done, int64_t all)> step = {})
+        : quiet_(quiet), step_(std::move(step)) {}
 
     /// So many caches follow.
     void begin(const std::string& what, int64_t caches);
@@ -36,7 +38,8 @@ class SearchProgress {
 
     bool quiet_;
     std::string what_;
-    int64_t done_ = 0, all_ = 0, windows_ = 0;
+    std::function<void(int64_t, int64_t)> step_;
+    int64_t done_ = 0, all_ = 0, done_in_all_ = 0, all_in_all_ = 0, windows_ = 0;
     Clock::time_point start_ = Clock::now(), began_ = start_;
 };
 

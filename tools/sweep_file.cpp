@@ -20,6 +20,7 @@ using Json = nlohmann::ordered_json;
 SweepFile::SweepFile(const std::string& path, const Json& header,
                      const std::vector<std::string>& names)
     : path_(path) {
+    if (path.empty()) return;
     open();
     try {
         read(header, names);
@@ -29,7 +30,9 @@ SweepFile::SweepFile(const std::string& path, const Json& header,
     }
 }
 
-SweepFile::~SweepFile() { close(file_); }
+SweepFile::~SweepFile() {
+    if (file_ >= 0) close(file_);
+}
 
 void SweepFile::fail(const std::string& what) const {
     const std::string reason = std::generic_category().message(errno);
@@ -59,7 +62,7 @@ void SweepFile::write(const std::string& text) {
 }
 
 void SweepFile::append(const SweepRow& row) {
-    write(line_of(row) + "\n");
+    if (file_ >= 0) write(line_of(row) + "\n");
     rows_.push_back(row);
 }
 

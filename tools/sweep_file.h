@@ -14,7 +14,8 @@ namespace rotkv::tools {
 
 class SweepFile {
   public:
-    /// Opens or creates the file, locks it as long as this lives, reads what is there and drops a
+    /// Opens or creates the file (of an empty path there is none: rows are kept, nothing is read or
+    /// written), locks it as long as this lives, reads what is there and drops a
     /// last line that was torn. `names` are the cells in their order.
     /// Throws Error(io) for what is no plain file, cannot be opened or is in use by another
     /// process; Error(bad_file) naming the difference for a file of something else: other lines,

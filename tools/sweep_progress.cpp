@@ -4,11 +4,17 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 namespace rotkv::tools {
 
-SweepProgress::SweepProgress(bool quiet, std::size_t cells, int64_t groups)
-    : quiet_(quiet), bar_(!quiet && isatty(STDERR_FILENO) == 1), cells_(cells), groups_(groups) {}
+SweepProgress::SweepProgress(bool quiet, std::size_t cells, int64_t groups,
+                             std::function<void(int64_t, int64_t)> step)
+    : quiet_(quiet),
+      bar_(!quiet && isatty(STDERR_FILENO) == 1),
+      cells_(cells),
+      groups_(groups),
+      step_(std::move(step)) {}
 
 void SweepProgress::start(int64_t groups_to_do) {
     start_ = std::chrono::steady_clock::now();
@@ -27,6 +33,7 @@ void SweepProgress::group_done() {
     --left_;
     ++group_;
     print_bar();
+    if (step_) step_(done_, done_ + left_);
 }
 
 void SweepProgress::row_done(std::size_t index, const SweepRow& row) const {

@@ -8,14 +8,16 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace rotkv::tools {
 
 class SweepProgress {
   public:
-    /// `groups` of windows make a cell.
-    SweepProgress(bool quiet, std::size_t cells, int64_t groups);
+    /// `groups` of windows make a cell; `step` hears how many of all that are to be run are done.
+    SweepProgress(bool quiet, std::size_t cells, int64_t groups,
+                  std::function<void(int64_t done, int64_t all)> step = {});
 
     void start(int64_t groups_to_do);
     void begin_cell(std::size_t index, const std::string& name);
@@ -30,6 +32,7 @@ class SweepProgress {
     std::size_t cells_, index_ = 0;
     int64_t groups_, group_ = 0, done_ = 0, left_ = 0;
     std::string name_;
+    std::function<void(int64_t, int64_t)> step_;
     std::chrono::steady_clock::time_point start_;
 };
 

@@ -25,8 +25,16 @@ SweepPoint sweep_point(const Model& model, const WindowPlan& plan, const Variant
             error.code() == ErrorCode::unsupported || error.code() == ErrorCode::usage;
         if (!impossible) throw;
         cell.unsupported = error.what();
+        cell.refusal = error.code();
     }
     return cell;
+}
+
+void require_some_supported(const std::vector<SweepPoint>& cells) {
+    if (std::ranges::any_of(cells, [](const SweepPoint& cell) { return cell.unsupported.empty(); }))
+        return;
+    throw Error(cells.front().refusal,
+                cells.front().variant.name + ": " + cells.front().unsupported);
 }
 
 bool is_same(const SweepPoint& a, const SweepPoint& b) {

@@ -3,6 +3,7 @@
 // against a base that is computed once.
 // Docs: docs/12-sweeps.md
 
+#include "ref/error.h"
 #include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
 #include "tools/sweep_lists.h"
@@ -21,9 +22,10 @@ namespace rotkv::tools {
 struct SweepPoint {
     Variant variant;  ///< called "k=q8_0,v=q4_0,rot=auto", as in SweepRow::name()
     std::string rot;
-    KvShape shape;                       ///< empty if unsupported
-    RotationSpec spec;                   ///< likewise
-    std::string unsupported;             ///< why the model cannot have this cache, or empty
+    KvShape shape;                               ///< empty if unsupported
+    RotationSpec spec;                           ///< likewise
+    std::string unsupported;                     ///< why the model cannot have this cache, or empty
+    ErrorCode refusal = ErrorCode::unsupported;  ///< of that reason: usage, unsupported
     std::optional<std::size_t> same_as;  ///< an earlier cell with the same types and rotations
 
     bool to_compute() const { return unsupported.empty() && !same_as; }
@@ -31,6 +33,9 @@ struct SweepPoint {
 
 /// The cell of a variant: its cache on this model, or why there is none.
 SweepPoint sweep_point(const Model& model, const WindowPlan& plan, const Variant& variant);
+
+/// Throws the first cell's refusal where the model can have none of them.
+void require_some_supported(const std::vector<SweepPoint>& cells);
 
 /// Are both supported, with one shape and one rotation?
 bool is_same(const SweepPoint& a, const SweepPoint& b);

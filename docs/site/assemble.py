@@ -3,9 +3,14 @@ so that a link from a chapter to the code stays on the site.
 
 A hook of mkdocs.yml. Before the site is built, build/site_source becomes a folder with the
 repository's tree in it: a page NAME.md as NAME.md, a source file NAME.EXT as NAME.EXT.md (its text,
-numbered), and a README.md with a list of its files for a folder that has none. Links to sources and
-folders are turned to these pages; a path in code font or after "Code:" becomes a link. Formulas
-become MathML, which browsers set without a script."""
+numbered), a notebook as NAME.ipynb.md with what its cells printed and drew, and a README.md with a
+list of its files for a folder that has none. Links to sources and folders are turned to these pages;
+a path in code font or after "Code:" becomes a link. Formulas become MathML, which browsers set
+without a script."""
+import base64
+import glob
+import json
+import logging
 import os
 import posixpath
 import re
@@ -18,10 +23,13 @@ from latex2mathml.converter import convert
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 LANGUAGES = {".h": "cpp", ".cpp": "cpp", ".c": "c", ".cu": "cuda", ".cuh": "cuda", ".metal": "cpp",
              ".msl": "cpp", ".py": "python", ".cmake": "cmake", ".txt": "text", ".json": "json",
-             ".yml": "yaml", ".toml": "toml", ".patch": "diff"}
+             ".yml": "yaml", ".toml": "toml", ".patch": "diff", ".js": "javascript", ".css": "css",
+             ".sh": "bash"}
+PLAYGROUND = "tools/playground/"  # its page is one of the site's own: playground/index.html
 PICTURES = (".png", ".svg")
 FENCE = re.compile(r"^(```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s#]*)(#[^)\s]*)?\)")
+LINK = re.compile(r"(\])\(([^)\s#]*)(#[^)\s]*)?\)")  # what it says may be a picture, a link of its own
+QUOTED = re.compile(r"^```(\w+) (\S+)$", re.MULTILINE)  # a listing, and the file that it is a part of
 FORMULA = re.compile(r'<(div|span) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:div|span)>', re.DOTALL)
 CODE_PATH = re.compile(r"(?<![\[`\w/])`([\w.-]+(?:/[\w.-]+)+/?)`(?!\])")
 REFERENCE = """# Reference
@@ -53,20 +61,24 @@ def is_source(path):
 
 
 class Tree:
-    """What the site has: `pages` (Markdown), `sources`, `pictures`, and the folders above them."""
+    """What the site has: `pages` (Markdown), `sources`, `notebooks`, `pictures`, and the folders
+    above them."""
 
     def __init__(self, files):
         self.pages = [path for path in files if path.endswith(".md")]
         self.sources = [path for path in files if is_source(path)]
+        self.notebooks = [path for path in files if path.endswith(".ipynb")]
         self.pictures = [path for path in files if path.endswith(PICTURES)]
         self.folders = sorted({folder for path in self.pages + self.sources
                                for folder in folders_above(path)})
 
     def page_of(self, path):
         """The page that shows `path`, or None: what a link to it has to name."""
+        if path == PLAYGROUND + "index.html":
+            return "playground/index.html"
         if path in self.pages or path in self.pictures:
             return path
-        if path in self.sources:
+        if path in self.sources or path in self.notebooks:
             return path + ".md"
         return posixpath.join(path, "README.md") if path in self.folders else None
 
@@ -105,8 +117,10 @@ def relink(text, page, tree):
     parts = FENCE.split(text)  # odd ones are code and stay as they are
     for n in range(0, len(parts), 2):
         part = LINK.sub(link, parts[n])
-        part = re.sub(r"^Code: (.*)$", code_line, part, flags=re.MULTILINE)
+        part = re.sub(r"^Code: (\S+(?: \u00b7 \S+)*)$", code_line, part, flags=re.MULTILINE)
         parts[n] = CODE_PATH.sub(code_path, part)
+    for n in range(1, len(parts), 2):
+        parts[n] = QUOTED.sub(r'``` {.\1 title="\2"}', parts[n])
     return "".join(parts)
 
 
@@ -118,6 +132,25 @@ def source_page(path):
     above = f"In [{folder}/](README.md).\n\n" if folder else ""
     return (f"---\ntitle: {path}\nhide: [navigation, toc]\nsearch:\n  exclude: true\n---\n# {path}\n\n{above}"
             f"{fence} {{.{language} linenums=\"1\"}}\n{read(path).rstrip()}\n{fence}\n")
+
+
+def notebook_page(path, tree):
+    """The notebook `path` as a page, and {name: bytes} of its pictures beside it."""
+    parts, pictures = ["---\nhide: [navigation]\n---"], {}
+    for cell in json.loads(read(path))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(relink(text, path, tree))
+            continue
+        parts.append(f"```python\n{text}\n```")
+        for output in cell["outputs"]:
+            if "text" in output:
+                parts.append("```text\n" + "".join(output["text"]).rstrip("\n") + "\n```")
+            else:
+                name = f"{posixpath.basename(path)}.{len(pictures)}.png"
+                pictures[name] = base64.b64decode("".join(output["data"]["image/png"]))
+                parts.append(f"![]({name})")
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def first_sentence(path):
@@ -156,14 +189,30 @@ def assemble(target, tree):
         write(target, page, text)
     for source in tree.sources:
         write(target, source + ".md", source_page(source))
+    for notebook in tree.notebooks:
+        text, pictures = notebook_page(notebook, tree)
+        write(target, notebook + ".md", text)
+        for name, picture in pictures.items():
+            with open(os.path.join(target, posixpath.dirname(notebook), name), "wb") as file:
+                file.write(picture)
     for folder in tree.folders:
         if f"{folder}/README.md" not in tree.pages:
             write(target, f"{folder}/README.md", f"# {folder}/\n\n{listing(folder, tree)}")
     write(target, "api/README.md", REFERENCE)
     write(target, "api/python.md", "# The Python package\n\n::: rotkv\n")
+    copy_playground(os.path.join(target, "playground"))
     for picture in tree.pictures:
         os.makedirs(os.path.join(target, posixpath.dirname(picture)), exist_ok=True)
         shutil.copyfile(os.path.join(ROOT, picture), os.path.join(target, picture))
+
+
+def copy_playground(target):
+    """The page with its modules and, where tools/playground/wasm.sh has made it, its program."""
+    os.makedirs(target)
+    for path in (glob.glob(os.path.join(ROOT, PLAYGROUND, "*.*"))
+                 + glob.glob(os.path.join(ROOT, "build/playground/rotkv.*"))):
+        if path.endswith((".html", ".css", ".js", ".wasm")):
+            shutil.copy(path, target)
 
 
 def title(page):
@@ -177,6 +226,7 @@ def navigation(tree):
     rooms = [page for page in tree.pages if page.count("/") == 1 and page.endswith("/README.md")]
     return [{"rotkv": "README.md"},
             {"Chapters": [{title(page): page} for page in chapters]},
+            {"Playground": "playground/index.html"},
             {"Reference": ["api/README.md", "api/python.md"]},
             {"To look up": [{title(page): page} for page in in_docs if page not in chapters]},
             {"Rooms": [{title(page): page} for page in rooms]},
@@ -185,11 +235,18 @@ def navigation(tree):
 
 def on_config(config):
     """mkdocs calls this once, with its settings, before it looks for pages."""
+    # To autorefs a shape such as [T][E] in a docstring is a link that leads nowhere.
+    logging.getLogger("mkdocs.plugins.mkdocs_autorefs").setLevel(logging.ERROR)
     tree = Tree(repository_files())
     shutil.rmtree(config["docs_dir"])
     assemble(config["docs_dir"], tree)
     config["nav"] = navigation(tree)
     return config
+
+
+def on_page_markdown(markdown, **_):
+    """mkdocs calls this with each page's text: mkdoxy names enums without a name and links to them."""
+    return re.sub(r"\[([^\]]*)\]\([^)\s]*#enum-@\d+\)", r"\1", markdown)
 
 
 def on_page_content(html, **_):

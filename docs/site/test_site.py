@@ -11,10 +11,13 @@ import sys
 import threading
 import unittest
 
+from poster import pages_of
+
 SITE, PICTURES = os.path.abspath(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
 PAGES = {"front": "", "chapter": "docs/05-attention/", "formula": "docs/02-hadamard/",
          "room": "ref/", "code": "ref/attention.cpp/", "wide-table": "docs/performance/",
-         "cpp": "api/cpp/annotated/"}
+         "cpp": "api/cpp/annotated/", "poster": "docs/poster/",
+         "notebook": "notebooks/09-judging-an-engine.ipynb/"}
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 try:
     from playwright.sync_api import sync_playwright
@@ -27,7 +30,9 @@ class Silent(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-class Site(unittest.TestCase):
+class Browser(unittest.TestCase):
+    """The site behind a server of its own, and a browser."""
+
     @classmethod
     def setUpClass(cls):
         cls.server = http.server.ThreadingHTTPServer(
@@ -59,6 +64,8 @@ class Site(unittest.TestCase):
         page.wait_for_load_state("load")
         return page
 
+
+class Site(Browser):
     def test_pages_open_without_a_complaint_and_fetch_nothing_from_elsewhere(self):
         for name, path in PAGES.items():
             page = self.open(path, viewport={"width": 1280, "height": 900})
@@ -97,6 +104,18 @@ class Site(unittest.TestCase):
         page.wait_for_url("**/ref/attention.cpp/")
         self.assertIn("softmax", page.inner_text("article"))
         self.assertGreater(page.locator(".linenos").count(), 0)
+
+    def test_the_poster_is_one_sheet_and_linked(self):
+        page = self.open("docs/poster/")
+        page.locator("article a:text-is('As a sheet to be printed: PDF, A2')").wait_for()
+        with open(os.path.join(SITE, "docs/poster/poster.pdf"), "rb") as file:
+            pdf = file.read()
+        self.assertEqual(pages_of(pdf), 1)
+        self.assertLess(len(pdf), 1 << 20)
+
+    def test_listings_name_their_file(self):
+        page = self.open("docs/05-attention/")
+        self.assertIn("ref/attention.cpp", page.locator(".highlight .filename").all_inner_texts())
 
     def test_formulas_are_set(self):
         page = self.open("docs/02-hadamard/")

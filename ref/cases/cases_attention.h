@@ -117,6 +117,15 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@rough/v=@same/T=4/S=4/C=300/H=24/D=128/rot-k=128/rot-v=64/window=200/sees=last/precision=f16/lse=1",
     "attention/k=@rough/v=@same/S=5/C=300/H=16/K=1/D=128/fill=dense/sees=last/precision=f16/layout=skewed",
     "attention/k=@rough/v=@same/T=4/C=80/H=8/D=128/sinks=1/sees=nothing/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/T=9/C=3000/H=32/K=32/fill=dense/sees=last/precision=f16/lse=1",
+    // attention: 17 to 32 rows of a KV head
+    "attention/k=@block/v=@same/T=8/C=700/H=8/D=128/rot-k=128/rot-v=64/fill=dense/sees=last/precision=f16",
+    "attention/k=q5_1/v=q8_0/T=7/C=600/H=12/K=3/D=128/rot-v=64/window=100/softcap=20/sinks=1/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/T=6/C=1500/H=16/K=4/D=128/rot-k=128/window=300/loud=8/precision=f16/from=4/lse=1",
+    "attention/k=q4_0/v=q8_0/T=17/C=700/H=132/K=132/D=128/window=100/fill=dense/sees=last/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/T=1/C=700/H=29/K=1/D=128/sinks=1/precision=f16",
+    "attention/k=@rough/v=@same/S=3/C=300/H=20/K=1/D=128/rot-k=128/rot-v=64/window=200/sees=last/precision=f16/lse=1",
+    "attention/k=@rough/v=@same/T=8/C=113/H=6/D=128/rot-k=32:3/rot-v=32:3/precision=f16/layout=padded",
     // attention in parts: the first tokens, the recent ones, the rest, each alone; and the log of the sum
     "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/lse=1",
     "attention/k=@some/v=@same/T=37/C=113/rot-k=64/rot-v=64/to=4/lse=1",
@@ -171,14 +180,15 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/T=130/C=400/H=2/D=128/rot-v=64/window=200/fill=dense/sees=last/precision=f16/values=@spoilt",
     "attention/k=@rough/v=@same/T=4/C=300/H=8/D=128/rot-v=64/fill=dense/sees=last/precision=f16/values=@cells",
     "attention/k=@rough/v=@same/T=4/C=113/H=8/window=16/precision=f16/values=@cells",
+    "attention/k=@rough/v=@same/T=8/C=300/H=8/D=128/rot-v=64/fill=dense/sees=last/precision=f16/values=@cells",
     // attention: the same beside numbers of KV heads that four do not divide; queries that see rows of other sizes
     // than their neighbours; sums that only grow. Scores are alike, so that roundings of q and p count
     "attention/k=@kv/v=@same/T=1/C=48/H=10/K=5/D=128/rot-k=128/rot-v=64/loud=0.1/fill=dense/sees=last/values=@cells",
     "attention/k=@kv/v=@same/T=4/C=120/H=8/K=4/D=128/window=2/loud=0.1/fill=dense/sees=last/values=steep",
     "attention/k=@kv/v=@same/T=2/C=120/H=14/K=7/rot-k=64/rot-v=64/loud=4/fill=dense/sees=last/lse=1/values=steep",
     "attention/k=f16/v=@same/T=1/C=16/loud=0.1/fill=dense/sees=last/values=faint",
-    "attention/k=f16/v=@same/T=1/C=16/D=96/loud=0.1/fill=dense/sees=last/values=faint",
-    "attention/k=f16/v=@same/T=2/C=16/H=32/K=16/loud=0.1/fill=dense/sees=last/values=faint",
+    "attention/k=f16/v=@same/T=1/C=16/D=96/window=2/loud=0.1/fill=dense/sees=last/values=faint",
+    "attention/k=f16/v=@same/T=2/C=16/H=32/K=16/window=2/loud=0.1/fill=dense/sees=last/values=faint",
     "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/loud=8/fill=dense/sees=last/values=diagonal",
     "attention/k=@kv/v=@same/T=70/C=120/loud=8/fill=dense/sees=last/values=diagonal",
     "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/fill=dense/sees=last/values=outlier-zero-key",
@@ -207,6 +217,8 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=@some/v=@same/T=70/C=700/H=2/D=128/rot-v=64/@capped/fill=dense/sees=last/precision=f16/values=far-queries",
     "attention/k=@rough/v=@same/T=4/C=300/H=8/D=128/rot-v=64/@capped/loud=3e-05/fill=dense/sees=last/precision=f16/values=far-keys",
     "attention/k=@rough/v=@same/T=4/C=300/H=8/D=128/@capped/precision=f16/values=far-queries",
+    "attention/k=@rough/v=@same/T=8/C=300/H=8/D=128/@capped/loud=3e-05/fill=dense/sees=last/precision=f16/values=far-keys",
+    "attention/k=@rough/v=@same/T=8/C=300/H=8/D=128/@capped/precision=f16/values=far-queries",
     // attention: scores of -inf, of all cells that a query sees and of some
     "attention/k=@plain/v=@same/T=37/C=113/lse=1/values=minus-inf",
     "attention/k=@plain/v=@same/T=1/C=7/fill=dense/sees=last/lse=1/values=minus-inf",

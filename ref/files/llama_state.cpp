@@ -12,7 +12,8 @@ namespace {
 
 constexpr uint32_t k_sequence_magic = 0x67677371, k_session_magic = 0x6767736e;  // "ggsq", "ggsn"
 constexpr uint64_t k_most_streams = 256;    // llama.cpp's LLAMA_MAX_SEQ
-constexpr uint32_t k_rotation_version = 4;  // of a sequence: it says how rows are rotated
+// From these versions on a file says how rows are rotated; of both kinds the one before is read too.
+constexpr uint32_t k_sequence_version = 4, k_session_version = 11;
 
 DType type_of(ByteCursor& cursor) {
     const int32_t number = cursor.number<int32_t>("type");
@@ -102,13 +103,13 @@ LlamaStream read_stream(ByteCursor& cursor, bool says_rotation) {
 
 void check_version(ByteCursor& cursor, LlamaState& state) {
     const uint32_t version = cursor.number<uint32_t>("version");
-    const bool known =
-        state.is_session ? version == 10 : version == 3 || version == k_rotation_version;
-    if (!known) {
-        cursor.fail(std::string("expected version ") + (state.is_session ? "10" : "3 or 4") +
-                    ", found " + std::to_string(version));
+    const uint32_t newest = state.is_session ? k_session_version : k_sequence_version;
+    if (version != newest && version != newest - 1) {
+        cursor.fail("expected version " + std::to_string(newest - 1) + " or " +
+                    std::to_string(newest) + ", found " + std::to_string(version));
     }
     state.version = version;
+    state.says_rotation = version == newest;
 }
 
 std::vector<int32_t> read_tokens(ByteCursor& cursor) {
@@ -149,8 +150,7 @@ LlamaState parse_llama_state(std::span<const std::byte> bytes, const std::string
                         std::to_string(streams));
         }
         for (uint64_t s = 0; s < streams; ++s) {
-            state.caches.back().push_back(
-                read_stream(cursor, !state.is_session && state.version >= k_rotation_version));
+            state.caches.back().push_back(read_stream(cursor, state.says_rotation));
         }
     }
     if (state.caches.empty()) cursor.fail("expected a cache behind the tokens, found the end");

@@ -1,7 +1,7 @@
 #pragma once
 // What llama.cpp saves of a cache: the file of a sequence (llama_state_seq_save_file) and that of a
 // session (llama_state_save_file). Little endian, nothing aligned:
-//   u32     magic, version         "ggsq" and 3 or 4, or "ggsn" and 10
+//   u32     magic, version         "ggsq" and 3 or 4, or "ggsn" and 10 or 11
 //   u32     n; i32 token[n]        what the caller said was read; llama-server packs its list:
 //                                  -1, 1, its length, the tokens, 0
 //   u32     n; char name[n]        the architecture; of a session alone
@@ -11,14 +11,14 @@
 //     u32   cells                  none: nothing else follows for the stream
 //     per cell: i32 position; u32 n; i32 sequence[n]
 //     u32   1 if V is transposed; u32 layers
-//     u32   rotation blocks of K, of V; 0: not rotated. Version 4 alone
+//     u32   rotation blocks of K, of V; 0: not rotated. Versions 4 and 11 alone
 //     per layer, K: i32 type; u64 bytes of a cell; the cells, each with all heads
 //     per layer, V: i32 type; u64 bytes of a cell; likewise. Transposed: i32 type; u32 bytes of an
 //                   element; u32 elements of a cell; and for each element all cells
-// Whether rows are rotated, and how, version 3 does not say.
-// Source: llama.cpp's src/llama-context.cpp and src/llama-kv-cache.cpp, as of 0c1e570; version 4
-// and
-//         the server's list: files that 2026.10.11549 of the Python package xllamacpp has written.
+// Whether rows are rotated, and how, versions 3 and 10 do not say.
+// Source: llama.cpp's src/llama-context.cpp and src/llama-kv-cache.cpp, as of 0c1e570; versions 4
+//         and 11 and the server's list: files that 2026.10.11549 of the Python package xllamacpp
+//         has written.
 // Docs: docs/24-saved-caches.md
 
 #include "ref/types.h"
@@ -51,6 +51,7 @@ struct LlamaState {
     std::string path;
     bool is_session = false;
     int64_t version = 0;
+    bool says_rotation = false;  ///< how rows are rotated, of each stream that has cells
     std::string architecture;  ///< "": the file does not say
     std::vector<int32_t> tokens;
     std::vector<std::vector<LlamaStream>> caches;  ///< [cache][stream]

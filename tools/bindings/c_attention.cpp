@@ -84,7 +84,8 @@ rotkv_status rotkv_attention(rotkv_backend* backend, const rotkv_attention_args*
                            .chunked = given.chunked != 0,
                            .bounds = bounds_of(given),
                            .k_rotation = rotation_of(given.k_rotation),
-                           .v_rotation = rotation_of(given.v_rotation)};
+                           .v_rotation = rotation_of(given.v_rotation),
+                           .precision = given.f16 != 0 ? Precision::f16 : Precision::f32};
         const int64_t streams = call.k_cache.n[0], cells = call.k_cache.n[1], tokens = call.q.n[1];
         require_number("k_cache's cells", streams * cells, 0, INT32_MAX);
         const std::span<const int32_t> position =

@@ -1,6 +1,7 @@
 // rotkv.h: models, their vocabularies, text from them, what their layers see.
 #include "ref/files/model_fingerprint.h"
 #include "tools/bindings/open_model.h"
+#include "tools/model_precision.h"
 #include "tools/sampling.h"
 #include "tools/watch/capture.h"
 
@@ -10,12 +11,19 @@ using namespace rotkv::bindings;
 static OpenModel& open_of(rotkv_model* model) { return *needed(model, "model").open; }
 
 rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path, rotkv_model** model) {
+    return rotkv_model_open_in(backend, path, "", model);
+}
+
+rotkv_status rotkv_model_open_in(rotkv_backend* backend, const char* path, const char* precision,
+                                 rotkv_model** model) {
     return at_border([&] {
         needed(model, "model") = nullptr;
         const std::string file = text_at(path, "path");
+        const ModelPrecision asked =
+            tools::parse_model_precision("precision", text_at(precision, "precision"));
         const std::shared_ptr<OpenBackend> open = backend_of(backend);
         const Turn turn(*open);
-        *model = new rotkv_model{std::make_shared<OpenModel>(open, file)};
+        *model = new rotkv_model{std::make_shared<OpenModel>(open, file, asked)};
     });
 }
 

@@ -8,7 +8,8 @@ constexpr int64_t k_most_positions = 1 << 24;
 
 Model OpenModel::for_context(int64_t context, const Observer& observer) const {
     require_number("positions", context, 1, k_most_positions);
-    return Model(model, {.context = context, .observer = observer});
+    return Model(
+        model, {.context = context, .precision = model.options().precision, .observer = observer});
 }
 
 void in_turn(const std::shared_ptr<OpenBackend>& open, const std::function<void()>& body) noexcept {

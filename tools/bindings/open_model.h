@@ -20,11 +20,12 @@ struct OpenModel {
     Tokenizer tokenizer;
     Model model;
 
-    OpenModel(std::shared_ptr<OpenBackend> on, const std::string& path)
+    OpenModel(std::shared_ptr<OpenBackend> on, const std::string& path,
+              const ModelPrecision& precision)
         : open(std::move(on)),
           file(GgufFile::open(path)),
           tokenizer(Tokenizer::from_gguf(file)),
-          model(file, *open->backend, {.context = 1}) {}
+          model(file, *open->backend, {.context = 1, .precision = precision}) {}
 
     /// The same weights for a run of so many positions.
     Model for_context(int64_t context, const Observer& observer = {}) const;

@@ -9,8 +9,10 @@ from ._rotkv import (Backend, Cache, Error, Model, Rope, Rotation, __version__, 
                      cases, decode, dequantize, encode, formats, hadamard, kld, kld_of_logits,
                      kv_shift, kv_store, mistakes, nll, nll_of_logits, policy, quantize, rope,
                      run_case)
+from .programs import calibrate, fuse, outliers, search, sweep
 
 __all__ = ["Backend", "Cache", "Error", "Model", "Rope", "Rotation", "__version__", "attention",
-           "backends", "cases", "decode", "dequantize", "encode", "formats", "hadamard", "kld",
-           "kld_of_logits", "kv_shift", "kv_store", "mistakes", "nll", "nll_of_logits", "policy",
-           "quantize", "rope", "run_case"]
+           "backends", "calibrate", "cases", "decode", "dequantize", "encode", "formats", "fuse",
+           "hadamard", "kld", "kld_of_logits", "kv_shift", "kv_store", "mistakes", "nll",
+           "nll_of_logits", "outliers", "policy", "quantize", "rope", "run_case", "search",
+           "sweep"]

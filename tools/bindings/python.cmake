@@ -34,6 +34,8 @@ endforeach()
 set_target_properties(_rotkv PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${folder})
 target_link_libraries(_rotkv PRIVATE rotkv::tools)
 configure_file(tools/bindings/package.py ${folder}/__init__.py COPYONLY)
+configure_file(tools/bindings/programs.py ${folder}/programs.py COPYONLY)
+configure_file(tools/whole_file.py ${folder}/whole_file.py COPYONLY)
 file(TOUCH ${folder}/py.typed)
 nanobind_add_stub(rotkv-stub MODULE _rotkv OUTPUT ${folder}/_rotkv.pyi PYTHON_PATH ${folder}
                   DEPENDS _rotkv)
@@ -54,5 +56,5 @@ PYTHONPATH="$(dirname "$0")/python${PYTHONPATH:+:$PYTHONPATH}" exec "${ROTKV_PYT
             FILES_MATCHING PATTERN "*.py")
 endforeach()
 install(TARGETS _rotkv LIBRARY DESTINATION rotkv COMPONENT python EXCLUDE_FROM_ALL)
-install(FILES ${folder}/__init__.py ${folder}/_rotkv.pyi ${folder}/py.typed DESTINATION rotkv
-        COMPONENT python EXCLUDE_FROM_ALL)
+install(FILES ${folder}/__init__.py ${folder}/programs.py ${folder}/whole_file.py ${folder}/_rotkv.pyi
+              ${folder}/py.typed DESTINATION rotkv COMPONENT python EXCLUDE_FROM_ALL)

@@ -20,7 +20,7 @@ std::vector<std::size_t> with_last(std::vector<std::size_t> shape, std::size_t l
 
 std::size_t row_bytes_of(const std::string& type, std::size_t d) {
     int64_t bytes = 0;
-    must(rotkv_row_bytes(type.c_str(), int64_t(d), &bytes));
+    must(rotkv_row_bytes(c_words(type, "type"), int64_t(d), &bytes));
     return std::size_t(bytes);
 }
 
@@ -86,7 +86,8 @@ nb::object encode(const Floats& x, const std::string& type, int64_t layer, int64
     const std::size_t n = d == 0 ? 0 : x.size() / d;
     const rotkv_rows rows = rows_of(n, d, layer, kv_head, side, positions);
     must_without_gil([&] {
-        return rotkv_encode(type.c_str(), &rows, x.data(), codes.data, n * codes.shape.back());
+        return rotkv_encode(c_words(type, "type"), &rows, x.data(), codes.data,
+                            n * codes.shape.back());
     });
     return codes.array;
 }
@@ -103,8 +104,9 @@ nb::object decode(const Bytes& codes, const std::string& type, int64_t d, int64_
     const NewArray<float> x(of_values);
     const rotkv_rows rows =
         rows_of(codes.size() / bytes, std::size_t(d), layer, kv_head, side, positions);
-    must_without_gil(
-        [&] { return rotkv_decode(type.c_str(), &rows, codes.data(), codes.nbytes(), x.data); });
+    must_without_gil([&] {
+        return rotkv_decode(c_words(type, "type"), &rows, codes.data(), codes.nbytes(), x.data);
+    });
     return x.array;
 }
 
@@ -144,7 +146,8 @@ nb::object attention(const Floats& q, const Bytes& k_cache, const Bytes& v_cache
                      const std::string& v_type, const GivenRotation& k_rotation,
                      const GivenRotation& v_rotation, std::optional<float> scale, float softcap,
                      int64_t window, bool chunked, const std::optional<Floats>& sinks,
-                     const std::optional<Ints>& q_stream, bool lse, Backend backend) {
+                     const std::optional<Ints>& q_stream, bool lse, const std::string& precision,
+                     Backend backend) {
     if (q.ndim() != 3 || k_cache.ndim() != 4 || v_cache.ndim() != 4) {
         refuse("attention: expected q [T][H][D], caches [S][C][K][row bytes]");
     }
@@ -170,6 +173,10 @@ nb::object attention(const Floats& q, const Bytes& k_cache, const Bytes& v_cache
     args.chunked = chunked;
     args.k_rotation = rotation_of(k_rotation, "k_rotation");
     args.v_rotation = rotation_of(v_rotation, "v_rotation");
+    if (precision != "f32" && precision != "f16") {
+        refuse("precision: expected f32 or f16, found '" + precision + "'");
+    }
+    args.f16 = precision == "f16" ? 1 : 0;
     must_without_gil([&] { return rotkv_attention(handle_of(backend), &args); });
     return lse ? nb::object(nb::make_tuple(output.array, sums.array)) : output.array;
 }
@@ -311,12 +318,14 @@ void add_cells(nb::module_& module) {
                nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
                nb::arg("scale") = nb::none(), nb::arg("softcap") = 0.0F, nb::arg("window") = 0,
                nb::arg("chunked") = false, nb::arg("sinks") = nb::none(),
-               nb::arg("q_stream") = nb::none(), nb::arg("lse") = false, backend,
+               nb::arg("q_stream") = nb::none(), nb::arg("lse") = false,
+               nb::arg("precision") = "f32", backend,
                "sum_c p_c v_c with p = softmax(scale q . k_c) over cells that q [T][H][D] f32 "
                "sees: 0 <= position_c <= q_position, and within the window. Caches [S][C][K][row "
                "bytes] u8, position [S][C] (-1: empty), q_position, q_stream [T], sinks [H]. "
                "scale None: 1 / sqrt(D). Result [T][H][Dv] f32, with `lse` also [T][H]: the log of "
-               "what softmax divides by. Source: docs/05-attention.md");
+               "what softmax divides by. precision 'f16': where the backend has it. Source: "
+               "docs/05-attention.md");
     module.def("kv_shift", kv_shift, nb::arg("k_cache"), nb::arg("k_type"), nb::arg("d"),
                nb::arg("difference"), nb::arg("config"), nb::arg("rotation").none() = "none",
                backend,

@@ -92,13 +92,13 @@ void add_changes(nb::class_<Cache>& cache) {
     cache.def(
         "save",
         [](Cache& self, const std::string& path) {
-            must_without_gil([&] { return rotkv_cache_save(self.handle, path.c_str()); });
+            must_without_gil([&] { return rotkv_cache_save(self.handle, c_words(path, "path")); });
         },
         nb::arg("path"), "Writes what it holds, with shape, types and rotation.");
     cache.def(
         "load",
         [](Cache& self, const std::string& path) {
-            must_without_gil([&] { return rotkv_cache_load(self.handle, path.c_str()); });
+            must_without_gil([&] { return rotkv_cache_load(self.handle, c_words(path, "path")); });
         },
         nb::arg("path"), "Replaces what it holds; refuses what was saved of another kind.");
 }
@@ -123,7 +123,7 @@ void add_caches(nb::module_& module) {
                                           .d_k = d_k,
                                           .d_v = d_v.value_or(d_k)};
             rotkv_cache* handle = nullptr;
-            must(rotkv_cache_open(handle_of(backend), &shape, words.c_str(), &handle));
+            must(rotkv_cache_open(handle_of(backend), &shape, c_words(words, "words"), &handle));
             new (self) Cache(handle);
         },
         nb::arg("words"), nb::arg("cells"), nb::arg("kv_heads"), nb::arg("d_k"),

@@ -18,6 +18,7 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace rotkv::python {
@@ -58,10 +59,17 @@ std::string text_of(const Function& function) {
     return text;
 }
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
-using Doubles = nb::ndarray<const double, nb::c_contig, nb::device::cpu>;
-using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+/// An array that is only read: as it lies on the host, or a copy of a device's tensor.
+template <class T>
+struct ReadArray : nb::ndarray<const T, nb::c_contig, nb::device::cpu> {
+    using Base = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+    ReadArray() = default;
+    explicit ReadArray(Base array) : Base(std::move(array)) {}
+};
+using Floats = ReadArray<float>;
+using Ints = ReadArray<int32_t>;
+using Doubles = ReadArray<double>;
+using Bytes = ReadArray<uint8_t>;
 using WritableBytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 
 /// A new array of numpy's. Empty ones too have memory.
@@ -105,6 +113,14 @@ inline rotkv_array array_of(const NewArray<float>& x, std::size_t count) {
 const int32_t* ints_of(const Ints& ints, std::size_t count, const char* name);
 
 [[noreturn]] void refuse(const std::string& words);
+
+/// A tensor of a device (DLPack says which) as one of the host, or nothing where it is none or
+/// cannot be copied.
+nb::object copied_to_host(nb::handle given) noexcept;
+
+/// A str for C, where its first 0 would be its end. Throws Error that names the argument for one
+/// that has a 0 inside.
+const char* c_words(const std::string& words, const char* name);
 
 /// The number of a type that has kernels or that weights may have.
 int32_t type_number(const std::string& name);
@@ -154,9 +170,9 @@ class Progress {
 struct BackendHandle {
     rotkv_backend* handle = nullptr;
     BackendHandle(const std::string& name, int32_t threads, const std::string& mistake = "") {
-        must(mistake.empty()
-                 ? rotkv_backend_open(name.c_str(), threads, &handle)
-                 : rotkv_backend_open_mistaken(name.c_str(), threads, mistake.c_str(), &handle));
+        must(mistake.empty() ? rotkv_backend_open(c_words(name, "name"), threads, &handle)
+                             : rotkv_backend_open_mistaken(c_words(name, "name"), threads,
+                                                           c_words(mistake, "mistake"), &handle));
     }
     ~BackendHandle() { rotkv_backend_close(handle); }
     BackendHandle(const BackendHandle&) = delete;
@@ -169,6 +185,7 @@ inline rotkv_backend* handle_of(const BackendHandle* backend) {
 void add_arrays(nb::module_& module);
 void add_caches(nb::module_& module);
 void add_models(nb::module_& module);
+void add_programs(nb::module_& module);
 
 }  // namespace rotkv::python
 
@@ -189,6 +206,23 @@ struct type_caster<rotkv::python::Given<T>> {
     template <class Flags>
     bool from_python(handle given, Flags, cleanup_list*) noexcept {
         value.object = borrow(given);
+        return true;
+    }
+};
+
+template <class T>
+struct type_caster<rotkv::python::ReadArray<T>> {
+    using Base = make_caster<typename rotkv::python::ReadArray<T>::Base>;
+    NB_TYPE_CASTER(rotkv::python::ReadArray<T>, Base::Name)
+
+    template <class Flags>
+    bool from_python(handle given, Flags flags, cleanup_list* cleanup) noexcept {
+        Base base;
+        if (!base.from_python(given, flags, cleanup)) {
+            const object copy = rotkv::python::copied_to_host(given);
+            if (!copy.is_valid() || !base.from_python(copy, flags, cleanup)) return false;
+        }
+        value = rotkv::python::ReadArray<T>(std::move(base.value));
         return true;
     }
 };

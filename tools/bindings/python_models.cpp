@@ -1,25 +1,9 @@
 // The Python module: class Model.
 #include "tools/bindings/python_cache.h"
+#include "tools/bindings/python_model.h"
 
 namespace rotkv::python {
 namespace {
-
-struct Model {
-    rotkv_model* handle = nullptr;
-    Model(const std::string& path, const BackendHandle& backend) {
-        must_without_gil([&] { return rotkv_model_open(backend.handle, path.c_str(), &handle); });
-    }
-    ~Model() { rotkv_model_close(handle); }
-    Model(const Model&) = delete;
-    Model& operator=(const Model&) = delete;
-
-    rotkv_model_figures figures() const {
-        rotkv_model_figures all{};
-        all.size = sizeof all;
-        must(rotkv_model_describe(handle, &all));
-        return all;
-    }
-};
 
 nb::object tokenize(const Model& self, const std::string& text, bool add_special,
                     bool parse_special) {
@@ -54,8 +38,8 @@ nb::bytes detokenize(const Model& self, const Ints& tokens) {
 nb::object logprobs(const Model& self, const Ints& tokens, const std::string& cache) {
     const NewArray<double> all({tokens.size() < 1 ? 0 : tokens.size() - 1});
     must_without_gil([&] {
-        return rotkv_logprobs(self.handle, cache.c_str(), tokens.data(), int64_t(tokens.size()),
-                              all.data, nullptr);
+        return rotkv_logprobs(self.handle, c_words(cache, "cache"), tokens.data(),
+                              int64_t(tokens.size()), all.data, nullptr);
     });
     return all.array;
 }
@@ -66,8 +50,8 @@ nb::dict perplexity(const Model& self, const std::string& text, const std::strin
     rotkv_perplexity_figures figures{};
     figures.size = sizeof figures;
     Progress(progress).run([&](rotkv_progress ask, void* user) {
-        return rotkv_perplexity(self.handle, text.data(), text.size(), cache.c_str(), &windows, ask,
-                                user, &figures);
+        return rotkv_perplexity(self.handle, text.data(), text.size(), c_words(cache, "cache"),
+                                &windows, ask, user, &figures);
     });
     nb::dict all;
     all["ppl"] = figures.ppl;
@@ -100,11 +84,11 @@ nb::dict kld(const Model& self, const std::string& text, const std::vector<std::
              const nb::object& progress) {
     const rotkv_windows windows{sizeof windows, ctx, batch, chunks};
     std::vector<const char*> words;
-    for (const std::string& cache : caches) words.push_back(cache.c_str());
+    for (const std::string& cache : caches) words.push_back(c_words(cache, "caches"));
     std::vector<rotkv_kld_figures> figures(caches.size() + 1);
     figures[0].size = sizeof figures[0];
     Progress(progress).run([&](rotkv_progress ask, void* user) {
-        return rotkv_kld_of_caches(self.handle, text.data(), text.size(), base.c_str(),
+        return rotkv_kld_of_caches(self.handle, text.data(), text.size(), c_words(base, "base"),
                                    words.data(), int64_t(words.size()), &windows, ask, user,
                                    figures.data());
     });
@@ -136,8 +120,8 @@ struct Captured {
 nb::dict capture(const Model& self, const Ints& tokens, const std::string& cache) {
     Captured captured;
     must_without_gil([&] {
-        return rotkv_capture(self.handle, cache.c_str(), tokens.data(), int64_t(tokens.size()),
-                             Captured::show, &captured);
+        return rotkv_capture(self.handle, c_words(cache, "cache"), tokens.data(),
+                             int64_t(tokens.size()), Captured::show, &captured);
     });
     const nb::object join = nb::module_::import_("numpy").attr("concatenate");
     for (const auto& [layer, rows] : captured.layers) {
@@ -152,8 +136,9 @@ nb::object generate(const Model& self, const Ints& prompt, int64_t most, const s
     std::vector<int32_t> tokens(std::size_t(std::max<int64_t>(most, 0)));
     int64_t count = 0;
     Progress(progress).run([&](rotkv_progress ask, void* user) {
-        return rotkv_generate(self.handle, cache.c_str(), prompt.data(), int64_t(prompt.size()),
-                              most, temperature, seed, ask, user, tokens.data(), &count);
+        return rotkv_generate(self.handle, c_words(cache, "cache"), prompt.data(),
+                              int64_t(prompt.size()), most, temperature, seed, ask, user,
+                              tokens.data(), &count);
     });
     const NewArray<int32_t> all({std::size_t(count)});
     std::copy_n(tokens.data(), count, all.data);
@@ -232,7 +217,7 @@ void add_figures(nb::class_<Model>& model) {
         "cache",
         [](const Model& self, const std::string& words, int64_t cells, int64_t streams) {
             rotkv_cache* cache = nullptr;
-            must(rotkv_model_cache(self.handle, words.c_str(), streams, cells, &cache));
+            must(rotkv_model_cache(self.handle, c_words(words, "words"), streams, cells, &cache));
             return Cache(cache);
         },
         nb::arg("words"), nb::arg("cells"), nb::arg("streams") = 1,
@@ -273,14 +258,17 @@ void add_models(nb::module_& module) {
                             "docs/18-models.md");
     model.def(
         "__init__",
-        [](Model* self, const std::string& path, const BackendHandle* backend) {
+        [](Model* self, const std::string& path, const BackendHandle* backend,
+           const std::string& precision) {
             if (backend != nullptr) {
-                new (self) Model(path, *backend);
+                new (self) Model(path, *backend, precision);
             } else {
-                new (self) Model(path, BackendHandle("", 0));
+                new (self) Model(path, BackendHandle("", 0), precision);
             }
         },
-        nb::arg("path"), nb::arg("backend") = nb::none(), "backend None: Backend().");
+        nb::arg("path"), nb::arg("backend") = nb::none(), nb::arg("precision") = "",
+        "backend None: Backend(). precision: 'gemm=bf16,attention=f16' as --gemm and --attention "
+        "of the programs; what is not named is f32.");
     model.def_prop_ro("n_vocab", [](const Model& self) { return self.figures().words; });
     model.def_prop_ro("width", [](const Model& self) { return self.figures().width; });
     model.def_prop_ro("n_layers", [](const Model& self) { return self.figures().layers; });
@@ -291,7 +279,7 @@ void add_models(nb::module_& module) {
         "text",
         [](const Model& self, const std::string& key) {
             return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
-                return rotkv_model_text(self.handle, key.c_str(), text, capacity, length);
+                return rotkv_model_text(self.handle, c_words(key, "key"), text, capacity, length);
             });
         },
         nb::arg("key"), "A text of the file's keys: 'tokenizer.chat_template'.");

@@ -30,9 +30,31 @@ const int32_t* ints_of(const Ints& ints, std::size_t count, const char* name) {
 
 void refuse(const std::string& words) { throw Failure(ROTKV_BAD_ARGUMENT, words.c_str()); }
 
+nb::object copied_to_host(nb::handle given) noexcept {
+    constexpr int k_host = 1;  // DLPack's kDLCPU
+    try {
+        if (!nb::hasattr(given, "__dlpack_device__")) return {};
+        if (nb::cast<int>(given.attr("__dlpack_device__")()[0]) == k_host) return {};
+        if (nb::hasattr(given, "cpu")) return given.attr("cpu")();  // torch
+        const nb::object from = nb::module_::import_("numpy").attr("from_dlpack");
+        return from(given, nb::arg("device") = "cpu");
+    } catch (...) {  // "incompatible arguments" says what was given
+        return {};
+    }
+}
+
+const char* c_words(const std::string& words, const char* name) {
+    const std::size_t at = words.find('\0');
+    if (at != std::string::npos) {
+        refuse(std::string(name) + ": expected a text without a 0, found one behind '" +
+               words.substr(0, at) + "'");
+    }
+    return words.c_str();
+}
+
 int32_t type_number(const std::string& name) {
     int32_t type = 0;
-    must(rotkv_type_number(name.c_str(), &type));
+    must(rotkv_type_number(c_words(name, "type"), &type));
     return type;
 }
 
@@ -50,7 +72,8 @@ rotkv_rotation rotation_of(const GivenRotation& given, const char* name) {
     if (!nb::isinstance<nb::str>(given.object)) {
         refuse_type(name, "a Rotation or its words, such as '64:7'", given.object);
     }
-    must(rotkv_rotation_of_words(nb::cast<std::string>(given.object).c_str(), &rotation));
+    const auto words = nb::cast<std::string>(given.object);
+    must(rotkv_rotation_of_words(c_words(words, name), &rotation));
     return rotation;
 }
 
@@ -70,7 +93,7 @@ uint64_t number_of(const GivenInteger& given, const char* name) {
 
 int64_t elements_of_row(const std::string& type, std::size_t bytes) {
     int64_t of_32 = 0;
-    must(rotkv_row_bytes(type.c_str(), 32, &of_32));
+    must(rotkv_row_bytes(c_words(type, "type"), 32, &of_32));
     return int64_t(bytes) * 32 / of_32;
 }
 
@@ -82,6 +105,7 @@ Progress::Progress(const nb::object& given) : call_(given) {
 
 void Progress::draw(int64_t done, int64_t all) {
     if (!bar_.is_valid()) bar_ = tqdm_(nb::arg("total") = all);
+    bar_.attr("total") = all;  // a search learns what is to come
     bar_.attr("update")(done - nb::cast<int64_t>(bar_.attr("n")));
 }
 
@@ -173,8 +197,8 @@ void add_rotation(nb::module_& module) {
         [](const std::string& cache, int64_t d_k, std::optional<int64_t> d_v) {
             rotkv_rotation k, v;
             const std::string why = text_of([&](char* text, std::size_t size, std::size_t* length) {
-                return rotkv_policy(cache.c_str(), d_k, d_v.value_or(d_k), &k, &v, text, size,
-                                    length);
+                return rotkv_policy(c_words(cache, "cache"), d_k, d_v.value_or(d_k), &k, &v, text,
+                                    size, length);
             });
             return std::tuple(k, v, why);
         },
@@ -252,8 +276,8 @@ void add_cases(nb::module_& module) {
             std::string text(1 << 16, '\0');
             std::size_t length = 0;
             must_without_gil([&] {
-                return rotkv_case_run(handle_of(backend), name.c_str(), &outcome, &bound_used,
-                                      text.data(), text.size(), &length);
+                return rotkv_case_run(handle_of(backend), c_words(name, "name"), &outcome,
+                                      &bound_used, text.data(), text.size(), &length);
             });
             return std::tuple(std::string(outcomes[outcome]), text.substr(0, length), bound_used);
         },
@@ -290,8 +314,9 @@ NB_MODULE(_rotkv, module) {
     using namespace rotkv::python;
     module.doc() =
         "rotkv: rotated, quantized KV caches. Arrays are numpy's, or anything that has DLPack or "
-        "the buffer protocol and lies in the host's memory (torch CPU tensors); they are not "
-        "copied where they are packed and of the right type. Letters of shapes: T tokens, H query "
+        "the buffer protocol; they are not copied where they lie in the host's memory (torch CPU "
+        "tensors), packed and of the right type. A device's tensor is copied to the host. Letters "
+        "of shapes: T tokens, H query "
         "heads, K KV heads, D channels of a head, S streams, C cells, E width, V words.";
     module.attr("__version__") = rotkv_version();
     add_error(module);
@@ -302,4 +327,5 @@ NB_MODULE(_rotkv, module) {
     add_arrays(module);
     add_caches(module);
     add_models(module);
+    add_programs(module);
 }

@@ -211,6 +211,7 @@ typedef struct rotkv_attention_args {
     int32_t chunked;
     int64_t position_from, position_to, distance_from, distance_to; /* from <= x < to; 0: no end */
     rotkv_rotation k_rotation, v_rotation;
+    int32_t f16; /* 1: in f16 where the backend can, else UNSUPPORTED; 0: in f32 */
 } rotkv_attention_args;
 ROTKV_API rotkv_status rotkv_attention(rotkv_backend* backend, const rotkv_attention_args* args);
 
@@ -272,7 +273,6 @@ ROTKV_API rotkv_status rotkv_cache_shift(rotkv_cache* cache, int64_t stream, int
 ROTKV_API rotkv_status rotkv_cache_remove(rotkv_cache* cache, int64_t stream, int32_t from,
                                           int32_t to);
 ROTKV_API rotkv_status rotkv_cache_clear(rotkv_cache* cache);
-
 /* Positions of a stream's cells, up to the last one in use; -1: empty. And the bytes of these
  * cells, [cell][kv head][row bytes], side 0: K, 1: V. */
 ROTKV_API rotkv_status rotkv_cache_positions(rotkv_cache* cache, int64_t stream, int32_t* positions,
@@ -287,9 +287,12 @@ ROTKV_API rotkv_status rotkv_cache_load(rotkv_cache* cache, const char* path);
 
 /* ---- models ---------------------------------------------------------------------------------- */
 typedef struct rotkv_model rotkv_model;
-/* A GGUF file with its vocabulary, its weights on the backend. */
+/* A GGUF file with its vocabulary, its weights on the backend. Then the same in a precision, as
+ * "gemm=bf16,attention=f16": what products with weights are rounded to, and attention; else f32. */
 ROTKV_API rotkv_status rotkv_model_open(rotkv_backend* backend, const char* path,
                                         rotkv_model** model);
+ROTKV_API rotkv_status rotkv_model_open_in(rotkv_backend* backend, const char* path,
+                                           const char* precision, rotkv_model** model);
 ROTKV_API void rotkv_model_close(rotkv_model* model);
 
 typedef struct rotkv_model_figures {
@@ -302,7 +305,6 @@ ROTKV_API rotkv_status rotkv_model_describe(rotkv_model* model, rotkv_model_figu
 /* The tokens behind which a text is over: EOS, "<|im_end|>" and their like. */
 ROTKV_API rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
                                         int64_t* count);
-
 /* A text of the file's keys ("tokenizer.chat_template"; BAD_FILE where there is none), and what was
  * assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text,
@@ -317,7 +319,6 @@ ROTKV_API rotkv_status rotkv_tokenize(rotkv_model* model, const char* text, size
                                       int64_t capacity, int64_t* count);
 ROTKV_API rotkv_status rotkv_detokenize(rotkv_model* model, const int32_t* tokens, int64_t count,
                                         char* text, size_t capacity, size_t* length);
-
 ROTKV_API rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_words,
                                          int64_t streams, int64_t cells, rotkv_cache** cache);
 
@@ -327,10 +328,9 @@ ROTKV_API rotkv_status rotkv_model_forward(rotkv_cache* cache, const int32_t* to
                                            const int32_t* streams, const int32_t* positions,
                                            int64_t count, const rotkv_array* hidden);
 
-/* Reads tokens likewise, and chooses what comes behind some of them: `behind` has their numbers in
- * the batch. temperature 0: the likeliest word, the first of equals; else the first word v with
- * sum_{w <= v} p_w^(1/T) > u sum_w p_w^(1/T), u in [0, 1) of draws [n_behind]. BAD_FILE: the tokens
- * are read, but logits are not finite. */
+/* Reads tokens likewise, and chooses what comes behind those that `behind` numbers. temperature 0:
+ * the likeliest word, the first of equals; else the first v with sum_{w <= v} p_w^(1/T) >
+ * u sum_w p_w^(1/T), u in [0, 1) of draws. BAD_FILE: read, but logits are not finite. */
 ROTKV_API rotkv_status rotkv_model_next_tokens(rotkv_cache* cache, const int32_t* tokens,
                                                const int32_t* streams, const int32_t* positions,
                                                int64_t count, const int32_t* behind,

@@ -5,6 +5,7 @@
 #include "ref/rotation_words.h"
 #include "tools/loaded_model.h"
 #include "tools/rotation_of_both.h"
+#include "tools/unread_cells.h"
 
 #include <fmt/format.h>
 
@@ -215,6 +216,7 @@ PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t stre
 
 KvCache make_cache(const Model& model, const WindowPlan& plan, const Variant& variant) {
     const PlannedCache planned = plan_cache(model, variant, plan.windows_at_once(), plan.ctx);
+    require_quantized_reads(model.config(), planned.shape, plan);
     return KvCache(model.backend(), planned.shape, planned.spec);
 }
 

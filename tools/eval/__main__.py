@@ -13,7 +13,7 @@ import rotkv
 from . import known_files, shipped, speed
 from .answers_file import AnswersFile
 from .chat import CUT, ChatTemplate, rendered
-from .problems import Failed, read_task
+from .problems import BadFile, Failed, read_task
 from .published import published_table
 from .report import Report
 from .run import ModelRun, Plan, divergences, run_all, say
@@ -188,12 +188,14 @@ def check(asked):
         if path == "":
             raise Failed(f"{flag}: expected a file, found ''")
     if asked.kld and not os.path.exists(asked.kld):
-        raise Failed(f"--kld {asked.kld}: no such file")
+        raise BadFile(f"--kld {asked.kld}: no such file")
     for path in outputs:
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise Failed(f"{path}: no such folder")
+            raise BadFile(f"{path}: no such folder")
+        if os.path.isdir(path):
+            raise BadFile(f"{path}: is a folder, expected a file")
     if asked.plot and importlib.util.find_spec("matplotlib") is None:
-        raise Failed("--plot: matplotlib is missing: apt install python3-matplotlib")
+        raise BadFile("--plot: matplotlib is missing: apt install python3-matplotlib")
     if len(set(asked.model)) < len(asked.model):
         raise Failed("-m: expected every model once")
 

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 
-from .problems import Failed
+from .problems import BadFile
 
 
 def line_of(record):
@@ -28,15 +28,15 @@ class AnswersFile:
             self.file = open(path, "a+b")
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Failed(f"{path}: another run is at work on it") from error
+            raise BadFile(f"{path}: another run is at work on it") from error
         except OSError as error:
-            raise Failed(f"{path}: {error.strerror}") from error
+            raise BadFile(f"{path}: {error.strerror}") from error
         self.file.seek(0)
         whole, newline, torn = self.file.read().rpartition(b"\n")
         if whole:
             self.read(whole.decode(errors="replace").split("\n"), header)
         elif not line_of(header).startswith(torn):
-            raise Failed(f"{path}: expected the answers of rotkv-eval, found something else")
+            raise BadFile(f"{path}: expected the answers of rotkv-eval, found something else")
         self.torn = len(torn)
         self.file.truncate(len(whole + newline))
         if not whole:
@@ -47,11 +47,11 @@ class AnswersFile:
             found, *groups = [json.loads(line) for line in lines]
             for key in {**found, **header}:
                 if found.get(key) != header.get(key):
-                    raise Failed(f"{self.path}: {key}: the file has {found.get(key)!r}, this run "
+                    raise BadFile(f"{self.path}: {key}: the file has {found.get(key)!r}, this run "
                                  f"{header.get(key)!r}")
             self.groups = {tuple(group["group"]): group["answers"] for group in groups}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Failed(f"{self.path}: expected the answers of rotkv-eval, found something "
+            raise BadFile(f"{self.path}: expected the answers of rotkv-eval, found something "
                          f"else") from error
 
     def write(self, line):
@@ -66,7 +66,7 @@ class AnswersFile:
             try:
                 self.write({"group": group, "answers": answers})
             except OSError as error:
-                raise Failed(f"{self.path}: {error.strerror}") from error
+                raise BadFile(f"{self.path}: {error.strerror}") from error
 
     def close(self):
         if self.file is not None:

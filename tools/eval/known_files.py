@@ -11,8 +11,8 @@ import json
 import re
 
 from .draws import Draws, seed_of
-from .problems import Failed
-from .whole_file import whole
+from .problems import BadFile
+from ..whole_file import whole
 
 BOXED = "Put your final answer within \\boxed{}."
 
@@ -27,11 +27,11 @@ def rows_of(path):
         rows = json.loads(text) if text.lstrip().startswith("[") else \
             [json.loads(line) for line in text.splitlines() if line.strip()]
     except OSError as error:
-        raise Failed(f"{path}: {error.strerror}") from error
+        raise BadFile(f"{path}: {error.strerror}") from error
     except (ValueError, csv.Error) as error:
-        raise Failed(f"{path}: expected CSV (.csv), a JSON list or JSON lines: {error}") from error
+        raise BadFile(f"{path}: expected CSV (.csv), a JSON list or JSON lines: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
-        raise Failed(f"{path}: expected rows that are objects")
+        raise BadFile(f"{path}: expected rows that are objects")
     return rows
 
 
@@ -40,7 +40,7 @@ def field(row, where, *names):
     for name in names:
         if row.get(name) not in (None, ""):
             return str(row[name])
-    raise Failed(f"{where}: expected the field {' or '.join(names)}, found {', '.join(row)}")
+    raise BadFile(f"{where}: expected the field {' or '.join(names)}, found {', '.join(row)}")
 
 
 def chat(text):
@@ -55,7 +55,7 @@ def aime25(row, where, number, seed):
 def gsm8k(row, where, number, seed):
     answer = re.search(r"####\s*(.+?)\s*$", field(row, where, "answer"))
     if answer is None:
-        raise Failed(f"{where}: expected an answer that ends in '#### NUMBER'")
+        raise BadFile(f"{where}: expected an answer that ends in '#### NUMBER'")
     return {"messages": chat(f"{field(row, where, 'question')}\n\n{BOXED}"), "answer": answer[1],
             "check": "number"}
 

@@ -24,6 +24,11 @@ class Failed(Exception):
     code = 2
 
 
+class BadFile(Failed):
+    """A file that cannot be read or written, or holds something else."""
+    code = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     task: str
@@ -101,7 +106,7 @@ def problem_of(task, line, where):
     """A line as it was read, checked."""
     def require(good, expected):
         if not good:
-            raise Failed(f"{where}: expected {expected}")
+            raise BadFile(f"{where}: expected {expected}")
 
     require(isinstance(line, dict), "an object")
     unknown = sorted(set(line) - FIELDS)
@@ -127,7 +132,7 @@ def problem_of(task, line, where):
         try:
             re.compile(answer)
         except re.error as error:
-            raise Failed(f"{where}: the regex {answer!r}: {error}") from error
+            raise BadFile(f"{where}: the regex {answer!r}: {error}") from error
     stop, most = line.get("stop", []), line.get("most")
     require(isinstance(stop, list) and all(isinstance(one, str) and one for one in stop),
             "stop to be a list of texts")
@@ -144,11 +149,11 @@ def task_of(name, lines, limit=None):
             break
         one = problem_of(name, line, where)
         if one.id in seen:
-            raise Failed(f"{where}: the id {one.id!r} for a second time")
+            raise BadFile(f"{where}: the id {one.id!r} for a second time")
         seen.add(one.id)
         problems.append(one)
     if not problems:
-        raise Failed(f"{name}: expected at least one problem")
+        raise BadFile(f"{name}: expected at least one problem")
     return Task(name, tuple(problems))
 
 
@@ -160,9 +165,9 @@ def lines_of(path):
                 if text.strip():
                     yield f"{path}:{number}", json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise Failed(f"{path}: {error}") from error
+        raise BadFile(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
-        raise Failed(f"{path}:{number}: not JSON: {error}") from error
+        raise BadFile(f"{path}:{number}: not JSON: {error}") from error
 
 
 def read_task(path, limit=None):

@@ -9,7 +9,7 @@ import os
 from scipy import stats
 
 from .figures import LEVEL, RESAMPLES, figures_of, what_can_be_seen
-from .whole_file import whole
+from ..whole_file import whole
 
 ALL = "all tasks"
 

@@ -11,9 +11,9 @@ import rotkv
 
 from .chat import ChatTemplate, prompt_tokens
 from .draws import seed_of
-from .problems import Failed
+from .problems import BadFile, Failed
 from .streams import Request, Streams
-from .whole_file import fingerprint
+from ..whole_file import fingerprint
 
 
 def say(line):
@@ -53,7 +53,7 @@ def read_kld_text(path):
     try:
         return data.decode(), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:
-        raise Failed(f"--kld {path}: expected UTF-8, found byte {data[error.start]:#04x} at "
+        raise BadFile(f"--kld {path}: expected UTF-8, found byte {data[error.start]:#04x} at "
                      f"{error.start}") from None
 
 

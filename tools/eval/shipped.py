@@ -9,7 +9,7 @@ import json
 
 from .draws import Draws, seed_of
 from .problems import Failed, task_of
-from .whole_file import whole
+from ..whole_file import whole
 
 NAMES = ("Anna Ben Clara David Emma Felix Grace Henry Ida Jonas Kate Leo Maria Noah Olga Paul Rosa "
          "Simon Tina Victor").split()

@@ -6,9 +6,9 @@ import shlex
 import sys
 
 import rotkv
-from rotkv.eval.whole_file import fingerprint, whole
 
-from . import report
+from . import report, survey
+from ..whole_file import fingerprint, whole
 from .engine import BUILT_IN, Program, adapter_command
 from .http_engine import Http, Server
 from .ours import Ours
@@ -21,13 +21,18 @@ EXAMPLES = """examples:
   rotkv-judge -m model.gguf --server 'llama-server -m {model} -ctk {k} -ctv {v} -fa {flash} -c {context}
       --port {port} --slot-save-path {folder}/ --context-shift --swa-full -np 1'
   rotkv-judge -m model.gguf --url http://127.0.0.1:8080 --caches q4_0 --rotation on
+  rotkv-judge -m models/*.gguf --engine xllamacpp --json found.json
 
 exit status: 0 all that was judged is right, 1 something is wrong or nothing was judged, 2 usage"""
 
 
-def usage(words):
+def end(status, words):
     print(f"rotkv-judge: error: {words}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
+
+
+def usage(words):
+    end(2, words)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 def flags():
     parser = Parser(prog="rotkv-judge", description=__doc__.split(" Docs:")[0], epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("-m", "--model", required=True, metavar="GGUF", help="what both run")
+    parser.add_argument("-m", "--model", required=True, nargs="+", metavar="GGUF",
+                        help="what both run; of several, one table of models and trials is printed")
     parser.add_argument("--engine-model", metavar="PATH",
                         help="the same weights as the engine reads them, where that is no GGUF")
     engine = parser.add_mutually_exclusive_group(required=True)
@@ -64,7 +70,8 @@ def flags():
     parser.add_argument("-c", "--context", type=int, default=256, help="cells (%(default)s)")
     parser.add_argument("-t", "--threads", type=int, default=0, help="of ours (all cores)")
     parser.add_argument("--seconds", type=float, default=600, help="for one answer (%(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="all figures; - for standard output, alone")
+    parser.add_argument("--json", metavar="FILE", help="all figures; - for standard output, alone; "
+                        "of several models a list, which grows as they are judged")
     parser.add_argument("--version", action="version", version=f"rotkv-judge {rotkv.__version__}")
     return parser.parse_args()
 
@@ -117,6 +124,8 @@ def check_numbers(given):
         value = getattr(given, name)
         if not least <= value <= most:
             usage(f"--{name}: expected {least} to {most}, found {value}")
+    if len(given.model) > 1 and (given.url or given.engine_model):
+        usage(f"{'--url' if given.url else '--engine-model'}: expected one model")
 
 
 def check_output(given):
@@ -125,57 +134,71 @@ def check_output(given):
         return
     folder = os.path.dirname(os.path.abspath(given.json))
     if os.path.isdir(given.json) or not os.access(folder, os.W_OK):
-        usage(f"--json {given.json}: expected a file that can be written")
-    if os.path.realpath(given.json) == os.path.realpath(given.model):
+        end(1, f"--json {given.json}: expected a file that can be written")
+    if os.path.realpath(given.json) in map(os.path.realpath, given.model):
         usage(f"--json {given.json}: is the model")
+
+
+def trials_of(given):
+    trials = [name.strip() for name in given.trials.split(",") if name.strip()]
+    if set(trials) - set(Judge.TRIALS):
+        usage(f"--trials: expected some of {', '.join(Judge.TRIALS)}, found '{given.trials}'")
+    return trials
+
+
+def judged(given, path, engine, configs, trials):
+    """One model's report. Throws: rotkv.Error"""
+    name = os.path.basename(path)
+    said = f"{name}: " if len(given.model) > 1 else ""
+
+    def progress(result):
+        words = " ".join(filter(None, [result.trial, result.k, result.v, result.rotation]))
+        print(f"{said}{words}: {result.verdict}", file=sys.stderr, flush=True)
+
+    judge = Judge(engine, Ours(path, given.context, threads=given.threads), rotkv.mistakes(),
+                  given.tokens, given.positions, progress, given.engine_model)
+    try:
+        judge.run(configs, trials)
+    finally:
+        engine.close()
+    versions = {"judge": f"rotkv {rotkv.__version__}", "machine": report.machine(),
+                "model": f"SHA-256 {fingerprint(path)[1]}"}
+    return report.Report(judge.identity, versions, name, judge.results, judge.blind())
+
+
+def write(given, reports):
+    """What --json asks for, whole at every moment."""
+    found = [one.as_json() for one in reports]
+    words = json.dumps(found if len(given.model) > 1 else found[0], indent=1)
+    if given.json == "-":
+        print(words)
+    else:
+        with whole(given.json) as partial, open(partial, "w", encoding="utf-8") as file:
+            file.write(words + "\n")
 
 
 def main():
     given = flags()
     check_numbers(given)
     check_output(given)
-    configs = configs_of(given)
+    configs, trials, reports = configs_of(given), trials_of(given), []
     engine = engine_of(given, configs)
     try:
-        ours = Ours(given.model, given.context, threads=given.threads)
+        for path in given.model:
+            reports.append(judged(given, path, engine, configs, trials))
+            if given.json not in (None, "-"):
+                write(given, reports)
     except rotkv.Error as error:
-        print(f"rotkv-judge: error: {error}", file=sys.stderr)
-        sys.exit(2 if error.code == "usage" else 1)
-
-    def progress(result):
-        words = " ".join(filter(None, [result.trial, result.k, result.v, result.rotation]))
-        print(f"{words}: {result.verdict}", file=sys.stderr, flush=True)
-
-    judge = Judge(engine, ours, rotkv.mistakes(), given.tokens, given.positions, progress,
-                  given.engine_model)
-    trials = [name.strip() for name in given.trials.split(",") if name.strip()]
-    if set(trials) - set(Judge.TRIALS):
-        usage(f"--trials: expected some of {', '.join(Judge.TRIALS)}, found '{given.trials}'")
-    try:
-        results = judge.run(configs, trials)
-    except rotkv.Error as error:
-        print(f"rotkv-judge: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        end(2 if error.code == "usage" else 1, error)
     except KeyboardInterrupt:
-        print("rotkv-judge: error: interrupted", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        engine.close()
-    versions = {"judge": f"rotkv {rotkv.__version__}", "machine": report.machine(),
-                "model": f"SHA-256 {fingerprint(given.model)[1]}"}
-    name = os.path.basename(given.model)
-    if given.json:
-        words = json.dumps(report.as_json(judge.identity, versions, name, results, judge.blind()),
-                           indent=1)
-        if given.json == "-":
-            print(words)
-        else:
-            with whole(given.json) as partial, open(partial, "w", encoding="utf-8") as file:
-                file.write(words + "\n")
-    if given.json != "-":
-        print(report.markdown(judge.identity, versions, name, results, judge.blind(),
-                              rotkv.mistakes()))
-    sys.exit(report.status(results))
+        end(130, "interrupted")
+    if given.json == "-":
+        write(given, reports)
+    elif len(reports) == 1:
+        print(reports[0].markdown(rotkv.mistakes()))
+    else:
+        print(survey.markdown(reports))
+    sys.exit(max(one.status() for one in reports))
 
 
 if __name__ == "__main__":

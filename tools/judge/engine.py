@@ -32,7 +32,11 @@ class Unsupported(Exception):
 
 
 class Failed(Exception):
-    """The engine said no, or died; the words say how."""
+    """The engine died, or what it said is no answer; the words say how."""
+
+
+class Refused(Failed):
+    """The engine said no; the words are its own."""
 
 
 class Engine:
@@ -220,7 +224,7 @@ class Program(Engine):
         if "unsupported" in found:
             raise Unsupported(found["unsupported"])
         if "error" in found:
-            raise Failed(found["error"])
+            raise Refused(found["error"])
         return found
 
     def tokenize(self, text):

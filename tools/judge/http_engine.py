@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-from .engine import Child, Engine, Failed, Unsupported
+from .engine import Child, Engine, Failed, Refused, Unsupported
 
 WORDS = 4096  # of a row that are asked for, the likeliest: a row of more is too long for JSON
 
@@ -40,7 +40,7 @@ class Http(Engine):
             words = json.loads(words)["error"]["message"]
         except (ValueError, KeyError, TypeError):
             pass
-        kind = Unsupported if error.code in (404, 501) else Failed
+        kind = Unsupported if error.code in (404, 501) else Refused
         return kind(f"{error.code}: {words[:200]}")
 
     def open(self, **question):

@@ -6,6 +6,7 @@ import numpy as np
 
 import rotkv
 
+from .engine import Unsupported
 from .rows import log_softmax
 
 ROTATES = ("LLAMA_ATTN_ROT_DISABLE", "LLAMA_ATTN_ROT_K_OVERRIDE", "LLAMA_ATTN_ROT_V_OVERRIDE")
@@ -32,7 +33,7 @@ class Ours:
         for name in ROTATES:  # the caches are said in words
             os.environ.pop(name, None)
         self.path, self.context, self.backend, self.threads = path, context, backend, threads
-        self.models, self.heavy = {}, False
+        self.models, self.heavy, self.known = {}, False, {}
         self.plain = self.model("")
         self.heavy = os.path.getsize(path) > HEAVY
         self.rounded_keys = "k=q8_0,v=f32,rot=off"
@@ -61,16 +62,25 @@ class Ours:
         return model.forward(cache, np.array(tokens, np.int32), at)
 
     def predict(self, words, tokens, at, mistake=""):
-        model = self.model(mistake)
-        hidden = self.read(model, model.cache(words, self.context), tokens[:at[-1] + 1], 0)
-        return log_softmax(model.logits(hidden[np.array(at)]))
+        """Rows of ln p behind tokens[i], for each i of `at`. A text is read once; what is kept of it
+        are hidden rows, which are shorter than those of a vocabulary."""
+        asked = (words, tuple(tokens), mistake)
+        if asked not in self.known:
+            model = self.model(mistake)
+            self.known[asked] = self.read(model, model.cache(words, self.context), tokens, 0)
+        return log_softmax(self.plain.logits(self.known[asked][np.array(at)]))
 
     def shift(self, words, tokens, keep, drop, next, mistake=""):
+        """Rows of ln p behind each token of `next`, as Engine.shift. Throws: Unsupported where a model
+        keeps what no token can be taken out of."""
         model = self.model(mistake)
         cache = model.cache(words, self.context)
         self.read(model, cache, tokens, 0)
-        cache.remove(keep, keep + drop)
-        cache.shift(keep + drop, len(tokens), -drop)
+        try:
+            cache.remove(keep, keep + drop)
+            cache.shift(keep + drop, len(tokens), -drop)
+        except rotkv.Error as error:
+            raise Unsupported(f"rotkv does not shift this model: {error}") from None
         hidden = [self.read(model, cache, [token], len(tokens) - drop + i)
                   for i, token in enumerate(next)]
         return log_softmax(model.logits(np.concatenate(hidden)))

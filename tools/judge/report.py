@@ -43,24 +43,42 @@ def cell(text):
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
-def markdown(identity, versions, model, results, blind, mistakes):
-    """The report: versions, table, what is wrong, what it would take to be right."""
-    name, version = identity.get("name", "an engine"), identity.get("version", "")
-    lines = [f"## {name} {version} on {model}", ""]
-    lines += [f"- {what}: {value}" for what, value in versions.items()]
-    lines += ["", "| trial | K | V | rotation | KLD from ours | cost of the cache | right up to "
-              "| nearest | KLD from that | verdict |",
-              "|---|---|---|---|---|---|---|---|---|---|"]
-    for one in results:
-        cells = [one.trial, one.k, one.v, one.rotation, figure(one.kld), figure(one.cost),
-                 figure(one.limit), one.nearest, figure(one.nearest_kld), one.verdict]
-        lines.append("| " + " | ".join(cell(c) for c in cells) + " |")
-    lines += [""] + wrong(results, mistakes)
-    notes = {(one.trial, one.verdict, one.why) for one in results if one.why and one.verdict != WRONG}
-    lines += [f"- {trial}, {kind}: {why}" for trial, kind, why in sorted(notes)]
-    if blind:
-        lines.append("- This model cannot show: " + ", ".join(sorted(blind)) + ".")
-    return "\n".join(lines + ["", verdict(results), ""])
+@dataclasses.dataclass
+class Report:
+    """What one model showed of an engine."""
+    identity: dict  # {"name", "version"} of the engine, as it says
+    versions: dict  # of the judge, the machine, the model
+    model: str      # its file's name
+    results: list
+    blind: set      # the mistakes that it cannot show
+
+    def markdown(self, mistakes):
+        """Versions, table, what is wrong, what it would take to be right."""
+        name, version = self.identity.get("name", "an engine"), self.identity.get("version", "")
+        lines = [f"## {name} {version} on {self.model}", ""]
+        lines += [f"- {what}: {value}" for what, value in self.versions.items()]
+        lines += ["", "| trial | K | V | rotation | KLD from ours | cost of the cache | right up to "
+                  "| nearest | KLD from that | verdict |",
+                  "|---|---|---|---|---|---|---|---|---|---|"]
+        for one in self.results:
+            cells = [one.trial, one.k, one.v, one.rotation, figure(one.kld), figure(one.cost),
+                     figure(one.limit), one.nearest, figure(one.nearest_kld), one.verdict]
+            lines.append("| " + " | ".join(cell(c) for c in cells) + " |")
+        lines += [""] + wrong(self.results, mistakes)
+        notes = {(one.trial, one.verdict, one.why) for one in self.results
+                 if one.why and one.verdict != WRONG}
+        lines += [f"- {trial}, {kind}: {why}" for trial, kind, why in sorted(notes)]
+        if self.blind:
+            lines.append("- This model cannot show: " + ", ".join(sorted(self.blind)) + ".")
+        return "\n".join(lines + ["", verdict(self.results), ""])
+
+    def as_json(self):
+        return {"engine": self.identity, "versions": self.versions, "model": self.model,
+                "asked": ASKED, "results": [dataclasses.asdict(one) for one in self.results],
+                "cannot_show": sorted(self.blind), "status": self.status()}
+
+    def status(self):
+        return status(self.results)
 
 
 def wrong(results, mistakes):
@@ -118,12 +136,6 @@ def status(results):
     """0: something is right and nothing wrong, else 1."""
     kinds = {one.verdict for one in results}
     return 0 if RIGHT in kinds and WRONG not in kinds else 1
-
-
-def as_json(identity, versions, model, results, blind):
-    return {"engine": identity, "versions": versions, "model": model, "asked": ASKED,
-            "results": [dataclasses.asdict(one) for one in results], "cannot_show": sorted(blind),
-            "status": status(results)}
 
 
 def machine():

@@ -4,10 +4,10 @@ import tempfile
 
 import numpy as np
 
-from .engine import Failed, Unsupported
+from .engine import Failed, Refused, Unsupported
 from .ours import ASKED, NOT_QUANTIZED, OF_SHIFTS, OTHER
 from .rows import kld, rows_of
-from .verdict import NOT_ASKED, RIGHT, WRONG, Result, Scale, judged
+from .verdict import NOT_ASKED, RIGHT, UNTOLD, WRONG, Result, Scale, judged
 
 TEXT = """ The rain in Spain stays mainly in the plain, they said; 12345 drops of it, then 67 more.
 "What's that?" asked the old man  (twice, with two spaces).\tNobody knew: it was 10 o'clock, and the
@@ -235,7 +235,9 @@ class Judge:
             result.smallest = asked if result.verdict == WRONG else None
             return
         names = [*OF_SHIFTS, *self.likely]  # which may be what predictions showed already
-        self.explained(config, "shift", names, *asked.values())(result, found)
+        judge = self.explained(config, "shift", names, *asked.values())
+        if self.attempt(result, judge, result, found) is None:
+            return
         if result.verdict == WRONG:
             result.smallest = self.smallest_shift(config, result, asked)
         self.done(result)
@@ -270,6 +272,13 @@ class Judge:
         next = [self.tokens[i] for i in at]
         return self.rows(self.engine.restore(file, self.tokens[:saved], next), len(at))
 
+    def restored_or_refused(self, file):
+        """Rows, or the refusal: of another rotation's file either is an answer."""
+        try:
+            return self.restored(file)
+        except Refused as why:
+            return why
+
     def of_restored(self, config):
         """What may stand behind a restored cache: also the new tokens alone."""
         _, at = self.continued()
@@ -296,19 +305,11 @@ class Judge:
         file = self.attempt(result, self.save, "switched")
         if file is None or not self.attempt(result, self.open, config, not config.rotation):
             return
-        try:
-            found = self.restored(file)
-        except Failed as why:
-            if self.engine.lives():
-                result.verdict, result.why = RIGHT, f"refused: {why}"
-            else:
-                result.verdict, result.why = WRONG, str(why)
-            return self.done(result)
-        except (Unsupported, ValueError) as why:
-            result.why = str(why)
-            return self.done(result)
-        except (TypeError, KeyError) as error:
-            result.verdict, result.why = WRONG, f"no answer to the question: {error}"
+        found = self.attempt(result, self.restored_or_refused, file)
+        if found is None:
+            return
+        if isinstance(found, Refused):
+            result.verdict, result.why = RIGHT, f"refused: {found}"
             return self.done(result)
         all, scale = self.of_restored(config), self.scale(config)
         either = [judged(self.result("", config), found, {ASKED: all[name]}, scale).verdict
@@ -316,6 +317,8 @@ class Judge:
         judged(result, found, all, scale)
         if RIGHT in either:
             result.verdict, result.why = RIGHT, ""
+        elif UNTOLD in either:
+            result.verdict, result.why = UNTOLD, "either rotation may be rounded otherwise by so much"
         else:
             result.verdict, result.nearest, result.nearest_kld = WRONG, "", None
             result.why = ("neither a refusal nor predictions of either rotation: rows of one are read "

@@ -41,7 +41,7 @@ class Result:
     verdict: str = NOT_ASKED
     kld: float | None = None      # from ours as asked
     cost: float | None = None     # of the cache: ours as asked from ours in f32
-    limit: float | None = None    # up to which an engine is right
+    limit: float | None = None    # up to which an engine is right; it is wrong beyond Scale.apart
     nearest: str = ""             # what explains the rows best
     nearest_kld: float | None = None
     why: str = ""
@@ -59,9 +59,17 @@ class Scale:
         """An engine that rounds as we do stays below a quarter of the cost: seven eighths of the
         errors are shared. Beside it stand its own arithmetic, which is not the same at every place,
         and what it does to q."""
+        return self.allowed(1 / 4)
+
+    def apart(self):
+        """As far are two of which each rounds the same cache as it likes: no error is shared. In many
+        layers codes that lay on a tie for one of them come to that."""
+        return self.allowed(2)
+
+    def allowed(self, costs):
         if not self.floor:
             return FLOOR_LIMIT
-        return max(SMALL, 10 * self.floor + 4 * self.of_queries + self.cost / 4)
+        return max(SMALL, 10 * self.floor + 4 * self.of_queries + costs * self.cost)
 
 
 def judged(result, rows, hypotheses, scale):
@@ -75,10 +83,14 @@ def judged(result, rows, hypotheses, scale):
     result.nearest_kld = found[result.nearest]
     if result.nearest != ASKED and NAMED * result.nearest_kld < result.kld:
         result.verdict = WRONG
-    elif not result.kld <= result.limit:
-        result.verdict, result.why = WRONG, f"beyond {result.limit:.2g}, by none of the known mistakes"
+    elif not result.kld <= scale.apart():
+        result.verdict, result.why = WRONG, f"beyond {scale.apart():.2g}, by none of the known mistakes"
         if result.nearest != ASKED:
             result.why += f"; nearest to {result.nearest}"
+    elif result.kld > result.limit:
+        result.verdict = UNTOLD
+        result.why = (f"beyond {result.limit:.2g}, by none of the known mistakes; an engine that rounds "
+                      f"otherwise may be {scale.apart():.2g} away")
     elif result.nearest != ASKED:
         result.verdict = UNTOLD
         result.why = f"as near to {result.nearest}: its difference is below the engine's own rounding"

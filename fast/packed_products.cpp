@@ -1,0 +1,64 @@
+#include "fast/packed_products.h"
+
+#include "fast/threads.h"
+
+#include <vector>
+
+namespace rotkv::fast {
+namespace {
+
+thread_local int t_without_tiles = 0;
+
+// The product as one of rows.
+template <class Multiply>
+void of_rows(const MatmulArgs& args, const Multiply& multiply) {
+    std::vector<const float*> x;
+    std::vector<float*> y;
+    for (int64_t t = 0; t < args.src.n[2]; ++t) {
+        x.push_back(args.src.row<const float>(t));
+        y.push_back(args.dst.row<float>(t));
+    }
+    const RowsProduct product{args.weight, x, y};
+    multiply(std::span<const RowsProduct>(&product, 1));
+}
+
+}  // namespace
+
+WithoutTiles::WithoutTiles() { ++t_without_tiles; }
+WithoutTiles::~WithoutTiles() { --t_without_tiles; }
+
+bool has_tiles() { return t_without_tiles == 0 && tiles_are_allowed(); }
+
+bool team_multiplies(int64_t tokens) { return tokens <= k_strip_tokens || has_tiles(); }
+
+bool takes_f32(const MatmulArgs& args) { return args.precision == Precision::f32; }
+bool takes_tiles(const MatmulArgs& args) { return takes_f32(args) && has_tiles(); }
+
+void multiply_packed(std::span<const RowsProduct> products) {
+    std::vector<RowsProduct> by_registers, by_strips, by_tiles;
+    for (const RowsProduct& product : products) {
+        const int64_t tokens = int64_t(product.x.size());
+        if (tokens <= k_matvec_tokens) {
+            by_registers.push_back(product);
+        } else if (has_tiles() && tokens > k_few_tokens) {
+            by_tiles.push_back(product);
+        } else {
+            by_strips.push_back(product);
+        }
+    }
+    if (!by_registers.empty()) matvec(by_registers);
+    if (!by_strips.empty()) multiply_strips(by_strips);
+    if (!by_tiles.empty()) multiply_tiles(by_tiles);
+}
+
+void multiply_packed(const MatmulArgs& args) {
+    of_rows(args, [](std::span<const RowsProduct> products) { multiply_packed(products); });
+}
+void multiply_strips(const MatmulArgs& args) {
+    of_rows(args, [](std::span<const RowsProduct> products) { multiply_strips(products); });
+}
+void multiply_tiles(const MatmulArgs& args) {
+    of_rows(args, [](std::span<const RowsProduct> products) { multiply_tiles(products); });
+}
+
+}  // namespace rotkv::fast

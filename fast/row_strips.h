@@ -1,0 +1,38 @@
+#pragma once
+// Products with weights, shared out in strips of rows. Docs: docs/08-backends.md
+
+#include "fast/matvec.h"
+#include "fast/threads.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace rotkv::fast {
+
+/// Rows of a task, a multiple of `together`: as many as are worth taking a task for, and as few as
+/// leave something for everybody.
+inline int64_t strip_rows(const TensorView& weight, int64_t together) {
+    constexpr int64_t elements = 1 << 14;
+    const int64_t least = elements / std::max<int64_t>(1, weight.n[3]);
+    return (std::max(weight.n[2] / 256, least) / together + 1) * together;
+}
+
+/// visit(product, first, end) for every strip of rows of every product, shared out. Where strips
+/// begin follows from the weights alone.
+template <class Visit>
+void for_each_strip(std::span<const RowsProduct> products, int64_t together, const Visit& visit) {
+    std::vector<int64_t> begin{0};  // [products + 1] the number of a product's first strip
+    for (const RowsProduct& product : products) {
+        const int64_t rows = strip_rows(product.weight, together);
+        begin.push_back(begin.back() + (product.weight.n[2] + rows - 1) / rows);
+    }
+    share(begin.back(), [&](int64_t task) {
+        const auto after = std::upper_bound(begin.begin(), begin.end(), task);
+        const size_t i = size_t(after - begin.begin()) - 1;
+        const int64_t rows = strip_rows(products[i].weight, together);
+        const int64_t first = (task - begin[i]) * rows;
+        visit(i, first, std::min(products[i].weight.n[2], first + rows));
+    });
+}
+
+}  // namespace rotkv::fast
