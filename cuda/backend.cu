@@ -1,6 +1,7 @@
 // The backend "cuda": memory and a stream of one device, and what it supports.
 #include "cuda/backend.h"
 #include "cuda/call_words.h"
+#include "cuda/choose.h"
 #include "cuda/device.cuh"
 #include "cuda/entry.h"
 #include "cuda/foreign_memory.h"
@@ -182,7 +183,7 @@ CudaBackend::CudaBackend() : sync_(wants_sync()), device_(usable_device()) {
     stream_.reset(stream);
     workspace_.create();
     products_ = std::make_unique<cuda::Products>(stream, workspace_);
-    staging_ = cuda::allocate_pinned(k_staging_bytes);
+    staging_ = cuda::allocate_pinned(k_staging_bytes + k_max_logit_rows * sizeof(int32_t));
 }
 
 CudaBackend::~CudaBackend() {
@@ -231,8 +232,7 @@ std::string CudaBackend::description() const {
            std::to_string(runtime % 1000 / 10);
 }
 
-// Begins and ends on 16 bytes: kernels may copy so many at a time. Of no bytes it is not null,
-// which would say that there is no buffer.
+// On whole 16 bytes, which kernels may copy at once; of no bytes not null, which is no buffer.
 std::byte* CudaBackend::allocate(std::size_t bytes) {
     return enter([&] { return cuda::allocate(std::max<std::size_t>((bytes + 15) / 16 * 16, 16)); });
 }
@@ -305,6 +305,16 @@ void CudaBackend::synchronize() {
     });
 }
 
+void CudaBackend::choose_words(const TensorView& logits, double temperature,
+                               std::span<const double> u, std::span<int32_t> words) {
+    enter([&] {
+        flush();
+        cuda::choose_words(logits, temperature, u, staging_.get() + k_staging_bytes, stream_.get());
+        wait();
+        std::memcpy(words.data(), staging_.get() + k_staging_bytes, words.size_bytes());
+    });
+}
+
 void CudaBackend::wait() {
     require_success(cudaStreamSynchronize(stream_.get()), "wait");
     staged_ = 0;
@@ -317,8 +327,7 @@ void CudaBackend::execute(const Call& call) {
     recorder_.add(call);
 }
 
-// Calls of a recording have passed when it was made; for one token, asking again would take as long
-// as a tenth of what the device does.
+// Calls of a recording have passed once; asking again takes a tenth of a token's time.
 bool CudaBackend::execute_again(const Call& call) {
     {
         const cuda::Alone alone(in_use_);

@@ -7,8 +7,10 @@
 #include "cuda/recorder.h"
 
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,6 +61,13 @@ class CudaBackend final : public Backend {
     void synchronize() override;
 
     bool in_host_memory() const override { return false; }
+
+    /// Beyond the interface: words from rows of logits [n][V] f32, where they lie, as choose_word()
+    /// of tools/sampling.h has it, but that sums of several words are added up side by side. words
+    /// [n], at most k_max_logit_rows; -1 where a logit is not finite. u [n], or none at temperature
+    /// 0. Throws as download().
+    void choose_words(const TensorView& logits, double temperature, std::span<const double> u,
+                      std::span<int32_t> words);
 
   protected:
     Support answer(const Call& call) const override;

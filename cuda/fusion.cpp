@@ -12,6 +12,7 @@
 #include "cuda/fusion.h"
 
 #include "cuda/call_words.h"
+#include "cuda/matmul_few.h"
 #include "cuda/products.h"
 
 #if __has_include(<nvtx3/nvToolsExt.h>)
@@ -88,7 +89,8 @@ bool independent(const Access& a, const Access& b) {
 
 // What a launch of several has in common. A weight's type is a parameter of its kernel.
 bool alike(const MatmulArgs& a, const MatmulArgs& b) {
-    return a.src == b.src && a.weight.type == b.weight.type && a.src.n[2] <= k_matvec_tokens;
+    return a.src == b.src && a.weight.type == b.weight.type &&
+           (a.src.n[2] <= k_matvec_tokens || (few_takes(a) && few_takes(b)));
 }
 bool alike(const RopeArgs& a, const RopeArgs& b) {
     return a.table == b.table && a.row == b.row && a.pairs == b.pairs && a.src.n[3] == b.src.n[3];

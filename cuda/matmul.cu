@@ -1,11 +1,13 @@
 // What multiplies with the model's weights: matmul, y[t, o] = sum_i w[o, i] x[t, i], and embed,
 // y[t] = scale * w[token[t]].
-//   matmul  For few tokens, matvec.cu. For more, panels of the weight are expanded to f32 (or to
+//   matmul  For few tokens, matvec.cu, for some, matmul_few.cu. For more, panels of the weight are
+//   expanded to f32 (or to
 //           f16 or bf16, if products may round their factors) and multiplied by cuBLAS; in f32 on
 //           the tensor cores of 9.0, expanded to three bf16, by split_product.cuh.
 //   embed   A thread owns four neighbouring channels of one token. Must equal ref::embed bit for
 //           bit. Cost: the rows' bytes and 4 bytes an element.
 #include "cuda/dequant_weight.cuh"
+#include "cuda/matmul_few.h"
 #include "cuda/products.h"
 
 #include <algorithm>
@@ -38,7 +40,7 @@ void matmul(const MatmulArgs& args, Products& products) {
     if (args.dst.empty()) return;
     const int64_t tokens = args.src.n[2], in = args.src.n[3], out = args.weight.n[2];
     // For few tokens the weight's bytes set the pace: rounding would win nothing.
-    if (tokens <= k_matvec_tokens) {
+    if (tokens <= k_matvec_tokens || few_takes(args)) {
         return matvec({.products = {&args, 1}}, products.stream());
     }
     const DType type = type_of(args.precision);

@@ -10,10 +10,9 @@
 //   which also does act_mul.
 //   rms_norm before them, of one short row: products are of the row that is not scaled yet.
 //   add behind one: whoever has a row's sum adds the residual.
-#include "cuda/activation.cuh"
 #include "cuda/dependent.cuh"
-#include "cuda/kernels.h"
-#include "cuda/matvec.cuh"
+#include "cuda/matmul_few.h"
+#include "cuda/matvec_job.cuh"
 
 #include <algorithm>
 #include <cfloat>
@@ -22,48 +21,7 @@
 namespace rotkv::cuda {
 namespace {
 
-// One weight: its rows belong to the blocks from `first_block` on, 2^split warps share one.
-struct Product {
-    TensorView dst, weight;
-    uint32_t out, split, first_block, row_bytes;
-};
-
-// The norm that makes the activations, of one token.
-struct Norm {
-    const float *src, *weight;  // weight: null where it has none
-    float* dst;
-    float epsilon;
-};
-
 constexpr __device__ float4 k_ones = {1, 1, 1, 1};
-
-// What is added to the product: another summand, for each token.
-struct Sum {
-    Rows dst, other;
-    bool is_asked_for, other_first;
-};
-
-struct Job {
-    Product product[k_most_products];
-    TensorView src;
-    uint32_t in, tokens;
-    bool vectors;  // do the activations begin on 16 bytes?
-    bool gated;    // are these gate and up, whose rows take turns, and is act_mul asked for?
-    Activation activation;
-    Norm norm;
-    Sum sum;
-};
-
-// A product's sum of token t and row o, to where it belongs; `other` is what is added to it.
-__device__ float other_of(const Job& job, uint32_t t, uint32_t o) {
-    return job.sum.is_asked_for ? job.sum.other.row<const float>(t)[o] : 0.0f;
-}
-__device__ void store(const Job& job, const Product& product, uint32_t t, uint32_t o, float y,
-                      float other) {
-    reinterpret_cast<float*>(product.dst.data + t * product.dst.stride[2])[o] = y;
-    if (!job.sum.is_asked_for) return;
-    job.sum.dst.row<float>(t)[o] = job.sum.other_first ? other + y : y + other;
-}
 
 // threadIdx: lane, warp of the block. For more tokens than one, or rows that begin anyhow.
 template <DType type, uint32_t most>
@@ -339,12 +297,6 @@ Norm norm_of(const RmsNormArgs* args) {
             args->dst.row<float>(0), args->epsilon};
 }
 
-Sum sum_of(const MatmulArgs& product, const AddArgs* args) {
-    if (args == nullptr) return {Rows(product.dst), Rows(product.dst), false, false};
-    const bool other_first = args->b == product.dst;
-    return {Rows(args->dst), Rows(other_first ? args->a : args->b), true, other_first};
-}
-
 }  // namespace
 
 bool matvec_takes(const RmsNormArgs& norm, std::span<const MatmulArgs> products) {
@@ -356,6 +308,7 @@ bool matvec_takes(const RmsNormArgs& norm, std::span<const MatmulArgs> products)
 
 void matvec(const JoinedProducts& calls, Stream stream) {
     const MatmulArgs& first = calls.products[0];
+    if (few_takes(first)) return few_products(calls, stream);
     const TensorView& src = first.src;
     const ActMulArgs* const act = calls.act_mul;
     Job job{{},

@@ -4,6 +4,7 @@
 //   product  split_product.cuh. Its tile is the one with which the processors, of which each has
 //            one block at a time, are done first.
 #include "cuda/dequant_weight.cuh"
+#include "cuda/matmul_few.h"
 #include "cuda/prefill_map.h"
 #include "cuda/split_product.cuh"
 #include "cuda/split_product.h"
@@ -145,7 +146,8 @@ void split_multiply(float* y, int64_t y_step, const Matrix& x, const Matrix& w,
 }
 
 std::vector<std::string> list_product_paths(const DeviceLimits& device) {
-    if (!device.has_wgmma) return {"products, more than 8 tokens, f32: cuBLAS"};
+    const std::string many = "products, more than " + std::to_string(k_few_tokens) + " tokens";
+    if (!device.has_wgmma) return {many + ", f32: cuBLAS"};
     std::vector<std::string> lines;
     for (const int64_t tokens : {512, 4096}) {
         for (const int64_t words : {192, 576, 1536, 8192}) {

@@ -231,6 +231,26 @@ std::vector<int32_t> KvCache::choose_cells(std::span<const int32_t> streams,
     return cells;
 }
 
+namespace {
+
+// The cells of one stream.
+std::span<const int32_t> strip_of(std::span<const int32_t> all, int64_t stream, int64_t cells) {
+    return all.subspan(size_t(stream * cells), size_t(cells));
+}
+
+// A strip's cells up to the last one in use, and up to the first one that is not.
+struct Filled {
+    int32_t used = 0;
+    int64_t taken = 0;
+
+    explicit Filled(std::span<const int32_t> strip) : used(int32_t(strip.size())) {
+        while (used > 0 && strip[size_t(used) - 1] < 0) --used;
+        while (taken < used && strip[size_t(taken)] >= 0) ++taken;
+    }
+};
+
+}  // namespace
+
 KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t> positions) {
     require(streams.size() == positions.size() && !streams.empty(), ErrorCode::bad_argument,
             "cache: expected one stream and one position per token");
@@ -247,19 +267,28 @@ KvBatch KvCache::place(std::span<const int32_t> streams, std::span<const int32_t
     if (batch_memory_.bytes() < bytes.size()) batch_memory_ = Buffer(backend_, bytes.size());
     batch_memory_.upload(bytes);
 
-    // From here on nothing fails. Of each stream only what lies between its new cells is uploaded.
-    std::vector<int64_t> first = next;  // [S] the first new cell
+    // From here on nothing fails. What lies between new cells is uploaded, of one stream or of
+    // several; not long stretches of old ones between two streams' news.
+    constexpr int64_t k_stretch = 1024;  // cells that take as long as another upload
+    std::vector<int64_t> first = next;   // [S] the first new cell
     for (size_t t = streams.size(); t-- > 0;) {
         first[size_t(streams[t])] = cells[t];
         position_[size_t(streams[t] * shape_.cells + cells[t])] = positions[t];
     }
+    int64_t begin = 0, end = 0;  // of what is not uploaded yet
     for (int64_t stream = 0; stream < shape_.streams; ++stream) {
-        const int64_t begin = first[size_t(stream)], end = next[size_t(stream)];
-        if (begin == end) continue;
+        const int64_t from = first[size_t(stream)], to = next[size_t(stream)];
+        if (from == to) continue;
         int32_t& used = used_[size_t(stream)];
-        used = std::max(used, int32_t(end));
-        upload_positions(stream, begin, end);
+        used = std::max(used, int32_t(to));
+        const int64_t strip = stream * shape_.cells;
+        if (begin == end || strip + from - end > k_stretch) {
+            upload_positions(0, begin, end);
+            begin = strip + from;
+        }
+        end = strip + to;
     }
+    upload_positions(0, begin, end);
     taken_ = std::move(next);
     upload_used();
     if (state_) state_->place(streams, positions);
@@ -286,7 +315,12 @@ void KvCache::remove(int64_t stream, int32_t from, int32_t to) {
     }
     require_whole_groups(stream, left);
     if (state_) state_->remove(stream, from, to);
-    set_positions(left);
+    position_ = std::move(left);
+    const Filled filled(strip_of(position_, stream, shape_.cells));
+    used_[size_t(stream)] = filled.used;
+    taken_[size_t(stream)] = filled.taken;
+    upload_positions(stream, 0, shape_.cells);
+    upload_used();
 }
 
 void KvCache::clear() {
@@ -299,19 +333,18 @@ void KvCache::set_positions(std::span<const int32_t> positions) {
             "cache: expected one position per cell");
     position_.assign(positions.begin(), positions.end());
     for (int64_t stream = 0; stream < shape_.streams; ++stream) {
-        const int32_t* strip = position_.data() + stream * shape_.cells;
-        int64_t last = shape_.cells, taken = 0;
-        while (last > 0 && strip[last - 1] < 0) --last;
-        while (taken < last && strip[taken] >= 0) ++taken;
-        used_[size_t(stream)] = int32_t(last);
-        taken_[size_t(stream)] = taken;
-        upload_positions(stream, 0, shape_.cells);
+        const Filled filled(strip_of(position_, stream, shape_.cells));
+        used_[size_t(stream)] = filled.used;
+        taken_[size_t(stream)] = filled.taken;
     }
+    upload_positions(0, 0, std::ssize(position_));
     upload_used();
 }
 
-// Brings cells begin .. end of a stream to the backend.
+// Brings cells begin .. end, counted from a stream's first, to the backend: its own, and those of
+// the streams behind it.
 void KvCache::upload_positions(int64_t stream, int64_t begin, int64_t end) const {
+    if (begin == end) return;
     const int64_t first = stream * shape_.cells + begin;
     const std::span<const int32_t> cells =
         std::span(position_).subspan(size_t(first), size_t(end - begin));

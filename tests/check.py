@@ -21,11 +21,11 @@ BANNED = ["/wo" "rk/", "/tm" "p/", "shared/" "docs", "TO" "DO", "FIX" "ME",
 
 # Who may include whom: quoted includes are paths from the root, angle brackets are libraries.
 # A place is a folder, or "tools base": the files of tools/ on which programs and rooms are built.
-TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/cli", "tools/ladder_backends",
-              "tools/layer_words", "tools/llama_spellings", "tools/loaded_model",
-              "tools/model_precision", "tools/notes", "tools/number_flags", "tools/output_paths",
-              "tools/ranks", "tools/rotation_flags",
-              "tools/rotation_of_both", "tools/unread_cells"}
+TOOLS_BASE = {"tools/backends", "tools/beside_program", "tools/choose_words", "tools/cli",
+              "tools/ladder_backends", "tools/layer_words", "tools/llama_spellings",
+              "tools/loaded_model", "tools/model_precision", "tools/notes", "tools/number_flags",
+              "tools/output_paths", "tools/ranks", "tools/rotation_flags",
+              "tools/rotation_of_both", "tools/sampling", "tools/unread_cells"}
 ALL_REF = {"ref", "ref/files", "ref/text", "ref/measure", "ref/cases", "ref/zoo"}
 ALL_TOOLS = {"tools", "tools base", "tools/watch", "tools/compare", "tools/parity"}
 BACKENDS = {"fast", "cuda", "metal"}  # from ref only the CONTRACT
@@ -47,7 +47,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
     "tools/compare": ALL_REF | {"tools base", "tools/watch"},
     "tools/parity": ALL_REF | {"tools/backends.h"},
     "tools/playground": ALL_REF,
-    "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch", "tools/generation.h",
+    "tools/bindings": ALL_REF | {"tools base", "tools/compare", "tools/watch",
                                  "tools/programs.h", "tools/parity/parity.h",
                                  "tools/parity/mistaken_backend.h"},
     # What means anything is behind these.

@@ -21,7 +21,8 @@ std::vector<List> products(const Memory& m) {
     const TensorView v = m.columns(k_y + 256, 3, 64, 320), w_q = m.view(k_w, {192, 96});
     const TensorView w_k = m.view(k_w + 20000, {64, 96}), w_v = m.view(k_w + 40000, {64, 96});
     const TensorView y = m.view(k_y, {1, 96}), z = m.view(k_z, {1, 96});
-    const TensorView many = m.view(k_x, {9, 96}), long_x = m.view(k_x, {1, 1536});
+    const TensorView some = m.view(k_x, {41, 96}), many = m.view(k_x, {65, 96}),
+                     long_x = m.view(k_x, {1, 1536});
     // A row repeated: as many rows as one warp each is enough for, beside few that four share.
     const TensorView wide = m.view(k_v, {1, 9000}), x_wide = m.view(k_x, {1, 576});
     TensorView w_wide = m.view(k_w, {1, 576});
@@ -53,8 +54,11 @@ std::vector<List> products(const Memory& m) {
           product(z, m.weight_q4(), one)},
          {2, 1}},
         {"too many tokens",
-         {product(m.view(k_y, {9, 64}), w_k, many), product(m.view(k_z, {9, 64}), w_v, many)},
+         {product(m.view(k_y, {65, 64}), w_k, many), product(m.view(k_z, {65, 64}), w_v, many)},
          {1, 1}},
+        {"some tokens",
+         {product(m.view(k_y, {41, 64}), w_k, some), product(m.view(k_z, {41, 64}), w_v, some)},
+         {2}},
         {"other activations",
          {product(m.view(k_y, {1, 64}), w_k, one),
           product(m.view(k_z, {1, 64}), w_v, m.view(k_x + 96, {1, 96}))},

@@ -1,9 +1,11 @@
 // What rotkv-generate is made of: probabilities, draws, and characters that come in pieces.
 
 #include "ref/error.h"
+#include "ref/random.h"
 #include "tests/catch.h"
 #include "tools/generation.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -74,6 +76,46 @@ TEST_CASE("generation: draws follow p^(1/T)") {
         CHECK(count[2] == 0);
     }
     CHECK(Sampler(0, 1).choose(std::vector<double>{-3, -1, -1}) == 1);
+}
+
+// The word by its definition, one after the other.
+int32_t plain_word(const std::vector<float>& x, double temperature, double u) {
+    const double most = *std::max_element(x.begin(), x.end());
+    std::vector<double> sums;
+    for (const float one : x) {
+        sums.push_back((sums.empty() ? 0 : sums.back()) + std::exp((one - most) / temperature));
+    }
+    int32_t v = 0;
+    while (std::size_t(v) + 1 < x.size() && !(sums[std::size_t(v)] > u * sums.back())) ++v;
+    return v;
+}
+
+TEST_CASE("generation: a word is the one of its definition, wherever it stands") {
+    Random random(7);
+    for (const int64_t words : {1, 2, 255, 256, 257, 1000, 3000}) {
+        std::vector<float> x;
+        for (int64_t v = 0; v < words; ++v) x.push_back(float(8 * random.uniform() - 4));
+        for (int i = 0; i < 200; ++i) {
+            const double u = i == 0 ? 0 : i == 1 ? 1 - 0x1p-53 : random.uniform();
+            CHECK(choose_word(x, 0.7, u) == plain_word(x, 0.7, u));
+        }
+        const std::vector<double> wide(x.begin(), x.end());
+        for (const double u : {0.1, 0.9})
+            CHECK(choose_word(wide, 0.7, u) == choose_word(x, 0.7, u));
+        for (const int64_t top : {int64_t(0), words / 2, words - 1}) {
+            std::vector<float> peaked = x;
+            peaked[std::size_t(top)] = peaked[std::size_t(words) - 1] = 5;  // the first of equals
+            CHECK(choose_word(peaked, 0, 0) == top);
+            for (const float strange : {NAN, INFINITY, -INFINITY}) {
+                std::vector<float> broken = peaked;
+                broken[std::size_t(top)] = strange;
+                CHECK(!choose_word(broken, 0, 0));
+                CHECK(!choose_word(broken, 1, 0.5));
+            }
+        }
+        CHECK(choose_word(std::vector<float>(std::size_t(words), -2.0F), 0, 0) == 0);
+    }
+    CHECK_THROWS_AS(Sampler(1, 1).choose(std::vector<float>{0, NAN}), Error);
 }
 
 }  // namespace

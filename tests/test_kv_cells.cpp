@@ -255,15 +255,16 @@ TEST_CASE("kv_cells: V inside K is turned as K is, in whole blocks, or not there
 
 namespace {
 
-// Counts the bytes that go to the device.
+// Counts what goes to the device.
 class CountingBackend : public ForwardingBackend {
   public:
     using ForwardingBackend::ForwardingBackend;
     void upload(std::byte* dst, std::span<const std::byte> src) override {
         bytes += src.size();
+        ++uploads;
         ForwardingBackend::upload(dst, src);
     }
-    size_t bytes = 0;
+    size_t bytes = 0, uploads = 0;
 };
 
 // Who sits where, by the rule: the first empty cell of the stream.
@@ -369,4 +370,28 @@ TEST_CASE("kv_cells: placing a token uploads its own few numbers") {
     CHECK(uploaded({1, 0, 1}, {0, 1, 2}) == 3 + 2 + 9);
     cache.remove(0, 0, 1);
     CHECK(uploaded({0}, {5}) == 1 + 2 + 3);  // into the hole
+    const Ints held = ints(backend, cache.positions());
+    CHECK(std::ranges::equal(held, cache.host_positions()));
+    CHECK(held[4096 + 1] == 2);
+}
+
+TEST_CASE("kv_cells: streams beside each other are brought at once") {
+    CountingBackend backend(make_ref_backend());
+    const KvShape shape{
+        .streams = 64, .cells = 16, .layers = {{.kv_heads = 1, .d_k = 2, .d_v = 2}}};
+    KvCache cache(backend, shape, RotationSpec());
+    const auto uploads = [&](const std::function<void()>& change) {
+        backend.uploads = 0;
+        change();
+        CHECK(std::ranges::equal(ints(backend, cache.positions()), cache.host_positions()));
+        return backend.uploads;
+    };
+    Ints streams;
+    for (int32_t stream = 3; stream < 64; stream += 2) streams.push_back(stream);
+    const Ints positions(streams.size(), 0), later(streams.size(), 1);
+    // The batch, positions, `used`.
+    CHECK(uploads([&] { cache.place(streams, positions); }) == 3);
+    CHECK(uploads([&] { cache.place(streams, later); }) == 3);
+    CHECK(uploads([&] { cache.remove(63, 0, 16); }) == 2);
+    CHECK(uploads([&] { cache.clear(); }) == 2);
 }

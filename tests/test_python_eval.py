@@ -1,5 +1,5 @@
-"""rotkv-eval on tiny models: many texts at once are the texts that each would be alone, a run that
-was cut goes on to the same file, judges and figures against cases worked out by hand."""
+"""rotkv-eval on tiny models: a run that was cut goes on to the same file, judges and figures against
+cases worked out by hand."""
 import contextlib
 import importlib.util
 import io
@@ -21,8 +21,6 @@ from rotkv.eval import __main__ as program  # noqa: E402
 from rotkv import whole_file  # noqa: E402
 from rotkv.eval import figures, known_files, problems, published, shipped  # noqa: E402
 from rotkv.eval.chat import ChatTemplate, prompt_tokens, with_bos  # noqa: E402
-from rotkv.eval.draws import Draws, seed_of  # noqa: E402
-from rotkv.eval.streams import Request, Streams, choose  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import random_models  # noqa: E402
@@ -63,69 +61,6 @@ def path(folder):
 @pytest.fixture(scope="module")
 def model(path):
     return rotkv.Model(path, rotkv.Backend("ref"))
-
-
-def requests_of(model, count=7, most=12, **more):
-    """Prompts of different lengths, answers of different lengths."""
-    return [Request(model.tokenize("the " * (1 + 5 * i) + "and"), most - i, seed=i, **more)
-            for i in range(count)]
-
-
-# ---- many texts at once ----
-
-@pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_each_text_is_the_one_it_would_be_alone(model, temperature):
-    requests = requests_of(model)
-    for count in 1, 3:
-        answers = Streams(model, COARSE, count, 64, temperature).answer_all(requests)
-        for request, answer in zip(requests, answers):
-            alone = model.generate(request.prompt, request.most, COARSE, temperature, request.seed)
-            assert list(answer.tokens) == alone.tolist()
-            assert answer.end == ("most" if len(alone) == request.most else "end")
-
-
-def test_a_prompt_is_read_beside_answers_in_pieces(model, monkeypatch):
-    whole = Streams(model, EXACT, 3, 64).answer_all(requests_of(model))
-    monkeypatch.setattr("rotkv.eval.streams.TOKENS_OF_A_STEP", 5)
-    assert Streams(model, EXACT, 3, 64).answer_all(requests_of(model)) == whole
-
-
-def test_random_numbers_are_the_requests(model):
-    logits = np.log(np.array([0.5, 0.25, 0.25], np.float32))
-    drawn = [choose(logits, 1.0, Draws(seed)) for seed in range(4000)]
-    assert np.abs(np.bincount(drawn) / 4000 - [0.5, 0.25, 0.25]).max() < 0.03
-    assert Draws(0).bits() == 0xE220A8397B1DCDAF
-    assert len({seed_of(0, "a", 1, 2), seed_of(0, "a", 12), seed_of(0, "a1", 2)}) == 3
-    with pytest.raises(problems.Failed, match="not finite"):
-        choose(np.array([1, np.nan], np.float32), 0.0, Draws(1))
-
-
-def test_a_text_ends_at_a_stop_which_is_not_part_of_it(model):
-    request = requests_of(model, 1)[0]
-    whole = Streams(model, EXACT, 1, 64).answer_all([request])[0]
-    stop = whole.text[5:7]
-    answer = Streams(model, EXACT, 1, 64).answer_all(
-        [Request(request.prompt, request.most, (b"never met", stop))])[0]
-    assert answer.end == "stop" and answer.text == whole.text[:whole.text.find(stop)]
-    assert answer.tokens == whole.tokens[:len(answer.tokens)]
-
-
-def test_a_full_stream_ends_or_is_shifted_as_rotkv_generate_does_it(model, path):
-    prompt = model.tokenize("the and the and the")
-    full = Streams(model, EXACT, 2, 24).answer_all([Request(prompt, 60)] * 3)
-    assert {(one.end, len(prompt) + len(one.tokens)) for one in full} == {("full", 25)}
-    shifted = Streams(model, EXACT, 2, 24, keep=len(prompt)).answer_all([Request(prompt, 60)] * 3)
-    done = subprocess.run(
-        [os.path.join(PROGRAMS, "rotkv-generate"), "-m", path, "--backend", "ref", "-p",
-         "the and the and the", "-n", "60", "-c", "24", "--shift", "--keep", "-1", "-ctk", "f32",
-         "-ctv", "f32", "--json", "-"], capture_output=True, text=True, check=True)
-    stated = json.loads(done.stdout)
-    for one in shifted:
-        assert list(one.tokens) == stated["tokens"] and one.shifts == stated["shift"]["times"] > 1
-    with pytest.raises(problems.Failed, match="expected 1 to 4"):
-        Streams(model, EXACT, 1, 4).answer_all([Request(prompt, 1)])
-    with pytest.raises(problems.Failed, match="at least 2 cells more"):
-        Streams(model, EXACT, 1, 24, keep=23).answer_all([Request(prompt, 1)])
 
 
 # ---- chats ----

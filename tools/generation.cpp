@@ -43,19 +43,6 @@ std::vector<Candidate> most_likely(std::span<const double> log_p, int64_t count)
     return candidates;
 }
 
-int32_t Sampler::choose(std::span<const double> log_p) {
-    const auto top = std::max_element(log_p.begin(), log_p.end());
-    if (temperature_ == 0) return int32_t(top - log_p.begin());
-    std::vector<double> sums(log_p.size());
-    double sum = 0;
-    for (std::size_t v = 0; v < log_p.size(); ++v) {
-        sums[v] = sum += std::exp((log_p[v] - *top) / temperature_);
-    }
-    const double u = random_.uniform() * sum;
-    const auto chosen = std::upper_bound(sums.begin(), sums.end() - 1, u);
-    return int32_t(chosen - sums.begin());
-}
-
 static KvCache make_continued_cache(const Model& model, const Variant& variant, int64_t cells) {
     const PlannedCache planned = plan_cache(model, variant, 1, cells);
     return KvCache(model.backend(), planned.shape, planned.spec);

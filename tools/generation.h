@@ -2,10 +2,10 @@
 // Text from a model and a cache, token by token: what comes next, the choice, its letters.
 // Docs: docs/14-generate.md
 
-#include "ref/random.h"
 #include "tools/cache_mark.h"
 #include "tools/compare/cache_words.h"
 #include "tools/loaded_model.h"
+#include "tools/sampling.h"
 
 #include <cstdint>
 #include <functional>
@@ -32,21 +32,6 @@ struct Candidate {
 
 /// The `count` most likely words, the first of equals first.
 std::vector<Candidate> most_likely(std::span<const double> log_p, int64_t count);
-
-/// Chooses the next token. Copies go on from the same place.
-class Sampler {
-  public:
-    Sampler(double temperature, uint64_t seed) : temperature_(temperature), random_(seed) {}
-
-    /// Temperature 0: the most likely word, the first of equals. Otherwise the first word v with
-    /// sum_{w <= v} p_w^(1/T) > u sum_w p_w^(1/T), u the next SplitMix64 number in [0, 1): two
-    /// samplers of one seed choose alike wherever their distributions allow.
-    int32_t choose(std::span<const double> log_p);
-
-  private:
-    double temperature_;
-    Random random_;
-};
 
 /// A cache, what was read into it, and what the model expects next.
 class Continuation {

@@ -239,11 +239,11 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=@weight/T=3/in=1792/out=9/values=outliers-zero-weight",
     // matmul: sums long enough for what cuda multiplies on tensor cores; of one sign, which drift
     // where additions cut off; of weights that have no terms
-    "matmul/type=@three/T=33/in=576/out=129/values=@values",
-    "matmul/type=@three/T=33/in=576/out=129/values=@loud",
-    "matmul/type=@three/T=33/in=1536/out=129/values=positive",
+    "matmul/type=@three/T=70/in=576/out=129/values=@values",
+    "matmul/type=@three/T=70/in=576/out=129/values=@loud",
+    "matmul/type=@three/T=70/in=1536/out=129/values=positive",
     "matmul/type=f32/T=113/in=576/out=300/values=positive",
-    "matmul/type=@plain/T=33/in=576/out=129/values=wild-weight",
+    "matmul/type=@plain/T=70/in=576/out=129/values=wild-weight",
     "matmul/type=f32/T=130/in=324/out=25",
     "matmul/type=f32/T=300/in=580/out=577/layout=padded",
     "matmul/type=f16/T=300/in=580/out=577/layout=padded",

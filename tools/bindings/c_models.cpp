@@ -1,8 +1,8 @@
 // rotkv.h: models, their vocabularies, text from them, what their layers see.
 #include "ref/files/model_fingerprint.h"
 #include "tools/bindings/open_model.h"
-#include "tools/generation.h"
 #include "tools/model_precision.h"
+#include "tools/sampling.h"
 #include "tools/watch/capture.h"
 
 using namespace rotkv;
@@ -114,35 +114,6 @@ rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_words, int6
     });
 }
 
-rotkv_status rotkv_model_forward(rotkv_cache* cache, const int32_t* tokens, const int32_t* streams,
-                                 const int32_t* positions, int64_t count,
-                                 const rotkv_array* hidden) {
-    return at_border([&] {
-        needed(cache, "cache");
-        require(cache->of != nullptr, ErrorCode::bad_argument,
-                "cache: expected a model's, found one without a model");
-        const std::span<const int32_t> ids = tokens_of(*cache->of, tokens, count, 1);
-        const KvShape& shape = cache->cache.shape();
-        const std::vector<int32_t> stream =
-            indices_or_zeros(streams, count, "streams", shape.streams - 1);
-        const std::span<const int32_t> position =
-            indices(positions, count, "positions", 0, shape.cells - 1);
-        TensorView to;
-        if (hidden != nullptr) to = view_of(*hidden, "hidden");
-        const int64_t width = cache->of->model.config().width;
-        if (hidden != nullptr && to != rotkv::view(to.data, DType::f32, {count, width})) {
-            refuse("hidden",
-                   "packed f32 [" + std::to_string(count) + "][" + std::to_string(width) + "]",
-                   describe(to));
-        }
-        const Turn turn(*cache->open);
-        cache->placed = -1;
-        const TensorView result = cache->model->forward(cache->cache, ids, stream, position);
-        if (hidden == nullptr) return;
-        turn.backend().download({to.data, std::size_t(span_bytes(to))}, result.data);
-    });
-}
-
 rotkv_status rotkv_generate(rotkv_model* model, const char* cache_words, const int32_t* prompt,
                             int64_t n_prompt, int64_t most, double temperature, uint64_t seed,
                             rotkv_progress progress, void* user, int32_t* tokens, int64_t* count) {
@@ -172,7 +143,7 @@ rotkv_status rotkv_generate(rotkv_model* model, const char* cache_words, const i
                                            .weight = reading.model().weights().output,
                                            .softcap = reading.model().config().final_softcap});
             memory.download(std::as_writable_bytes(std::span(logits)));
-            const int32_t token = sampler.choose(tools::log_softmax(logits));
+            const int32_t token = sampler.choose(std::span<const float>(logits));
             if (open.tokenizer.vocab().ends.contains(token)) break;
             room[n] = token;
             *count = int64_t(n) + 1;

@@ -84,6 +84,12 @@ struct rotkv_model {
     std::shared_ptr<rotkv::bindings::OpenModel> open;
 };
 
+/// What next tokens are chosen from, kept from call to call, so that a device meets the same calls.
+struct rotkv_next_tokens {
+    rotkv::Buffer hidden;  ///< [n][E], where rows do not lie beside each other
+    rotkv::Buffer logits;  ///< [n][V] of at most k_max_logit_rows
+};
+
 struct rotkv_cache {
     std::shared_ptr<rotkv::bindings::OpenBackend> open;
     std::shared_ptr<rotkv::bindings::OpenModel> of;  ///< null: no model's
@@ -91,4 +97,5 @@ struct rotkv_cache {
     rotkv::KvCache cache;
     rotkv::KvBatch batch;
     int64_t placed = -1;  ///< tokens of the batch; -1: none
+    rotkv_next_tokens next{};
 };

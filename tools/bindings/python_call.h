@@ -68,6 +68,7 @@ struct ReadArray : nb::ndarray<const T, nb::c_contig, nb::device::cpu> {
 };
 using Floats = ReadArray<float>;
 using Ints = ReadArray<int32_t>;
+using Doubles = ReadArray<double>;
 using Bytes = ReadArray<uint8_t>;
 using WritableBytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 

@@ -145,6 +145,25 @@ nb::object generate(const Model& self, const Ints& prompt, int64_t most, const s
     return all.array;
 }
 
+nb::object next_tokens(const Model&, Cache& cache, const Ints& tokens, const Ints& positions,
+                       const Ints& behind, const std::optional<Ints>& streams, double temperature,
+                       const std::optional<Doubles>& draws) {
+    const std::size_t count = tokens.size(), wanted = behind.size();
+    const NewArray<int32_t> chosen({wanted});
+    const int32_t* at = ints_of(positions, count, "positions");
+    const int32_t* in = streams ? ints_of(*streams, count, "streams") : nullptr;
+    if (draws && draws->size() != wanted) {
+        refuse("draws: expected " + std::to_string(wanted) + " numbers, found " +
+               std::to_string(draws->size()));
+    }
+    const double* u = draws ? draws->data() : nullptr;
+    must_without_gil([&] {
+        return rotkv_model_next_tokens(cache.handle, tokens.data(), in, at, int64_t(count),
+                                       behind.data(), int64_t(wanted), temperature, u, chosen.data);
+    });
+    return chosen.array;
+}
+
 void add_text(nb::class_<Model>& model) {
     model.def("tokenize", tokenize, nb::arg("text"), nb::arg("add_special") = true,
               nb::arg("parse_special") = false,
@@ -220,6 +239,15 @@ void add_figures(nb::class_<Model>& model) {
         nb::arg("cache"), nb::arg("tokens"), nb::arg("positions"), nb::arg("streams") = nb::none(),
         "Reads tokens [T] into a cache of this model; the residual stream [T][E] f32 after the "
         "output norm.");
+    model.def(
+        "next_tokens", next_tokens, nb::arg("cache"), nb::arg("tokens"), nb::arg("positions"),
+        nb::arg("behind"), nb::arg("streams") = nb::none(), nb::arg("temperature") = 0.0,
+        nb::arg("draws") = nb::none(),
+        "Reads tokens [T] as forward() does, and chooses what comes behind those that `behind` [n] "
+        "numbers, 0 .. T - 1: [n] i32. temperature 0: the likeliest word, the first of equals. "
+        "Otherwise the first word v with sum_{w <= v} p_w^(1/temperature) > u sum_w "
+        "p_w^(1/temperature), u in [0, 1) of draws [n] f64. Error of code 'bad file' where "
+        "logits are not finite. Source: docs/31-tasks.md");
 }
 
 }  // namespace

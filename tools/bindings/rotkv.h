@@ -75,8 +75,7 @@ ROTKV_API rotkv_status rotkv_bits_per_value(const char* cache_type, int64_t d, d
  * formats may differ by them, or take groups of rows. decode(encode(x)) is what attention reads. */
 typedef struct rotkv_rows {
     size_t size;
-    int64_t rows, d;
-    int64_t layer, kv_head;
+    int64_t rows, d, layer, kv_head;
     int32_t side;
     const int32_t* positions;
 } rotkv_rows;
@@ -99,11 +98,10 @@ ROTKV_API rotkv_status rotkv_rotation_of_words(const char* words, rotkv_rotation
 ROTKV_API rotkv_status rotkv_words_of_rotation(const rotkv_rotation* rotation, char* text,
                                                size_t capacity, size_t* length);
 
-/* What rotates in a cache of these words, and why. Cache words are those of rotkv-kld --variant:
- * "k=q4_0,v=q8_0,rot=off"; keys k, v, rot, rot-k, rot-v, signs, and where there is a model also
- * first, recent, ends, kbias and matrices, which are refused here; a side that is not named is f16,
- * rotation is what the environment and llama.cpp's rule say. Heads of d_k and d_v channels.
- * The text has a line a side: "K q8_0: rotation sylvester, block 64 (policy: ...)". */
+/* What rotates in a cache of these words, and why: those of rotkv-kld --variant, as in
+ * "k=q4_0,v=q8_0,rot=off", but for first, recent, ends, kbias and matrices, which need a model. A
+ * side that is not named is f16, rotation what the environment and llama.cpp's rule say. The text
+ * has a line a side of d_k or d_v channels: "K q8_0: rotation sylvester, block 64 (policy: ...)" */
 ROTKV_API rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_t d_v,
                                     rotkv_rotation* k, rotkv_rotation* v, char* text,
                                     size_t capacity, size_t* length);
@@ -111,11 +109,10 @@ ROTKV_API rotkv_status rotkv_policy(const char* cache_words, int64_t d_k, int64_
 /* ---- backends -------------------------------------------------------------------------------- */
 typedef struct rotkv_backend rotkv_backend;
 
-/* All that exist, built or not; NULL from the count on. */
+/* All that exist, built or not; NULL from the count on. In words: a line for each, as in
+ * "fast   AVX-512, 2 threads" or "cuda   not built: reason". */
 ROTKV_API size_t rotkv_backend_count(void);
 ROTKV_API const char* rotkv_backend_name(size_t index);
-
-/* A line for each: "fast   AVX-512, 2 threads" or "cuda   not built: reason". */
 ROTKV_API rotkv_status rotkv_backends_in_words(char* text, size_t capacity, size_t* length);
 
 /* name NULL or "": ROTKV_BACKEND of the environment, else "fast". threads: 1 .. 1024, or 0: all
@@ -175,9 +172,7 @@ typedef struct rotkv_rope_config {
     const float* frequency_factors; /* [n_rot / 2] divisors of the angles, or NULL */
     double linear_factor;           /* 1 */
     double yarn_ext_factor;         /* 0: no YaRN */
-    double yarn_attn_factor;        /* 1 */
-    double yarn_beta_fast;          /* 32 */
-    double yarn_beta_slow;          /* 1 */
+    double yarn_attn_factor, yarn_beta_fast, yarn_beta_slow; /* 1, 32, 1 */
     int64_t original_context;
 } rotkv_rope_config;
 
@@ -199,8 +194,8 @@ ROTKV_API rotkv_status rotkv_kv_store(rotkv_backend* backend, const rotkv_kv_sto
 
 /* o = sum_c p_c v_c, p = softmax over visible cells of softcap(scale q . k_c); q is rotated and o
  * rotated back inside. Visible: 0 <= pos_c <= pos_q, with a window n also pos_q - pos_c < n (or,
- * chunked, pos_c >= floor(pos_q / n) n), and within the bounds. No such cell: 0. Rounded within a
- * bound (docs/05-attention.md). */
+ * chunked, pos_c >= floor(pos_q / n) n), and pos_c and the distance pos_q - pos_c within bounds. No
+ * such cell: 0. Rounded within a bound (docs/05-attention.md). */
 typedef struct rotkv_attention_args {
     size_t size;
     rotkv_array dst;              /* [T][H][Dv] f32 */
@@ -211,12 +206,10 @@ typedef struct rotkv_attention_args {
     const int32_t* position;      /* [S][C]; -1: an empty cell */
     const int32_t* q_stream;      /* [T], or NULL: 0 */
     const int32_t* q_position;    /* [T]; -1: sees nothing */
-    float scale;                  /* usually 1 / sqrt(Dk); 0 is 0 */
-    float softcap;                /* c > 0: scores become c tanh(score / c) */
+    float scale, softcap;         /* usually 1 / sqrt(Dk), 0 is 0; c > 0: c tanh(score / c) */
     int64_t window;               /* 0: none */
     int32_t chunked;
-    int64_t position_from, position_to; /* bounds from <= pos_c < to; to 0: no end */
-    int64_t distance_from, distance_to; /* and of pos_q - pos_c */
+    int64_t position_from, position_to, distance_from, distance_to; /* from <= x < to; 0: no end */
     rotkv_rotation k_rotation, v_rotation;
     int32_t f16; /* 1: in f16 where the backend can, else UNSUPPORTED; 0: in f32 */
 } rotkv_attention_args;
@@ -249,8 +242,7 @@ typedef struct rotkv_cache rotkv_cache;
 /* A cache of equal layers, its cells empty; or, below, one for a model. */
 typedef struct rotkv_cache_shape {
     size_t size;
-    int64_t streams, cells; /* cells of each stream */
-    int64_t layers, kv_heads, d_k, d_v;
+    int64_t streams, cells, layers, kv_heads, d_k, d_v; /* cells of each stream */
 } rotkv_cache_shape;
 ROTKV_API rotkv_status rotkv_cache_open(rotkv_backend* backend, const rotkv_cache_shape* shape,
                                         const char* cache_words, rotkv_cache** cache);
@@ -281,11 +273,10 @@ ROTKV_API rotkv_status rotkv_cache_shift(rotkv_cache* cache, int64_t stream, int
 ROTKV_API rotkv_status rotkv_cache_remove(rotkv_cache* cache, int64_t stream, int32_t from,
                                           int32_t to);
 ROTKV_API rotkv_status rotkv_cache_clear(rotkv_cache* cache);
-/* Positions of a stream's cells, up to the last one in use; -1: empty. */
+/* Positions of a stream's cells, up to the last one in use; -1: empty. And the bytes of these
+ * cells, [cell][kv head][row bytes], side 0: K, 1: V. */
 ROTKV_API rotkv_status rotkv_cache_positions(rotkv_cache* cache, int64_t stream, int32_t* positions,
                                              int64_t capacity, int64_t* count);
-
-/* The bytes of these cells, [cell][kv head][row bytes], side 0: K, 1: V. */
 ROTKV_API rotkv_status rotkv_cache_bytes(rotkv_cache* cache, int64_t layer, int64_t stream,
                                          int32_t side, uint8_t* bytes, int64_t capacity,
                                          int64_t* count);
@@ -314,10 +305,10 @@ ROTKV_API rotkv_status rotkv_model_describe(rotkv_model* model, rotkv_model_figu
 /* The tokens behind which a text is over: EOS, "<|im_end|>" and their like. */
 ROTKV_API rotkv_status rotkv_model_ends(rotkv_model* model, int32_t* tokens, int64_t capacity,
                                         int64_t* count);
-/* A text of the file's keys ("tokenizer.chat_template"). BAD_FILE where there is none. */
+/* A text of the file's keys ("tokenizer.chat_template"; BAD_FILE where there is none), and what was
+ * assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_text(rotkv_model* model, const char* key, char* text,
                                         size_t capacity, size_t* length);
-/* What was assumed of the file, a line each. */
 ROTKV_API rotkv_status rotkv_model_notices(rotkv_model* model, char* text, size_t capacity,
                                            size_t* length);
 
@@ -336,6 +327,15 @@ ROTKV_API rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_w
 ROTKV_API rotkv_status rotkv_model_forward(rotkv_cache* cache, const int32_t* tokens,
                                            const int32_t* streams, const int32_t* positions,
                                            int64_t count, const rotkv_array* hidden);
+
+/* Reads tokens likewise, and chooses what comes behind those that `behind` numbers. temperature 0:
+ * the likeliest word, the first of equals; else the first v with sum_{w <= v} p_w^(1/T) >
+ * u sum_w p_w^(1/T), u in [0, 1) of draws. BAD_FILE: read, but logits are not finite. */
+ROTKV_API rotkv_status rotkv_model_next_tokens(rotkv_cache* cache, const int32_t* tokens,
+                                               const int32_t* streams, const int32_t* positions,
+                                               int64_t count, const int32_t* behind,
+                                               int64_t n_behind, double temperature,
+                                               const double* draws, int32_t* chosen);
 
 /* logits [T][V] f32 of hidden [T][E] f32, the final softcap included. Both packed. */
 ROTKV_API rotkv_status rotkv_model_logits(rotkv_model* model, const rotkv_array* hidden,

@@ -29,11 +29,6 @@ class BadFile(Failed):
     code = 1
 
 
-class NotNumbers(Failed):
-    """A model's logits."""
-    code = 1
-
-
 @dataclasses.dataclass(frozen=True)
 class Problem:
     task: str

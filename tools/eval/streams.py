@@ -2,8 +2,9 @@
 next (continuous batching). A step reads one token of every text under way and, beside them, as
 much of new prompts as fits.
 
-The choice of a token is the one of docs/14-generate.md. Its random number depends on the request
-and on how many tokens came before, never on the cache or on who else is under way.
+Reading and the choice of tokens are one call, and the choice is that of docs/14-generate.md. Its
+random number depends on the request and on how many tokens came before, never on the cache or on
+who else is under way.
 
 Docs: docs/31-tasks.md"""
 import collections
@@ -12,10 +13,9 @@ import dataclasses
 import numpy as np
 
 from .draws import Draws
-from .problems import Failed, NotNumbers
+from .problems import Failed
 
 TOKENS_OF_A_STEP = 512
-ROWS_OF_LOGITS = 64  # of one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +34,6 @@ class Answer:
     shifts: int = 0
 
 
-def choose(logits, temperature, draws):
-    """A token from logits [V]: the likeliest, the first of equals; or drawn from p^(1/T)."""
-    if not np.isfinite(logits).all():
-        raise NotNumbers("the model's logits are not finite numbers")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    x = logits.astype(np.float64)
-    sums = np.cumsum(np.exp((x - x.max()) / temperature))
-    return int(np.searchsorted(sums[:-1], draws.uniform() * sums[-1], side="right"))
-
-
 class Text:
     """A request under way in a stream."""
 
@@ -52,20 +41,21 @@ class Text:
         self.number, self.request, self.stream = number, request, stream
         self.keep = keep              # of the first tokens, at a shift; None: there is none
         self.draws = Draws(request.seed)
-        self.unread = request.prompt  # tokens that the cache has not seen
-        self.cells = 0                # of the stream in use
+        self.unread = request.prompt.tolist()  # tokens that the cache has not seen
+        self.cells = 0                         # of the stream in use
         self.shifts = 0
         self.tokens, self.bytes = [], b""
 
-    def take(self, model, token):
+    def take(self, speaker, token):
         """One more token; how the text ended, or None."""
-        if token in model.endings:
+        if token in speaker.endings:
             return "end"
-        before = self.tokens[-1] if self.tokens else int(self.request.prompt[-1])
-        self.bytes += model.bytes_behind(before, token)
+        known = len(self.bytes)  # and in it no stop
+        self.bytes += speaker.bytes_of(token)
         self.tokens.append(token)
-        self.unread = np.array([token], np.int32)
-        found = [at for at in (self.bytes.find(stop) for stop in self.request.stop) if at >= 0]
+        self.unread = [token]
+        found = [at for at in (self.bytes.find(stop, max(0, known + 1 - len(stop)))
+                               for stop in self.request.stop) if at >= 0]
         if found:
             self.bytes = self.bytes[:min(found)]
             return "stop"
@@ -79,13 +69,17 @@ class Speaker:
     """A rotkv.Model, and what a text needs to know of its vocabulary."""
 
     def __init__(self, model):
-        self.model = model
+        self.model, self.known = model, {}
         self.endings = frozenset(int(token) for token in model.ends)
 
-    def bytes_behind(self, before, token):
-        """A space in front belongs to the token, as text_behind() of tools/generation.h has it."""
-        both = self.model.detokenize(np.array([before, token], np.int32))
-        return both[len(self.model.detokenize(np.array([before], np.int32))):]
+    def bytes_of(self, token):
+        """Of a token behind any other: a space in front belongs to it, as text_behind() of
+        tools/generation.h has it."""
+        if token not in self.known:
+            once, twice = (self.model.detokenize(np.full(count, token, np.int32))
+                           for count in (1, 2))
+            self.known[token] = twice[len(once):]
+        return self.known[token]
 
 
 class Streams:
@@ -143,29 +137,28 @@ class Streams:
             room -= count
         if not parts:
             return ended
-        hidden = self.read(parts)
-        last = np.cumsum([count for _, count in parts]) - 1
-        heard = [(text, row) for (text, _), row in zip(parts, last) if not len(text.unread)]
-        for first in range(0, len(heard), ROWS_OF_LOGITS):
-            some = heard[first:first + ROWS_OF_LOGITS]
-            logits = self.speaker.model.logits(hidden[[row for _, row in some]])
-            for (text, _), row in zip(some, logits):
-                end = text.take(self.speaker, choose(row, self.temperature, text.draws))
-                if end is not None:
-                    ended.append((text, end))
+        heard = [text for text, count in parts if count == len(text.unread)]
+        for text, token in zip(heard, self.read(parts)):
+            end = text.take(self.speaker, token)
+            if end is not None:
+                ended.append((text, end))
         return ended
 
     def read(self, parts):
-        """The tokens of these texts into the cache; the residual stream [T][E] behind them."""
-        tokens = np.concatenate([text.unread[:count] for text, count in parts])
-        positions = np.concatenate([np.arange(text.cells, text.cells + count, dtype=np.int32)
-                                    for text, count in parts])
-        streams = np.repeat(np.array([text.stream for text, _ in parts], np.int32),
-                            [count for _, count in parts])
-        hidden = self.speaker.model.forward(self.cache, tokens, positions, streams=streams)
+        """The tokens of these texts into the cache; what comes behind those that are all read."""
+        tokens, positions, streams, behind, draws = [], [], [], [], []
         for text, count in parts:
+            tokens += text.unread[:count]
+            positions += range(text.cells, text.cells + count)
+            streams += [text.stream] * count
             text.unread, text.cells = text.unread[count:], text.cells + count
-        return hidden
+            if not text.unread:
+                behind.append(len(tokens) - 1)
+                draws.append(text.draws.uniform() if self.temperature else 0.0)
+        tokens, positions, behind, streams = (np.array(numbers, np.int32) for numbers in
+                                              (tokens, positions, behind, streams))
+        return self.speaker.model.next_tokens(self.cache, tokens, positions, behind, streams,
+                                              self.temperature, np.array(draws)).tolist()
 
     def make_room(self, text):
         """Drops the older half of what does not stay. Source: ref/context_shift.h."""
