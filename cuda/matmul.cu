@@ -1,9 +1,9 @@
 // What multiplies with the model's weights: matmul, y[t, o] = sum_i w[o, i] x[t, i], and embed,
 // y[t] = scale * w[token[t]].
 //   matmul  For few tokens, matvec.cu, for some, matmul_few.cu. For more, panels of the weight are
-//   expanded to f32 (or to
-//           f16 or bf16, if products may round their factors) and multiplied by cuBLAS; in f32 on
-//           the tensor cores of 9.0, expanded to three bf16, by split_product.cuh.
+//           expanded to f32 (or to f16 or bf16, if products may round their factors) and multiplied
+//           by cuBLAS; in f32 on the tensor cores of 9.0, expanded to three bf16, by
+//           split_product.cuh.
 //   embed   A thread owns four neighbouring channels of one token. Must equal ref::embed bit for
 //           bit. Cost: the rows' bytes and 4 bytes an element.
 #include "cuda/dequant_weight.cuh"

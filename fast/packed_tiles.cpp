@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <limits>
 #include <span>
 #include <vector>
@@ -334,7 +335,7 @@ void multiply_tiles(std::span<const RowsProduct> products) {
 namespace rotkv::fast {
 
 bool tiles_are_allowed() { return false; }
-void multiply_tiles(std::span<const RowsProduct>) {}  // never entered: has_tiles() is asked first
+void multiply_tiles(std::span<const RowsProduct>) { std::abort(); }  // has_tiles() is asked first
 
 }  // namespace rotkv::fast
 

@@ -4,6 +4,7 @@
 // Docs: docs/performance.md
 
 #include "fast/bf16_terms.h"
+#include "ref/quant.h"
 
 #if ROTKV_AMX
 

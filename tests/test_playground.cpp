@@ -90,7 +90,6 @@ TEST_CASE("playground: a shift's last step is what the cache keeps behind one") 
             INFO(cache.type.name());
             const std::vector<ShiftStep> steps = shift(cache, keys, -100, pairs, false);
             REQUIRE(steps.size() == 5);
-            const Cache at_rest{.type = cache.type, .d = k_d, .first_position = k_first - 100};
             const std::vector<std::byte> bytes = kept(cache, keys, -100, pairs);
             std::vector<float> cells(k_d);
             if (cache.type.format() != nullptr) {
@@ -168,4 +167,20 @@ TEST_CASE("playground: errors and refusals are words and nulls, never numbers") 
     CHECK(found["back"][0].is_null());
     CHECK(std::isnan(relative_error(std::vector<float>{1}, std::vector<float>{0})));
     CHECK(relative_error(std::vector<float>{0}, std::vector<float>{0}) == 0);
+}
+
+TEST_CASE("playground: examples fill rows of 16 channels and more, and are refused for fewer") {
+    for (const char* name : example_names()) {
+        for (int32_t d = 1; d <= 256; ++d) {
+            INFO(name << ", " << d);
+            const json found = json::parse(rotkv_playground_example(name, d, 3));
+            if (d < 16) {
+                CHECK(found.contains("error"));
+            } else {
+                CHECK(found["row"].size() == size_t(d));
+            }
+        }
+    }
+    const json unknown = json::parse(rotkv_playground_example("\xff", 64, 3));
+    CHECK(unknown.contains("error"));
 }

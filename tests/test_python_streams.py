@@ -84,6 +84,16 @@ def test_next_tokens_are_those_of_the_logits(model):
                               given["draws"] and np.array(given["draws"], np.float64))
 
 
+def test_a_cache_of_another_model_is_refused(model, path):
+    other = rotkv.Model(path)
+    cache = other.cache("k=f16,v=f16", 8)
+    for read in (lambda: model.forward(cache, [1], [0]),
+                 lambda: model.next_tokens(cache, [1], [0], [0])):
+        with pytest.raises(rotkv.Error, match="this model's cache"):
+            read()
+    assert other.forward(cache, [1], [0]).shape[0] == 1
+
+
 def test_logits_that_are_no_numbers_end_a_run(folder):
     def spoil_output(file):
         for name, tensor in file.tensors.items():

@@ -1,5 +1,6 @@
 #include "tools/choose_words.h"
 
+#include "ref/error.h"
 #include "tools/sampling.h"
 
 #ifdef ROTKV_HAS_CUDA
@@ -12,6 +13,10 @@ namespace rotkv::tools {
 
 void choose_words(Backend& backend, const TensorView& logits, double temperature,
                   std::span<const double> u, std::span<int32_t> chosen) {
+    require(std::ssize(chosen) == logits.n[2] && std::ssize(chosen) <= k_max_logit_rows,
+            ErrorCode::bad_argument, "choose_words: expected a place for each of at most 64 rows");
+    require(u.size() == chosen.size() || (u.empty() && temperature == 0), ErrorCode::bad_argument,
+            "choose_words: expected a number of [0, 1) for each row");
 #ifdef ROTKV_HAS_CUDA
     if (auto* const cuda = dynamic_cast<CudaBackend*>(&backend)) {
         return cuda->choose_words(logits, temperature, u, chosen);

@@ -54,14 +54,12 @@ Json sweep(const Flags& flags, const std::string& text, const ProgramCall& call)
     check_paths({{"-m", call.parts.file->path()}}, {{"--out", options.out}});
     const std::unique_ptr<LoadedModel> loaded = call.open(options.windows.ctx());
     const SweepAnswer answer = run_sweep(*loaded, {"", text}, options, asked, true, call.watch, {});
-    const std::string why = answer.nothing_measured();
-    if (!why.empty()) throw Error(ErrorCode::unsupported, "no cell could be measured: " + why);
+    answer.require_measured();
     return json_of(answer);
 }
 
 Json search(const Flags& flags, const std::string& text, const ProgramCall& call) {
     const auto options = read_flags<SearchOptions>(flags);
-    options.check();
     const std::unique_ptr<LoadedModel> loaded = call.open(options.ctx);
     return json_of(*loaded, run_search(*loaded, text, options, true, call.watch), "");
 }

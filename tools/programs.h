@@ -40,7 +40,8 @@ std::vector<std::string> program_names();
 /// Runs one by its name without "rotkv-". `flags`: all of the program's that decide a figure
 /// ("-c", "256", "--types", "q8_0,q4_0"); those of the model, of the text and of what is printed
 /// and drawn are not known here. `text` is the contents of -f; fuse needs it for --verify alone.
-/// Not a figure is null; the document's "not_numbers" says in a line each which and why.
+/// A figure that is not a number is null; the document's "not_numbers" says in a line each which
+/// and why.
 /// Throws: Error(usage) for another name and for what a program ends with 2; as the program.
 nlohmann::ordered_json run_program(const std::string& name, const std::vector<std::string>& flags,
                                    const std::string& text, const ProgramCall& call);

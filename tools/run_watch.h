@@ -9,7 +9,8 @@
 
 namespace rotkv::tools {
 
-/// Both may be empty. What they throw ends the run, before it has written anything.
+/// Both may be empty. What they throw ends the run: a sweep's file keeps the cells that were done,
+/// and rotkv-fuse's stays once it is written, which its first step comes before.
 struct RunWatch {
     std::function<void(const WindowPlan& plan)> planned;  ///< before the first window
     std::function<void(int64_t done, int64_t all)> step;  ///< of windows, caches or parts

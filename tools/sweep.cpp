@@ -109,8 +109,7 @@ int run_program(const Flags& flags) {
         plotter->draw({"sweep", flags.options.out, flags.plot});
     }
     end_without_numbers(answer.not_numbers);
-    const std::string why = answer.nothing_measured();
-    if (!why.empty()) throw Error(ErrorCode::unsupported, "no cell could be measured: " + why);
+    answer.require_measured();
     return k_good;
 }
 

@@ -239,13 +239,15 @@ std::vector<SweepRow> rows_so_far(const SweepFile& file, const std::vector<Sweep
 
 }  // namespace
 
-std::string SweepAnswer::nothing_measured() const {
+void SweepAnswer::require_measured() const {
     if (result.rows.empty() || std::ranges::any_of(result.rows, [](const SweepRow& row) {
             return row.found || row.unsupported == k_not_run;
         })) {
-        return "";
+        return;
     }
-    return result.rows.front().name() + ": " + result.rows.front().unsupported;
+    const SweepRow& first = result.rows.front();
+    throw Error(ErrorCode::unsupported,
+                "no cell could be measured: " + first.name() + ": " + first.unsupported);
 }
 
 SweepAnswer run_sweep(LoadedModel& loaded, const NamedText& text, const SweepOptions& options,

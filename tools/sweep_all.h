@@ -53,8 +53,8 @@ struct SweepAnswer {
     SweepResult result;
     std::vector<std::string> not_numbers;
 
-    /// Where no cell at all could be measured, the reason of the first; else empty.
-    std::string nothing_measured() const;
+    /// Throws: Error(unsupported) with the reason of the first cell where none could be measured.
+    void require_measured() const;
 };
 
 /// What a sweep says before its first cell.

@@ -145,9 +145,15 @@ nb::object generate(const Model& self, const Ints& prompt, int64_t most, const s
     return all.array;
 }
 
-nb::object next_tokens(const Model&, Cache& cache, const Ints& tokens, const Ints& positions,
+// Two models of one shape have caches alike, and each cache reads with its own model's weights.
+void require_own(const Model& model, const Cache& cache) {
+    if (cache.model != model.number) refuse("cache: expected one that this model's cache() made");
+}
+
+nb::object next_tokens(const Model& self, Cache& cache, const Ints& tokens, const Ints& positions,
                        const Ints& behind, const std::optional<Ints>& streams, double temperature,
                        const std::optional<Doubles>& draws) {
+    require_own(self, cache);
     const std::size_t count = tokens.size(), wanted = behind.size();
     const NewArray<int32_t> chosen({wanted});
     const int32_t* at = ints_of(positions, count, "positions");
@@ -180,18 +186,6 @@ void add_text(nb::class_<Model>& model) {
 }
 
 void add_figures(nb::class_<Model>& model) {
-    model.def(
-        "logits",
-        [](const Model& self, const Floats& hidden) {
-            const std::size_t words = std::size_t(self.figures().words);
-            const std::size_t rows = hidden.ndim() == 2 ? hidden.shape(0) : 0;
-            const NewArray<float> logits({rows, words});
-            const rotkv_array from = array_of(hidden), to = array_of(logits, rows * words);
-            must_without_gil([&] { return rotkv_model_logits(self.handle, &from, &to); });
-            return logits.array;
-        },
-        nb::arg("hidden"),
-        "Logits [T][V] f32 of what forward() gives, [T][E] f32; a final softcap is in them.");
     const auto ctx = nb::arg("ctx") = 0, batch = nb::arg("batch") = 0;
     const auto chunks = nb::arg("chunks") = 0;
     const auto progress = nb::arg("progress") = nb::none();
@@ -213,12 +207,15 @@ void add_figures(nb::class_<Model>& model) {
     model.def("capture", capture, nb::arg("tokens"), nb::arg("cache") = "k=f32,v=f32",
               "{layer: {'q', 'k', 'v': [T][heads][D] f32}} of tokens [T]: after norm and RoPE, "
               "before any rotation.");
+}
+
+void add_batches(nb::class_<Model>& model) {
     model.def(
         "cache",
         [](const Model& self, const std::string& words, int64_t cells, int64_t streams) {
             rotkv_cache* cache = nullptr;
             must(rotkv_model_cache(self.handle, c_words(words, "words"), streams, cells, &cache));
-            return Cache(cache);
+            return Cache(cache, self.number);
         },
         nb::arg("words"), nb::arg("cells"), nb::arg("streams") = 1,
         "An empty cache for this model.");
@@ -226,6 +223,7 @@ void add_figures(nb::class_<Model>& model) {
         "forward",
         [](const Model& self, Cache& cache, const Ints& tokens, const Ints& positions,
            const std::optional<Ints>& streams) {
+            require_own(self, cache);
             const std::size_t n = tokens.size(), width = std::size_t(self.figures().width);
             const NewArray<float> hidden({n, width});
             const rotkv_array to = array_of(hidden, n * width);
@@ -248,6 +246,18 @@ void add_figures(nb::class_<Model>& model) {
         "Otherwise the first word v with sum_{w <= v} p_w^(1/temperature) > u sum_w "
         "p_w^(1/temperature), u in [0, 1) of draws [n] f64. Error of code 'bad file' where "
         "logits are not finite. Source: docs/31-tasks.md");
+    model.def(
+        "logits",
+        [](const Model& self, const Floats& hidden) {
+            const std::size_t words = std::size_t(self.figures().words);
+            const std::size_t rows = hidden.ndim() == 2 ? hidden.shape(0) : 0;
+            const NewArray<float> logits({rows, words});
+            const rotkv_array from = array_of(hidden), to = array_of(logits, rows * words);
+            must_without_gil([&] { return rotkv_model_logits(self.handle, &from, &to); });
+            return logits.array;
+        },
+        nb::arg("hidden"),
+        "Logits [T][V] f32 of what forward() gives, [T][E] f32; a final softcap is in them.");
 }
 
 }  // namespace
@@ -293,6 +303,7 @@ void add_models(nb::module_& module) {
         "What was assumed of the file, a line each.");
     add_text(model);
     add_figures(model);
+    add_batches(model);
 }
 
 }  // namespace rotkv::python

@@ -27,8 +27,9 @@ typedef int32_t (*rotkv_matrix_visitor)(void* user, int64_t layer, int32_t side,
  * command line ("-c", "256", "--types", "q8_0,q4_0"): not -m, -f, --backend, -t, nor what only
  * prints or draws. text: what -f would name; rotkv-fuse reads it for --verify alone.
  * document: that of --json. A figure that is not a number is null there, and "not_numbers" has a
- * line for it. The callback is asked after each window, cache or part, and before a file is
- * written. visit may be NULL.
+ * line for it. The callback is asked after each window, cache or part; a run that it stops leaves
+ * what it had written whole: a sweep's finished cells, fuse's file behind the first part. visit may
+ * be NULL.
  * USAGE: an unknown program or flag, and whatever the program ends with 2 for. */
 ROTKV_API rotkv_status rotkv_program_run(rotkv_model* model, const char* program,
                                          const char* const* flags, int64_t n_flags,

@@ -50,6 +50,10 @@ std::vector<float> example_row(const std::string& name, int64_t d, uint64_t seed
     if (found == std::end(k_names)) {
         throw Error(ErrorCode::usage, "example: unknown name '" + name + "'");
     }
+    if (d < 16) {
+        throw Error(ErrorCode::bad_argument,
+                    "example: expected at least 16 channels, found " + std::to_string(d));
+    }
     const auto which = found - std::begin(k_names);
     if (which == 3) return real_like(d, seed);
     std::vector<float> row = normals(d, seed);

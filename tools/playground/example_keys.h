@@ -16,7 +16,7 @@ std::span<const char* const> example_names();
 /// A row [d]. "normal": unit variance; "one loud channel": one of 12 among these; "a few loud":
 /// three; "real-like": channels of unlike sizes, loud ones in the slow pairs of a RoPE that turns
 /// channels i and i + d / 2; "an offset": 3 on every channel, which H gathers in one.
-/// Throws: Error(usage) for another name.
+/// Throws: Error(usage) for another name, Error(bad_argument) for less than 16 channels.
 std::vector<float> example_row(const std::string& name, int64_t d, uint64_t seed);
 
 /// Keys [n][d] of one head. The first is `row`; the others share its loud channels, as keys of a

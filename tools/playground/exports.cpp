@@ -38,7 +38,7 @@ const char* answer(Function function) {
     } catch (const std::exception& error) {
         found = {{"error", error.what()}};
     }
-    answer_text = found.dump();
+    answer_text = found.dump(-1, ' ', false, json::error_handler_t::replace);
     return answer_text.c_str();
 }
 

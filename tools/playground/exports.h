@@ -23,7 +23,7 @@ ROTKV_PLAYGROUND_API float* rotkv_playground_row(void);
 /// "examples": [names]}.
 ROTKV_PLAYGROUND_API const char* rotkv_playground_types(int32_t d);
 
-/// Fills the row with an example: {"row": [d]}.
+/// Fills the row with an example, d from 16 on: {"row": [d]}.
 ROTKV_PLAYGROUND_API const char* rotkv_playground_example(const char* name, int32_t d,
                                                           uint32_t seed);
 

@@ -51,9 +51,9 @@ void fill(Range&& range, const Value& value) {
 }
 
 template <class Range, class Order = std::less<>, class Projection = identity>
-void sort(Range&& range, Order, Projection projection) {
+void sort(Range&& range, Order order, Projection projection) {
     std::sort(begin(range), end(range), [&](const auto& a, const auto& b) {
-        return std::invoke(projection, a) < std::invoke(projection, b);
+        return order(std::invoke(projection, a), std::invoke(projection, b));
     });
 }
 
