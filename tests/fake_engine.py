@@ -18,7 +18,7 @@ from random_model import RandomModel
 # Beyond what happens to rows: what happens around them. Of these caches any file is loaded.
 LOAD_ANY = ("restores-any", "restores-one-row", "restores-nan")
 FAULTS = (*MISTAKES, *LOAD_ANY, "switch-ignored", "tokens-without-bos", "one-by-one-late",
-          "restores-nothing", "dies-when-shifting", "not-a-number")
+          "restores-nothing", "breaks-when-restoring", "dies-when-shifting", "not-a-number")
 
 
 def rms(x, weight, epsilon):
@@ -156,6 +156,8 @@ class FakeModel:
             np.savez(file, position=self.position, rotations=self.rotations, **rows)
 
     def load(self, path):
+        if self.fault == "breaks-when-restoring":
+            raise KeyError("no such part")
         with np.load(path) as file:
             if tuple(file["rotations"]) != self.rotations and self.fault not in LOAD_ANY:
                 raise ValueError(f"the file's rotations are {' and '.join(file['rotations'])}, "

@@ -99,6 +99,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.reply(slot.slot(query, **asked))
         except ValueError as error:
             self.reply({"error": {"message": str(error)}}, 400)
+        except KeyError as error:
+            self.reply({"error": {"message": str(error)}}, 500)
 
 
 def main():

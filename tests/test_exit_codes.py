@@ -105,8 +105,7 @@ MISTAKES = {
 
 
 # Python starts slowly: of what its parser of flags says by itself, one mistake is enough.
-OF_THE_PARSER = {"a number out of range", "an unknown flag", "no call", "a folder for a model",
-                 "an unknown rotation", "a folder for an output"}
+OF_THE_PARSER = {"a number out of range", "an unknown flag", "no call"}
 
 
 class ExitCodes(Tools):

@@ -41,7 +41,9 @@ def asked(*calls):
     done = subprocess.run(["node", os.path.join(ROOT, "tests", "playground.js"), WASM],
                           input="\n".join(lines), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(calls), f"{len(answers)} answers to {len(calls)} calls"
+    return answers
 
 
 class Playground(unittest.TestCase):

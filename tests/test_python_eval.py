@@ -320,6 +320,17 @@ def test_what_contradicts_itself_is_one_line(path, tasks, code, more, says):
     assert says in said and said.count("\n") == 1
 
 
+def test_a_picture_without_matplotlib_is_asked_for_in_vain(path, tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    asked = program.argparse.Namespace(shift=False, ctx=0, keep=-1, cache=["k=q8_0"], base="k=f16", kld=None,
+                                       print_prompt=False, model=[path], task=["addition"], out=None,
+                                       json=None, csv=None, plot=str(tmp_path / "a.png"), temp=0.0,
+                                       samples=1)
+    with pytest.raises(problems.Missing, match="matplotlib is missing") as caught:
+        program.check(asked)
+    assert caught.value.code == 1 and not isinstance(caught.value, problems.BadFile)
+
+
 def test_a_text_that_is_no_utf_8_is_refused_before_anything_runs(path, tasks, tmp_path):
     (tmp_path / "latin1").write_bytes(b"caf\xe9 au lait " * 500)
     said = evaluate(*plan(path, tasks, "--kld", str(tmp_path / "latin1")), code=1)

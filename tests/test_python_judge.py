@@ -1,19 +1,24 @@
 """rotkv-judge on a fake engine: right without a fault, and each planted fault found and named by a
 Python adapter, by lines of JSON and by llama-server's HTTP, as docs/29-judge.md says. All routes are
 timed together."""
+import argparse
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import urllib.error
 
 import numpy as np
 import pytest
 
 import rotkv
 from rotkv.judge import engine as engines
-from rotkv.judge import report, survey, trials, verdict
+from rotkv import whole_file
+from rotkv.judge import __main__ as program
+from rotkv.judge import http_engine, report, survey, trials, verdict
 from rotkv.judge.ours import ASKED, OF_SHIFTS, Ours
 from rotkv.judge.rows import kld, rows_of
 
@@ -148,6 +153,39 @@ def test_what_is_no_refusal(ours, monkeypatch):
         assert (result.verdict, str(raised) in result.why) == (expected, True), result
 
 
+@pytest.mark.parametrize("raised, said", [
+    (ValueError("of another rotation"), ("error", "ValueError: of another rotation")),
+    (engines.Refused("400: no room"), ("error", "400: no room")),
+    (engines.Failed("500: a bug"), ("failed", "500: a bug")),
+    *((kind("x"), ("failed", f"{kind.__name__}: ")) for kind in (
+        TypeError, AttributeError, NameError, UnboundLocalError, ModuleNotFoundError, KeyError, IndexError)),
+    (engines.Unsupported("never"), ("unsupported", "never"))])
+def test_an_adapters_own_mistake_is_no_refusal(raised, said):
+    class Adapter(engines.Engine):
+        def restore(self, file, tokens, next):
+            raise raised
+
+    (kind, words), = engines.answer(Adapter(), {"do": "restore", "file": "", "tokens": [], "next": []}).items()
+    assert kind == said[0] and words.startswith(said[1])
+    assert "failed" in engines.answer(Adapter(), {"do": "restore", "path": ""})  # not its parameter
+
+
+def test_what_a_server_refuses_and_what_breaks_it():
+    for code, body, kind in ((400, b'{"error": {"message": "Unable to restore slot"}}', engines.Refused),
+                             (400, b"", engines.Failed), (500, b'{"error": {"message": "x"}}', engines.Failed),
+                             (503, b"busy", engines.Failed), (501, b"no slots", engines.Unsupported)):
+        error = urllib.error.HTTPError("http://x", code, "", None, io.BytesIO(body))
+        assert type(http_engine.Http.refusal(error)) is kind, (code, body)
+
+
+@pytest.mark.parametrize("route", ["Python", "HTTP"])
+def test_an_engine_that_breaks_over_a_file_is_wrong(ours, route, monkeypatch):
+    monkeypatch.setenv("FAKE_FAULT", "breaks-when-restoring")
+    _, results = fault_routes.judged(ours, route, [Q4], ["switch"])
+    assert [(one.trial, one.verdict) for one in results] == [("restore, switch flipped", verdict.WRONG)]
+    assert results[0].why == {"Python": "KeyError: 'no such part'", "HTTP": "500: 'no such part'"}[route]
+
+
 def test_the_smallest_input_is_smallest(ours, monkeypatch):
     monkeypatch.setenv("FAKE_FAULT", "window-longer")
     _, results = fault_routes.judged(ours, "Python", [F16], ["predictions"])
@@ -189,6 +227,9 @@ def test_what_ours_does_not_shift_is_not_judged(ours, monkeypatch, tmp_path):
     tokens = hybrid.tokenize("a text")
     with pytest.raises(engines.Unsupported, match="rotkv does not shift this model: recurrent state"):
         hybrid.shift("k=f16,v=f16", tokens, 1, 2, tokens[:1])
+    with pytest.raises(rotkv.Error, match="expected") as caught:  # a mistake of the judge's own
+        ours.shift("k=f16,v=f16", tokens, 0, 1 << 29, tokens[:1])
+    assert caught.value.code != "unsupported"
     monkeypatch.setattr(ours, "shift", hybrid.shift)
     _, results = fault_routes.judged(ours, "Python", [Q4], ["shift"])
     assert [(one.verdict, one.why[:14]) for one in results] == [(verdict.NOT_ASKED, "rotkv does not")]
@@ -243,7 +284,55 @@ def test_the_program(ours, tmp_path, monkeypatch):
         code, out, err = run_judge(*(flags + bad if bad else flags[:2]))
         assert code == 2 and err.startswith("rotkv-judge: error: ") and err.count("\n") == 1, err
     code, out, err = run_judge(*["-m", str(tmp_path / "none.gguf"), *flags[2:]])
-    assert code == 1 and "none.gguf" in err and err.count("\n") == 1
+    assert (code, out) == (1, "") and "none.gguf" in err and err.count("\n") == 1
+
+
+def test_what_was_judged_is_shown_before_an_end(ours, tmp_path, monkeypatch, capsys):
+    """The second of two models is none, or Ctrl-C comes: the first one's report is there."""
+    def judged(given, path, *_):
+        if path != ours.path:
+            raise raised
+        result = verdict.Result("tokens", verdict=verdict.RIGHT)
+        return report.Report({"name": "a"}, {"model": "x"}, "first.gguf", [result], set())
+
+    monkeypatch.setattr(program, "judged", judged)
+    second = str(tmp_path / "second.gguf")
+    for raised, status in ((rotkv.Error("not a GGUF"), 1), (OSError("no room"), 1), (KeyboardInterrupt(), 130)):
+        for more in [], ["--json", "-"]:
+            monkeypatch.setattr(sys, "argv", ["rotkv-judge", "-m", ours.path, second, "--program", "x", *more])
+            with pytest.raises(SystemExit) as ended:
+                program.main()
+            out, err = capsys.readouterr()
+            assert ended.value.code == status and err.startswith("rotkv-judge: error: ")
+            if more:
+                assert [one["model"] for one in json.loads(out)] == ["first.gguf"]
+            else:
+                assert "| first | right |" in out and "1 model: 1 right" in out
+
+
+def test_where_figures_can_be_written(ours, tmp_path, monkeypatch):
+    """What is no file is asked itself, of a link what it leads to: whoever runs this."""
+    real, links = tmp_path / "real", tmp_path / "links"
+    real.mkdir(), links.mkdir()
+    (links / "x.json").symlink_to(real / "x.json")
+    reader, writer = os.pipe()
+    locked = {os.path.realpath("/dev"), str(links), os.path.dirname(os.path.realpath(f"/dev/fd/{writer}"))}
+    monkeypatch.setattr(program.os, "access", lambda path, _: str(path) not in locked)
+
+    def check(path):
+        program.check_output(argparse.Namespace(json=str(path), model=[ours.path]))
+
+    for path in "/dev/null", f"/dev/fd/{writer}", links / "x.json", real / "y.json", "-":
+        check(path)
+    locked.add(str(real))
+    for path, status in ((links / "x.json", 1), (real / "y.json", 1), (real, 1), ("", 1), (ours.path, 2)):
+        with pytest.raises(SystemExit) as ended:
+            check(path)
+        assert ended.value.code == status, path
+    with whole_file.whole(f"/dev/fd/{writer}") as name, open(name, "w") as file:
+        file.write("x")
+    assert os.read(reader, 9) == b"x"
+    os.close(reader), os.close(writer)
 
 
 def test_an_engine_that_is_none(ours, tmp_path):

@@ -2,6 +2,7 @@
 --json writes to the digit, the same words for what is wrong, and a run that can be ended."""
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -136,6 +137,14 @@ def test_what_is_wrong_has_the_programs_words_and_code(model, path, tmp_path, mo
     assert str(caught.value) in done.stderr
     assert done.returncode == (2 if caught.value.code == "usage" else 1)
     assert os.listdir(tmp_path) == []
+
+
+def test_values_are_the_words_of_a_command_line():
+    for value, words in ((None, []), (False, []), (True, ["--a-b"]), (np.bool_(False), []),
+                         (np.bool_(True), ["--a-b"]), (0, ["--a-b=0"]), (np.int64(3), ["--a-b=3"]),
+                         (np.float32(0.5), ["--a-b=0.5"]), (("q4_0", "q8_0"), ["--a-b=q4_0,q8_0"]),
+                         (b"a/file", ["--a-b=a/file"]), (pathlib.PurePath("a", "file"), ["--a-b=a/file"])):
+        assert programs._flags(a_b=value) == words, value
 
 
 def test_flags_that_are_none_are_refused(model):

@@ -10,10 +10,10 @@ import os
 def whole(path):
     """A name to write under, which becomes `path` unless something is raised; a link stands for
     what it leads to. A device or a pipe is written as it is."""
-    path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path):
         yield path
         return
+    path = os.path.realpath(path)
     partial = f"{path}.{os.getpid()}.partial"
     try:
         yield partial

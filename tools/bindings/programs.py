@@ -26,14 +26,16 @@ def _flags(**named: Any) -> list[str]:
     flags = []
     for name, value in named.items():
         flag = "--" + name.replace("_", "-")
-        if value is None or value is False:
+        if value is None:
             continue
-        if value is True:
-            flags.append(flag)
+        if isinstance(value, (bool, np.bool_)):
+            flags += [flag] if value else []
             continue
-        if not isinstance(value, (str, int, float, os.PathLike, np.integer, np.floating)):
+        if isinstance(value, (bytes, os.PathLike)):
+            value = os.fsdecode(value)
+        elif not isinstance(value, (str, int, float, np.integer, np.floating)):
             value = ",".join(value)
-        flags.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
+        flags.append(f"{flag}={value}")
     return flags
 
 

@@ -13,7 +13,7 @@ import rotkv
 from . import known_files, shipped, speed
 from .answers_file import AnswersFile
 from .chat import CUT, ChatTemplate, rendered
-from .problems import BadFile, Failed, read_task
+from .problems import BadFile, Failed, Missing, read_task
 from .published import published_table
 from .report import Report
 from .run import ModelRun, Plan, divergences, run_all, say
@@ -195,7 +195,7 @@ def check(asked):
         if os.path.isdir(path):
             raise BadFile(f"{path}: is a folder, expected a file")
     if asked.plot and importlib.util.find_spec("matplotlib") is None:
-        raise BadFile("--plot: matplotlib is missing: apt install python3-matplotlib")
+        raise Missing("--plot: matplotlib is missing: apt install python3-matplotlib")
     if len(set(asked.model)) < len(asked.model):
         raise Failed("-m: expected every model once")
 

@@ -48,11 +48,11 @@ class AnswersFile:
             for key in {**found, **header}:
                 if found.get(key) != header.get(key):
                     raise BadFile(f"{self.path}: {key}: the file has {found.get(key)!r}, this run "
-                                 f"{header.get(key)!r}")
+                                  f"{header.get(key)!r}")
             self.groups = {tuple(group["group"]): group["answers"] for group in groups}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadFile(f"{self.path}: expected the answers of rotkv-eval, found something "
-                         f"else") from error
+                          f"else") from error
 
     def write(self, line):
         self.file.write(line_of(line))

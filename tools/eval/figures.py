@@ -7,12 +7,12 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
+import scipy  # scipy.stats, which takes half a second to load, where it is used
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEEN = 0.8  # how often a difference of the stated size is found
-Z = stats.norm.ppf((1 + LEVEL) / 2)
+Z = scipy.special.ndtri((1 + LEVEL) / 2)
 
 
 def wilson(score, attempts):
@@ -49,7 +49,7 @@ def difference_interval(differences, strata):
     1934)."""
     if np.any(differences):
         return bootstrap(differences, strata)
-    most = float(stats.binomtest(0, len(differences)).proportion_ci(LEVEL).high)
+    most = float(scipy.stats.binomtest(0, len(differences)).proportion_ci(LEVEL).high)
     return -most, most
 
 
@@ -57,7 +57,7 @@ def mcnemar(differences):
     """p of its exact test: a problem speaks for whoever had more of its samples right.
     Source: McNemar 1947."""
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    return 1.0 if better + worse == 0 else float(stats.binomtest(better, better + worse).pvalue)
+    return 1.0 if better + worse == 0 else float(scipy.stats.binomtest(better, better + worse).pvalue)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def least_difference(problems, discordant):
     problems differs. Normal approximation; never below what a sign test needs at all: so many
     problems, all on one side, that p can fall below 1 - LEVEL."""
     needed = 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
-    wanted = (Z + stats.norm.ppf(SEEN)) * math.sqrt(discordant / problems)
+    wanted = (Z + scipy.special.ndtri(SEEN)) * math.sqrt(discordant / problems)
     return max(wanted, needed / problems)
 
 

@@ -24,6 +24,11 @@ class Failed(Exception):
     code = 2
 
 
+class Missing(Failed):
+    """What this machine has not."""
+    code = 1
+
+
 class BadFile(Failed):
     """A file that cannot be read or written, or holds something else."""
     code = 1

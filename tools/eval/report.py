@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 
-from scipy import stats
+import scipy
 
 from .figures import LEVEL, RESAMPLES, figures_of, what_can_be_seen
 from ..whole_file import whole
@@ -92,8 +92,8 @@ class Report:
         cells = [one for one in self.of(model, self.tasks[-1]) if one.kld is not None]
         if len({one.kld[0] for one in cells}) < 2 or len({one.figures.score for one in cells}) < 2:
             return None
-        found = stats.kendalltau([-one.kld[0] for one in cells],
-                                 [one.figures.score for one in cells])
+        found = scipy.stats.kendalltau([-one.kld[0] for one in cells],
+                                       [one.figures.score for one in cells])
         by_kld = sorted(cells, key=lambda one: one.kld[0])
         by_score = sorted(cells, key=lambda one: -one.figures.score)
         return {"tau": float(found.statistic), "p": float(found.pvalue),

@@ -54,7 +54,7 @@ def read_kld_text(path):
         return data.decode(), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:
         raise BadFile(f"--kld {path}: expected UTF-8, found byte {data[error.start]:#04x} at "
-                     f"{error.start}") from None
+                      f"{error.start}") from None
 
 
 class Plan:

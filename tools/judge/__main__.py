@@ -132,10 +132,11 @@ def check_output(given):
     """Before anything runs for minutes: that what was found can be written, and over no input."""
     if given.json in (None, "-"):
         return
-    folder = os.path.dirname(os.path.abspath(given.json))
-    if os.path.isdir(given.json) or not os.access(folder, os.W_OK):
+    real = os.path.realpath(given.json)  # of a device it may be no path: /proc/7/fd/pipe:[9]
+    device = os.path.exists(given.json) and not os.path.isfile(given.json)
+    if os.path.isdir(real) or not os.access(given.json if device else os.path.dirname(real), os.W_OK):
         end(1, f"--json {given.json}: expected a file that can be written")
-    if os.path.realpath(given.json) in map(os.path.realpath, given.model):
+    if real in map(os.path.realpath, given.model):
         usage(f"--json {given.json}: is the model")
 
 
@@ -177,27 +178,36 @@ def write(given, reports):
             file.write(words + "\n")
 
 
+def show(given, reports):
+    """The models that were judged, on standard output."""
+    if not reports:
+        return
+    if given.json == "-":
+        write(given, reports)
+    elif len(given.model) == 1:
+        print(reports[0].markdown(rotkv.mistakes()))
+    else:
+        print(survey.markdown(reports))
+
+
 def main():
     given = flags()
     check_numbers(given)
     check_output(given)
     configs, trials, reports = configs_of(given), trials_of(given), []
-    engine = engine_of(given, configs)
+    engine, failure = engine_of(given, configs), None
     try:
         for path in given.model:
             reports.append(judged(given, path, engine, configs, trials))
             if given.json not in (None, "-"):
                 write(given, reports)
-    except rotkv.Error as error:
-        end(2 if error.code == "usage" else 1, error)
+    except (rotkv.Error, OSError) as error:
+        failure = (2 if getattr(error, "code", "") == "usage" else 1, error)
     except KeyboardInterrupt:
-        end(130, "interrupted")
-    if given.json == "-":
-        write(given, reports)
-    elif len(reports) == 1:
-        print(reports[0].markdown(rotkv.mistakes()))
-    else:
-        print(survey.markdown(reports))
+        failure = (130, "interrupted")
+    show(given, reports)  # an hour's models are not lost with the last
+    if failure:
+        end(*failure)
     sys.exit(max(one.status() for one in reports))
 
 

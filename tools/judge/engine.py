@@ -14,7 +14,8 @@ line:
     {"do": "restore", "file": "/dir/cache", "tokens": [...], "next": [5]}    {"logprobs": [...]}
 
 A row of logprobs is ln p of every word of the vocabulary, or an object {"word": ln p} of the likelier
-ones. {"unsupported": "why"} leaves a question out, {"error": "why"} answers it with a failure."""
+ones. {"unsupported": "why"} leaves a question out, {"error": "why"} says that the engine refuses,
+{"failed": "why"} that it or its adapter broke: no refusal."""
 import importlib
 import importlib.util
 import json
@@ -80,6 +81,8 @@ class Engine:
         raise Unsupported("the adapter does not restore")
 
 
+# What Python raises where an adapter is wrong itself: no word of the engine's.
+OF_THE_ADAPTER = (TypeError, AttributeError, NameError, ImportError, LookupError)
 QUESTIONS = ("open", "tokenize", "predict", "shift", "save", "restore")
 
 
@@ -93,8 +96,11 @@ def answer(engine, question):
         found = getattr(engine, do)(**question)
     except Unsupported as why:
         return {"unsupported": str(why)}
-    except Exception as error:  # the engine's own: whatever it throws is its answer
-        return {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
+    except Exception as error:  # the engine's own: whatever else it throws is its answer
+        words = (str(error) if isinstance(error, Failed) else
+                 f"{type(error).__name__}: {error}").split("\n")[0]
+        broke = isinstance(error, (Failed, *OF_THE_ADAPTER)) and not isinstance(error, Refused)
+        return {"failed" if broke else "error": words}
     names = {"tokenize": "tokens", "predict": "logprobs", "shift": "logprobs", "restore": "logprobs"}
     if do in names:
         return {names[do]: [row.tolist() if hasattr(row, "tolist") else row for row in found]}
@@ -223,6 +229,8 @@ class Program(Engine):
             raise Failed(f"expected a JSON object, found {line[:60].decode(errors='replace')!r}")
         if "unsupported" in found:
             raise Unsupported(found["unsupported"])
+        if "failed" in found:
+            raise Failed(found["failed"])
         if "error" in found:
             raise Refused(found["error"])
         return found

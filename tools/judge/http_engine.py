@@ -35,12 +35,14 @@ class Http(Engine):
 
     @staticmethod
     def refusal(error):
+        """llama-server refuses a slot's file with 400 and words; 500 and above is its own fault."""
         words = error.read().decode(errors="replace")
         try:
             words = json.loads(words)["error"]["message"]
         except (ValueError, KeyError, TypeError):
             pass
-        kind = Unsupported if error.code in (404, 501) else Refused
+        kind = (Unsupported if error.code in (404, 501) else
+                Refused if 400 <= error.code < 500 and words.strip() else Failed)
         return kind(f"{error.code}: {words[:200]}")
 
     def open(self, **question):

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from .engine import Engine, Failed
+from .engine import Engine, Failed, Refused
 from .http_engine import Http
 from .rows import log_softmax
 
@@ -84,7 +84,7 @@ class LlamaCppPython(Engine):
         found, count = (self.lib.llama_token * len(tokens))(), ctypes.c_size_t()
         if not self.lib.llama_state_seq_load_file(self.llama.ctx, file.encode(), 0, found, len(tokens),
                                                   ctypes.byref(count)):
-            raise Failed("llama_state_seq_load_file gives 0")
+            raise Refused("llama_state_seq_load_file gives 0")
         if list(found[:count.value]) != tokens:
             raise Failed("the file holds other tokens")
         self.llama.n_tokens = len(tokens)

@@ -80,6 +80,8 @@ class Ours:
             cache.remove(keep, keep + drop)
             cache.shift(keep + drop, len(tokens), -drop)
         except rotkv.Error as error:
+            if error.code != "unsupported":
+                raise
             raise Unsupported(f"rotkv does not shift this model: {error}") from None
         hidden = [self.read(model, cache, [token], len(tokens) - drop + i)
                   for i, token in enumerate(next)]

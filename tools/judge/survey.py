@@ -17,7 +17,7 @@ def markdown(reports):
     kinds = [one.verdict for report in reports for one in report.results]
     counts = ", ".join(f"{kinds.count(kind)} {words}" for kind, words in (
         (RIGHT, "right"), (WRONG, "wrong"), (UNTOLD, "that cannot be told"), (NOT_ASKED, "not asked")))
-    return "\n".join([*lines, "", f"{len(reports)} models: {counts}", ""])
+    return "\n".join([*lines, "", f"{len(reports)} model{'s' * (len(reports) != 1)}: {counts}", ""])
 
 
 def outcome(results):

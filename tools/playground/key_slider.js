@@ -6,7 +6,7 @@ const LOUDEST = 24;
 const KEYS = { ArrowUp: 0.25, ArrowDown: -0.25, PageUp: 4, PageDown: -4 };
 
 /** A value that can be set: within the scale, two decimals. */
-export function held(value) {
+export function settable(value) {
   return Math.round(Math.max(-LOUDEST, Math.min(LOUDEST, value)) * 100) / 100;
 }
 
@@ -22,7 +22,7 @@ export class KeySlider {
     }
     fields.channel.addEventListener("input", () => this.choose(Number(fields.channel.value)));
     fields.value.addEventListener("input", () => {
-      if (fields.value.value !== "") this.change(this.channel, held(Number(fields.value.value)));
+      if (fields.value.value !== "") this.change(this.channel, settable(Number(fields.value.value)));
     });
   }
 
@@ -37,7 +37,7 @@ export class KeySlider {
     this.fields.channel.max = String(row.length - 1);
     const active = document.activeElement;
     if (active !== this.fields.channel) this.fields.channel.value = String(this.channel);
-    if (active !== this.fields.value) this.fields.value.value = String(held(value));
+    if (active !== this.fields.value) this.fields.value.value = String(settable(value));
   }
 
   choose(channel) {
@@ -53,7 +53,7 @@ export class KeySlider {
     else if (event.key === "Home") this.choose(0);
     else if (event.key === "End") this.choose(this.row.length - 1);
     else if (event.key in KEYS) {
-      this.change(this.channel, held(value + KEYS[event.key] * (event.shiftKey ? 4 : 1)));
+      this.change(this.channel, settable(value + KEYS[event.key] * (event.shiftKey ? 4 : 1)));
     } else if (event.key === "0") this.change(this.channel, 0);
     else return;
     event.preventDefault();
@@ -70,7 +70,7 @@ export class KeySlider {
 
   drag(event) {
     const box = this.element.getBoundingClientRect();
-    this.change(this.channel, held(this.at.valueAt(event.clientY - box.top)));
+    this.change(this.channel, settable(this.at.valueAt(event.clientY - box.top)));
     event.preventDefault();
   }
 }

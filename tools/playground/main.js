@@ -116,7 +116,6 @@ function drawOrSay() {
   try {
     draw();
     at("problem").hidden = true;
-    at("main").classList.remove("stale");
   } catch (error) {
     at("problem").textContent = error.message;
     at("problem").hidden = false;
