@@ -30,15 +30,13 @@ def shown(x):
 class Playground(test_site.Browser):
     def play(self, **settings):
         page = self.open("playground/", **{"viewport": {"width": 1280, "height": 900}, **settings})
-        page.wait_for_function("document.body.dataset.drawn > 0")
+        page.wait_for_selector("#main:not([hidden])")
         return page
 
     def drawn(self, page, act):
-        """What `act` makes the page draw is there."""
-        before = page.evaluate("document.body.dataset.drawn")
+        """What `act` makes the page draw is there: what changes something marks the page until then."""
         act()
-        page.wait_for_function(f"document.body.dataset.drawn != '{before}'")
-        page.wait_for_timeout(100)  # a second drawing, of a size that changed
+        page.wait_for_function("!('drawing' in document.body.dataset)")
 
     def compare(self, page, row, type, rotation):
         for which, words in ("plain", "none"), ("rotated", rotation):
@@ -61,9 +59,9 @@ class Playground(test_site.Browser):
         page.focus("#key")
         page.keyboard.press("Home")
         for _ in range(9):
-            page.keyboard.press("ArrowRight")
+            self.drawn(page, lambda: page.keyboard.press("ArrowRight"))
         self.assertIn("channel 9: 12.00", page.get_attribute("#key", "aria-valuetext"))
-        page.keyboard.press("PageUp")
+        self.drawn(page, lambda: page.keyboard.press("PageUp"))
         self.drawn(page, lambda: page.keyboard.press("ArrowDown"))
         self.assertIn("channel 9: 15.75", page.get_attribute("#key", "aria-valuetext"))
         row[9] = 15.75

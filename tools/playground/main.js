@@ -122,13 +122,14 @@ function drawOrSay() {
     at("problem").hidden = false;
   }
   at("main").hidden = !at("problem").hidden;
-  document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
+  delete document.body.dataset.drawing;
 }
 
 // At most once a frame, however fast a finger is.
 function refresh() {
   if (!asked) requestAnimationFrame(drawOrSay);
   asked = true;
+  document.body.dataset.drawing = "soon";
 }
 
 function theme() {
