@@ -166,6 +166,12 @@ class ExitCodes(Tools):
 
 
 class WithoutHonestResult(Tools):
+    def test_an_empty_value_takes_no_other_flag(self):
+        for flag in "--json=", "--csv=", "--out=":
+            self.bad(2, "sweep", "-m", self.model, "-f", self.text, flag, "--ctx-size=64",
+                     says=flag[:-1] + ": expected a value, found ''")
+        self.assertFalse(os.path.exists("--ctx-size=64"))
+
     def test_what_was_never_read_is_not_measured(self):
         """Where all that scored tokens read is in f16, no figure speaks of the type."""
         on, says = ("-m", self.model, "-f", self.text, "-c", "32"), "nothing of few bits"

@@ -2,6 +2,7 @@
 Python adapter, by lines of JSON and by llama-server's HTTP, as docs/29-judge.md says. All routes are
 timed together."""
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -343,3 +344,7 @@ def test_an_engine_that_is_none(ours, tmp_path):
         results = one.run([F16])
         assert report.status(results) == 1 and words in results[0].why, results
         assert "nothing was judged" in report.verdict([]) and report.status([]) == 1
+    for name, code, words in ("none", 2, "module:Class"), ("vllm", 1, "is not installed in"):
+        if importlib.util.find_spec(name) is None:
+            found = run_judge("-m", ours.path, "--engine", name)
+            assert found[:2] == (code, "") and words in found[2] and found[2].count("\n") == 1, found

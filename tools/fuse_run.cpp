@@ -27,7 +27,7 @@ void FuseOptions::add_to(CLI::App& app) {
         ->capture_default_str();
     app.add_flag("--verify", verify,
                  "read the new file again and compare its predictions with the old one's");
-    add_whole(app, "-n,--tokens", tokens, 1, 4096, "tokens of the text that --verify compares");
+    add_whole(app, "-n,--tokens", tokens, 2, 4096, "tokens of the text that --verify compares");
 }
 
 Rotation FuseOptions::rotation_of_words() const {
@@ -84,8 +84,9 @@ Comparison compare(const std::string& path, const FuseOptions& options, const st
     const std::unique_ptr<LoadedModel> before = open(path, options.tokens);
     std::vector<int32_t> tokens = tokens_of_text(*before, text);
     tokens.resize(std::min(tokens.size(), std::size_t(options.tokens)));
-    if (tokens.empty()) {
-        throw Error(ErrorCode::usage, "--verify: expected a text, found one without a token");
+    if (tokens.size() < 2) {  // the first attends to itself alone
+        throw Error(ErrorCode::usage, "--verify: expected a text of two tokens or more, found " +
+                                          std::to_string(tokens.size()));
     }
     const Predictions expected = predictions_of(before->model, tokens);
     step();

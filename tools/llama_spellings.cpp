@@ -116,6 +116,9 @@ Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
         const std::string name = text.substr(0, text.find('='));
         const bool last = i + 1 == arguments.size();
         refuse_other_spelling(name, own);
+        if (text.size() > 2 && text.starts_with("--") && text.back() == '=') {
+            throw Error(ErrorCode::usage, name + ": expected a value, found ''");
+        }
         if (const IgnoredFlag* flag = own(name) ? nullptr : find_ignored(name)) {
             result.ignored.push_back(name);
             if (name != text || flag->value == Value::none) continue;

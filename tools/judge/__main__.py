@@ -9,7 +9,7 @@ import rotkv
 
 from . import report, survey
 from ..whole_file import fingerprint, whole
-from .engine import BUILT_IN, Program, adapter_command
+from .engine import BUILT_IN, Program, adapter_command, missing_package
 from .http_engine import Http, Server
 from .ours import Ours
 from .trials import Judge
@@ -107,6 +107,12 @@ def words_of(flag, command):
 
 def engine_of(given, configs):
     if given.engine:
+        if given.engine in BUILT_IN and missing_package(given.engine, given.python):
+            end(1, f"--engine {given.engine}: is not installed in {given.python}: pip install "
+                   f"{given.engine}, or --python PATH")
+        if given.engine not in BUILT_IN and ":" not in given.engine:
+            usage(f"--engine {given.engine}: expected {', '.join(BUILT_IN)}, module:Class or "
+                  "file.py:Class")
         return Program(adapter_command(given.engine, given.python), given.seconds)
     if given.program is not None:
         return Program(words_of("--program", given.program), given.seconds)

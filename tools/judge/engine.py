@@ -119,6 +119,7 @@ def serve(engine):
 
 BUILT_IN = {"xllamacpp": ".llama_engines:XLlamaCpp", "llama-cpp-python": ".llama_engines:LlamaCppPython",
             "mlx-lm": ".other_engines:MlxLm", "vllm": ".other_engines:Vllm"}
+PACKAGES = {"xllamacpp": "xllamacpp", "llama-cpp-python": "llama_cpp", "mlx-lm": "mlx_lm", "vllm": "vllm"}
 
 
 def adapter(name):
@@ -249,6 +250,13 @@ class Program(Engine):
 
     def restore(self, file, tokens, next):
         return self.ask("restore", file=file, tokens=tokens, next=next)["logprobs"]
+
+
+def missing_package(name, python=sys.executable):
+    """The package without which that Python has no such engine of BUILT_IN, or None."""
+    package = PACKAGES[name]
+    asked = [python, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"]
+    return package if subprocess.run(asked, stderr=subprocess.DEVNULL, check=False).returncode else None
 
 
 def adapter_command(name, python=sys.executable):
