@@ -107,9 +107,8 @@ struct Rewritten {
 };
 
 /// -ctk q8_0 becomes --cache-type-k q8_0; -ngl 99, -fa on and their like are taken out, with their
-/// values, unless they are among the tool's `own`. Throws Error(usage) for other flags of one dash
-/// and several letters, which CLI11 would read as -f with the value "oo", and for a flag with
-/// nothing behind its =, for which CLI11 would take the next flag as the value.
+/// values, unless they are the tool's `own`. Throws Error(usage) for other flags of one dash and
+/// several letters, which CLI11 reads as -f with the value "oo", and for --x= without a value.
 Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
                                   const std::function<bool(const std::string&)>& own);
 

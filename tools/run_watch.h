@@ -9,8 +9,7 @@
 
 namespace rotkv::tools {
 
-/// Both may be empty. What they throw ends the run: a sweep's file keeps the cells that were done,
-/// and rotkv-fuse's stays once it is written, which its first step comes before.
+/// Both may be empty. What they throw ends the run; what it has written by then stays, whole.
 struct RunWatch {
     std::function<void(const WindowPlan& plan)> planned;  ///< before the first window
     std::function<void(int64_t done, int64_t all)> step;  ///< of windows, caches or parts
