@@ -184,7 +184,7 @@ class BenchOps(Tools):
         for arguments, says in [(["hadamard/rows=64/D=65/rot=64"], "divides 65, found 64"),
                                 (["hadamard/rows=-1"], "rows"),
                                 (["sort/rows=1"], "sort")]:
-            self.bad(1, "bench-ops", *arguments, says=says)
+            self.bad(2, "bench-ops", *arguments, says=says)
 
 
 class Compare(Tools):

@@ -87,11 +87,12 @@ def test_next_tokens_are_those_of_the_logits(model):
 def test_a_cache_of_another_model_is_refused(model, path):
     other = rotkv.Model(path)
     cache = other.cache("k=f16,v=f16", 8)
-    for read in (lambda: model.forward(cache, [1], [0]),
-                 lambda: model.next_tokens(cache, [1], [0], [0])):
+    one, none = np.ones(1, np.int32), np.zeros(1, np.int32)
+    for read in (lambda: model.forward(cache, one, none),
+                 lambda: model.next_tokens(cache, one, none, none)):
         with pytest.raises(rotkv.Error, match="this model's cache"):
             read()
-    assert other.forward(cache, [1], [0]).shape[0] == 1
+    assert other.forward(cache, one, none).shape[0] == 1
 
 
 def test_logits_that_are_no_numbers_end_a_run(folder):
