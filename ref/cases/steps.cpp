@@ -4,6 +4,7 @@
 #include "ref/error.h"
 #include "ref/half.h"
 #include "ref/quant.h"
+#include "ref/quant_parts.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,80 +15,9 @@ namespace rotkv {
 
 namespace {
 
-using ref::BlockRange, ref::block_range, ref::fifth_bit, ref::nibble;
+using ref::BlockRange, ref::block_range;
 
 constexpr double k_tie = 1e-5;  // of the type's largest code
-
-// A block taken apart.
-struct Parts {
-    uint16_t scale = 0, minimum = 0;  // f16 bits
-    int code[k_block] = {};
-};
-
-template <class Block>
-Block block_at(const std::byte* bytes) {
-    Block block;
-    std::memcpy(&block, bytes, sizeof block);
-    return block;
-}
-
-// Codes of four bits, and fifth bits `qh` or null.
-Parts parts_of(uint16_t scale, uint16_t minimum, const uint8_t* qs, const uint8_t* qh) {
-    Parts parts{scale, minimum, {}};
-    for (int64_t j = 0; j < k_block; ++j) {
-        parts.code[j] = nibble(qs, j);
-        if (qh != nullptr) parts.code[j] |= fifth_bit(qh, j) << 4;
-    }
-    return parts;
-}
-
-Parts parts_of(const BlockQ8_0& block) {
-    Parts parts{block.d, 0, {}};
-    std::copy_n(block.qs, k_block, parts.code);
-    return parts;
-}
-
-Parts take_apart(DType type, const std::byte* bytes) {
-    switch (type) {
-        case DType::q8_0:
-            return parts_of(block_at<BlockQ8_0>(bytes));
-        case DType::q5_1: {
-            const BlockQ5_1 block = block_at<BlockQ5_1>(bytes);
-            return parts_of(block.d, block.m, block.qs, block.qh);
-        }
-        case DType::q5_0: {
-            const BlockQ5_0 block = block_at<BlockQ5_0>(bytes);
-            return parts_of(block.d, 0, block.qs, block.qh);
-        }
-        case DType::q4_1: {
-            const BlockQ4_1 block = block_at<BlockQ4_1>(bytes);
-            return parts_of(block.d, block.m, block.qs, nullptr);
-        }
-        case DType::q4_0: {
-            const BlockQ4_0 block = block_at<BlockQ4_0>(bytes);
-            return parts_of(block.d, 0, block.qs, nullptr);
-        }
-        case DType::iq4_nl: {
-            const BlockIq4Nl block = block_at<BlockIq4Nl>(bytes);
-            return parts_of(block.d, 0, block.qs, nullptr);
-        }
-        case DType::f32:
-        case DType::f16:
-        case DType::bf16:
-        case DType::q2_k:
-        case DType::q3_k:
-        case DType::q4_k:
-        case DType::q5_k:
-        case DType::q6_k:
-        case DType::iq4_xs:
-        case DType::mxfp4:
-        case DType::i32:
-        case DType::f64:
-            break;
-    }
-    throw Error(ErrorCode::unsupported,
-                std::string("compare: ") + type_info(type).name + " has no codes of a cache");
-}
 
 // Where the values of a block lie on the scale of its codes (or of its levels, where those are
 // uneven) before they are rounded to them.
@@ -127,7 +57,7 @@ int f16_steps(uint16_t a, uint16_t b) {
 }
 
 // The scale that these codes ask for: the least squares fit to their levels, weighted by x^2.
-double fit(const int8_t* levels, const Parts& parts, const float* x) {
+double fit(const int8_t* levels, const BlockParts& parts, const float* x) {
     double products = 0, squares = 0;
     for (int64_t j = 0; j < k_block; ++j) {
         const double w = double(x[j]) * double(x[j]), q = levels[parts.code[j]];
@@ -165,8 +95,8 @@ void wrong(Verdict& verdict, int64_t index, double expected, double found, doubl
     if (verdict.first.size() < 10) verdict.first.push_back({index, expected, found, 0, allowed});
 }
 
-void judge_block(const CodeInfo& codes, const Parts& ours, const Parts& theirs, const float* x,
-                 int64_t first, Verdict& verdict, Counts& counts) {
+void judge_block(const CodeInfo& codes, const BlockParts& ours, const BlockParts& theirs,
+                 const float* x, int64_t first, Verdict& verdict, Counts& counts) {
     const Positions position = positions(codes, x);
     bool same_codes = true;
     counts.not_judged += !position.defined;
@@ -203,12 +133,12 @@ void judge_blocks(DType type, const Row& row, Verdict& verdict, Counts& counts) 
         const int64_t offset = block_offset(type, i);
         const std::byte *expected = row.expected + offset, *found = row.found + offset;
         if (std::memcmp(expected, found, size_t(info.block_bytes)) == 0) continue;
-        const Parts ours = take_apart(type, expected);
+        const BlockParts ours = block_parts(type, expected);
         if (!ref::finite_f16(ours.scale)) {  // ggml leaves these bytes undefined
             ++counts.not_judged;
             continue;
         }
-        judge_block(info.codes, ours, take_apart(type, found), row.unrounded.data() + i,
+        judge_block(info.codes, ours, block_parts(type, found), row.unrounded.data() + i,
                     row.first + i, verdict, counts);
     }
 }
@@ -293,8 +223,8 @@ double step_at_tie(const CodeInfo& codes, double at, int code, double near) {
     return step;
 }
 
-void reach_of_block(const CodeInfo& codes, const Parts& ours, const float* x, const float* error,
-                    float* reach) {
+void reach_of_block(const CodeInfo& codes, const BlockParts& ours, const float* x,
+                    const float* error, float* reach) {
     const Positions position = positions(codes, x);
     const BlockRange range = block_range(x);
     const double d = std::fabs(double(f16_to_f32(ours.scale)));
@@ -343,7 +273,7 @@ std::vector<float> reach_of_steps(DType type, int64_t d, std::span<const std::by
             const float *const x = &unrounded[first + j], *const e = &error[first + j];
             if (is_block_type(type)) {
                 reach_of_block(type_info(type).codes,
-                               take_apart(type, row + block_offset(type, int64_t(j))), x, e,
+                               block_parts(type, row + block_offset(type, int64_t(j))), x, e,
                                &reach[first + j]);
                 continue;
             }

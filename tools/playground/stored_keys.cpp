@@ -8,10 +8,13 @@
 #include "ref/half.h"
 #include "ref/kernels.h"
 #include "ref/quant.h"
+#include "ref/quant_parts.h"
 #include "ref/rotation_policy.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
+#include <utility>
 
 namespace rotkv::playground {
 
@@ -77,31 +80,6 @@ void turn_rows(std::vector<float>& rows, const Cache& cache, bool inverse) {
     }
 }
 
-template <class Block>
-StoredBlock read_block(const Block& block) {
-    StoredBlock read{.scale = f16_to_f32(block.d)};
-    if constexpr (requires { block.m; }) read.minimum = f16_to_f32(block.m);
-    for (int64_t j = 0; j < k_block; ++j) {
-        if constexpr (sizeof block.qs == k_block) {
-            read.codes.push_back(block.qs[j]);
-        } else {
-            int code = ref::nibble(block.qs, j);
-            if constexpr (requires { block.qh; }) code |= ref::fifth_bit(block.qh, j) << 4;
-            read.codes.push_back(code);
-        }
-    }
-    return read;
-}
-
-template <class Block>
-std::vector<StoredBlock> read_blocks(std::span<const std::byte> row) {
-    std::vector<StoredBlock> blocks;
-    for (size_t i = 0; i < row.size(); i += sizeof(Block)) {
-        blocks.push_back(read_block(*reinterpret_cast<const Block*>(&row[i])));
-    }
-    return blocks;
-}
-
 }  // namespace
 
 Policy policy(const CacheType& type, int64_t d) {
@@ -135,34 +113,17 @@ StoredKeys store(const Cache& cache, std::span<const float> keys) {
 
 std::vector<StoredBlock> blocks_of(const CacheType& type, std::span<const std::byte> row) {
     if (type.format() != nullptr) return {};
-    switch (type.cells()) {
-        case DType::q8_0:
-            return read_blocks<BlockQ8_0>(row);
-        case DType::q5_1:
-            return read_blocks<BlockQ5_1>(row);
-        case DType::q5_0:
-            return read_blocks<BlockQ5_0>(row);
-        case DType::q4_1:
-            return read_blocks<BlockQ4_1>(row);
-        case DType::q4_0:
-            return read_blocks<BlockQ4_0>(row);
-        case DType::iq4_nl:
-            return read_blocks<BlockIq4Nl>(row);
-        case DType::f32:
-        case DType::f16:
-        case DType::bf16:
-        case DType::f64:
-        case DType::i32:
-        case DType::q2_k:
-        case DType::q3_k:
-        case DType::q4_k:
-        case DType::q5_k:
-        case DType::q6_k:
-        case DType::iq4_xs:
-        case DType::mxfp4:
-            return {};
+    const TypeInfo& info = type_info(type.cells());
+    if (info.codes.steps == 0) return {};
+    std::vector<StoredBlock> blocks;
+    for (size_t i = 0; i < row.size(); i += size_t(info.block_bytes)) {
+        const BlockParts parts = block_parts(info.type, &row[i]);
+        StoredBlock block{.scale = f16_to_f32(parts.scale)};
+        if (info.codes.minimum) block.minimum = f16_to_f32(parts.minimum);
+        block.codes.assign(std::begin(parts.code), std::end(parts.code));
+        blocks.push_back(std::move(block));
     }
-    return {};
+    return blocks;
 }
 
 double relative_error(std::span<const float> x, std::span<const float> exact) {
