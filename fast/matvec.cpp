@@ -155,14 +155,7 @@ MultiplyStrip strip_of(DType type) {
 }  // namespace
 
 void matvec(const MatmulArgs& args) {
-    std::vector<const float*> x;
-    std::vector<float*> y;
-    for (int64_t t = 0; t < args.src.n[2]; ++t) {
-        x.push_back(args.src.row<const float>(t));
-        y.push_back(args.dst.row<float>(t));
-    }
-    const RowsProduct product{args.weight, x, y};
-    matvec({&product, 1});
+    of_rows(args, [](std::span<const RowsProduct> products) { matvec(products); });
 }
 
 void matvec(std::span<const RowsProduct> products) {

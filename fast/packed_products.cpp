@@ -1,5 +1,6 @@
 #include "fast/packed_products.h"
 
+#include "fast/row_strips.h"
 #include "fast/threads.h"
 
 #include <vector>
@@ -8,19 +9,6 @@ namespace rotkv::fast {
 namespace {
 
 thread_local int t_without_tiles = 0;
-
-// The product as one of rows.
-template <class Multiply>
-void of_rows(const MatmulArgs& args, const Multiply& multiply) {
-    std::vector<const float*> x;
-    std::vector<float*> y;
-    for (int64_t t = 0; t < args.src.n[2]; ++t) {
-        x.push_back(args.src.row<const float>(t));
-        y.push_back(args.dst.row<float>(t));
-    }
-    const RowsProduct product{args.weight, x, y};
-    multiply(std::span<const RowsProduct>(&product, 1));
-}
 
 }  // namespace
 

@@ -5,9 +5,23 @@
 #include "fast/threads.h"
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 namespace rotkv::fast {
+
+/// multiply(products) of a call, as one product whose rows lie in its tensors.
+template <class Multiply>
+void of_rows(const MatmulArgs& args, const Multiply& multiply) {
+    std::vector<const float*> x;
+    std::vector<float*> y;
+    for (int64_t t = 0; t < args.src.n[2]; ++t) {
+        x.push_back(args.src.row<const float>(t));
+        y.push_back(args.dst.row<float>(t));
+    }
+    const RowsProduct product{args.weight, x, y};
+    multiply(std::span<const RowsProduct>(&product, 1));
+}
 
 /// Rows of a task, a multiple of `together`: as many as are worth taking a task for, and as few as
 /// leave something for everybody.
