@@ -126,23 +126,10 @@ __global__ void __launch_bounds__(k_warps* k_warp) few_kernel(const __grid_const
 }
 
 unsigned place_rows(Job& job, std::span<const MatmulArgs> calls) {
-    unsigned blocks = 0;
-    for (std::size_t i = 0; i < k_most_products; ++i) {
-        Product& product = job.product[i];
-        product.first_block = UINT32_MAX;
-        if (i >= calls.size()) continue;
-        const MatmulArgs& args = calls[i];
-        product.dst = args.dst;
-        product.weight = args.weight;
-        product.out = uint32_t(args.weight.n[2]);
-        product.split = split_of(args.weight.n[2], job.in);
-        product.row_bytes = uint32_t(row_bytes(args.weight.type, job.in));
-        if (job.gated && i > 0) continue;
-        product.first_block = blocks;
-        const unsigned warps = blocks_for(args.weight.n[2], job.gated ? k_rows / 2 : k_rows);
-        blocks += blocks_for(int64_t(warps) << product.split, k_warps);
-    }
-    return blocks;
+    const uint32_t together = job.gated ? k_rows / 2 : k_rows;
+    return place(job, calls, [together](int64_t rows, uint32_t split) {
+        return blocks_for(int64_t(blocks_for(rows, together)) << split, k_warps);
+    });
 }
 
 }  // namespace

@@ -258,22 +258,9 @@ bool takes_token(std::span<const MatmulArgs> calls) {
 // Of several tokens rows of gate and up are those of two warps, side by side in a block.
 unsigned place_products(Job& job, std::span<const MatmulArgs> calls, bool is_token) {
     const unsigned pairs = job.gated && !is_token ? 2 : 1;
-    unsigned blocks = 0;
-    for (std::size_t i = 0; i < k_most_products; ++i) {
-        Product& product = job.product[i];
-        product.first_block = UINT32_MAX;
-        if (i >= calls.size()) continue;
-        const MatmulArgs& args = calls[i];
-        product.dst = args.dst;
-        product.weight = args.weight;
-        product.out = uint32_t(args.weight.n[2]);
-        product.split = split_of(args.weight.n[2], job.in);
-        product.row_bytes = uint32_t(row_bytes(args.weight.type, job.in));
-        if (job.gated && i > 0) continue;
-        product.first_block = blocks;
-        blocks += blocks_for(args.weight.n[2] * pairs << product.split, k_warps * pairs);
-    }
-    return blocks;
+    return place(job, calls, [pairs](int64_t rows, uint32_t split) {
+        return blocks_for(rows * pairs << split, k_warps * pairs);
+    });
 }
 
 template <DType type>

@@ -6,6 +6,8 @@
 #include "cuda/kernels.h"
 #include "cuda/matvec.cuh"
 
+#include <span>
+
 namespace rotkv::cuda {
 
 /// One weight: its rows belong to the blocks from `first_block` on, 2^split warps share one.
@@ -38,6 +40,29 @@ struct Job {
     Norm norm;
     Sum sum;
 };
+
+/// Lays the products of a launch side by side; blocks_of(rows, split) are the blocks of one, whose
+/// rows have 2^split warps each. Of gate and up the first one's blocks make both.
+/// Returns: the blocks of all.
+template <class BlocksOf>
+unsigned place(Job& job, std::span<const MatmulArgs> calls, const BlocksOf& blocks_of) {
+    unsigned blocks = 0;
+    for (std::size_t i = 0; i < k_most_products; ++i) {
+        Product& product = job.product[i];
+        product.first_block = UINT32_MAX;
+        if (i >= calls.size()) continue;
+        const MatmulArgs& args = calls[i];
+        product.dst = args.dst;
+        product.weight = args.weight;
+        product.out = uint32_t(args.weight.n[2]);
+        product.split = split_of(args.weight.n[2], job.in);
+        product.row_bytes = uint32_t(row_bytes(args.weight.type, job.in));
+        if (job.gated && i > 0) continue;
+        product.first_block = blocks;
+        blocks += blocks_of(args.weight.n[2], product.split);
+    }
+    return blocks;
+}
 
 /// A product's sum of token t and row o, to where it belongs; `other` is what is added to it.
 __device__ inline float other_of(const Job& job, uint32_t t, uint32_t o) {
