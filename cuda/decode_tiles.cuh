@@ -88,22 +88,6 @@ struct DecodePlace : Place {
     }
 };
 
-// As wait_for_group(). Does one of the threads say yes?
-__device__ inline bool any_of_group(uint32_t barrier, uint32_t threads, bool says) {
-    uint32_t one;
-    asm volatile(
-        "{\n"
-        ".reg .pred mine, any;\n"
-        "setp.ne.u32 mine, %3, 0;\n"
-        "barrier.red.or.pred any, %1, %2, mine;\n"
-        "selp.u32 %0, 1, 0, any;\n"
-        "}"
-        : "=r"(one)
-        : "r"(barrier), "r"(threads), "r"(uint32_t(says))
-        : "memory");
-    return one != 0;
-}
-
 // A slice's threads wait for each other; in a team's kernel they learn whether one says yes.
 template <int Team>
 __device__ bool sync_slice(const DecodeJob& job, const DecodePlace& at, bool says) {

@@ -130,6 +130,22 @@ __device__ inline void wait_for_group(uint32_t barrier, uint32_t threads) {
     asm volatile("bar.sync %0, %1;" : : "r"(barrier), "r"(threads) : "memory");
 }
 
+/// The same. Does one of the threads say yes?
+__device__ inline bool any_of_group(uint32_t barrier, uint32_t threads, bool says) {
+    uint32_t one;
+    asm volatile(
+        "{\n"
+        ".reg .pred mine, any;\n"
+        "setp.ne.u32 mine, %3, 0;\n"
+        "barrier.red.or.pred any, %1, %2, mine;\n"
+        "selp.u32 %0, 1, 0, any;\n"
+        "}"
+        : "=r"(one)
+        : "r"(barrier), "r"(threads), "r"(uint32_t(says))
+        : "memory");
+    return one != 0;
+}
+
 /// The same without waiting: this thread is one of those that others wait for.
 __device__ inline void arrive_at_group(uint32_t barrier, uint32_t threads) {
     asm volatile("bar.arrive %0, %1;" : : "r"(barrier), "r"(threads) : "memory");

@@ -106,7 +106,7 @@ class TermsConsumer : Group<TermsRing<D>, D, TermSums<D>> {
             if (pass == k_passes - 1) break;
             const bool is_lost = has_small && is_some_smaller<D / 8>(
                                                   sums_, 0, {lost * of_rows[0], lost * of_rows[1]});
-            if (!of_some(k_alone + group_, k_warpgroup, is_lost)) break;
+            if (!any_of_group(k_alone + group_, k_warpgroup, is_lost)) break;
             for (float& x : of_rows) x /= k_next;
         }
     }
@@ -135,7 +135,7 @@ class TermsConsumer : Group<TermsRing<D>, D, TermSums<D>> {
                     is_lost || is_some_smaller<4>(sums_, 32 * b,
                                                   {of_block * of_rows[0], of_block * of_rows[1]});
             }
-            if (!of_some(k_alone + group_, k_warpgroup, is_lost)) break;
+            if (!any_of_group(k_alone + group_, k_warpgroup, is_lost)) break;
             for (float& x : of_rows) x /= k_next;
         }
     }

@@ -125,22 +125,6 @@ __device__ inline uint32_t larger_of(uint32_t x, uint32_t y) {
     return decode::bits(__hmax2_nan(decode::halves(x), __habs2(decode::halves(y))));
 }
 
-/// Of all `threads` that come to this barrier: is it so for some?
-__device__ inline bool of_some(uint32_t barrier, uint32_t threads, bool x) {
-    uint32_t some;
-    asm volatile(
-        "{\n"
-        ".reg .pred mine, some;\n"
-        "setp.ne.u32 mine, %3, 0;\n"
-        "barrier.cta.red.or.pred some, %1, %2, mine;\n"
-        "selp.u32 %0, 1, 0, some;\n"
-        "}"
-        : "=r"(some)
-        : "r"(barrier), "r"(threads), "r"(uint32_t(x))
-        : "memory");
-    return some != 0;
-}
-
 /// The pieces of a tile of halves that one thread looks after.
 template <int D>
 struct OwnPieces {
