@@ -197,10 +197,7 @@ void check_standard_output() {
 }
 
 void parse(CLI::App& app, int argc, char** argv) {
-    Rewritten line = rewrite_llama_spellings(
-        std::vector<std::string>(argv + 1, argv + argc),
-        [&app](const std::string& name) { return app.get_option_no_throw(name) != nullptr; });
-    std::reverse(line.arguments.begin(), line.arguments.end());  // as CLI11 wants them
+    Rewritten line = rewrite_llama_spellings(app, std::vector<std::string>(argv + 1, argv + argc));
     app.parse(line.arguments);
     if (line.ignored.empty()) return;
     std::string names;

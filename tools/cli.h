@@ -102,15 +102,14 @@ int run_tool(CLI::App& app, int argc, char** argv, const std::string& examples,
 
 /// A llama.cpp command line in terms that CLI11 can parse.
 struct Rewritten {
-    std::vector<std::string> arguments;
-    std::vector<std::string> ignored;  ///< flags without a meaning here, left out of `arguments`
+    std::vector<std::string> arguments;  ///< the last first, as CLI11 takes them
+    std::vector<std::string> ignored;    ///< flags without a meaning here, left out of `arguments`
 };
 
 /// -ctk q8_0 becomes --cache-type-k q8_0; -ngl 99, -fa on and their like are taken out, with their
-/// values, unless they are the tool's `own`. Throws Error(usage) for other flags of one dash and
+/// values, unless `app` has such an option. Throws Error(usage) for other flags of one dash and
 /// several letters, which CLI11 reads as -f with the value "oo", and for --x= without a value.
-Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
-                                  const std::function<bool(const std::string&)>& own);
+Rewritten rewrite_llama_spellings(const CLI::App& app, const std::vector<std::string>& arguments);
 
 /// Writes the document, indented; invalid UTF-8 is replaced, a NaN becomes null.
 /// Throws Error(io). Does nothing for an empty path.

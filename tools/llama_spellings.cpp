@@ -2,6 +2,7 @@
 #include "ref/error.h"
 #include "tools/cli.h"
 
+#include <algorithm>
 #include <cctype>
 #include <string_view>
 
@@ -107,8 +108,10 @@ bool is_negative_number(const std::string& text) {
 
 }  // namespace
 
-Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
-                                  const std::function<bool(const std::string&)>& own) {
+Rewritten rewrite_llama_spellings(const CLI::App& app, const std::vector<std::string>& arguments) {
+    const auto own = [&app](const std::string& name) {
+        return app.get_option_no_throw(name) != nullptr;
+    };
     Rewritten result;
     std::vector<std::string>& out = result.arguments;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
@@ -141,6 +144,7 @@ Rewritten rewrite_llama_spellings(const std::vector<std::string>& arguments,
             out.push_back(text);
         }
     }
+    std::reverse(out.begin(), out.end());
     return result;
 }
 

@@ -27,13 +27,10 @@ Options read_flags(const Flags& flags) {
     CLI::App app;
     app.set_help_flag();
     options.add_to(app);
-    Rewritten line = rewrite_llama_spellings(flags, [&app](const std::string& name) {
-        return app.get_option_no_throw(name) != nullptr;
-    });
+    Rewritten line = rewrite_llama_spellings(app, flags);
     for (const std::string& flag : line.ignored) {
         throw Error(ErrorCode::usage, flag + ": without a meaning here");
     }
-    std::reverse(line.arguments.begin(), line.arguments.end());  // as CLI11 wants them
     try {
         app.parse(line.arguments);
     } catch (const CLI::ParseError& error) {
