@@ -12,17 +12,16 @@ import pytest
 import rotkv
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import model_with_text  # noqa: E402
 import random_models  # noqa: E402
+from model_with_text import TEXT  # noqa: E402
 
 PROGRAMS = os.environ["ROTKV_PROGRAMS"]
-TEXT = "".join(f"line {i} of a text that nobody wrote, {i * i}\n" for i in range(60))
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "text").write_text(TEXT)
-    return random_models.write(str(folder), "smollm3")
+    return model_with_text.write(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
