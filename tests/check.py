@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 
+from standard_headers import lacking
+
 SOURCES = (".h", ".c", ".cpp", ".cu", ".cuh", ".metal", ".msl", ".js", ".py")
 MAX_LINES = 400
 MAX_PAGE = {"docs/CONTRIBUTING.md": 80}  # pages that must stay short, and their lines
@@ -368,10 +370,8 @@ def check_operations():
 
 def main():
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), ".."))
-    count = 0
     types = set(re.findall(r"^    (\w+) = \d+,", "\n".join(read("ref/types.h")), re.M))
-    for path in project_files():
-        count += 1
+    for count, path in enumerate(project_files(), 1):
         check_names(path)
         lines = read(path)
         if lines is None:
@@ -380,16 +380,16 @@ def main():
         if path.split("/")[0] in ROOMS and path.endswith(SOURCES[:-1]):
             check_includes(path, lines)
             check_type_switches(path, lines, types)
+            for number, name, header in lacking(path):
+                fail(path, number, f"std::{name}, expected an include of <{header}>")
         if path.endswith((".h", ".cuh")) and path.split("/")[0] in ROOMS:
             check_header(path, lines)
         if path.endswith(".md"):
             check_markdown(path, lines)
             if re.fullmatch(r"docs/[^/]+\.md", path) and path not in PAGES_WITHOUT_CODE_LINE:
                 check_code_line(path, lines)
-    check_mutants()
-    check_operations()
-    check_chapters()
-    check_room_pages()
+    for check in check_mutants, check_operations, check_chapters, check_room_pages:
+        check()
     for failure in failures:
         print(failure)
     print(f"check.py: {count} files, {len(failures)} failures")

@@ -5,6 +5,7 @@
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>

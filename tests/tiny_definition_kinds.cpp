@@ -1,6 +1,7 @@
 // The forward pass of small models in f64: what stands in for keys and values of heads.
 #include "tests/tiny_definition.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace rotkv::test {

@@ -5,6 +5,7 @@
 
 #ifdef ROTKV_EMUL_THREADS
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstring>
 #include <memory>

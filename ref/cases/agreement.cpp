@@ -5,6 +5,7 @@
 #include "ref/error.h"
 #include "ref/quant.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdio>

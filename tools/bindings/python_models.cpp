@@ -2,6 +2,8 @@
 #include "tools/bindings/python_cache.h"
 #include "tools/bindings/python_model.h"
 
+#include <algorithm>
+
 namespace rotkv::python {
 namespace {
 

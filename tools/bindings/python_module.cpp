@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 
 #include <sstream>
+#include <tuple>
 
 namespace rotkv::python {
 
