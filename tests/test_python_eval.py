@@ -320,15 +320,21 @@ def test_what_contradicts_itself_is_one_line(path, tasks, code, more, says):
     assert says in said and said.count("\n") == 1
 
 
-def test_a_picture_without_matplotlib_is_asked_for_in_vain(path, tasks, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    asked = program.argparse.Namespace(shift=False, ctx=0, keep=-1, cache=["k=q8_0"], base="k=f16", kld=None,
-                                       print_prompt=False, model=[path], task=["addition"], out=None,
-                                       json=None, csv=None, plot=str(tmp_path / "a.png"), temp=0.0,
-                                       samples=1)
-    with pytest.raises(problems.Missing, match="matplotlib is missing") as caught:
-        program.check(asked)
-    assert caught.value.code == 1 and not isinstance(caught.value, problems.BadFile)
+@pytest.mark.parametrize("name, part, more", [
+    ("matplotlib", "matplotlib", ["--plot", "a.png"]), ("scipy", "scipy.stats", [])])
+def test_a_library_that_a_run_ends_with_is_missing_before_it_begins(path, tasks, tmp_path, monkeypatch, name, part, more):
+    monkeypatch.setitem(sys.modules, part, None)
+    monkeypatch.chdir(tmp_path)
+    arguments = plan(path, tasks, *more)
+    said = evaluate(*arguments, code=1)
+    assert f"needs the Python package {name}" in said and said.count("\n") == 1 and not os.listdir(tmp_path)
+
+
+def test_what_needs_no_library_runs_without_one():
+    bare = "import sys; sys.modules.update(dict.fromkeys(['scipy', 'matplotlib', 'jinja2']));" \
+           "from rotkv.eval.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    for arguments in (["--version"], ["published", "--problems", "30", "f16=37.9", "q4_0=21.7"]):
+        subprocess.run([sys.executable, "-c", bare, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_text_that_is_no_utf_8_is_refused_before_anything_runs(path, tasks, tmp_path):

@@ -2,7 +2,6 @@
 
 Docs: docs/31-tasks.md"""
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -13,7 +12,8 @@ import rotkv
 from . import known_files, shipped, speed
 from .answers_file import AnswersFile
 from .chat import CUT, ChatTemplate, rendered
-from .problems import BadFile, Failed, Missing, read_task
+from .figures import TESTS
+from .problems import BadFile, Failed, needed, read_task
 from .published import published_table
 from .report import Report
 from .run import ModelRun, Plan, divergences, run_all, say
@@ -194,8 +194,10 @@ def check(asked):
             raise BadFile(f"{path}: no such folder")
         if os.path.isdir(path):
             raise BadFile(f"{path}: is a folder, expected a file")
-    if asked.plot and importlib.util.find_spec("matplotlib") is None:
-        raise Missing("--plot: matplotlib is missing: apt install python3-matplotlib")
+    if asked.plot:
+        needed("matplotlib", "--plot")
+    if not asked.print_prompt:
+        needed(TESTS, "a run")  # at its end, which may be hours away
     if len(set(asked.model)) < len(asked.model):
         raise Failed("-m: expected every model once")
 

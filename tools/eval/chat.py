@@ -8,7 +8,7 @@ import datetime
 
 import numpy as np
 
-from .problems import Failed
+from .problems import Failed, needed
 
 KEY = "tokenizer.chat_template"
 CUT = "\uf8ff"  # of Unicode's private use: where a message's text is cut
@@ -19,13 +19,8 @@ class ChatTemplate:
     date, for templates that name one; always the same, so that a run can be done again."""
 
     def __init__(self, model, variables=None, today="2025-01-01"):
-        try:
-            import jinja2  # chats alone need it
-            import jinja2.ext
-            import jinja2.sandbox
-        except ImportError as missing:
-            raise Failed(f"{missing}: a problem with messages needs it: apt install "
-                         "python3-jinja2") from missing
+        for part in "jinja2.ext", "jinja2.sandbox", "jinja2":  # chats alone need it
+            jinja2 = needed(part, "a problem with messages")
         self.errors = jinja2.exceptions.TemplateError
         self.model, self.variables = model, variables or {}
         try:

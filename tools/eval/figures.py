@@ -5,14 +5,18 @@ Attempts at one problem are not independent, so intervals of differences, and p,
 Docs: docs/31-tasks.md"""
 import dataclasses
 import math
+import statistics
 
 import numpy as np
-import scipy  # scipy.stats, which takes half a second to load, where it is used
 
+from .problems import needed
+
+TESTS = "scipy.stats"  # takes half a second to load: where it is used
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEEN = 0.8  # how often a difference of the stated size is found
-Z = scipy.special.ndtri((1 + LEVEL) / 2)
+NORMAL = statistics.NormalDist()
+Z = NORMAL.inv_cdf((1 + LEVEL) / 2)
 
 
 def wilson(score, attempts):
@@ -49,7 +53,8 @@ def difference_interval(differences, strata):
     1934)."""
     if np.any(differences):
         return bootstrap(differences, strata)
-    most = float(scipy.stats.binomtest(0, len(differences)).proportion_ci(LEVEL).high)
+    found = needed(TESTS, "an interval").binomtest(0, len(differences))
+    most = float(found.proportion_ci(LEVEL).high)
     return -most, most
 
 
@@ -57,7 +62,9 @@ def mcnemar(differences):
     """p of its exact test: a problem speaks for whoever had more of its samples right.
     Source: McNemar 1947."""
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    return 1.0 if better + worse == 0 else float(scipy.stats.binomtest(better, better + worse).pvalue)
+    if better + worse == 0:
+        return 1.0
+    return float(needed(TESTS, "p").binomtest(better, better + worse).pvalue)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +121,7 @@ def least_difference(problems, discordant):
     problems differs. Normal approximation; never below what a sign test needs at all: so many
     problems, all on one side, that p can fall below 1 - LEVEL."""
     needed = 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
-    wanted = (Z + scipy.special.ndtri(SEEN)) * math.sqrt(discordant / problems)
+    wanted = (Z + NORMAL.inv_cdf(SEEN)) * math.sqrt(discordant / problems)
     return max(wanted, needed / problems)
 
 

@@ -9,6 +9,7 @@ Docs: docs/31-tasks.md"""
 import dataclasses
 import decimal
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -27,6 +28,16 @@ class Failed(Exception):
 class Missing(Failed):
     """What this machine has not."""
     code = 1
+
+
+def needed(module, asked):
+    """The module, which this package does not bring along: what was asked for needs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as missing:
+        name = module.partition(".")[0]
+        raise Missing(f"{asked} needs the Python package {name} ({missing}): "
+                      f"pip install {name}, or apt install python3-{name}") from missing
 
 
 class BadFile(Failed):

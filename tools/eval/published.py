@@ -8,8 +8,6 @@ Docs: docs/31-tasks.md"""
 import itertools
 import math
 
-import scipy
-
 from .figures import wilson
 from .problems import Failed
 
@@ -34,7 +32,7 @@ def difference(one, other, attempts):
     spread = math.sqrt(2 * mean * (1 - mean) / attempts)
     return (d - math.hypot(other - other_low, high - one),
             d + math.hypot(other_high - other, one - low),
-            float(2 * scipy.special.ndtr(-abs(d) / spread)) if spread > 0 else 1.0)
+            math.erfc(abs(d) / spread / math.sqrt(2)) if spread > 0 else 1.0)
 
 
 def published_table(words, problems, samples):

@@ -6,9 +6,8 @@ import dataclasses
 import json
 import os
 
-import scipy
-
-from .figures import LEVEL, RESAMPLES, figures_of, what_can_be_seen
+from .figures import LEVEL, RESAMPLES, TESTS, figures_of, what_can_be_seen
+from .problems import needed
 from ..whole_file import whole
 
 ALL = "all tasks"
@@ -92,8 +91,8 @@ class Report:
         cells = [one for one in self.of(model, self.tasks[-1]) if one.kld is not None]
         if len({one.kld[0] for one in cells}) < 2 or len({one.figures.score for one in cells}) < 2:
             return None
-        found = scipy.stats.kendalltau([-one.kld[0] for one in cells],
-                                       [one.figures.score for one in cells])
+        found = needed(TESTS, "an order").kendalltau([-one.kld[0] for one in cells],
+                                                     [one.figures.score for one in cells])
         by_kld = sorted(cells, key=lambda one: one.kld[0])
         by_score = sorted(cells, key=lambda one: -one.figures.score)
         return {"tau": float(found.statistic), "p": float(found.pvalue),
