@@ -5,7 +5,8 @@
 // 2 or 4 warps share these, each with a part of the inner sum. A lane owns four neighbouring
 // elements: it loads those of four rows, then for each token four activations, which meet 16
 // products; activations come from the L1 cache, where the block's other warps want the same.
-// Halves of a tile are blocks of their own where there are fewer blocks than processors.
+// Half a tile takes a warp half the instructions, so that whole ones are for many blocks alone, as
+// the words have.
 // Then lanes add up by halves: each step a lane gives away half of its sums and keeps the other,
 // 62 exchanges in place of 320. Every sum is added in the order in which one token's is, so that a
 // row does not depend on how many others there are.
@@ -22,10 +23,10 @@ namespace {
 
 constexpr uint32_t k_rows = 4;      // of a warp
 constexpr int64_t k_tile = 16;      // tokens of a block
-constexpr int64_t k_half_tile = 8;  // the same where there are no more, or few blocks
+constexpr int64_t k_half_tile = 8;  // the same where there are no more, or fewer blocks than many
 
 constexpr unsigned k_blocks_at_once = 3;  // that a processor holds: 168 registers for a thread
-constexpr unsigned k_processors = 128;    // about; with no more blocks, some have little to do
+constexpr unsigned k_many_blocks = 1000;  // enough of whole tiles to keep 132 processors busy
 
 // Lanes add up their n sums: after it, a lane has the whole of n / 32 of them, from number
 // lane * n / 32 on.
@@ -174,7 +175,7 @@ void few_products(const JoinedProducts& calls, Stream stream) {
     const unsigned blocks = place_rows(job, calls.products);
     with_weight_type(first.weight.type, [&]<DType type>() {
         const bool half =
-            job.tokens <= k_half_tile || blocks * blocks_for(job.tokens, k_tile) <= k_processors;
+            job.tokens <= k_half_tile || blocks * blocks_for(job.tokens, k_tile) <= k_many_blocks;
         const auto kernel =
             half ? few_kernel<type, uint32_t(k_half_tile)> : few_kernel<type, uint32_t(k_tile)>;
         const dim3 grid(blocks, blocks_for(job.tokens, half ? k_half_tile : k_tile));
