@@ -1,32 +1,33 @@
-// Products with a weight for 2 to 64 tokens: read once packed, as for one token, and every element
-// that is in registers meets 16 tokens.
+// Products with a weight for 2 to 64 tokens: read packed, as for one token, and every element that
+// is in registers meets 8 or 16 tokens.
 //   y[t, o] = sum_i w[o, i] x[t, i]
 // A warp has four rows of the weight (of gate and up: two of each) and 8 or 16 tokens, 64 sums; or
 // 2 or 4 warps share these, each with a part of the inner sum. A lane owns four neighbouring
 // elements: it loads those of four rows, then for each token four activations, which meet 16
 // products; activations come from the L1 cache, where the block's other warps want the same.
-// Half a tile takes a warp half the instructions, so that whole ones are for many blocks alone, as
-// the words have.
+// With 8 a warp has half the instructions, one after the other: 16 are for launches of many blocks,
+// as the words are, where expanding each element once is worth more.
 // Then lanes add up by halves: each step a lane gives away half of its sums and keeps the other,
 // 62 exchanges in place of 320. Every sum is added in the order in which one token's is, so that a
 // row does not depend on how many others there are.
-//   Cost: the weight's bytes for each 16 tokens; the activations once for four rows, from L1.
+//   Cost: the weight's bytes for each 8 or 16 tokens; the activations once for four rows, from L1.
 #include "cuda/dependent.cuh"
 #include "cuda/fetched.cuh"
 #include "cuda/matmul_few.h"
 #include "cuda/matvec_job.cuh"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace rotkv::cuda {
 namespace {
 
 constexpr uint32_t k_rows = 4;      // of a warp
 constexpr int64_t k_tile = 16;      // tokens of a block
-constexpr int64_t k_half_tile = 8;  // the same where there are no more, or fewer blocks than many
+constexpr int64_t k_half_tile = 8;  // of a block where those are not many
 
 constexpr unsigned k_blocks_at_once = 3;  // that a processor holds: 168 registers for a thread
-constexpr unsigned k_many_blocks = 1000;  // enough of whole tiles to keep 132 processors busy
+constexpr unsigned k_many_blocks = 1000;  // of whole tiles: seven or eight to a processor
 
 // Lanes add up their n sums: after it, a lane has the whole of n / 32 of them, from number
 // lane * n / 32 on.
