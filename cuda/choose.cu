@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint32_t k_groups = 1024;       // of a row at most
 constexpr uint32_t k_least_group = 1024;  // words
+constexpr uint32_t k_at_once = 16;        // logits of a thread that are on their way
 
 struct Draws {
     double u[k_max_logit_rows];
@@ -30,14 +31,20 @@ struct Row {
     }
 };
 
-// Is some logit not finite? And the largest.
+// Is some logit not finite? And the largest. Words behind the last repeat it.
 __device__ bool find_largest(Largest& largest, const Row& row) {
     bool strange = false;
     Largest mine{-INFINITY, INT32_MAX};
-#pragma unroll 8
-    for (uint32_t v = threadIdx.x; v < row.words; v += k_threads) {
-        strange |= !isfinite(row.x[v]);
-        mine.meet({row.x[v], int32_t(v)});
+    for (uint32_t first = threadIdx.x; first < row.words; first += k_at_once * k_threads) {
+        float x[k_at_once];
+        const auto word = [&](uint32_t j) { return min(first + j * k_threads, row.words - 1); };
+#pragma unroll
+        for (uint32_t j = 0; j < k_at_once; ++j) x[j] = row.x[word(j)];
+#pragma unroll
+        for (uint32_t j = 0; j < k_at_once; ++j) {
+            strange |= !isfinite(x[j]);
+            mine.meet({x[j], int32_t(word(j))});
+        }
     }
     largest = block_largest(mine);
     return __syncthreads_or(strange) != 0;

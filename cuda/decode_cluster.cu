@@ -1,10 +1,11 @@
-// Attention of one token over a cache of few cells, in one kernel and in f32: version 9 of the
-// ladder. What such a token costs is latencies, one after the other, and neither bytes nor
-// products; so there are as few as possible, and sizes and types are known to the compiler.
+// Attention of one token over a cache of few cells, or of one token of each of some streams, in one
+// kernel and in f32: version 9 of the ladder. What such tokens cost is latencies, one after the
+// other, and neither bytes nor products; so there are as few as possible, and sizes and types are
+// known to the compiler.
 //
-// A cluster of up to 8 blocks of threads has up to 8 query heads of one KV head, and shares out the
-// cells. A group of D / 4 lanes owns a cell at a time, each lane four of its channels, from the
-// cache to the sums: nothing lies in shared memory between.
+// A cluster of up to 8 blocks of threads has up to 8 query heads of one KV head and token, and
+// shares out the cells. A group of D / 4 lanes owns a cell at a time, each lane four of its
+// channels, from the cache to the sums: nothing lies in shared memory between.
 //   queries  every group rotates them for itself, in registers (hadamard.cuh has the same lanes)
 //   scores   a sum over the group's lanes
 //   softmax  each group by itself, as it runs
@@ -22,20 +23,28 @@
 #include "cuda/dequant.cuh"
 #include "cuda/ladder.h"
 
+#include <algorithm>
+
 namespace rotkv::cuda {
 namespace {
 
 constexpr uint32_t k_block_threads = 256, k_block_warps = k_block_threads / k_warp;
-constexpr int64_t k_most_elements = 1 << 16;  // of K: beyond, decode.cu's many warps are faster
+constexpr int64_t k_most_elements = 1 << 13;  // of K, of a block: beyond, decode.cu is faster
 constexpr int k_at_once = 4;                  // cells of a group on their way, if one is not enough
+constexpr int64_t k_blocks_at_once = 2;       // of threads, that a processor holds at least
 
 struct Job : Task {
     uint32_t cluster;  // blocks
 
-    // As many as have a cell for each group.
-    explicit Job(const AttentionArgs& a) : Task(a), cluster(k_most_cluster) {
+    // As many as have a cell for each group, and as are on the device at once.
+    Job(const AttentionArgs& a, int64_t processors) : Task(a), cluster(k_most_cluster) {
         const uint32_t of_block = 4 * k_block_threads / std::max(1u, d_k);
         while (cluster > 1 && cluster / 2 * of_block >= cells) cluster /= 2;
+        while (cluster > 1 && !is_at_once(processors)) cluster /= 2;
+    }
+    int64_t clusters() const { return int64_t(tokens) * columns; }
+    bool is_at_once(int64_t processors) const {
+        return clusters() * cluster <= k_blocks_at_once * processors;
     }
 };
 
@@ -310,7 +319,7 @@ constexpr Kernel k_kernels[] = {
 
 // Null where there is none.
 const Kernel* kernel_for(const AttentionArgs& args) {
-    if (args.q.n[1] != 1 || args.k_cache.n[1] * args.q.n[3] > k_most_elements) return nullptr;
+    if (args.k_cache.n[1] * args.q.n[3] > k_most_elements * k_most_cluster) return nullptr;
     if (args.k_cache.type != args.v_cache.type || args.q.n[3] != args.dst.n[3]) return nullptr;
     const uint32_t heads = Task(args).heads;
     for (const Kernel& kernel : k_kernels) {
@@ -321,26 +330,31 @@ const Kernel* kernel_for(const AttentionArgs& args) {
 
 }  // namespace
 
-// Of more clusters than the device holds at once, decode.cu makes better use.
+// Of tokens that share a stream, of more clusters than the device holds at once, and of more cells
+// for each of their blocks decode.cu makes better use.
 KernelPlan decode_cluster_plan(const AttentionArgs& args, const DeviceLimits& device) {
     if (!device.has_wgmma || kernel_for(args) == nullptr) return {};
-    const Job job(args);
-    if (int64_t(job.columns) * job.cluster > device.processors) return {};
+    if (args.q.n[1] > std::max<int64_t>(1, args.k_cache.n[0])) return {};
+    const Job job(args, device.processors);
+    const int64_t elements = args.k_cache.n[1] * args.q.n[3];
+    if (!job.is_at_once(device.processors) || elements > k_most_elements * job.cluster) return {};
     return {"decode_cluster.cu", k_block_warps, 1, 0};
 }
 
 bool decode_9_takes(const AttentionArgs& args) {
-    return takes_f32(args) && kernel_for(args) != nullptr;
+    const bool is_grid = args.q.n[1] * args.q.n[2] <= k_most_blocks;
+    return takes_f32(args) && is_grid && kernel_for(args) != nullptr;
 }
 
 void decode_9_cluster(const AttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.dst.empty()) return;
     if (!workspace.has_wgmma) return decode_8_terms(args, workspace, stream);
-    const Job job(args);
+    const Job job(args, workspace.processors);
     const Kernel& kernel = *kernel_for(args);
     const bool is_one = job.cluster * (4 * k_block_threads / job.d_k) >= job.cells;
-    launch_cluster(is_one ? kernel.one : kernel.some, job.cluster, dim3(job.cluster, job.columns),
-                   dim3(k_block_threads), 0, stream, job);
+    const dim3 blocks(job.cluster, unsigned(job.clusters()));
+    launch_cluster(is_one ? kernel.one : kernel.some, job.cluster, blocks, dim3(k_block_threads), 0,
+                   stream, job);
 }
 
 }  // namespace rotkv::cuda

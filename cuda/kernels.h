@@ -111,7 +111,7 @@ bool matvec_takes(const RmsNormArgs& norm, std::span<const MatmulArgs> products)
 
 /// turns, one or two alike, the last of which makes args.k, then kv_store; or kv_store alone.
 /// kv_store_turns: does it, of so few tokens, cut into such pieces? kv_cache.cu.
-inline constexpr int64_t k_turned_tokens = 8;
+inline constexpr int64_t k_turned_tokens = 64;
 void kv_store(const KvStoreArgs& args, std::span<const RopeArgs> turns, Stream stream);
 bool kv_store_turns(const KvStoreArgs& args);
 

@@ -1,26 +1,33 @@
-// Products with a weight for 2 to 64 tokens: read once packed, as for one token, and every element
-// that is in registers meets 16 tokens.
+// Products with a weight for 2 to 64 tokens: read packed, as for one token, and every element that
+// is in registers meets 8 or 16 tokens.
 //   y[t, o] = sum_i w[o, i] x[t, i]
 // A warp has four rows of the weight (of gate and up: two of each) and 8 or 16 tokens, 64 sums; or
 // 2 or 4 warps share these, each with a part of the inner sum. A lane owns four neighbouring
 // elements: it loads those of four rows, then for each token four activations, which meet 16
 // products; activations come from the L1 cache, where the block's other warps want the same.
+// With 8 a warp has half the instructions, one after the other: 16 are for launches of many blocks,
+// as the words are, where expanding each element once is worth more.
 // Then lanes add up by halves: each step a lane gives away half of its sums and keeps the other,
 // 62 exchanges in place of 320. Every sum is added in the order in which one token's is, so that a
 // row does not depend on how many others there are.
-//   Cost: the weight's bytes for each 16 tokens; the activations once for four rows, from L1.
+//   Cost: the weight's bytes for each 8 or 16 tokens; the activations once for four rows, from L1.
 #include "cuda/dependent.cuh"
+#include "cuda/fetched.cuh"
 #include "cuda/matmul_few.h"
 #include "cuda/matvec_job.cuh"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace rotkv::cuda {
 namespace {
 
 constexpr uint32_t k_rows = 4;      // of a warp
 constexpr int64_t k_tile = 16;      // tokens of a block
-constexpr int64_t k_half_tile = 8;  // the same where there are no more
+constexpr int64_t k_half_tile = 8;  // of a block where those are not many
+
+constexpr unsigned k_blocks_at_once = 3;  // that a processor holds: 168 registers for a thread
+constexpr unsigned k_many_blocks = 1000;  // of whole tiles: seven or eight to a processor
 
 // Lanes add up their n sums: after it, a lane has the whole of n / 32 of them, from number
 // lane * n / 32 on.
@@ -44,23 +51,33 @@ struct RowsOfWarp {
     __device__ uint32_t row(uint32_t r) const { return first + r % each; }
 };
 
+// All that four elements need is asked for before any of it is looked at: nothing here is a branch.
 template <DType type, uint32_t most>
 __device__ __forceinline__ void add_products(float (&sum)[k_rows * most], const Job& job,
                                              const std::byte* const (&w)[k_rows],
                                              const std::byte* src, uint32_t tokens,
                                              const Place& place) {
+    static_assert(k_rows == 4);
+    uint32_t row[most];  // where a token's activations begin, in fours; one not there: the last's
+#pragma unroll
+    for (uint32_t t = 0; t < most; ++t) {
+        row[t] = min(t, tokens - 1) * (uint32_t(job.src.stride[2]) / uint32_t(sizeof(float4)));
+    }
     const uint32_t step = 4 * k_warp * place.parts;
     for (uint32_t i = 4 * (place.part * k_warp + threadIdx.x); i < job.in; i += step) {
-        float4 four[k_rows];
+        __builtin_assume(i < job.in);
+        const Fetched<type> fetched[] = {
+            {w[0], i, job.in}, {w[1], i, job.in}, {w[2], i, job.in}, {w[3], i, job.in}};
+        const float4* const column = reinterpret_cast<const float4*>(src) + i / 4;
+        float4 x[most];
 #pragma unroll
-        for (uint32_t r = 0; r < k_rows; ++r) four[r] = weight4(type, w[r], i, job.in);
+        for (uint32_t t = 0; t < most; ++t) x[t] = column[row[t]];
 #pragma unroll
-        for (uint32_t t = 0; t < most; ++t) {  // one that is not there repeats the last
-            const std::byte* row = src + min(t, tokens - 1) * job.src.stride[2];
-            const float4 x = load4(reinterpret_cast<const float*>(row), i, job.in, true);
+        for (uint32_t r = 0; r < k_rows; ++r) {
+            const float4 four = fetched[r].value();
 #pragma unroll
-            for (uint32_t r = 0; r < k_rows; ++r) {
-                sum[r * most + t] = dot(four[r], x, sum[r * most + t]);
+            for (uint32_t t = 0; t < most; ++t) {
+                sum[r * most + t] = dot(four, x[t], sum[r * most + t]);
             }
         }
     }
@@ -68,7 +85,8 @@ __device__ __forceinline__ void add_products(float (&sum)[k_rows * most], const 
 
 // threadIdx: lane, warp; blockIdx: rows of a product, tokens.
 template <DType type, uint32_t most>
-__global__ void __launch_bounds__(k_warps* k_warp) few_kernel(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(k_warps* k_warp, k_blocks_at_once)
+    few_kernel(const __grid_constant__ Job job) {
     constexpr uint32_t n = k_rows * most, of_lane = n / k_warp;
     __shared__ float of_warp[k_warps][n];
     const uint32_t lane = threadIdx.x, warp = threadIdx.y;
@@ -136,8 +154,11 @@ unsigned place_rows(Job& job, std::span<const MatmulArgs> calls) {
 
 bool few_takes(const MatmulArgs& args) {
     const int64_t tokens = args.src.n[2];
-    return tokens > 1 && tokens <= k_few_tokens && rows_on_16_bytes(args.src) &&
-           (tokens <= k_matvec_tokens || args.precision == Precision::f32);
+    if (tokens <= 1 || tokens > k_few_tokens) return false;
+    if (tokens > k_matvec_tokens && args.precision != Precision::f32) return false;
+    const TensorView& src = args.src;
+    const bool is_whole = rows_on_16_bytes(src) && src.n[3] % 4 == 0;
+    return is_whole && src.stride[2] <= INT32_MAX && fetchable(args.weight);
 }
 
 void few_products(const JoinedProducts& calls, Stream stream) {
@@ -154,7 +175,8 @@ void few_products(const JoinedProducts& calls, Stream stream) {
             sum_of(first, calls.sum)};
     const unsigned blocks = place_rows(job, calls.products);
     with_weight_type(first.weight.type, [&]<DType type>() {
-        const bool half = job.tokens <= k_half_tile;
+        const bool half =
+            job.tokens <= k_half_tile || blocks * blocks_for(job.tokens, k_tile) <= k_many_blocks;
         const auto kernel =
             half ? few_kernel<type, uint32_t(k_half_tile)> : few_kernel<type, uint32_t(k_tile)>;
         const dim3 grid(blocks, blocks_for(job.tokens, half ? k_half_tile : k_tile));

@@ -9,8 +9,9 @@ namespace rotkv::cuda {
 /// Beyond so many tokens, tensor cores are worth it that the weight is expanded.
 inline constexpr int64_t k_few_tokens = 64;
 
-/// Does few_products() take it? 2 to k_few_tokens tokens whose rows begin on 16 bytes; more than
-/// k_matvec_tokens in f32 precision alone.
+/// Does few_products() take it? 2 to k_few_tokens tokens whose rows are whole fours and begin on 16
+/// bytes, and weights where fetched.cuh reads them; more than k_matvec_tokens in f32 precision
+/// alone.
 bool few_takes(const MatmulArgs& args);
 
 /// Products of one src, which few_takes, as matvec() takes them; without a norm before them.

@@ -11,6 +11,7 @@
 //   rms_norm before them, of one short row: products are of the row that is not scaled yet.
 //   add behind one: whoever has a row's sum adds the residual.
 #include "cuda/dependent.cuh"
+#include "cuda/fetched.cuh"
 #include "cuda/matmul_few.h"
 #include "cuda/matvec_job.cuh"
 
@@ -102,43 +103,6 @@ __device__ float scale_of(const Norm& norm, float squares, uint32_t d) {
     for (uint32_t i = 0; i < d; ++i) all += double(norm.src[i]) * double(norm.src[i]);
     return float(rsqrt(all / d + double(norm.epsilon)));
 }
-
-// Four elements of a row as they come from memory, so that many are on their way before the first
-// is looked at.
-template <DType type>
-struct Fetched {
-    float4 x;
-    __device__ Fetched(const std::byte* w, uint32_t i, uint32_t in) : x(weight4(type, w, i, in)) {}
-    __device__ float4 value() const { return x; }
-};
-template <>
-struct Fetched<DType::q4_1> {  // in words, on which all of its fields begin
-    uint32_t scales, codes;
-    __device__ Fetched(const std::byte* w, uint32_t i, uint32_t in) {
-        const auto* block = reinterpret_cast<const uint32_t*>(w) + i / k_block * k_words;
-        scales = i < in ? block[0] : 0;
-        codes = (i < in ? block[1 + i % 16 / 4] : 0) >> (i % 32 < 16 ? 0 : 4) & 0x0F0F0F0Fu;
-    }
-    __device__ float4 value() const {
-        return above(codes, f16_to_f32(uint16_t(scales)), f16_to_f32(uint16_t(scales >> 16)));
-    }
-    static constexpr uint32_t k_words = sizeof(BlockQ4_1) / sizeof(uint32_t);
-};
-
-template <>
-struct Fetched<DType::q8_0> {
-    uint32_t scale, low, high;
-    __device__ Fetched(const std::byte* w, uint32_t i, uint32_t in) {
-        const auto* block = reinterpret_cast<const uint16_t*>(w) + i / k_block * k_halves;
-        scale = i < in ? block[0] : 0;
-        low = i < in ? block[1 + i % 32 / 2] : 0;
-        high = i < in ? block[2 + i % 32 / 2] : 0;
-    }
-    __device__ float4 value() const {
-        return centered<128>((low | high << 16) ^ 0x80808080u, f16_to_f32(uint16_t(scale)));
-    }
-    static constexpr uint32_t k_halves = sizeof(BlockQ8_0) / sizeof(uint16_t);
-};
 
 // A warp's sums with one part of `rows` weights' rows, as multiply() makes them; and of the squares
 // of a row whose norm is yet to be made.
@@ -246,13 +210,12 @@ __global__ void __launch_bounds__(k_warps* k_warp, k_resident)
     store(job, product, 0, place.o, y, other);
 }
 
-// Does token_kernel take it? Of q4_1, only rows that begin on words.
+// Does token_kernel take it?
 bool takes_token(std::span<const MatmulArgs> calls) {
     const TensorView& src = calls[0].src;
     if (src.n[2] != 1 || !rows_on_16_bytes(src) || src.n[3] % 4 != 0) return false;
-    return std::all_of(calls.begin(), calls.end(), [](const MatmulArgs& args) {
-        return args.weight.type != DType::q4_1 || rows_on(args.weight, sizeof(uint32_t));
-    });
+    return std::all_of(calls.begin(), calls.end(),
+                       [](const MatmulArgs& args) { return fetchable(args.weight); });
 }
 
 // Of several tokens rows of gate and up are those of two warps, side by side in a block.
@@ -294,8 +257,10 @@ bool matvec_takes(const RmsNormArgs& norm, std::span<const MatmulArgs> products)
 }
 
 void matvec(const JoinedProducts& calls, Stream stream) {
+    if (std::all_of(calls.products.begin(), calls.products.end(), few_takes)) {
+        return few_products(calls, stream);
+    }
     const MatmulArgs& first = calls.products[0];
-    if (few_takes(first)) return few_products(calls, stream);
     const TensorView& src = first.src;
     const ActMulArgs* const act = calls.act_mul;
     Job job{{},

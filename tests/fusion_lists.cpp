@@ -31,6 +31,11 @@ struct Store {
                 .v_rotation = rotation} {
         store.cell.data += 2 * sizeof(int32_t);  // pairs of stream and cell are ten different ones
     }
+    // Cell 0 of the first two tokens' streams; the others' are stored nowhere.
+    void into_two_cells(const Memory& m) {
+        store.cell = m.row(k.n[1]);
+        store.cell.data += (Memory::no_cell - 2) * int64_t(sizeof(int32_t));
+    }
     static TensorView cache(const Memory& m, int64_t first, DType type, int64_t d) {
         TensorView view = m.all.view(type, {6, 6, 2, d});
         view.data += first * int64_t(sizeof(float));
@@ -43,7 +48,9 @@ std::vector<List> turned_and_stored(const Memory& m, DType type, const Rotation&
     for (const RopePairs pairs : {RopePairs::norm, RopePairs::neox}) {
         for (const int64_t d : {32, 64, 128}) {
             const Store some(m, 3, d, type, pairs, rotation), one(m, 1, d, type, pairs, rotation);
+            const Store more(m, 9, d, type, pairs, rotation);
             lists.push_back({"q and k, stored", {some.turn_q, some.turn_k, some.store}, {3}});
+            lists.push_back({"nine q and k, stored", {more.turn_q, more.turn_k, more.store}, {3}});
             lists.push_back({"one token's q and k", {one.turn_q, one.turn_k, one.store}, {3}});
             lists.push_back({"k alone, stored", {some.turn_k, some.store}, {2}});
         }
@@ -53,7 +60,9 @@ std::vector<List> turned_and_stored(const Memory& m, DType type, const Rotation&
 
 std::vector<List> around_stores(const Memory& m) {
     const Store s(m, 3, 64, DType::q8_0, RopePairs::neox, {});
-    const Store many(m, 9, 64, DType::q8_0, RopePairs::neox, {});
+    Store many(m, 64, 64, DType::q8_0, RopePairs::neox, {});
+    Store too_many(m, 65, 64, DType::q8_0, RopePairs::neox, {});
+    for (Store* store : {&many, &too_many}) store->into_two_cells(m);
     const Store odd(m, 3, 96, DType::q8_0, RopePairs::neox, {});
     RopeArgs from_elsewhere = s.turn_k, shifted = s.turn_k, into_v = s.turn_q;
     from_elsewhere.src = m.view(k_z, {3, 2, 64});
@@ -80,7 +89,8 @@ std::vector<List> around_stores(const Memory& m) {
         {"others are stored", {s.turn_q, s.turn_k, of_others}, {2, 1}},
         {"what is turned is V", {into_v, s.turn_k, s.store}, {2, 1}},
         {"k turned onto itself, a little further", {shifted, s.store}, {1, 1}},
-        {"many tokens stored", {many.turn_q, many.turn_k, many.store}, {2, 1}},
+        {"many tokens stored", {many.turn_q, many.turn_k, many.store}, {3}},
+        {"more stored", {too_many.turn_q, too_many.turn_k, too_many.store}, {2, 1}},
         {"rows of three pieces", {odd.turn_q, odd.turn_k, odd.store}, {2, 1}},
     };
 }

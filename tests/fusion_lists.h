@@ -16,6 +16,7 @@ namespace rotkv::test {
 struct Memory {
     static constexpr int64_t floats = 1 << 19;
     static constexpr int64_t tokens = 12, turning = 16;
+    static constexpr int64_t most_tokens = 65, no_cell = most_tokens;  // from this integer on
 
     std::vector<float> content = normal_vector(floats, 7);
     Buffer all, q8, q4, rows;
@@ -25,12 +26,20 @@ struct Memory {
         : all(where, floats * sizeof(float)),
           q8(where, size_t(96 * row_bytes(DType::q8_0, 96))),
           q4(where, size_t(96 * row_bytes(DType::q4_0, 96))),
-          rows(upload(where, std::vector<int32_t>{3, 0, 5, 1, 2, 4, 3, 3, 0, 1, 2, 5})),
+          rows(upload(where, integers())),
           backend(where) {
         reset();
         const TensorView x = view(0, {96, 96});
         where.run(QuantizeArgs{.dst = weight_q8(), .src = x});
         where.run(QuantizeArgs{.dst = weight_q4(), .src = x});
+    }
+    // Rows of the table, streams, cells; then as many times 0 as a list has tokens, and -1, no
+    // cell.
+    static std::vector<int32_t> integers() {
+        std::vector<int32_t> all{3, 0, 5, 1, 2, 4, 3, 3, 0, 1, 2, 5};
+        all.resize(no_cell);
+        all.resize(no_cell + most_tokens, -1);
+        return all;
     }
     void reset() const { all.upload(std::as_bytes(std::span(content))); }
     std::vector<std::byte> bytes() const { return download(backend, view(0, {floats})); }

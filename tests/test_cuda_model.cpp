@@ -1,5 +1,10 @@
 // Whole models on an NVIDIA GPU, and calls that are recorded there and replayed.
 #include "tests/cuda_device.h"
+#include "tools/choose_words.h"
+#include "tools/sampling.h"
+
+#include <array>
+#include <span>
 
 using namespace rotkv;
 using namespace rotkv::test;
@@ -52,4 +57,33 @@ TEST_CASE("cuda: recorded products outlive a move of the memory that they share"
     products(most);
     CHECK(products(16) == first);
     CHECK(products(16) == first);
+}
+
+// The second row has two largest logits, of which the first counts; the third has no largest one.
+TEST_CASE("cuda: the words chosen of logits are the host's") {
+    const std::unique_ptr<Backend> device = device_or_skip();
+    if (device == nullptr) return;
+    for (const int64_t words : {2, 31, 256, 4095, 4097, 49152}) {
+        std::vector<float> logits = normal_vector(4 * words, uint64_t(words));
+        const auto row = [&](int64_t i) {
+            return std::span(logits).subspan(size_t(i * words), size_t(words));
+        };
+        row(1)[size_t(words / 3)] = row(1).back() = 9;
+        row(2).back() = INFINITY;
+        row(3).back() = 9;
+        const Buffer buffer = upload(*device, logits);
+        for (const double temperature : {0.0, 0.7}) {
+            const std::array<double, 4> u = {0.1, 0.999, 0.5, 0.7};
+            std::array<int32_t, 4> chosen{}, expected{};
+            for (int64_t i = 0; i < 4; ++i) {
+                expected[size_t(i)] =
+                    tools::choose_word(std::span<const float>(row(i)), temperature, u[size_t(i)])
+                        .value_or(-1);
+            }
+            tools::choose_words(*device, buffer.view(DType::f32, {4, words}), temperature, u,
+                                chosen);
+            INFO(words << " words, temperature " << temperature);
+            CHECK(chosen == expected);
+        }
+    }
 }

@@ -176,9 +176,33 @@ TEST_CASE("cuda paths: one token over few cells is one kernel where blocks can m
             CHECK(kind(card, 128, of_96) != AttentionKind::cluster);
             const AttentionArgs many_heads = call(type, 1, 64, 64, precision, 32, 32);
             CHECK(kind(card, 32, many_heads) == AttentionKind::cluster);   // 32 clusters of 2
-            CHECK(kind(card, 128, many_heads) != AttentionKind::cluster);  // ... of 8
+            CHECK(kind(card, 128, many_heads) == AttentionKind::cluster);  // ... of 8
         }
     }
+}
+
+// Two blocks of threads to a processor, of 1024 numbers of K for each group of lanes; what more
+// clusters would be have fewer blocks each.
+TEST_CASE("cuda paths: one token of each of some streams is one kernel over few cells") {
+    const Card& card = k_cards[2];
+    const auto kind = [&](int64_t tokens, int64_t streams, int64_t cells) {
+        AttentionArgs args = call(DType::q8_0, tokens, 64, 64, Precision::f32, 9, 3);
+        for (TensorView* cache : {&args.k_cache, &args.v_cache}) {
+            cache->n[0] = streams;
+            cache->n[1] = cells;
+        }
+        args.position.n[2] = args.used.n[3] = streams;
+        args.position.n[3] = cells;
+        return attention_path(args, card.limits).kind;
+    };
+    CHECK(kind(16, 16, 36) == AttentionKind::cluster);   // 48 clusters of 4
+    CHECK(kind(16, 16, 512) == AttentionKind::cluster);  // ... where 8 are not there at once
+    CHECK(kind(16, 16, 513) == AttentionKind::terms);
+    CHECK(kind(16, 64, 36) == AttentionKind::cluster);
+    CHECK(kind(88, 88, 128) == AttentionKind::cluster);  // 264 blocks
+    CHECK(kind(88, 88, 129) == AttentionKind::terms);
+    CHECK(kind(89, 89, 36) == AttentionKind::terms);
+    CHECK(kind(2, 1, 36) == AttentionKind::terms);  // share a read of the cells
 }
 
 // Those of 9.0 multiply numbers in registers, for heads of 128; others, and heads of 64, are teams'

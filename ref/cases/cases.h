@@ -220,6 +220,7 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=@weight/T=1",
     "matmul/type=@weight/T=2/in=768/out=192",
     "matmul/type=@weight/T=33/in=512/out=129",
+    "matmul/type=@some/T=20/in=160/out=8100",
     "matmul/type=@weight/T=1/in=1536/out=576",
     "matmul/type=@kv/T=5/in=96/out=1",
     "matmul/type=@kv/T=0",

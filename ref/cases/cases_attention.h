@@ -70,6 +70,7 @@ inline constexpr const char* k_attention_cases[] = {
     // attention: streams; queries that see nothing, or everything; views with gaps
     "attention/k=@some/v=@same/T=37/S=3/rot-k=64/rot-v=64",
     "attention/k=@some/v=@same/T=4/S=4/C=113/H=9/K=3/rot-k=64/rot-v=64",
+    "attention/k=@some/v=@same/T=24/S=24/C=100/H=9/K=3/rot-k=64/rot-v=64/lse=1",
     "attention/k=@some/v=@same/T=0/rot-k=64/rot-v=64",
     "attention/k=@some/v=@same/rot-k=64/rot-v=64/sees=nothing",
     "attention/k=@some/v=@same/T=9/rot-k=64/rot-v=64/sinks=1/sees=nothing",
