@@ -14,6 +14,7 @@
 #include "fast/workspace.h"
 
 #include <algorithm>
+#include <limits>
 
 #if ROTKV_AMX
 
@@ -26,11 +27,14 @@ class CodeStrip {
     CodeStrip(const TensorView& weight, const Tokens& tokens, int64_t first, int64_t end)
         : weight_(weight), tokens_(tokens), first_(first), end_(end), memory_(own_memory()) {}
 
-    /// False: rows are too short.
+    /// False: rows are too short, or too far apart.
     bool multiply() {
-        if (blocks_ < k_count) return false;
-        Step step{first_, 0, 0, 0};
-        for (int64_t unit = 0; unit < k_units; ++unit) expand(step, unit);
+        constexpr int64_t most = std::numeric_limits<int32_t>::max();
+        if (blocks_ < k_count || weight_.stride[2] > most / k_rows - int64_t(sizeof(Block))) {
+            return false;
+        }
+        Step step = behind({first_ - k_rows, blocks_, false, 0, 0});
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(step), unit);
         Turn before{step, 0, 1};
         bool folds = false;
         while (step.row < end_) {
@@ -51,35 +55,36 @@ class CodeStrip {
             step = next;
         }
         store_last_sums(memory_.sums[before.parity][k_count - 1][0]);
-        for (int64_t unit = 0; unit < k_units; ++unit) fold(before, unit);
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) fold(folding(before), unit);
         put_all(before);
         return true;
     }
 
   private:
-    using Blocks = CodedBlocks<type>;
-    static constexpr bool k_is_super = requires { Super<type>::k_shared; };
+    using Block = typename Coded<type>::Block;
     static constexpr bool k_has_minimum = Coded<type>::k_last > 0;
-    static constexpr int64_t k_rows = 2 * k_tile;                    // of a step
-    static constexpr int64_t k_count = k_is_super ? k_super_blocks : 2;  // blocks of a step
-    static constexpr int64_t k_four = 4;                             // blocks of a unit
-    static constexpr int64_t k_across = k_count / Blocks::k_blocks;  // units beside each other
-    static constexpr int64_t k_units = k_rows * k_count / k_four;    // as many as slots
+    static constexpr int64_t k_rows = 2 * k_tile, k_count = 2;  // rows and blocks of a step
+    static constexpr int64_t k_unit_rows = 2;                   // and both blocks
+    static_assert(k_slots * k_count * k_unit_rows == k_rows);
 
-    struct Expanded {
-        uint16_t codes[k_count][k_rows][k_block];
-        float a[k_units][k_four], b[k_units][k_four];
+    using Codes = uint16_t[k_count][k_rows][k_block];
+    struct Numbers {
+        float a[k_rows][k_count], b[k_rows][k_count];
+        int32_t offsets[k_rows][k_count];
     };
     struct alignas(64) Memory {
-        Expanded expanded[2];
+        Codes codes[2];      // of a step and of the next
+        Numbers numbers[3];  // and of the one before, whose sums are not yet scaled
         float sums[2][k_count][k_rows][k_tile];  // of a turn and of the one before
         float totals[k_most_groups][k_rows][k_tile];
+        int32_t places[k_rows][k_count];  // of blocks behind the first row's first of a step
     };
-    // Blocks block .. block + k_count - 1 of rows row .. row + k_rows - 1. The last step of a row
-    // begins k_count blocks before its end: `seen` of them have been in the step before.
+    // Blocks block and block + 1 of rows row .. row + k_rows - 1. The last step of a row begins two
+    // blocks before its end: has the first been in the step before?
     struct Step {
-        int64_t row, block, seen;
-        int64_t parity;  // where it is expanded
+        int64_t row, block;
+        bool seen;
+        int64_t codes, numbers;  // where they are
     };
     struct Turn {  // a step with a group of tokens
         Step step;
@@ -90,11 +95,21 @@ class CodeStrip {
         thread_local Workspace space;
         return *reinterpret_cast<Memory*>(space.reserve(sizeof(Memory) / sizeof(float)));
     }
-    Step behind(const Step& step) const {
-        const int64_t parity = 1 - step.parity, block = step.block + k_count;
-        if (block >= blocks_) return {step.row + k_rows, 0, 0, parity};
-        const int64_t seen = std::max<int64_t>(0, block + k_count - blocks_);
-        return {step.row, block - seen, seen, parity};
+    // The step behind this one. Rows past the end are the last.
+    Step behind(const Step& step) {
+        const int64_t codes = 1 - step.codes, numbers = (step.numbers + 1) % 3;
+        const int64_t block = step.block + k_count;
+        if (block < blocks_) {
+            const bool seen = block + 1 == blocks_;
+            return {step.row, block - seen, seen, codes, numbers};
+        }
+        const int64_t row = step.row + k_rows;
+        for (int64_t r = 0; r < k_rows && row < end_; ++r) {
+            const int64_t place = std::min(r, end_ - 1 - row) * weight_.stride[2];
+            memory_.places[r][0] = int32_t(place);
+            memory_.places[r][1] = int32_t(place + int64_t(sizeof(Block)));
+        }
+        return {row, 0, false, codes, numbers};
     }
     const uint16_t* x_of(const Turn& turn) const {
         return tokens_.x + turn.group * tokens_.of_group + turn.step.block * k_x_block;
@@ -102,95 +117,107 @@ class CodeStrip {
 
     template <bool folds, bool expands>
     [[gnu::noinline]] void multiply_turn(const Turn& turn, const Turn& before, const Step& next) {
+        const Folding of_before = folding(before);
+        const Expansion of_next = expansion(next);
         const auto unit = [&](int64_t n) __attribute__((always_inline)) {
-            if (folds) fold(before, n);
-            if (expands) expand(next, n);
+            if (folds) fold(of_before, n);
+            if (expands) expand(of_next, n);
         };
         const uint16_t* const x = x_of(turn);
-        const uint16_t* const w = memory_.expanded[turn.step.parity].codes[0][0];
+        const Codes& codes = memory_.codes[turn.step.codes];
         float* const to = memory_.sums[turn.parity][0][0];
-        float* const last = memory_.sums[1 - turn.parity][k_count - 1][0];
-        for (int64_t i = 0; i < k_count; i += 2) {
-            const int64_t late = i * k_slots - 1;  // sums of the last block come with the first
-            multiply_codes<0>(i == 0 ? last : to + (i - 1) * k_rows * k_tile,
-                              w + i * k_rows * k_block, x + i * k_x_block,
-                              [&](int64_t slot) __attribute__((always_inline)) {
-                                  if (late + slot >= 0) unit(late + slot);
-                              });
-            multiply_codes<1>(to + i * k_rows * k_tile, w + (i + 1) * k_rows * k_block,
-                              x + (i + 1) * k_x_block,
-                              [&](int64_t slot) __attribute__((always_inline)) {
-                                  unit(late + k_slots + slot);
-                              });
-        }
-        unit(k_units - 1);
+        // The first block brings sums of the last one before. No slot is later than slot 1 of it.
+        multiply_codes<0>(memory_.sums[1 - turn.parity][1][0], codes[0][0], x,
+                          [&](int64_t slot) __attribute__((always_inline)) {
+                              if (slot > 0) unit(slot - 1);
+                          });
+        multiply_codes<1>(to, codes[1][0], x + k_x_block,
+                          [&](int64_t slot) __attribute__((always_inline)) {
+                              unit(k_slots - 1 + slot);
+                          });
+        unit(2 * k_slots - 1);
         if (folds) put_all(before);
     }
 
-    // Codes and numbers of a unit. Rows past the end are the last.
-    [[gnu::always_inline]] void expand(const Step& step, int64_t unit) {
-        const int64_t row = unit / k_across * Blocks::k_rows;
-        const int64_t block = unit % k_across * Blocks::k_blocks;
-        Expanded& to = memory_.expanded[step.parity];
-        for (int64_t r = 0; r < Blocks::k_rows; ++r) {
-            const int64_t of_weight = std::min(step.row + row + r, end_ - 1);
-            coded_.open(r, weight_.row<const std::byte>(of_weight), step.block + block);
-            coded_.prefetch_ahead(r, k_rows * weight_.stride[2]);
-        }
-        FourNumbers numbers = coded_.numbers();
-        alignas(16) int32_t offsets[k_four] = {};
-        if (k_has_minimum) numbers.b = take_centres(offsets, numbers);
-        _mm_store_ps(to.a[unit], numbers.a);
-        if (k_has_minimum) _mm_store_ps(to.b[unit], numbers.b);
-        if (step.seen > 0) forget(to, unit, step.seen);
-        uint16_t* const codes = to.codes[block][row];
+    // Where a step's codes come from, and where they go.
+    struct Expansion {
+        const std::byte* base;
+        int64_t ahead;  // bytes to the rows two steps of rows further on
+        const int32_t* places;
+        Codes* codes;
+        Numbers* numbers;
+        bool seen;
+    };
+    Expansion expansion(const Step& step) {
+        const std::byte* const row = weight_.row<const std::byte>(std::min(step.row, end_ - 1));
+        return {row + step.block * int64_t(sizeof(Block)), 2 * k_rows * weight_.stride[2],
+                &memory_.places[0][0], &memory_.codes[step.codes], &memory_.numbers[step.numbers],
+                step.seen};
+    }
+    [[gnu::always_inline]] static void expand(const Expansion& of, int64_t unit) {
+        const int64_t row = unit * k_unit_rows;
+        if (row % 8 == 0) take_numbers(of, row);
+        prefetch(of.base + of.ahead + of.places[2 * row]);
+        prefetch(of.base + of.ahead + of.places[2 * row + 2]);
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < k_four; ++i) {
-            const int64_t at = i % Blocks::k_blocks * k_rows + i / Blocks::k_blocks;
-            _mm512_store_si512(codes + at * k_block, coded_.values(i, offsets[i]));
+        for (int64_t i = 0; i < k_unit_rows * k_count; ++i) {
+            const int64_t r = row + i / 2;
+            const std::byte* const place = of.base + of.places[2 * r + i % 2];
+            const __m512i values = CodedBlocks<type>::values(place, &of.numbers->offsets[r][i % 2]);
+            _mm512_store_si512((*of.codes)[i % 2][r], values);
         }
     }
-    // The first blocks of a row's last step count nothing.
-    [[gnu::noinline]] static void forget(Expanded& of, int64_t unit, int64_t seen) {
-        for (int64_t i = 0; i < k_four; ++i) {
-            if (unit % k_across * Blocks::k_blocks + i % Blocks::k_blocks >= seen) continue;
-            of.a[unit][i] = of.b[unit][i] = 0;
+    // a and b of both blocks of eight rows. z = round(-b / a) among the codes, 0 if that is no
+    // number, and b + a z in place of b. What the step before has seen counts 0.
+    [[gnu::always_inline]] static void take_numbers(const Expansion& of, int64_t row) {
+        __m512 a, b;
+        CodedBlocks<type>::numbers(a, b, of.base, _mm512_loadu_si512(of.places + 2 * row));
+        if constexpr (k_has_minimum) {
+            constexpr int last = Coded<type>::k_last;
+            const __m512 nearest = _mm512_roundscale_ps(
+                _mm512_div_ps(_mm512_sub_ps(_mm512_setzero_ps(), b), a), _MM_FROUND_TO_NEAREST_INT);
+            const __m512 z = _mm512_min_ps(_mm512_max_ps(nearest, _mm512_setzero_ps()),
+                                           _mm512_set1_ps(float(last)));
+            const __m512i offset = _mm512_sub_epi32(_mm512_set1_epi32(last), _mm512_cvtps_epi32(z));
+            _mm512_storeu_si512(&of.numbers->offsets[row][0],
+                                _mm512_or_si512(offset, _mm512_slli_epi32(offset, 16)));
+            b = _mm512_fmadd_ps(a, z, b);
         }
+        const __mmask16 counts = of.seen ? 0xAAAA : 0xFFFF;
+        _mm512_storeu_ps(&of.numbers->a[row][0], _mm512_maskz_mov_ps(counts, a));
+        if (k_has_minimum) _mm512_storeu_ps(&of.numbers->b[row][0], _mm512_maskz_mov_ps(counts, b));
     }
 
-    // z = round(-b / a) among the codes, 0 if that is no number. Returns b + a z.
-    static __m128 take_centres(int32_t* offsets, const FourNumbers& of) {
-        constexpr int last = Coded<type>::k_last;
-        const __m128 most = _mm_set1_ps(float(last)), zero = _mm_setzero_ps();
-        const __m128 nearest = _mm_round_ps(_mm_div_ps(_mm_sub_ps(zero, of.b), of.a),
-                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        const __m128 z = _mm_min_ps(_mm_max_ps(nearest, zero), most);
-        const __m128i offset = _mm_sub_epi32(_mm_set1_epi32(last), _mm_cvtps_epi32(z));
-        _mm_store_si128(reinterpret_cast<__m128i*>(offsets),
-                        _mm_or_si128(offset, _mm_slli_epi32(offset, 16)));
-        return _mm_fmadd_ps(of.a, z, of.b);
+    // What becomes of a turn's sums.
+    struct Folding {
+        const float* sums;      // [blocks][rows][tokens]
+        const Numbers* of;
+        const float* x0;        // sums of the tokens' blocks
+        const float* x1;
+        float* totals;          // [rows][tokens]
+        bool first;             // of a row
+    };
+    Folding folding(const Turn& turn) {
+        const uint16_t* const x = x_of(turn) + k_block_terms;
+        return {memory_.sums[turn.parity][0][0],
+                &memory_.numbers[turn.step.numbers],
+                reinterpret_cast<const float*>(x),
+                reinterpret_cast<const float*>(x + k_x_block),
+                memory_.totals[turn.group][0],
+                turn.step.block == 0};
     }
-
-    // A unit's sums of a turn to the group's totals.
-    [[gnu::always_inline]] void fold(const Turn& turn, int64_t unit) {
-        const int64_t row = unit / k_across * Blocks::k_rows;
-        const int64_t block = unit % k_across * Blocks::k_blocks;
-        const Expanded& of = memory_.expanded[turn.step.parity];
-        const float* const sums = memory_.sums[turn.parity][block][row];
-        const uint16_t* const x = x_of(turn) + block * k_x_block + k_block_terms;
-        const bool first = turn.step.block + block == 0;
+    [[gnu::always_inline]] static void fold(const Folding& from, int64_t unit) {
 #pragma GCC unroll 2
-        for (int64_t r = 0; r < Blocks::k_rows; ++r) {
-            float* const to = memory_.totals[turn.group][row + r];
-            Vec total = first ? Vec(0.0f) : load(to);
-#pragma GCC unroll 4
-            for (int64_t i = 0; i < Blocks::k_blocks; ++i) {
-                const int64_t n = r * Blocks::k_blocks + i;
-                total = fma(load(sums + (i * k_rows + r) * k_tile), Vec(of.a[unit][n]), total);
-                if (k_has_minimum) {
-                    const float* const of_x = reinterpret_cast<const float*>(x + i * k_x_block);
-                    total = fma(load(of_x), Vec(of.b[unit][n]), total);
-                }
+        for (int64_t r = unit * k_unit_rows; r < (unit + 1) * k_unit_rows; ++r) {
+            const float *const a = from.of->a[r], *const b = from.of->b[r];
+            const float* const sums = from.sums + r * k_tile;
+            float* const to = from.totals + r * k_tile;
+            Vec total = from.first ? Vec(0.0f) : load(to);
+            total = fma(load(sums), Vec(a[0]), total);
+            total = fma(load(sums + k_rows * k_tile), Vec(a[1]), total);
+            if (k_has_minimum) {
+                total = fma(load(from.x0), Vec(b[0]), total);
+                total = fma(load(from.x1), Vec(b[1]), total);
             }
             store(to, total);
         }
@@ -211,7 +238,6 @@ class CodeStrip {
     const Tokens& tokens_;
     int64_t first_, end_;
     Memory& memory_;
-    CodedBlocks<type> coded_;  // that are being expanded
     const int64_t blocks_ = weight_.n[3] / k_block;
 };
 

@@ -8,7 +8,7 @@
 // a (c - z): 8 of q4_0; round(-minimum / a) where there is a minimum, so that |b| <= |w| for every
 // code of the block, and |a (c - z)| <= 2 |w|.
 
-#include "fast/row_blocks.h"
+#include "fast/packed.h"
 #include "fast/tiles.h"
 
 #include <bit>
@@ -38,7 +38,6 @@ constexpr CodeTable whole_table(int first) {
     return table;
 }
 inline constexpr CodeTable k_iq4_table = level_table(k_iq4_levels);
-inline constexpr CodeTable k_mxfp4_table = level_table(k_mxfp4_levels);
 inline constexpr CodeTable k_fours = whole_table(8), k_fives = whole_table(16);
 inline constexpr CodeTable k_from_15 = whole_table(15), k_from_31 = whole_table(31);
 
@@ -61,17 +60,9 @@ struct Coded<DType::q5_0> : CodesOf<BlockQ5_0, k_fives> {};
 template <>
 struct Coded<DType::iq4_nl> : CodesOf<BlockIq4Nl, k_iq4_table> {};
 template <>
-struct Coded<DType::iq4_xs> : CodesOf<BlockIq4Xs, k_iq4_table> {};
-template <>
-struct Coded<DType::mxfp4> : CodesOf<BlockMxfp4, k_mxfp4_table> {};
-template <>
 struct Coded<DType::q4_1> : CodesOf<BlockQ4_1, k_from_15, 15> {};
 template <>
 struct Coded<DType::q5_1> : CodesOf<BlockQ5_1, k_from_31, 31> {};
-template <>
-struct Coded<DType::q4_k> : CodesOf<BlockQ4_K, k_from_15, 15> {};
-template <>
-struct Coded<DType::q5_k> : CodesOf<BlockQ5_K, k_from_31, 31> {};
 
 template <DType type>
 inline constexpr bool k_has_codes = requires { Coded<type>::k_last; };
@@ -100,10 +91,10 @@ inline __m512i paired_signed(const int8_t* codes) {
 
 /// What codes stand for, less z: offset is k_last - z, twice in a lane.
 template <DType type>
-inline __m512i values_of(__m512i codes, int32_t offset) {
+inline __m512i values_of(__m512i codes, const int32_t* offset) {
     const CodeTable& table = Coded<type>::k_values;
     constexpr int last = Coded<type>::k_last;
-    if constexpr (last > 0) codes = _mm512_add_epi32(codes, _mm512_set1_epi32(offset));
+    if constexpr (last > 0) codes = _mm512_add_epi32(codes, _mm512_set1_epi32(*offset));
     const __m512i first = _mm512_load_si512(table.of);
     if constexpr (last > 15) {
         return _mm512_permutex2var_epi16(first, codes, _mm512_load_si512(table.of + k_block));
@@ -112,39 +103,22 @@ inline __m512i values_of(__m512i codes, int32_t offset) {
     }
 }
 
-/// a and b of four blocks.
-struct FourNumbers {
-    __m128 a, b;
-};
-
-/// Some rows' blocks of 32, from one on: k_rows x k_blocks of them are four.
+/// Blocks of 32 that begin with their scale in f16, and where there is a minimum with that behind.
 template <DType type>
 struct CodedBlocks {
-    static constexpr int64_t k_rows = 2, k_blocks = 2;
     using Block = typename Coded<type>::Block;
-    const Block* rows[k_rows];
 
-    void open(int64_t r, const std::byte* row, int64_t block) {
-        rows[r] = reinterpret_cast<const Block*>(row) + block;
-    }
-    void prefetch_ahead(int64_t r, int64_t bytes) const {
-        prefetch(reinterpret_cast<const std::byte*>(rows[r]) + bytes);
-    }
-    const Block& at(int64_t i) const { return rows[i / k_blocks][i % k_blocks]; }
-    FourNumbers numbers() const {
-        if constexpr (type == DType::mxfp4) {
-            const auto scale = [&](int64_t i) { return mxfp4_scale(at(i).e); };
-            return {_mm_setr_ps(scale(0), scale(1), scale(2), scale(3)), _mm_setzero_ps()};
-        } else {
-            const auto word = [&](int64_t i) { return int32_t(four_bytes(&at(i))); };
-            const __m128i words = _mm_setr_epi32(word(0), word(1), word(2), word(3));
-            const __m128i halves = _mm_shuffle_epi8(
-                words, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-            return {_mm_cvtph_ps(halves), _mm_cvtph_ps(_mm_unpackhi_epi64(halves, halves))};
+    /// a and b of sixteen blocks, `places` bytes behind `base`; b is 0 where there is no minimum.
+    static void numbers(__m512& a, __m512& b, const std::byte* base, __m512i places) {
+        const __m512i words = _mm512_i32gather_epi32(places, base, 1);
+        a = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+        b = _mm512_setzero_ps();
+        if constexpr (Coded<type>::k_last > 0) {
+            b = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)));
         }
     }
-    __m512i values(int64_t i, int32_t offset) const {
-        const Block& x = at(i);
+    static __m512i values(const std::byte* place, const int32_t* offset) {
+        const Block& x = *reinterpret_cast<const Block*>(place);
         if constexpr (type == DType::q8_0) {
             return paired_signed(x.qs);
         } else if constexpr (requires { x.qh; }) {
@@ -152,32 +126,6 @@ struct CodedBlocks {
         } else {
             return values_of<type>(paired_nibbles(x.qs), offset);
         }
-    }
-};
-template <DType type>
-requires(requires { Super<type>::k_shared; }) struct CodedBlocks<type> {
-    static constexpr int64_t k_rows = 1, k_blocks = 4;  // half a super-block
-    using Block = typename Coded<type>::Block;
-    Unpacked unpacked;
-    const Block* place;
-    int64_t half = 0;
-
-    void open(int64_t, const std::byte* row, int64_t block) {
-        half = block % k_super_blocks;
-        if (half > 0) return;  // what was opened before
-        place = reinterpret_cast<const Block*>(row) + block / k_super_blocks;
-        Super<type>::unpack(unpacked, *place);
-    }
-    void prefetch_ahead(int64_t, int64_t bytes) const {
-        const std::byte* const from = reinterpret_cast<const std::byte*>(place) + bytes;
-        for (size_t i = 0; i < sizeof(Block) && half == 0; i += 64) prefetch(from + i);
-    }
-    FourNumbers numbers() const {
-        return {_mm_load_ps(unpacked.a + half), _mm_load_ps(unpacked.b + half)};
-    }
-    __m512i values(int64_t i, int32_t offset) const {
-        const uint8_t* const codes = unpacked.codes + (half + i) * k_block;
-        return values_of<type>(paired_bytes(codes), offset);
     }
 };
 
