@@ -142,7 +142,7 @@ class CodeStrip {
     // Where a step's codes come from, and where they go.
     struct Expansion {
         const std::byte* base;
-        int64_t ahead;  // bytes to the rows two steps of rows further on
+        const std::byte* ahead;  // as many bytes of the next rows, in their order
         const int32_t* places;
         Codes* codes;
         Numbers* numbers;
@@ -150,15 +150,16 @@ class CodeStrip {
     };
     Expansion expansion(const Step& step) {
         const std::byte* const row = weight_.row<const std::byte>(std::min(step.row, end_ - 1));
-        return {row + step.block * int64_t(sizeof(Block)), 2 * k_rows * weight_.stride[2],
+        const int64_t bytes = step.block * int64_t(sizeof(Block));
+        return {row + bytes, row + k_rows * (weight_.stride[2] + bytes),
                 &memory_.places[0][0], &memory_.codes[step.codes], &memory_.numbers[step.numbers],
                 step.seen};
     }
     [[gnu::always_inline]] static void expand(const Expansion& of, int64_t unit) {
         const int64_t row = unit * k_unit_rows;
         if (row % 8 == 0) take_numbers(of, row);
-        prefetch(of.base + of.ahead + of.places[2 * row]);
-        prefetch(of.base + of.ahead + of.places[2 * row + 2]);
+        prefetch(of.ahead + 2 * row * int64_t(sizeof(Block)));
+        prefetch(of.ahead + (2 * row + 2) * int64_t(sizeof(Block)));
 #pragma GCC unroll 4
         for (int64_t i = 0; i < k_unit_rows * k_count; ++i) {
             const int64_t r = row + i / 2;
