@@ -13,6 +13,7 @@ namespace rotkv::fast {
 inline constexpr int64_t k_tile = 16;                      // rows, or tokens, of a tile
 inline constexpr int64_t k_tile_terms = k_tile * k_block;  // bf16 of a tile: 1 KB
 inline constexpr int64_t k_block_terms = k_terms * k_tile_terms;
+inline constexpr int64_t k_x_block = k_block_terms + 2 * k_tile;  // and a float for each token
 inline constexpr int64_t k_tile_sums = k_tile * k_tile;  // f32 of a tile of sums
 inline constexpr int64_t k_most_groups = 4;              // of 16 tokens, at a time
 
@@ -112,6 +113,52 @@ inline void multiply_4(const uint16_t* w, const uint16_t* x, int64_t of_group) {
     ROTKV_MULTIPLY_GROUP(3, x + 3 * of_group);
 }
 #undef ROTKV_MULTIPLY_GROUP
+
+// A block of codes of two tiles of rows with 16 tokens: its sums [two tiles][rows][tokens] are in
+// tiles a and b in the end; those of the block before, in c and d, go to `sums` before between(1).
+// between(i) is what else there is to do, in k_slots parts.
+inline constexpr int64_t k_slots = 8;
+#define ROTKV_MULTIPLY_CODES(a, b, c, d)      \
+    _tile_loadd(4, w, 64);                    \
+    _tile_loadd(6, x + 2 * k_tile_terms, 64); \
+    _tile_zero(a);                            \
+    _tile_dpbf16ps(a, 4, 6);                  \
+    _tile_stored(c, sums, 64);                \
+    between(0);                               \
+    _tile_loadd(5, w + k_tile_terms, 64);     \
+    _tile_zero(b);                            \
+    _tile_dpbf16ps(b, 5, 6);                  \
+    _tile_stored(d, sums + k_tile_sums, 64);  \
+    between(1);                               \
+    _tile_loadd(7, x + k_tile_terms, 64);     \
+    between(2);                               \
+    _tile_dpbf16ps(a, 4, 7);                  \
+    between(3);                               \
+    _tile_dpbf16ps(b, 5, 7);                  \
+    between(4);                               \
+    _tile_loadd(6, x, 64);                    \
+    between(5);                               \
+    _tile_dpbf16ps(a, 4, 6);                  \
+    between(6);                               \
+    _tile_dpbf16ps(b, 5, 6);                  \
+    between(7)
+
+template <int64_t parity, class Between>
+[[gnu::always_inline]] inline void multiply_codes(float* sums, const uint16_t* w, const uint16_t* x,
+                                                  const Between& between) {
+    if constexpr (parity == 0) {
+        ROTKV_MULTIPLY_CODES(0, 1, 2, 3);
+    } else {
+        ROTKV_MULTIPLY_CODES(2, 3, 0, 1);
+    }
+}
+#undef ROTKV_MULTIPLY_CODES
+
+/// The sums that a block of parity 1 has left.
+inline void store_last_sums(float* sums) {
+    _tile_stored(2, sums, 64);
+    _tile_stored(3, sums + k_tile_sums, 64);
+}
 
 inline constexpr MultiplyBlock k_multiply[] = {multiply_1, multiply_2, multiply_3, multiply_4};
 

@@ -1,0 +1,247 @@
+#pragma once
+// Rows of a weight of codes (code_tiles.h) with some tokens, in tiles. Docs: docs/performance.md
+//
+//   y[row][token] = sum over blocks of a sum_i (c_i - z) x_i + b sum_i x_i
+//                                      ------------------- three tile products, low terms first
+//
+// Tiles hold the sums of one block alone: a and b of its rows come after. Three things are done in
+// turns: codes of the next blocks become bf16, tiles of these are multiplied, and sums of those
+// before are scaled and added up. Between two tile instructions there is little of the others, so
+// that the processor always sees some of each.
+
+#include "fast/code_tiles.h"
+#include "fast/tile_tokens.h"
+#include "fast/workspace.h"
+
+#include <algorithm>
+#include <limits>
+
+#if ROTKV_AMX
+
+namespace rotkv::fast {
+
+/// Rows first .. end - 1 of the weight with up to k_most_groups groups of tokens.
+template <DType type>
+class CodeStrip {
+  public:
+    CodeStrip(const TensorView& weight, const Tokens& tokens, int64_t first, int64_t end)
+        : weight_(weight), tokens_(tokens), first_(first), end_(end), memory_(own_memory()) {}
+
+    /// False: rows are too short, or too far apart.
+    bool multiply() {
+        constexpr int64_t most = std::numeric_limits<int32_t>::max();
+        if (blocks_ < k_count || weight_.stride[2] > most / k_rows - int64_t(sizeof(Block))) {
+            return false;
+        }
+        Step step = behind({first_ - k_rows, blocks_, false, 0, 0});
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(step), unit);
+        Turn before{step, 0, 1};
+        bool folds = false;
+        while (step.row < end_) {
+            const Step next = behind(step);
+            for (int64_t group = 0; group < tokens_.groups(); ++group) {
+                const Turn turn{step, group, 1 - before.parity};
+                const bool expands = group == 0 && next.row < end_;
+                if (!folds) {
+                    expands ? multiply_turn<false, true>(turn, before, next)
+                            : multiply_turn<false, false>(turn, before, next);
+                } else {
+                    expands ? multiply_turn<true, true>(turn, before, next)
+                            : multiply_turn<true, false>(turn, before, next);
+                }
+                before = turn;
+                folds = true;
+            }
+            step = next;
+        }
+        store_last_sums(memory_.sums[before.parity][k_count - 1][0]);
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) fold(folding(before), unit);
+        put_all(before);
+        return true;
+    }
+
+  private:
+    using Block = typename Coded<type>::Block;
+    static constexpr bool k_has_minimum = Coded<type>::k_last > 0;
+    static constexpr int64_t k_rows = 2 * k_tile, k_count = 2;  // rows and blocks of a step
+    static constexpr int64_t k_unit_rows = 2;                   // and both blocks
+    static_assert(k_slots * k_count * k_unit_rows == k_rows);
+
+    using Codes = uint16_t[k_count][k_rows][k_block];
+    struct Numbers {
+        float a[k_rows][k_count], b[k_rows][k_count];
+        int32_t offsets[k_rows][k_count];
+    };
+    struct alignas(64) Memory {
+        Codes codes[2];      // of a step and of the next
+        Numbers numbers[3];  // and of the one before, whose sums are not yet scaled
+        float sums[2][k_count][k_rows][k_tile];  // of a turn and of the one before
+        float totals[k_most_groups][k_rows][k_tile];
+        int32_t places[k_rows][k_count];  // of blocks behind the first row's first of a step
+    };
+    // Blocks block and block + 1 of rows row .. row + k_rows - 1. The last step of a row begins two
+    // blocks before its end: has the first been in the step before?
+    struct Step {
+        int64_t row, block;
+        bool seen;
+        int64_t codes, numbers;  // where they are
+    };
+    struct Turn {  // a step with a group of tokens
+        Step step;
+        int64_t group, parity;  // where its sums are
+    };
+
+    static Memory& own_memory() {
+        thread_local Workspace space;
+        return *reinterpret_cast<Memory*>(space.reserve(sizeof(Memory) / sizeof(float)));
+    }
+    // The step behind this one. Rows past the end are the last.
+    Step behind(const Step& step) {
+        const int64_t codes = 1 - step.codes, numbers = (step.numbers + 1) % 3;
+        const int64_t block = step.block + k_count;
+        if (block < blocks_) {
+            const bool seen = block + 1 == blocks_;
+            return {step.row, block - seen, seen, codes, numbers};
+        }
+        const int64_t row = step.row + k_rows;
+        for (int64_t r = 0; r < k_rows && row < end_; ++r) {
+            const int64_t place = std::min(r, end_ - 1 - row) * weight_.stride[2];
+            memory_.places[r][0] = int32_t(place);
+            memory_.places[r][1] = int32_t(place + int64_t(sizeof(Block)));
+        }
+        return {row, 0, false, codes, numbers};
+    }
+    const uint16_t* x_of(const Turn& turn) const {
+        return tokens_.x + turn.group * tokens_.of_group + turn.step.block * k_x_block;
+    }
+
+    template <bool folds, bool expands>
+    [[gnu::noinline]] void multiply_turn(const Turn& turn, const Turn& before, const Step& next) {
+        const Folding of_before = folding(before);
+        const Expansion of_next = expansion(next);
+        const auto unit = [&](int64_t n) __attribute__((always_inline)) {
+            if (folds) fold(of_before, n);
+            if (expands) expand(of_next, n);
+        };
+        const uint16_t* const x = x_of(turn);
+        const Codes& codes = memory_.codes[turn.step.codes];
+        float* const to = memory_.sums[turn.parity][0][0];
+        // The first block brings sums of the last one before. No slot is later than slot 1 of it.
+        multiply_codes<0>(memory_.sums[1 - turn.parity][1][0], codes[0][0], x,
+                          [&](int64_t slot) __attribute__((always_inline)) {
+                              if (slot > 0) unit(slot - 1);
+                          });
+        multiply_codes<1>(to, codes[1][0], x + k_x_block,
+                          [&](int64_t slot) __attribute__((always_inline)) {
+                              unit(k_slots - 1 + slot);
+                          });
+        unit(2 * k_slots - 1);
+        if (folds) put_all(before);
+    }
+
+    // Where a step's codes come from, and where they go.
+    struct Expansion {
+        const std::byte* base;
+        const std::byte* ahead;  // as many bytes of the next rows, in their order
+        const int32_t* places;
+        Codes* codes;
+        Numbers* numbers;
+        bool seen;
+    };
+    Expansion expansion(const Step& step) {
+        const std::byte* const row = weight_.row<const std::byte>(std::min(step.row, end_ - 1));
+        const int64_t bytes = step.block * int64_t(sizeof(Block));
+        return {row + bytes, row + k_rows * (weight_.stride[2] + bytes),
+                &memory_.places[0][0], &memory_.codes[step.codes], &memory_.numbers[step.numbers],
+                step.seen};
+    }
+    [[gnu::always_inline]] static void expand(const Expansion& of, int64_t unit) {
+        const int64_t row = unit * k_unit_rows;
+        if (row % 8 == 0) take_numbers(of, row);
+        prefetch(of.ahead + 2 * row * int64_t(sizeof(Block)));
+        prefetch(of.ahead + (2 * row + 2) * int64_t(sizeof(Block)));
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < k_unit_rows * k_count; ++i) {
+            const int64_t r = row + i / 2;
+            const std::byte* const place = of.base + of.places[2 * r + i % 2];
+            const __m512i values = CodedBlocks<type>::values(place, &of.numbers->offsets[r][i % 2]);
+            _mm512_store_si512((*of.codes)[i % 2][r], values);
+        }
+    }
+    // a and b of both blocks of eight rows. z = round(-b / a) among the codes, 0 if that is no
+    // number, and b + a z in place of b. What the step before has seen counts 0.
+    [[gnu::always_inline]] static void take_numbers(const Expansion& of, int64_t row) {
+        __m512 a, b;
+        CodedBlocks<type>::numbers(a, b, of.base, _mm512_loadu_si512(of.places + 2 * row));
+        if constexpr (k_has_minimum) {
+            constexpr int last = Coded<type>::k_last;
+            const __m512 nearest = _mm512_roundscale_ps(
+                _mm512_div_ps(_mm512_sub_ps(_mm512_setzero_ps(), b), a), _MM_FROUND_TO_NEAREST_INT);
+            const __m512 z = _mm512_min_ps(_mm512_max_ps(nearest, _mm512_setzero_ps()),
+                                           _mm512_set1_ps(float(last)));
+            const __m512i offset = _mm512_sub_epi32(_mm512_set1_epi32(last), _mm512_cvtps_epi32(z));
+            _mm512_storeu_si512(&of.numbers->offsets[row][0],
+                                _mm512_or_si512(offset, _mm512_slli_epi32(offset, 16)));
+            b = _mm512_fmadd_ps(a, z, b);
+        }
+        const __mmask16 counts = of.seen ? 0xAAAA : 0xFFFF;
+        _mm512_storeu_ps(&of.numbers->a[row][0], _mm512_maskz_mov_ps(counts, a));
+        if (k_has_minimum) _mm512_storeu_ps(&of.numbers->b[row][0], _mm512_maskz_mov_ps(counts, b));
+    }
+
+    // What becomes of a turn's sums.
+    struct Folding {
+        const float* sums;      // [blocks][rows][tokens]
+        const Numbers* of;
+        const float* x0;        // sums of the tokens' blocks
+        const float* x1;
+        float* totals;          // [rows][tokens]
+        bool first;             // of a row
+    };
+    Folding folding(const Turn& turn) {
+        const uint16_t* const x = x_of(turn) + k_block_terms;
+        return {memory_.sums[turn.parity][0][0],
+                &memory_.numbers[turn.step.numbers],
+                reinterpret_cast<const float*>(x),
+                reinterpret_cast<const float*>(x + k_x_block),
+                memory_.totals[turn.group][0],
+                turn.step.block == 0};
+    }
+    [[gnu::always_inline]] static void fold(const Folding& from, int64_t unit) {
+#pragma GCC unroll 2
+        for (int64_t r = unit * k_unit_rows; r < (unit + 1) * k_unit_rows; ++r) {
+            const float *const a = from.of->a[r], *const b = from.of->b[r];
+            const float* const sums = from.sums + r * k_tile;
+            float* const to = from.totals + r * k_tile;
+            Vec total = from.first ? Vec(0.0f) : load(to);
+            total = fma(load(sums), Vec(a[0]), total);
+            total = fma(load(sums + k_rows * k_tile), Vec(a[1]), total);
+            if (k_has_minimum) {
+                total = fma(load(from.x0), Vec(b[0]), total);
+                total = fma(load(from.x1), Vec(b[1]), total);
+            }
+            store(to, total);
+        }
+    }
+
+    // Totals of rows whose last blocks a turn has seen.
+    void put_all(const Turn& turn) const {
+        if (turn.step.block + k_count < blocks_) return;
+        const size_t t = size_t(turn.group * k_tile);
+        const auto y = tokens_.y.subspan(t, std::min(size_t(k_tile), tokens_.y.size() - t));
+        const int64_t row = turn.step.row;
+        for (int64_t i = 0; i < k_rows && row + i < end_; i += k_tile) {
+            put(y, memory_.totals[turn.group][i], row + i, std::min(k_tile, end_ - row - i));
+        }
+    }
+
+    const TensorView& weight_;
+    const Tokens& tokens_;
+    int64_t first_, end_;
+    Memory& memory_;
+    const int64_t blocks_ = weight_.n[3] / k_block;
+};
+
+}  // namespace rotkv::fast
+
+#endif

@@ -1,0 +1,34 @@
+#pragma once
+// Tokens as tiles meet them, and their results. Docs: docs/performance.md
+
+#include "fast/tiles.h"
+
+#include <algorithm>
+#include <span>
+
+#if ROTKV_AMX
+
+namespace rotkv::fast {
+
+// Up to k_most_groups groups of tokens.
+struct Tokens {
+    const uint16_t* x;  // [groups][blocks] of k_x_block
+    int64_t of_group;
+    std::span<float* const> y;
+
+    int64_t groups() const { return (int64_t(y.size()) + k_tile - 1) / k_tile; }
+};
+
+// A tile of sums to y of rows `row` .. row + rows - 1.
+inline void put(std::span<float* const> y, const float* sums, int64_t row, int64_t rows) {
+    __m512i columns[k_tile];
+    for (int64_t i = 0; i < k_tile; ++i) columns[i] = _mm512_load_si512(sums + i * k_tile);
+    transpose_16(columns);
+    for (size_t t = 0; t < y.size(); ++t) {
+        store_part(y[t] + row, _mm512_castsi512_ps(columns[t]), rows);
+    }
+}
+
+}  // namespace rotkv::fast
+
+#endif
