@@ -1,6 +1,5 @@
 // The Python module: programs as functions, in the form that programs.py gives arguments to.
 #include "tools/bindings/python_model.h"
-#include "tools/bindings/rotkv_programs.h"
 
 #include <nanobind/stl/pair.h>
 
