@@ -52,7 +52,8 @@ ROTKV_API rotkv_status rotkv_model_forward(rotkv_cache* cache, const int32_t* to
 
 /* Reads tokens likewise, and chooses what comes behind those that `behind` numbers. temperature 0:
  * the likeliest word, the first of equals; else the first v with sum_{w <= v} p_w^(1/T) >
- * u sum_w p_w^(1/T), u in [0, 1) of draws. BAD_FILE: read, but logits are not finite. */
+ * u sum_w p_w^(1/T), u in [0, 1) of draws, which are NULL at 0. BAD_FILE: read, but logits are not
+ * finite. */
 ROTKV_API rotkv_status rotkv_model_next_tokens(rotkv_cache* cache, const int32_t* tokens,
                                                const int32_t* streams, const int32_t* positions,
                                                int64_t count, const int32_t* behind,

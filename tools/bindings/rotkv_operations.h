@@ -41,7 +41,7 @@ typedef struct rotkv_rope_config {
     double linear_factor;           /* 1 */
     double yarn_ext_factor;         /* 0: no YaRN */
     double yarn_attn_factor, yarn_beta_fast, yarn_beta_slow; /* 1, 32, 1 */
-    int64_t original_context;
+    int64_t original_context; /* this and both betas: of YaRN alone */
 } rotkv_rope_config;
 
 /* dst, src [T][heads][D] f32, dst may be src; positions [T]. */
@@ -76,7 +76,7 @@ typedef struct rotkv_attention_args {
     const int32_t* q_position;    /* [T]; -1: sees nothing */
     float scale, softcap;         /* usually 1 / sqrt(Dk), 0 is 0; c > 0: c tanh(score / c) */
     int64_t window;               /* 0: none */
-    int32_t chunked;
+    int32_t chunked;              /* of a window */
     int64_t position_from, position_to, distance_from, distance_to; /* from <= x < to; 0: no end */
     rotkv_rotation k_rotation, v_rotation;
     int32_t f16; /* 1: in f16 where the backend can, else UNSUPPORTED; 0: in f32 */
