@@ -39,7 +39,7 @@ def cells(*_):
 
 def good_calls(model, path, folder):
     """{name: (function, one good value of every argument)}."""
-    cache, own = rotkv.Cache("k=f32,v=f32", N, 1, D), model.cache("k=f32,v=f32", 8)
+    cache, own = rotkv.Cache("k=f32,v=f32", 2 * N, 1, D), model.cache("k=f32,v=f32", 8)
     cache.place(IDS)
     rows = {"x": ROWS, "type": "q8_0", "layer": 0, "kv_head": 0, "side": "k", "positions": None}
     text = model_with_text.TEXT
@@ -94,8 +94,8 @@ def good_calls(model, path, folder):
         "Model.text": (model.text, {"key": "general.architecture"}),
         "Model.tokenize": (model.tokenize, {"text": "a", "add_special": True, "parse_special": False}),
         "Model.detokenize": (model.detokenize, {"tokens": IDS}),
-        "Model.generate": (model.generate, {"prompt": IDS, "most": 1, "cache": "k=f16", "temperature": 0.0,
-                                            "seed": 0, "progress": None}),
+        "Model.generate": (model.generate, {"prompt": IDS, "most": 1, "cache": "k=f16", "temperature": 0.5,
+                                            "seed": 7, "progress": None}),
         "Model.logprobs": (model.logprobs, {"tokens": IDS, "cache": "k=f16"}),
         "Model.perplexity": (model.perplexity, {"text": text, "cache": "k=f16", **measured}),
         "Model.kld": (model.kld, {"text": text, "caches": ["k=f16"], "base": "k=f32", **measured}),
@@ -125,7 +125,7 @@ def described():
     return found
 
 
-def refused(function, words, *arguments, **named):
+def refused(function, words, /, *arguments, **named):
     with pytest.raises(TypeError, match=f"^{words}$"):
         function(*arguments, **named)
 
@@ -233,5 +233,5 @@ def test_what_would_change_nothing_is_refused(model):
         with pytest.raises(rotkv.Error, match=words):
             call()
     assert cache.positions().size == 0
-    assert not np.array_equal(turned(yarn_ext_factor=1.0, yarn_beta_fast=16, original_context=4),
-                              turned(yarn_ext_factor=1.0, original_context=4))
+    yarn = {"yarn_ext_factor": 1.0, "linear_factor": 4.0, "original_context": 4096}
+    assert not np.array_equal(turned(**yarn, yarn_beta_fast=4), turned(**yarn))

@@ -136,8 +136,8 @@ def test_a_cache_that_only_f16_is_read_of_is_refused(model, words, least):
     """Of `least` tokens in a row the last reads one of few bits, of fewer none; the last token of
     logprobs() and the last that is generated read nothing."""
     ids, words = model.tokenize(TEXT)[:least + 1], "k=q4_0,v=q8_0," + words
-    for call in (lambda n: model.logprobs(ids[:n + 1], words), lambda n: model.capture(ids[:n], words),
-                 lambda n: model.cache(words, n), lambda n: model.generate(ids[:n], 1, words),
+    for call in (lambda n: model.logprobs(ids[:n + 1], words), lambda n: model.cache(words, n),
+                 lambda n: model.generate(ids[:n], 1, words),
                  lambda n: model.perplexity(TEXT, words, ctx=n + 1, chunks=1),
                  lambda n: model.kld(TEXT, [words], ctx=n + 1, chunks=1)):
         call(least)

@@ -59,7 +59,8 @@ bool same_numbers(const nb::object& given, const nb::ndarray<nb::ro>& converted)
         const int64_t found = converted.itemsize() == 1
                                   ? static_cast<const uint8_t*>(converted.data())[i]
                                   : static_cast<const int32_t*>(converted.data())[i];
-        if (wide.data()[i] != found) return false;
+        const bool wrapped = kind == nb::dlpack::dtype_code::UInt && wide.data()[i] < 0;
+        if (wrapped || wide.data()[i] != found) return false;
     }
     return true;
 }
