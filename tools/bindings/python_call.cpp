@@ -75,7 +75,7 @@ nb::object copied_to_host(nb::handle given) noexcept {
         if (nb::hasattr(given, "cpu")) return given.attr("cpu")();  // torch
         const nb::object from = nb::module_::import_("numpy").attr("from_dlpack");
         return from(given, nb::arg("device") = "cpu");
-    } catch (...) {  // "incompatible arguments" says what was given
+    } catch (...) {  // refuse_array() says what was given
         return {};
     }
 }

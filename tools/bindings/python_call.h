@@ -90,6 +90,7 @@ using Floats = ReadArray<float>;
 using Ints = ReadArray<int32_t>;
 using Doubles = ReadArray<double>;
 using Bytes = ReadArray<uint8_t>;
+
 /// An array that is written in place: never a copy, which would be written, and lost.
 struct WritableBytes : nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu> {
     using Base = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;

@@ -69,8 +69,9 @@ template <class T>
 struct NotOptional<std::optional<T>> {
     using Type = T;
 };
+/// What stands behind const, &, * and optional.
 template <class T>
-using Looked =
+using Bare =
     std::remove_cv_t<std::remove_pointer_t<typename NotOptional<std::remove_cvref_t<T>>::Type>>;
 
 /// The parameters of a function, named by nanobind's annotations; of a method without its self.
@@ -78,7 +79,7 @@ using Looked =
 template <class Result, class... Arguments, class... Extra>
 std::vector<Parameter> parameters_of(const std::function<Result(Arguments...)>*, bool method,
                                      const Extra&... extra) {
-    std::vector<Parameter> all = {{"", false, false, check<Looked<Arguments>>}...};
+    std::vector<Parameter> all = {{"", false, false, check<Bare<Arguments>>}...};
     if (method) all.erase(all.begin());
     auto next = all.begin();
     [[maybe_unused]] const auto annotate = [&]<class One>(const One& one) {
