@@ -239,7 +239,10 @@ inline Ints widen(const int8_t* x) {
 #if defined(__GNUC__)
 [[gnu::always_inline]]
 #endif
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
+inline void
+prefetch(const void* p) {
+    __builtin_prefetch(p);
+}
 
 inline Vec to_float(const Ints& x) { return xsimd::to_float(x); }
 
