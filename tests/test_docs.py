@@ -172,6 +172,29 @@ class Docs(unittest.TestCase):
                 self.assertEqual([figure for figure in figures if figure not in known], [])
         self.assertGreater(found, 30)
 
+    def test_every_exercise_has_an_answer(self):
+        """Under its number below "Answers", or in brackets at its own end."""
+        found = 0
+        for page in pages():
+            _, exercises, rest = read(page).partition("\n## Exercises\n")
+            asked, _, answers = rest.partition("Answers")
+            numbers = {number for which in re.findall(r"^\*\*([\d, ]+)\.\*\*", answers, re.M)
+                       for number in which.split(", ")}
+            for number, text in re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^$)", asked, re.M | re.S):
+                found += 1
+                with self.subTest(f"{page}: exercise {number}"):
+                    self.assertTrue(number in numbers or re.search(r"\)\*?\s*$", text), text)
+        self.assertGreater(found, 90)
+
+    def test_minutes_of_the_reading_paths(self):
+        """README's are words of what is linked, 250 a minute, and commands beside them."""
+        row = next(line for line in read("README.md").splitlines() if re.match(r"\| \d+ minutes", line))
+        for cell in row.strip("| ").split(" | "):
+            stated, named = int(cell.split()[0]), cell.split(" Behind it")[0]
+            words = sum(len(read(os.path.normpath(path)).split()) for path in re.findall(r"\]\(([^)]*)\)", named))
+            with self.subTest(cell):
+                self.assertLessEqual(abs(words / 250 + (10 if "ten of them commands" in cell else 0) - stated), 5)
+
     def test_commands_select_tests(self):
         asked = {(page, name) for page in pages()
                  for name in re.findall(r"\./dev test -R ([^\s`]+)", read(page))}
