@@ -24,7 +24,7 @@ PICTURE = re.compile(r"# Picture: (docs/[\w-]+\.png)\n")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 WITHIN = re.compile(r"^# Within (\d+) %: ", re.MULTILINE)
 PER_CENT = 5
-ROUNDING = 1e-12  # and below: what is left of a difference that should be 0
+ROUNDING = 1e-6  # and below: what rounding alone leaves, as a difference or as a KLD, is no figure
 START = 600  # seconds that a kernel may take to answer where other programs keep the machine busy
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import unittest
 
+import run_notebooks
 from fetched_models import MODELS
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -185,6 +186,13 @@ class Docs(unittest.TestCase):
                 with self.subTest(f"{page}: exercise {number}"):
                     self.assertTrue(number in numbers or re.search(r"\)\*?\s*$", text), text)
         self.assertGreater(found, 90)
+
+    def test_notebooks_are_compared_by_words_and_figures(self):
+        for stored, fresh, per_cent, same in (("KLD 0.120", "KLD 0.13", 5, False), ("KLD 0.120", "KLD 0.13", 50, True),
+                                              ("KLD 0.12", "PPL 0.12", 50, False), ("1.9e-09 off", "6e-10 off", 5, True),
+                                              ("KLD 0.00012", "KLD 0.0003", 50, False), ("0.04 ± 1", "0.04 ± 2", 5, False)):
+            with self.subTest(f"{stored} and {fresh}, {per_cent} %"):
+                self.assertEqual(run_notebooks.difference(stored, fresh, per_cent) is None, same)
 
     def test_minutes_of_the_reading_paths(self):
         """README's are words of what is linked, 250 a minute, and commands beside them."""
