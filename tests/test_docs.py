@@ -190,7 +190,7 @@ class Docs(unittest.TestCase):
     def test_notebooks_are_compared_by_words_and_figures(self):
         for stored, fresh, per_cent, same in (("KLD 0.120", "KLD 0.13", 5, False), ("KLD 0.120", "KLD 0.13", 50, True),
                                               ("KLD 0.12", "PPL 0.12", 50, False), ("1.9e-09 off", "6e-10 off", 5, True),
-                                              ("KLD 0.00012", "KLD 0.0003", 50, False), ("0.04 ± 1", "0.04 ± 2", 5, False)):
+                                              ("KLD 0.00012", "KLD 0.0003", 50, False), ("0.04 +- 1", "0.04 +- 2", 5, False)):
             with self.subTest(f"{stored} and {fresh}, {per_cent} %"):
                 self.assertEqual(run_notebooks.difference(stored, fresh, per_cent) is None, same)
 
