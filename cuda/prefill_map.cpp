@@ -27,7 +27,6 @@ bool map_rows(RowMap& map, const TensorView& cache, uint32_t units, uint32_t cel
     const int64_t row = int64_t(row_bytes(cache.type, cache.n[3])), of_head = cache.stride[2];
     const bool apart = heads == 1 || of_head % 16 == 0;
     const int64_t before = int64_t(reinterpret_cast<uintptr_t>(cache.data) % 16);
-    if (encode == nullptr) return true;  // nothing is launched where there is no driver
     if (cache.empty() || (of_head | before) % 2 != 0 || cache.stride[1] <= 0) {
         return false;
     }
@@ -47,6 +46,7 @@ bool map_rows(RowMap& map, const TensorView& cache, uint32_t units, uint32_t cel
     for (const cuuint64_t bytes : strides) {  // the engine's rule, so that nothing is asked in vain
         if (bytes % 16 != 0) return false;
     }
+    if (encode == nullptr) return true;  // nothing is launched where there is no driver
     const cuuint32_t box[4] = {units, 1, cells, 1}, steps[4] = {1, 1, 1, 1};
     return encode(&map.map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, cache.data - before, n, strides, box,
                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
