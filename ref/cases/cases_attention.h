@@ -192,6 +192,7 @@ inline constexpr const char* k_attention_cases[] = {
     "attention/k=f16/v=@same/T=2/C=16/H=32/K=16/window=2/loud=0.1/fill=dense/sees=last/values=faint",
     "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/loud=8/fill=dense/sees=last/values=diagonal",
     "attention/k=@kv/v=@same/T=70/C=120/loud=8/fill=dense/sees=last/values=diagonal",
+    "attention/k=q8_0/v=@same/T=70/C=120/K=4/loud=8/fill=dense/sees=last/values=diagonal",
     "attention/k=@kv/v=@same/T=2/C=120/H=8/K=4/D=128/fill=dense/sees=last/values=outlier-zero-key",
     "attention/k=@some/v=@same/T=70/C=120/fill=dense/sees=last/values=outlier-zero-key",
     "attention/k=@long/v=@same/T=1/C=32768/H=2/K=1/fill=dense/sees=last/values=positive",
