@@ -69,6 +69,10 @@ class DeviceGuardedMemory final : public GuardedMemory {
         const CUdeviceptr at = region.begin + (guard_ == Guard::back ? pages - ends : 0);
         std::byte* const memory = reinterpret_cast<std::byte*>(at);
         used_[memory] = region;
+        // Kernels read whole words of 16 bytes; what lies behind the last byte is no number.
+        if (cudaMemset(memory + bytes, 0xFF, ends - bytes) != cudaSuccess) {
+            throw Error(ErrorCode::io, "cuda: guarded memory: the last word could not be written");
+        }
         return memory;
     }
 

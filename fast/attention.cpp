@@ -289,7 +289,7 @@ void attention(const AttentionArgs& args) {
 // Weights in f64, as in ref; rows in vectors.
 void merge(const MergeArgs& args) {
     const int64_t heads = args.dst.n[2], d = args.dst.n[3], rows = args.dst.n[1] * heads;
-    for_each_row(rows, d, [&](int64_t r) {
+    for_each_row(args.dst.n[1], rows, d, [&](int64_t r) {
         const int64_t t = r / heads, h = r % heads;
         const double lse_a = double(args.lse_a.row<const float>(t)[h]);
         const double lse_b = double(args.lse_b.row<const float>(t)[h]);

@@ -52,7 +52,7 @@ struct CodesOf {
     static constexpr int k_last = last;
 };
 template <>
-struct Coded<DType::q8_0> : CodesOf<BlockQ8_0, k_fives> {};  // no table: bytes with a sign
+struct Coded<DType::q8_0> : CodesOf<BlockQ8_0, k_fives> {};  // bytes with a sign need no table
 template <>
 struct Coded<DType::q4_0> : CodesOf<BlockQ4_0, k_fours> {};
 template <>
@@ -65,7 +65,9 @@ template <>
 struct Coded<DType::q5_1> : CodesOf<BlockQ5_1, k_from_31, 31> {};
 
 template <DType type>
-inline constexpr bool k_has_codes = requires { Coded<type>::k_last; };
+inline constexpr bool k_has_codes = requires {
+    Coded<type>::k_last;
+};
 
 /// Code j in the lower half of lane j and code j + 16 in the upper one.
 inline __m512i paired_nibbles(const uint8_t* qs) {

@@ -87,7 +87,7 @@ void decode_split(const AttentionArgs& args) {
         for (int64_t part = 1; part < count; ++part) merge(state, parts.state(t, part), h, d_v);
         store_output(args, v_rotation, t, h, state.sum + h * d_v, state.softmax[h]);
     };
-    for_each_row(tokens * heads, count * d_v, finish);
+    for_each_row(tokens, tokens * heads, count * d_v, finish);
 }
 
 }  // namespace rotkv::fast

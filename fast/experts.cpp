@@ -119,7 +119,7 @@ void multiply_rounded(const RowsProduct& product, Precision precision) {
 
 void add_expert_bias(const ExpertMatmulArgs& args) {
     const int64_t uses = args.dst.n[2], out = args.dst.n[3], rows = args.dst.n[1] * uses;
-    for_each_row(rows, out, [&](int64_t r) {
+    for_each_row(args.dst.n[1], rows, out, [&](int64_t r) {
         const float* bias = args.bias.row<const float>(ints(args.id, r / uses)[r % uses]);
         float* y = args.dst.row<float>(r / uses, r % uses);
 #pragma omp simd

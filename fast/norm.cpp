@@ -9,13 +9,20 @@
 
 namespace rotkv::fast {
 
+namespace {
+
+// Of [tokens][E] or [tokens][heads][D].
+int64_t tokens_of(const TensorView& tensor) { return tensor.n[1] > 1 ? tensor.n[1] : tensor.n[2]; }
+
+}  // namespace
+
 // y_i = x_i / sqrt(mean(x^2) + epsilon) * weight_i
 // The sum runs in f64, so that only the roundings of the two products and of the factor remain.
 void rms_norm(const RmsNormArgs& args) {
     const int64_t rows = args.src.rows(), d = args.src.n[3];
     const std::vector<float> ones(args.weight.empty() ? size_t(d) : 0, 1.0f);
     const float* weight = args.weight.empty() ? ones.data() : args.weight.row<const float>(0);
-    for_each_row(rows, d, [&](int64_t r) {
+    for_each_row(tokens_of(args.src), rows, d, [&](int64_t r) {
         const float* x = row_number<const float>(args.src, r);
         float* y = row_number<float>(args.dst, r);
         double squares = 0;
@@ -32,7 +39,7 @@ void rms_norm(const RmsNormArgs& args) {
 void layer_norm(const LayerNormArgs& args) {
     const int64_t rows = args.src.rows(), d = args.src.n[3];
     const float* weight = args.weight.row<const float>(0);
-    for_each_row(rows, d, [&](int64_t r) {
+    for_each_row(tokens_of(args.src), rows, d, [&](int64_t r) {
         const float* x = row_number<const float>(args.src, r);
         float* y = row_number<float>(args.dst, r);
         double sum = 0, squares = 0;
@@ -50,7 +57,7 @@ void layer_norm(const LayerNormArgs& args) {
 // y[t] = (scale factor[row[t]]) x[t]
 void scale(const ScaleArgs& args) {
     const int64_t heads = args.src.n[2], rows = args.src.n[1] * heads, d = args.src.n[3];
-    for_each_row(rows, d, [&](int64_t r) {
+    for_each_row(args.src.n[1], rows, d, [&](int64_t r) {
         const int64_t t = r / heads, head = r % heads;
         const float* x = args.src.row<const float>(t, head);
         float* y = args.dst.row<float>(t, head);
@@ -69,7 +76,8 @@ template <class Visit>
 void for_each_piece(const TensorView& tensor, const Visit& visit) {
     constexpr int64_t length = 4096;
     const int64_t n = tensor.n[3], pieces = (n + length - 1) / length;
-    for_each_row(tensor.rows() * pieces, std::min(n, length), [&](int64_t i) {
+    const int64_t rows = tensor.rows() * pieces;
+    for_each_row(tokens_of(tensor), rows, std::min(n, length), [&](int64_t i) {
         const int64_t r = i / pieces, first = i % pieces * length;
         visit(r, first, std::min(length, n - first));
     });

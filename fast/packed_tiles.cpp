@@ -1,16 +1,17 @@
 // Products with a weight where the processor multiplies tiles of bf16 (AMX): 16 x 32 by 32 x 16
-// numbers in the time of sixteen multiply-adds of vectors. Both factors are sums of three bf16
-// terms (bf16_terms.h), and six of the nine products are computed:
+// numbers in the time of sixteen multiply-adds of vectors. Activations are sums of three bf16 terms
+// (bf16_terms.h). So are weights (term_strip.h), and six of the nine products are computed:
 //
 //   w x ~ low high + middle middle + high low + middle high + high middle + high high
 //
 // The other three are below 2^-21 |w x| together, 8 u, and 2 u on average: bits are cut off, so
-// that they have the sign of w x. Tiles add in f32, to nearest, 16 products at a time. What lies
+// that they have the sign of w x. Codes of blocks with an f16 scale are one term each, and three
+// products are all (code_strip.h). Tiles add in f32, to nearest, 16 products at a time. What lies
 // outside f32's normal numbers they take for 0. So tokens with values that terms would not hold go
 // to multiply_strips(), and so does what an element that is no number, or a weight too small, has
 // touched.
-#include "fast/packed_products.h"
 #include "fast/code_strip.h"
+#include "fast/packed_products.h"
 #include "fast/row_strips.h"
 #include "fast/term_strip.h"
 
@@ -104,8 +105,7 @@ struct Pass {
         uint16_t* to = reserve_terms(space, terms);
         for_each_task([&](size_t i, int64_t t, int64_t blocks) {
             if (t == 0) x.push_back(to);
-            for (int64_t b = 0; b < blocks; ++b, to += k_x_block)
-                tasks.push_back({i, t, b, to});
+            for (int64_t b = 0; b < blocks; ++b, to += k_x_block) tasks.push_back({i, t, b, to});
         });
         share(int64_t(tasks.size()), [&](int64_t i) {
             const Task& task = tasks[size_t(i)];

@@ -234,8 +234,15 @@ inline Ints widen(const int8_t* x) {
 #endif
 }
 
-/// Asks for the cache line of an address that may lie outside of everything.
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
+/// Asks for the cache line of an address that may lie outside of everything. Inlined before the
+/// compiler looks for functions without effects: it would take this for one, and drop the calls.
+#if defined(__GNUC__)
+[[gnu::always_inline]]
+#endif
+inline void
+prefetch(const void* p) {
+    __builtin_prefetch(p);
+}
 
 inline Vec to_float(const Ints& x) { return xsimd::to_float(x); }
 

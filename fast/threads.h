@@ -64,19 +64,25 @@ void share_batch(int64_t tokens, int64_t tasks, const Function& function) {
     for (int64_t i = 0; i < tasks; ++i) function(i);
 }
 
-/// function(r) for rows 0 .. rows - 1 of `of_row` elements each, shared out where that is worth it.
+/// function(r) for rows 0 .. rows - 1 of `of_row` elements each, shared out where that is worth it;
+/// `tokens` of the batch, whose rows may be more: one for each head.
 template <class Function>
-void for_each_row(int64_t rows, int64_t of_row, const Function& function) {
+void for_each_row(int64_t tokens, int64_t rows, int64_t of_row, const Function& function) {
     constexpr int64_t elements = 4096;  // of a task, at least
     if (rows * of_row < k_parallel_from || rows == 1) {
         for (int64_t r = 0; r < rows; ++r) function(r);
         return;
     }
     const int64_t together = elements / std::max<int64_t>(1, of_row) + 1;
-    share_batch(rows, (rows + together - 1) / together, [&](int64_t task) {
+    share_batch(tokens, (rows + together - 1) / together, [&](int64_t task) {
         const int64_t end = std::min(rows, (task + 1) * together);
         for (int64_t r = task * together; r < end; ++r) function(r);
     });
+}
+/// The same where each row is a token.
+template <class Function>
+void for_each_row(int64_t tokens, int64_t of_row, const Function& function) {
+    for_each_row(tokens, tokens, of_row, function);
 }
 
 }  // namespace rotkv::fast

@@ -14,8 +14,8 @@ inline constexpr int64_t k_tile = 16;                      // rows, or tokens, o
 inline constexpr int64_t k_tile_terms = k_tile * k_block;  // bf16 of a tile: 1 KB
 inline constexpr int64_t k_block_terms = k_terms * k_tile_terms;
 inline constexpr int64_t k_x_block = k_block_terms + 2 * k_tile;  // and a float for each token
-inline constexpr int64_t k_tile_sums = k_tile * k_tile;  // f32 of a tile of sums
-inline constexpr int64_t k_most_groups = 4;              // of 16 tokens, at a time
+inline constexpr int64_t k_tile_sums = k_tile * k_tile;           // f32 of a tile of sums
+inline constexpr int64_t k_most_groups = 4;                       // of 16 tokens, at a time
 
 /// What the registers are set to.
 struct alignas(64) TileShapes {

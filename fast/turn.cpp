@@ -37,7 +37,7 @@ void turn(const TurnArgs& args) {
     const int64_t group = heads / args.matrix.n[1];  // heads that share a matrix
     const int64_t step = args.matrix.stride[2] / int64_t(sizeof(float));
     const int64_t parts = (tokens + k_tokens - 1) / k_tokens;
-    for_each_row(parts * heads, std::min(tokens, k_tokens) * d * d, [&](int64_t r) {
+    for_each_row(tokens, parts * heads, std::min(tokens, k_tokens) * d * d, [&](int64_t r) {
         const int64_t head = r % heads, first = r / heads * k_tokens;
         const float* m = args.matrix.row<const float>(head / group, 0);
         thread_local Workspace space;

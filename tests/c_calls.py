@@ -1,4 +1,4 @@
-"""One good call of every function of tools/bindings/rotkv*.h, and what makes it a bad one."""
+"""One good call of every function of tools/bindings/rotkv.h, and what makes it a bad one."""
 import ctypes as c
 import os
 
@@ -8,8 +8,7 @@ from c_header import Header
 from random_model import BEFORE, RandomModel
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-HEADER = Header(*(os.path.join(ROOT, "tools/bindings", name)
-                  for name in ("rotkv.h", "rotkv_programs.h")))
+HEADER = Header(os.path.join(ROOT, "tools/bindings/rotkv.h"))
 T, D, CELLS, WORDS = 4, 64, 8, 11
 
 

@@ -1,6 +1,7 @@
-"""Headers of tools/bindings, rotkv.h first, as ctypes: structs and functions as they are declared, so that what is
+"""tools/bindings/rotkv.h as ctypes: structs and functions as they are declared, so that what is
 tested is what is promised, and a function without a test is found."""
 import ctypes as c
+import os
 import re
 
 NUMBERS = {"int32_t": c.c_int32, "int64_t": c.c_int64, "uint8_t": c.c_uint8, "uint64_t": c.c_uint64,
@@ -31,13 +32,20 @@ class Parameter:
             self.kind, self.type = "pointer", c.c_void_p
 
 
+def included(path, seen):
+    """The text of a header, those that lie beside it where it includes them, each once."""
+    if path in seen:
+        return ""
+    seen.add(path)
+    with open(path, encoding="utf-8") as file:
+        text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S)
+    beside = lambda found: included(os.path.join(os.path.dirname(path), found[1]), seen)  # noqa: E731
+    return re.sub(r'^#include "(.*)"$', beside, text, flags=re.M)
+
+
 class Header:
-    def __init__(self, *paths):
-        text = ""
-        for path in paths:
-            with open(path, encoding="utf-8") as file:
-                text += re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S)
-        text = re.sub(r"^#.*$", "", text, flags=re.M)
+    def __init__(self, path):
+        text = re.sub(r"^#.*$", "", included(path, set()), flags=re.M)
         self.structs, self.callbacks, self.functions = {}, {}, {}
         self.handles = set(re.findall(r"typedef struct (\w+) \1;", text))
         for body, name in re.findall(r"typedef struct \w+ \{(.*?)\} (\w+);", text, re.S):

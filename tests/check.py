@@ -53,7 +53,7 @@ MAY_INCLUDE = {  # place: the places, and single headers, that it may include be
                                  "tools/programs.h", "tools/parity/parity.h",
                                  "tools/parity/mistaken_backend.h"},
     # What means anything is behind these.
-    "tools/bindings python": {"tools/bindings/rotkv.h", "tools/bindings/rotkv_programs.h"},
+    "tools/bindings python": {"tools/bindings/rotkv.h"},
     "tools": ALL_REF | ALL_TOOLS,
     "tests": ALL_REF | BACKENDS | ALL_TOOLS | {"tools/bindings", "tools/playground"},
 }
@@ -82,8 +82,6 @@ LIBRARIES = {  # beginning of an include in angle brackets: where it may stand
     "nanobind/": ["tools/bindings/python_"],
     "Python.h": [],  # nanobind stands before it
 }
-# Headers that are installed find each other where they lie, here and there.
-INSTALLED_BESIDE = {("tools/bindings/rotkv_programs.h", "rotkv.h")}
 REF_EXCEPTIONS = {"ref/files/gguf.cpp": {"fcntl.h", "sys/mman.h", "sys/stat.h", "unistd.h"},
                   "ref/files/output_file.cpp": {"unistd.h"},
                   "ref/files/partial_names.cpp": {"unistd.h"},
@@ -176,12 +174,13 @@ def check_includes(path, lines):
         if found := re.match(r"\s*#\s*include\s*<([^>]+)>", line):
             check_library(path, number, found[1])
         elif found := re.match(r'\s*#\s*include\s*"([^"]+)"', line):
-            if os.path.isfile(found[1]):
-                check_direction(path, number, found[1])
-            elif (path, found[1]) in INSTALLED_BESIDE:
-                continue
+            header = found[1]
+            if re.fullmatch(r"tools/bindings/rotkv\w*\.h", path):  # installed: beside each other
+                header = os.path.join("tools/bindings", header)
+            if os.path.isfile(header):
+                check_direction(path, number, header)
             else:
-                fail(path, number, f'"{found[1]}", expected a path from the root that exists')
+                fail(path, number, f'"{header}", expected a path from the root that exists')
 
 
 def check_type_switches(path, lines, types):

@@ -30,6 +30,12 @@ def page_block(language, number=0):
     return [text for of, text in blocks if of == language][number]
 
 
+def headers():
+    """Those that programs include."""
+    return sorted(name for name in os.listdir(os.path.join(ROOT, "tools/bindings"))
+                  if re.fullmatch(r"rotkv\w*\.h", name))
+
+
 def instrumented():
     """Sanitizers want to be the first that a process loads, which Python is not."""
     with open(os.path.join(FOLDER, "CMakeCache.txt"), encoding="utf-8") as file:
@@ -58,6 +64,11 @@ class Bindings(unittest.TestCase):
                               text=True, check=True)
         exported = {line.split()[-1] for line in done.stdout.splitlines()}
         self.assertEqual(exported, set(HEADER.functions))
+
+    def test_the_reference_is_read_off_every_header(self):
+        with open(os.path.join(ROOT, "docs/site/mkdocs.yml"), encoding="utf-8") as file:
+            read = re.search(r"\bc: \{src-dirs: ([^,]*),", file.read())[1].split()
+        self.assertEqual(sorted(map(os.path.basename, read)), headers())
 
     def test_every_function_has_a_good_call_here(self):
         calls = self.calls()
@@ -188,7 +199,23 @@ class Bindings(unittest.TestCase):
             inside = subprocess.run([os.path.join(FOLDER, "rotkv-example")], capture_output=True,
                                     text=True, check=True)
             self.assertEqual(outside.stdout, inside.stdout)
+            self.check_headers(to)
             self.check_pkg_config(folder, to)
+
+    def check_headers(self, to):
+        """<rotkv.h> alone has every function, and whoever wants less may include a part alone."""
+        include = next(at for at, _, names in os.walk(to) if "rotkv.h" in names)
+        there = sorted(os.listdir(include))
+        self.assertEqual(there, headers())
+        every = "".join(f"(void)&{name};" for name in HEADER.functions)
+        sources = [f"#include <{name}>\nint main(void) {{ return ROTKV_OK; }}\n" for name in there]
+        sources += [f"#include <rotkv.h>\nint main(void) {{ {every} return 0; }}\n"]
+        for source in sources:
+            for language in (["cc", "-xc", "-std=c11"], ["c++", "-xc++", "-std=c++11"]):
+                done = subprocess.run([*language, "-pedantic", "-Wall", "-Werror", "-fsyntax-only",
+                                       f"-I{include}", "-"], input=source, text=True,
+                                      capture_output=True)
+                self.assertEqual(done.returncode, 0, source + done.stderr)
 
     def check_pkg_config(self, folder, to):
         if shutil.which("pkg-config") is None:

@@ -106,6 +106,8 @@ class Cache(Tools):
         self.bad(1, "cache", "compare", foreign, *self.anew(), says="model: expected")
         self.bad(2, "cache", "compare", a, says="another FILE, or -m MODEL")
         self.bad(2, "cache", "compare", a, unrotated, "-m", self.model, says="for one FILE")
+        for words in (("--gemm", "bf16"), ("--attention", "f16"), ("--backend", "ref"), ("-t", "1")):
+            self.bad(2, "cache", "compare", a, unrotated, *words, says="--model")
         self.bad(1, "cache", "compare", a, self.text, says="not a saved cache")
         self.bad(1, "cache", "inspect", self.path("missing"), says="missing")
         self.bad(1, "cache", "inspect", self.text, says="text.txt")

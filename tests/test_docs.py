@@ -18,6 +18,7 @@ import sys
 import tempfile
 import unittest
 
+import run_notebooks
 from fetched_models import MODELS
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -171,6 +172,36 @@ class Docs(unittest.TestCase):
             with self.subTest(page):
                 self.assertEqual([figure for figure in figures if figure not in known], [])
         self.assertGreater(found, 30)
+
+    def test_every_exercise_has_an_answer(self):
+        """Under its number below "Answers", or in brackets at its own end."""
+        found = 0
+        for page in pages():
+            _, exercises, rest = read(page).partition("\n## Exercises\n")
+            asked, _, answers = rest.partition("Answers")
+            numbers = {number for which in re.findall(r"^\*\*([\d, ]+)\.\*\*", answers, re.M)
+                       for number in which.split(", ")}
+            for number, text in re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^$)", asked, re.M | re.S):
+                found += 1
+                with self.subTest(f"{page}: exercise {number}"):
+                    self.assertTrue(number in numbers or re.search(r"\)\*?\s*$", text), text)
+        self.assertGreater(found, 90)
+
+    def test_notebooks_are_compared_by_words_and_figures(self):
+        for stored, fresh, per_cent, same in (("KLD 0.120", "KLD 0.13", 5, False), ("KLD 0.120", "KLD 0.13", 50, True),
+                                              ("KLD 0.12", "PPL 0.12", 50, False), ("1.9e-09 off", "6e-10 off", 5, True),
+                                              ("KLD 0.00012", "KLD 0.0003", 50, False), ("0.04 +- 1", "0.04 +- 2", 5, False)):
+            with self.subTest(f"{stored} and {fresh}, {per_cent} %"):
+                self.assertEqual(run_notebooks.difference(stored, fresh, per_cent) is None, same)
+
+    def test_minutes_of_the_reading_paths(self):
+        """README's are words of what is linked, 250 a minute, and commands beside them."""
+        row = next(line for line in read("README.md").splitlines() if re.match(r"\| \d+ minutes", line))
+        for cell in row.strip("| ").split(" | "):
+            stated, named = int(cell.split()[0]), cell.split(" Behind it")[0]
+            words = sum(len(read(os.path.normpath(path)).split()) for path in re.findall(r"\]\(([^)]*)\)", named))
+            with self.subTest(cell):
+                self.assertLessEqual(abs(words / 250 + (10 if "ten of them commands" in cell else 0) - stated), 5)
 
     def test_commands_select_tests(self):
         asked = {(page, name) for page in pages()

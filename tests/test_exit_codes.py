@@ -4,6 +4,7 @@ result (tools/README.md). Every program, every mistake that can be made in its c
 
 Usage: tests/test_exit_codes.py FOLDER_WITH_THE_PROGRAMS [unittest arguments]"""
 import glob
+import json
 import os
 import re
 import sys
@@ -187,6 +188,19 @@ class WithoutHonestResult(Tools):
             else:
                 self.good("kld", *on, *words)
         self.bad(1, "kld", *on, "--base", "k=q8_0,recent=31", "--variant", "k=q4_0", says=says)
+
+    def test_what_was_never_read_does_not_speak(self):
+        """A text of one token more than the prompt: the prompt's last is the last to read anything."""
+        on, says = ("-m", self.model, "-p", "aaa", "-n", "1", "-ctk", "q4_0"), "nothing of few bits"
+        prompt = len(json.loads(self.good("generate", *on, "--json", "-").stdout)["prompt"])
+        for recent, bad in ((prompt - 1, False), (prompt, True), (1000, True)):
+            one = ("--place", f"recent={recent}")
+            other = ("--against", f"k=q8_0,recent={recent}", "--after", "0")
+            for words in (one, other):
+                if bad:
+                    self.bad(1, "generate", *on, *words, says=says)
+                else:
+                    self.assertIn(self.run_tool("generate", *on, *words).returncode, (0, 1 * (words == other)))
 
     def test_layers_that_are_not_there_are_no_cells(self):
         on = ("-m", self.model, "-f", self.text, "-c", "32", "--chunks", "1", "--quiet")

@@ -128,6 +128,8 @@ class FuseTool(NumpyTools):
                  says="expected blocks of a power of two that divides D = 128, found 256")
         self.bad(2, "fuse", "-m", model, "-o", out, "--rot-v", "off", says="BLOCK:SEED")
         self.bad(2, "fuse", "-m", model, "-o", model, says="-o")
+        for words in (("-n", "16"), ("-f", self.text), ("--gemm", "bf16"), ("--attention", "f16")):
+            self.bad(2, "fuse", "-m", model, "-o", out, *words, says="--verify")
         _, fused = self.fused(model)
         self.bad(1, "fuse", "-m", fused, "-o", out, says="turned already, by 64")
         self.assertFalse(os.path.exists(out))

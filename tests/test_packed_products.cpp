@@ -115,9 +115,11 @@ TEST_CASE("packed products: every way is held to the table") {
                             "/T=40/in=288/out=35/values=" + values);
         }
     }
-    for (const char* name : {"matmul/type=f32/T=18/in=515/out=21/values=wild-weight",
-                             "matmul/type=bf16/T=35/in=515/out=21/values=wild-weight",
-                             "matmul/type=q4_1/T=30/in=64/layout=padded"}) {
+    for (const char* name :
+         {"matmul/type=f32/T=18/in=515/out=21/values=wild-weight",
+          "matmul/type=bf16/T=35/in=515/out=21/values=wild-weight",
+          "matmul/type=q4_1/T=30/in=64/layout=padded", "matmul/type=q5_1/T=30/in=32/out=20",
+          "matmul/type=q5_1/T=70/in=352/out=43/values=outliers"}) {
         names.push_back(name);
     }
     const std::vector<Column> columns = ways();

@@ -275,6 +275,23 @@ def test_equal_caches_differ_in_no_answer_and_a_fault_is_the_floor(folder, path,
     assert all(cell["score"] < 0.1 for cell in cells)
 
 
+def test_a_cache_that_only_f16_is_read_of_has_no_score(folder, path, tasks, model):
+    """Prompts and six tokens of answer at most: what covers them all is refused before anything is
+    answered, what covers the answers that there were behind them, and again from their file."""
+    out = str(folder / "f16.jsonl")
+    ids = [json.loads(line)["prompt"] for line in open(tasks[0], encoding="ascii")]
+    prompts = [len(with_i32(model, text)) for text in ids]
+    run = lambda words, code, *more: evaluate(  # noqa: E731
+        "run", "-m", path, "--backend", "ref", "--task", tasks[0], "--base", EXACT, "--cache",
+        f"k=q4_0,v=q4_0,{words}", "-n", "6", *more, code=code)
+    assert "nothing of few bits" in run(f"recent={max(prompts) + 6}", 1, "--out", out)
+    assert not os.path.exists(out)
+    assert "100.0" in run("recent=2", 0)
+    for _ in range(2):
+        assert "nothing of few bits" in run(f"recent={max(prompts) + 5}", 1, "--out", out)
+        assert os.path.getsize(out) > 1000
+
+
 def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
     out = str(folder / "answers.jsonl")
     drawn = plan(path, tasks, "--backend", "fast", "-t", "1", "--out", out, "--temp", "1",
@@ -313,6 +330,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_file(folder, path, tasks):
 @pytest.mark.parametrize("code, more, says", [
     (2, ["--samples", "2"], "at --temp 0"), (2, ["--keep", "3"], "expected --shift"),
     (2, ["--shift"], "expected -c"), (2, ["--cache", "k=q9"], "k=q9"), (1, ["--json", "/none/x"], "folder"),
+    (2, ["--kld-chunks", "3"], "expected --kld"), (2, ["--print-prompt", "--csv", "x"], "--print-prompt"),
     (2, ["--template-var", "x"], "KEY=VALUE"), (2, ["-c", "3"], "problem 0: a prompt of"),
     (1, ["--task", "none.jsonl"], "none.jsonl")])
 def test_what_contradicts_itself_is_one_line(path, tasks, code, more, says):

@@ -348,3 +348,8 @@ def test_an_engine_that_is_none(ours, tmp_path):
         if importlib.util.find_spec(name) is None:
             found = run_judge("-m", ours.path, "--engine", name)
             assert found[:2] == (code, "") and words in found[2] and found[2].count("\n") == 1, found
+    for flags, words in (("--program", "x", "--python", "y"), "expected --engine"), (
+            ("--engine", "xllamacpp", "--signs", "7"), "no random signs"), (
+            ("--server", "x {model}", "--signs", "7"), "{signs}"):
+        found = run_judge("-m", ours.path, *flags)
+        assert found[:2] == (2, "") and words in found[2] and found[2].count("\n") == 1, found

@@ -122,12 +122,28 @@ def test_words_of_a_cache_mean_what_they_mean_in_programs(model, path):
     assert model.perplexity(TEXT, words, ctx=64)["ppl"] == stated["ppl"]
     ids = model.tokenize(TEXT)[:60]
     plain, f16 = model.logprobs(ids, "k=q4_0,v=q4_0"), model.logprobs(ids, "k=f16,v=f16")
-    np.testing.assert_allclose(model.logprobs(ids, "k=q4_0,v=q4_0,first=60"), f16, atol=2e-3)
+    kept = model.logprobs(ids, "k=q4_0,v=q4_0,first=58")[:-1]  # all but the last in f16
+    np.testing.assert_allclose(kept, f16[:-1], atol=2e-3)
     assert np.abs(plain - f16).max() > 0.02
     with pytest.raises(rotkv.Error, match="ends: expected at most"):
         model.logprobs(ids, "k=q4_0,v=q4_0,ends=q8_0:99")
     with pytest.raises(rotkv.Error, match="bias"):
         model.logprobs(ids, "k=q4_0,v=q4_0,kbias=on")
+
+
+@pytest.mark.parametrize("words, least", [("recent=12", 13), ("first=5,recent=7", 13), ("first=12", 13)])
+def test_a_cache_that_only_f16_is_read_of_is_refused(model, words, least):
+    """Of `least` tokens in a row the last reads one of few bits, of fewer none; the last token of
+    logprobs() and the last that is generated read nothing."""
+    ids, words = model.tokenize(TEXT)[:least + 1], "k=q4_0,v=q8_0," + words
+    for call in (lambda n: model.logprobs(ids[:n + 1], words), lambda n: model.cache(words, n),
+                 lambda n: model.generate(ids[:n], 1, words),
+                 lambda n: model.perplexity(TEXT, words, ctx=n + 1, chunks=1),
+                 lambda n: model.kld(TEXT, [words], ctx=n + 1, chunks=1)):
+        call(least)
+        with pytest.raises(rotkv.Error, match=f"{least - 1} tokens in a row .*, nothing of few bits") as caught:
+            call(least - 1)
+        assert caught.value.code == "bad argument"
 
 
 def test_kld_is_the_programs(model, path):

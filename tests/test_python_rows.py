@@ -58,7 +58,7 @@ def test_hadamard_by_default(random):
     ({"block": -64}, rotkv.Error, r"^block: expected 0 .. 2\^64 - 1, found -64$"),
     ({"block": 48}, rotkv.Error, "^hadamard: expected rotation block"),
     ({"block": 2 ** 63}, rotkv.Error, "^hadamard: expected rotation block"),
-    ({"signs": "7"}, TypeError, "^signs: expected an int, found str$"),
+    ({"signs": "7"}, TypeError, "^signs: expected an int or None, found str$"),
     ({"signs": 2 ** 64}, rotkv.Error, "^signs: expected 0"),
     ({"block": 0, "signs": 7}, rotkv.Error, "^signs: expected a block that they are of")])
 def test_hadamard_refuses_in_words(random, arguments, kind, words):

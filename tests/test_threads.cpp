@@ -1,3 +1,4 @@
+#include "fast/packed_products.h"
 #include "fast/threads.h"
 #include "tests/catch.h"
 
@@ -53,6 +54,23 @@ TEST_CASE("threads: what a task shares out, it does itself") {
         fast::share(8, [&](int64_t) { fast::share(8, [&](int64_t) { ++done; }); });
     }
     CHECK(done == 50 * 64);
+}
+
+// OpenMP's threads would spin for a while after their work, beside the team that multiplies next.
+TEST_CASE("threads: heads of few tokens are work for whoever multiplies for these tokens") {
+    const fast::WithoutTiles without;
+    const fast::ThreadCount two(2);
+    const int64_t few = fast::k_strip_tokens, heads = 32, d = 64;
+    std::atomic<int64_t> rows{0}, by_openmp{0};
+    const auto row = [&](int64_t) {
+        ++rows;
+        by_openmp += omp_in_parallel();
+    };
+    fast::for_each_row(few, few * heads, d, row);
+    CHECK(rows == few * heads);
+    CHECK(by_openmp == 0);
+    fast::for_each_row(few + 1, (few + 1) * heads, d, row);
+    CHECK(by_openmp == (few + 1) * heads);
 }
 
 TEST_CASE("threads: two threads share out work at the same time") {

@@ -29,7 +29,7 @@ struct Flags {
     ModelFlags model;
     std::string file, other, text, cache, json;
     int64_t tokens = 512;
-    double most_steps = 0;
+    std::optional<double> most_steps;  ///< none: 0
     bool layers = false;
 };
 
@@ -54,7 +54,7 @@ KvCache run_text(LoadedModel& loaded, const Flags& flags, int64_t count) {
         throw Error(ErrorCode::usage, fmt::format("{}: expected at least {} tokens, found {}",
                                                   flags.text, count, tokens.size()));
     }
-    const PlannedCache planned = plan_cache(loaded.model, variant, 1, count);
+    const PlannedCache planned = plan_cache(loaded.model, variant, 1, count, count - 1);
     KvCache(loaded.model.backend(), planned.shape, planned.spec).require_one_kind_of_rows();
     return filled_cache(loaded.model, planned.shape, planned.spec,
                         std::span(tokens).first(size_t(count)));
@@ -120,13 +120,17 @@ int compare_ours(const Flags& flags) {
     print_beside(out, beside, flags.layers);
     document["beside"] = json_of(beside);
     write_json(flags.json, document);
-    return beside.elements() > 0 && within(beside, flags.most_steps) ? k_good : k_failed;
+    return beside.elements() > 0 && within(beside, flags.most_steps.value_or(0)) ? k_good
+                                                                                 : k_failed;
 }
 
 int compare_llama(const Flags& flags) {
     if (flags.model.path.empty() || !(flags.other + flags.text + flags.cache).empty()) {
         throw Error(ErrorCode::usage,
                     flags.file + ": of llama.cpp: compare expects -m MODEL alone beside it");
+    }
+    if (flags.most_steps) {
+        throw Error(ErrorCode::usage, flags.file + ": of llama.cpp: --most-steps is for ours");
     }
     check_paths({{"FILE", flags.file}, {"--model", flags.model.path}}, {{"--json", flags.json}});
     const LlamaState state = read_llama_state(flags.file);
@@ -194,7 +198,10 @@ void add_compare(CLI::App& app, Flags& flags) {
         ->required();
     command.add_option("OTHER", flags.other, "another one of ours");
     add_run_flags(command, flags);
-    command.get_option("--model")->required(false);
+    CLI::Option* const model = command.get_option("--model")->required(false);
+    for (const char* name : {"--gemm", "--attention", "--phi3-window", "--backend", "--threads"}) {
+        command.get_option(name)->needs(model);
+    }
     command
         .add_option_function<std::string>(
             "--most-steps",

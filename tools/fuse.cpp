@@ -28,7 +28,9 @@ struct Flags {
         options.add_to(app);
         app.add_option("-f,--file", text,
                        "text of --verify (default: demo.txt, beside this program)")
+            ->needs("--verify")
             ->type_name("FILE");
+        for (const char* name : {"--gemm", "--attention"}) app.get_option(name)->needs("--verify");
         add_json_flag(app, json);
     }
 };

@@ -25,9 +25,11 @@ void FuseOptions::add_to(CLI::App& app) {
     app.add_option("--rot-v", rotation, "the rotation: BLOCK or BLOCK:SEED")
         ->type_name("ROTATION")
         ->capture_default_str();
-    app.add_flag("--verify", verify,
-                 "read the new file again and compare its predictions with the old one's");
-    add_whole(app, "-n,--tokens", tokens, 2, 4096, "tokens of the text that --verify compares");
+    auto* verifies =
+        app.add_flag("--verify", verify,
+                     "read the new file again and compare its predictions with the old one's");
+    add_whole(app, "-n,--tokens", tokens, 2, 4096, "tokens of the text that --verify compares")
+        ->needs(verifies);
 }
 
 Rotation FuseOptions::rotation_of_words() const {

@@ -175,6 +175,7 @@ nlohmann::ordered_json generate(LoadedModel& loaded, const SpeechPlan& plan, con
         });
     const double seconds = seconds_since(start);
     show(gate.rest() + "\n");
+    continuation.require_quantized_reads();
 
     // The first token's choice cost nothing: its logits came with the prompt.
     const double steps =

@@ -1,6 +1,7 @@
 #include "tools/generation.h"
 
 #include "ref/error.h"
+#include "tools/unread_cells.h"
 
 #include <algorithm>
 #include <cmath>
@@ -44,7 +45,7 @@ std::vector<Candidate> most_likely(std::span<const double> log_p, int64_t count)
 }
 
 static KvCache make_continued_cache(const Model& model, const Variant& variant, int64_t cells) {
-    const PlannedCache planned = plan_cache(model, variant, 1, cells);
+    const PlannedCache planned = plan_cache(model, variant, 1, cells, cells - 1);
     return KvCache(model.backend(), planned.shape, planned.spec);
 }
 
@@ -78,6 +79,7 @@ void Continuation::read(std::span<const int32_t> tokens) {
         last.data += int64_t(batch.size() - 1) * last.stride[2];
         last.n[2] = 1;
         tokens_ += int64_t(batch.size());
+        most_ = std::max(most_, tokens_);
         tokens = tokens.subspan(batch.size());
     }
     const int64_t words = model_.config().words;
@@ -90,6 +92,10 @@ void Continuation::read(std::span<const int32_t> tokens) {
     log_p_ =
         log_softmax(logits, " behind token " + std::to_string(dropped_ + tokens_ - 1) +
                                 " (from 0), id " + std::to_string(newest) + ", cache " + name_);
+}
+
+void Continuation::require_quantized_reads() const {
+    tools::require_quantized_reads(model_.config(), cache_.shape(), most_ - 1);
 }
 
 void Continuation::back_to(const Mark& mark) {

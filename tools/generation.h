@@ -52,6 +52,9 @@ class Continuation {
     Mark mark() const { return {CacheMark(cache_), tokens_}; }
     void back_to(const Mark& mark);
 
+    /// That something of few bits was read so far, as tools/unread_cells.h has it.
+    void require_quantized_reads() const;
+
     int64_t tokens() const { return tokens_; }                ///< in the cache
     int64_t shifts() const { return shifts_; }                ///< so far
     int64_t dropped() const { return dropped_; }              ///< tokens, by all of them
@@ -65,6 +68,7 @@ class Continuation {
     Buffer logits_;
     std::optional<int64_t> keep_;
     int64_t tokens_ = 0, shifts_ = 0, dropped_ = 0;
+    int64_t most_ = 0;  ///< tokens that were in the cache at once
     std::vector<double> log_p_;
 };
 

@@ -129,7 +129,7 @@ KvCache make_cache(const Model& model, const WindowPlan& plan, const CacheType& 
                    const Placement& placement) {
     const KvShape shape =
         placement.in(model.config().cache_shape(plan.windows_at_once(), plan.ctx, type_k, type_v));
-    require_quantized_reads(model.config(), shape, plan);
+    require_quantized_reads(model.config(), shape, last_scored(plan));
     return KvCache(model.backend(), shape, decide_rotation(rotation, shape));
 }
 

@@ -62,6 +62,8 @@ SideBySide run_side_by_side(LoadedModel& loaded, const SpeechPlan& plan, const V
         a.read(std::span(&token_a, 1));
         b.read(std::span(&token_a, 1));
     }
+    a.require_quantized_reads();
+    b.require_quantized_reads();
     return run;
 }
 

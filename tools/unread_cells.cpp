@@ -7,11 +7,11 @@
 
 namespace rotkv::tools {
 
-void require_quantized_reads(const ModelConfig& config, const KvShape& shape,
-                             const WindowPlan& plan) {
+int64_t last_scored(const WindowPlan& plan) { return plan.ctx - (plan.shifts.times > 0 ? 1 : 2); }
+
+void require_quantized_reads(const ModelConfig& config, const KvShape& shape, int64_t last) {
     const F16Tokens& tokens = shape.f16_tokens;
     if (!tokens.any()) return;
-    const int64_t last = plan.ctx - (plan.shifts.times > 0 ? 1 : 2);  // position that is scored
     bool quantized = false;
     for (int64_t l = 0; l < shape.n_layers(); ++l) {
         const KvLayer& layer = shape.layers[std::size_t(l)];
@@ -26,9 +26,9 @@ void require_quantized_reads(const ModelConfig& config, const KvShape& shape,
     if (!quantized) return;
     throw Error(ErrorCode::bad_argument,
                 "first=" + std::to_string(tokens.first) + ",recent=" +
-                    std::to_string(tokens.recent) + ": in windows of " + std::to_string(plan.ctx) +
-                    " tokens all that scored ones read is in f16, nothing of few bits: expected "
-                    "fewer such tokens, or longer windows");
+                    std::to_string(tokens.recent) + ": of " + std::to_string(last + 1) +
+                    " tokens in a row all that is read is in f16, nothing of few bits: expected "
+                    "fewer such tokens, or more in a row");
 }
 
 }  // namespace rotkv::tools

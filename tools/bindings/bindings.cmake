@@ -12,7 +12,7 @@ set_target_properties(rotkv-bindings PROPERTIES POSITION_INDEPENDENT_CODE ON
 target_link_libraries(rotkv-bindings PUBLIC rotkv::tools)
 
 # What is exported is what the headers declare, each function on the line of its ROTKV_API.
-set(headers tools/bindings/rotkv.h tools/bindings/rotkv_programs.h)
+file(GLOB headers RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS tools/bindings/rotkv*.h)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${headers})
 foreach(header ${headers})
     file(STRINGS ${header} lines REGEX "^ROTKV_API ")

@@ -65,6 +65,7 @@ static CellBounds bounds_of(const rotkv_attention_args& given) {
 rotkv_status rotkv_attention(rotkv_backend* backend, const rotkv_attention_args* args) {
     return at_border([&] {
         const rotkv_attention_args given = known_part(args, "args");
+        if (given.chunked != 0 && given.window == 0) refuse("chunked", "a window", "none");
         const std::shared_ptr<OpenBackend> open = backend_of(backend);
         const Turn turn(*open);
         Arrays arrays(turn.backend());

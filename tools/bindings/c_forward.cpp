@@ -101,6 +101,9 @@ rotkv_status rotkv_model_next_tokens(rotkv_cache* cache, const int32_t* tokens,
         const Batch batch(cache, tokens, streams, positions, count);
         const std::span<const int32_t> rows = indices(behind, n_behind, "behind", 0, count - 1);
         if (!(temperature >= 0)) refuse("temperature", "0 or more", std::to_string(temperature));
+        if (temperature == 0 && draws != nullptr) {
+            refuse("draws", "none at temperature 0, where nothing is drawn", "some");
+        }
         const std::span<const double> u = elements(draws, temperature == 0 ? 0 : n_behind, "draws");
         for (const double one : u) {
             if (!(one >= 0 && one < 1)) refuse("draws", "0 to 1, less than 1", std::to_string(one));

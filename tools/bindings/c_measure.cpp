@@ -14,7 +14,7 @@ rotkv_status rotkv_logprobs(rotkv_model* model, const char* cache_words, const i
         const std::span<double> to = elements(logprob, scored, "logprob");
         const Turn turn(*open.open);
         std::vector<int32_t> tops(std::size_t(scored), 0);
-        Reading reading(open, variant, count);
+        Reading reading(open, variant, count, count - 2);
         reading.read(ids, [&](const TensorView& hidden, int64_t first) {
             const int64_t rows = std::min(hidden.n[2], scored - first);
             if (rows <= 0) return;

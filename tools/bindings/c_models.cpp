@@ -106,7 +106,8 @@ rotkv_status rotkv_model_cache(rotkv_model* model, const char* cache_words, int6
         require_number("streams", streams, 1, 1 << 16);
         const Turn turn(*of->open);
         Model run = of->for_context(cells);
-        const tools::PlannedCache planned = tools::plan_cache(run, variant, streams, cells);
+        const tools::PlannedCache planned =
+            tools::plan_cache(run, variant, streams, cells, cells - 1);
         require_number("bytes of a cache", planned.shape.bytes_per_token() * streams, 0,
                        (int64_t(1) << 40) / cells);
         *cache = new rotkv_cache{
@@ -126,7 +127,7 @@ rotkv_status rotkv_generate(rotkv_model* model, const char* cache_words, const i
         const std::span<int32_t> room = elements(tokens, most, "tokens");
         needed(count, "count") = 0;
         const Turn turn(*open.open);
-        Reading reading(open, variant, n_prompt + most);
+        Reading reading(open, variant, n_prompt + most, n_prompt + most - 2);
         tools::Sampler sampler(temperature, seed);
         const std::size_t words = std::size_t(open.model.config().words);
         const Buffer memory(turn.backend(), words * sizeof(float));
@@ -150,6 +151,7 @@ rotkv_status rotkv_generate(rotkv_model* model, const char* cache_words, const i
             next = room.subspan(n, 1);
             Progress{progress, user}(*count, most);
         }
+        if (most > 0) reading.require_quantized_reads();
     });
 }
 
@@ -176,7 +178,7 @@ rotkv_status rotkv_capture(rotkv_model* model, const char* cache_words, const in
                 throw Cancelled();
             }
         };
-        Reading reading(open, variant, count, tools::capture(show));
+        Reading reading(open, variant, count, count - 1, tools::capture(show));
         reading.read(ids, [](const TensorView&, int64_t) {});
     });
 }

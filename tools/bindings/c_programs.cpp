@@ -1,6 +1,5 @@
 // rotkv_programs.h: programs as functions.
 #include "tools/bindings/open_model.h"
-#include "tools/bindings/rotkv_programs.h"
 #include "tools/programs.h"
 
 using namespace rotkv;

@@ -42,16 +42,16 @@ void require_rows_of_kernels(const KvShape& shape, const RotationSpec& spec) {
             "cache: tokens in f16 need a model to attend in parts");
 }
 
-static KvCache make_reading_cache(const Model& model, const tools::Variant& variant,
-                                  int64_t cells) {
-    const tools::PlannedCache planned = tools::plan_cache(model, variant, 1, cells);
+static KvCache make_reading_cache(const Model& model, const tools::Variant& variant, int64_t cells,
+                                  int64_t last) {
+    const tools::PlannedCache planned = tools::plan_cache(model, variant, 1, cells, last);
     return KvCache(model.backend(), planned.shape, planned.spec);
 }
 
-Reading::Reading(const OpenModel& open, const tools::Variant& variant, int64_t cells,
+Reading::Reading(const OpenModel& open, const tools::Variant& variant, int64_t cells, int64_t last,
                  const Observer& observer)
     : model_(open.for_context(cells, observer)),
-      cache_(make_reading_cache(model_, variant, cells)) {}
+      cache_(make_reading_cache(model_, variant, cells, last)) {}
 
 void Reading::read(std::span<const int32_t> tokens,
                    const std::function<void(const TensorView&, int64_t)>& visit) {

@@ -6,6 +6,7 @@
 #include "ref/text/tokenizer.h"
 #include "tools/bindings/arrays.h"
 #include "tools/compare/cache_words.h"
+#include "tools/unread_cells.h"
 
 #include <optional>
 #include <string>
@@ -57,14 +58,19 @@ struct Progress {
 /// Tokens in a row and a cache that grows with them.
 class Reading {
   public:
-    /// Room for so many tokens.
-    Reading(const OpenModel& open, const tools::Variant& variant, int64_t cells,
+    /// Room for so many tokens; last: plan_cache()'s.
+    Reading(const OpenModel& open, const tools::Variant& variant, int64_t cells, int64_t last,
             const Observer& observer = {});
 
     /// Reads tokens, 512 at a time; `visit` sees the residual stream [T][E] of each batch, and the
     /// number of its first token.
     void read(std::span<const int32_t> tokens,
               const std::function<void(const TensorView& hidden, int64_t first)>& visit);
+
+    /// That some of it was of few bits, as require_quantized_reads() has it.
+    void require_quantized_reads() const {
+        tools::require_quantized_reads(model_.config(), cache_.shape(), tokens_ - 1);
+    }
 
     Model& model() { return model_; }
 

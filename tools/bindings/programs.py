@@ -21,11 +21,15 @@ Words = str | Sequence[str] | None
 Progress = Callable[[int, int], Any] | bool | None
 
 
+# Arguments whose flags have another name.
+FLAGS = {"k": "cache-type-k", "v": "cache-type-v", "ctx": "ctx-size", "batch": "batch-size"}
+
+
 def _flags(**named: Any) -> list[str]:
-    """ctx_size=512 as "--ctx-size=512": None and False are left out, True stands alone."""
+    """ctx=512 as "--ctx-size=512": None and False are left out, True stands alone."""
     flags = []
     for name, value in named.items():
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + FLAGS.get(name, name.replace("_", "-"))
         if value is None:
             continue
         if isinstance(value, (bool, np.bool_)):
@@ -34,13 +38,28 @@ def _flags(**named: Any) -> list[str]:
         if isinstance(value, (bytes, os.PathLike)):
             value = os.fsdecode(value)
         elif not isinstance(value, (str, int, float, np.integer, np.floating)):
-            value = ",".join(value)
+            value = _listed(name, value)
         flags.append(f"{flag}={value}")
     return flags
 
 
+def _listed(name: str, value: Any) -> str:
+    """A sequence of words or numbers as the flags take it."""
+    try:
+        items = list(value)
+    except TypeError:
+        items = [None]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (str, int, float, np.integer, np.floating)):
+            found = type(value if item is None else item).__name__
+            raise TypeError(f"{name}: expected a str, a number or a sequence of them, found {found}")
+    return ",".join(map(str, items))
+
+
 def _run(model: Model, program: str, text: str | bytes, progress: Progress,
          **named: Any) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"text: expected a str or bytes, found {type(text).__name__}")
     data = text.encode() if isinstance(text, str) else text
     document, matrices = run_program(model, program, _flags(**named), data, progress)
     found = json.loads(document)
@@ -60,8 +79,7 @@ def outliers(model: Model, text: str | bytes, *, k: str | None = None, v: str | 
     p4, ..., errors: {type: {predicted, measured, output_predicted, output_measured}}}}],
     verdicts: [{side, type, rotation, gain, advice, ...}], not_numbers, ...}; errors are relative
     squares. Source: docs/11-outliers.md"""
-    return _run(model, "outliers", text, progress, ctx_size=ctx, chunks=chunks, cache_type_k=k,
-                cache_type_v=v)[0]
+    return _run(model, "outliers", text, progress, ctx=ctx, chunks=chunks, k=k, v=v)[0]
 
 
 def sweep(model: Model, text: str | bytes, *, k: Words = None, v: Words = None,
@@ -80,9 +98,9 @@ def sweep(model: Model, text: str | bytes, *, k: Words = None, v: Words = None,
     ctx, batch, chunks: how the text is cut (None: 512 tokens, 2048 at once, all).
     Result: {cells: [{k, v, rot, bytes_per_token, kld, ppl, ...}], front, rotation, not_numbers,
     ...}. Source: docs/12-sweeps.md"""
-    return _run(model, "sweep", text, progress, cache_type_k=k, cache_type_v=v, formats=formats,
-                rot=rot, base=base, place=place, out=out, so_far=so_far, base_memory=base_memory,
-                ctx_size=ctx, batch_size=batch, chunks=chunks)[0]
+    return _run(model, "sweep", text, progress, k=k, v=v, formats=formats, rot=rot, base=base,
+                place=place, out=out, so_far=so_far, base_memory=base_memory, ctx=ctx, batch=batch,
+                chunks=chunks)[0]
 
 
 def search(model: Model, text: str | bytes, *, bits: float | Sequence[float] | str | None = None,
@@ -98,11 +116,9 @@ def search(model: Model, text: str | bytes, *, bits: float | Sequence[float] | s
     Result: {budgets: [{choice, ...}], finalists: [{cache, bytes_per_token, kld, ...}], sides,
     layers, not_numbers, ...}; choice: a number of finalists, or None; KLD in nats.
     Source: docs/26-search.md"""
-    def listed(budget: Any) -> Any:
-        return budget if np.ndim(budget) == 0 else ",".join(str(one) for one in budget)
-    return _run(model, "search", text, progress, bits=listed(bits), bytes=listed(bytes),
-                types=types, rot=rot, ctx_size=ctx, chunks=chunks, held_out=held_out,
-                layer_chunks=layer_chunks, groups=groups)[0]
+    return _run(model, "search", text, progress, bits=bits, bytes=bytes, types=types, rot=rot,
+                ctx=ctx, chunks=chunks, held_out=held_out, layer_chunks=layer_chunks,
+                groups=groups)[0]
 
 
 def calibrate(model: Model, text: str | bytes, *, kind: str | None = None, k: str | None = None,
@@ -117,9 +133,8 @@ def calibrate(model: Model, text: str | bytes, *, kind: str | None = None, k: st
     Result: {k, v: {matrices: [layers][KV heads][D][D] f32, y = M x; type, heads, rotations:
     [{rotation, expected, held_out, heads_worse}]}, not_numbers, ...}. numpy.save() makes of
     matrices the file that "rot-k=file:NAME" reads. Source: docs/23-matrix-rotations.md"""
-    found, matrices = _run(model, "calibrate", text, progress, kind=kind, cache_type_k=k,
-                           cache_type_v=v, ctx_size=ctx, chunks=chunks, held_out=held_out,
-                           rows=rows)
+    found, matrices = _run(model, "calibrate", text, progress, kind=kind, k=k, v=v, ctx=ctx,
+                           chunks=chunks, held_out=held_out, rows=rows)
     for side, layers in matrices.items():
         found[side]["matrices"] = np.stack(layers)
     return found

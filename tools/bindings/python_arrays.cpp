@@ -1,5 +1,5 @@
 // The Python module: operations on arrays.
-#include "tools/bindings/python_call.h"
+#include "tools/bindings/python_named.h"
 
 #include <nanobind/stl/tuple.h>
 
@@ -25,16 +25,14 @@ std::size_t row_bytes_of(const std::string& type, std::size_t d) {
     return std::size_t(bytes);
 }
 
-nb::object hadamard(const Floats& x, const GivenInteger& block,
-                    const std::optional<GivenInteger>& signs, bool inverse, Backend backend) {
-    const uint64_t channels = number_of(block, "block");
-    rotkv_rotation rotation{ROTKV_NOT_ROTATED, int64_t(std::min<uint64_t>(channels, INT64_MAX)), 0,
-                            0};
-    if (channels > 0) rotation.kind = ROTKV_SYLVESTER;
+nb::object hadamard(const Floats& x, uint64_t block, std::optional<uint64_t> signs, bool inverse,
+                    Backend backend) {
+    rotkv_rotation rotation{ROTKV_NOT_ROTATED, int64_t(std::min<uint64_t>(block, INT64_MAX)), 0, 0};
+    if (block > 0) rotation.kind = ROTKV_SYLVESTER;
     if (signs) {
-        if (channels == 0) refuse("signs: expected a block that they are of, found block 0");
+        if (block == 0) refuse("signs: expected a block that they are of, found block 0");
         rotation.kind = ROTKV_SIGNS;
-        rotation.seed = number_of(*signs, "signs");
+        rotation.seed = *signs;
     }
     const NewArray<float> y(shape_of(x));
     const rotkv_array src = array_of(x), dst = array_of(y, x.size());
@@ -239,99 +237,99 @@ nb::object kld_of_logits(const Floats& a, const Floats& b) {
 }
 
 void add_rope(nb::module_& module) {
-    nb::class_<Rope>(module, "Rope",
-                     "How positions become angles, as ggml_rope_ext has it. n_rot channels turn, "
-                     "in pairs 'norm' (2i, 2i + 1) or 'neox' (i, i + n_rot / 2). Source: Su et "
-                     "al. 2021; YaRN: Peng et al. 2023.")
-        .def(
-            "__init__",
-            [](Rope* self, int64_t n_rot, const std::string& pairs, double base,
-               const std::vector<float>& factors, double linear, double ext, double attn,
-               double fast, double slow, int64_t original) {
-                if (pairs != "norm" && pairs != "neox") {
-                    refuse("pairs: expected norm or neox, found '" + pairs + "'");
-                }
-                if (!factors.empty() && int64_t(factors.size()) != n_rot / 2) {
-                    refuse("frequency_factors: expected n_rot / 2 of them");
-                }
-                new (self) Rope{{.size = sizeof(rotkv_rope_config),
-                                 .pairs = pairs == "norm" ? ROTKV_PAIRS_NORM : ROTKV_PAIRS_NEOX,
-                                 .n_rot = n_rot,
-                                 .base = base,
-                                 .frequency_factors = nullptr,
-                                 .linear_factor = linear,
-                                 .yarn_ext_factor = ext,
-                                 .yarn_attn_factor = attn,
-                                 .yarn_beta_fast = fast,
-                                 .yarn_beta_slow = slow,
-                                 .original_context = original},
-                                factors};
-                if (!factors.empty()) self->config.frequency_factors = self->factors.data();
-            },
-            nb::arg("n_rot"), nb::arg("pairs") = "norm", nb::arg("base") = 10000.0,
-            nb::arg("frequency_factors") = std::vector<float>(), nb::arg("linear_factor") = 1.0,
-            nb::arg("yarn_ext_factor") = 0.0, nb::arg("yarn_attn_factor") = 1.0,
-            nb::arg("yarn_beta_fast") = 32.0, nb::arg("yarn_beta_slow") = 1.0,
-            nb::arg("original_context") = 0);
+    nb::class_<Rope> rope(
+        module, "Rope",
+        "How positions become angles, as ggml_rope_ext has it. n_rot channels turn, "
+        "in pairs 'norm' (2i, 2i + 1) or 'neox' (i, i + n_rot / 2). Source: Su et "
+        "al. 2021; YaRN: Peng et al. 2023.");
+    define(
+        rope, "__init__",
+        [](Rope* self, int64_t n_rot, const std::string& pairs, double base,
+           const std::vector<float>& factors, double linear, double ext, double attn, double fast,
+           double slow, int64_t original) {
+            if (pairs != "norm" && pairs != "neox") {
+                refuse("pairs: expected norm or neox, found '" + pairs + "'");
+            }
+            if (!factors.empty() && int64_t(factors.size()) != n_rot / 2) {
+                refuse("frequency_factors: expected n_rot / 2 of them");
+            }
+            new (self) Rope{{.size = sizeof(rotkv_rope_config),
+                             .pairs = pairs == "norm" ? ROTKV_PAIRS_NORM : ROTKV_PAIRS_NEOX,
+                             .n_rot = n_rot,
+                             .base = base,
+                             .frequency_factors = nullptr,
+                             .linear_factor = linear,
+                             .yarn_ext_factor = ext,
+                             .yarn_attn_factor = attn,
+                             .yarn_beta_fast = fast,
+                             .yarn_beta_slow = slow,
+                             .original_context = original},
+                            factors};
+            if (!factors.empty()) self->config.frequency_factors = self->factors.data();
+        },
+        nb::arg("n_rot"), nb::arg("pairs") = "norm", nb::arg("base") = 10000.0,
+        nb::arg("frequency_factors") = std::vector<float>(), nb::arg("linear_factor") = 1.0,
+        nb::arg("yarn_ext_factor") = 0.0, nb::arg("yarn_attn_factor") = 1.0,
+        nb::arg("yarn_beta_fast") = 32.0, nb::arg("yarn_beta_slow") = 1.0,
+        nb::arg("original_context") = 0);
 }
 
 void add_rows(nb::module_& module) {
     const auto backend = nb::arg("backend") = nb::none();
-    module.def(
-        "hadamard", hadamard, nb::arg("x"), nb::arg("block").none() = 64,
-        nb::arg("signs") = nb::none(), nb::arg("inverse") = false, backend,
-        "y = H S x on blocks of so many channels of each row, or x = S H y with `inverse`: H "
-        "the normalized Hadamard matrix, S the signs of the seed `signs`, None: no signs. x "
-        "[...][D] f32; block: a power of two that divides D, or 0: y = x. Exact: the same "
-        "bits on every backend. Source: docs/02-hadamard.md");
-    module.def("quantize", quantize, nb::arg("x"), nb::arg("type"), backend,
-               "Rows as ggml's bytes. x [...][D] f32, one of nine cache types; result [...][row "
-               "bytes] u8. Exact. Source: docs/03-quantization.md");
-    module.def("dequantize", dequantize, nb::arg("codes"), nb::arg("type"), nb::arg("d"), backend,
-               "The rows [...][d] f32 that bytes [...][row bytes] of any cache or weight type "
-               "stand for. Exact.");
+    define(module, "hadamard", hadamard, nb::arg("x"), nb::arg("block") = 64,
+           nb::arg("signs") = nb::none(), nb::arg("inverse") = false, backend,
+           "y = H S x on blocks of so many channels of each row, or x = S H y with `inverse`: H "
+           "the normalized Hadamard matrix, S the signs of the seed `signs`, None: no signs. x "
+           "[...][D] f32; block: a power of two that divides D, or 0: y = x. Exact: the same "
+           "bits on every backend. Source: docs/02-hadamard.md");
+    define(module, "quantize", quantize, nb::arg("x"), nb::arg("type"), backend,
+           "Rows as ggml's bytes. x [...][D] f32, one of nine cache types; result [...][row "
+           "bytes] u8. Exact. Source: docs/03-quantization.md");
+    define(module, "dequantize", dequantize, nb::arg("codes"), nb::arg("type"), nb::arg("d"),
+           backend,
+           "The rows [...][d] f32 that bytes [...][row bytes] of any cache or weight type "
+           "stand for. Exact.");
     const auto layer = nb::arg("layer") = 0;
     const auto kv_head = nb::arg("kv_head") = 0;
     const auto side = nb::arg("side") = "k";
     const auto positions = nb::arg("positions") = nb::none();
-    module.def("encode", encode, nb::arg("x"), nb::arg("type"), layer, kv_head, side, positions,
-               "Rows in any cache type or format of the zoo, by name. x [...][D] f32; result "
-               "[...][row bytes] u8. Some formats treat rows differently by layer, head, side and "
-               "position, some take rows in groups of tokens. Source: docs/20-zoo.md");
-    module.def("decode", decode, nb::arg("codes"), nb::arg("type"), nb::arg("d"), layer, kv_head,
-               side, positions, "The rows [...][d] f32 that encode() made codes of.");
-    module.def("rope", rope, nb::arg("x"), nb::arg("positions"), nb::arg("config"), backend,
-               "Turns the first n_rot channels of x [T][heads][D] f32 by positions [T]. Exact. "
-               "Source: docs/05-attention.md");
+    define(module, "encode", encode, nb::arg("x"), nb::arg("type"), layer, kv_head, side, positions,
+           "Rows in any cache type or format of the zoo, by name. x [...][D] f32; result "
+           "[...][row bytes] u8. Some formats treat rows differently by layer, head, side and "
+           "position, some take rows in groups of tokens. Source: docs/20-zoo.md");
+    define(module, "decode", decode, nb::arg("codes"), nb::arg("type"), nb::arg("d"), layer,
+           kv_head, side, positions, "The rows [...][d] f32 that encode() made codes of.");
+    define(module, "rope", rope, nb::arg("x"), nb::arg("positions"), nb::arg("config"), backend,
+           "Turns the first n_rot channels of x [T][heads][D] f32 by positions [T]. Exact. "
+           "Source: docs/05-attention.md");
 }
 
 void add_cells(nb::module_& module) {
     const auto backend = nb::arg("backend") = nb::none();
-    module.def("kv_store", kv_store, nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("k"),
-               nb::arg("v"), nb::arg("cell"), nb::arg("k_type"), nb::arg("v_type"),
-               nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
-               nb::arg("stream") = nb::none(), backend,
-               "Rotates, quantizes and scatters k, v [T][K][D] f32 into caches [S][C][K][row "
-               "bytes] u8, in place. cell, stream [T]; cell -1: not stored. Exact. Source: "
-               "docs/04-kv-cache.md");
-    module.def("attention", attention, nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
-               nb::arg("position"), nb::arg("q_position"), nb::arg("k_type"), nb::arg("v_type"),
-               nb::arg("k_rotation").none() = "none", nb::arg("v_rotation").none() = "none",
-               nb::arg("scale") = nb::none(), nb::arg("softcap") = 0.0F, nb::arg("window") = 0,
-               nb::arg("chunked") = false, nb::arg("sinks") = nb::none(),
-               nb::arg("q_stream") = nb::none(), nb::arg("lse") = false,
-               nb::arg("precision") = "f32", backend,
-               "sum_c p_c v_c with p = softmax(scale q . k_c) over cells that q [T][H][D] f32 "
-               "sees: 0 <= position_c <= q_position, and within the window. Caches [S][C][K][row "
-               "bytes] u8, position [S][C] (-1: empty), q_position, q_stream [T], sinks [H]. "
-               "scale None: 1 / sqrt(D). Result [T][H][Dv] f32, with `lse` also [T][H]: the log of "
-               "what softmax divides by. precision 'f16': where the backend has it. Source: "
-               "docs/05-attention.md");
-    module.def("kv_shift", kv_shift, nb::arg("k_cache"), nb::arg("k_type"), nb::arg("d"),
-               nb::arg("difference"), nb::arg("config"), nb::arg("rotation").none() = "none",
-               backend,
-               "Moves cached keys [S][C][K][row bytes] u8 by difference [S][C] positions, in "
-               "place. Exact. Source: docs/04-kv-cache.md");
+    define(module, "kv_store", kv_store, nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("k"),
+           nb::arg("v"), nb::arg("cell"), nb::arg("k_type"), nb::arg("v_type"),
+           nb::arg("k_rotation") = "none", nb::arg("v_rotation") = "none",
+           nb::arg("stream") = nb::none(), backend,
+           "Rotates, quantizes and scatters k, v [T][K][D] f32 into caches [S][C][K][row "
+           "bytes] u8, in place. cell, stream [T]; cell -1: not stored. Exact. Source: "
+           "docs/04-kv-cache.md");
+    define(module, "attention", attention, nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
+           nb::arg("position"), nb::arg("q_position"), nb::arg("k_type"), nb::arg("v_type"),
+           nb::arg("k_rotation") = "none", nb::arg("v_rotation") = "none",
+           nb::arg("scale") = nb::none(), nb::arg("softcap") = 0.0F, nb::arg("window") = 0,
+           nb::arg("chunked") = false, nb::arg("sinks") = nb::none(),
+           nb::arg("q_stream") = nb::none(), nb::arg("lse") = false, nb::arg("precision") = "f32",
+           backend,
+           "sum_c p_c v_c with p = softmax(scale q . k_c) over cells that q [T][H][D] f32 "
+           "sees: 0 <= position_c <= q_position, and within the window. Caches [S][C][K][row "
+           "bytes] u8, position [S][C] (-1: empty), q_position, q_stream [T], sinks [H]. "
+           "scale None: 1 / sqrt(D). Result [T][H][Dv] f32, with `lse` also [T][H]: the log of "
+           "what softmax divides by. precision 'f16': where the backend has it. Source: "
+           "docs/05-attention.md");
+    define(module, "kv_shift", kv_shift, nb::arg("k_cache"), nb::arg("k_type"), nb::arg("d"),
+           nb::arg("difference"), nb::arg("config"), nb::arg("rotation") = "none", backend,
+           "Moves cached keys [S][C][K][row bytes] u8 by difference [S][C] positions, in "
+           "place. Exact. Source: docs/04-kv-cache.md");
 }
 
 }  // namespace
@@ -341,17 +339,17 @@ void add_arrays(nb::module_& module) {
     add_rows(module);
     add_cells(module);
     const auto backend = nb::arg("backend") = nb::none();
-    module.def("nll", nll, nb::arg("hidden"), nb::arg("weight"), nb::arg("target"),
-               nb::arg("softcap") = 0.0F, backend,
-               "(nll [T] f64 in nats, the likeliest word [T]) of hidden [T][E] f32 times weight "
-               "[V][E] f32, without a T x V matrix. Source: docs/07-measuring.md");
-    module.def("kld", kld, nb::arg("hidden_a"), nb::arg("hidden_b"), nb::arg("weight"),
-               nb::arg("softcap") = 0.0F, backend,
-               "sum_v p_a (log p_a - log p_b) of each row [T] f64, in nats; a is the reference.");
-    module.def("nll_of_logits", nll_of_logits, nb::arg("logits"), nb::arg("target"),
-               "Of logits [rows][words] f32, in f64 nats; NaN where a row is not all numbers.");
-    module.def("kld_of_logits", kld_of_logits, nb::arg("a"), nb::arg("b"),
-               "Of logits [rows][words] f32, in f64 nats; a is the reference.");
+    define(module, "nll", nll, nb::arg("hidden"), nb::arg("weight"), nb::arg("target"),
+           nb::arg("softcap") = 0.0F, backend,
+           "(nll [T] f64 in nats, the likeliest word [T]) of hidden [T][E] f32 times weight "
+           "[V][E] f32, without a T x V matrix. Source: docs/07-measuring.md");
+    define(module, "kld", kld, nb::arg("hidden_a"), nb::arg("hidden_b"), nb::arg("weight"),
+           nb::arg("softcap") = 0.0F, backend,
+           "sum_v p_a (log p_a - log p_b) of each row [T] f64, in nats; a is the reference.");
+    define(module, "nll_of_logits", nll_of_logits, nb::arg("logits"), nb::arg("target"),
+           "Of logits [rows][words] f32, in f64 nats; NaN where a row is not all numbers.");
+    define(module, "kld_of_logits", kld_of_logits, nb::arg("a"), nb::arg("b"),
+           "Of logits [rows][words] f32, in f64 nats; a is the reference.");
 }
 
 }  // namespace rotkv::python

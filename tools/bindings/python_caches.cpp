@@ -1,5 +1,6 @@
 // The Python module: class Cache.
 #include "tools/bindings/python_cache.h"
+#include "tools/bindings/python_named.h"
 
 namespace rotkv::python {
 namespace {
@@ -44,31 +45,31 @@ void place(Cache& self, const Ints& positions, const std::optional<Ints>& stream
 }
 
 void add_cells(nb::class_<Cache>& cache) {
-    cache.def("place", place, nb::arg("positions"), nb::arg("streams") = nb::none(),
-              "Gives tokens [T] their cells: the batch of the calls to store() and attend() that "
-              "follow.");
-    cache.def(
-        "store",
+    define(cache, "place", place, nb::arg("positions"), nb::arg("streams") = nb::none(),
+           "Gives tokens [T] their cells: the batch of the calls to store() and attend() that "
+           "follow.");
+    define(
+        cache, "store",
         [](Cache& self, int64_t layer, const Floats& k, const Floats& v) {
             const rotkv_array keys = array_of(k), values = array_of(v);
             must_without_gil([&] { return rotkv_cache_store(self.handle, layer, &keys, &values); });
         },
         nb::arg("layer"), nb::arg("k"), nb::arg("v"),
         "Rows of the batch, [T][K][D] f32, position already in.");
-    cache.def("attend", attend, nb::arg("layer"), nb::arg("q"), nb::arg("scale") = nb::none(),
-              nb::arg("softcap") = 0.0F, nb::arg("window") = 0, nb::arg("d_v") = 0,
-              nb::arg("lse") = false,
-              "The batch's queries [T][H][D] f32 over all that is stored: [T][H][d_v] f32, with "
-              "`lse` also [T][H]. d_v 0: as many channels as q.");
-    cache.def("positions", positions, nb::arg("stream") = 0,
-              "Positions of a stream's cells up to the last one in use; -1: empty.");
-    cache.def("bytes", bytes, nb::arg("layer"), nb::arg("side"), nb::arg("stream") = 0,
-              "What these cells hold, [cell][kv head][row bytes] in a row, u8; side 'k' or 'v'.");
+    define(cache, "attend", attend, nb::arg("layer"), nb::arg("q"), nb::arg("scale") = nb::none(),
+           nb::arg("softcap") = 0.0F, nb::arg("window") = 0, nb::arg("d_v") = 0,
+           nb::arg("lse") = false,
+           "The batch's queries [T][H][D] f32 over all that is stored: [T][H][d_v] f32, with "
+           "`lse` also [T][H]. d_v 0: as many channels as q.");
+    define(cache, "positions", positions, nb::arg("stream") = 0,
+           "Positions of a stream's cells up to the last one in use; -1: empty.");
+    define(cache, "bytes", bytes, nb::arg("layer"), nb::arg("side"), nb::arg("stream") = 0,
+           "What these cells hold, [cell][kv head][row bytes] in a row, u8; side 'k' or 'v'.");
 }
 
 void add_changes(nb::class_<Cache>& cache) {
-    cache.def(
-        "shift",
+    define(
+        cache, "shift",
         [](Cache& self, int32_t from, int32_t to, int32_t difference, const Rope* rope,
            int64_t stream) {
             must_without_gil([&] {
@@ -80,23 +81,24 @@ void add_changes(nb::class_<Cache>& cache) {
         nb::arg("stream") = 0,
         "Moves the tokens at positions first .. end - 1 and turns their keys; a model's cache "
         "knows its own RoPE.");
-    cache.def(
-        "remove",
+    define(
+        cache, "remove",
         [](Cache& self, int32_t from, int32_t to, int64_t stream) {
             must(rotkv_cache_remove(self.handle, stream, from, to));
         },
         nb::arg("first"), nb::arg("end"), nb::arg("stream") = 0,
         "Empties the cells at positions first .. end - 1.");
-    cache.def(
-        "clear", [](Cache& self) { must(rotkv_cache_clear(self.handle)); }, "Empties every cell.");
-    cache.def(
-        "save",
+    define(
+        cache, "clear", [](Cache& self) { must(rotkv_cache_clear(self.handle)); },
+        "Empties every cell.");
+    define(
+        cache, "save",
         [](Cache& self, const std::string& path) {
             must_without_gil([&] { return rotkv_cache_save(self.handle, c_words(path, "path")); });
         },
         nb::arg("path"), "Writes what it holds, with shape, types and rotation.");
-    cache.def(
-        "load",
+    define(
+        cache, "load",
         [](Cache& self, const std::string& path) {
             must_without_gil([&] { return rotkv_cache_load(self.handle, c_words(path, "path")); });
         },
@@ -110,8 +112,8 @@ void add_caches(nb::module_& module) {
                             "A cache of equal layers in words such as 'k=q4_0,v=q8_0,rot=off'; one "
                             "for a model is Model.cache(). str() says types, rotations and why. "
                             "Source: docs/04-kv-cache.md");
-    cache.def(
-        "__init__",
+    define(
+        cache, "__init__",
         [](Cache* self, const std::string& words, int64_t cells, int64_t kv_heads, int64_t d_k,
            std::optional<int64_t> d_v, int64_t layers, int64_t streams,
            const BackendHandle* backend) {

@@ -31,6 +31,14 @@ struct Failure : std::runtime_error {
     Failure(rotkv_status of, const char* words) : std::runtime_error(words), status(of) {}
 };
 
+/// Makes it Python's.
+void set_error(const Failure& failure);
+
+/// An argument's type: "k_rotation: expected a Rotation or its words, found int".
+struct Unfit : nb::builtin_exception {
+    Unfit(const char* name, const std::string& expected, nb::handle found);
+};
+
 /// Throws what a function of rotkv.h has to say.
 inline void must(rotkv_status status) {
     if (status != ROTKV_OK) throw Failure(status, rotkv_last_error());
@@ -59,7 +67,19 @@ std::string text_of(const Function& function) {
     return text;
 }
 
-/// An array that is only read: as it lies on the host, or a copy of a device's tensor.
+/// Why the calling thread's latest conversion refused an array. It does not know which argument it
+/// was for; what called it does (python_named.h).
+struct RefusedArray {
+    PyObject* given = nullptr;
+    std::string words;
+};
+RefusedArray& refused_array();
+
+/// Leaves what was expected and what came; false.
+bool refuse_array(nb::handle given, const std::string& expected) noexcept;
+
+/// An array that is only read: as it lies on the host, or a copy, of a device's tensor or of
+/// another type that stands for the same numbers: integers remain what they are, reals are rounded.
 template <class T>
 struct ReadArray : nb::ndarray<const T, nb::c_contig, nb::device::cpu> {
     using Base = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
@@ -70,7 +90,16 @@ using Floats = ReadArray<float>;
 using Ints = ReadArray<int32_t>;
 using Doubles = ReadArray<double>;
 using Bytes = ReadArray<uint8_t>;
-using WritableBytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
+
+/// An array that is written in place: never a copy, which would be written, and lost.
+struct WritableBytes : nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu> {
+    using Base = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
+    WritableBytes() = default;
+    explicit WritableBytes(Base array) : Base(std::move(array)) {}
+};
+
+/// Whether an array of integers has the numbers that were given: none cut off, none wrapped around.
+bool same_numbers(const nb::object& given, const nb::ndarray<nb::ro>& converted) noexcept;
 
 /// A new array of numpy's. Empty ones too have memory.
 template <class T>
@@ -130,14 +159,32 @@ template <class T>
 struct Given {
     nb::object object;
 };
+class Progress;
 using GivenRotation = Given<rotkv_rotation>;
-using GivenInteger = Given<int64_t>;
+using GivenProgress = Given<Progress>;
+
+/// What is looked at by its own conversion or where it is used, and what is expected there; of all
+/// other types "".
+template <class T>
+constexpr const char* expected_of = "";
+template <>
+inline constexpr const char* expected_of<Floats> = "an array of float32";
+template <>
+inline constexpr const char* expected_of<Doubles> = "an array of float64";
+template <>
+inline constexpr const char* expected_of<Ints> = "an array of int32, or of integers that fit";
+template <>
+inline constexpr const char* expected_of<Bytes> = "an array of uint8, or of integers that fit";
+template <>
+inline constexpr const char* expected_of<WritableBytes> =
+    "an array of uint8, packed, on the host, that can be written";
+template <>
+inline constexpr const char* expected_of<GivenRotation> = "a Rotation or its words, such as '64:7'";
+template <>
+inline constexpr const char* expected_of<GivenProgress> = "a callable(done, all), True";
 
 /// A Rotation, or its words. TypeError for another type, Error for other words.
 rotkv_rotation rotation_of(const GivenRotation& given, const char* name);
-
-/// A whole number from 0 on. TypeError for another type, Error for another number.
-uint64_t number_of(const GivenInteger& given, const char* name);
 
 /// Elements of a row of a type, from its bytes.
 int64_t elements_of_row(const std::string& type, std::size_t bytes);
@@ -147,12 +194,12 @@ struct Rope {
     std::vector<float> factors;
 };
 
-/// A Python callable(done, all): what it raises, Ctrl-C too, ends the work and is raised again;
-/// what it returns, if true, ends it with rotkv.Error. True: a bar of tqdm's. Throws ImportError
-/// where that is not installed.
+/// The argument `progress`, a Python callable(done, all): what it raises, Ctrl-C too, ends the work
+/// and is raised again; what it returns, if true, ends it with rotkv.Error. True: a bar of tqdm's.
+/// Throws ImportError where that is not installed.
 class Progress {
   public:
-    explicit Progress(const nb::object& given);
+    explicit Progress(const GivenProgress& given);
     static int32_t ask(void* self, int64_t done, int64_t all) noexcept;
 
     /// Runs a function that takes rotkv_progress and its user.
@@ -198,7 +245,7 @@ struct type_caster<rotkv::python::Given<T>> {
         if constexpr (is_rotation) {
             return make_caster<T>::Name + const_name(" | str");
         } else {
-            return const_name("int");
+            return const_name("collections.abc.Callable[[int, int], object] | bool");
         }
     }
     NB_TYPE_CASTER(rotkv::python::Given<T>, name())
@@ -218,11 +265,37 @@ struct type_caster<rotkv::python::ReadArray<T>> {
     template <class Flags>
     bool from_python(handle given, Flags flags, cleanup_list* cleanup) noexcept {
         Base base;
-        if (!base.from_python(given, flags, cleanup)) {
-            const object copy = rotkv::python::copied_to_host(given);
-            if (!copy.is_valid() || !base.from_python(copy, flags, cleanup)) return false;
+        object on_host = borrow(given);
+        bool taken = base.from_python(on_host, flags, cleanup);
+        if (!taken) {
+            on_host = rotkv::python::copied_to_host(given);
+            taken = on_host.is_valid() && base.from_python(on_host, flags, cleanup);
+        }
+        if constexpr (std::is_integral_v<T>) {
+            taken = taken && rotkv::python::same_numbers(on_host, ndarray<ro>(base.value));
+        }
+        if (!taken) {
+            return rotkv::python::refuse_array(
+                given, rotkv::python::expected_of<rotkv::python::ReadArray<T>>);
         }
         value = rotkv::python::ReadArray<T>(std::move(base.value));
+        return true;
+    }
+};
+
+template <>
+struct type_caster<rotkv::python::WritableBytes> {
+    using Base = make_caster<rotkv::python::WritableBytes::Base>;
+    NB_TYPE_CASTER(rotkv::python::WritableBytes, Base::Name)
+
+    template <class Flags>
+    bool from_python(handle given, Flags flags, cleanup_list* cleanup) noexcept {
+        Base base;
+        if (!base.from_python(given, Flags(flags & ~Flags(cast_flags::convert)), cleanup)) {
+            return rotkv::python::refuse_array(
+                given, rotkv::python::expected_of<rotkv::python::WritableBytes>);
+        }
+        value = rotkv::python::WritableBytes(std::move(base.value));
         return true;
     }
 };

@@ -1,6 +1,7 @@
 // The Python module: class Model.
 #include "tools/bindings/python_cache.h"
 #include "tools/bindings/python_model.h"
+#include "tools/bindings/python_named.h"
 
 #include <algorithm>
 
@@ -47,7 +48,7 @@ nb::object logprobs(const Model& self, const Ints& tokens, const std::string& ca
 }
 
 nb::dict perplexity(const Model& self, const std::string& text, const std::string& cache,
-                    int64_t ctx, int64_t batch, int64_t chunks, const nb::object& progress) {
+                    int64_t ctx, int64_t batch, int64_t chunks, const GivenProgress& progress) {
     const rotkv_windows windows{sizeof windows, ctx, batch, chunks};
     rotkv_perplexity_figures figures{};
     figures.size = sizeof figures;
@@ -83,7 +84,7 @@ nb::dict dict_of(const rotkv_kld_figures& figures) {
 
 nb::dict kld(const Model& self, const std::string& text, const std::vector<std::string>& caches,
              const std::string& base, int64_t ctx, int64_t batch, int64_t chunks,
-             const nb::object& progress) {
+             const GivenProgress& progress) {
     const rotkv_windows windows{sizeof windows, ctx, batch, chunks};
     std::vector<const char*> words;
     for (const std::string& cache : caches) words.push_back(c_words(cache, "caches"));
@@ -134,13 +135,17 @@ nb::dict capture(const Model& self, const Ints& tokens, const std::string& cache
 }
 
 nb::object generate(const Model& self, const Ints& prompt, int64_t most, const std::string& cache,
-                    double temperature, uint64_t seed, const nb::object& progress) {
+                    double temperature, std::optional<uint64_t> seed,
+                    const GivenProgress& progress) {
+    if (seed && temperature == 0) {
+        refuse("seed: expected a temperature above 0, at which words are drawn, found 0");
+    }
     std::vector<int32_t> tokens(std::size_t(std::max<int64_t>(most, 0)));
     int64_t count = 0;
     Progress(progress).run([&](rotkv_progress ask, void* user) {
         return rotkv_generate(self.handle, c_words(cache, "cache"), prompt.data(),
-                              int64_t(prompt.size()), most, temperature, seed, ask, user,
-                              tokens.data(), &count);
+                              int64_t(prompt.size()), most, temperature, seed.value_or(0), ask,
+                              user, tokens.data(), &count);
     });
     const NewArray<int32_t> all({std::size_t(count)});
     std::copy_n(tokens.data(), count, all.data);
@@ -173,47 +178,47 @@ nb::object next_tokens(const Model& self, Cache& cache, const Ints& tokens, cons
 }
 
 void add_text(nb::class_<Model>& model) {
-    model.def("tokenize", tokenize, nb::arg("text"), nb::arg("add_special") = true,
-              nb::arg("parse_special") = false,
-              "Tokens [n] i32 of a text; add_special: BOS and EOS as the vocabulary asks; "
-              "parse_special: control tokens are found in the text. Source: docs/16-text.md");
-    model.def("detokenize", detokenize, nb::arg("tokens"),
-              "The bytes of tokens [n]: .decode() makes a str of them where they are whole "
-              "characters.");
-    model.def("generate", generate, nb::arg("prompt"), nb::arg("most"),
-              nb::arg("cache") = "k=f16,v=f16", nb::arg("temperature") = 0.0, nb::arg("seed") = 0,
-              nb::arg("progress") = nb::none(),
-              "At most `most` tokens that follow tokens [n], fewer where the text ends. "
-              "temperature 0: the likeliest word. Source: docs/14-generate.md");
+    define(model, "tokenize", tokenize, nb::arg("text"), nb::arg("add_special") = true,
+           nb::arg("parse_special") = false,
+           "Tokens [n] i32 of a text; add_special: BOS and EOS as the vocabulary asks; "
+           "parse_special: control tokens are found in the text. Source: docs/16-text.md");
+    define(model, "detokenize", detokenize, nb::arg("tokens"),
+           "The bytes of tokens [n]: .decode() makes a str of them where they are whole "
+           "characters.");
+    define(model, "generate", generate, nb::arg("prompt"), nb::arg("most"),
+           nb::arg("cache") = "k=f16,v=f16", nb::arg("temperature") = 0.0,
+           nb::arg("seed") = nb::none(), nb::arg("progress") = nb::none(),
+           "At most `most` tokens that follow tokens [n], fewer where the text ends. "
+           "temperature 0: the likeliest word; else words are drawn, `seed` (None: 0) says which. "
+           "Source: docs/14-generate.md");
 }
 
 void add_figures(nb::class_<Model>& model) {
     const auto ctx = nb::arg("ctx") = 0, batch = nb::arg("batch") = 0;
     const auto chunks = nb::arg("chunks") = 0;
     const auto progress = nb::arg("progress") = nb::none();
-    model.def("logprobs", logprobs, nb::arg("tokens"), nb::arg("cache") = "k=f16,v=f16",
-              "log p(token[i + 1] | token[0 .. i]) in nats, [n - 1] f64, of tokens [n] read into "
-              "such a cache.");
-    model.def(
-        "perplexity", perplexity, nb::arg("text"), nb::arg("cache") = "k=f16,v=f16", ctx, batch,
-        chunks, progress,
-        "{ppl, ppl_error, scored, windows, not_numbers} as rotkv-perplexity measures it: "
-        "windows of ctx tokens (0: 512), their second halves scored, at most `chunks` of them "
-        "(0: all). progress(done, all) may return True to stop; progress=True: a bar of tqdm's. "
-        "Source: "
-        "docs/07-measuring.md");
-    model.def("kld", kld, nb::arg("text"), nb::arg("caches"), nb::arg("base") = "k=f32,v=f32", ctx,
-              batch, chunks, progress,
-              "{cache: {kld in nats, kld_error, ..., same_top 0 .. 1, ppl, ...}}: each cache's "
-              "predictions against the base's, as rotkv-kld measures them.");
-    model.def("capture", capture, nb::arg("tokens"), nb::arg("cache") = "k=f32,v=f32",
-              "{layer: {'q', 'k', 'v': [T][heads][D] f32}} of tokens [T]: after norm and RoPE, "
-              "before any rotation.");
+    define(model, "logprobs", logprobs, nb::arg("tokens"), nb::arg("cache") = "k=f16,v=f16",
+           "log p(token[i + 1] | token[0 .. i]) in nats, [n - 1] f64, of tokens [n] read into "
+           "such a cache.");
+    define(model, "perplexity", perplexity, nb::arg("text"), nb::arg("cache") = "k=f16,v=f16", ctx,
+           batch, chunks, progress,
+           "{ppl, ppl_error, scored, windows, not_numbers} as rotkv-perplexity measures it: "
+           "windows of ctx tokens (0: 512), their second halves scored, at most `chunks` of them "
+           "(0: all). progress(done, all) may return True to stop; progress=True: a bar of tqdm's. "
+           "Source: "
+           "docs/07-measuring.md");
+    define(model, "kld", kld, nb::arg("text"), nb::arg("caches"), nb::arg("base") = "k=f32,v=f32",
+           ctx, batch, chunks, progress,
+           "{cache: {kld in nats, kld_error, ..., same_top 0 .. 1, ppl, ...}}: each cache's "
+           "predictions against the base's, as rotkv-kld measures them.");
+    define(model, "capture", capture, nb::arg("tokens"), nb::arg("cache") = "k=f32,v=f32",
+           "{layer: {'q', 'k', 'v': [T][heads][D] f32}} of tokens [T]: after norm and RoPE, "
+           "before any rotation.");
 }
 
 void add_batches(nb::class_<Model>& model) {
-    model.def(
-        "cache",
+    define(
+        model, "cache",
         [](const Model& self, const std::string& words, int64_t cells, int64_t streams) {
             rotkv_cache* cache = nullptr;
             must(rotkv_model_cache(self.handle, c_words(words, "words"), streams, cells, &cache));
@@ -221,8 +226,8 @@ void add_batches(nb::class_<Model>& model) {
         },
         nb::arg("words"), nb::arg("cells"), nb::arg("streams") = 1,
         "An empty cache for this model.");
-    model.def(
-        "forward",
+    define(
+        model, "forward",
         [](const Model& self, Cache& cache, const Ints& tokens, const Ints& positions,
            const std::optional<Ints>& streams) {
             require_own(self, cache);
@@ -239,17 +244,17 @@ void add_batches(nb::class_<Model>& model) {
         nb::arg("cache"), nb::arg("tokens"), nb::arg("positions"), nb::arg("streams") = nb::none(),
         "Reads tokens [T] into a cache of this model; the residual stream [T][E] f32 after the "
         "output norm.");
-    model.def(
-        "next_tokens", next_tokens, nb::arg("cache"), nb::arg("tokens"), nb::arg("positions"),
-        nb::arg("behind"), nb::arg("streams") = nb::none(), nb::arg("temperature") = 0.0,
-        nb::arg("draws") = nb::none(),
+    define(
+        model, "next_tokens", next_tokens, nb::arg("cache"), nb::arg("tokens"),
+        nb::arg("positions"), nb::arg("behind"), nb::arg("streams") = nb::none(),
+        nb::arg("temperature") = 0.0, nb::arg("draws") = nb::none(),
         "Reads tokens [T] as forward() does, and chooses what comes behind those that `behind` [n] "
         "numbers, 0 .. T - 1: [n] i32. temperature 0: the likeliest word, the first of equals. "
         "Otherwise the first word v with sum_{w <= v} p_w^(1/temperature) > u sum_w "
         "p_w^(1/temperature), u in [0, 1) of draws [n] f64. Error of code 'bad file' where "
         "logits are not finite. Source: docs/31-tasks.md");
-    model.def(
-        "logits",
+    define(
+        model, "logits",
         [](const Model& self, const Floats& hidden) {
             const std::size_t words = std::size_t(self.figures().words);
             const std::size_t rows = hidden.ndim() == 2 ? hidden.shape(0) : 0;
@@ -268,8 +273,8 @@ void add_models(nb::module_& module) {
     nb::class_<Model> model(module, "Model",
                             "A GGUF file with its vocabulary, its weights on a backend. Source: "
                             "docs/18-models.md");
-    model.def(
-        "__init__",
+    define(
+        model, "__init__",
         [](Model* self, const std::string& path, const BackendHandle* backend,
            const std::string& precision) {
             if (backend != nullptr) {
@@ -287,8 +292,8 @@ void add_models(nb::module_& module) {
     model.def_prop_ro("bos", [](const Model& self) { return self.figures().bos; });
     model.def_prop_ro("eos", [](const Model& self) { return self.figures().eos; });
     model.def_prop_ro("ends", ends, "Tokens behind which a text is over, EOS among them.");
-    model.def(
-        "text",
+    define(
+        model, "text",
         [](const Model& self, const std::string& key) {
             return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
                 return rotkv_model_text(self.handle, c_words(key, "key"), text, capacity, length);

@@ -1,6 +1,6 @@
 // The Python module: errors, names, rotations, backends. Arguments are converted here and in its
 // other files; what they mean is said in rotkv.h.
-#include "tools/bindings/python_call.h"
+#include "tools/bindings/python_named.h"
 
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
@@ -10,151 +10,26 @@
 
 namespace rotkv::python {
 
-rotkv_array array_of(const void* data, std::size_t bytes, int32_t type,
-                     const std::vector<std::size_t>& shape, int64_t d) {
-    rotkv_array array{const_cast<void*>(data), bytes, type, {1, 1, 1, d}, {0, 0, 0, 0}};
-    if (shape.empty()) refuse("an array: expected at least one extent, found a number");
-    for (std::size_t i = 0; i + 1 < shape.size(); ++i) {
-        const std::size_t axis = i + 5 > shape.size() ? i + 4 - shape.size() : 0;
-        array.n[axis] *= int64_t(shape[i]);  // extents beyond four are one
-    }
-    return array;
-}
-
-const int32_t* ints_of(const Ints& ints, std::size_t count, const char* name) {
-    if (ints.size() != count) {
-        refuse(std::string(name) + ": expected " + std::to_string(count) + " numbers, found " +
-               std::to_string(ints.size()));
-    }
-    return ints.data();
-}
-
-void refuse(const std::string& words) { throw Failure(ROTKV_BAD_ARGUMENT, words.c_str()); }
-
-nb::object copied_to_host(nb::handle given) noexcept {
-    constexpr int k_host = 1;  // DLPack's kDLCPU
-    try {
-        if (!nb::hasattr(given, "__dlpack_device__")) return {};
-        if (nb::cast<int>(given.attr("__dlpack_device__")()[0]) == k_host) return {};
-        if (nb::hasattr(given, "cpu")) return given.attr("cpu")();  // torch
-        const nb::object from = nb::module_::import_("numpy").attr("from_dlpack");
-        return from(given, nb::arg("device") = "cpu");
-    } catch (...) {  // "incompatible arguments" says what was given
-        return {};
-    }
-}
-
-const char* c_words(const std::string& words, const char* name) {
-    const std::size_t at = words.find('\0');
-    if (at != std::string::npos) {
-        refuse(std::string(name) + ": expected a text without a 0, found one behind '" +
-               words.substr(0, at) + "'");
-    }
-    return words.c_str();
-}
-
-int32_t type_number(const std::string& name) {
-    int32_t type = 0;
-    must(rotkv_type_number(c_words(name, "type"), &type));
-    return type;
-}
-
-// "k_rotation: expected a Rotation or its words, found int"
-[[noreturn]] static void refuse_type(const char* name, const char* expected,
-                                     const nb::object& found) {
-    throw nb::type_error((std::string(name) + ": expected " + expected + ", found " +
-                          nb::type_name(found.type()).c_str())
-                             .c_str());
-}
-
-rotkv_rotation rotation_of(const GivenRotation& given, const char* name) {
-    rotkv_rotation rotation{};
-    if (nb::try_cast(given.object, rotation, false)) return rotation;
-    if (!nb::isinstance<nb::str>(given.object)) {
-        refuse_type(name, "a Rotation or its words, such as '64:7'", given.object);
-    }
-    const auto words = nb::cast<std::string>(given.object);
-    must(rotkv_rotation_of_words(c_words(words, name), &rotation));
-    return rotation;
-}
-
-uint64_t number_of(const GivenInteger& given, const char* name) {
-    // Texts are numbers to PyNumber_Long, not to us; numpy's integers have an index.
-    if (!PyIndex_Check(given.object.ptr()) || PyBool_Check(given.object.ptr())) {
-        refuse_type(name, "an int", given.object);
-    }
-    const nb::object index = nb::steal(PyNumber_Index(given.object.ptr()));
-    uint64_t number = 0;
-    if (!index.is_valid()) throw nb::python_error();
-    if (!nb::try_cast(index, number)) {
-        refuse(std::string(name) + ": expected 0 .. 2^64 - 1, found " + nb::str(index).c_str());
-    }
-    return number;
-}
-
-int64_t elements_of_row(const std::string& type, std::size_t bytes) {
-    int64_t of_32 = 0;
-    must(rotkv_row_bytes(c_words(type, "type"), 32, &of_32));
-    return int64_t(bytes) * 32 / of_32;
-}
-
-Progress::Progress(const nb::object& given) : call_(given) {
-    if (!PyBool_Check(given.ptr())) return;
-    call_ = nb::none();
-    if (given.ptr() == Py_True) tqdm_ = nb::module_::import_("tqdm").attr("tqdm");
-}
-
-void Progress::draw(int64_t done, int64_t all) {
-    if (!bar_.is_valid()) bar_ = tqdm_(nb::arg("total") = all);
-    bar_.attr("total") = all;  // a search learns what is to come
-    bar_.attr("update")(done - nb::cast<int64_t>(bar_.attr("n")));
-}
-
-int32_t Progress::ask(void* self, int64_t done, int64_t all) noexcept {
-    const nb::gil_scoped_acquire held;
-    Progress& progress = *static_cast<Progress*>(self);
-    try {
-        if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        if (progress.tqdm_.is_valid()) progress.draw(done, all);
-        return !progress.call_.is_none() && nb::cast<bool>(nb::bool_(progress.call_(done, all)));
-    } catch (...) {
-        progress.raised_ = std::current_exception();
-        return 1;
-    }
-}
-
-void Progress::run(const std::function<rotkv_status(rotkv_progress, void*)>& function) {
-    const auto close = [this] {
-        if (bar_.is_valid()) bar_.attr("close")();
-    };
-    try {
-        must_without_gil([&] { return function(ask, this); });
-    } catch (const Failure&) {
-        close();
-        if (raised_) std::rethrow_exception(raised_);
-        throw;
-    }
-    close();
-}
-
 namespace {
 
 // rotkv.Error, with `code`: "bad argument", "usage", ...
-void add_error(nb::module_& module) {
-    static PyObject* type = PyErr_NewExceptionWithDoc(
+PyObject* error_type() {
+    static PyObject* const type = PyErr_NewExceptionWithDoc(
         "rotkv.Error",
         "What rotkv refuses, in one line: what was expected and what was found. `code` is its "
         "kind: 'bad argument', 'unsupported', 'bad file', 'io', 'usage', 'no memory', 'cancelled'.",
         PyExc_RuntimeError, nullptr);
-    module.attr("Error") = nb::borrow(type);
+    return type;
+}
+
+void add_error(nb::module_& module) {
+    module.attr("Error") = nb::borrow(error_type());
     nb::register_exception_translator(
         [](const std::exception_ptr& thrown, void*) {
             try {
                 std::rethrow_exception(thrown);
             } catch (const Failure& failure) {
-                nb::object error = nb::borrow(type)(failure.what());
-                error.attr("code") = rotkv_status_name(failure.status);
-                PyErr_SetObject(type, error.ptr());
+                set_error(failure);
             }
         },
         nullptr);
@@ -167,17 +42,17 @@ std::string words_of(const rotkv_rotation& rotation) {
 }
 
 void add_rotation(nb::module_& module) {
-    nb::class_<rotkv_rotation>(module, "Rotation",
-                               "y = H S x on blocks of channels: H the normalized Hadamard matrix, "
-                               "S random signs. In words: 'none', '64', '64:7' (signs of seed 7). "
-                               "Source: docs/04-kv-cache.md")
-        .def(
-            "__init__",
-            [](rotkv_rotation* self, const GivenRotation& words) {
-                new (self) rotkv_rotation(rotation_of(words, "words"));
-            },
-            nb::arg("words").none())
-        .def_ro("block", &rotkv_rotation::block, "channels of a block; 0: not rotated")
+    nb::class_<rotkv_rotation> rotation(
+        module, "Rotation",
+        "y = H S x on blocks of channels: H the normalized Hadamard matrix, S random signs. In "
+        "words: 'none', '64', '64:7' (signs of seed 7). Source: docs/04-kv-cache.md");
+    define(
+        rotation, "__init__",
+        [](rotkv_rotation* self, const GivenRotation& words) {
+            new (self) rotkv_rotation(rotation_of(words, "words"));
+        },
+        nb::arg("words"));
+    rotation.def_ro("block", &rotkv_rotation::block, "channels of a block; 0: not rotated")
         .def_prop_ro(
             "seed",
             [](const rotkv_rotation& self) {
@@ -193,8 +68,8 @@ void add_rotation(nb::module_& module) {
                 return words_of(self) == words_of(other);
             },
             nb::is_operator());
-    module.def(
-        "policy",
+    define(
+        module, "policy",
         [](const std::string& cache, int64_t d_k, std::optional<int64_t> d_v) {
             rotkv_rotation k, v;
             const std::string why = text_of([&](char* text, std::size_t size, std::size_t* length) {
@@ -210,20 +85,23 @@ void add_rotation(nb::module_& module) {
 }
 
 void add_backends(nb::module_& module) {
-    nb::class_<BackendHandle>(module, "Backend",
-                              "What computes: 'ref', the specification, 'fast', 'cuda', ... "
-                              "Calls on one take turns. Source: docs/08-backends.md")
-        .def(nb::init<const std::string&, int32_t, const std::string&>(), nb::arg("name") = "",
-             nb::arg("threads") = 0, nb::arg("mistake") = "",
-             "'': ROTKV_BACKEND or fast; 0 threads: all cores. mistake: one of mistakes(), which "
-             "this backend then makes")
-        .def("__str__", [](const BackendHandle& self) {
-            return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
-                return rotkv_backend_in_words(self.handle, text, capacity, length);
-            });
+    nb::class_<BackendHandle> backend(module, "Backend",
+                                      "What computes: 'ref', the specification, 'fast', 'cuda', "
+                                      "... Calls on one take turns. Source: docs/08-backends.md");
+    define(
+        backend, "__init__",
+        [](BackendHandle* self, const std::string& name, int32_t threads,
+           const std::string& mistake) { new (self) BackendHandle(name, threads, mistake); },
+        nb::arg("name") = "", nb::arg("threads") = 0, nb::arg("mistake") = "",
+        "'': ROTKV_BACKEND or fast; 0 threads: all cores. mistake: one of mistakes(), which this "
+        "backend then makes");
+    backend.def("__str__", [](const BackendHandle& self) {
+        return text_of([&](char* text, std::size_t capacity, std::size_t* length) {
+            return rotkv_backend_in_words(self.handle, text, capacity, length);
         });
-    module.def(
-        "backends",
+    });
+    define(
+        module, "backends",
         [] {
             nb::dict all;
             const std::string lines = text_of(rotkv_backends_in_words);
@@ -239,8 +117,8 @@ void add_backends(nb::module_& module) {
         },
         nb::sig("def backends() -> dict[str, str]"),
         "What this build can compute on, by name: what it is, or why it is not there.");
-    module.def(
-        "mistakes",
+    define(
+        module, "mistakes",
         [] {
             nb::dict all;
             std::istringstream lines(text_of(rotkv_mistakes_in_words));
@@ -256,8 +134,8 @@ void add_backends(nb::module_& module) {
 }
 
 void add_cases(nb::module_& module) {
-    module.def(
-        "cases",
+    define(
+        module, "cases",
         [](const std::string& containing) {
             std::vector<std::string> names;
             for (std::size_t i = 0; i < rotkv_case_count(); ++i) {
@@ -268,8 +146,8 @@ void add_cases(nb::module_& module) {
         },
         nb::arg("containing") = "",
         "Names of the table of cases. Source: docs/10-testing-your-engine.md");
-    module.def(
-        "run_case",
+    define(
+        module, "run_case",
         [](const std::string& name, const BackendHandle* backend) {
             constexpr const char* outcomes[] = {"ok", "failed", "unsupported", "no device"};
             int32_t outcome = 0;
@@ -288,8 +166,8 @@ void add_cases(nb::module_& module) {
 }
 
 void add_formats(nb::module_& module) {
-    module.def(
-        "formats",
+    define(
+        module, "formats",
         [](int64_t d) {
             nb::dict all;
             for (std::size_t i = 0; i < rotkv_cache_type_count(); ++i) {
@@ -308,6 +186,12 @@ void add_formats(nb::module_& module) {
 }
 
 }  // namespace
+
+void set_error(const Failure& failure) {
+    nb::object error = nb::borrow(error_type())(failure.what());
+    error.attr("code") = rotkv_status_name(failure.status);
+    PyErr_SetObject(error_type(), error.ptr());
+}
 
 }  // namespace rotkv::python
 

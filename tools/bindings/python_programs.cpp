@@ -1,6 +1,6 @@
 // The Python module: programs as functions, in the form that programs.py gives arguments to.
 #include "tools/bindings/python_model.h"
-#include "tools/bindings/rotkv_programs.h"
+#include "tools/bindings/python_named.h"
 
 #include <nanobind/stl/pair.h>
 
@@ -30,7 +30,7 @@ struct Matrices {
 
 std::pair<std::string, nb::dict> run_program(const Model& self, const std::string& program,
                                              const std::vector<std::string>& flags,
-                                             const nb::bytes& text, const nb::object& progress) {
+                                             const nb::bytes& text, const GivenProgress& progress) {
     std::vector<const char*> words;
     for (const std::string& flag : flags) words.push_back(c_words(flag, "flags"));
     const char* const name = c_words(program, "program");
@@ -50,10 +50,10 @@ std::pair<std::string, nb::dict> run_program(const Model& self, const std::strin
 }  // namespace
 
 void add_programs(nb::module_& module) {
-    module.def("run_program", run_program, nb::arg("model"), nb::arg("program"), nb::arg("flags"),
-               nb::arg("text"), nb::arg("progress") = nb::none(),
-               "(JSON, matrices) of rotkv-PROGRAM on a model that is open: what rotkv.outliers() "
-               "and its like call. Source: docs/25-bindings.md");
+    define(module, "run_program", run_program, nb::arg("model"), nb::arg("program"),
+           nb::arg("flags"), nb::arg("text"), nb::arg("progress") = nb::none(),
+           "(JSON, matrices) of rotkv-PROGRAM on a model that is open: what rotkv.outliers() "
+           "and its like call. Source: docs/25-bindings.md");
 }
 
 }  // namespace rotkv::python

@@ -30,6 +30,14 @@ RopeConfig rope_of(const rotkv_rope_config* given) {
     rope.yarn_beta_fast = number_or(config.yarn_beta_fast, 32, "config.yarn_beta_fast");
     rope.yarn_beta_slow = number_or(config.yarn_beta_slow, 1, "config.yarn_beta_slow");
     rope.original_context = config.original_context;
+    if (rope.yarn_ext_factor == 0 &&
+        (rope.yarn_beta_fast != 32 || rope.yarn_beta_slow != 1 || rope.original_context != 0)) {
+        refuse(
+            "config.yarn_ext_factor",
+            "more than 0 beside yarn_beta_fast, yarn_beta_slow or original_context, which change "
+            "nothing without",
+            "0");
+    }
     return rope;
 }
 

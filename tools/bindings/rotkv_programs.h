@@ -1,9 +1,9 @@
 #pragma once
 /* rotkv's programs that look at a model over a text, as functions: rotkv-outliers, rotkv-sweep,
- * rotkv-search, rotkv-calibrate and rotkv-fuse on a model that is open. What holds for rotkv.h
- * (status, handles, threads, texts) holds here.
+ * rotkv-search, rotkv-calibrate and rotkv-fuse on a model that is open. What rotkv.h says holds
+ * here.
  * Docs: docs/25-bindings.md */
-#include "rotkv.h"
+#include "rotkv_model.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -205,18 +205,19 @@ std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, con
     return all;
 }
 
-PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t streams,
-                        int64_t cells) {
+PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t streams, int64_t cells,
+                        int64_t last) {
     const KvShape shape = variant.placement.in(
         model.config().cache_shape(streams, cells, variant.type_k, variant.type_v));
+    require_quantized_reads(model.config(), shape, last);
     RotationSpec spec = decide_rotation(variant.rotation, shape);
     if (!variant.key_bias) return {shape, std::move(spec)};
     return {without_key_bias(model, shape, spec), std::move(spec)};
 }
 
 KvCache make_cache(const Model& model, const WindowPlan& plan, const Variant& variant) {
-    const PlannedCache planned = plan_cache(model, variant, plan.windows_at_once(), plan.ctx);
-    require_quantized_reads(model.config(), planned.shape, plan);
+    const PlannedCache planned =
+        plan_cache(model, variant, plan.windows_at_once(), plan.ctx, last_scored(plan));
     return KvCache(model.backend(), planned.shape, planned.spec);
 }
 

@@ -47,13 +47,15 @@ void add_place_flag(CLI::App& app, std::string& place);
 /// "... [K only]" with the base's V, "... [V only]" with the base's K.
 std::vector<Variant> with_single_sides(const std::vector<Variant>& variants, const Variant& base);
 
-/// The shape of a variant's cache, so many streams of so many cells, and how it is turned.
-/// Throws as decide_rotation() and without_key_bias().
+/// The shape of a variant's cache, so many streams of so many cells, and how it is turned. `last`:
+/// the position of the last query that anybody will look at.
+/// Throws as decide_rotation(), without_key_bias() and require_quantized_reads().
 struct PlannedCache {
     KvShape shape;
     RotationSpec spec;
 };
-PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t streams, int64_t cells);
+PlannedCache plan_cache(const Model& model, const Variant& variant, int64_t streams, int64_t cells,
+                        int64_t last);
 
 /// An empty cache for the windows of the plan.
 KvCache make_cache(const Model& model, const WindowPlan& plan, const Variant& variant);

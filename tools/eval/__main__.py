@@ -93,7 +93,7 @@ def add_run(commands):
     add("--print-prompt", action="store_true", help="of each task the first, as text; no run")
     add("--out", metavar="FILE", help="answers, as JSON lines; a run that ended goes on there")
     add("--kld", metavar="TEXT", help="measure KL divergences too, on this text")
-    add("--kld-chunks", type=whole(1), default=8, metavar="N", help="windows of 512 tokens of it")
+    add("--kld-chunks", type=whole(1), metavar="N", help="windows of 512 tokens of it (8)")
     add("--json", metavar="FILE", help="-: standard output, and nothing else there")
     add("--csv", metavar="FILE")
     add("--plot", metavar="FILE", help="a PNG: scores with intervals by bytes per token")
@@ -175,6 +175,11 @@ def check(asked):
     if asked.shift and not asked.ctx:
         raise Failed("--shift: expected -c, or no stream is ever full")
     asked.keep = asked.keep if asked.shift else None
+    if asked.kld_chunks is not None and not asked.kld:
+        raise Failed("--kld-chunks says how much of a text is read, expected --kld")
+    asked.kld_chunks = asked.kld_chunks or 8
+    if asked.print_prompt and any((asked.out, asked.json, asked.csv, asked.plot, asked.kld)):
+        raise Failed("--print-prompt runs nothing, expected no --out, --json, --csv, --plot or --kld")
     if not asked.cache and not asked.print_prompt:
         raise Failed("--cache: expected at least one beside the base")
     inputs = [*asked.model, *(one for one in asked.task if one.endswith(".jsonl")), asked.kld]

@@ -108,7 +108,16 @@ class ModelRun:
                 if not 0 < len(self.prompt(problem)) <= room:
                     raise Failed(f"{task.name}, problem {problem.id}: a prompt of "
                                  f"{len(self.prompt(problem))} tokens, expected 1 to {room}")
-        return {cache: bytes_per_token(self.model, cache) for cache in self.plan.caches}
+        room = max(map(self.cells, self.plan.tasks))
+        return {cache: bytes_per_token(self.model, cache, room) for cache in self.plan.caches}
+
+    def require_quantized_reads(self, cache, task, rows):
+        """Refuses a cache with tokens in f16 where no text was so long that anything of few bits was
+        read. The rule is the cache's own: one with so many cells is not made."""
+        prompts = {problem.id: len(self.prompt(problem)) for problem in task.problems}
+        longest = max(self.cells(task) if row["shifts"] else
+                      prompts[row["id"]] + row["tokens"] - (row["end"] != "end") for row in rows)
+        self.model.cache(cache, cells=longest)
 
     def chat(self):
         if self.template is None:
@@ -158,14 +167,18 @@ def run_all(plan, file, backend):
     for path, cache, task, number in groups:
         key = (plan.asked.model.index(path), cache, task.name, number)
         attempts = plan.attempts(task)[number]
+        in_f16 = number + 1 == len(plan.attempts(task)) and re.search(r"\b(first|recent)=", cache)
+        if (key not in file.groups or in_f16) and (run is None or run.path != path):
+            run = ModelRun(plan, path, backend)
         if key in file.groups:
             progress.skip(len(attempts))
         else:
-            if run is None or run.path != path:
-                run = ModelRun(plan, path, backend)
             file.add(key, run.answer(cache, task, attempts, progress))
             progress.finished(f"{os.path.basename(path)}, {task.name}, {cache}")
         rows.setdefault(key[:2], []).extend(file.groups[key])
+        if in_f16:
+            run.require_quantized_reads(cache, task, [
+                row for row in rows[key[:2]] if row["task"] == task.name])
     return rows
 
 
@@ -184,7 +197,7 @@ def divergences(plan, file, backend):
     return found
 
 
-def bytes_per_token(model, cache):
+def bytes_per_token(model, cache, cells):
     """As the cache itself says it."""
-    found = re.search(r"(\d+) bytes per token", str(model.cache(cache, cells=64)))
+    found = re.search(r"(\d+) bytes per token", str(model.cache(cache, cells=cells)))
     return int(found[1]) if found else 0  # of a model whose layers keep states alone

@@ -158,7 +158,8 @@ class Streams:
         tokens, positions, behind, streams = (np.array(numbers, np.int32) for numbers in
                                               (tokens, positions, behind, streams))
         return self.speaker.model.next_tokens(self.cache, tokens, positions, behind, streams,
-                                              self.temperature, np.array(draws)).tolist()
+                                              self.temperature,
+                                              np.array(draws) if self.temperature > 0 else None).tolist()
 
     def make_room(self, text):
         """Drops the older half of what does not stay. Source: ref/context_shift.h."""

@@ -50,7 +50,7 @@ def flags():
     engine = parser.add_mutually_exclusive_group(required=True)
     engine.add_argument("--engine", metavar="NAME",
                         help=f"{', '.join(BUILT_IN)}, module:Class or file.py:Class")
-    parser.add_argument("--python", default=sys.executable, metavar="PATH",
+    parser.add_argument("--python", metavar="PATH",
                         help="of --engine, where it is installed elsewhere; with numpy")
     engine.add_argument("--program", metavar="COMMAND", help="asks in lines of JSON")
     engine.add_argument("--server", metavar="COMMAND",
@@ -103,6 +103,19 @@ def words_of(flag, command):
     if not parts:
         usage(f"{flag}: expected a command, found '{command}'")
     return parts
+
+
+def check_engine(given):
+    """What of the flags the engine would never see."""
+    if given.python is not None and not given.engine:
+        usage("--python says where an engine's package is, expected --engine")
+    given.python = given.python or sys.executable
+    if given.signs is None:
+        return
+    if given.engine in BUILT_IN:
+        usage(f"--signs: {given.engine} has no random signs")
+    if given.server is not None and "{signs}" not in given.server:
+        usage("--signs: expected {signs} among the words of --server")
 
 
 def engine_of(given, configs):
@@ -199,6 +212,7 @@ def show(given, reports):
 def main():
     given = flags()
     check_numbers(given)
+    check_engine(given)
     check_output(given)
     configs, trials, reports = configs_of(given), trials_of(given), []
     engine, failure = engine_of(given, configs), None
