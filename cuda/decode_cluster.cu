@@ -31,7 +31,9 @@ namespace {
 constexpr uint32_t k_block_threads = 256, k_block_warps = k_block_threads / k_warp;
 constexpr int64_t k_most_elements = 1 << 13;  // of K, of a block: beyond, decode.cu is faster
 constexpr int k_at_once = 4;                  // cells of a group on their way, if one is not enough
-constexpr int64_t k_blocks_at_once = 2;       // of threads, that a processor holds at least
+
+// Blocks that a processor holds: a thread takes up to 194 registers for 8 heads, 128 for 4.
+constexpr int64_t blocks_at_once(uint32_t heads) { return heads > 4 ? 1 : 2; }
 
 struct Job : Task {
     uint32_t cluster;  // blocks
@@ -44,7 +46,7 @@ struct Job : Task {
     }
     int64_t clusters() const { return int64_t(tokens) * columns; }
     bool is_at_once(int64_t processors) const {
-        return clusters() * cluster <= k_blocks_at_once * processors;
+        return clusters() * cluster <= blocks_at_once(heads) * processors;
     }
 };
 
@@ -330,7 +332,7 @@ const Kernel* kernel_for(const AttentionArgs& args) {
 
 }  // namespace
 
-// Of tokens that share a stream, of more clusters than the device holds at once, and of more cells
+// Of more tokens than streams, of more clusters than the device holds at once, and of more cells
 // for each of their blocks decode.cu makes better use.
 KernelPlan decode_cluster_plan(const AttentionArgs& args, const DeviceLimits& device) {
     if (!device.has_wgmma || kernel_for(args) == nullptr) return {};

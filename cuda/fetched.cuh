@@ -1,7 +1,7 @@
 #pragma once
-// Four neighbouring elements of a weight's row as they come from memory: words, not floats yet, so
-// that all that a thread needs is on its way before it looks at any. Values must equal weight4's
-// (dequant_weight.cuh) bit for bit. Docs: docs/08-backends.md
+// Four neighbouring elements of a weight's row as they come from memory. Of q4_1 and q8_0 words, not
+// floats yet, so that all that a thread needs is on its way before it looks at any; of other types
+// floats at once. Values must equal weight4's (dequant_weight.cuh) bit for bit. Docs: docs/08-backends.md
 
 #include "cuda/dequant_weight.cuh"
 

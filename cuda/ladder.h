@@ -35,7 +35,7 @@ void decode_6_codes(const AttentionArgs& args, const Workspace& workspace, Strea
 void decode_7_bands(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 /// In f32 precision, q and p as sums of two f16; where there is no such kernel, version 2.
 void decode_8_terms(const AttentionArgs& args, const Workspace& workspace, Stream stream);
-/// One token over few cells, in f32; without clusters, version 8.
+/// One token, or one of each of some streams, over few cells, in f32; without clusters, version 8.
 void decode_9_cluster(const AttentionArgs& args, const Workspace& workspace, Stream stream);
 
 // Attention over many tokens: rows that share the tiles of a KV head.

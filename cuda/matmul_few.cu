@@ -51,7 +51,8 @@ struct RowsOfWarp {
     __device__ uint32_t row(uint32_t r) const { return first + r % each; }
 };
 
-// All that four elements need is asked for before any of it is looked at: nothing here is a branch.
+// All that four elements need is asked for before any of it is looked at, of the types that
+// fetched.cuh keeps as words: nothing here is a branch.
 template <DType type, uint32_t most>
 __device__ __forceinline__ void add_products(float (&sum)[k_rows * most], const Job& job,
                                              const std::byte* const (&w)[k_rows],

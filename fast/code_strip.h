@@ -237,8 +237,7 @@ class CodeStrip {
     // Totals of rows whose last blocks a turn has seen.
     void put_all(const Turn& turn) const {
         if (turn.step.block + k_count < blocks_) return;
-        const size_t t = size_t(turn.group * k_tile);
-        const auto y = tokens_.y.subspan(t, std::min(size_t(k_tile), tokens_.y.size() - t));
+        const auto y = tokens_.y_of(turn.group);
         const int64_t row = turn.step.row;
         for (int64_t i = 0; i < k_rows && row + i < end_; i += k_tile) {
             put(y, memory_.totals[turn.group][i], row + i, std::min(k_tile, end_ - row - i));

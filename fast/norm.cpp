@@ -11,7 +11,7 @@ namespace rotkv::fast {
 
 namespace {
 
-// Of [tokens][E] or [tokens][heads][D].
+// Of [tokens][E] or [tokens][heads][D]; of one token its heads, which are as few.
 int64_t tokens_of(const TensorView& tensor) { return tensor.n[1] > 1 ? tensor.n[1] : tensor.n[2]; }
 
 }  // namespace

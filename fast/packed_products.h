@@ -41,7 +41,7 @@ void multiply_strips(const MatmulArgs& args);
 /// Rows first .. end - 1 of the weight, by one thread; first is a multiple of 4.
 void multiply_expanded(const RowsProduct& product, int64_t first, int64_t end);
 
-/// Each row expanded to three terms of bf16, where has_tiles(). packed_tiles.cpp
+/// Each row as bf16, three terms of a weight or its code, where has_tiles(). packed_tiles.cpp
 void multiply_tiles(std::span<const RowsProduct> products);
 void multiply_tiles(const MatmulArgs& args);
 

@@ -42,7 +42,8 @@ bool row_is_finite(const float* y, int64_t n) {
     return !seen.above(std::numeric_limits<float>::max());
 }
 
-// Terms of up to 16 tokens' columns 32 block ..: [terms][pairs of columns][tokens][2]
+// Terms of up to 16 tokens' columns 32 block ..: [terms][pairs of columns][tokens][2], then their
+// sums [tokens] in f32.
 void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block) {
     __m512i of[k_terms][k_tile] = {};
     Vec both[k_tile] = {};

@@ -41,7 +41,7 @@ class Magnitudes {
     __m512i least_ = _mm512_set1_epi32(-1), most_ = _mm512_setzero_si512();
 };
 
-uint16_t* reserve_terms(Workspace& space, int64_t count) {
+inline uint16_t* reserve_terms(Workspace& space, int64_t count) {
     return reinterpret_cast<uint16_t*>(space.reserve((count + 1) / 2));
 }
 
@@ -107,8 +107,7 @@ class TermStrip {
         alignas(64) float sums[4 * k_tile_sums];
         take_sums(sums, tokens_.groups());
         for (int64_t g = 0; g < tokens_.groups(); ++g) {
-            const size_t t = size_t(g * k_tile);
-            const auto y = tokens_.y.subspan(t, std::min(size_t(k_tile), tokens_.y.size() - t));
+            const auto y = tokens_.y_of(g);
             for (int64_t i = 0; i < height && row + i * k_tile < end_; ++i) {
                 const int64_t at = row + i * k_tile;
                 put(y, sums + (g * height + i) * k_tile_sums, at, std::min(k_tile, end_ - at));

@@ -12,11 +12,17 @@ namespace rotkv::fast {
 
 // Up to k_most_groups groups of tokens.
 struct Tokens {
-    const uint16_t* x;  // [groups][blocks] of k_x_block
+    // [groups][blocks] of k_x_block: [terms][pairs of columns][k_tile][2], then the tokens' sums,
+    // f32
+    const uint16_t* x;
     int64_t of_group;
     std::span<float* const> y;
 
     int64_t groups() const { return (int64_t(y.size()) + k_tile - 1) / k_tile; }
+    std::span<float* const> y_of(int64_t group) const {
+        const size_t t = size_t(group * k_tile);
+        return y.subspan(t, std::min(size_t(k_tile), y.size() - t));
+    }
 };
 
 // A tile of sums to y of rows `row` .. row + rows - 1.

@@ -181,7 +181,7 @@ TEST_CASE("cuda paths: one token over few cells is one kernel where blocks can m
     }
 }
 
-// Two blocks of threads to a processor, of 1024 numbers of K for each group of lanes; what more
+// Two blocks of threads to a processor, of 8 cells for each group of lanes; what more
 // clusters would be have fewer blocks each.
 TEST_CASE("cuda paths: one token of each of some streams is one kernel over few cells") {
     const Card& card = k_cards[2];

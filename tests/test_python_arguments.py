@@ -152,6 +152,17 @@ def test_what_does_not_fit_is_refused_by_the_arguments_name(model, path, folder)
                 *good.values(), 1)
 
 
+def test_of_two_arguments_that_are_one_object_the_one_that_does_not_fit_is_named():
+    refused(rotkv.rope, "positions: .*", ROWS, ROWS, ROPE)
+    rows = ROWS[:, 0]
+    refused(rotkv.nll, "target: .*", rows, rows, rows)
+
+
+def test_a_keyword_that_is_no_text_is_refused():
+    with pytest.raises(UnicodeEncodeError):
+        rotkv.hadamard(ROWS, **{"\ud800": 1})
+
+
 def test_programs_as_functions_name_them_too(model, tmp_path):
     for function in (rotkv.outliers, rotkv.sweep, rotkv.search, rotkv.calibrate, rotkv.fuse):
         good = {"model": model, "text": "words"}
@@ -161,8 +172,8 @@ def test_programs_as_functions_name_them_too(model, tmp_path):
             named = "text" if argument == "verify" else argument
             refused(function, f"{named}: expected .*, found object", **good | {argument: object()})
             if argument in ("k", "v", "rot", "bits", "chunks"):
-                refused(function, f"{argument}: expected .*, found dict",
-                        **good | {argument: ["q8_0", {}]})
+                for wrong in (["q8_0", {}], {"q8_0": 1}):
+                    refused(function, f"{argument}: expected .*, found dict", **good | {argument: wrong})
     assert not list(tmp_path.iterdir())
 
 

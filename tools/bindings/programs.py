@@ -46,7 +46,7 @@ def _flags(**named: Any) -> list[str]:
 def _listed(name: str, value: Any) -> str:
     """A sequence of words or numbers as the flags take it."""
     try:
-        items = list(value)
+        items = [None] if isinstance(value, (dict, set)) else list(value)
     except TypeError:
         items = [None]
     for item in items:

@@ -33,7 +33,7 @@ RefusedArray& refused_array() {
     return refused;
 }
 
-bool refuse_array(nb::handle given, const std::string& expected) noexcept {
+bool refuse_array(nb::handle given, const char* expected) noexcept {
     std::string found = "no array";
     try {
         found = nb::type_name(given.type()).c_str();
@@ -43,7 +43,8 @@ bool refuse_array(nb::handle given, const std::string& expected) noexcept {
         }
     } catch (const nb::python_error&) {  // an array of somebody's who does not say
     }
-    refused_array() = {given.ptr(), "expected " + expected + ", found " + found};
+    refused_array() = {given.ptr(), expected,
+                       std::string("expected ") + expected + ", found " + found};
     return false;
 }
 

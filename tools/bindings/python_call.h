@@ -68,15 +68,16 @@ std::string text_of(const Function& function) {
 }
 
 /// Why the calling thread's latest conversion refused an array. It does not know which argument it
-/// was for; what called it does (python_named.h).
+/// was for; what called it does (python_named.h), by the object and what was expected of it.
 struct RefusedArray {
     PyObject* given = nullptr;
+    const char* expected = "";  // an expected_of
     std::string words;
 };
 RefusedArray& refused_array();
 
 /// Leaves what was expected and what came; false.
-bool refuse_array(nb::handle given, const std::string& expected) noexcept;
+bool refuse_array(nb::handle given, const char* expected) noexcept;
 
 /// An array that is only read: as it lies on the host, or a copy, of a device's tensor or of
 /// another type that stands for the same numbers: integers remain what they are, reals are rounded.

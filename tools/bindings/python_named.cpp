@@ -43,7 +43,9 @@ std::vector<nb::handle> by_parameter(const Checked& function, PyObject* const* g
     all.resize(parameters.size());
     const std::size_t named = keywords.is_valid() ? nb::len(keywords) : 0;
     for (std::size_t i = 0; i < named; ++i) {
-        const auto name = nb::cast<std::string>(keywords[i]);
+        const char* const utf8 = PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords.ptr(), Py_ssize_t(i)));
+        if (utf8 == nullptr) throw nb::python_error();  // half of a pair
+        const std::string name = utf8;
         std::size_t at = 0;
         while (at < parameters.size() && parameters[at].name != name) ++at;
         if (at == parameters.size()) {
@@ -72,10 +74,12 @@ void check_each(const Checked& function, const std::vector<nb::handle>& given) {
 void name_array(const Checked& function, const std::vector<nb::handle>& given,
                 const RefusedArray& refused) {
     for (std::size_t i = 0; i < given.size(); ++i) {
+        const Parameter& parameter = function.parameters[i];
         if (given[i].ptr() != refused.given) continue;
+        if (std::string_view(parameter.expected) != refused.expected) continue;
         PyErr_Clear();
         PyErr_SetString(PyExc_TypeError,
-                        (std::string(function.parameters[i].name) + ": " + refused.words).c_str());
+                        (std::string(parameter.name) + ": " + refused.words).c_str());
         return;
     }
 }
@@ -99,6 +103,9 @@ PyObject* call_checked(PyObject* object, PyObject* const* given, std::size_t fla
         return nullptr;
     } catch (nb::python_error& raised) {
         raised.restore();
+        return nullptr;
+    } catch (const std::exception& wrong) {
+        PyErr_SetString(PyExc_RuntimeError, wrong.what());
         return nullptr;
     }
     refused_array() = {};

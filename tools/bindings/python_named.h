@@ -19,6 +19,7 @@ struct Parameter {
     bool has_default;
     bool may_be_none;
     Check check;
+    const char* expected;  // an expected_of, "" where there is none
 };
 
 void require_integer(nb::handle given, const char* name, const char* or_none, int bits,
@@ -79,7 +80,8 @@ using Bare =
 template <class Result, class... Arguments, class... Extra>
 std::vector<Parameter> parameters_of(const std::function<Result(Arguments...)>*, bool method,
                                      const Extra&... extra) {
-    std::vector<Parameter> all = {{"", false, false, check<Bare<Arguments>>}...};
+    std::vector<Parameter> all = {
+        {"", false, false, check<Bare<Arguments>>, expected_of<Bare<Arguments>>}...};
     if (method) all.erase(all.begin());
     auto next = all.begin();
     [[maybe_unused]] const auto annotate = [&]<class One>(const One& one) {

@@ -8,7 +8,7 @@ extern "C" {
 #endif
 
 typedef struct rotkv_cache rotkv_cache;
-/* A cache of equal layers, its cells empty; or, below, one for a model. */
+/* A cache of equal layers, its cells empty; rotkv_model_cache() makes one for a model. */
 typedef struct rotkv_cache_shape {
     size_t size;
     int64_t streams, cells, layers, kv_heads, d_k, d_v; /* cells of each stream */

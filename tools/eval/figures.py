@@ -120,9 +120,9 @@ def least_difference(problems, discordant):
     """The paired difference that is found SEEN of the time at p = 1 - LEVEL, where a share of
     problems differs. Normal approximation; never below what a sign test needs at all: so many
     problems, all on one side, that p can fall below 1 - LEVEL."""
-    needed = 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
+    least = 1 + math.ceil(math.log2(1 / (1 - LEVEL)))
     wanted = (Z + NORMAL.inv_cdf(SEEN)) * math.sqrt(discordant / problems)
-    return max(wanted, needed / problems)
+    return max(wanted, least / problems)
 
 
 def what_can_be_seen(base, others):
