@@ -81,7 +81,7 @@ inline void join_bits(uint8_t* y, const uint8_t* a, const uint8_t* b, const uint
     constexpr int below = (1 << low.count) - 1, all = (1 << (low.count + high.count)) - 1;
     const __m512i mask = _mm512_set1_epi8(below);
     const __m512i joined = _mm512_ternarylogic_epi32(  // mask ? low : high
-        mask, turned<low, 0>(a, b), turned<high, low.count>(c, d), 0xCA);
+        mask, (turned<low, 0>(a, b)), (turned<high, low.count>(c, d)), 0xCA);
     _mm512_store_si512(y, _mm512_and_si512(joined, _mm512_set1_epi8(all)));
 #else
     take_bits<low>(y, a, b);
