@@ -16,7 +16,6 @@
 #include "cuda/matmul_few.h"
 #include "cuda/matvec_job.cuh"
 
-#include <algorithm>
 #include <cstdint>
 
 namespace rotkv::cuda {

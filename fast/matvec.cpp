@@ -12,7 +12,6 @@
 #include "fast/row_strips.h"
 
 #include <algorithm>
-#include <vector>
 
 namespace rotkv::fast {
 namespace {

@@ -16,7 +16,6 @@
 #include "fast/term_strip.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <limits>
 #include <span>

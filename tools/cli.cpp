@@ -8,7 +8,6 @@
 #include "tools/model_precision.h"
 #include "tools/notes.h"
 
-#include <algorithm>
 #include <cfenv>
 #include <cstdio>
 #include <filesystem>
