@@ -54,7 +54,8 @@ rotkv_status rotkv_backend_open_mistaken(const char* name, int32_t threads, cons
                                          rotkv_backend** backend) {
     return at_border([&] {
         needed(backend, "backend") = nullptr;
-        const MistakeInfo& made = tools::mistake_of_name(text_at(mistake, "mistake"));
+        const std::string asked = text_at(mistake, "mistake");
+        const MistakeInfo& made = tools::mistake_of_name(asked);
         std::shared_ptr<OpenBackend> open = open_backend(name, threads);
         open->backend = std::make_unique<tools::MistakenBackend>(std::move(open->backend), made);
         *backend = new rotkv_backend{std::move(open)};
