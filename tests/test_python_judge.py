@@ -256,6 +256,9 @@ def test_several_models_are_one_table():
                              report.Report({"name": "a"}, {"model": "y"}, "two.gguf", untold, set())])
     assert "| one | f16: right; " in table and "not asked: no \\| way |" in table
     assert "2 models: 1 right, 4 wrong, 1 that cannot be told, 1 not asked" in table
+    assert report.notes(results + untold + [made(verdict.UNTOLD, "off", "q8_0", why="x")]) == [
+        "- shift with K q4_0, V q4_0, rotation on; with K q8_0, V q8_0, rotation off, cannot tell: x",
+        "- shift with K q4_0, V q4_0, rotation off, not asked: no | way"]
 
 
 def run_judge(*flags):

@@ -65,9 +65,7 @@ class Report:
                      figure(one.limit), one.nearest, figure(one.nearest_kld), one.verdict]
             lines.append("| " + " | ".join(cell(c) for c in cells) + " |")
         lines += [""] + wrong(self.results, mistakes)
-        notes = {(one.trial, one.verdict, one.why) for one in self.results
-                 if one.why and one.verdict != WRONG}
-        lines += [f"- {trial}, {kind}: {why}" for trial, kind, why in sorted(notes)]
+        lines += notes(self.results)
         if self.blind:
             lines.append("- This model cannot show: " + ", ".join(sorted(self.blind)) + ".")
         return "\n".join(lines + ["", verdict(self.results), ""])
@@ -81,14 +79,26 @@ class Report:
         return status(self.results)
 
 
+def notes(results):
+    """A line for each thing said of a trial that is not wrong, with the caches of which it is said."""
+    caches = {}
+    for one in results:
+        if one.why and one.verdict != WRONG:
+            caches.setdefault((one.trial, one.verdict, one.why), []).append(cache_of(one))
+    return [f"- {trial}{';'.join(of)}, {kind}: {why}" for (trial, kind, why), of in sorted(caches.items())]
+
+
+def cache_of(one):
+    return f" with K {one.k}, V {one.v}, rotation {one.rotation}" if one.k else ""
+
+
 def wrong(results, mistakes):
     """A paragraph for each trial that fails."""
     lines = []
     for one in results:
         if one.verdict != WRONG:
             continue
-        cache = f" with K {one.k}, V {one.v}, rotation {one.rotation}" if one.k else ""
-        lines.append(f"**{one.trial}{cache}**: {one.why or reason(one, mistakes)}.")
+        lines.append(f"**{one.trial}{cache_of(one)}**: {one.why or reason(one, mistakes)}.")
         if one.nearest in FIXES and not one.why.startswith("beyond"):
             lines.append(f"To be right: {FIXES[one.nearest]}.")
         elif one.limit is not None:
