@@ -15,6 +15,8 @@
 #include "fast/row_strips.h"
 #include "fast/term_strip.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
@@ -27,6 +29,8 @@
 
 namespace rotkv::fast {
 namespace {
+
+constexpr int64_t k_strip_rows = 2 * k_tile;
 
 // Do three terms hold every value of the row?
 bool row_splits(const float* x, int64_t n) {
@@ -64,6 +68,15 @@ void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int6
     store(reinterpret_cast<float*>(to + k_block_terms), sum_each(both));
 }
 
+// The first product that reads the same tokens as product i: q, k and v do, gate and up.
+size_t first_with_x_of(std::span<const RowsProduct> products, size_t i) {
+    const RowsProduct& product = products[i];
+    const auto reads_them = [&](const RowsProduct& other) {
+        return other.weight.n[3] == product.weight.n[3] && std::ranges::equal(other.x, product.x);
+    };
+    return size_t(std::find_if(products.begin(), products.end(), reads_them) - products.begin());
+}
+
 // Products of a pass, and their tokens' terms.
 struct Pass {
     std::vector<RowsProduct> products;
@@ -93,18 +106,22 @@ struct Pass {
             uint16_t* to;
         };
         std::vector<Task> tasks;
+        std::vector<size_t> of;  // whose terms are a product's
+        for (size_t i = 0; i < products.size(); ++i) of.push_back(first_with_x_of(products, i));
         int64_t terms = 0;
         const auto for_each_task = [&](const auto& visit) {
             for (size_t i = 0; i < products.size(); ++i) {
                 const int64_t tokens = int64_t(products[i].x.size());
+                if (of[i] < i) continue;
                 for (int64_t t = 0; t < tokens; t += k_tile) visit(i, t, blocks_of(products[i]));
             }
         };
         for_each_task([&](size_t, int64_t, int64_t blocks) { terms += blocks * k_x_block; });
         thread_local Workspace space;  // of the thread that opens the round
         uint16_t* to = reserve_terms(space, terms);
+        x.resize(products.size());
         for_each_task([&](size_t i, int64_t t, int64_t blocks) {
-            if (t == 0) x.push_back(to);
+            if (t == 0) x[i] = to;
             for (int64_t b = 0; b < blocks; ++b, to += k_x_block) tasks.push_back({i, t, b, to});
         });
         share(int64_t(tasks.size()), [&](int64_t i) {
@@ -114,8 +131,22 @@ struct Pass {
             const size_t tokens = std::min(size_t(k_tile), product.x.size() - t);
             split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block);
         });
+        for (size_t i = 0; i < products.size(); ++i) x[i] = x[of[i]];
     }
 };
+
+// Results that are no numbers once more, and with them those of the same few rows, whoever has
+// multiplied how many; where nothing is right, all.
+void multiply_again(const RowsProduct& product, int64_t first, int64_t end, bool right) {
+    std::vector<const float*> again;
+    std::vector<float*> y;
+    for (size_t t = 0; t < product.x.size(); ++t) {
+        if (right && row_is_finite(product.y[t] + first, end - first)) continue;
+        again.push_back(product.x[t]);
+        y.push_back(product.y[t]);
+    }
+    if (!y.empty()) multiply_expanded({product.weight, again, y}, first, end);
+}
 
 // Rows first .. end - 1 of a product.
 void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first, int64_t end) {
@@ -139,14 +170,9 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
         });
     }
     _tile_release();
-    std::vector<const float*> again;
-    std::vector<float*> y;
-    for (size_t t = 0; t < product.x.size(); ++t) {
-        if (right && row_is_finite(product.y[t] + first, end - first)) continue;
-        again.push_back(product.x[t]);
-        y.push_back(product.y[t]);
+    for (int64_t row = first; row < end; row += k_strip_rows) {
+        multiply_again(product, row, std::min(end, row + k_strip_rows), right);
     }
-    if (!y.empty()) multiply_expanded({product.weight, again, y}, first, end);
 }
 
 // Products whose tokens all split, and the same ones with the other tokens.
@@ -157,16 +183,16 @@ struct Sorted {
 
     explicit Sorted(std::span<const RowsProduct> products) {
         const size_t lists = 2 * products.size();
+        std::vector<std::vector<char>> splits(products.size());
         x.resize(lists);
         y.resize(lists);
         for (size_t i = 0; i < products.size(); ++i) {
             const RowsProduct& product = products[i];
-            std::vector<char> splits(product.x.size());
-            for_each_row(int64_t(splits.size()), product.weight.n[3], [&](int64_t t) {
-                splits[size_t(t)] = row_splits(product.x[size_t(t)], product.weight.n[3]);
-            });
-            for (size_t t = 0; t < splits.size(); ++t) {
-                const size_t list = 2 * i + (splits[t] ? 0 : 1);
+            const size_t same = first_with_x_of(products, i);
+            if (same == i) splits[i] = tokens_split(product);
+            splits[i] = splits[same];
+            for (size_t t = 0; t < product.x.size(); ++t) {
+                const size_t list = 2 * i + (splits[i][t] != 0 ? 0 : 1);
                 x[list].push_back(product.x[t]);
                 y[list].push_back(product.y[t]);
             }
@@ -176,7 +202,26 @@ struct Sorted {
             }
         }
     }
+
+  private:
+    static std::vector<char> tokens_split(const RowsProduct& product) {
+        std::vector<char> splits(product.x.size());
+        for_each_row(int64_t(splits.size()), product.weight.n[3], [&](int64_t t) {
+            splits[size_t(t)] = row_splits(product.x[size_t(t)], product.weight.n[3]);
+        });
+        return splits;
+    }
 };
+
+// Rows of a task: what begins and ends once for them all, and still something for every thread.
+int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& weight) {
+    constexpr int64_t most = 1 << 16;  // elements
+    int64_t strips = 0;
+    for (const RowsProduct& product : products) strips += product.weight.n[2] / k_strip_rows;
+    const int64_t for_all = strips / (2 * omp_get_max_threads());
+    const int64_t worth = most / (std::max<int64_t>(1, weight.n[3]) * k_strip_rows);
+    return std::clamp<int64_t>(for_all, 1, std::max<int64_t>(1, worth)) * k_strip_rows;
+}
 
 }  // namespace
 
@@ -197,7 +242,10 @@ void multiply_tiles(std::span<const RowsProduct> products) {
     const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
     for (int64_t first = 0; first < groups; first += most) {
         const Pass pass(sorted.split, first, most);
-        for_each_strip(pass.products, 2 * k_tile, [&](size_t i, int64_t begin, int64_t end) {
+        const auto rows_of = [&](const TensorView& weight) {
+            return rows_of_task(pass.products, weight);
+        };
+        for_each_strip_of(pass.products, rows_of, [&](size_t i, int64_t begin, int64_t end) {
             multiply_strip(pass.products[i], pass.x[i], begin, end);
         });
     }
