@@ -44,6 +44,7 @@ class CodeStrip {
         Step step{first_, 0, false, 0, 0};
         open_rows(first_);
         for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(step), unit);
+        for (int64_t group = 0; group < tokens_.groups(); ++group) clear_totals(group);
         Turn before{step, 0, 1};
         bool folds = false;
         while (step.row < end_) {
@@ -188,11 +189,13 @@ class CodeStrip {
         CodedBlocks<type>::numbers(a, b, of.base, _mm512_loadu_si512(of.places + 2 * row));
         if constexpr (k_has_minimum) {
             constexpr int last = Coded<type>::k_last;
-            const __m512 nearest = _mm512_roundscale_ps(
-                _mm512_div_ps(_mm512_sub_ps(_mm512_setzero_ps(), b), a), _MM_FROUND_TO_NEAREST_INT);
-            const __m512 z = _mm512_min_ps(_mm512_max_ps(nearest, _mm512_setzero_ps()),
-                                           _mm512_set1_ps(float(last)));
-            const __m512i offset = _mm512_sub_epi32(_mm512_set1_epi32(last), _mm512_cvtps_epi32(z));
+            const __m512 nearest =
+                _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), b), _mm512_rcp14_ps(a));
+            const __m512i code = _mm512_min_epi32(
+                _mm512_max_epi32(_mm512_cvtps_epi32(nearest), _mm512_setzero_si512()),
+                _mm512_set1_epi32(last));
+            const __m512 z = _mm512_cvtepi32_ps(code);
+            const __m512i offset = _mm512_sub_epi32(_mm512_set1_epi32(last), code);
             _mm512_storeu_si512(&of.numbers->offsets[row][0],
                                 _mm512_or_si512(offset, _mm512_slli_epi32(offset, 16)));
             b = _mm512_fmadd_ps(a, z, b);
@@ -206,16 +209,14 @@ class CodeStrip {
     struct Folding {
         const float* sums;  // [blocks][rows][tokens]
         const Numbers* of;
-        const float* x0;  // sums of the tokens' blocks
-        const float* x1;
+        Vec x0, x1;     // sums of the tokens' blocks
         float* totals;  // [rows][tokens]
-        bool first;     // of a row
     };
     Folding folding(const Turn& turn) {
         const uint16_t* const x = x_of(turn) + k_block_terms;
-        return {memory_.sums[turn.parity][0][0],   &memory_.numbers[turn.step.numbers],
-                reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(x + k_x_block),
-                memory_.totals[turn.group][0],     turn.step.block == 0};
+        return {memory_.sums[turn.parity][0][0], &memory_.numbers[turn.step.numbers],
+                load(reinterpret_cast<const float*>(x)),
+                load(reinterpret_cast<const float*>(x + k_x_block)), memory_.totals[turn.group][0]};
     }
     [[gnu::always_inline]] static void fold(const Folding& from, int64_t unit) {
 #pragma GCC unroll 2
@@ -223,18 +224,18 @@ class CodeStrip {
             const float *const a = from.of->a[r], *const b = from.of->b[r];
             const float* const sums = from.sums + r * k_tile;
             float* const to = from.totals + r * k_tile;
-            Vec total = from.first ? Vec(0.0f) : load(to);
+            Vec total = load(to);
             total = fma(load(sums), Vec(a[0]), total);
             total = fma(load(sums + k_rows * k_tile), Vec(a[1]), total);
             if (k_has_minimum) {
-                total = fma(load(from.x0), Vec(b[0]), total);
-                total = fma(load(from.x1), Vec(b[1]), total);
+                total = fma(from.x0, Vec(b[0]), total);
+                total = fma(from.x1, Vec(b[1]), total);
             }
             store(to, total);
         }
     }
 
-    // Totals of rows whose last blocks a turn has seen.
+    // Totals of rows whose last blocks a turn has seen; they are 0 again.
     void put_all(const Turn& turn) const {
         if (turn.step.block + k_count < blocks_) return;
         const auto y = tokens_.y_of(turn.group);
@@ -242,6 +243,11 @@ class CodeStrip {
         for (int64_t i = 0; i < k_rows && row + i < end_; i += k_tile) {
             put(y, memory_.totals[turn.group][i], row + i, std::min(k_tile, end_ - row - i));
         }
+        clear_totals(turn.group);
+    }
+
+    void clear_totals(int64_t group) const {
+        std::fill_n(memory_.totals[group][0], k_rows * k_tile, 0.0f);
     }
 
     const TensorView& weight_;
