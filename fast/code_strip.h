@@ -35,40 +35,33 @@ class CodeStrip {
     CodeStrip(const TensorView& weight, const Tokens& tokens, int64_t first, int64_t end)
         : weight_(weight), tokens_(tokens), first_(first), end_(end), memory_(own_memory()) {}
 
-    /// False: rows are too short, or too far apart.
-    bool multiply() {
+    /// Not right: rows are too short, or too far apart.
+    Results multiply() {
         constexpr int64_t most = std::numeric_limits<int32_t>::max();
         if (blocks_ < k_count || weight_.stride[2] > most / k_rows - int64_t(sizeof(Block))) {
-            return false;
+            return {false, true};
         }
-        Step step{first_, 0, false, 0, 0};
+        Step steps[3] = {{first_, 0, false, 0, 0}, {}, {}};
         open_rows(first_);
-        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(step), unit);
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(steps[0]), unit);
         for (int64_t group = 0; group < tokens_.groups(); ++group) clear_totals(group);
-        Turn before{step, 0, 1};
-        bool folds = false;
-        while (step.row < end_) {
-            const Step next = behind(step);
-            if (next.row > step.row) open_rows(next.row);
-            for (int64_t group = 0; group < tokens_.groups(); ++group) {
-                const Turn turn{step, group, 1 - before.parity};
-                const bool expands = group == 0 && next.row < end_;
-                if (!folds) {
-                    expands ? multiply_turn<false, true>(turn, before, next)
-                            : multiply_turn<false, false>(turn, before, next);
-                } else {
-                    expands ? multiply_turn<true, true>(turn, before, next)
-                            : multiply_turn<true, false>(turn, before, next);
-                }
-                before = turn;
-                folds = true;
+        Turn turns[2] = {{nullptr, 0, 0}, {nullptr, 0, 1}};
+        int64_t now = 0;  // of turns
+        for (int64_t at = 0; steps[at].row < end_; at = (at + 1) % 3) {
+            Step& next = steps[(at + 1) % 3];
+            go_behind(steps[at], next);
+            if (next.row > steps[at].row) open_rows(next.row);
+            for (int64_t group = 0; group < tokens_.groups(); ++group, now = 1 - now) {
+                turns[now].step = &steps[at];
+                turns[now].group = group;
+                take_turn(turns[now], turns[1 - now], next);
             }
-            step = next;
         }
-        store_last_sums(memory_.sums[before.parity][k_count - 1][0]);
-        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) fold(folding(before), unit);
-        put_all(before);
-        return true;
+        const Turn& last = turns[1 - now];
+        store_last_sums(memory_.sums[last.parity][k_count - 1][0]);
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) fold(folding(last), unit);
+        put_all(last);
+        return {true, finite_};
     }
 
   private:
@@ -92,13 +85,17 @@ class CodeStrip {
     };
     // Blocks block and block + 1 of rows row .. row + k_rows - 1. The last step of a row begins two
     // blocks before its end: has the first been in the step before?
+    //
+    // Steps and turns stay where they are and change field by field. A copy would be read in larger
+    // pieces than it has just been written in; such a read waits until everything written before
+    // has left the processor, sums of tiles too, so that nothing of two turns would overlap.
     struct Step {
         int64_t row, block;
         bool seen;
         int64_t codes, numbers;  // where they are
     };
     struct Turn {  // a step with a group of tokens
-        Step step;
+        const Step* step;
         int64_t group, parity;  // where its sums are
     };
 
@@ -114,27 +111,40 @@ class CodeStrip {
             memory_.places[r][1] = int32_t(place + int64_t(sizeof(Block)));
         }
     }
-    Step behind(const Step& step) const {
-        const int64_t codes = 1 - step.codes, numbers = (step.numbers + 1) % 3;
+    void go_behind(const Step& step, Step& next) const {
+        next.codes = 1 - step.codes;
+        next.numbers = (step.numbers + 1) % 3;
         const int64_t block = step.block + k_count;
-        if (block >= blocks_) return {step.row + k_rows, 0, false, codes, numbers};
-        const bool seen = block + 1 == blocks_;
-        return {step.row, block - seen, seen, codes, numbers};
+        const bool is_row = block < blocks_;
+        next.row = is_row ? step.row : step.row + k_rows;
+        next.seen = is_row && block + 1 == blocks_;
+        next.block = is_row ? block - next.seen : 0;
     }
     const uint16_t* x_of(const Turn& turn) const {
-        return tokens_.x + turn.group * tokens_.of_group + turn.step.block * k_x_block;
+        return tokens_.x + turn.group * tokens_.of_group + turn.step->block * k_x_block;
+    }
+
+    void take_turn(const Turn& turn, const Turn& before, const Step& next) {
+        const bool folds = before.step != nullptr, expands = turn.group == 0 && next.row < end_;
+        if (folds) {
+            expands ? multiply_turn<true, true>(turn, before, next)
+                    : multiply_turn<true, false>(turn, before, next);
+        } else {
+            expands ? multiply_turn<false, true>(turn, before, next)
+                    : multiply_turn<false, false>(turn, before, next);
+        }
     }
 
     template <bool folds, bool expands>
     [[gnu::noinline]] void multiply_turn(const Turn& turn, const Turn& before, const Step& next) {
-        const Folding of_before = folding(before);
+        const Folding of_before = folds ? folding(before) : Folding();
         const Expansion of_next = expansion(next);
         const auto unit = [&](int64_t n) __attribute__((always_inline)) {
             if (folds) fold(of_before, n);
             if (expands) expand(of_next, n);
         };
         const uint16_t* const x = x_of(turn);
-        const Codes& codes = memory_.codes[turn.step.codes];
+        const Codes& codes = memory_.codes[turn.step->codes];
         float* const to = memory_.sums[turn.parity][0][0];
         // The first block brings the last sums of the turn before, too late for its slot 0.
         multiply_codes<0>(
@@ -214,7 +224,7 @@ class CodeStrip {
     };
     Folding folding(const Turn& turn) {
         const uint16_t* const x = x_of(turn) + k_block_terms;
-        return {memory_.sums[turn.parity][0][0], &memory_.numbers[turn.step.numbers],
+        return {memory_.sums[turn.parity][0][0], &memory_.numbers[turn.step->numbers],
                 load(reinterpret_cast<const float*>(x)),
                 load(reinterpret_cast<const float*>(x + k_x_block)), memory_.totals[turn.group][0]};
     }
@@ -236,12 +246,13 @@ class CodeStrip {
     }
 
     // Totals of rows whose last blocks a turn has seen; they are 0 again.
-    void put_all(const Turn& turn) const {
-        if (turn.step.block + k_count < blocks_) return;
+    void put_all(const Turn& turn) {
+        if (turn.step->block + k_count < blocks_) return;
         const auto y = tokens_.y_of(turn.group);
-        const int64_t row = turn.step.row;
+        const int64_t row = turn.step->row;
         for (int64_t i = 0; i < k_rows && row + i < end_; i += k_tile) {
-            put(y, memory_.totals[turn.group][i], row + i, std::min(k_tile, end_ - row - i));
+            const int64_t rows = std::min(k_tile, end_ - row - i);
+            finite_ &= put(y, memory_.totals[turn.group][i], row + i, rows);
         }
         clear_totals(turn.group);
     }
@@ -254,6 +265,7 @@ class CodeStrip {
     const Tokens& tokens_;
     int64_t first_, end_;
     Memory& memory_;
+    bool finite_ = true;  // are all results so far?
     const int64_t blocks_ = weight_.n[3] / k_block;
 };
 

@@ -155,11 +155,11 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
     const TileShapes shapes;
     _tile_loadconfig(&shapes);
     zero_sums();
-    bool right = true;
+    Results all;
     for (int64_t t = 0; t < tokens; t += most) {
         const size_t count = size_t(std::min(most, tokens - t));
         const Tokens some{x + t / k_tile * of_group, of_group, product.y.subspan(size_t(t), count)};
-        right &= with_weight(product.weight.type, [&]<DType type>() {
+        const Results of_some = with_weight(product.weight.type, [&]<DType type>() {
             if constexpr (k_has_codes<type>) {
                 return CodeStrip<type>(product.weight, some, first, end).multiply();
             } else if (some.groups() > 2) {
@@ -168,10 +168,13 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
                 return TermStrip<type, 2>(product.weight, some, first, end).multiply();
             }
         });
+        all.right &= of_some.right;
+        all.finite &= of_some.finite;
     }
     _tile_release();
+    if (all.right && all.finite) return;
     for (int64_t row = first; row < end; row += k_strip_rows) {
-        multiply_again(product, row, std::min(end, row + k_strip_rows), right);
+        multiply_again(product, row, std::min(end, row + k_strip_rows), all.right);
     }
 }
 
@@ -213,9 +216,14 @@ struct Sorted {
     }
 };
 
-// Rows of a task: what begins and ends once for them all, and still something for every thread.
+// Rows of a task. Of codes as many as are worth beginning anew, and few enough that every thread
+// has some; of terms as the weight alone says, since a value too small for them is the whole
+// strip's.
 int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& weight) {
     constexpr int64_t most = 1 << 16;  // elements
+    const bool has_codes =
+        with_weight(weight.type, []<DType type>() { return k_has_codes<type>; });
+    if (!has_codes) return strip_rows(weight, k_strip_rows);
     int64_t strips = 0;
     for (const RowsProduct& product : products) strips += product.weight.n[2] / k_strip_rows;
     const int64_t for_all = strips / (2 * omp_get_max_threads());
