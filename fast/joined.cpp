@@ -136,9 +136,10 @@ bool JoinedProducts::keep(const Call& call) {
         if (!gates(*act, calls_)) return false;
     } else {
         const std::vector<Product> next = Product::of(call);
+        if (next.empty()) return false;
         const std::vector<Product> others = products_of(calls_);
         const auto joins = [&](const Product& other) { return next[0].independent_of(other); };
-        if (next.empty() || !std::all_of(others.begin(), others.end(), joins)) return false;
+        if (!std::all_of(others.begin(), others.end(), joins)) return false;
     }
     calls_.push_back(call);
     return true;

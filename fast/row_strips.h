@@ -35,17 +35,16 @@ inline int64_t strip_rows(const TensorView& weight, int64_t together) {
 template <class RowsOf, class Visit>
 void for_each_strip_of(std::span<const RowsProduct> products, const RowsOf& rows_of,
                        const Visit& visit) {
-    std::vector<int64_t> begin{0};  // [products + 1] the number of a product's first strip
+    std::vector<int64_t> rows, begin{0};  // of a strip; the number of a product's first strip
     for (const RowsProduct& product : products) {
-        const int64_t rows = rows_of(product.weight);
-        begin.push_back(begin.back() + (product.weight.n[2] + rows - 1) / rows);
+        rows.push_back(rows_of(product.weight));
+        begin.push_back(begin.back() + (product.weight.n[2] + rows.back() - 1) / rows.back());
     }
     share(begin.back(), [&](int64_t task) {
         const auto after = std::upper_bound(begin.begin(), begin.end(), task);
         const size_t i = size_t(after - begin.begin()) - 1;
-        const int64_t rows = rows_of(products[i].weight);
-        const int64_t first = (task - begin[i]) * rows;
-        visit(i, first, std::min(products[i].weight.n[2], first + rows));
+        const int64_t first = (task - begin[i]) * rows[i];
+        visit(i, first, std::min(products[i].weight.n[2], first + rows[i]));
     });
 }
 /// The same, where strips begin as the weights alone say.
