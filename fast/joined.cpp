@@ -80,13 +80,15 @@ std::vector<Product> products_of(std::span<const Call> calls) {
     return products;
 }
 
-// Are the calls two products of one token, of equally many rows, and this act_mul of them, over the first?
+// Are the calls two products of one token, of equally many rows, and this act_mul of them, over the
+// first?
 bool gates(const ActMulArgs& act, std::span<const Call> calls) {
     const std::vector<Product> products = products_of(calls);
     if (calls.size() != 2 || products.size() != 2) return false;
     const Product &gate = products[0], &up = products[1];
-    return gate.has_one_token() && act.dst == gate.dst && act.gate == gate.dst && act.up == up.dst && gate.bias.empty() &&
-           up.bias.empty() && gate.id == up.id && gate.weight.n[2] == up.weight.n[2];
+    return gate.has_one_token() && act.dst == gate.dst && act.gate == gate.dst &&
+           act.up == up.dst && gate.bias.empty() && up.bias.empty() && gate.id == up.id &&
+           gate.weight.n[2] == up.weight.n[2];
 }
 
 // The same products, each with one weight.

@@ -221,8 +221,7 @@ struct Sorted {
 // strip's.
 int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& weight) {
     constexpr int64_t most = 1 << 16;  // elements
-    const bool has_codes =
-        with_weight(weight.type, []<DType type>() { return k_has_codes<type>; });
+    const bool has_codes = with_weight(weight.type, []<DType type>() { return k_has_codes<type>; });
     if (!has_codes) return strip_rows(weight, k_strip_rows);
     int64_t strips = 0;
     for (const RowsProduct& product : products) strips += product.weight.n[2] / k_strip_rows;

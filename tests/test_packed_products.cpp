@@ -161,7 +161,7 @@ TEST_CASE("packed products: the number of threads changes no bit") {
             INFO(tokens << ", tiles " << with_tiles);
             std::optional<fast::WithoutTiles> without;
             if (!with_tiles) without.emplace();
-            if (!fast::team_multiplies(tokens)) continue;  // sgemm makes no such promise
+            if (!fast::team_multiplies(tokens)) continue;    // sgemm makes no such promise
             Product product(DType::q4_1, tokens, 576, 800);  // as many tasks as threads ask for
             const std::vector<float> alone = product.multiply(1);
             for (const int threads : {2, 5, 9}) CHECK(equal_bits(product.multiply(threads), alone));
