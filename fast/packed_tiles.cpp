@@ -47,7 +47,8 @@ bool row_is_finite(const float* y, int64_t n) {
 
 // Terms of up to 16 tokens' columns 32 block ..: [terms][pairs of columns][tokens][2], then their
 // sums [tokens] in f32.
-void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block) {
+void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block,
+                  const PairOrder& order) {
     __m512i of[k_terms][k_tile] = {};
     Vec both[k_tile] = {};
     const int64_t at = block * k_block, left = n - at;
@@ -62,19 +63,22 @@ void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int6
     for (int64_t i = 0; i < k_terms; ++i) {
         transpose_16(of[i]);
         for (int64_t p = 0; p < k_tile; ++p) {
-            _mm512_store_si512(to + i * k_tile_terms + p * k_block, of[i][p]);
+            _mm512_store_si512(to + i * k_tile_terms + p * k_block, of[i][order[size_t(p)]]);
         }
     }
     store(reinterpret_cast<float*>(to + k_block_terms), sum_each(both));
 }
 
-// The first product that reads the same tokens as product i: q, k and v do, gate and up.
-size_t first_with_x_of(std::span<const RowsProduct> products, size_t i) {
+// The first product with the terms of product i: it reads the same tokens, as q, k and v do, and in
+// the same order of pairs.
+size_t first_with_terms_of(std::span<const RowsProduct> products, size_t i) {
     const RowsProduct& product = products[i];
-    const auto reads_them = [&](const RowsProduct& other) {
-        return other.weight.n[3] == product.weight.n[3] && std::ranges::equal(other.x, product.x);
+    const auto has_them = [&](const RowsProduct& other) {
+        return other.weight.n[3] == product.weight.n[3] &&
+               pair_order(other.weight.type) == pair_order(product.weight.type) &&
+               std::ranges::equal(other.x, product.x);
     };
-    return size_t(std::find_if(products.begin(), products.end(), reads_them) - products.begin());
+    return size_t(std::find_if(products.begin(), products.end(), has_them) - products.begin());
 }
 
 // Products of a pass, and their tokens' terms.
@@ -107,7 +111,7 @@ struct Pass {
         };
         std::vector<Task> tasks;
         std::vector<size_t> of;  // whose terms are a product's
-        for (size_t i = 0; i < products.size(); ++i) of.push_back(first_with_x_of(products, i));
+        for (size_t i = 0; i < products.size(); ++i) of.push_back(first_with_terms_of(products, i));
         int64_t terms = 0;
         const auto for_each_task = [&](const auto& visit) {
             for (size_t i = 0; i < products.size(); ++i) {
@@ -129,7 +133,8 @@ struct Pass {
             const RowsProduct& product = products[task.product];
             const size_t t = size_t(task.first);
             const size_t tokens = std::min(size_t(k_tile), product.x.size() - t);
-            split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block);
+            split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block,
+                         pair_order(product.weight.type));
         });
         for (size_t i = 0; i < products.size(); ++i) x[i] = x[of[i]];
     }
@@ -191,7 +196,9 @@ struct Sorted {
         y.resize(lists);
         for (size_t i = 0; i < products.size(); ++i) {
             const RowsProduct& product = products[i];
-            const size_t same = first_with_x_of(products, i);
+            x[2 * i].reserve(product.x.size());
+            y[2 * i].reserve(product.x.size());
+            const size_t same = first_with_terms_of(products, i);
             if (same == i) splits[i] = tokens_split(product);
             splits[i] = splits[same];
             for (size_t t = 0; t < product.x.size(); ++t) {
