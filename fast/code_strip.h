@@ -12,8 +12,8 @@
 // What that is off by, in u = 2^-24 of sum |w x|. A code times a term is exact, 8 bits by 8, and x
 // is the sum of its terms. A tile adds 32 products of the high term in two chains of 16 and a sum,
 // 17 roundings; the other terms' are 2^-8 of that. Then two sums of tiles, scaled: below 20 times
-// sum a |c - z| |x|, which is at most twice sum |w x|. Sums of x have 6 roundings, times |b| <=
-// |w|. Each block adds one rounding for a and one for b. At worst, all of them one way, that is 46
+// sum a |c - z| |x|, which is at most 2.01 sum |w x|. Sums of x have 6 roundings, times |b| <= 1.01
+// |w|. Each block adds one rounding for a and one for b. At worst, all of them one way, that is 47
 // + in / 16; they are not, and most sums of whole numbers times eight bits do not round at all: on
 // ordinary rows one or two are seen. Nothing grows where a loud x meets a w that is 0.
 
@@ -193,7 +193,7 @@ class CodeStrip {
         }
     }
     // a and b of both blocks of eight rows. Where b is a minimum z = round(-b / a) among the codes,
-    // 0 if that is no number, and b + a z takes its place. What has been seen counts 0.
+    // 0 if that is no whole number of 32 bits, and b + a z takes its place. What has been seen counts 0.
     [[gnu::always_inline]] static void take_numbers(const Expansion& of, int64_t row) {
         __m512 a, b;
         CodedBlocks<type>::numbers(a, b, of.base, _mm512_loadu_si512(of.places + 2 * row));
