@@ -18,6 +18,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <span>
@@ -32,11 +33,13 @@ namespace {
 
 constexpr int64_t k_strip_rows = 2 * k_tile;
 
-// Do three terms hold every value of the row?
+// Do three terms hold every value?
+bool all_split(const Magnitudes& seen) { return !seen.below(k_least_x) && !seen.above(k_most_x); }
+
 bool row_splits(const float* x, int64_t n) {
     Magnitudes seen;
     for (int64_t i = 0; i < n; i += k_lanes) seen.add(load_part(x + i, n - i));
-    return !seen.below(k_least_x) && !seen.above(k_most_x);
+    return all_split(seen);
 }
 
 bool row_is_finite(const float* y, int64_t n) {
@@ -46,17 +49,20 @@ bool row_is_finite(const float* y, int64_t n) {
 }
 
 // Terms of up to 16 tokens' columns 32 block ..: [terms][pairs of columns][tokens][2], then their
-// sums [tokens] in f32.
-void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block,
+// sums [tokens] in f32. False: these are not their values.
+bool split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block,
                   const PairOrder& order) {
     __m512i of[k_terms][k_tile] = {};
     Vec both[k_tile] = {};
+    Magnitudes seen;
     const int64_t at = block * k_block, left = n - at;
     for (size_t t = 0; t < x.size(); ++t) {
         const Vec second =
             left > k_lanes ? load_part(x[t] + at + k_lanes, left - k_lanes) : Vec(0.0f);
         const Vec first = load_part(x[t] + at, left);
         const Terms terms = split_terms(first, second);
+        seen.add(first);
+        seen.add(second);
         both[t] = first + second;
         for (int64_t i = 0; i < k_terms; ++i) of[i][t] = terms.of[i];
     }
@@ -67,6 +73,7 @@ void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int6
         }
     }
     store(reinterpret_cast<float*>(to + k_block_terms), sum_each(both));
+    return all_split(seen);
 }
 
 // The first product with the terms of product i: it reads the same tokens, as q, k and v do, and in
@@ -85,6 +92,7 @@ size_t first_with_terms_of(std::span<const RowsProduct> products, size_t i) {
 struct Pass {
     std::vector<RowsProduct> products;
     std::vector<const uint16_t*> x;
+    std::atomic<bool> splits = true;  // are terms of all tokens their values?
 
     // Groups first .. first + count - 1 of every product that has so many.
     Pass(std::span<const RowsProduct> all, int64_t first, int64_t count) {
@@ -133,8 +141,10 @@ struct Pass {
             const RowsProduct& product = products[task.product];
             const size_t t = size_t(task.first);
             const size_t tokens = std::min(size_t(k_tile), product.x.size() - t);
-            split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block,
-                         pair_order(product.weight.type));
+            if (!split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3],
+                              task.block, pair_order(product.weight.type))) {
+                splits = false;
+            }
         });
         for (size_t i = 0; i < products.size(); ++i) x[i] = x[of[i]];
     }
@@ -183,7 +193,7 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
     }
 }
 
-// Products whose tokens all split, and the same ones with the other tokens.
+// Of products with tokens that do not all split: those that do, and the others.
 struct Sorted {
     std::vector<std::vector<const float*>> x;
     std::vector<std::vector<float*>> y;
@@ -191,18 +201,12 @@ struct Sorted {
 
     explicit Sorted(std::span<const RowsProduct> products) {
         const size_t lists = 2 * products.size();
-        std::vector<std::vector<char>> splits(products.size());
         x.resize(lists);
         y.resize(lists);
         for (size_t i = 0; i < products.size(); ++i) {
             const RowsProduct& product = products[i];
-            x[2 * i].reserve(product.x.size());
-            y[2 * i].reserve(product.x.size());
-            const size_t same = first_with_terms_of(products, i);
-            if (same == i) splits[i] = tokens_split(product);
-            splits[i] = splits[same];
             for (size_t t = 0; t < product.x.size(); ++t) {
-                const size_t list = 2 * i + (splits[i][t] != 0 ? 0 : 1);
+                const size_t list = 2 * i + (row_splits(product.x[t], product.weight.n[3]) ? 0 : 1);
                 x[list].push_back(product.x[t]);
                 y[list].push_back(product.y[t]);
             }
@@ -211,15 +215,6 @@ struct Sorted {
                 (list % 2 == 0 ? split : others).push_back({product.weight, x[list], y[list]});
             }
         }
-    }
-
-  private:
-    static std::vector<char> tokens_split(const RowsProduct& product) {
-        std::vector<char> splits(product.x.size());
-        for_each_row(int64_t(splits.size()), product.weight.n[3], [&](int64_t t) {
-            splits[size_t(t)] = row_splits(product.x[size_t(t)], product.weight.n[3]);
-        });
-        return splits;
     }
 };
 
@@ -237,6 +232,28 @@ int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& we
     return std::clamp<int64_t>(for_all, 1, std::max<int64_t>(1, worth)) * k_strip_rows;
 }
 
+// False: there is a token that does not split, and results are not all there.
+bool multiply_split(std::span<const RowsProduct> products) {
+    constexpr int64_t terms = 1 << 19;  // of x: what an L2 cache holds, beside others
+    int64_t of_group = 1, groups = 0;
+    for (const RowsProduct& product : products) {
+        of_group = std::max(of_group, Pass::blocks_of(product) * k_x_block);
+        groups = std::max(groups, (int64_t(product.x.size()) + k_tile - 1) / k_tile);
+    }
+    const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
+    for (int64_t first = 0; first < groups; first += most) {
+        const Pass pass(products, first, most);
+        if (!pass.splits) return false;
+        const auto rows_of = [&](const TensorView& weight) {
+            return rows_of_task(pass.products, weight);
+        };
+        for_each_strip_of(pass.products, rows_of, [&](size_t i, int64_t begin, int64_t end) {
+            multiply_strip(pass.products[i], pass.x[i], begin, end);
+        });
+    }
+    return true;
+}
+
 }  // namespace
 
 bool tiles_are_allowed() {
@@ -246,23 +263,9 @@ bool tiles_are_allowed() {
 }
 
 void multiply_tiles(std::span<const RowsProduct> products) {
-    constexpr int64_t terms = 1 << 19;  // of x: what an L2 cache holds, beside others
+    if (multiply_split(products)) return;
     const Sorted sorted(products);
-    int64_t of_group = 1, groups = 0;
-    for (const RowsProduct& product : sorted.split) {
-        of_group = std::max(of_group, Pass::blocks_of(product) * k_x_block);
-        groups = std::max(groups, (int64_t(product.x.size()) + k_tile - 1) / k_tile);
-    }
-    const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
-    for (int64_t first = 0; first < groups; first += most) {
-        const Pass pass(sorted.split, first, most);
-        const auto rows_of = [&](const TensorView& weight) {
-            return rows_of_task(pass.products, weight);
-        };
-        for_each_strip_of(pass.products, rows_of, [&](size_t i, int64_t begin, int64_t end) {
-            multiply_strip(pass.products[i], pass.x[i], begin, end);
-        });
-    }
+    if (!sorted.split.empty()) multiply_split(sorted.split);
     if (!sorted.others.empty()) multiply_strips(sorted.others);
 }
 
