@@ -193,7 +193,8 @@ class CodeStrip {
         }
     }
     // a and b of both blocks of eight rows. Where b is a minimum z = round(-b / a) among the codes,
-    // 0 if that is no whole number of 32 bits, and b + a z takes its place. What has been seen counts 0.
+    // 0 if that is no whole number of 32 bits, and b + a z takes its place. What has been seen
+    // counts 0.
     [[gnu::always_inline]] static void take_numbers(const Expansion& of, int64_t row) {
         __m512 a, b;
         CodedBlocks<type>::numbers(a, b, of.base, _mm512_loadu_si512(of.places + 2 * row));
