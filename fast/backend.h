@@ -15,9 +15,9 @@
 namespace rotkv {
 
 /// Memory is the process's own, aligned to 64 bytes; import() aliases what it does not copy into
-/// large pages. Products of one token wait for the next call, which may be joined to them; all else
-/// has finished when it returns. Results do not depend on who calls, nor, for exact operations, on
-/// the number of threads.
+/// large pages. Products of up to 64 tokens wait for the next call, which may be joined to them;
+/// all else has finished when it returns. Results do not depend on who calls, nor, for exact
+/// operations, on the number of threads.
 class FastBackend : public Backend {
   public:
     /// threads 0: as many as OpenMP takes by itself.

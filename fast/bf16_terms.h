@@ -4,7 +4,7 @@
 
 #include "fast/simd.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BW__)
+#if defined(__AMX_BF16__) && defined(__AVX512BW__) && defined(__AVX512VBMI__)
 #define ROTKV_AMX 1
 #else
 #define ROTKV_AMX 0

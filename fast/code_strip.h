@@ -12,8 +12,8 @@
 // What that is off by, in u = 2^-24 of sum |w x|. A code times a term is exact, 8 bits by 8, and x
 // is the sum of its terms. A tile adds 32 products of the high term in two chains of 16 and a sum,
 // 17 roundings; the other terms' are 2^-8 of that. Then two sums of tiles, scaled: below 20 times
-// sum a |c - z| |x|, which is at most twice sum |w x|. Sums of x have 6 roundings, times |b| <=
-// |w|. Each block adds one rounding for a and one for b. At worst, all of them one way, that is 46
+// sum a |c - z| |x|, which is at most 2.01 sum |w x|. Sums of x have 6 roundings, times |b| <= 1.01
+// |w|. Each block adds one rounding for a and one for b. At worst, all of them one way, that is 47
 // + in / 16; they are not, and most sums of whole numbers times eight bits do not round at all: on
 // ordinary rows one or two are seen. Nothing grows where a loud x meets a w that is 0.
 
@@ -35,39 +35,33 @@ class CodeStrip {
     CodeStrip(const TensorView& weight, const Tokens& tokens, int64_t first, int64_t end)
         : weight_(weight), tokens_(tokens), first_(first), end_(end), memory_(own_memory()) {}
 
-    /// False: rows are too short, or too far apart.
-    bool multiply() {
+    /// Not right: rows are too short, or too far apart.
+    Results multiply() {
         constexpr int64_t most = std::numeric_limits<int32_t>::max();
         if (blocks_ < k_count || weight_.stride[2] > most / k_rows - int64_t(sizeof(Block))) {
-            return false;
+            return {false, true};
         }
-        Step step{first_, 0, false, 0, 0};
+        Step steps[3] = {{first_, 0, false, 0, 0}, {}, {}};
         open_rows(first_);
-        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(step), unit);
-        Turn before{step, 0, 1};
-        bool folds = false;
-        while (step.row < end_) {
-            const Step next = behind(step);
-            if (next.row > step.row) open_rows(next.row);
-            for (int64_t group = 0; group < tokens_.groups(); ++group) {
-                const Turn turn{step, group, 1 - before.parity};
-                const bool expands = group == 0 && next.row < end_;
-                if (!folds) {
-                    expands ? multiply_turn<false, true>(turn, before, next)
-                            : multiply_turn<false, false>(turn, before, next);
-                } else {
-                    expands ? multiply_turn<true, true>(turn, before, next)
-                            : multiply_turn<true, false>(turn, before, next);
-                }
-                before = turn;
-                folds = true;
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) expand(expansion(steps[0]), unit);
+        for (int64_t group = 0; group < tokens_.groups(); ++group) clear_totals(group);
+        Turn turns[2] = {{nullptr, 0, 0}, {nullptr, 0, 1}};
+        int64_t now = 0;  // of turns
+        for (int64_t at = 0; steps[at].row < end_; at = (at + 1) % 3) {
+            Step& next = steps[(at + 1) % 3];
+            go_behind(steps[at], next);
+            if (next.row > steps[at].row) open_rows(next.row);
+            for (int64_t group = 0; group < tokens_.groups(); ++group, now = 1 - now) {
+                turns[now].step = &steps[at];
+                turns[now].group = group;
+                take_turn(turns[now], turns[1 - now], next);
             }
-            step = next;
         }
-        store_last_sums(memory_.sums[before.parity][k_count - 1][0]);
-        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) fold(folding(before), unit);
-        put_all(before);
-        return true;
+        const Turn& last = turns[1 - now];
+        store_last_sums(memory_.sums[last.parity][k_count - 1][0]);
+        for (int64_t unit = 0; unit < k_slots * k_count; ++unit) fold(folding(last), unit);
+        put_all(last);
+        return {true, finite_};
     }
 
   private:
@@ -91,13 +85,17 @@ class CodeStrip {
     };
     // Blocks block and block + 1 of rows row .. row + k_rows - 1. The last step of a row begins two
     // blocks before its end: has the first been in the step before?
+    //
+    // Steps and turns stay where they are and change field by field. A copy would be read in larger
+    // pieces than it has just been written in; such a read waits until everything written before
+    // has left the processor, sums of tiles too, so that nothing of two turns would overlap.
     struct Step {
         int64_t row, block;
         bool seen;
         int64_t codes, numbers;  // where they are
     };
     struct Turn {  // a step with a group of tokens
-        Step step;
+        const Step* step;
         int64_t group, parity;  // where its sums are
     };
 
@@ -113,27 +111,40 @@ class CodeStrip {
             memory_.places[r][1] = int32_t(place + int64_t(sizeof(Block)));
         }
     }
-    Step behind(const Step& step) const {
-        const int64_t codes = 1 - step.codes, numbers = (step.numbers + 1) % 3;
+    void go_behind(const Step& step, Step& next) const {
+        next.codes = 1 - step.codes;
+        next.numbers = (step.numbers + 1) % 3;
         const int64_t block = step.block + k_count;
-        if (block >= blocks_) return {step.row + k_rows, 0, false, codes, numbers};
-        const bool seen = block + 1 == blocks_;
-        return {step.row, block - seen, seen, codes, numbers};
+        const bool is_row = block < blocks_;
+        next.row = is_row ? step.row : step.row + k_rows;
+        next.seen = is_row && block + 1 == blocks_;
+        next.block = is_row ? block - next.seen : 0;
     }
     const uint16_t* x_of(const Turn& turn) const {
-        return tokens_.x + turn.group * tokens_.of_group + turn.step.block * k_x_block;
+        return tokens_.x + turn.group * tokens_.of_group + turn.step->block * k_x_block;
+    }
+
+    void take_turn(const Turn& turn, const Turn& before, const Step& next) {
+        const bool folds = before.step != nullptr, expands = turn.group == 0 && next.row < end_;
+        if (folds) {
+            expands ? multiply_turn<true, true>(turn, before, next)
+                    : multiply_turn<true, false>(turn, before, next);
+        } else {
+            expands ? multiply_turn<false, true>(turn, before, next)
+                    : multiply_turn<false, false>(turn, before, next);
+        }
     }
 
     template <bool folds, bool expands>
     [[gnu::noinline]] void multiply_turn(const Turn& turn, const Turn& before, const Step& next) {
-        const Folding of_before = folding(before);
+        const Folding of_before = folds ? folding(before) : Folding();
         const Expansion of_next = expansion(next);
         const auto unit = [&](int64_t n) __attribute__((always_inline)) {
             if (folds) fold(of_before, n);
             if (expands) expand(of_next, n);
         };
         const uint16_t* const x = x_of(turn);
-        const Codes& codes = memory_.codes[turn.step.codes];
+        const Codes& codes = memory_.codes[turn.step->codes];
         float* const to = memory_.sums[turn.parity][0][0];
         // The first block brings the last sums of the turn before, too late for its slot 0.
         multiply_codes<0>(
@@ -182,17 +193,20 @@ class CodeStrip {
         }
     }
     // a and b of both blocks of eight rows. Where b is a minimum z = round(-b / a) among the codes,
-    // 0 if that is no number, and b + a z takes its place. What has been seen counts 0.
+    // 0 if that is no whole number of 32 bits, and b + a z takes its place. What has been seen
+    // counts 0.
     [[gnu::always_inline]] static void take_numbers(const Expansion& of, int64_t row) {
         __m512 a, b;
         CodedBlocks<type>::numbers(a, b, of.base, _mm512_loadu_si512(of.places + 2 * row));
         if constexpr (k_has_minimum) {
             constexpr int last = Coded<type>::k_last;
-            const __m512 nearest = _mm512_roundscale_ps(
-                _mm512_div_ps(_mm512_sub_ps(_mm512_setzero_ps(), b), a), _MM_FROUND_TO_NEAREST_INT);
-            const __m512 z = _mm512_min_ps(_mm512_max_ps(nearest, _mm512_setzero_ps()),
-                                           _mm512_set1_ps(float(last)));
-            const __m512i offset = _mm512_sub_epi32(_mm512_set1_epi32(last), _mm512_cvtps_epi32(z));
+            const __m512 nearest =
+                _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), b), _mm512_rcp14_ps(a));
+            const __m512i code = _mm512_min_epi32(
+                _mm512_max_epi32(_mm512_cvtps_epi32(nearest), _mm512_setzero_si512()),
+                _mm512_set1_epi32(last));
+            const __m512 z = _mm512_cvtepi32_ps(code);
+            const __m512i offset = _mm512_sub_epi32(_mm512_set1_epi32(last), code);
             _mm512_storeu_si512(&of.numbers->offsets[row][0],
                                 _mm512_or_si512(offset, _mm512_slli_epi32(offset, 16)));
             b = _mm512_fmadd_ps(a, z, b);
@@ -206,16 +220,14 @@ class CodeStrip {
     struct Folding {
         const float* sums;  // [blocks][rows][tokens]
         const Numbers* of;
-        const float* x0;  // sums of the tokens' blocks
-        const float* x1;
+        Vec x0, x1;     // sums of the tokens' blocks
         float* totals;  // [rows][tokens]
-        bool first;     // of a row
     };
     Folding folding(const Turn& turn) {
         const uint16_t* const x = x_of(turn) + k_block_terms;
-        return {memory_.sums[turn.parity][0][0],   &memory_.numbers[turn.step.numbers],
-                reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(x + k_x_block),
-                memory_.totals[turn.group][0],     turn.step.block == 0};
+        return {memory_.sums[turn.parity][0][0], &memory_.numbers[turn.step->numbers],
+                load(reinterpret_cast<const float*>(x)),
+                load(reinterpret_cast<const float*>(x + k_x_block)), memory_.totals[turn.group][0]};
     }
     [[gnu::always_inline]] static void fold(const Folding& from, int64_t unit) {
 #pragma GCC unroll 2
@@ -223,31 +235,38 @@ class CodeStrip {
             const float *const a = from.of->a[r], *const b = from.of->b[r];
             const float* const sums = from.sums + r * k_tile;
             float* const to = from.totals + r * k_tile;
-            Vec total = from.first ? Vec(0.0f) : load(to);
+            Vec total = load(to);
             total = fma(load(sums), Vec(a[0]), total);
             total = fma(load(sums + k_rows * k_tile), Vec(a[1]), total);
             if (k_has_minimum) {
-                total = fma(load(from.x0), Vec(b[0]), total);
-                total = fma(load(from.x1), Vec(b[1]), total);
+                total = fma(from.x0, Vec(b[0]), total);
+                total = fma(from.x1, Vec(b[1]), total);
             }
             store(to, total);
         }
     }
 
-    // Totals of rows whose last blocks a turn has seen.
-    void put_all(const Turn& turn) const {
-        if (turn.step.block + k_count < blocks_) return;
+    // Totals of rows whose last blocks a turn has seen; they are 0 again.
+    void put_all(const Turn& turn) {
+        if (turn.step->block + k_count < blocks_) return;
         const auto y = tokens_.y_of(turn.group);
-        const int64_t row = turn.step.row;
+        const int64_t row = turn.step->row;
         for (int64_t i = 0; i < k_rows && row + i < end_; i += k_tile) {
-            put(y, memory_.totals[turn.group][i], row + i, std::min(k_tile, end_ - row - i));
+            const int64_t rows = std::min(k_tile, end_ - row - i);
+            finite_ &= put(y, memory_.totals[turn.group][i], row + i, rows);
         }
+        clear_totals(turn.group);
+    }
+
+    void clear_totals(int64_t group) const {
+        std::fill_n(memory_.totals[group][0], k_rows * k_tile, 0.0f);
     }
 
     const TensorView& weight_;
     const Tokens& tokens_;
     int64_t first_, end_;
     Memory& memory_;
+    bool finite_ = true;  // are all results so far?
     const int64_t blocks_ = weight_.n[3] / k_block;
 };
 

@@ -6,11 +6,14 @@
 //
 // a and b are one number a block. z is the whole number for which the block's values are nearest to
 // a (c - z): 8 of q4_0; round(-minimum / a) where there is a minimum, so that |b| <= |w| for every
-// code of the block, and |a (c - z)| <= 2 |w|.
+// code of the block, and |a (c - z)| <= 2 |w|. The quotient may be off by 2^-14 of itself, which is
+// below 32: then z may lie 0.502 from it where another whole number lies 0.498, and it is 1.01 |w|
+// and 2.01 |w|.
 
 #include "fast/packed.h"
 #include "fast/tiles.h"
 
+#include <array>
 #include <bit>
 
 #if ROTKV_AMX
@@ -69,12 +72,29 @@ inline constexpr bool k_has_codes = requires {
     Coded<type>::k_last;
 };
 
-/// Code j in the lower half of lane j and code j + 16 in the upper one.
-inline __m512i paired_nibbles(const uint8_t* qs) {
-    const __m512i bytes = widen(qs);
-    return _mm512_ternarylogic_epi32(bytes, _mm512_slli_epi32(bytes, 12),
-                                     _mm512_set1_epi32(0x000F000F), 0xA8);  // (a | b) & c
+/// Codes j and j + 16 of a block are a pair, one lane of 32 bits; lane p of a tile's row is pair
+/// order[p], of the weight and of x alike.
+using PairOrder = std::array<int8_t, k_tile>;
+inline constexpr PairOrder k_in_order = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+/// Nibbles, as one instruction takes them out of sixteen bytes that are there four times.
+inline constexpr PairOrder k_of_nibbles = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+
+inline const PairOrder& pair_order(DType type) {
+    const bool nibbles = type == DType::q4_0 || type == DType::q4_1 || type == DType::iq4_nl;
+    return nibbles ? k_of_nibbles : k_in_order;
 }
+
+/// Code j in the lower half of a lane and code j + 16 in the upper one, k_of_nibbles.
+inline __m512i paired_nibbles(const uint8_t* qs) {
+    const __m512i bytes =
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(qs)));
+    // The eight bytes of lanes 4 i .. 4 i + 3 begin 16 i bits further on: at nibbles 0, 1, 2, 3.
+    const __m512i at = _mm512_set_epi64(0x3C3C383834343030, 0x3C3C383834343030, 0x2C2C282824242020,
+                                        0x2C2C282824242020, 0x1C1C181814141010, 0x1C1C181814141010,
+                                        0x0C0C080804040000, 0x0C0C080804040000);
+    return _mm512_and_si512(_mm512_multishift_epi64_epi8(at, bytes), _mm512_set1_epi32(0x000F000F));
+}
+/// The same, in order.
 inline __m512i paired_bytes(const uint8_t* codes) {
     const __m512i first = widen(codes), second = widen(codes + 16);
     return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));

@@ -77,16 +77,18 @@ void decode_split(const AttentionArgs& args) {
     thread_local Workspace space;
     Parts parts{args, count, space.reserve(tasks * heads * (args.q.n[3] + d_v)),
                 std::vector<Softmax>(static_cast<size_t>(tasks * heads))};
-    share(tasks, [&](int64_t i) {
-        const int64_t t = i / count, part = i % count;
-        attend_part(args, parts.state(t, part), k_rotation, t, part, count);
-    });
     const auto finish = [&](int64_t i) {
         const int64_t t = i / heads, h = i % heads;
         const TokenState state = parts.state(t, 0);
         for (int64_t part = 1; part < count; ++part) merge(state, parts.state(t, part), h, d_v);
         store_output(args, v_rotation, t, h, state.sum + h * d_v, state.softmax[h]);
     };
+    share(tasks, [&](int64_t i) {
+        const int64_t t = i / count, part = i % count;
+        attend_part(args, parts.state(t, part), k_rotation, t, part, count);
+        for (int64_t h = 0; count == 1 && h < heads; ++h) finish(t * heads + h);
+    });
+    if (count == 1) return;
     for_each_row(tokens, tokens * heads, count * d_v, finish);
 }
 

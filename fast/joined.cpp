@@ -1,7 +1,7 @@
 #include "fast/joined.h"
 
 #include "fast/kernels.h"
-#include "fast/matvec.h"
+#include "fast/packed_products.h"
 
 #include <algorithm>
 #include <span>
@@ -9,6 +9,19 @@
 
 namespace rotkv::fast {
 namespace {
+
+// More tokens have work enough to share out, and would wait long for each other's results.
+constexpr int64_t k_joined_tokens = 64;
+
+// Rows of two matrices that are equally far apart, as columns of one buffer have them: is each of b
+// between two of a?
+bool rows_take_turns(const TensorView& a, const TensorView& b) {
+    const int64_t step = a.stride[2];
+    if (a.rows() != a.n[2] || b.rows() != b.n[2] || step != b.stride[2] || step <= 0) return false;
+    const int64_t distance = (b.data - a.data) % step;
+    const int64_t first = distance < 0 ? distance + step : distance;  // of b, behind a row of a
+    return first >= row_bytes(a.type, a.n[3]) && first + row_bytes(b.type, b.n[3]) <= step;
+}
 
 bool rows_apart(const TensorView& a, const TensorView& b) {
     const int64_t a_bytes = row_bytes(a.type, a.n[3]), b_bytes = row_bytes(b.type, b.n[3]);
@@ -26,17 +39,20 @@ bool rows_apart(const TensorView& a, const TensorView& b) {
 bool apart(const TensorView& a, const TensorView& b) {
     if (a.empty() || b.empty()) return true;
     if (a.data + span_bytes(a) <= b.data || b.data + span_bytes(b) <= a.data) return true;
+    if (rows_take_turns(a, b)) return true;
     return a.rows() * b.rows() <= k_few_tokens * k_few_tokens && rows_apart(a, b);
 }
 
-// A product of one token, with a weight or with those of the experts that it chose.
+// A product of some tokens with a weight, or of one with those of the experts that it chose.
 struct Product {
     TensorView dst, weight, src, id, bias;
 
     static std::vector<Product> of(const Call& call) {  // one or none
         if (const MatmulArgs* args = std::get_if<MatmulArgs>(&call)) {
-            if (args->src.n[2] == 1 && !args->dst.empty())
-                return {{args->dst, args->weight, args->src, {}, {}}};
+            const int64_t tokens = args->src.n[2];
+            const bool joins =
+                tokens <= k_few_tokens || (tokens <= k_joined_tokens && takes_tiles(*args));
+            if (joins && !args->dst.empty()) return {{args->dst, args->weight, args->src, {}, {}}};
         }
         if (const ExpertMatmulArgs* args = std::get_if<ExpertMatmulArgs>(&call)) {
             const bool few = args->dst.n[1] == 1 && args->dst.n[2] <= k_few_tokens;
@@ -46,6 +62,7 @@ struct Product {
         return {};
     }
 
+    bool has_one_token() const { return !id.empty() || dst.n[2] == 1; }
     bool unread_by(const Product& other) const {
         return apart(dst, other.weight) && apart(dst, other.src) && apart(dst, other.id) &&
                apart(dst, other.bias);
@@ -63,39 +80,55 @@ std::vector<Product> products_of(std::span<const Call> calls) {
     return products;
 }
 
-// Are the calls two products of equally many rows, and this act_mul of them, over the first?
+// Are the calls two products of one token, of equally many rows, and this act_mul of them, over the
+// first?
 bool gates(const ActMulArgs& act, std::span<const Call> calls) {
     const std::vector<Product> products = products_of(calls);
     if (calls.size() != 2 || products.size() != 2) return false;
     const Product &gate = products[0], &up = products[1];
-    return act.dst == gate.dst && act.gate == gate.dst && act.up == up.dst && gate.bias.empty() &&
-           up.bias.empty() && gate.id == up.id && gate.weight.n[2] == up.weight.n[2];
+    return gate.has_one_token() && act.dst == gate.dst && act.gate == gate.dst &&
+           act.up == up.dst && gate.bias.empty() && up.bias.empty() && gate.id == up.id &&
+           gate.weight.n[2] == up.weight.n[2];
 }
 
-// One row each, of a weight of its own.
-struct Rows {
-    std::vector<TensorView> weight;
-    std::vector<const float*> x;
-    std::vector<float*> y;
-
+// The same products, each with one weight.
+class Rows {
+  public:
     void add(const Product& product) {
-        const int64_t uses = product.id.empty() ? 1 : product.dst.n[2];
-        for (int64_t a = 0; a < uses; ++a) {
-            TensorView of = product.weight;
-            if (!product.id.empty()) of.data += ints(product.id, 0)[a] * of.stride[1];
-            of.n[1] = 1;
-            weight.push_back(of);
-            x.push_back(product.src.row<const float>(a));
-            y.push_back(product.dst.row<float>(a));
+        if (product.id.empty()) return add(product, product.weight, 0, product.dst.n[2]);
+        for (int64_t a = 0; a < product.dst.n[2]; ++a) {
+            TensorView weight = product.weight;
+            weight.data += ints(product.id, 0)[a] * weight.stride[1];
+            weight.n[1] = 1;
+            add(product, weight, a, 1);
         }
     }
     std::vector<RowsProduct> list() const {
         std::vector<RowsProduct> list;
-        for (size_t i = 0; i < x.size(); ++i) {
-            list.push_back({weight[i], std::span(x).subspan(i, 1), std::span(y).subspan(i, 1)});
+        size_t first = 0;
+        for (size_t i = 0; i < weights_.size(); first += counts_[i++]) {
+            list.push_back({weights_[i], std::span(x_).subspan(first, counts_[i]),
+                            std::span(y_).subspan(first, counts_[i])});
         }
         return list;
     }
+
+  private:
+    void add(const Product& product, const TensorView& weight, int64_t first, int64_t count) {
+        weights_.push_back(weight);
+        counts_.push_back(size_t(count));
+        x_.reserve(x_.size() + size_t(count));
+        y_.reserve(y_.size() + size_t(count));
+        for (int64_t t = first; t < first + count; ++t) {
+            x_.push_back(product.src.row<const float>(t));
+            y_.push_back(product.dst.row<float>(t));
+        }
+    }
+
+    std::vector<TensorView> weights_;
+    std::vector<size_t> counts_;  // of rows of x
+    std::vector<const float*> x_;
+    std::vector<float*> y_;
 };
 
 }  // namespace
@@ -107,9 +140,10 @@ bool JoinedProducts::keep(const Call& call) {
         if (!gates(*act, calls_)) return false;
     } else {
         const std::vector<Product> next = Product::of(call);
+        if (next.empty()) return false;
         const std::vector<Product> others = products_of(calls_);
         const auto joins = [&](const Product& other) { return next[0].independent_of(other); };
-        if (next.empty() || !std::all_of(others.begin(), others.end(), joins)) return false;
+        if (!std::all_of(others.begin(), others.end(), joins)) return false;
     }
     calls_.push_back(call);
     return true;
@@ -124,7 +158,7 @@ void JoinedProducts::run() {
     if (const ActMulArgs* act = std::get_if<ActMulArgs>(&calls.back())) {
         return matvec_gated(products, act->activation);
     }
-    matvec(products);
+    multiply_packed(products);
     for (const Call& call : calls) {
         const ExpertMatmulArgs* args = std::get_if<ExpertMatmulArgs>(&call);
         if (args != nullptr && !args->bias.empty()) add_expert_bias(*args);

@@ -1,7 +1,7 @@
 #pragma once
-// Products of one token that follow each other and do not need each other (q, k and v; gate and up,
-// with act_mul; those of all chosen experts) run as one round of work: threads meet once, and not
-// once for each of them. Docs: docs/performance.md
+// Products that follow each other and do not need each other (q, k and v; gate and up, of one token
+// with act_mul; those of all experts that one token chose) run as one round of work: threads meet
+// once, and not once for each of them. Docs: docs/performance.md
 
 #include "ref/backend.h"
 

@@ -15,7 +15,10 @@
 #include "fast/row_strips.h"
 #include "fast/term_strip.h"
 
+#include <omp.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <span>
@@ -28,11 +31,15 @@
 namespace rotkv::fast {
 namespace {
 
-// Do three terms hold every value of the row?
+constexpr int64_t k_strip_rows = 2 * k_tile;
+
+// Do three terms hold every value?
+bool all_split(const Magnitudes& seen) { return !seen.below(k_least_x) && !seen.above(k_most_x); }
+
 bool row_splits(const float* x, int64_t n) {
     Magnitudes seen;
     for (int64_t i = 0; i < n; i += k_lanes) seen.add(load_part(x + i, n - i));
-    return !seen.below(k_least_x) && !seen.above(k_most_x);
+    return all_split(seen);
 }
 
 bool row_is_finite(const float* y, int64_t n) {
@@ -42,32 +49,50 @@ bool row_is_finite(const float* y, int64_t n) {
 }
 
 // Terms of up to 16 tokens' columns 32 block ..: [terms][pairs of columns][tokens][2], then their
-// sums [tokens] in f32.
-void split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block) {
+// sums [tokens] in f32. False: these are not their values.
+bool split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block,
+                  const PairOrder& order) {
     __m512i of[k_terms][k_tile] = {};
     Vec both[k_tile] = {};
+    Magnitudes seen;
     const int64_t at = block * k_block, left = n - at;
     for (size_t t = 0; t < x.size(); ++t) {
         const Vec second =
             left > k_lanes ? load_part(x[t] + at + k_lanes, left - k_lanes) : Vec(0.0f);
         const Vec first = load_part(x[t] + at, left);
         const Terms terms = split_terms(first, second);
+        seen.add(first);
+        seen.add(second);
         both[t] = first + second;
         for (int64_t i = 0; i < k_terms; ++i) of[i][t] = terms.of[i];
     }
     for (int64_t i = 0; i < k_terms; ++i) {
         transpose_16(of[i]);
         for (int64_t p = 0; p < k_tile; ++p) {
-            _mm512_store_si512(to + i * k_tile_terms + p * k_block, of[i][p]);
+            _mm512_store_si512(to + i * k_tile_terms + p * k_block, of[i][order[size_t(p)]]);
         }
     }
     store(reinterpret_cast<float*>(to + k_block_terms), sum_each(both));
+    return all_split(seen);
+}
+
+// The first product with the terms of product i: it reads the same tokens, as q, k and v do, and in
+// the same order of pairs.
+size_t first_with_terms_of(std::span<const RowsProduct> products, size_t i) {
+    const RowsProduct& product = products[i];
+    const auto has_them = [&](const RowsProduct& other) {
+        return other.weight.n[3] == product.weight.n[3] &&
+               pair_order(other.weight.type) == pair_order(product.weight.type) &&
+               std::ranges::equal(other.x, product.x);
+    };
+    return size_t(std::find_if(products.begin(), products.end(), has_them) - products.begin());
 }
 
 // Products of a pass, and their tokens' terms.
 struct Pass {
     std::vector<RowsProduct> products;
     std::vector<const uint16_t*> x;
+    std::atomic<bool> splits = true;  // are terms of all tokens their values?
 
     // Groups first .. first + count - 1 of every product that has so many.
     Pass(std::span<const RowsProduct> all, int64_t first, int64_t count) {
@@ -93,18 +118,22 @@ struct Pass {
             uint16_t* to;
         };
         std::vector<Task> tasks;
+        std::vector<size_t> of;  // whose terms are a product's
+        for (size_t i = 0; i < products.size(); ++i) of.push_back(first_with_terms_of(products, i));
         int64_t terms = 0;
         const auto for_each_task = [&](const auto& visit) {
             for (size_t i = 0; i < products.size(); ++i) {
                 const int64_t tokens = int64_t(products[i].x.size());
+                if (of[i] < i) continue;
                 for (int64_t t = 0; t < tokens; t += k_tile) visit(i, t, blocks_of(products[i]));
             }
         };
         for_each_task([&](size_t, int64_t, int64_t blocks) { terms += blocks * k_x_block; });
         thread_local Workspace space;  // of the thread that opens the round
         uint16_t* to = reserve_terms(space, terms);
+        x.resize(products.size());
         for_each_task([&](size_t i, int64_t t, int64_t blocks) {
-            if (t == 0) x.push_back(to);
+            if (t == 0) x[i] = to;
             for (int64_t b = 0; b < blocks; ++b, to += k_x_block) tasks.push_back({i, t, b, to});
         });
         share(int64_t(tasks.size()), [&](int64_t i) {
@@ -112,33 +141,18 @@ struct Pass {
             const RowsProduct& product = products[task.product];
             const size_t t = size_t(task.first);
             const size_t tokens = std::min(size_t(k_tile), product.x.size() - t);
-            split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block);
+            if (!split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3],
+                              task.block, pair_order(product.weight.type))) {
+                splits = false;
+            }
         });
+        for (size_t i = 0; i < products.size(); ++i) x[i] = x[of[i]];
     }
 };
 
-// Rows first .. end - 1 of a product.
-void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first, int64_t end) {
-    const int64_t tokens = int64_t(product.x.size()), most = k_most_groups * k_tile;
-    const int64_t of_group = Pass::blocks_of(product) * k_x_block;
-    const TileShapes shapes;
-    _tile_loadconfig(&shapes);
-    zero_sums();
-    bool right = true;
-    for (int64_t t = 0; t < tokens; t += most) {
-        const size_t count = size_t(std::min(most, tokens - t));
-        const Tokens some{x + t / k_tile * of_group, of_group, product.y.subspan(size_t(t), count)};
-        right &= with_weight(product.weight.type, [&]<DType type>() {
-            if constexpr (k_has_codes<type>) {
-                return CodeStrip<type>(product.weight, some, first, end).multiply();
-            } else if (some.groups() > 2) {
-                return TermStrip<type, 1>(product.weight, some, first, end).multiply();
-            } else {
-                return TermStrip<type, 2>(product.weight, some, first, end).multiply();
-            }
-        });
-    }
-    _tile_release();
+// Results that are no numbers once more, and with them those of the same few rows, whoever has
+// multiplied how many; where nothing is right, all.
+void multiply_again(const RowsProduct& product, int64_t first, int64_t end, bool right) {
     std::vector<const float*> again;
     std::vector<float*> y;
     for (size_t t = 0; t < product.x.size(); ++t) {
@@ -149,7 +163,37 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
     if (!y.empty()) multiply_expanded({product.weight, again, y}, first, end);
 }
 
-// Products whose tokens all split, and the same ones with the other tokens.
+// Rows first .. end - 1 of a product.
+void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first, int64_t end) {
+    const int64_t tokens = int64_t(product.x.size()), most = k_most_groups * k_tile;
+    const int64_t of_group = Pass::blocks_of(product) * k_x_block;
+    const TileShapes shapes;
+    _tile_loadconfig(&shapes);
+    zero_sums();
+    Results all;
+    for (int64_t t = 0; t < tokens; t += most) {
+        const size_t count = size_t(std::min(most, tokens - t));
+        const Tokens some{x + t / k_tile * of_group, of_group, product.y.subspan(size_t(t), count)};
+        const Results of_some = with_weight(product.weight.type, [&]<DType type>() {
+            if constexpr (k_has_codes<type>) {
+                return CodeStrip<type>(product.weight, some, first, end).multiply();
+            } else if (some.groups() > 2) {
+                return TermStrip<type, 1>(product.weight, some, first, end).multiply();
+            } else {
+                return TermStrip<type, 2>(product.weight, some, first, end).multiply();
+            }
+        });
+        all.right &= of_some.right;
+        all.finite &= of_some.finite;
+    }
+    _tile_release();
+    if (all.right && all.finite) return;
+    for (int64_t row = first; row < end; row += k_strip_rows) {
+        multiply_again(product, row, std::min(end, row + k_strip_rows), all.right);
+    }
+}
+
+// Of products with tokens that do not all split: those that do, and the others.
 struct Sorted {
     std::vector<std::vector<const float*>> x;
     std::vector<std::vector<float*>> y;
@@ -161,12 +205,8 @@ struct Sorted {
         y.resize(lists);
         for (size_t i = 0; i < products.size(); ++i) {
             const RowsProduct& product = products[i];
-            std::vector<char> splits(product.x.size());
-            for_each_row(int64_t(splits.size()), product.weight.n[3], [&](int64_t t) {
-                splits[size_t(t)] = row_splits(product.x[size_t(t)], product.weight.n[3]);
-            });
-            for (size_t t = 0; t < splits.size(); ++t) {
-                const size_t list = 2 * i + (splits[t] ? 0 : 1);
+            for (size_t t = 0; t < product.x.size(); ++t) {
+                const size_t list = 2 * i + (row_splits(product.x[t], product.weight.n[3]) ? 0 : 1);
                 x[list].push_back(product.x[t]);
                 y[list].push_back(product.y[t]);
             }
@@ -178,6 +218,42 @@ struct Sorted {
     }
 };
 
+// Rows of a task. Of codes as many as are worth beginning anew, and few enough that every thread
+// has some; of terms as the weight alone says, since a value too small for them is the whole
+// strip's.
+int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& weight) {
+    constexpr int64_t most = 1 << 16;  // elements
+    const bool has_codes = with_weight(weight.type, []<DType type>() { return k_has_codes<type>; });
+    if (!has_codes) return strip_rows(weight, k_strip_rows);
+    int64_t strips = 0;
+    for (const RowsProduct& product : products) strips += product.weight.n[2] / k_strip_rows;
+    const int64_t for_all = strips / (2 * omp_get_max_threads());
+    const int64_t worth = most / (std::max<int64_t>(1, weight.n[3]) * k_strip_rows);
+    return std::clamp<int64_t>(for_all, 1, std::max<int64_t>(1, worth)) * k_strip_rows;
+}
+
+// False: there is a token that does not split, and results are not all there.
+bool multiply_split(std::span<const RowsProduct> products) {
+    constexpr int64_t terms = 1 << 19;  // of x: what an L2 cache holds, beside others
+    int64_t of_group = 1, groups = 0;
+    for (const RowsProduct& product : products) {
+        of_group = std::max(of_group, Pass::blocks_of(product) * k_x_block);
+        groups = std::max(groups, (int64_t(product.x.size()) + k_tile - 1) / k_tile);
+    }
+    const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
+    for (int64_t first = 0; first < groups; first += most) {
+        const Pass pass(products, first, most);
+        if (!pass.splits) return false;
+        const auto rows_of = [&](const TensorView& weight) {
+            return rows_of_task(pass.products, weight);
+        };
+        for_each_strip_of(pass.products, rows_of, [&](size_t i, int64_t begin, int64_t end) {
+            multiply_strip(pass.products[i], pass.x[i], begin, end);
+        });
+    }
+    return true;
+}
+
 }  // namespace
 
 bool tiles_are_allowed() {
@@ -187,20 +263,9 @@ bool tiles_are_allowed() {
 }
 
 void multiply_tiles(std::span<const RowsProduct> products) {
-    constexpr int64_t terms = 1 << 19;  // of x: what an L2 cache holds, beside others
+    if (multiply_split(products)) return;
     const Sorted sorted(products);
-    int64_t of_group = 1, groups = 0;
-    for (const RowsProduct& product : sorted.split) {
-        of_group = std::max(of_group, Pass::blocks_of(product) * k_x_block);
-        groups = std::max(groups, (int64_t(product.x.size()) + k_tile - 1) / k_tile);
-    }
-    const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
-    for (int64_t first = 0; first < groups; first += most) {
-        const Pass pass(sorted.split, first, most);
-        for_each_strip(pass.products, 2 * k_tile, [&](size_t i, int64_t begin, int64_t end) {
-            multiply_strip(pass.products[i], pass.x[i], begin, end);
-        });
-    }
+    if (!sorted.split.empty()) multiply_split(sorted.split);
     if (!sorted.others.empty()) multiply_strips(sorted.others);
 }
 

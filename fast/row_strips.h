@@ -31,22 +31,27 @@ inline int64_t strip_rows(const TensorView& weight, int64_t together) {
     return (std::max(weight.n[2] / 256, least) / together + 1) * together;
 }
 
-/// visit(product, first, end) for every strip of rows of every product, shared out. Where strips
-/// begin follows from the weights alone.
-template <class Visit>
-void for_each_strip(std::span<const RowsProduct> products, int64_t together, const Visit& visit) {
-    std::vector<int64_t> begin{0};  // [products + 1] the number of a product's first strip
+/// visit(product, first, end) for every strip of rows_of(weight) rows of every product, shared out.
+template <class RowsOf, class Visit>
+void for_each_strip_of(std::span<const RowsProduct> products, const RowsOf& rows_of,
+                       const Visit& visit) {
+    std::vector<int64_t> rows, begin{0};  // of a strip; the number of a product's first strip
     for (const RowsProduct& product : products) {
-        const int64_t rows = strip_rows(product.weight, together);
-        begin.push_back(begin.back() + (product.weight.n[2] + rows - 1) / rows);
+        rows.push_back(rows_of(product.weight));
+        begin.push_back(begin.back() + (product.weight.n[2] + rows.back() - 1) / rows.back());
     }
     share(begin.back(), [&](int64_t task) {
         const auto after = std::upper_bound(begin.begin(), begin.end(), task);
         const size_t i = size_t(after - begin.begin()) - 1;
-        const int64_t rows = strip_rows(products[i].weight, together);
-        const int64_t first = (task - begin[i]) * rows;
-        visit(i, first, std::min(products[i].weight.n[2], first + rows));
+        const int64_t first = (task - begin[i]) * rows[i];
+        visit(i, first, std::min(products[i].weight.n[2], first + rows[i]));
     });
+}
+/// The same, where strips begin as the weights alone say.
+template <class Visit>
+void for_each_strip(std::span<const RowsProduct> products, int64_t together, const Visit& visit) {
+    const auto rows_of = [&](const TensorView& weight) { return strip_rows(weight, together); };
+    for_each_strip_of(products, rows_of, visit);
 }
 
 }  // namespace rotkv::fast

@@ -57,8 +57,8 @@ class TermStrip {
         terms_ = reserve_terms(space, 2 * k_count * k_of_block);
     }
 
-    // False: some weight is too small for terms, and the result may be wrong.
-    bool multiply() {
+    // Not right, perhaps: some weight is too small for terms.
+    Results multiply() {
         const MultiplyBlock multiply_block = k_multiply[tokens_.groups() - 1];
         const int64_t all = (end_ - first_ + k_rows - 1) / k_rows * steps_;
         for (int64_t step = 0; step <= all; ++step) {
@@ -71,7 +71,7 @@ class TermStrip {
             }
             if (step > 0 && step % steps_ == 0) put_all(row_of(before));
         }
-        return !seen_.below(k_least_w);
+        return {!seen_.below(k_least_w), finite_};
     }
 
   private:
@@ -103,14 +103,15 @@ class TermStrip {
     }
 
     // The sums of rows `row` .. row + k_rows - 1.
-    void put_all(int64_t row) const {
+    void put_all(int64_t row) {
         alignas(64) float sums[4 * k_tile_sums];
         take_sums(sums, tokens_.groups());
         for (int64_t g = 0; g < tokens_.groups(); ++g) {
             const auto y = tokens_.y_of(g);
             for (int64_t i = 0; i < height && row + i * k_tile < end_; ++i) {
                 const int64_t at = row + i * k_tile;
-                put(y, sums + (g * height + i) * k_tile_sums, at, std::min(k_tile, end_ - at));
+                const int64_t rows = std::min(k_tile, end_ - at);
+                finite_ &= put(y, sums + (g * height + i) * k_tile_sums, at, rows);
             }
         }
     }
@@ -121,7 +122,8 @@ class TermStrip {
     const int64_t blocks_ = (weight_.n[3] + k_block - 1) / k_block;
     const int64_t steps_ = (blocks_ + k_count - 1) / k_count;  // of a tile of rows
     uint16_t* terms_;
-    Magnitudes seen_;  // of types that have tiny values
+    bool finite_ = true;  // are all results so far?
+    Magnitudes seen_;     // of types that have tiny values
 };
 
 }  // namespace rotkv::fast

@@ -25,14 +25,25 @@ struct Tokens {
     }
 };
 
-// A tile of sums to y of rows `row` .. row + rows - 1.
-inline void put(std::span<float* const> y, const float* sums, int64_t row, int64_t rows) {
+// What a strip's results are: all right, or to be computed otherwise; where some is no number, it
+// and those beside it, too.
+struct Results {
+    bool right = true, finite = true;
+};
+
+// A tile of sums to y of rows `row` .. row + rows - 1. Are all of them numbers?
+inline bool put(std::span<float* const> y, const float* sums, int64_t row, int64_t rows) {
     __m512i columns[k_tile];
-    for (int64_t i = 0; i < k_tile; ++i) columns[i] = _mm512_load_si512(sums + i * k_tile);
+    Vec zeros(0.0f);  // if they are
+    for (int64_t i = 0; i < k_tile; ++i) {
+        columns[i] = _mm512_load_si512(sums + i * k_tile);
+        zeros = fma(Vec(0.0f), Vec(_mm512_castsi512_ps(columns[i])), zeros);
+    }
     transpose_16(columns);
     for (size_t t = 0; t < y.size(); ++t) {
         store_part(y[t] + row, _mm512_castsi512_ps(columns[t]), rows);
     }
+    return _mm512_cmp_ps_mask(zeros, zeros, _CMP_UNORD_Q) == 0;
 }
 
 }  // namespace rotkv::fast

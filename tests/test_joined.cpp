@@ -1,6 +1,7 @@
-// Products of one token that run as one round of work: what one call after the other makes, to the
+// Products that run as one round of work: what one call after the other makes, to the
 // bit, for any number of threads; and how often threads meet.
 #include "fast/backend.h"
+#include "fast/packed_products.h"
 #include "fast/threads.h"
 #include "ref/activations.h"
 #include "ref/quant.h"
@@ -139,6 +140,41 @@ TEST_CASE("joined: q, k and v are one round, whatever the types of their weights
         return std::vector<TensorView>{y};
     };
     check_rounds(after, 1, 3);
+}
+
+// With tiles a product has two rounds: its tokens become terms, once for all that read them.
+TEST_CASE("joined: products of some tokens, of the same ones or of others") {
+    for (const int64_t tokens : {8, 16}) {
+        INFO(tokens << " tokens");
+        const bool tiles = tokens > fast::k_few_tokens && fast::has_tiles();
+        const int64_t each = tiles ? 2 : 1;
+        const bool joins = tiles || tokens <= fast::k_few_tokens;
+        const Program program = [tokens](Bench& bench) {
+            const TensorView x = bench.floats({tokens, k_in}, 1);
+            const TensorView z = bench.floats({tokens, k_in}, 2);
+            const TensorView y = bench.floats({tokens, 3 * k_out}, 3);
+            const TensorView w[] = {bench.weight(DType::q4_1, {k_out, k_in}, 4),
+                                    bench.weight(DType::q8_0, {k_out, k_in}, 5),
+                                    bench.weight(DType::q4_k, {k_out, k_in}, 6)};
+            for (int64_t i = 0; i < 3; ++i) {
+                bench.run(MatmulArgs{
+                    .dst = columns(y, i * k_out, k_out), .weight = w[i], .src = i == 1 ? z : x});
+            }
+            return std::vector<TensorView>{y};
+        };
+        check_rounds(program, joins ? each : 3 * each, 3 * each);
+        const Program chain = [tokens](Bench& bench) {
+            const TensorView x = bench.floats({tokens, k_in}, 1);
+            const TensorView y = bench.floats({tokens, 2 * k_in}, 2);
+            const TensorView w = bench.weight(DType::q4_1, {k_out, k_in}, 3);
+            const TensorView written = columns(y, 0, k_out), read = columns(y, k_out - 1, k_in);
+            bench.run(MatmulArgs{.dst = written, .weight = w, .src = x});
+            bench.run(
+                MatmulArgs{.dst = columns(y, 2 * k_in - k_out, k_out), .weight = w, .src = read});
+            return std::vector<TensorView>{y};
+        };
+        check_rounds(chain, 2 * each, 2 * each);
+    }
 }
 
 TEST_CASE("joined: gate, up and their act_mul are one round") {

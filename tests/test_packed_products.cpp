@@ -161,11 +161,10 @@ TEST_CASE("packed products: the number of threads changes no bit") {
             INFO(tokens << ", tiles " << with_tiles);
             std::optional<fast::WithoutTiles> without;
             if (!with_tiles) without.emplace();
-            if (!fast::team_multiplies(tokens)) continue;  // sgemm makes no such promise
-            Product product(DType::q4_1, tokens, 576, 200);
+            if (!fast::team_multiplies(tokens)) continue;    // sgemm makes no such promise
+            Product product(DType::q4_1, tokens, 576, 800);  // as many tasks as threads ask for
             const std::vector<float> alone = product.multiply(1);
-            CHECK(equal_bits(product.multiply(2), alone));
-            CHECK(equal_bits(product.multiply(5), alone));
+            for (const int threads : {2, 5, 9}) CHECK(equal_bits(product.multiply(threads), alone));
         }
     }
 }
@@ -186,6 +185,20 @@ TEST_CASE("packed products: what stands in a token is no other token's business"
         CHECK(equal_bits(rows(y, 8, 20), rows(before, 8, 20)));
         CHECK_FALSE(equal_bits(rows(y, 7, 8), rows(before, 7, 8)));
         product.x[at] = value;
+    }
+}
+
+// A row with an infinite scale is multiplied again, and rows beside it: the same ones, however many
+// rows a thread has taken.
+TEST_CASE("packed products: nor where a row is multiplied again") {
+    for (const DType type : {DType::q8_0, DType::q4_1}) {
+        INFO(type_info(type).name);
+        Product product(type, 16, 96, 800);
+        const uint16_t infinite = 0x7C00;
+        std::memcpy(product.w.data() + 333 * row_bytes(type, 96), &infinite, sizeof infinite);
+        const std::vector<float> alone = product.multiply(1);
+        CHECK_FALSE(std::isfinite(alone[333]));
+        for (const int threads : {2, 5, 9}) CHECK(equal_bits(product.multiply(threads), alone));
     }
 }
 

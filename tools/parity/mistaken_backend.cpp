@@ -54,7 +54,7 @@ Support MistakenBackend::answer(const Call& call) const {
 }
 
 void MistakenBackend::execute(const Call& call) {
-    synchronize();  // what the host reads here may be queued: products of one token are
+    synchronize();  // what the host reads here may be queued: products of some tokens are
     if (const auto* args = std::get_if<KvStoreArgs>(&call)) {
         store(*args);
     } else if (const auto* shifted = std::get_if<KvShiftArgs>(&call)) {
