@@ -229,7 +229,7 @@ class Docs(unittest.TestCase):
                 self.assertEqual([piece for piece in PIECES if piece not in pieces_of(page)], [], "are missing")
         for page, reason in REFERENCE.items():
             with self.subTest(page):
-                self.assertIn(f"\n\nReference, not a chapter: {reason}.\n\n", read(page))
+                self.assertTrue(f"\n\nReference, not a chapter: {reason}.\n\n" in read(page), "expected its sentence")
 
     def test_notebooks_are_compared_by_words_and_figures(self):
         for stored, fresh, per_cent, same in (("KLD 0.120", "KLD 0.13", 5, False), ("KLD 0.120", "KLD 0.13", 50, True),
