@@ -87,6 +87,38 @@ def programs_of(page):
     return programs
 
 
+# What a chapter of the course has, and the pages that are none: why, each says itself in these words.
+PIECES = ("picture", "math", "Python", "code", "backends", "answers")
+REFERENCE = {"docs/00-glossary.md": "what the chapters call things, to be looked up",
+             "docs/25-bindings.md": "two interfaces, with a short program for each part",
+             "docs/30-findings.md": "a list of what was found, each with its proof",
+             "docs/33-claims.md": "seven sentences, and what becomes of each"}
+DRAWN = re.compile(r"-->|<--| -> |[-+|]-{3,}|^ +[|v]$|^\S+ +\|", re.M)
+FORMULA = re.compile(r"\$\$|[\w)|'\]] (?:[<>]?=|<) [^=\n]*(?:[\w)|\]] ?[-+*/^|.] ?[\w(|]|\w\(|[sS]um |sqrt |\w \w)")
+
+
+def pieces_of(page):
+    """Which of PIECES a page has."""
+    text, outputs = read(page), {program["end"] + 2 for program in programs_of(page)}
+    blocks, exercises = fenced_blocks(page), len(text.partition("\n## Exercises\n")[0].split("\n"))
+    answers = text.partition("<summary>Answers</summary>")
+    answered = len(answers[0].split("\n")) if answers[1] else exercises
+    typed = re.compile(r"\$ |\./dev |rotkv-|python3 |mpirun |====")  # a command, or what one printed
+    plain = [block["text"] for block in blocks if not block["language"] and block["line"] not in outputs
+             and not typed.match(block["text"])]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    formulas = plain + re.findall(r"^    .*", prose, re.M) + re.findall(r"`([^`\n]+)`", prose)
+    changes = " ".join(re.findall(r"\*\*What ([^*]*) change", text))
+    runs = [program["line"] for program in programs_of(page)]
+    found = {"picture": re.search(r"^!\[|[Ii]n pictures: \[", text, re.M) or any(map(DRAWN.search, plain)),
+             "math": any(map(FORMULA.search, formulas)) or "$$" in text,
+             "Python": any(line < exercises for line in runs),
+             "code": any(re.fullmatch(r"\w+ \w+/\S+", block["language"]) for block in blocks),
+             "backends": all(room in changes for room in ("fast", "cuda", "metal")),
+             "answers": any(line > answered for line in runs)}
+    return {name for name in PIECES if found[name]}
+
+
 def cases_named_like(pattern):
     done = subprocess.run([os.path.join(PROGRAMS, "rotkv-cases"), "list", "--case", pattern],
                           capture_output=True, text=True, timeout=300)
@@ -186,6 +218,18 @@ class Docs(unittest.TestCase):
                 with self.subTest(f"{page}: exercise {number}"):
                     self.assertTrue(number in numbers or re.search(r"\)\*?\s*$", text), text)
         self.assertGreater(found, 90)
+
+    def test_chapters_have_the_pieces_of_the_course(self):
+        """A picture, a formula, Python that is run, a part of the code, what each backend changes, and
+        answers to exercises that are run."""
+        chapters = {page for page in pages() if re.match(r"docs/\d\d-", page)} - set(REFERENCE)
+        self.assertGreater(len(chapters), 28)
+        for page in sorted(chapters):
+            with self.subTest(page):
+                self.assertEqual([piece for piece in PIECES if piece not in pieces_of(page)], [], "are missing")
+        for page, reason in REFERENCE.items():
+            with self.subTest(page):
+                self.assertTrue(f"\n\nReference, not a chapter: {reason}.\n\n" in read(page), "expected its sentence")
 
     def test_notebooks_are_compared_by_words_and_figures(self):
         for stored, fresh, per_cent, same in (("KLD 0.120", "KLD 0.13", 5, False), ("KLD 0.120", "KLD 0.13", 50, True),

@@ -286,9 +286,10 @@ void print_wins(std::FILE* out, const FormatTable& table) {
     } else {
         fmt::print(out, "repeatability: not known, no rotation has several seeds\n");
     }
-    fmt::print(out,
-               "the best of many is also the luckiest, and of 100 equals one is told apart from it "
-               "by chance\n");
+    fmt::print(
+        out,
+        "the best of many is also the luckiest: of 100 equals several are told apart from it "
+        "by chance\n");
 }
 
 }  // namespace
