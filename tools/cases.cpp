@@ -257,8 +257,10 @@ int main(int argc, char** argv) {
                      "every tensor lies flush against memory that is not there: behind its last "
                      "byte (back) or before its first (front)")
         ->check(CLI::IsMember({"back", "front"}));
-    run_command->add_flag("--quick", flags.quick,
-                          "a device that a CPU plays leaves out the cases that take it longest");
+    run_command->add_flag(
+        "--quick", flags.quick,
+        "a device that a CPU plays leaves out the cases that take it longest; with "
+        "--guard every backend does");
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =
         app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");
