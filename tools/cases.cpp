@@ -37,7 +37,7 @@ std::vector<std::string> selected(const std::string& pattern) {
     return names;
 }
 
-// Four of five cases, and a tenth of the time that all take. What is refused takes none.
+// Four of five cases, and an eighth of the time that all take. What is refused takes none.
 bool is_small(const Case& one, const Backend& ref) {
     constexpr double k_most_flops = 3e6, k_most_bytes = 1e6;
     if (!one.reference_supports(ref).yes) return true;
