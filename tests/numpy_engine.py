@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An engine in numpy, as plain as one can be, that takes rotkv's cases: numpy_engine.py DIR
 
-What to copy for another engine: main() reads index.json and, for each operation, loads the inputs
+What to copy for another engine: answer() reads index.json and, for each operation, loads the inputs
 and writes the results beside them. The rest is an engine that rotates by a matrix and computes in
 f64, written from docs/10-testing-your-engine.md, with no idea how rotkv does any of this. It answers
 every case that `rotkv-cases dump` writes; one that lacks something leaves those cases out, and
@@ -350,26 +350,32 @@ class Engine:
         return {**result, "kld": (np.exp(log_p["a"]) * (log_p["a"] - log_p["b"])).sum(-1)}
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder")
-    parser.add_argument("--wrong-sign", dest="mistake", action="store_const", const="row-sign")
-    parser.add_argument("--mistake", choices=MISTAKES, metavar="NAME")
-    flags = parser.parse_args()
-    engine = Engine(flags.mistake)
-    with open(os.path.join(flags.folder, "index.json"), encoding="utf-8") as file:
+def answer(folder, mistake=None):
+    """Writes the results of every case in the folder; their number."""
+    engine = Engine(mistake)
+    with open(os.path.join(folder, "index.json"), encoding="utf-8") as file:
         cases = json.load(file)["cases"]
     for case in cases:
         tensors = {tensor["name"]: tensor for tensor in case["tensors"]}
-        inputs = {name: np.load(os.path.join(flags.folder, tensor.get("before", tensor["file"])))
+        inputs = {name: np.load(os.path.join(folder, tensor.get("before", tensor["file"])))
                   for name, tensor in tensors.items() if tensor["role"] != "output"}
         what = {**case["fields"], **case["constants"]}
         for name, result in getattr(engine, case["op"])(what, inputs).items():
             kind = {"f32": np.float32, "f64": np.float64, "i32": np.int32}.get(
                 tensors[name]["type"], np.uint8)
             with np.errstate(over="ignore"):
-                np.save(os.path.join(flags.folder, tensors[name]["file"]), result.astype(kind))
-    print(f"{len(cases)} of {len(cases)} cases")
+                np.save(os.path.join(folder, tensors[name]["file"]), result.astype(kind))
+    return len(cases)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--wrong-sign", dest="mistake", action="store_const", const="row-sign")
+    parser.add_argument("--mistake", choices=MISTAKES, metavar="NAME")
+    flags = parser.parse_args()
+    cases = answer(flags.folder, flags.mistake)
+    print(f"{cases} of {cases} cases")
 
 
 if __name__ == "__main__":

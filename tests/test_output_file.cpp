@@ -5,7 +5,10 @@
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <limits>
 #include <memory>
 
 using namespace rotkv;
@@ -64,6 +67,31 @@ TEST_CASE("output_file: remove_partial_files takes what is not whole, and nothin
     const OutputFile again(folder.file("again"));  // their places are free
     remove_partial_files();
     CHECK(folder.n_files() == 2);
+}
+
+// A dump of all cases keeps some twenty thousand.
+TEST_CASE("output_file: a name is kept as quickly among many as among few") {
+    std::vector<PartialName*> kept;
+    const auto seconds_of_some = [&] {
+        constexpr int k_some = 1000, k_tries = 5;
+        double least = std::numeric_limits<double>::infinity();
+        for (int i = 0; i < k_tries; ++i) {
+            const auto begin = std::chrono::steady_clock::now();
+            for (int j = 0; j < k_some; ++j) kept.push_back(keep_name("no such file"));
+            const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+            least = std::min(least, taken.count());
+            for (int j = 0; j < k_some; ++j) {
+                forget_name(kept.back());
+                kept.pop_back();
+            }
+        }
+        return least;
+    };
+    const double among_few = seconds_of_some();
+    for (int i = 0; i < 50000; ++i) kept.push_back(keep_name("no such file"));
+    const double among_many = seconds_of_some();
+    for (PartialName* one : kept) forget_name(one);
+    CHECK(among_many < 10 * among_few);  // 70 times where one walks along them
 }
 
 TEST_CASE("output_file: through a link, what it leads to is replaced when it is whole") {

@@ -37,13 +37,24 @@ std::vector<std::string> selected(const std::string& pattern) {
     return names;
 }
 
+// Four of five cases, and an eighth of the time that all take. What is refused takes none.
+bool is_small(const Case& one, const Backend& ref) {
+    constexpr double k_most_flops = 3e6, k_most_bytes = 1e6;
+    if (!one.reference_supports(ref).yes) return true;
+    const Case::Work work = one.work();
+    return work.flops <= k_most_flops && work.bytes <= k_most_bytes;
+}
+
 int list(const Flags& flags) {
     const std::unique_ptr<Backend> judge =
         flags.refused_by ? make_backend(*flags.refused_by, 1) : nullptr;
+    const std::unique_ptr<Backend> ref = make_backend("ref", 1);
     const std::vector<std::string> names = selected(flags.pattern);
     size_t printed = 0;
     for (const std::string& name : names) {
-        const Support support = judge == nullptr ? Support{} : make_case(name)->supports(*judge);
+        const std::unique_ptr<Case> one = make_case(name);
+        if (flags.quick && !is_small(*one, *ref)) continue;
+        const Support support = judge == nullptr ? Support{} : one->supports(*judge);
         if (judge == nullptr) {
             fmt::print("{}\n", name);
         } else if (!support.yes) {
@@ -168,7 +179,7 @@ int mistake_page(const Flags& flags) {
 }
 
 int dump(const Flags& flags) {
-    const int64_t n = dump_cases(flags.folder, selected(flags.pattern));
+    const int64_t n = dump_cases(flags.folder, asked(flags));
     fmt::print("{} cases in {}; index.json says what each file is\n", n, flags.folder);
     return k_good;
 }
@@ -235,6 +246,8 @@ int main(int argc, char** argv) {
     CLI::App* list_command = add("list", "print the names of the cases");
     list_command->add_option("--refused-by", flags.refused_by,
                              "only those that this backend refuses, and why");
+    list_command->add_flag("--quick", flags.quick,
+                           "only the small ones: at most 3e6 operations and 1 MB");
     CLI::App* run_command = add("run", "run them on every backend that is built");
     run_command->add_option("CASE", flags.names, "cases by their full names instead of a pattern");
     run_command->add_option("--backend", flags.backend,
@@ -244,8 +257,10 @@ int main(int argc, char** argv) {
                      "every tensor lies flush against memory that is not there: behind its last "
                      "byte (back) or before its first (front)")
         ->check(CLI::IsMember({"back", "front"}));
-    run_command->add_flag("--quick", flags.quick,
-                          "a device that a CPU plays leaves out the cases that take it longest");
+    run_command->add_flag(
+        "--quick", flags.quick,
+        "a device that a CPU plays leaves out the cases that take it longest; with "
+        "--guard every backend does");
     add_json_flag(*run_command, flags.json);
     CLI::App* page_command =
         app.add_subcommand("page", "print docs/ops.md: operations, agreement, support");
@@ -253,6 +268,7 @@ int main(int argc, char** argv) {
         add("mistakes", "print which case of the path catches which known mistake");
     CLI::App* dump_command = add("dump", "write inputs and expected results as .npy files");
     dump_command->add_option("DIR", flags.folder, "a folder that does not exist yet")->required();
+    dump_command->add_option("CASE", flags.names, "cases by their full names instead of a pattern");
     CLI::App* check_command = add("check", "judge the results that another engine wrote there");
     check_command->add_option("DIR", flags.folder, "the folder of the dump")->required();
     check_command->add_flag("--exact", flags.exact,

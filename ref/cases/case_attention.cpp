@@ -144,10 +144,12 @@ class AttentionCase : public CallCase {
     std::vector<int32_t> positions() const;
     void fill_cache(CaseTensor& cache, const Rotation& rotation, uint64_t seed, bool is_v) const;
 
-    HeadScores scores(std::span<const CaseTensor> filled, int64_t t, int64_t h) const;
-    std::vector<float> cached_row(const CaseTensor& cache, int64_t stream, int64_t cell,
-                                  int64_t h) const;
-    std::vector<double> bound_of_head(std::span<const CaseTensor> filled, int64_t t, int64_t h,
+    // Decoded once, for all queries; of several streams one after the other.
+    RowsOfAttention rows_of(std::span<const CaseTensor> filled) const;
+    std::span<const float> cached_row(const std::vector<float>& cache, int64_t t, int64_t cell,
+                                      int64_t h) const;
+    HeadScores scores(const RowsOfAttention& x, int64_t t, int64_t h) const;
+    std::vector<double> bound_of_head(const RowsOfAttention& x, int64_t t, int64_t h,
                                       const HeadScores& scores) const;
     double f16_bound(std::span<const CaseTensor> filled, bool of_lse,
                      std::span<const float> expected) const;
@@ -256,33 +258,44 @@ void AttentionCase::fill(std::vector<CaseTensor>& tensors) const {
     named(tensors, "sinks").set(sink);
 }
 
-std::vector<float> AttentionCase::cached_row(const CaseTensor& cache, int64_t stream, int64_t cell,
-                                             int64_t h) const {
-    const int64_t d = cache.extents.back();
-    const int64_t r = (stream * cells + cell) * kv_heads + h / (heads / kv_heads);
-    std::vector<float> x(static_cast<size_t>(d));
-    ref::dequantize_row(cache.type, x.data(), cache.bytes.data() + r * cache.bytes_of_row(), d);
-    return x;
+RowsOfAttention AttentionCase::rows_of(std::span<const CaseTensor> filled) const {
+    const std::vector<float> k = named(filled, "k_cache").values();
+    return {.rule = std::get<AttentionArgs>(call(Views({}, {}))),
+            .heads = heads,
+            .kv_heads = kv_heads,
+            .d_k = d_k,
+            .d_v = d_v,
+            .q = named(filled, "q").values(),
+            .k = k,
+            .v = v_in_k ? channels_of(k, d_k, v_first, d_v) : named(filled, "v_cache").values(),
+            .position = named(filled, "position").indices(),
+            .q_position = named(filled, "q_position").indices(),
+            .sinks = sinks != 0 ? named(filled, "sinks").values() : std::vector<float>{}};
 }
 
-HeadScores AttentionCase::scores(std::span<const CaseTensor> filled, int64_t t, int64_t h) const {
-    const std::vector<float> all = named(filled, "q").values();
-    std::vector<float> q(all.begin() + (t * heads + h) * d_k,
-                         all.begin() + (t * heads + h + 1) * d_k);
+std::span<const float> AttentionCase::cached_row(const std::vector<float>& cache, int64_t t,
+                                                 int64_t cell, int64_t h) const {
+    const size_t d = cache.size() / size_t(streams * cells * kv_heads);
+    const int64_t r = (t % streams * cells + cell) * kv_heads + h / (heads / kv_heads);
+    return std::span(cache).subspan(size_t(r) * d, d);
+}
+
+HeadScores AttentionCase::scores(const RowsOfAttention& x, int64_t t, int64_t h) const {
+    std::vector<float> q(x.q.begin() + (t * heads + h) * d_k,
+                         x.q.begin() + (t * heads + h + 1) * d_k);
     ref::hadamard_row(q.data(), q.data(), d_k, k_rotation, false);
-    const std::vector<int32_t> position = named(filled, "position").indices();
-    const int32_t at = named(filled, "q_position").indices()[size_t(t)];
+    const int32_t at = x.q_position[size_t(t)];
     const int64_t stream = t % streams;
-    const AttentionArgs rule = std::get<AttentionArgs>(call(Views({}, {})));
+    const double factor = double(scale());
     HeadScores result;
-    result.sink = sinks != 0 ? double(named(filled, "sinks").values()[size_t(h)]) : -INFINITY;
+    result.sink = sinks != 0 ? double(x.sinks[size_t(h)]) : -INFINITY;
     for (int64_t c = 0; c < used(); ++c) {
-        const int32_t p = position[size_t(stream * cells + c)];
-        if (!rule.takes_part(p, at)) continue;
-        const std::vector<float> k = cached_row(named(filled, "k_cache"), stream, c, h);
+        const int32_t p = x.position[size_t(stream * cells + c)];
+        if (!x.rule.takes_part(p, at)) continue;
+        const std::span<const float> k = cached_row(x.k, t, c, h);
         double score = 0, magnitude = 0, energy = 0;
         for (size_t j = 0; j < k.size(); ++j) {
-            const double product = double(scale()) * double(q[j]) * double(k[j]);
+            const double product = factor * double(q[j]) * double(k[j]);
             score += product;
             magnitude += std::fabs(product);
             energy += product * product;
@@ -302,16 +315,15 @@ HeadScores AttentionCase::scores(std::span<const CaseTensor> filled, int64_t t, 
 //   |error of o~_j| <= u (c1 + c2 S) sum_c p_c |v_cj|,  c1 = 2 walk(C) + 12,  c2 = 2 (walk(D) + 6)
 // and may be 2^-126 where that is all there is.
 // The rotation back mixes a block: (1 / sqrt(N)) times the sum of its errors, and its own rounding.
-std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> filled, int64_t t,
-                                                 int64_t h, const HeadScores& s) const {
-    const CaseTensor& cache = named(filled, v_in_k ? "k_cache" : "v_cache");
+std::vector<double> AttentionCase::bound_of_head(const RowsOfAttention& x, int64_t t, int64_t h,
+                                                 const HeadScores& s) const {
     const double top = s.largest(), sum = s.denominator();
     std::vector<float> weighted(size_t(d_v), 0.0f);  // sum_c p_c |v_c|
     for (const auto& [c, score] : s.of_cell) {
-        const std::vector<float> v = cached_row(cache, t % streams, c, h);
+        const std::span<const float> v = cached_row(x.v, t, c, h);
         const float p = sum == 0 ? 0.0f : float(std::exp(score - top) / sum);
         for (int64_t j = 0; j < d_v; ++j) {
-            weighted[size_t(j)] += p * std::fabs(v[size_t(v_in_k ? v_first + j : j)]);
+            weighted[size_t(j)] += p * std::fabs(v[size_t(j)]);
         }
     }
     const double c1 = 2 * walk(cells) + 12, c2 = 2 * (walk(d_k) + 6);
@@ -329,9 +341,10 @@ std::vector<double> AttentionCase::bound_of_head(std::span<const CaseTensor> fil
 double AttentionCase::f16_bound(std::span<const CaseTensor> filled, bool of_lse,
                                 std::span<const float> expected) const {
     F16Error error;
+    const RowsOfAttention x = rows_of(filled);
     const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
     for (int64_t i = 0; i < tokens * heads; i += step) {
-        error.add(scores(filled, i / heads, i % heads));
+        error.add(scores(x, i / heads, i % heads));
     }
     return of_lse ? error.lse_bound(expected) : error.bound(expected);
 }
@@ -341,15 +354,16 @@ std::vector<double> AttentionCase::bound(const std::string& name,
                                          std::span<const float> expected) const {
     const bool of_lse = name == "lse";
     if (precision == Precision::f16) return {f16_bound(filled, of_lse, expected)};
+    const RowsOfAttention x = rows_of(filled);
     std::vector<double> all;
     for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t h = 0; h < heads; ++h) {
-            const HeadScores of_head = scores(filled, t, h);
+            const HeadScores of_head = scores(x, t, h);
             if (of_lse) {
                 all.push_back(lse_bound(of_head, cells, d_k, expected[size_t(t * heads + h)]));
                 continue;
             }
-            const std::vector<double> one = bound_of_head(filled, t, h, of_head);
+            const std::vector<double> one = bound_of_head(x, t, h, of_head);
             all.insert(all.end(), one.begin(), one.end());
         }
     }
@@ -361,20 +375,7 @@ std::vector<float> AttentionCase::with_mistake(const std::string& name,
                                                std::span<const CaseTensor> filled,
                                                Mistake mistake) const {
     if (streams > 1 || name != "dst" || is_spoilt(kind)) return {};
-    const std::vector<float> keys = named(filled, "k_cache").values();
-    return mistaken_attention(
-        {.rule = std::get<AttentionArgs>(call(Views({}, {}))),
-         .heads = heads,
-         .kv_heads = kv_heads,
-         .d_k = d_k,
-         .d_v = d_v,
-         .q = named(filled, "q").values(),
-         .k = keys,
-         .v = v_in_k ? channels_of(keys, d_k, v_first, d_v) : named(filled, "v_cache").values(),
-         .position = named(filled, "position").indices(),
-         .q_position = named(filled, "q_position").indices(),
-         .sinks = sinks != 0 ? named(filled, "sinks").values() : std::vector<float>{}},
-        mistake);
+    return mistaken_attention(rows_of(filled), mistake);
 }
 
 }  // namespace

@@ -27,12 +27,14 @@ static void spoil_row(const std::string& kind, int64_t r, float* x, int64_t d, R
     if (kind == "outlier") x[j] *= 1000;
     if (kind == "inf" && r % 2 == 1) x[j] = r % 4 == 1 ? inf : -inf;
     if (kind == "nan" && r % 2 == 1) x[j] = std::numeric_limits<float>::quiet_NaN();
+    const bool channels = kind == "channels", outliers = kind == "outliers",
+               is_tiny = kind == "tiny", is_huge = kind == "huge", zeros = kind == "zeros";
     for (int64_t i = 0; i < d; ++i) {
-        if (kind == "channels" && (i % 32 == 5 || i % 32 == 21)) x[i] *= 12;
-        if (kind == "outliers" && i % 32 == outlier_place(i / 32)) x[i] *= louder[i / 32 % 6];
-        if (kind == "tiny") x[i] *= tiny[r % 4];
-        if (kind == "huge") x[i] *= huge[r % 3];
-        if (kind == "zeros") x[i] = negative[r % 4][i % 2] ? -0.0f : 0.0f;
+        if (channels && (i % 32 == 5 || i % 32 == 21)) x[i] *= 12;
+        if (outliers && i % 32 == outlier_place(i / 32)) x[i] *= louder[i / 32 % 6];
+        if (is_tiny) x[i] *= tiny[r % 4];
+        if (is_huge) x[i] *= huge[r % 3];
+        if (zeros) x[i] = negative[r % 4][i % 2] ? -0.0f : 0.0f;
     }
 }
 

@@ -226,12 +226,12 @@ CaseResult run_on(const Case& one, const Expected& expected, Backend& backend,
 }
 
 std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard, bool quick) {
-    constexpr double k_most_emulated = 3e7;          // flops: some tenths of a second
+    constexpr double k_most_quick = 3e7;             // flops: some tenths of a second emulated
     if (!backend.empty()) make_backend(backend, 1);  // an unknown name is the user's mistake
     std::vector<Column> all;
     const auto add = [&](const BackendEntry& entry, const std::string& name, int threads) {
         Column column{name, nullptr, ""};
-        if (quick && entry.emulated) column.most_flops = k_most_emulated;
+        if (quick && (entry.emulated || guard)) column.most_flops = k_most_quick;
         try {
             column.backend = entry.make(threads);
             if (guard) {

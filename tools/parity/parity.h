@@ -103,7 +103,8 @@ struct Column {
 
 /// ref, then every other backend that is built, those of the host with one thread and with many.
 /// A `backend` that is not empty selects; with a guard their memory is guarded; `quick`: where a
-/// CPU plays the device, it leaves out the cases that would take it longest, one in thirty.
+/// CPU plays the device, and with a guard everywhere, the cases that take longest are left out, one
+/// in thirty.
 /// Throws Error(usage) for an unknown one.
 std::vector<Column> columns(const std::string& backend, std::optional<Guard> guard = {},
                             bool quick = false);
