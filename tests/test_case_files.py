@@ -39,7 +39,7 @@ def words_of(name):
 
 def most_cases():
     """The small ones, and one more for each word that no small one shows."""
-    names = listed("--quick")
+    names = listed("--small")
     seen = set().union(*map(words_of, names))
     others = [name for name in listed() if name not in set(names)]
     for name in others:
@@ -158,7 +158,7 @@ class CaseFiles(unittest.TestCase):
 
     def test_what_failing_cases_have_in_common(self):
         # V not rotated back, sums of H heads over another head's cells, scores without their scale.
-        small = listed("--quick", "--case", "attention/k=q4_0/v=q4_0/")
+        small = listed("--small", "--case", "attention/k=q4_0/v=q4_0/")
         all_cases = [case for case in self.dump("", *small)
                      if case["fields"]["precision"] == "f32" and case["fields"]["T"] > 0
                      and case["fields"]["sees"] != "nothing" and not case["fields"]["lse"]]

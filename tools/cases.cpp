@@ -23,7 +23,7 @@ struct Flags {
     std::vector<std::string> names;
     std::string pattern, backend, folder, json, guard;
     std::optional<std::string> refused_by;
-    bool quiet = false, exact = false, quick = false;
+    bool quiet = false, exact = false, quick = false, small = false;
 
     /// Where the text goes: standard output takes one of text and JSON.
     std::FILE* results() const { return json == "-" ? stderr : stdout; }
@@ -53,7 +53,7 @@ int list(const Flags& flags) {
     size_t printed = 0;
     for (const std::string& name : names) {
         const std::unique_ptr<Case> one = make_case(name);
-        if (flags.quick && !is_small(*one, *ref)) continue;
+        if (flags.small && !is_small(*one, *ref)) continue;
         const Support support = judge == nullptr ? Support{} : one->supports(*judge);
         if (judge == nullptr) {
             fmt::print("{}\n", name);
@@ -246,7 +246,7 @@ int main(int argc, char** argv) {
     CLI::App* list_command = add("list", "print the names of the cases");
     list_command->add_option("--refused-by", flags.refused_by,
                              "only those that this backend refuses, and why");
-    list_command->add_flag("--quick", flags.quick,
+    list_command->add_flag("--small", flags.small,
                            "only the small ones: at most 3e6 operations and 1 MB");
     CLI::App* run_command = add("run", "run them on every backend that is built");
     run_command->add_option("CASE", flags.names, "cases by their full names instead of a pattern");
