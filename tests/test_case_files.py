@@ -40,13 +40,13 @@ def words_of(name):
 def most_cases():
     """The small ones, and one more for each word that no small one shows."""
     names = listed("--small")
-    seen = set().union(*map(words_of, names))
-    others = [name for name in listed() if name not in set(names)]
+    small, seen = set(names), set().union(*map(words_of, names))
+    others = [name for name in listed() if name not in small]
     for name in others:
         if words_of(name) - seen:
             names.append(name)
             seen |= words_of(name)
-    print(f"left out: {len(others) - len(set(names) & set(others))} large cases, ROTKV_FULL is not set",
+    print(f"left out: {len(small) + len(others) - len(names)} large cases, ROTKV_FULL is not set",
           flush=True)
     return names
 

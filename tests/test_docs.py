@@ -107,7 +107,7 @@ def pieces_of(page):
     plain = [block["text"] for block in blocks if not block["language"] and block["line"] not in outputs
              and not typed.match(block["text"])]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    formulas = plain + re.findall(r"^    .*", prose, re.M) + re.findall(r"`([^`\n]+)`", prose)
+    formulas = [block for block in plain if not DRAWN.search(block)] + re.findall(r"^    .*", prose, re.M) + re.findall(r"`([^`\n]+)`", prose)
     changes = " ".join(re.findall(r"\*\*What ([^*]*) change", text))
     runs = [program["line"] for program in programs_of(page)]
     found = {"picture": re.search(r"^!\[|[Ii]n pictures: \[", text, re.M) or any(map(DRAWN.search, plain)),

@@ -84,8 +84,9 @@ def notes(results):
     caches = {}
     for one in results:
         if one.why and one.verdict != WRONG:
-            caches.setdefault((one.trial, one.verdict, one.why), []).append(cache_of(one))
-    return [f"- {trial}{';'.join(of)}, {kind}: {why}" for (trial, kind, why), of in sorted(caches.items())]
+            caches.setdefault((one.trial, one.verdict, one.why), {})[cache_of(one)] = None
+    return [f"- {trial}{';'.join(of)}, {kind}: {why}" for (trial, kind, why), of in
+            sorted(caches.items(), key=lambda said: said[0])]
 
 
 def cache_of(one):
