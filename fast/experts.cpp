@@ -6,9 +6,8 @@
 
 #include "fast/kernels.h"
 #include "fast/packed_products.h"
+#include "fast/panel.h"
 #include "fast/workspace.h"
-
-#include <oneapi/dnnl/dnnl.h>
 
 #include <algorithm>
 #include <span>
@@ -93,9 +92,8 @@ void multiply_panels(std::span<const RowsProduct> products) {
                 gathered = &product;
             }
             float* const y = y_space.reserve(uses * count);
-            // Row-major: y = 1 * x * panel^T + 0 * y. The status would only tell of wrong
-            // arguments.
-            dnnl_sgemm('N', 'T', uses, count, in, 1.0f, x, in, panel, in, 0.0f, y, count);
+            multiply_panel(y, count, view(x, DType::f32, {uses, in}), 0, uses,
+                           {panel, in, first, count, in});
             scatter(product.y, first, y, count);
         }
     }
