@@ -9,8 +9,8 @@
 
 namespace rotkv::fast {
 
-/// Up to here matvec is the faster one: from 16 tokens on (two cores, AVX-512 and AVX2 alike) an
-/// expanded panel pays.
+/// So many tokens are few. Up to here a product goes by matvec or strips even where there are
+/// tiles, is not rounded, and can join others (joined.cpp); panels pay from 16 on.
 inline constexpr int64_t k_few_tokens = 12;
 
 /// y[t, o] = sum_i w[o, i] x[t, i], as matmul.

@@ -7,11 +7,11 @@
 // The other three are below 2^-21 |w x| together, 8 u, and 2 u on average: bits are cut off, so
 // that they have the sign of w x. Codes of blocks with an f16 scale are one term each, and three
 // products are all (code_strip.h). Tiles add in f32, to nearest, 16 products at a time. What lies
-// outside f32's normal numbers they take for 0. So all results
-// of a token with values that terms would not hold are computed once more, by multiply_expanded();
-// so are a token's with 32 rows of which one result is no number, and everybody's with a strip that
-// has a weight too small. Nobody reads what tiles have made of such a token. But it keeps its place
-// among the others: how they are added depends on how many tokens there are, not on what they hold.
+// outside f32's normal numbers they take for 0. So all results of a token with values that terms
+// would not hold are computed once more, by multiply_expanded(); so are a token's with 32 rows of
+// which one result is no number, and everybody's with a strip that has a weight too small. Nobody
+// reads what tiles have made of such a token. But it keeps its place among the others: how they are
+// added depends on how many tokens there are, not on what they hold.
 #include "fast/code_strip.h"
 #include "fast/packed_products.h"
 #include "fast/row_strips.h"

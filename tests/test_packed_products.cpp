@@ -136,8 +136,8 @@ TEST_CASE("packed products: of no columns all results are 0") {
     std::vector<std::string> names, of_matmul;
     for (const DType type : weight_types()) {
         for (const int tokens : {1, 3, 8, 16, 33, 70}) {
-            const std::string rest = std::string("/type=") + type_info(type).name +
-                                     "/T=" + std::to_string(tokens);
+            const std::string rest =
+                std::string("/type=") + type_info(type).name + "/T=" + std::to_string(tokens);
             of_matmul.push_back("matmul" + rest + "/in=0/out=40");
             names.push_back(of_matmul.back());
             names.push_back("expert_matmul" + rest + "/X=2/A=1/in=0/out=40");
@@ -205,7 +205,8 @@ TEST_CASE("packed products: what stands in a token is no other token's business"
                     const float value = std::exchange(product.x[at], odd);
                     const std::vector<float>& y = product.multiply(2);
                     product.x[at] = value;
-                    const auto rows = [&](const std::vector<float>& of, int64_t first, int64_t end) {
+                    const auto rows = [&](const std::vector<float>& of, int64_t first,
+                                          int64_t end) {
                         return std::span(of).subspan(size_t(first * product.out),
                                                      size_t((end - first) * product.out));
                     };
