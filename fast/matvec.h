@@ -9,8 +9,8 @@
 
 namespace rotkv::fast {
 
-/// So many tokens are few. Up to here a product goes by matvec or strips even where there are
-/// tiles, is not rounded, and can join others (joined.cpp); panels pay from 16 on.
+/// So many tokens are few. Up to here a product is not rounded, can join others by any way
+/// (joined.cpp), and is not worth making terms of its weight (packed_products.h).
 inline constexpr int64_t k_few_tokens = 12;
 
 /// y[t, o] = sum_i w[o, i] x[t, i], as matmul.

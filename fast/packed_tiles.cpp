@@ -33,6 +33,11 @@ namespace rotkv::fast {
 namespace {
 
 constexpr int64_t k_strip_rows = 2 * k_tile;
+constexpr int64_t k_least_of_codes = 8;  // tokens
+
+bool has_codes(DType type) {
+    return with_weight(type, []<DType of>() { return k_has_codes<of>; });
+}
 
 // Do three terms hold every value?
 bool all_split(const Magnitudes& seen) { return !seen.below(k_least_x) && !seen.above(k_most_x); }
@@ -216,8 +221,7 @@ void multiply_strip(const Pass& pass, size_t i, int64_t first, int64_t end) {
 // strip's.
 int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& weight) {
     constexpr int64_t most = 1 << 16;  // elements
-    const bool has_codes = with_weight(weight.type, []<DType type>() { return k_has_codes<type>; });
-    if (!has_codes) return strip_rows(weight, k_strip_rows);
+    if (!has_codes(weight.type)) return strip_rows(weight, k_strip_rows);
     int64_t strips = 0;
     for (const RowsProduct& product : products) strips += product.weight.n[2] / k_strip_rows;
     const int64_t for_all = strips / (2 * omp_get_max_threads());
@@ -231,6 +235,11 @@ bool tiles_are_allowed() {
     constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     static const bool allowed = syscall(SYS_arch_prctl, request, tile_data) == 0;
     return allowed;
+}
+
+bool tiles_are_fastest(DType type, int64_t tokens) {
+    return has_tiles() &&
+           (tokens > k_few_tokens || (tokens >= k_least_of_codes && has_codes(type)));
 }
 
 void multiply_tiles(std::span<const RowsProduct> products) {
@@ -259,6 +268,7 @@ void multiply_tiles(std::span<const RowsProduct> products) {
 namespace rotkv::fast {
 
 bool tiles_are_allowed() { return false; }
+bool tiles_are_fastest(DType, int64_t) { return false; }
 void multiply_tiles(std::span<const RowsProduct>) { std::abort(); }  // has_tiles() is asked first
 
 }  // namespace rotkv::fast

@@ -110,6 +110,11 @@ void check_rounds(const Program& program, int64_t rounds, int64_t apart) {
     }
 }
 
+// With tiles a product has two rounds: its tokens become terms, and rows meet them.
+int64_t rounds_of(DType type, int64_t tokens) {
+    return fast::tiles_are_fastest(type, tokens) ? 2 : 1;
+}
+
 ActMulArgs gated(const TensorView& gate, const TensorView& up) {
     return {.dst = gate, .gate = gate, .up = up, .activation = Activation::gelu_tanh};
 }
@@ -177,13 +182,16 @@ TEST_CASE("joined: q, k and v are one round, whatever the types of their weights
     check_rounds(after, 1, 3);
 }
 
-// With tiles a product has two rounds: its tokens become terms, once for all that read them.
+// Tokens become terms once for all products that read them.
 TEST_CASE("joined: products of some tokens, of the same ones or of others") {
     for (const int64_t tokens : {8, 16}) {
         INFO(tokens << " tokens");
-        const bool tiles = tokens > fast::k_few_tokens && fast::has_tiles();
-        const int64_t each = tiles ? 2 : 1;
-        const bool joins = tiles || tokens <= fast::k_few_tokens;
+        const bool few = tokens <= fast::k_few_tokens, joins = few || fast::has_tiles();
+        const int64_t of_codes = rounds_of(DType::q4_1, tokens);
+        const int64_t of_terms = rounds_of(DType::q4_k, tokens);
+        const int64_t apart = 2 * of_codes + of_terms;
+        // Those that go by tiles together, and those by strips.
+        const int64_t together = of_codes == of_terms ? of_codes : of_codes + of_terms;
         const Program program = [tokens](Bench& bench) {
             const TensorView x = bench.floats({tokens, k_in}, 1);
             const TensorView z = bench.floats({tokens, k_in}, 2);
@@ -197,7 +205,7 @@ TEST_CASE("joined: products of some tokens, of the same ones or of others") {
             }
             return std::vector<TensorView>{y};
         };
-        check_rounds(program, joins ? each : 3 * each, 3 * each);
+        check_rounds(program, joins ? together : apart, apart);
         // Columns that are read begin among those that are written, or end behind them.
         const std::pair<int64_t, int64_t> overlaps[] = {{0, k_out - 1}, {200, 0}};
         for (const auto& [to, from] : overlaps) {
@@ -211,14 +219,15 @@ TEST_CASE("joined: products of some tokens, of the same ones or of others") {
                 bench.run(MatmulArgs{.dst = last, .weight = w, .src = columns(y, from, k_in)});
                 return std::vector<TensorView>{y};
             };
-            check_rounds(chain, 2 * each, 2 * each);
+            check_rounds(chain, 2 * of_codes, 2 * of_codes);
         }
     }
 }
 
 // Rows that begin at the same places and are not the same: their terms lie otherwise.
 TEST_CASE("joined: products of whole rows and of their first half") {
-    const int64_t tokens = 33, each = fast::has_tiles() ? 2 : 1;
+    constexpr int64_t tokens = 33;
+    const int64_t each = rounds_of(DType::q8_0, tokens);
     check_rounds(
         [](Bench& bench) {
             const TensorView x = bench.floats({tokens, k_in}, 1);
@@ -236,8 +245,8 @@ TEST_CASE("joined: products of whole rows and of their first half") {
 TEST_CASE("joined: act_mul of several tokens does not join their products") {
     for (const int64_t tokens : {2, 8, 16, 40}) {
         INFO(tokens << " tokens");
-        const bool few = tokens <= fast::k_few_tokens, tiles = !few && fast::has_tiles();
-        const int64_t each = tiles ? 2 : 1;
+        const bool joins = tokens <= fast::k_few_tokens || fast::has_tiles();
+        const int64_t each = rounds_of(DType::q4_1, tokens);
         check_rounds(
             [tokens](Bench& bench) {
                 const TensorView x = bench.floats({tokens, k_in}, 1);
@@ -250,7 +259,7 @@ TEST_CASE("joined: act_mul of several tokens does not join their products") {
                 bench.run(gated(gate, up));
                 return std::vector<TensorView>{gate};
             },
-            few || tiles ? each : 2 * each, 2 * each);
+            joins ? each : 2 * each, 2 * each);
     }
 }
 
@@ -358,11 +367,13 @@ TEST_CASE("joined: nothing is joined to gate, up and act_mul") {
 }
 
 TEST_CASE("joined: a layer with SmolLM2's extents has four rounds of products, not seven") {
-    check_rounds(layer(1), 4, 7);
-    check_rounds(layer(8), 4, 7);
-    // Of 16 tokens act_mul is a round, too; with tiles a product has two, without none joins.
-    const bool tiles = fast::has_tiles();
-    check_rounds(layer(16), (tiles ? 8 : 7) + 1, (tiles ? 14 : 7) + 1);
+    for (const int64_t tokens : {1, 4, 8, 16}) {
+        INFO(tokens << " tokens");
+        const bool joins = tokens <= fast::k_few_tokens || fast::has_tiles();
+        const int64_t each = rounds_of(DType::q4_1, tokens);
+        const int64_t of_act = tokens == 16 ? 1 : 0;  // act_mul, where there is enough of it
+        check_rounds(layer(tokens), (joins ? 4 : 7) * each + of_act, 7 * each + of_act);
+    }
 }
 
 TEST_CASE("joined: one token's attention over many cells is one round, over few cells none") {
