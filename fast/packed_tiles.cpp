@@ -150,8 +150,10 @@ struct Pass {
             const RowsProduct& product = products[task.product];
             const size_t t = size_t(task.first);
             const size_t tokens = std::min(size_t(k_tile), product.x.size() - t);
-            task.odd = split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3],
-                                    task.block, pair_order(product.weight.type));
+            const uint16_t found =
+                split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block,
+                             pair_order(product.weight.type));
+            if (found != 0) task.odd = found;  // seldom: tasks of other threads lie beside it
         });
         odd.resize(products.size());
         for (const Task& task : tasks) {
