@@ -39,6 +39,13 @@ __global__ void __launch_bounds__(k_threads)
 void matmul(const MatmulArgs& args, Products& products) {
     if (args.dst.empty()) return;
     const int64_t tokens = args.src.n[2], in = args.src.n[3], out = args.weight.n[2];
+    if (in == 0) {  // sums of nothing, of which there are no panels
+        require_success(
+            cudaMemset2DAsync(args.dst.row<float>(0), size_t(args.dst.stride[2]), 0,
+                              size_t(out) * sizeof(float), size_t(tokens), products.stream()),
+            "clear");
+        return;
+    }
     // For few tokens the weight's bytes set the pace: rounding would win nothing.
     if (tokens <= k_matvec_tokens || few_takes(args)) {
         return matvec({.products = {&args, 1}}, products.stream());

@@ -163,7 +163,8 @@ class CodeStrip {
     // Where a step's codes come from, and where they go.
     struct Expansion {
         const std::byte* base;
-        const std::byte* ahead;  // as many bytes of the next rows, in their order
+        uintptr_t ahead;  // as many bytes of the next rows, in their order: an address, which may
+                          // lie far past the weight's end and is only called for
         const int32_t* places;
         Codes* codes;
         Numbers* numbers;
@@ -173,7 +174,7 @@ class CodeStrip {
         const std::byte* const row = weight_.row<const std::byte>(std::min(step.row, end_ - 1));
         const int64_t bytes = step.block * int64_t(sizeof(Block));
         return {row + bytes,
-                row + k_rows * (weight_.stride[2] + bytes),
+                reinterpret_cast<uintptr_t>(row) + uintptr_t(k_rows * (weight_.stride[2] + bytes)),
                 &memory_.places[0][0],
                 &memory_.codes[step.codes],
                 &memory_.numbers[step.numbers],
@@ -182,8 +183,9 @@ class CodeStrip {
     [[gnu::always_inline]] static void expand(const Expansion& of, int64_t unit) {
         const int64_t row = unit * k_unit_rows;
         if (row % 8 == 0) take_numbers(of, row);
-        prefetch(of.ahead + 2 * row * int64_t(sizeof(Block)));
-        prefetch(of.ahead + (2 * row + 2) * int64_t(sizeof(Block)));
+        const uintptr_t ahead = of.ahead + uintptr_t(2 * row) * sizeof(Block);
+        prefetch(reinterpret_cast<const std::byte*>(ahead));
+        prefetch(reinterpret_cast<const std::byte*>(ahead + 2 * sizeof(Block)));
 #pragma GCC unroll 4
         for (int64_t i = 0; i < k_unit_rows * k_count; ++i) {
             const int64_t r = row + i / 2;

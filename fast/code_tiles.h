@@ -88,7 +88,8 @@ inline const PairOrder& pair_order(DType type) {
 inline __m512i paired_nibbles(const uint8_t* qs) {
     const __m512i bytes =
         _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(qs)));
-    // The eight bytes of lanes 4 i .. 4 i + 3 begin 16 i bits further on: at nibbles 0, 1, 2, 3.
+    // Lanes 4 i .. 4 i + 3 are two words, bytes 0 .. 7 and 8 .. 15 of the block. Of each come the
+    // four nibbles from bit 16 i on.
     const __m512i at = _mm512_set_epi64(0x3C3C383834343030, 0x3C3C383834343030, 0x2C2C282824242020,
                                         0x2C2C282824242020, 0x1C1C181814141010, 0x1C1C181814141010,
                                         0x0C0C080804040000, 0x0C0C080804040000);

@@ -86,7 +86,8 @@ void decode_split(const AttentionArgs& args) {
     share(tasks, [&](int64_t i) {
         const int64_t t = i / count, part = i % count;
         attend_part(args, parts.state(t, part), k_rotation, t, part, count);
-        for (int64_t h = 0; count == 1 && h < heads; ++h) finish(t * heads + h);
+        if (count > 1) return;
+        for (int64_t h = 0; h < heads; ++h) finish(t * heads + h);
     });
     if (count == 1) return;
     for_each_row(tokens, tokens * heads, count * d_v, finish);

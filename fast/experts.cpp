@@ -6,9 +6,8 @@
 
 #include "fast/kernels.h"
 #include "fast/packed_products.h"
+#include "fast/panel.h"
 #include "fast/workspace.h"
-
-#include <oneapi/dnnl/dnnl.h>
 
 #include <algorithm>
 #include <span>
@@ -19,9 +18,9 @@ namespace rotkv::fast {
 // Shared with ref, so that the table proves only the loop over tokens here: X numbers a token are
 // not worth a second implementation beside X E products.
 void route(const RouteArgs& args) {
-    constexpr int64_t of_expert = 16;  // its p takes as long as so many elements of other rows
-    const int64_t tokens = args.logits.n[2], work = of_expert * args.logits.n[3] * tokens;
-#pragma omp parallel for if (work >= k_parallel_from)
+    constexpr int64_t of_expert = 16;  // cost of its p, in elements as for_each_row() counts them
+    const int64_t tokens = args.logits.n[2], cost = of_expert * args.logits.n[3] * tokens;
+#pragma omp parallel for if (cost >= k_parallel_from)
     for (int64_t t = 0; t < tokens; ++t) ref::route_token(args, t);
 }
 
@@ -93,9 +92,8 @@ void multiply_panels(std::span<const RowsProduct> products) {
                 gathered = &product;
             }
             float* const y = y_space.reserve(uses * count);
-            // Row-major: y = 1 * x * panel^T + 0 * y. The status would only tell of wrong
-            // arguments.
-            dnnl_sgemm('N', 'T', uses, count, in, 1.0f, x, in, panel, in, 0.0f, y, count);
+            multiply_panel(y, count, view(x, DType::f32, {uses, in}), 0, uses,
+                           {panel, in, first, count, in});
             scatter(product.y, first, y, count);
         }
     }

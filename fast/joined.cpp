@@ -4,6 +4,7 @@
 #include "fast/packed_products.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <span>
 #include <utility>
 
@@ -12,13 +13,19 @@ namespace {
 
 // More tokens have work enough to share out, and would wait long for each other's results.
 constexpr int64_t k_joined_tokens = 64;
+// Experts that one token has chosen: where there are more, each has its own round.
+constexpr int64_t k_joined_experts = 12;
+// Pairs of rows that are looked at one by one.
+constexpr int64_t k_most_pairs = 144;
 
 // Rows of two matrices that are equally far apart, as columns of one buffer have them: is each of b
 // between two of a?
-bool rows_take_turns(const TensorView& a, const TensorView& b) {
+bool rows_alternate(const TensorView& a, const TensorView& b) {
     const int64_t step = a.stride[2];
     if (a.rows() != a.n[2] || b.rows() != b.n[2] || step != b.stride[2] || step <= 0) return false;
-    const int64_t distance = (b.data - a.data) % step;
+    // As numbers: pointers into two buffers have no difference.
+    const auto address = [](const TensorView& x) { return reinterpret_cast<intptr_t>(x.data); };
+    const int64_t distance = (address(b) - address(a)) % step;
     const int64_t first = distance < 0 ? distance + step : distance;  // of b, behind a row of a
     return first >= row_bytes(a.type, a.n[3]) && first + row_bytes(b.type, b.n[3]) <= step;
 }
@@ -35,12 +42,12 @@ bool rows_apart(const TensorView& a, const TensorView& b) {
     return true;
 }
 
-// Do two views share no byte? Of gate and up, columns of one buffer, rows take turns.
+// Do two views share no byte? Of gate and up, columns of one buffer, rows alternate.
 bool apart(const TensorView& a, const TensorView& b) {
     if (a.empty() || b.empty()) return true;
     if (a.data + span_bytes(a) <= b.data || b.data + span_bytes(b) <= a.data) return true;
-    if (rows_take_turns(a, b)) return true;
-    return a.rows() * b.rows() <= k_few_tokens * k_few_tokens && rows_apart(a, b);
+    if (rows_alternate(a, b)) return true;
+    return a.rows() * b.rows() <= k_most_pairs && rows_apart(a, b);
 }
 
 // A product of some tokens with a weight, or of one with those of the experts that it chose.
@@ -55,7 +62,7 @@ struct Product {
             if (joins && !args->dst.empty()) return {{args->dst, args->weight, args->src, {}, {}}};
         }
         if (const ExpertMatmulArgs* args = std::get_if<ExpertMatmulArgs>(&call)) {
-            const bool few = args->dst.n[1] == 1 && args->dst.n[2] <= k_few_tokens;
+            const bool few = args->dst.n[1] == 1 && args->dst.n[2] <= k_joined_experts;
             if (few && !args->dst.empty())
                 return {{args->dst, args->weight, args->src, args->id, args->bias}};
         }

@@ -30,8 +30,8 @@ void kv_store(const KvStoreArgs& args) {
     const int32_t* streams = args.stream.row<const int32_t>(0);
     const int32_t* cells = args.cell.row<const int32_t>(0);
     const RowRotation k_rotation(args.k_rotation, d_k), v_rotation(args.v_rotation, d_v);
-    constexpr int64_t work = 4;  // of an element, which is turned, scaled and rounded
-    for_each_row(tokens, work * (k_floats + v_floats), [&](int64_t t) {
+    constexpr int64_t of_element = 4;  // cost: it is rotated, scaled and rounded
+    for_each_row(tokens, of_element * (k_floats + v_floats), [&](int64_t t) {
         if (cells[t] < 0) return;
         thread_local Workspace space;
         float* const k = space.reserve(k_floats + v_floats);

@@ -40,6 +40,10 @@ Panel load_panel(const TensorView& weight, int64_t first) {
 
 void multiply_panel(float* y, int64_t y_step, const TensorView& x, int64_t t, int64_t tokens,
                     const Panel& panel) {
+    if (panel.in == 0) {  // sgemm takes no rows of nothing
+        for (int64_t i = 0; i < tokens; ++i) std::fill_n(y + i * y_step, panel.rows, 0.0f);
+        return;
+    }
     if (!rows_apart(x) && tokens > 1) {
         for (int64_t i = 0; i < tokens; ++i, y += y_step) {
             multiply_panel(y, y_step, x, t + i, 1, panel);
@@ -62,8 +66,8 @@ void multiply_panels(const MatmulArgs& args) {
 // y[t, o] = sum_i w[o, i] x[t, i]
 void matmul(const MatmulArgs& args) {
     const int64_t tokens = args.src.n[2];
-    // For few tokens the weight's bytes set the pace: rounding would win nothing.
-    if (tokens <= k_few_tokens) return multiply_packed(args);
+    // For few tokens the weight's bytes set the pace: rounding would win nothing, as of no columns.
+    if (tokens <= k_few_tokens || args.weight.n[3] == 0) return multiply_packed(args);
     if (args.precision == Precision::bf16) return matmul_bf16(args);
     if (team_multiplies(tokens)) return multiply_packed(args);
     multiply_panels(args);

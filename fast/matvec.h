@@ -9,8 +9,8 @@
 
 namespace rotkv::fast {
 
-/// Up to here matvec is the faster one: from 16 tokens on (two cores, AVX-512 and AVX2 alike) an
-/// expanded panel pays.
+/// So many tokens are few. Up to here a product is not rounded, can join others by any way
+/// (joined.cpp), and is not worth making terms of its weight (packed_products.h).
 inline constexpr int64_t k_few_tokens = 12;
 
 /// y[t, o] = sum_i w[o, i] x[t, i], as matmul.

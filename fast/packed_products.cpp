@@ -28,7 +28,7 @@ void multiply_packed(std::span<const RowsProduct> products) {
         const int64_t tokens = int64_t(product.x.size());
         if (tokens <= k_matvec_tokens) {
             by_registers.push_back(product);
-        } else if (has_tiles() && tokens > k_few_tokens) {
+        } else if (tiles_are_fastest(product.weight.type, tokens)) {
             by_tiles.push_back(product);
         } else {
             by_strips.push_back(product);

@@ -19,6 +19,10 @@ inline constexpr int64_t k_strip_tokens = 64;
 bool has_tiles();
 bool tiles_are_allowed();  ///< has_tiles() of a thread without WithoutTiles. packed_tiles.cpp
 
+/// Whether tiles are the fastest way for so many tokens: where has_tiles(), from 13 on, or from 8
+/// on if the weight's codes are one term each, which cost less to make. packed_tiles.cpp
+bool tiles_are_fastest(DType type, int64_t tokens);
+
 /// While it lives, the calling thread has none: so a machine that has them shows what others do.
 class WithoutTiles {
   public:

@@ -7,9 +7,11 @@
 // The other three are below 2^-21 |w x| together, 8 u, and 2 u on average: bits are cut off, so
 // that they have the sign of w x. Codes of blocks with an f16 scale are one term each, and three
 // products are all (code_strip.h). Tiles add in f32, to nearest, 16 products at a time. What lies
-// outside f32's normal numbers they take for 0. So tokens with values that terms would not hold go
-// to multiply_strips(), and so does what an element that is no number, or a weight too small, has
-// touched.
+// outside f32's normal numbers they take for 0. So all results of a token with values that terms
+// would not hold are computed once more, by multiply_expanded(); so are a token's with 32 rows of
+// which one result is no number, and everybody's with a strip that has a weight too small. Nobody
+// reads what tiles have made of such a token. But it keeps its place among the others: how they are
+// added depends on how many tokens there are, not on what they hold.
 #include "fast/code_strip.h"
 #include "fast/packed_products.h"
 #include "fast/row_strips.h"
@@ -18,7 +20,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <span>
@@ -32,15 +33,14 @@ namespace rotkv::fast {
 namespace {
 
 constexpr int64_t k_strip_rows = 2 * k_tile;
+constexpr int64_t k_least_of_codes = 8;  // tokens
+
+bool has_codes(DType type) {
+    return with_weight(type, []<DType of>() { return k_has_codes<of>; });
+}
 
 // Do three terms hold every value?
 bool all_split(const Magnitudes& seen) { return !seen.below(k_least_x) && !seen.above(k_most_x); }
-
-bool row_splits(const float* x, int64_t n) {
-    Magnitudes seen;
-    for (int64_t i = 0; i < n; i += k_lanes) seen.add(load_part(x + i, n - i));
-    return all_split(seen);
-}
 
 bool row_is_finite(const float* y, int64_t n) {
     Magnitudes seen;
@@ -49,9 +49,9 @@ bool row_is_finite(const float* y, int64_t n) {
 }
 
 // Terms of up to 16 tokens' columns 32 block ..: [terms][pairs of columns][tokens][2], then their
-// sums [tokens] in f32. False: these are not their values.
-bool split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block,
-                  const PairOrder& order) {
+// sums [tokens] in f32. Bit t: these are not the values of token t.
+uint16_t split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int64_t block,
+                      const PairOrder& order) {
     __m512i of[k_terms][k_tile] = {};
     Vec both[k_tile] = {};
     Magnitudes seen;
@@ -73,7 +73,15 @@ bool split_tokens(uint16_t* to, std::span<const float* const> x, int64_t n, int6
         }
     }
     store(reinterpret_cast<float*>(to + k_block_terms), sum_each(both));
-    return all_split(seen);
+    if (all_split(seen)) return 0;
+    uint32_t odd = 0;
+    for (size_t t = 0; t < x.size(); ++t) {
+        Magnitudes of_token;
+        of_token.add(load_part(x[t] + at, left));
+        if (left > k_lanes) of_token.add(load_part(x[t] + at + k_lanes, left - k_lanes));
+        if (!all_split(of_token)) odd |= 1u << t;
+    }
+    return uint16_t(odd);
 }
 
 // The first product with the terms of product i: it reads the same tokens, as q, k and v do, and in
@@ -92,7 +100,7 @@ size_t first_with_terms_of(std::span<const RowsProduct> products, size_t i) {
 struct Pass {
     std::vector<RowsProduct> products;
     std::vector<const uint16_t*> x;
-    std::atomic<bool> splits = true;  // are terms of all tokens their values?
+    std::vector<std::vector<bool>> odd;  // [products][tokens, or none]: terms are not their values
 
     // Groups first .. first + count - 1 of every product that has so many.
     Pass(std::span<const RowsProduct> all, int64_t first, int64_t count) {
@@ -103,7 +111,7 @@ struct Pass {
             products.push_back(
                 {product.weight, product.x.subspan(from, tokens), product.y.subspan(from, tokens)});
         }
-        split();
+        make_terms();
     }
 
     static int64_t blocks_of(const RowsProduct& product) {
@@ -111,11 +119,12 @@ struct Pass {
     }
 
   private:
-    void split() {
+    void make_terms() {
         struct Task {
             size_t product;
             int64_t first, block;  // token
             uint16_t* to;
+            uint16_t odd;  // of its tokens
         };
         std::vector<Task> tasks;
         std::vector<size_t> of;  // whose terms are a product's
@@ -134,37 +143,53 @@ struct Pass {
         x.resize(products.size());
         for_each_task([&](size_t i, int64_t t, int64_t blocks) {
             if (t == 0) x[i] = to;
-            for (int64_t b = 0; b < blocks; ++b, to += k_x_block) tasks.push_back({i, t, b, to});
+            for (int64_t b = 0; b < blocks; ++b, to += k_x_block) tasks.push_back({i, t, b, to, 0});
         });
         share(int64_t(tasks.size()), [&](int64_t i) {
-            const Task& task = tasks[size_t(i)];
+            Task& task = tasks[size_t(i)];
             const RowsProduct& product = products[task.product];
             const size_t t = size_t(task.first);
             const size_t tokens = std::min(size_t(k_tile), product.x.size() - t);
-            if (!split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3],
-                              task.block, pair_order(product.weight.type))) {
-                splits = false;
-            }
+            const uint16_t found =
+                split_tokens(task.to, product.x.subspan(t, tokens), product.weight.n[3], task.block,
+                             pair_order(product.weight.type));
+            if (found != 0) task.odd = found;  // seldom: tasks of other threads lie beside it
         });
-        for (size_t i = 0; i < products.size(); ++i) x[i] = x[of[i]];
+        odd.resize(products.size());
+        for (const Task& task : tasks) {
+            if (task.odd == 0) continue;
+            std::vector<bool>& marks = odd[task.product];
+            marks.resize(products[task.product].x.size());
+            for (size_t t = 0; t < size_t(k_tile); ++t) {
+                if (task.odd >> t & 1) marks[size_t(task.first) + t] = true;
+            }
+        }
+        for (size_t i = 0; i < products.size(); ++i) {
+            x[i] = x[of[i]];
+            odd[i] = odd[of[i]];
+        }
     }
 };
 
-// Results that are no numbers once more, and with them those of the same few rows, whoever has
-// multiplied how many; where nothing is right, all.
-void multiply_again(const RowsProduct& product, int64_t first, int64_t end, bool right) {
+// Once more: results of odd tokens, those that are no numbers, and with them those of the same few
+// rows, whoever has multiplied how many; where nothing is right, all.
+void multiply_again(const RowsProduct& product, const std::vector<bool>& odd, int64_t first,
+                    int64_t end, bool right) {
     std::vector<const float*> again;
     std::vector<float*> y;
     for (size_t t = 0; t < product.x.size(); ++t) {
-        if (right && row_is_finite(product.y[t] + first, end - first)) continue;
+        const bool splits = odd.empty() || !odd[t];
+        if (right && splits && row_is_finite(product.y[t] + first, end - first)) continue;
         again.push_back(product.x[t]);
         y.push_back(product.y[t]);
     }
     if (!y.empty()) multiply_expanded({product.weight, again, y}, first, end);
 }
 
-// Rows first .. end - 1 of a product.
-void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first, int64_t end) {
+// Rows first .. end - 1 of product i.
+void multiply_strip(const Pass& pass, size_t i, int64_t first, int64_t end) {
+    const RowsProduct& product = pass.products[i];
+    const uint16_t* const x = pass.x[i];
     const int64_t tokens = int64_t(product.x.size()), most = k_most_groups * k_tile;
     const int64_t of_group = Pass::blocks_of(product) * k_x_block;
     const TileShapes shapes;
@@ -187,71 +212,23 @@ void multiply_strip(const RowsProduct& product, const uint16_t* x, int64_t first
         all.finite &= of_some.finite;
     }
     _tile_release();
-    if (all.right && all.finite) return;
+    if (all.right && all.finite && pass.odd[i].empty()) return;
     for (int64_t row = first; row < end; row += k_strip_rows) {
-        multiply_again(product, row, std::min(end, row + k_strip_rows), all.right);
+        multiply_again(product, pass.odd[i], row, std::min(end, row + k_strip_rows), all.right);
     }
 }
-
-// Of products with tokens that do not all split: those that do, and the others.
-struct Sorted {
-    std::vector<std::vector<const float*>> x;
-    std::vector<std::vector<float*>> y;
-    std::vector<RowsProduct> split, others;
-
-    explicit Sorted(std::span<const RowsProduct> products) {
-        const size_t lists = 2 * products.size();
-        x.resize(lists);
-        y.resize(lists);
-        for (size_t i = 0; i < products.size(); ++i) {
-            const RowsProduct& product = products[i];
-            for (size_t t = 0; t < product.x.size(); ++t) {
-                const size_t list = 2 * i + (row_splits(product.x[t], product.weight.n[3]) ? 0 : 1);
-                x[list].push_back(product.x[t]);
-                y[list].push_back(product.y[t]);
-            }
-            for (const size_t list : {2 * i, 2 * i + 1}) {
-                if (x[list].empty()) continue;
-                (list % 2 == 0 ? split : others).push_back({product.weight, x[list], y[list]});
-            }
-        }
-    }
-};
 
 // Rows of a task. Of codes as many as are worth beginning anew, and few enough that every thread
 // has some; of terms as the weight alone says, since a value too small for them is the whole
 // strip's.
 int64_t rows_of_task(std::span<const RowsProduct> products, const TensorView& weight) {
     constexpr int64_t most = 1 << 16;  // elements
-    const bool has_codes = with_weight(weight.type, []<DType type>() { return k_has_codes<type>; });
-    if (!has_codes) return strip_rows(weight, k_strip_rows);
+    if (!has_codes(weight.type)) return strip_rows(weight, k_strip_rows);
     int64_t strips = 0;
     for (const RowsProduct& product : products) strips += product.weight.n[2] / k_strip_rows;
     const int64_t for_all = strips / (2 * omp_get_max_threads());
     const int64_t worth = most / (std::max<int64_t>(1, weight.n[3]) * k_strip_rows);
     return std::clamp<int64_t>(for_all, 1, std::max<int64_t>(1, worth)) * k_strip_rows;
-}
-
-// False: there is a token that does not split, and results are not all there.
-bool multiply_split(std::span<const RowsProduct> products) {
-    constexpr int64_t terms = 1 << 19;  // of x: what an L2 cache holds, beside others
-    int64_t of_group = 1, groups = 0;
-    for (const RowsProduct& product : products) {
-        of_group = std::max(of_group, Pass::blocks_of(product) * k_x_block);
-        groups = std::max(groups, (int64_t(product.x.size()) + k_tile - 1) / k_tile);
-    }
-    const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
-    for (int64_t first = 0; first < groups; first += most) {
-        const Pass pass(products, first, most);
-        if (!pass.splits) return false;
-        const auto rows_of = [&](const TensorView& weight) {
-            return rows_of_task(pass.products, weight);
-        };
-        for_each_strip_of(pass.products, rows_of, [&](size_t i, int64_t begin, int64_t end) {
-            multiply_strip(pass.products[i], pass.x[i], begin, end);
-        });
-    }
-    return true;
 }
 
 }  // namespace
@@ -262,11 +239,28 @@ bool tiles_are_allowed() {
     return allowed;
 }
 
+bool tiles_are_fastest(DType type, int64_t tokens) {
+    return has_tiles() &&
+           (tokens > k_few_tokens || (tokens >= k_least_of_codes && has_codes(type)));
+}
+
 void multiply_tiles(std::span<const RowsProduct> products) {
-    if (multiply_split(products)) return;
-    const Sorted sorted(products);
-    if (!sorted.split.empty()) multiply_split(sorted.split);
-    if (!sorted.others.empty()) multiply_strips(sorted.others);
+    constexpr int64_t terms = 1 << 19;  // of x: what an L2 cache holds, beside others
+    int64_t of_group = 1, groups = 0;
+    for (const RowsProduct& product : products) {
+        of_group = std::max(of_group, Pass::blocks_of(product) * k_x_block);
+        groups = std::max(groups, (int64_t(product.x.size()) + k_tile - 1) / k_tile);
+    }
+    const int64_t most = std::max<int64_t>(1, terms / of_group / k_most_groups) * k_most_groups;
+    for (int64_t first = 0; first < groups; first += most) {
+        const Pass pass(products, first, most);
+        const auto rows_of = [&](const TensorView& weight) {
+            return rows_of_task(pass.products, weight);
+        };
+        for_each_strip_of(pass.products, rows_of, [&](size_t i, int64_t begin, int64_t end) {
+            multiply_strip(pass, i, begin, end);
+        });
+    }
 }
 
 }  // namespace rotkv::fast
@@ -276,6 +270,7 @@ void multiply_tiles(std::span<const RowsProduct> products) {
 namespace rotkv::fast {
 
 bool tiles_are_allowed() { return false; }
+bool tiles_are_fastest(DType, int64_t) { return false; }
 void multiply_tiles(std::span<const RowsProduct>) { std::abort(); }  // has_tiles() is asked first
 
 }  // namespace rotkv::fast

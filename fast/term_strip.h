@@ -57,8 +57,9 @@ class TermStrip {
         terms_ = reserve_terms(space, 2 * k_count * k_of_block);
     }
 
-    // Not right, perhaps: some weight is too small for terms.
+    // Not right, perhaps: some weight is too small for terms, or there is none.
     Results multiply() {
+        if (blocks_ == 0) return {false, true};
         const MultiplyBlock multiply_block = k_multiply[tokens_.groups() - 1];
         const int64_t all = (end_ - first_ + k_rows - 1) / k_rows * steps_;
         for (int64_t step = 0; step <= all; ++step) {

@@ -64,8 +64,9 @@ void share_batch(int64_t tokens, int64_t tasks, const Function& function) {
     for (int64_t i = 0; i < tasks; ++i) function(i);
 }
 
-/// function(r) for rows 0 .. rows - 1 of `of_row` elements each, shared out where that is worth it;
-/// `tokens` of the batch, whose rows may be more: one for each head.
+/// function(r) for rows 0 .. rows - 1, shared out where that is worth it. `of_row` is what a row
+/// costs, in elements that are read, changed and written once: more than it has where each takes
+/// longer. `tokens` of the batch, whose rows may be more: one for each head.
 template <class Function>
 void for_each_row(int64_t tokens, int64_t rows, int64_t of_row, const Function& function) {
     constexpr int64_t elements = 4096;  // of a task, at least

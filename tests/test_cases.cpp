@@ -90,7 +90,7 @@ TEST_CASE("cases: values that no operation could run with are refused by field")
     refused("attention/k=f16/v=f16/v-in-k=1/v-first=32", "Dv: expected channels inside K's 64");
     refused("kv_store/k=f16/v=f16/T=10", "T: expected a cell for each token");
     refused("rms_norm/rows=-1", "rows: expected 0 or more, found -1");
-    refused("matmul/type=f32/in=0", "in: expected 1 or more");
+    refused("matmul/type=f32/out=0", "out: expected 1 or more");
     refused("nll/type=f32/V=0", "V: expected 1 or more");
     for (const char* n_rot : {"0", "7", "66"}) {
         refused("rope/n_rot=" + std::string(n_rot), "n_rot: expected ");

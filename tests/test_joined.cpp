@@ -9,6 +9,7 @@
 #include "tests/random.h"
 
 #include <functional>
+#include <utility>
 #include <vector>
 
 using namespace rotkv;
@@ -109,8 +110,47 @@ void check_rounds(const Program& program, int64_t rounds, int64_t apart) {
     }
 }
 
+// With tiles a product has two rounds: its tokens become terms, and rows meet them.
+int64_t rounds_of(DType type, int64_t tokens) {
+    return fast::tiles_are_fastest(type, tokens) ? 2 : 1;
+}
+
 ActMulArgs gated(const TensorView& gate, const TensorView& up) {
     return {.dst = gate, .gate = gate, .up = up, .activation = Activation::gelu_tanh};
+}
+
+// Products of one layer with SmolLM2's extents.
+Program layer(int64_t tokens) {
+    return [tokens](Bench& bench) {
+        const int64_t width = 576, keys = 192, hidden = 1536;
+        uint64_t seed = 9;
+        const auto of = [&](int64_t out, int64_t in) {
+            return bench.weight(DType::q4_1, {out, in}, ++seed);
+        };
+        const TensorView q = of(width, width), k = of(keys, width), v = of(keys, width);
+        const TensorView o = of(width, width), gate = of(hidden, width), up = of(hidden, width);
+        const TensorView down = of(width, hidden), norm = bench.floats({width}, 1);
+        const TensorView residual = bench.floats({tokens, width}, 2),
+                         x = bench.floats({tokens, width}, 3);
+        const TensorView qkv = bench.floats({tokens, width + 2 * keys}, 4);
+        const TensorView y = bench.floats({tokens, width}, 5),
+                         h = bench.floats({tokens, 2 * hidden}, 6);
+        const TensorView both[] = {columns(h, 0, hidden), columns(h, hidden, hidden)};
+        const RmsNormArgs normed{.dst = x, .src = residual, .weight = norm, .epsilon = 1e-5f};
+        bench.run(normed);
+        bench.run(MatmulArgs{.dst = columns(qkv, 0, width), .weight = q, .src = x});
+        bench.run(MatmulArgs{.dst = columns(qkv, width, keys), .weight = k, .src = x});
+        bench.run(MatmulArgs{.dst = columns(qkv, width + keys, keys), .weight = v, .src = x});
+        bench.run(MatmulArgs{.dst = y, .weight = o, .src = columns(qkv, 0, width)});
+        bench.run(AddArgs{.dst = residual, .a = residual, .b = y});
+        bench.run(normed);
+        bench.run(MatmulArgs{.dst = both[0], .weight = gate, .src = x});
+        bench.run(MatmulArgs{.dst = both[1], .weight = up, .src = x});
+        bench.run(gated(both[0], both[1]));
+        bench.run(MatmulArgs{.dst = y, .weight = down, .src = both[0]});
+        bench.run(AddArgs{.dst = residual, .a = residual, .b = y});
+        return std::vector<TensorView>{residual};
+    };
 }
 
 }  // namespace
@@ -142,13 +182,16 @@ TEST_CASE("joined: q, k and v are one round, whatever the types of their weights
     check_rounds(after, 1, 3);
 }
 
-// With tiles a product has two rounds: its tokens become terms, once for all that read them.
+// Tokens become terms once for all products that read them.
 TEST_CASE("joined: products of some tokens, of the same ones or of others") {
     for (const int64_t tokens : {8, 16}) {
         INFO(tokens << " tokens");
-        const bool tiles = tokens > fast::k_few_tokens && fast::has_tiles();
-        const int64_t each = tiles ? 2 : 1;
-        const bool joins = tiles || tokens <= fast::k_few_tokens;
+        const bool few = tokens <= fast::k_few_tokens, joins = few || fast::has_tiles();
+        const int64_t of_codes = rounds_of(DType::q4_1, tokens);
+        const int64_t of_terms = rounds_of(DType::q4_k, tokens);
+        const int64_t apart = 2 * of_codes + of_terms;
+        // Those that go by tiles together, and those by strips.
+        const int64_t together = of_codes == of_terms ? of_codes : of_codes + of_terms;
         const Program program = [tokens](Bench& bench) {
             const TensorView x = bench.floats({tokens, k_in}, 1);
             const TensorView z = bench.floats({tokens, k_in}, 2);
@@ -162,18 +205,61 @@ TEST_CASE("joined: products of some tokens, of the same ones or of others") {
             }
             return std::vector<TensorView>{y};
         };
-        check_rounds(program, joins ? each : 3 * each, 3 * each);
-        const Program chain = [tokens](Bench& bench) {
+        check_rounds(program, joins ? together : apart, apart);
+        // Columns that are read begin among those that are written, or end behind them.
+        const std::pair<int64_t, int64_t> overlaps[] = {{0, k_out - 1}, {200, 0}};
+        for (const auto& [to, from] : overlaps) {
+            INFO("written from " << to << " on, read from " << from << " on");
+            const Program chain = [=](Bench& bench) {
+                const TensorView x = bench.floats({tokens, k_in}, 1);
+                const TensorView y = bench.floats({tokens, 2 * k_in}, 2);
+                const TensorView w = bench.weight(DType::q4_1, {k_out, k_in}, 3);
+                const TensorView last = columns(y, 2 * k_in - k_out, k_out);
+                bench.run(MatmulArgs{.dst = columns(y, to, k_out), .weight = w, .src = x});
+                bench.run(MatmulArgs{.dst = last, .weight = w, .src = columns(y, from, k_in)});
+                return std::vector<TensorView>{y};
+            };
+            check_rounds(chain, 2 * of_codes, 2 * of_codes);
+        }
+    }
+}
+
+// Rows that begin at the same places and are not the same: their terms lie otherwise.
+TEST_CASE("joined: products of whole rows and of their first half") {
+    constexpr int64_t tokens = 33;
+    const int64_t each = rounds_of(DType::q8_0, tokens);
+    check_rounds(
+        [](Bench& bench) {
             const TensorView x = bench.floats({tokens, k_in}, 1);
-            const TensorView y = bench.floats({tokens, 2 * k_in}, 2);
-            const TensorView w = bench.weight(DType::q4_1, {k_out, k_in}, 3);
-            const TensorView written = columns(y, 0, k_out), read = columns(y, k_out - 1, k_in);
-            bench.run(MatmulArgs{.dst = written, .weight = w, .src = x});
-            bench.run(
-                MatmulArgs{.dst = columns(y, 2 * k_in - k_out, k_out), .weight = w, .src = read});
+            const TensorView y = bench.floats({tokens, 2 * k_out}, 2);
+            const TensorView w = bench.weight(DType::q8_0, {k_out, k_in}, 3);
+            const TensorView u = bench.weight(DType::q4_k, {k_out, k_in / 2}, 4);
+            bench.run(MatmulArgs{.dst = columns(y, 0, k_out), .weight = w, .src = x});
+            bench.run(MatmulArgs{
+                .dst = columns(y, k_out, k_out), .weight = u, .src = columns(x, 0, k_in / 2)});
             return std::vector<TensorView>{y};
-        };
-        check_rounds(chain, 2 * each, 2 * each);
+        },
+        fast::has_tiles() ? each : 2 * each, 2 * each);
+}
+
+TEST_CASE("joined: act_mul of several tokens does not join their products") {
+    for (const int64_t tokens : {2, 8, 16, 40}) {
+        INFO(tokens << " tokens");
+        const bool joins = tokens <= fast::k_few_tokens || fast::has_tiles();
+        const int64_t each = rounds_of(DType::q4_1, tokens);
+        check_rounds(
+            [tokens](Bench& bench) {
+                const TensorView x = bench.floats({tokens, k_in}, 1);
+                const TensorView y = bench.floats({tokens, 2 * k_out}, 2);
+                const TensorView w = bench.weight(DType::q4_1, {k_out, k_in}, 3);
+                const TensorView u = bench.weight(DType::q4_1, {k_out, k_in}, 4);
+                const TensorView gate = columns(y, 0, k_out), up = columns(y, k_out, k_out);
+                bench.run(MatmulArgs{.dst = gate, .weight = w, .src = x});
+                bench.run(MatmulArgs{.dst = up, .weight = u, .src = x});
+                bench.run(gated(gate, up));
+                return std::vector<TensorView>{gate};
+            },
+            joins ? each : 2 * each, 2 * each);
     }
 }
 
@@ -281,37 +367,13 @@ TEST_CASE("joined: nothing is joined to gate, up and act_mul") {
 }
 
 TEST_CASE("joined: a layer with SmolLM2's extents has four rounds of products, not seven") {
-    check_rounds(
-        [](Bench& bench) {
-            const int64_t width = 576, keys = 192, hidden = 1536;
-            uint64_t seed = 9;
-            const auto of = [&](int64_t out, int64_t in) {
-                return bench.weight(DType::q4_1, {out, in}, ++seed);
-            };
-            const TensorView q = of(width, width), k = of(keys, width), v = of(keys, width);
-            const TensorView o = of(width, width), gate = of(hidden, width), up = of(hidden, width);
-            const TensorView down = of(width, hidden), norm = bench.floats({width}, 1);
-            const TensorView residual = bench.floats({1, width}, 2),
-                             x = bench.floats({1, width}, 3);
-            const TensorView qkv = bench.floats({1, width + 2 * keys}, 4);
-            const TensorView y = bench.floats({1, width}, 5), h = bench.floats({1, 2 * hidden}, 6);
-            const TensorView both[] = {columns(h, 0, hidden), columns(h, hidden, hidden)};
-            const RmsNormArgs normed{.dst = x, .src = residual, .weight = norm, .epsilon = 1e-5f};
-            bench.run(normed);
-            bench.run(MatmulArgs{.dst = columns(qkv, 0, width), .weight = q, .src = x});
-            bench.run(MatmulArgs{.dst = columns(qkv, width, keys), .weight = k, .src = x});
-            bench.run(MatmulArgs{.dst = columns(qkv, width + keys, keys), .weight = v, .src = x});
-            bench.run(MatmulArgs{.dst = y, .weight = o, .src = columns(qkv, 0, width)});
-            bench.run(AddArgs{.dst = residual, .a = residual, .b = y});
-            bench.run(normed);
-            bench.run(MatmulArgs{.dst = both[0], .weight = gate, .src = x});
-            bench.run(MatmulArgs{.dst = both[1], .weight = up, .src = x});
-            bench.run(gated(both[0], both[1]));
-            bench.run(MatmulArgs{.dst = y, .weight = down, .src = both[0]});
-            bench.run(AddArgs{.dst = residual, .a = residual, .b = y});
-            return std::vector<TensorView>{residual};
-        },
-        4, 7);
+    for (const int64_t tokens : {1, 4, 8, 16}) {
+        INFO(tokens << " tokens");
+        const bool joins = tokens <= fast::k_few_tokens || fast::has_tiles();
+        const int64_t each = rounds_of(DType::q4_1, tokens);
+        const int64_t of_act = tokens == 16 ? 1 : 0;  // act_mul, where there is enough of it
+        check_rounds(layer(tokens), (joins ? 4 : 7) * each + of_act, 7 * each + of_act);
+    }
 }
 
 TEST_CASE("joined: one token's attention over many cells is one round, over few cells none") {

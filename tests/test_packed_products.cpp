@@ -131,6 +131,28 @@ TEST_CASE("packed products: every way is held to the table") {
     CHECK(ok[3] == (fast::has_tiles() ? ok[0] : 0));
 }
 
+// A weight without columns: sums of nothing, by whoever multiplies so many tokens.
+TEST_CASE("packed products: of no columns all results are 0") {
+    std::vector<std::string> names, of_matmul;
+    for (const DType type : weight_types()) {
+        for (const int tokens : {1, 3, 8, 16, 33, 70}) {
+            const std::string rest =
+                std::string("/type=") + type_info(type).name + "/T=" + std::to_string(tokens);
+            of_matmul.push_back("matmul" + rest + "/in=0/out=40");
+            names.push_back(of_matmul.back());
+            names.push_back("expert_matmul" + rest + "/X=2/A=1/in=0/out=40");
+        }
+    }
+    names.push_back("matmul/type=f32/T=70/in=0/out=40/layout=padded");
+    passed(of_matmul, ways());
+    std::vector<Column> columns;
+    columns.push_back({"fast", make_backend("fast", k_threads), ""});
+    columns.push_back({"without tiles", std::make_unique<TilesOff>(), ""});
+    const std::vector<int64_t> ok = passed(names, columns);
+    CHECK(ok[0] == int64_t(names.size()));
+    CHECK(ok[1] == ok[0]);
+}
+
 TEST_CASE("packed products: a processor without tiles is held to the table") {
     std::vector<Column> columns;
     columns.push_back({"without tiles", std::make_unique<TilesOff>(), ""});
@@ -169,22 +191,32 @@ TEST_CASE("packed products: the number of threads changes no bit") {
     }
 }
 
+// Groups of tokens of one to four, codes and terms: which others there are decides nothing.
 TEST_CASE("packed products: what stands in a token is no other token's business") {
-    Product product(DType::q8_0, 20, 288, 70);
-    const std::vector<float> before = product.multiply(2);
-    for (const float odd : {NAN, INFINITY, 1e-30f, 3e38f, -1e-42f}) {
-        INFO(odd);
-        const size_t at = size_t(7 * product.n + 5);
-        const float value = std::exchange(product.x[at], odd);
-        const std::vector<float>& y = product.multiply(2);
-        const auto rows = [&](const std::vector<float>& of, int64_t first, int64_t end) {
-            return std::span(of).subspan(size_t(first * product.out),
-                                         size_t((end - first) * product.out));
-        };
-        CHECK(equal_bits(rows(y, 0, 7), rows(before, 0, 7)));
-        CHECK(equal_bits(rows(y, 8, 20), rows(before, 8, 20)));
-        CHECK_FALSE(equal_bits(rows(y, 7, 8), rows(before, 7, 8)));
-        product.x[at] = value;
+    for (const DType type : {DType::q8_0, DType::f16, DType::f32}) {
+        for (const int64_t tokens : {5, 17, 33, 49, 65}) {
+            Product product(type, tokens, 288, 70);
+            const std::vector<float> before = product.multiply(2);
+            for (const float odd : {NAN, INFINITY, 1e-30f, 3e38f, -1e-42f}) {
+                INFO(type_info(type).name << ", " << tokens << " tokens, " << odd);
+                // The last token is alone in its group, or the first of another pass.
+                for (const int64_t token : {int64_t(3), tokens - 1}) {
+                    const size_t at = size_t(token * product.n + 5);
+                    const float value = std::exchange(product.x[at], odd);
+                    const std::vector<float>& y = product.multiply(2);
+                    product.x[at] = value;
+                    const auto rows = [&](const std::vector<float>& of, int64_t first,
+                                          int64_t end) {
+                        return std::span(of).subspan(size_t(first * product.out),
+                                                     size_t((end - first) * product.out));
+                    };
+                    CHECK(equal_bits(rows(y, 0, token), rows(before, 0, token)));
+                    CHECK(equal_bits(rows(y, token + 1, tokens), rows(before, token + 1, tokens)));
+                    CHECK_FALSE(
+                        equal_bits(rows(y, token, token + 1), rows(before, token, token + 1)));
+                }
+            }
+        }
     }
 }
 

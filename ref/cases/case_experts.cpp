@@ -159,7 +159,7 @@ class ExpertMatmulCase : public CallCase {
           tokens(f.number("T", 7, 0)),
           experts(f.number("X", 8, 1)),
           uses(f.number("A", 2, 1)),
-          n_in(f.number("in", 256, 1)),
+          n_in(f.number("in", 256, 0)),
           n_out(f.number("out", 67, 1)),
           choice(f.word("ids", "random", {"random", "one", "heads"})),
           shared(f.flag("shared")),

@@ -12,10 +12,12 @@ std::vector<double> magnitudes(const CaseTensor& weight, const CaseTensor& x) {
     const std::vector<float> w = weight.values(), v = x.values();
     const size_t n_in = size_t(weight.extents.back());
     std::vector<double> all;
-    for (size_t t = 0; t < v.size(); t += n_in) {
-        for (size_t o = 0; o < w.size(); o += n_in) {
+    for (size_t t = 0; t < size_t(x.rows()); ++t) {
+        for (size_t o = 0; o < size_t(weight.rows()); ++o) {
             double sum = 0;
-            for (size_t i = 0; i < n_in; ++i) sum += std::fabs(double(w[o + i]) * double(v[t + i]));
+            for (size_t i = 0; i < n_in; ++i) {
+                sum += std::fabs(double(w[o * n_in + i]) * double(v[t * n_in + i]));
+            }
             all.push_back(sum);
         }
     }
@@ -131,7 +133,7 @@ class MatmulCase : public CallCase {
     explicit MatmulCase(Fields& f)
         : type(f.type("type")),
           tokens(f.number("T", 7, 0)),
-          n_in(f.number("in", 256, 1)),
+          n_in(f.number("in", 256, 0)),
           n_out(f.number("out", 67, 1)),
           precision(f.precision({"f32", "f16", "bf16"})),
           kind(f.word("values", "normal", k_factor_kinds)) {

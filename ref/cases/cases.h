@@ -224,6 +224,7 @@ inline constexpr const char* k_cases[] = {
     "matmul/type=@weight/T=1/in=1536/out=576",
     "matmul/type=@kv/T=5/in=96/out=1",
     "matmul/type=@kv/T=0",
+    "matmul/type=@plain/T=20/in=0",
     "matmul/type=@some/T=113/in=576/out=300",
     "matmul/type=@weight/T=5/layout=padded",
     "matmul/type=@weight/T=1/layout=padded",
