@@ -11,6 +11,7 @@
 // and 2.01 |w|.
 
 #include "fast/packed.h"
+#include "fast/row_blocks.h"
 #include "fast/tiles.h"
 
 #include <array>
@@ -79,8 +80,18 @@ inline constexpr PairOrder k_in_order = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1
 /// Nibbles, as one instruction takes them out of sixteen bytes that are there four times.
 inline constexpr PairOrder k_of_nibbles = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
 
+/// Are the codes of a block nibbles and nothing else?
+template <DType type>
+constexpr bool has_nibbles() {
+    if constexpr (k_has_codes<type>) {
+        using Block = typename Coded<type>::Block;
+        return sizeof(Block::qs) == k_block / 2 && !requires(Block x) { x.qh; };
+    }
+    return false;
+}
+
 inline const PairOrder& pair_order(DType type) {
-    const bool nibbles = type == DType::q4_0 || type == DType::q4_1 || type == DType::iq4_nl;
+    const bool nibbles = with_weight(type, []<DType of>() { return has_nibbles<of>(); });
     return nibbles ? k_of_nibbles : k_in_order;
 }
 
@@ -144,10 +155,10 @@ struct CodedBlocks {
         const Block& x = *reinterpret_cast<const Block*>(place);
         if constexpr (type == DType::q8_0) {
             return paired_signed(x.qs);
-        } else if constexpr (requires { x.qh; }) {
-            return values_of<type>(paired_fives(x.qs, x.qh), offset);
-        } else {
+        } else if constexpr (has_nibbles<type>()) {
             return values_of<type>(paired_nibbles(x.qs), offset);
+        } else {
+            return values_of<type>(paired_fives(x.qs, x.qh), offset);
         }
     }
 };

@@ -124,8 +124,6 @@ class Rows {
     void add(const Product& product, const TensorView& weight, int64_t first, int64_t count) {
         weights_.push_back(weight);
         counts_.push_back(size_t(count));
-        x_.reserve(x_.size() + size_t(count));
-        y_.reserve(y_.size() + size_t(count));
         for (int64_t t = first; t < first + count; ++t) {
             x_.push_back(product.src.row<const float>(t));
             y_.push_back(product.dst.row<float>(t));

@@ -119,6 +119,24 @@ ActMulArgs gated(const TensorView& gate, const TensorView& up) {
     return {.dst = gate, .gate = gate, .up = up, .activation = Activation::gelu_tanh};
 }
 
+// Whether products of so many tokens wait for each other.
+bool join(int64_t tokens) { return tokens <= fast::k_few_tokens || fast::has_tiles(); }
+
+// Gate and up, columns of one buffer, and their act_mul.
+Program gated_products(int64_t tokens, DType of_gate, DType of_up) {
+    return [=](Bench& bench) {
+        const TensorView x = bench.floats({tokens, k_in}, 1);
+        const TensorView y = bench.floats({tokens, 2 * k_out}, 2);
+        const TensorView w = bench.weight(of_gate, {k_out, k_in}, 3);
+        const TensorView u = bench.weight(of_up, {k_out, k_in}, 4);
+        const TensorView gate = columns(y, 0, k_out), up = columns(y, k_out, k_out);
+        bench.run(MatmulArgs{.dst = gate, .weight = w, .src = x});
+        bench.run(MatmulArgs{.dst = up, .weight = u, .src = x});
+        bench.run(gated(gate, up));
+        return std::vector<TensorView>{gate};
+    };
+}
+
 // Products of one layer with SmolLM2's extents.
 Program layer(int64_t tokens) {
     return [tokens](Bench& bench) {
@@ -186,7 +204,6 @@ TEST_CASE("joined: q, k and v are one round, whatever the types of their weights
 TEST_CASE("joined: products of some tokens, of the same ones or of others") {
     for (const int64_t tokens : {8, 16}) {
         INFO(tokens << " tokens");
-        const bool few = tokens <= fast::k_few_tokens, joins = few || fast::has_tiles();
         const int64_t of_codes = rounds_of(DType::q4_1, tokens);
         const int64_t of_terms = rounds_of(DType::q4_k, tokens);
         const int64_t apart = 2 * of_codes + of_terms;
@@ -205,7 +222,7 @@ TEST_CASE("joined: products of some tokens, of the same ones or of others") {
             }
             return std::vector<TensorView>{y};
         };
-        check_rounds(program, joins ? together : apart, apart);
+        check_rounds(program, join(tokens) ? together : apart, apart);
         // Columns that are read begin among those that are written, or end behind them.
         const std::pair<int64_t, int64_t> overlaps[] = {{0, k_out - 1}, {200, 0}};
         for (const auto& [to, from] : overlaps) {
@@ -245,37 +262,14 @@ TEST_CASE("joined: products of whole rows and of their first half") {
 TEST_CASE("joined: act_mul of several tokens does not join their products") {
     for (const int64_t tokens : {2, 8, 16, 40}) {
         INFO(tokens << " tokens");
-        const bool joins = tokens <= fast::k_few_tokens || fast::has_tiles();
         const int64_t each = rounds_of(DType::q4_1, tokens);
-        check_rounds(
-            [tokens](Bench& bench) {
-                const TensorView x = bench.floats({tokens, k_in}, 1);
-                const TensorView y = bench.floats({tokens, 2 * k_out}, 2);
-                const TensorView w = bench.weight(DType::q4_1, {k_out, k_in}, 3);
-                const TensorView u = bench.weight(DType::q4_1, {k_out, k_in}, 4);
-                const TensorView gate = columns(y, 0, k_out), up = columns(y, k_out, k_out);
-                bench.run(MatmulArgs{.dst = gate, .weight = w, .src = x});
-                bench.run(MatmulArgs{.dst = up, .weight = u, .src = x});
-                bench.run(gated(gate, up));
-                return std::vector<TensorView>{gate};
-            },
-            joins ? each : 2 * each, 2 * each);
+        check_rounds(gated_products(tokens, DType::q4_1, DType::q4_1),
+                     join(tokens) ? each : 2 * each, 2 * each);
     }
 }
 
 TEST_CASE("joined: gate, up and their act_mul are one round") {
-    check_rounds(
-        [](Bench& bench) {
-            const TensorView x = bench.floats({1, k_in}, 1), y = bench.floats({1, 2 * k_out}, 2);
-            const TensorView w = bench.weight(DType::q4_0, {k_out, k_in}, 3);
-            const TensorView u = bench.weight(DType::q4_1, {k_out, k_in}, 4);
-            const TensorView gate = columns(y, 0, k_out), up = columns(y, k_out, k_out);
-            bench.run(MatmulArgs{.dst = gate, .weight = w, .src = x});
-            bench.run(MatmulArgs{.dst = up, .weight = u, .src = x});
-            bench.run(gated(gate, up));
-            return std::vector<TensorView>{gate};
-        },
-        1, 2);
+    check_rounds(gated_products(1, DType::q4_0, DType::q4_1), 1, 2);
 }
 
 TEST_CASE("joined: so are those of the chosen experts, with biases or without") {
@@ -369,10 +363,9 @@ TEST_CASE("joined: nothing is joined to gate, up and act_mul") {
 TEST_CASE("joined: a layer with SmolLM2's extents has four rounds of products, not seven") {
     for (const int64_t tokens : {1, 4, 8, 16}) {
         INFO(tokens << " tokens");
-        const bool joins = tokens <= fast::k_few_tokens || fast::has_tiles();
         const int64_t each = rounds_of(DType::q4_1, tokens);
         const int64_t of_act = tokens == 16 ? 1 : 0;  // act_mul, where there is enough of it
-        check_rounds(layer(tokens), (joins ? 4 : 7) * each + of_act, 7 * each + of_act);
+        check_rounds(layer(tokens), (join(tokens) ? 4 : 7) * each + of_act, 7 * each + of_act);
     }
 }
 

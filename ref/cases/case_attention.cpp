@@ -151,8 +151,7 @@ class AttentionCase : public CallCase {
     HeadScores scores(const RowsOfAttention& x, int64_t t, int64_t h) const;
     std::vector<double> bound_of_head(const RowsOfAttention& x, int64_t t, int64_t h,
                                       const HeadScores& scores) const;
-    double f16_bound(std::span<const CaseTensor> filled, bool of_lse,
-                     std::span<const float> expected) const;
+    double f16_bound(const RowsOfAttention& x, bool of_lse, std::span<const float> expected) const;
 
     DType type_k, type_v;
     int64_t tokens, streams, cells, heads, kv_heads, d_k;
@@ -338,10 +337,9 @@ std::vector<double> AttentionCase::bound_of_head(const RowsOfAttention& x, int64
     return bound;
 }
 
-double AttentionCase::f16_bound(std::span<const CaseTensor> filled, bool of_lse,
+double AttentionCase::f16_bound(const RowsOfAttention& x, bool of_lse,
                                 std::span<const float> expected) const {
     F16Error error;
-    const RowsOfAttention x = rows_of(filled);
     const int64_t step = 1 + tokens * heads / k_most_sampled;  // fewer rows: a lower bound
     for (int64_t i = 0; i < tokens * heads; i += step) {
         error.add(scores(x, i / heads, i % heads));
@@ -353,8 +351,8 @@ std::vector<double> AttentionCase::bound(const std::string& name,
                                          std::span<const CaseTensor> filled,
                                          std::span<const float> expected) const {
     const bool of_lse = name == "lse";
-    if (precision == Precision::f16) return {f16_bound(filled, of_lse, expected)};
     const RowsOfAttention x = rows_of(filled);
+    if (precision == Precision::f16) return {f16_bound(x, of_lse, expected)};
     std::vector<double> all;
     for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t h = 0; h < heads; ++h) {
